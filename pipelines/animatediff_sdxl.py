@@ -23,7 +23,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from w2sd_video.motion import share_motion_modules, to_motion_model
+from w2sd_video.motion import motion_unet, share_parameters
 
 
 class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
@@ -58,6 +58,8 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         weak_text_encoder: CLIPTextModel = None,
         weak_text_encoder_2: CLIPTextModelWithProjection = None,
     ):
+        if isinstance(unet, UNet2DConditionModel):
+            unet = motion_unet(unet, motion_adapter)
         super().__init__(
             vae,
             text_encoder,
@@ -72,9 +74,14 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             force_zeros_for_empty_prompt,
         )
         if isinstance(weak_unet, UNet2DConditionModel):
-            weak_unet = to_motion_model(weak_unet, self.unet, motion_adapter)
-        elif weak_unet is not None and weak_unet is not self.unet:
-            share_motion_modules(weak_unet, self.unet)
+            weak_unet = motion_unet(weak_unet, motion_adapter, like=unet)
+        for weak, strong in (
+            (weak_unet, unet),
+            (weak_text_encoder, text_encoder),
+            (weak_text_encoder_2, text_encoder_2),
+        ):
+            if weak is not None and strong is not None:
+                share_parameters(weak, strong)
         self.register_modules(
             weak_unet=weak_unet,
             weak_text_encoder=weak_text_encoder,

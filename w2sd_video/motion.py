@@ -1,62 +1,95 @@
-"""One set of motion modules for two UNets."""
+"""A video UNet made of an image UNet's and a motion adapter's own tensors, and tensors held once by two models."""
 
 from __future__ import annotations
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
 
-def share_motion_modules(weak: UNetMotionModel, strong: UNetMotionModel) -> bool:
-    """Put the strong UNet's motion modules, the very same objects, into the weak one, where the two are equal.
-
-    `UNetMotionModel.from_unet2d` and `from_pretrained` leave each UNet with its own copy (237 M parameters at SDXL's
-    size). Motion modules that differ in layout, dtype, device or value are left alone: then the motion is part of
-    what tells the arms apart.
-
-    Returns:
-        Whether the two now share.
-    """
-    pairs = [(name, module) for name, module in weak.named_modules() if name.endswith("motion_modules")]
-    theirs = {name: module for name, module in strong.named_modules() if name.endswith("motion_modules")}
-    if [name for name, _ in pairs] != list(theirs):
-        return False
-    if not all(_equal(module, theirs[name]) for name, module in pairs):
-        return False
-    for name, _ in pairs:
-        weak.set_submodule(name, theirs[name])
-    return True
-
-
-def to_motion_model(
-    weak: UNet2DConditionModel, strong: UNetMotionModel, motion_adapter: MotionAdapter
+def motion_unet(
+    unet: UNet2DConditionModel, motion_adapter: MotionAdapter, like: UNetMotionModel | None = None
 ) -> UNetMotionModel:
-    """Inflate an image UNet to a video UNet that shares the strong one's motion modules.
+    """The video UNet of an image UNet and a motion adapter, holding their very parameters: nothing is copied.
+
+    It is `UNetMotionModel.from_unet2d` with two differences. That one builds a second, randomly initialised network in
+    float32 (11 GB at SDXL's size) and copies into it; and it leaves out `add_embedding`, SDXL's size and pooled-text
+    conditioning, which stays random (diffusers 0.42.1). The adapter is moved to the UNet's device and dtype.
+
+    Args:
+        unet: without LoRA or IP-Adapter; those are loaded into the video UNet.
+        motion_adapter: gives the layout of the motion modules, and their weights.
+        like: take the motion modules' weights from this video UNet instead.
 
     Raises:
-        ValueError: if there is no motion adapter, or its layout does not fit the UNet.
+        ValueError: `motion_adapter` is missing or does not fit the UNet.
     """
     if motion_adapter is None:
         raise ValueError(
-            "`motion_adapter` is None, but `weak_unet` is a UNet2DConditionModel, which needs motion modules. Pass the"
-            " motion adapter, or a UNetMotionModel as `weak_unet`."
+            "`motion_adapter` is None, but the UNet is a UNet2DConditionModel, which has no motion modules. Pass the"
+            " motion adapter, or a UNetMotionModel."
         )
-    model = UNetMotionModel.from_unet2d(weak, motion_adapter)
-    for name, module in strong.named_modules():
-        if name.endswith("motion_modules"):
-            model.set_submodule(name, module)
-    return model
+    ours, theirs = tuple(unet.config.block_out_channels), tuple(motion_adapter.config.block_out_channels)
+    if ours != theirs or motion_adapter.config.conv_in_channels:
+        raise ValueError(
+            f"`motion_adapter` is made for UNet blocks of {theirs} channels"
+            f" (conv_in_channels={motion_adapter.config.conv_in_channels}); the UNet has {ours} and takes a motion"
+            " adapter of the same channels without a convolution of its own."
+        )
+    if (motion_adapter.device, motion_adapter.dtype) != (unet.device, unet.dtype):
+        motion_adapter.to(device=unet.device, dtype=unet.dtype)
+    with init_empty_weights():
+        model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
+
+    motion = like or motion_adapter
+    tensors = dict(unet.named_parameters())
+    tensors.update((n, p) for n, p in motion.named_parameters() if ".motion_modules." in n)
+    if wrong := tensors.keys() ^ dict(model.named_parameters()).keys():
+        raise ValueError(
+            f"the UNet and `motion_adapter` do not make a UNetMotionModel: {len(wrong)} parameters are missing or left"
+            f" over, the first is {min(wrong)}. Load LoRA and IP-Adapter into the video UNet, not before."
+        )
+    tensors.update((n, b) for n, b in motion.named_buffers() if ".motion_modules." in n)
+    for name, tensor in tensors.items():
+        _put(model, name, tensor)
+    return model.train(unet.training)
 
 
-def _equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    if a is b:
-        return True
-    ours, theirs = a.state_dict(), b.state_dict()
-    if ours.keys() != theirs.keys():
+def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
+    """Let `model` hold `other`'s parameter wherever both have one of the same name, dtype, device and value.
+
+    What is shared is the `Parameter` object, not the module around it. So `.to()` moves and casts it once for both
+    (`Module.to` replaces a parameter's data in place), and group offload, layerwise casting, LoRA and hooks, which
+    attach to modules, stay each model's own. In-place changes of the weights reach both: see `unshare_parameters`.
+
+    Returns:
+        How many bytes are now held once instead of twice.
+    """
+    theirs = dict(other.named_parameters())
+    saved = 0
+    for name, parameter in list(model.named_parameters()):
+        twin = theirs.get(name)
+        if twin is not None and twin is not parameter and _equal(parameter, twin):
+            _put(model, name, twin)
+            saved += twin.numel() * twin.element_size()
+    return saved
+
+
+def unshare_parameters(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Give `model` its own copy of every parameter that it shares with `other`."""
+    theirs = {id(parameter) for parameter in other.parameters()}
+    for name, parameter in list(model.named_parameters()):
+        if id(parameter) in theirs:
+            _put(model, name, torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+
+
+def _put(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, tensor)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device or a.is_meta:
         return False
-    for name, x in ours.items():
-        y = theirs[name]
-        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device or x.is_meta:
-            return False
-        if x.data_ptr() != y.data_ptr() and not torch.equal(x, y):
-            return False
-    return True
+    # A few numbers tell two fine-tunes apart without reading the rest from disk.
+    return torch.equal(a.reshape(-1)[:64], b.reshape(-1)[:64]) and torch.equal(a, b)
