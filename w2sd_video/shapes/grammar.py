@@ -1,0 +1,114 @@
+"""The prompts of the shapes world: a small grammar of English, read and written.
+
+    prompt   = object [ relation object ] [ "on a" background "background" ]
+    object   = "a" [ size ] colour shape [ "moving" direction [ speed ] | "standing still" ]
+    relation = "above" | "below" | "to the left of" | "to the right of" | "and"
+
+`parse(describe(scene)) == scene` for every scene.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from .world import BACKGROUNDS, COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, SPEEDS, Scene, Thing
+
+_MOVING = [d for d in DIRECTIONS if d != "still"]
+_SYNONYMS = {"an": "a", "gray": "grey", "slow": "slowly", "fast": "quickly"}
+WORDS = {
+    "size": list(SIZES),
+    "colour": list(COLOURS),
+    "shape": list(SHAPES),
+    "motion": [f"moving {d}" for d in _MOVING] + ["standing still"],
+    "speed": list(SPEEDS),
+    "relation": [*RELATIONS, "and"],
+    "background": [f"on a {b} background" for b in BACKGROUNDS],
+}
+VOCABULARY = sorted(
+    {word for phrases in WORDS.values() for phrase in phrases for word in phrase.split()} | {"a", "on"}
+)
+
+
+def describe(scene: Scene) -> str:
+    """The scene in words."""
+
+    def phrase(thing: Thing) -> str:
+        words = ["a", thing.size, thing.colour, thing.shape]
+        if thing.direction == "still":
+            words.append("standing still")
+        elif thing.direction:
+            words += ["moving", thing.direction, thing.speed]
+        return " ".join(w for w in words if w)
+
+    text = f" {scene.relation or 'and'} ".join(phrase(thing) for thing in scene.things)
+    return text + (f" on a {scene.background} background" if scene.background else "")
+
+
+def help_text() -> str:
+    """The grammar as a person needs it: the form of a prompt and the words that can stand in it."""
+    lines = ["a [size] colour shape [motion [speed]] [relation another object] [background], where"]
+    lines += [f"  {kind}: {', '.join(words)}" for kind, words in WORDS.items()]
+    lines.append('for example "a large red circle moving right quickly above a blue square on a grey background"')
+    return "\n".join(lines)
+
+
+def parse(prompt: str) -> Scene:
+    """Reads a prompt of the grammar.
+
+    Raises:
+        ValueError: the prompt is not in the grammar; says which word, and what could stand there.
+    """
+    words = [_SYNONYMS.get(w, w) for w in prompt.lower().replace(",", " ").replace(".", " ").split()]
+    at = 0
+
+    def fail(expected: str) -> ValueError:
+        got = f"{words[at]!r} (word {at + 1})" if at < len(words) else "the end"
+        near = difflib.get_close_matches(words[at], VOCABULARY, 1) if at < len(words) else []
+        hint = f"; did you mean {near[0]!r}?" if near and near[0] != words[at] else ""
+        return ValueError(
+            f"prompt: {prompt!r} is outside the shapes world: at {got}, expected {expected}{hint}\n"
+            f"It knows: {help_text()}"
+        )
+
+    def take(*phrases: str) -> str | None:
+        """The longest of the phrases that stands next, and past it."""
+        nonlocal at
+        for phrase in sorted(phrases, key=len, reverse=True):
+            parts = phrase.split()
+            if words[at : at + len(parts)] == parts:
+                at += len(parts)
+                return phrase
+        return None
+
+    def need(kind: str, *phrases: str) -> str:
+        found = take(*phrases)
+        if found is None:
+            raise fail(f"{kind} ({', '.join(phrases)})")
+        return found
+
+    def thing() -> Thing:
+        need("an object", "a")
+        size = take(*SIZES)
+        colour = need("a colour" if size else "a size or a colour", *COLOURS)
+        shape = need("a shape", *SHAPES)
+        direction = speed = None
+        if take("standing still"):
+            direction = "still"
+        elif take("moving"):
+            direction = need("a direction", *_MOVING)
+            speed = take(*SPEEDS)
+        return Thing(colour, shape, size, direction, speed)
+
+    things, relation = [thing()], None
+    joined = take(*RELATIONS, "and")
+    if joined:
+        relation = None if joined == "and" else joined
+        things.append(thing())
+        if things[0].colour == things[1].colour:
+            raise ValueError(f"prompt: {prompt!r}: the two objects need different colours, to tell them apart")
+    background = None
+    if take("on a"):
+        background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]
+    if at < len(words):
+        raise fail("a motion, a relation, a background or the end")
+    return Scene(tuple(things), relation, background)

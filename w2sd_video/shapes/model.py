@@ -1,0 +1,131 @@
+"""The shapes model's architecture: SDXL's and AnimateDiff-SDXL's own classes, in their configuration style, small.
+
+Two CLIP text encoders whose penultimate hidden states are concatenated, a pooled projection and size embeddings added
+to the timestep ("text_time"), an `AutoencoderKL` of factor 8, a `UNet2DConditionModel`, and a `MotionAdapter` that
+turns it into a `UNetMotionModel`. Only the widths differ, and the latents have 8 channels where SDXL has 4.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from .grammar import VOCABULARY
+from .world import CANVAS
+
+WEIGHTS = Path(__file__).parent / "weights"
+LATENT_CHANNELS = 8
+PROMPT_TOKENS = 32
+TEXT_WIDTH = 64
+WIDTHS = (48, 96)
+
+
+def tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte-pair merges are learnt from the grammar's words: one token a word."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    alphabet = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    trainer = trainers.BpeTrainer(
+        show_progress=False,
+        end_of_word_suffix="</w>",
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=alphabet + [f"{c}</w>" for c in alphabet],
+    )
+    bpe.train_from_iterator(VOCABULARY, trainer)
+    state = json.loads(bpe.to_str())["model"]
+    merges = [tuple(m) for m in state["merges"]]
+    return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=PROMPT_TOKENS)
+
+
+def _text_config(tokens: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=PROMPT_TOKENS,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise schedule and spacing that diffusers documents for AnimateDiff-SDXL."""
+    return DDIMScheduler(
+        beta_schedule="linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        timestep_spacing="linspace",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def build_image_model() -> StableDiffusionXLPipeline:
+    """The image model with random weights, in SDXL's layout. Seed torch first."""
+    tokens = tokenizer()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=LATENT_CHANNELS,
+        sample_size=CANVAS,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=CANVAS // 8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        transformer_layers_per_block=1,
+        attention_head_dim=(2, 4),
+        norm_num_groups=16,
+        cross_attention_dim=2 * TEXT_WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=TEXT_WIDTH + 6 * 16,
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(_text_config(tokens)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokens)),
+        tokenizer=tokens,
+        tokenizer_2=tokenizer(),
+        unet=unet,
+        scheduler=scheduler(),
+        add_watermarker=False,
+    )
+
+
+def build_motion_adapter() -> MotionAdapter:
+    """The motion module with random weights. Seed torch first."""
+    return MotionAdapter(
+        block_out_channels=WIDTHS,
+        motion_layers_per_block=1,
+        motion_num_attention_heads=4,
+        motion_norm_num_groups=16,
+        motion_max_seq_length=32,
+        use_motion_mid_block=False,
+        conv_in_channels=None,
+    )

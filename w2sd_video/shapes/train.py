@@ -1,0 +1,362 @@
+"""Trains the shapes model: the weak `base`, the strong `tuned`, and the motion module they share.
+
+Four stages, each resumable and each a few minutes to half an hour on two CPU cores:
+
+1. `vae`    the autoencoder, on single frames;
+2. `image`  the image model and both text encoders, on single frames;
+3. `video`  AnimateDiff's second stage: the motion module, with the image model learning along. Captions of stages 2
+            and 3 are noisy. Their result is `base`.
+4. `tuned`  a fine-tune of base, text encoders too, on clean captions, with the motion module frozen.
+
+The loss is the noise prediction's squared error weighted by 1/SNR, clamped to [0.3, 40]: at high noise that is the
+error of the denoised sample, and without it the direction of motion is learnt many times more slowly.
+
+The batch of step n is a function of (seed, stage, n) alone, so that a run that was killed and goes on makes the same
+weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNetMotionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from rich.progress import Progress, track
+
+from .grammar import describe
+from .model import WEIGHTS, build_image_model, build_motion_adapter
+from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the trainer makes. The defaults made the shipped weights."""
+
+    seed: int = 0
+    videos: int = 8000
+    vae_steps: int = 2400
+    image_steps: int = 2500
+    video_steps: int = 1200
+    tuned_steps: int = 1400
+    vae_batch: int = 64
+    image_batch: int = 64
+    video_batch: int = 16
+    vae_learning_rate: float = 1.5e-3
+    learning_rate: float = 1.5e-3
+    tuned_learning_rate: float = 7e-4
+    caption_noise: float = 0.12
+    unconditional: float = 0.12
+    kl_weight: float = 1e-3
+    ema_decay: float = 0.995
+
+
+STAGES = ("vae", "image", "video", "tuned")
+
+
+def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
+    """The scene with each attribute that it says replaced, with probability `noise`, by one drawn at random."""
+    choices = {"shape": SHAPES, "size": SIZES, "speed": SPEEDS, "direction": ("left", "right", "up", "down")}
+    things = []
+    for thing in scene.things:
+        for name, options in choices.items():
+            if getattr(thing, name) not in (None, "still") and rng.random() < noise:
+                thing = replace(thing, **{name: str(rng.choice(list(options)))})
+        if rng.random() < noise:
+            others = [c for c in COLOURS if c not in {t.colour for t in scene.things}]
+            thing = replace(thing, colour=str(rng.choice(others)))
+        things.append(thing)
+    if len(things) == 2 and things[0].colour == things[1].colour:
+        return scene
+    background = scene.background
+    if background and rng.random() < noise:
+        background = str(rng.choice(list(BACKGROUNDS)))
+    return Scene(tuple(things), scene.relation, background)
+
+
+def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients.
+
+    SDXL's arithmetic; the pipelines' own `encode_prompt` has none of the gradients that training needs.
+    """
+    hidden = []
+    for tokens, encoder in ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2)):
+        ids = tokens(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        out = encoder(ids.to(encoder.device), output_hidden_states=True)
+        hidden.append(out.hidden_states[-2])
+    return torch.cat(hidden, -1), out[0]
+
+
+class Trainer:
+    """Makes the weights of a `Recipe` in a run folder. `train()` goes on where the folder stands."""
+
+    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+        self.folder = Path(folder)
+        self.recipe = recipe or Recipe()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / "recipe.json"
+        wanted = json.dumps(asdict(self.recipe), indent=1)
+        if note.exists() and note.read_text() != wanted:
+            raise ValueError(
+                f"recipe: {self.folder} was begun with another recipe ({note}); use another folder or that recipe"
+            )
+        _write(note, wanted)
+        self._scenes: list[Scene] = []
+        self._frames: np.ndarray | None = None
+        self._latents: torch.Tensor | None = None
+
+    def train(self, stages: Iterable[str] = STAGES) -> None:
+        """Runs the stages that are not yet done, in order."""
+        for stage in STAGES:
+            if stage in stages and not self._done(stage).exists():
+                getattr(self, f"_{stage}")()
+                self._done(stage).touch()
+
+    # Data
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, *key])
+
+    @property
+    def scenes(self) -> list[Scene]:
+        self._render()
+        return self._scenes
+
+    @property
+    def frames(self) -> np.ndarray:
+        """All training videos, (videos, frames, height, width, 3), uint8."""
+        self._render()
+        assert self._frames is not None
+        return self._frames
+
+    def _render(self) -> None:
+        if self._scenes:
+            return
+        videos, scenes = [], []
+        for n in track(range(self.recipe.videos), "rendering", disable=not sys.stderr.isatty()):
+            rng = self._rng(0, n)
+            scene = sample_scene(rng)
+            videos.append((render(scene, rng) * 255).round().astype(np.uint8))
+            scenes.append(scene)
+        self._frames, self._scenes = np.stack(videos), scenes
+
+    @torch.no_grad()
+    def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
+        """All training videos as scaled latents, (videos, frames, channels, height, width), float16."""
+        if self._latents is None:
+            out = []
+            with self._autocast():
+                for video in track(self.frames, "encoding", disable=not sys.stderr.isatty()):
+                    x = self._pixels(video)
+                    out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half())
+            self._latents = torch.stack(out).cpu()
+        return self._latents
+
+    def _pixels(self, frames: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
+        return x / 127.5 - 1
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # Stages
+
+    def _vae(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        pipe = build_image_model()
+        vae = pipe.vae.to(self.device)
+        flat = self.frames.reshape(-1, *self.frames.shape[2:])
+
+        def loss(step: int) -> torch.Tensor:
+            rng = self._rng(1, step)
+            x = self._pixels(flat[rng.integers(len(flat), size=self.recipe.vae_batch)])
+            torch.manual_seed(int(rng.integers(2**31)))
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample()).sample
+            coloured = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0.1
+            error = ((y - x).abs() + (y - x).square()) * (1 + 4 * coloured)
+            return error.mean() + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+
+        self._optimise("vae", [vae], loss, self.recipe.vae_steps, self.recipe.vae_learning_rate)
+        with torch.no_grad(), self._autocast():
+            z = torch.cat([vae.encode(self._pixels(v)).latent_dist.mean for v in self.frames[:64]]).float()
+        vae.register_to_config(scaling_factor=round(1 / z.std().item(), 5))
+        self._save(pipe, "vae")
+
+    def _image(self) -> None:
+        pipe = self._load("vae")
+        unet = pipe.unet
+        data = self.latents(pipe)
+
+        def loss(step: int) -> torch.Tensor:
+            rng = self._rng(2, step)
+            which = rng.integers(len(data), size=self.recipe.image_batch)
+            frame = rng.integers(data.shape[1], size=len(which))
+            return self._denoising_loss(pipe, unet, data[which, frame], which, rng, self.recipe.caption_noise)
+
+        modules = [unet, pipe.text_encoder, pipe.text_encoder_2]
+        self._optimise("image", modules, loss, self.recipe.image_steps, self.recipe.learning_rate)
+        self._save(pipe, "image")
+
+    def _video(self) -> None:
+        pipe = self._load("image")
+        torch.manual_seed(self.recipe.seed + 1)
+        adapter = build_motion_adapter()
+        unet = UNetMotionModel.from_unet2d(pipe.unet, adapter).to(self.device)
+        self._videos("video", pipe, unet, self.recipe.learning_rate, self.recipe.caption_noise)
+        unet.save_motion_modules(str(self.folder / "motion"))
+        self._take_image_model(pipe, unet)
+        self._save(pipe, "base")
+
+    def _tuned(self) -> None:
+        pipe = self._load("base")
+        adapter = MotionAdapter.from_pretrained(self.folder / "motion")
+        unet = UNetMotionModel.from_unet2d(pipe.unet, adapter).to(self.device)
+        unet.requires_grad_(True)
+        for name, parameter in unet.named_parameters():
+            if "motion_modules" in name:
+                parameter.requires_grad_(False)
+        self._videos("tuned", pipe, unet, self.recipe.tuned_learning_rate, 0.0)
+        self._take_image_model(pipe, unet)
+        self._save(pipe, "tuned")
+
+    def _videos(self, stage: str, pipe, unet, learning_rate: float, caption_noise: float) -> None:
+        data = self.latents(pipe)
+        key, steps = STAGES.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
+
+        def loss(step: int) -> torch.Tensor:
+            rng = self._rng(key, step)
+            which = rng.integers(len(data), size=self.recipe.video_batch)
+            x = data[which].transpose(1, 2)
+            return self._denoising_loss(pipe, unet, x, which, rng, caption_noise)
+
+        self._optimise(stage, [unet, pipe.text_encoder, pipe.text_encoder_2], loss, steps, learning_rate)
+
+    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise) -> torch.Tensor:
+        """Weighted epsilon loss on latents (B, C, H, W) or (B, C, F, H, W)."""
+        scenes = (forget(self.scenes[n], rng) for n in which)
+        prompts = [describe(mislabel(s, rng, caption_noise)) for s in scenes]
+        said = torch.from_numpy(rng.random(len(which)) >= self.recipe.unconditional).float().to(self.device)
+        embeds, pooled = encode_prompts(pipe, prompts)
+        embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
+
+        x0 = x0.to(self.device).float()
+        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        eps = torch.randn(x0.shape, generator=draw).to(self.device)
+        t = torch.randint(1000, (len(x0),), generator=draw).to(self.device)
+        xt = pipe.scheduler.add_noise(x0, eps, t)
+        if x0.ndim == 5:
+            embeds = embeds.repeat_interleave(x0.shape[2], 0)
+        size = torch.tensor([[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]], device=self.device, dtype=torch.float32)
+        prediction = unet(
+            xt,
+            t,
+            encoder_hidden_states=embeds,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": size.repeat(len(x0), 1)},
+        ).sample
+        alpha_bar = pipe.scheduler.alphas_cumprod.to(self.device)[t]
+        weight = ((1 - alpha_bar) / alpha_bar).clamp(0.3, 40)
+        return (weight * F.mse_loss(prediction.float(), eps, reduction="none").flatten(1).mean(1)).mean()
+
+    def _optimise(
+        self,
+        stage: str,
+        modules: list[torch.nn.Module],
+        loss: Callable[[int], torch.Tensor],
+        steps: int,
+        learning_rate: float,
+    ) -> None:
+        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes."""
+        parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        schedule = get_cosine_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
+        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
+        if path.exists():
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            for p, value in zip(parameters, state["parameters"], strict=True):
+                p.data.copy_(value)
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            ema.load_state_dict(state["ema"])
+            done, spent = state["step"], state["seconds"]
+        ema.to(self.device)
+        for module in modules:
+            module.train()
+            if self.device.type == "cpu" and hasattr(module, "set_attn_processor"):
+                # The CPU's fused attention is several times slower than plain matrix products on short sequences.
+                module.set_attn_processor(AttnProcessor())
+        start, running = time.monotonic(), 0.0
+        with Progress(disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(stage, total=steps, completed=done)
+            for step in range(done, steps):
+                with self._autocast():
+                    value = loss(step)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                ema.step(parameters)
+                running += value.item()
+                bar.update(task, advance=1)
+                if (step + 1) % 100 == 0 or step + 1 == steps:
+                    seconds = spent + time.monotonic() - start
+                    line = {"stage": stage, "step": step + 1, "loss": running / 100, "seconds": round(seconds, 1)}
+                    with open(self.folder / "log.jsonl", "a") as log:
+                        log.write(json.dumps(line) + "\n")
+                    running = 0.0
+                if (step + 1) % 200 == 0 or step + 1 == steps:
+                    state = {
+                        "step": step + 1,
+                        "seconds": spent + time.monotonic() - start,
+                        "parameters": [p.data for p in parameters],
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "ema": ema.state_dict(),
+                    }
+                    torch.save(state, path.with_suffix(".part"))
+                    os.replace(path.with_suffix(".part"), path)
+        ema.copy_to(parameters)
+        for module in modules:
+            module.eval()
+
+    # Files
+
+    def _done(self, stage: str) -> Path:
+        return self.folder / f"{stage}.done"
+
+    def _save(self, pipe: StableDiffusionXLPipeline, name: str) -> None:
+        part = self.folder / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        pipe.save_pretrained(part)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        os.replace(part, self.folder / name)
+
+    def _load(self, name: str) -> StableDiffusionXLPipeline:
+        return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(self.device)
+
+    @staticmethod
+    def _take_image_model(pipe: StableDiffusionXLPipeline, unet: UNetMotionModel) -> None:
+        pipe.unet.load_state_dict({k: v for k, v in unet.state_dict().items() if "motion_modules" not in k})
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

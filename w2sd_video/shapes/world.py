@@ -1,0 +1,202 @@
+"""The shapes world: one or two coloured shapes that stand or move at a constant speed on a plain background.
+
+Everything here is exact and without a network: a `Scene` says what is to be seen, `render` draws it with
+antialiasing, `sample_scene` draws a scene at random. Lengths are pixels on a 64 x 64 canvas (they scale with the
+canvas), speeds are pixels a frame, colours are RGB in [0, 1]. No channel of the palette comes near 0 or 1, so that a
+clipped pixel in a generated video is the model's doing and never the world's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+CANVAS = 64
+FRAMES = 16
+
+COLOURS = {
+    "red": (0.85, 0.15, 0.15),
+    "green": (0.15, 0.75, 0.15),
+    "blue": (0.15, 0.25, 0.90),
+    "yellow": (0.85, 0.80, 0.12),
+    "magenta": (0.85, 0.15, 0.80),
+    "cyan": (0.12, 0.80, 0.85),
+}
+SHAPES = ("circle", "square", "triangle")
+SIZES = {"small": 7.0, "large": 11.0}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+SPEEDS = {"slowly": 0.8, "quickly": 1.8}
+BACKGROUNDS = {"black": 0.10, "grey": 0.45, "white": 0.88}
+RELATIONS = {"above": (0, -1), "below": (0, 1), "to the left of": (-1, 0), "to the right of": (1, 0)}
+
+# How far a shape reaches from its centre, in units of its size: the three have about the same area.
+_SQUARE = 0.88
+_TRIANGLE = 0.72
+MARGIN = 2.0
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. `None` means that the prompt does not say: anything will do."""
+
+    colour: str
+    shape: str
+    size: str | None = None
+    direction: str | None = None
+    speed: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two objects (of different colours), how the first stands to the second, and the background."""
+
+    things: tuple[Thing, ...]
+    relation: str | None = None
+    background: str | None = None
+
+
+def reach(shape: str) -> tuple[float, float, float, float]:
+    """How far a shape of size 1 reaches (left, right, up, down) from its centre of mass."""
+    if shape == "circle":
+        return 1.0, 1.0, 1.0, 1.0
+    if shape == "square":
+        return _SQUARE, _SQUARE, _SQUARE, _SQUARE
+    # Equilateral, pointing up, inscribed radius _TRIANGLE: the apex is two inscribed radii above the centre.
+    half = _TRIANGLE * np.sqrt(3.0)
+    return half, half, 2 * _TRIANGLE, _TRIANGLE
+
+
+def coverage(shape: str, x: np.ndarray, y: np.ndarray, size: float | np.ndarray) -> np.ndarray:
+    """How much of each pixel a shape covers, in [0, 1], from its signed distance.
+
+    Args:
+        x, y: pixel centres relative to the shape's centre of mass, y downwards; any broadcastable shapes.
+        size: the radius of the circle; the other shapes are scaled to about its area.
+    """
+    if shape == "circle":
+        distance = np.hypot(x, y) - size
+    elif shape == "square":
+        distance = np.maximum(np.abs(x), np.abs(y)) - _SQUARE * size
+    elif shape == "triangle":
+        slanted = (np.sqrt(3.0) * np.abs(x) - y) / 2
+        distance = np.maximum(slanted, y) - _TRIANGLE * size
+    else:
+        raise ValueError(f"shape: {shape!r} is not one of {', '.join(SHAPES)}")
+    return np.clip(0.5 - distance, 0.0, 1.0)
+
+
+def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres, (1, width) and (height, 1)."""
+    return np.arange(width)[None, :] + 0.5, np.arange(height)[:, None] + 0.5
+
+
+def _pick(rng: np.random.Generator, names) -> str:
+    names = list(names)
+    return names[rng.integers(len(names))]
+
+
+def complete(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with everything that it does not say drawn at random."""
+    things = []
+    for thing in scene.things:
+        direction = thing.direction
+        if direction is None:
+            direction = _pick(rng, DIRECTIONS)
+            if thing.speed is not None and direction == "still":
+                direction = _pick(rng, ("left", "right", "up", "down"))
+        speed = None if direction == "still" else thing.speed or _pick(rng, SPEEDS)
+        things.append(
+            replace(thing, size=thing.size or _pick(rng, SIZES), direction=direction, speed=speed)
+        )
+    relation = scene.relation
+    if len(things) == 2 and relation is None:
+        relation = _pick(rng, RELATIONS)
+    return Scene(tuple(things), relation, scene.background or _pick(rng, BACKGROUNDS))
+
+
+def forget(scene: Scene, rng: np.random.Generator, keep: float = 0.6) -> Scene:
+    """The scene with each optional thing said only with probability `keep`, as people write prompts."""
+    things = []
+    for thing in scene.things:
+        size = thing.size if rng.random() < keep else None
+        direction = thing.direction if rng.random() < (1 + keep) / 2 else None
+        speed = thing.speed if direction is not None and rng.random() < keep else None
+        things.append(replace(thing, size=size, direction=direction, speed=speed))
+    relation = scene.relation if rng.random() < (1 + keep) / 2 else None
+    return Scene(tuple(things), relation, scene.background if rng.random() < keep else None)
+
+
+def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
+    """A complete scene that `render` has room for. `things`: 1, 2, or None for one of them at random."""
+    count = things or (1 if rng.random() < 0.6 else 2)
+    while True:
+        colours = rng.permutation(list(COLOURS))[:count]
+        scene = complete(Scene(tuple(Thing(str(c), _pick(rng, SHAPES)) for c in colours)), rng)
+        if _paths(scene, rng, CANVAS, CANVAS, FRAMES, tries=50) is not None:
+            return scene
+
+
+def _paths(scene, rng, height, width, frames, tries=2000) -> np.ndarray | None:
+    """Centres (things, frames, 2) of a complete scene that stay inside, apart and in their relation; or None."""
+    scale = min(height, width) / CANVAS
+    time = np.arange(frames)
+    low, high, moves, sizes = [], [], [], []
+    for thing in scene.things:
+        size = SIZES[thing.size] * scale
+        velocity = np.array(DIRECTIONS[thing.direction]) * SPEEDS.get(thing.speed, 0.0) * scale
+        left, right, up, down = (size * r + MARGIN * scale for r in reach(thing.shape))
+        travel = velocity * (frames - 1)
+        low.append(np.array([left, up]) - np.minimum(travel, 0))
+        high.append(np.array([width - right, height - down]) - np.maximum(travel, 0))
+        moves.append(velocity)
+        sizes.append(size)
+    if any((h < lo).any() for lo, h in zip(low, high, strict=True)):
+        return None
+    starts = np.stack([lo + rng.random((tries, 2)) * (h - lo) for lo, h in zip(low, high, strict=True)], 1)
+    paths = starts[:, :, None, :] + np.array(moves)[None, :, None, :] * time[None, None, :, None]
+    if len(scene.things) == 1:
+        return paths[0]
+    axis = np.array(RELATIONS[scene.relation])
+    ahead = ((paths[:, 0] - paths[:, 1]) * axis).sum(-1)
+    room = (sizes[0] + sizes[1]) * 1.15 + MARGIN * scale
+    good = np.flatnonzero((ahead >= room).all(1))
+    return paths[good[0]] if len(good) else None
+
+
+def render(
+    scene: Scene,
+    seed: int | np.random.Generator = 0,
+    frames: int = FRAMES,
+    height: int = CANVAS,
+    width: int = CANVAS,
+) -> np.ndarray:
+    """Draws a scene; what it does not say is drawn at random, and so is where things are.
+
+    Returns:
+        Frames (frames, height, width, 3), float32 RGB in [0, 1].
+
+    Raises:
+        ValueError: the canvas has no room for the scene.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        full = complete(scene, rng)
+        paths = _paths(full, rng, height, width, frames)
+        if paths is not None:
+            break
+    else:
+        raise ValueError(f"scene: no room on {width}x{height} pixels in {frames} frames for {scene}")
+    scale = min(height, width) / CANVAS
+    x, y = grid(height, width)
+    video = np.full((frames, height, width, 3), BACKGROUNDS[full.background], dtype=np.float32)
+    for thing, path in zip(full.things, paths, strict=True):
+        dx, dy = x[None] - path[:, 0, None, None], y[None] - path[:, 1, None, None]
+        cover = coverage(thing.shape, dx, dy, SIZES[thing.size] * scale)[..., None].astype(np.float32)
+        video = video * (1 - cover) + np.float32(COLOURS[thing.colour]) * cover
+    return video
+
+
+def said(thing: Thing) -> dict[str, str]:
+    """What a prompt says of a thing, by attribute."""
+    return {f.name: getattr(thing, f.name) for f in fields(thing) if getattr(thing, f.name) is not None}
