@@ -1,0 +1,369 @@
+"""Noise levels, the first-order step between two of them, and how a diffusers scheduler is read.
+
+Notation, everywhere in this package:
+
+    z                   clean latents
+    eps                 noise, standard normal
+    x = alpha z + sigma eps     what the network sees at the level (alpha, sigma)
+    t, s                the level a step leaves, and the level it arrives at
+    p                   what the network predicts: eps, v = alpha eps - sigma z, or the flow u = eps - z
+
+All of it is in the network's input space, after the scheduler's `scale_model_input`. There every scheduler looks alike:
+sigma-space Euler shows its network x / sqrt(1 + sigma^2), which is x at (1, sigma) / sqrt(1 + sigma^2).
+
+Arithmetic on levels is done in Python floats, so in float64; on tensors, in the tensor's own precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+Convention = Literal["exact", "published"]
+
+PREDICTIONS: tuple[str, ...] = ("epsilon", "v_prediction", "sample", "flow_prediction")
+CONVENTIONS: tuple[str, ...] = ("exact", "published")
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level: x = alpha z + sigma eps."""
+
+    alpha: float
+    sigma: float
+
+    @classmethod
+    def from_alpha_bar(cls, alpha_bar: float) -> Level:
+        """alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar): the variance-preserving level (DDPM, DDIM)."""
+        return cls(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar))
+
+    @classmethod
+    def from_sigma(cls, sigma: float) -> Level:
+        """The level of z + sigma eps, scaled to unit variance as Euler and DPM-Solver show it to the network."""
+        return cls(1.0 / math.hypot(1.0, sigma), sigma / math.hypot(1.0, sigma))
+
+    @classmethod
+    def from_flow(cls, sigma: float) -> Level:
+        """(1 - sigma) z + sigma eps: rectified flow."""
+        return cls(1.0 - sigma, sigma)
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """The step x_s = a x_t + b p with the prediction p held fixed, and its exact inverse x_t = (x_s - b p) / a."""
+
+    a: float
+    b: float
+
+    def forward(self, x_t: Tensor, p: Tensor) -> Tensor:
+        return self.a * x_t + self.b * p
+
+    def inverse(self, x_s: Tensor, p: Tensor) -> Tensor:
+        return (x_s - self.b * p) / self.a
+
+
+def first_order(t: Level, s: Level, prediction: str = "epsilon") -> FirstOrder:
+    """The first-order step of the probability-flow ODE from level t to level s (DDIM, Song et al. 2021, Eq. 12).
+
+    z and eps are read off (x_t, p) at level t, and put together again at level s. The result is linear in x_t and p:
+
+        epsilon             a = alpha_s / alpha_t                       b = sigma_s - a sigma_t
+        v_prediction        a = alpha_s alpha_t + sigma_s sigma_t       b = sigma_s alpha_t - alpha_s sigma_t
+        flow_prediction     a = 1                                       b = sigma_s - sigma_t
+
+    The three are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the network
+    predicts. So a v network works at alpha_t = 0 (zero terminal SNR), and a flow network at sigma_t = 1, where eps says
+    nothing about z. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha + sigma = 1.
+
+    Raises:
+        ValueError: for epsilon at alpha_t = 0, and for any other prediction ("sample" has no inverse at sigma_s = 0:
+            `convert` it to epsilon first).
+    """
+    if prediction == "epsilon":
+        if t.alpha == 0:
+            raise ValueError(
+                "A network that predicts `epsilon` or `sample` cannot be reflected at a level of pure noise (alpha = 0,"
+                " from `rescale_betas_zero_snr=True` or sigma = 1). Use a v or flow network, or another schedule."
+            )
+        a = s.alpha / t.alpha
+        return FirstOrder(a, s.sigma - a * t.sigma)
+    if prediction == "v_prediction":
+        return FirstOrder(s.alpha * t.alpha + s.sigma * t.sigma, s.sigma * t.alpha - s.alpha * t.sigma)
+    if prediction == "flow_prediction":
+        return FirstOrder(1.0, s.sigma - t.sigma)
+    raise ValueError(
+        f"`prediction` is {prediction!r}; a step exists for 'epsilon', 'v_prediction' and 'flow_prediction'."
+    )
+
+
+def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Tensor:
+    """One kind of prediction as another.
+
+    Args:
+        p: the prediction at `x`, any shape.
+        x: what the network saw, same shape (or one that broadcasts).
+        level: the level of `x`.
+        source, target: "epsilon", "v_prediction" (alpha eps - sigma z), "sample" (z) or "flow_prediction" (eps - z).
+
+    Raises:
+        ValueError: for an unknown kind, and where `source` does not determine `target`: z from eps at alpha = 0, eps
+            from z at sigma = 0.
+    """
+    for kind in (source, target):
+        if kind not in PREDICTIONS:
+            raise ValueError(f"A prediction is one of {', '.join(PREDICTIONS)}; got {kind!r}.")
+    if source == target:
+        return p
+    alpha, sigma = level.alpha, level.sigma
+    if (source == "epsilon" and alpha == 0) or (source == "sample" and sigma == 0):
+        raise ValueError(f"A prediction of {source!r} at (alpha, sigma) = ({alpha}, {sigma}) determines no {target!r}.")
+    if source == "epsilon":
+        eps = p
+        z = (x - sigma * eps) / alpha
+    elif source == "sample":
+        z = p
+        eps = (x - alpha * z) / sigma
+    elif source == "v_prediction":  # alpha^2 + sigma^2 is 1 on every schedule a v network is trained on
+        norm = alpha * alpha + sigma * sigma
+        z = (alpha * x - sigma * p) / norm
+        eps = (sigma * x + alpha * p) / norm
+    else:
+        z = (x - sigma * p) / (alpha + sigma)
+        eps = (x + alpha * p) / (alpha + sigma)
+    if target == "epsilon":
+        return eps
+    if target == "sample":
+        return z
+    if target == "v_prediction":
+        return alpha * eps - sigma * z
+    return eps - z
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampling loop, as a method sees it.
+
+    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same. `final` is what
+    the scheduler will do with the prediction that is returned to it; it differs from `forward` where noise is added
+    (DDIM with eta > 0).
+    """
+
+    timestep: float
+    prediction: str  # what the network predicts
+    level: Level  # t
+    forward: FirstOrder
+    inverse: FirstOrder
+    final: FirstOrder
+
+    @property
+    def moves(self) -> bool:
+        """Whether the step changes the level. Where it does not, there is nothing to reflect."""
+        return self.forward.b != 0
+
+    @property
+    def linear_in(self) -> str:
+        """The kind of prediction in which the step is written: the network's own, or epsilon for one of z."""
+        return "epsilon" if self.prediction == "sample" else self.prediction
+
+
+def read_step(
+    scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, convention: str = "exact"
+) -> Step:
+    """The step that `scheduler.step(…, timestep, …)` is about to make.
+
+    Args:
+        scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), Euler, DPM-Solver(++) multistep (its
+            first-order step) or flow-matching Euler.
+        timestep: the timestep of the step, an element of `scheduler.timesteps`.
+        eta: DDIM's noise, from 0 to 1, as the pipeline passes it to `scheduler.step`.
+        convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They hand
+            `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at: the inverse goes
+            from t - 2D to t - D (D = N // n), not from t - D to t.
+
+    Raises:
+        ValueError: for a scheduler or a setting of one that has no such step; it names both.
+    """
+    reader = _reader(scheduler)
+    if convention not in CONVENTIONS:
+        raise ValueError(f"`convention` is one of {', '.join(CONVENTIONS)}; got {convention!r}.")
+    index = step_index(scheduler, timestep)
+    level, target, end = reader(scheduler, index, eta)
+    prediction = _prediction(scheduler)
+    linear_in = "epsilon" if prediction == "sample" else prediction
+    forward = first_order(level, target, linear_in)
+    return Step(
+        timestep=float(timestep),
+        prediction=prediction,
+        level=level,
+        forward=forward,
+        inverse=forward if convention == "exact" else _published_inverse(scheduler, index),
+        final=forward if end == target else first_order(level, end, linear_in),
+    )
+
+
+def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
+    """Raise the ValueError that `read_step` would, before any step is made. Needs no `set_timesteps`."""
+    _reader(scheduler)
+    _prediction(scheduler)
+    if convention == "published":
+        _check_published(scheduler)
+
+
+def step_index(scheduler: Any, timestep: Tensor | float) -> int:
+    """Which step of `scheduler.timesteps` is being made, from 0.
+
+    The scheduler's own counter where it keeps one, since timesteps may repeat; else the place of the timestep.
+
+    Raises:
+        ValueError: where the timestep is not among the scheduler's.
+    """
+    index = getattr(scheduler, "step_index", None)
+    if index is not None:
+        return int(index)
+    begin = getattr(scheduler, "begin_index", None)
+    if begin is not None:
+        return int(begin)
+    if isinstance(timestep, Tensor):
+        timestep = timestep.to(scheduler.timesteps.device)
+    if hasattr(scheduler, "index_for_timestep"):
+        return int(scheduler.index_for_timestep(timestep))
+    found = (scheduler.timesteps == timestep).nonzero()
+    if len(found) == 0:
+        raise ValueError(f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}.")
+    return int(found[0].item())
+
+
+# A reader gives the levels (t, s, end) of the step at an index. `end` is s, but for the noise that the scheduler adds.
+Levels = tuple[Level, Level, Level]
+
+
+def _ddim(scheduler: Any, index: int, eta: float) -> Levels:
+    t = int(scheduler.timesteps[index])
+    alpha_bar_t = float(scheduler.alphas_cumprod[t])
+    alpha_bar_s = _ddim_alpha_bar(scheduler, t - _ddim_stride(scheduler))
+    level, target = Level.from_alpha_bar(alpha_bar_t), Level.from_alpha_bar(alpha_bar_s)
+    if eta == 0 or alpha_bar_t == 1:
+        return level, target, target
+    # DDIM, Eq. 16: noise of this variance is added, and the direction shrinks by as much.
+    variance = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+    return level, target, Level(target.alpha, math.sqrt(1 - alpha_bar_s - variance))
+
+
+def _ddim_stride(scheduler: Any) -> int:
+    # DDIMScheduler.step goes to t - N // n whatever the spacing; with "linspace" that is not the next timestep.
+    return scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+
+
+def _ddim_alpha_bar(scheduler: Any, t: int) -> float:
+    return float(scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod)
+
+
+def _sigmas(level_of: Callable[[float], Level]) -> Callable[[Any, int, float], Levels]:
+    def read(scheduler: Any, index: int, eta: float) -> Levels:
+        level = level_of(float(scheduler.sigmas[index]))
+        target = level_of(float(scheduler.sigmas[index + 1]))
+        return level, target, target
+
+    return read
+
+
+def _dpm(scheduler: Any, index: int, eta: float) -> Levels:
+    level_of = Level.from_flow if scheduler.config.use_flow_sigmas else Level.from_sigma
+    return _sigmas(level_of)(scheduler, index, eta)
+
+
+_READERS: dict[str, Callable[[Any, int, float], Levels]] = {
+    "DDIMScheduler": _ddim,
+    "EulerDiscreteScheduler": _sigmas(Level.from_sigma),
+    "DPMSolverMultistepScheduler": _dpm,
+    "FlowMatchEulerDiscreteScheduler": _sigmas(Level.from_flow),
+}
+
+# Settings under which a supported scheduler's step is not the deterministic first-order one: what is accepted instead.
+_REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "DDIMScheduler": {"clip_sample": (False,), "thresholding": (False,)},
+    "EulerDiscreteScheduler": {},
+    "DPMSolverMultistepScheduler": {
+        "algorithm_type": ("dpmsolver++", "dpmsolver"),
+        "thresholding": (False,),
+        "variance_type": (None, "fixed_small", "fixed_large"),
+    },
+    "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": (False,), "invert_sigmas": (False,)},
+}
+
+
+def _supported(scheduler: Any) -> str:
+    for cls in type(scheduler).__mro__:
+        if cls.__name__ in _READERS:
+            return cls.__name__
+    raise ValueError(
+        f"{type(scheduler).__name__} is not supported: a reflection needs a deterministic first-order step with an exact"
+        f" inverse. Supported schedulers: {', '.join(_READERS)}."
+    )
+
+
+def _reader(scheduler: Any) -> Callable[[Any, int, float], Levels]:
+    name = _supported(scheduler)
+    for setting, accepted in _REFUSED[name].items():
+        value = scheduler.config.get(setting, accepted[0])
+        if value not in accepted:
+            raise ValueError(
+                f"{type(scheduler).__name__} with `{setting}={value!r}` is not supported: its step has no exact inverse."
+                f" Accepted: {', '.join(map(repr, accepted))}, as in"
+                f" `{type(scheduler).__name__}.from_config(scheduler.config, {setting}={accepted[0]!r})`."
+            )
+    return _READERS[name]
+
+
+def _prediction(scheduler: Any) -> str:
+    if _supported(scheduler) == "FlowMatchEulerDiscreteScheduler":
+        return "flow_prediction"
+    prediction = scheduler.config.prediction_type
+    prediction = "sample" if prediction == "original_sample" else prediction
+    on_flow_path = bool(scheduler.config.get("use_flow_sigmas", False))
+    accepted = ("flow_prediction",) if on_flow_path else ("epsilon", "v_prediction", "sample")
+    if prediction not in accepted:
+        raise ValueError(
+            f"{type(scheduler).__name__} with `prediction_type={prediction!r}` is not supported here; accepted:"
+            f" {', '.join(accepted)}."
+        )
+    return prediction
+
+
+def _check_published(scheduler: Any) -> None:
+    if _supported(scheduler) != "DDIMScheduler" or _prediction(scheduler) != "epsilon":
+        raise ValueError(
+            "`convention='published'` exists for a DDIMScheduler and an epsilon network, as in the published code; got"
+            f" {type(scheduler).__name__} and {_prediction(scheduler)!r}."
+        )
+    if scheduler.config.timestep_spacing == "linspace":
+        raise ValueError(
+            "`convention='published'` needs `timestep_spacing` 'leading' or 'trailing': the published code inverts with"
+            " DDIMInverseScheduler, which does not take 'linspace'."
+        )
+
+
+def _published_inverse(scheduler: Any, index: int) -> FirstOrder:
+    """DDIMInverseScheduler.step(eps, timesteps[index + 1], x), undone as a step: its arrival to its source."""
+    _check_published(scheduler)
+    if index + 1 >= len(scheduler.timesteps):
+        raise ValueError(
+            "`convention='published'` cannot reflect the last step: the published code inverts to the timestep after it."
+            f" Accepted `reflection_steps`: 0 to {len(scheduler.timesteps) - 1}."
+        )
+    arrival = int(scheduler.timesteps[index + 1])
+    return first_order(
+        Level.from_alpha_bar(_ddim_alpha_bar(scheduler, arrival)),
+        Level.from_alpha_bar(_ddim_alpha_bar(scheduler, arrival - _ddim_stride(scheduler))),
+    )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
