@@ -1,0 +1,86 @@
+"""The distribution: a wheel holds every room and all data, and works from anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DATA = (".yaml", ".json", ".safetensors", ".gz", ".md", ".txt")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of what git would have, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("w2sd_video", "pipelines", "eval", "prompts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for path in ROOT.iterdir():
+        if path.is_file() and path.suffix in (".toml", ".md", ".in", ".cfg", "") and path.name[0] != ".":
+            shutil.copy(path, folder)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    ran = subprocess.run([*pip, "-w", folder / "wheels", folder], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return next((folder / "wheels").glob("*.whl"))
+
+
+def test_every_package_folder_is_listed():
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "w2sd_video").rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    packages |= {f"w2sd_video.{name}" for name in PYPROJECT["tool"]["setuptools"]["package-dir"].values()}
+    assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_a_wheel_holds_all_code_and_all_data(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = set()
+    rooms = {"w2sd_video": "w2sd_video", **PYPROJECT["tool"]["setuptools"]["package-dir"]}
+    for room, folder in rooms.items():
+        for path in (ROOT / folder).rglob("*"):
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(ROOT).parts)
+            if path.is_file() and path.suffix in (".py", *DATA) and not hidden:
+                wanted.add(f"{room.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}")
+    assert wanted <= held
+    assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+def test_a_wheel_works_from_another_folder(wheel, tmp_path):
+    target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    code = """if True:
+        import w2sd_video.pipelines, w2sd_video.eval, w2sd_video.prompts
+        from w2sd_video import presets, runs
+        print(w2sd_video.pipelines.W2SDAnimateDiffSDXLPipeline.__module__)
+        for name in presets.names():
+            preset = presets.load(name)
+        for role in ("strong", "weak", "motion_adapter"):
+            print(runs.locate(getattr(presets.load("shapes"), role)))
+    """
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    module, *models = ran.stdout.split()
+    assert module == "w2sd_video.pipelines.animatediff_sdxl"
+    assert all(Path(model).is_relative_to(target) and Path(model).is_dir() for model in models)
+
+
+def test_the_installed_command_is_there():
+    command = Path(sys.executable).parent / "w2sd-video"
+    ran = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert "generate" in ran.stdout

@@ -1,0 +1,338 @@
+"""`w2sd-video`: the command line. Commands are thin: the work is in `generate`, `doctor` and `shapes`.
+
+torch and diffusers take seconds to import, so nothing here imports them before a command needs them.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from . import presets, runs
+from .runs import Refused, Request
+
+app = typer.Typer(
+    help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# The option that sets each field of a request, for messages.
+OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "strong_guidance_scale": "--strong-guidance",
+    "weak_guidance_scale": "--weak-guidance",
+    "num_frames": "--frames",
+    "motion_adapter": "--motion",
+    "formats": "--gif/--png",
+    "prompt": "PROMPT",
+}
+SAME = "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak"
+OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
+
+
+def main() -> None:
+    """The program. Exit codes: 0 done; 1 it failed; 2 the input cannot be used; 130 interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Turns the errors that a user can mend into one message and an exit code."""
+    try:
+        yield
+    except Refused as error:
+        option = OPTIONS.get(error.argument, error.argument)
+        _fail(f"{option}: {error.value!r} is not accepted; {error.accepted}", 2)
+    except (ValueError, OSError) as error:
+        _fail(str(error), 2)
+    except (FloatingPointError, MemoryError) as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
+            raise
+        _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]Error:[/] {escape(message)}" if code != 130 else escape(message))
+    raise typer.Exit(code)
+
+
+def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
+
+
+MODELS, METHOD, VIDEO, OUTPUT = "Models", "Method", "Video", "Output"
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to show.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
+    seed: Annotated[str, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each.")] = "0",
+    again: Annotated[
+        Path | None, typer.Option("--from", metavar="SIDECAR", help="Make the video of a sidecar again.")
+    ] = None,
+    preset: Annotated[
+        str | None, _option(MODELS, "Models and settings, one of `w2sd-video presets` (default: shapes).")
+    ] = None,
+    schedule: Annotated[str | None, _option(MODELS, "One of the preset's noise schedules.")] = None,
+    strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
+    weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
+    motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
+    dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
+    device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
+    plain: Annotated[bool, _option(METHOD, "The strong model without reflection.", "--plain")] = False,
+    weak_only: Annotated[bool, _option(METHOD, "The weak model alone.", "--weak-only")] = False,
+    compare: Annotated[
+        bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
+    ] = False,
+    guidance: Annotated[float | None, _option(METHOD, "Guidance of the final denoising step.")] = None,
+    strong_guidance: Annotated[
+        float | None, _option(METHOD, "Guidance of the reflection's strong arm.")
+    ] = None,
+    weak_guidance: Annotated[float | None, _option(METHOD, "Guidance of the reflection's weak arm.")] = None,
+    weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
+    weak_negative_prompt: Annotated[
+        str | None, _option(METHOD, "Another negative prompt for the weak arm.")
+    ] = None,
+    reflection_steps: Annotated[
+        int | None, _option(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).")
+    ] = None,
+    inversion: Annotated[
+        str | None,
+        _option(METHOD, "Where the inverse evaluates: x_s (default), x_t, or after N iterations."),
+    ] = None,
+    convention: Annotated[
+        str | None, _option(METHOD, "Level of the inverse: exact (default), or published (the paper's code).")
+    ] = None,
+    steps: Annotated[int | None, _option(VIDEO, "Denoising steps, T.")] = None,
+    frames: Annotated[int | None, _option(VIDEO, "Frames.")] = None,
+    height: Annotated[int | None, _option(VIDEO, "Height in pixels, a multiple of 8.")] = None,
+    width: Annotated[int | None, _option(VIDEO, "Width in pixels, a multiple of 8.")] = None,
+    fps: Annotated[int | None, _option(VIDEO, "Frames a second.")] = None,
+    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("outputs"),
+    gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
+    png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
+    overwrite: Annotated[bool, _option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
+) -> None:
+    """Make videos from prompts: an MP4 each, and a JSON sidecar with all that it takes to make it again.
+
+    Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
+    """
+    fields: dict[str, Any] = {
+        "preset": preset,
+        "schedule": schedule,
+        "strong": strong,
+        "weak": weak,
+        "motion_adapter": motion,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "strong_guidance_scale": strong_guidance,
+        "weak_guidance_scale": weak_guidance,
+        "reflection_steps": reflection_steps,
+        "inversion": int(inversion) if inversion and re.fullmatch(r"-?\d+", inversion) else inversion,
+        "convention": convention,
+        "negative_prompt": negative_prompt,
+        "weak_prompt": weak_prompt,
+        "weak_negative_prompt": weak_negative_prompt,
+        "num_frames": frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+        "dtype": dtype,
+        "device": device,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
+    with messages():
+        variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
+        if len(variants) > 1:
+            raise ValueError("--plain, --weak-only and --compare exclude one another")
+        before: dict[str, Any] | None = None
+        if again:
+            if prompts or prompts_file or variants or fields.keys() - {"device"}:
+                others = "--out, --overwrite, --gif, --png and --device"
+                raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
+            request, before = runs.read_sidecar(again)
+            requests = [replace(request, **fields)]
+            formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
+        else:
+            seeds = parse_seeds(seed)
+            requests = [
+                Request.of(prompt, number, **fields, variant=variants[0] if variants else "w2sd")
+                for prompt in read_prompts(prompts or [], prompts_file)
+                for number in seeds
+            ]
+        _generate(requests, out_folder, formats, overwrite, before)
+
+
+def _generate(
+    requests: list[Request], folder: Path, formats: list[str], overwrite: bool, before: dict[str, Any] | None
+) -> None:
+    """Runs the requests under progress bars, and says where everything is."""
+    for request in requests:
+        request.check()
+    runs.writable(folder)
+
+    from . import generate as studio
+
+    taken = [] if overwrite else studio.conflicts(requests, folder, formats)
+    if taken:
+        names = ", ".join(map(str, taken[:3])) + (f" and {len(taken) - 3} more" if taken[3:] else "")
+        there = f"{names}: there already, and made differently."
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise FileExistsError(f"{there} Give --overwrite, or another --out")
+        if not typer.confirm(f"{there} Replace?", err=True):
+            raise typer.Exit(1)
+        overwrite = True
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
+        steps = progress.add_task("loading", total=None)
+
+        def on_step(name: str, done: int, total: int) -> None:
+            progress.update(steps, description=escape(name), completed=done, total=total)
+
+        for made in studio.generate(requests, folder, formats, overwrite, on_step, command=sys.argv):
+            progress.update(videos, advance=1)
+            out.print(f"{made.paths['mp4']}" + ("  (already made)" if made.kept else ""), markup=False)
+            if made.kept:
+                continue
+            for kind, path in made.paths.items():
+                if kind != "mp4":
+                    out.print(f"  {path}", markup=False)
+            out.print("  " + _summary(made.record), markup=False)
+            if before:
+                differing = studio.differences(before, made.record)
+                out.print(
+                    "  frames differ from the sidecar's; what differs: " + ", ".join(differing)
+                    if differing
+                    else "  every frame is the same as the sidecar's"
+                )
+
+
+def _summary(record: dict[str, Any]) -> str:
+    counts = [
+        "{}: {total} network evaluations (strong {strong}, weak {weak})".format(name, **video["evaluations"])
+        for name, video in record["videos"].items()
+    ]
+    return "; ".join([f"{record['seconds']:.1f} s on {record['device']}", *counts])
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,3,8-15` as numbers, each once.
+
+    Raises:
+        Refused: it is something else, or there is a negative one.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise Refused("seed", text, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+    """The prompts given and those of the file, each once.
+
+    Raises:
+        ValueError: there are none.
+        OSError: the file cannot be read.
+    """
+    prompts = list(prompts)
+    if file:
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError:
+            raise Refused("--prompts", str(file), "give a text file in UTF-8") from None
+        prompts += [line for line in lines if line and not line.startswith("#")]
+        if not prompts:
+            raise Refused("--prompts", str(file), "it holds no prompt; give one a line")
+    if not prompts:
+        raise ValueError('PROMPT is missing: w2sd-video generate "a red circle moving right"')
+    return list(dict.fromkeys(prompts))
+
+
+@app.command("presets")
+def show_presets(
+    name: Annotated[str | None, typer.Argument(help="Show every field of this one.")] = None,
+) -> None:
+    """The pairs of models that there are, and their settings."""
+    with messages():
+        if name:
+            presets.load(name)
+            out.print((presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), markup=False, end="")
+            return
+        table = Table("preset", "strong", "weak", "guidance", "steps", "video", "source", box=None)
+        for preset in map(presets.load, presets.names()):
+            scales = (preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale)
+            table.add_row(
+                preset.name,
+                preset.strong.removeprefix("package:"),
+                preset.weak.removeprefix("package:"),
+                "{} ({} / {})".format(*scales),
+                str(preset.num_inference_steps),
+                f"{preset.num_frames} x {preset.width}x{preset.height}",
+                preset.source,
+            )
+        out.print(table)
+        out.print("guidance: of the denoising step (of the reflection's strong / weak arm)")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
+    from .doctor import report
+
+    for title, rows in report().items():
+        out.print(f"[bold]{title}[/]")
+        for label, text in rows:
+            out.print(f"  {label}: {text}", markup=False)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+    help="The shipped world of moving shapes: train its models, render it, judge videos of it.",
+)
+def shapes(context: typer.Context) -> None:
+    """Hands over to `w2sd_video.shapes.cli`, which is imported only here."""
+    from .shapes.cli import app as shapes_app
+
+    with messages():
+        shapes_app(args=context.args, prog_name="w2sd-video shapes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""What was asked, what was made, what is left: requests, their files, and the sidecars that make them again.
+
+A `Request` is one output with everything that decides its frames. Beside every video lies `NAME.json`, its
+sidecar: the request, and what came of it. A sidecar is written last, so a video that has one is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import presets
+
+PACKAGE = Path(__file__).parent
+# What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
+VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
+FORMATS = ("mp4", "gif", "png")
+DTYPES = ("float32", "float16", "bfloat16")
+CONVENTIONS = ("exact", "published")
+
+
+class Refused(ValueError):
+    """An argument that cannot be used: which, the value, and what is accepted."""
+
+    def __init__(self, argument: str, value: object, accepted: str):
+        super().__init__(f"{argument}: {value!r} is not accepted; {accepted}")
+        self.argument, self.value, self.accepted = argument, value, accepted
+
+
+@dataclass(frozen=True)
+class Request:
+    """One output to make, with everything that decides its frames. `Request.of` fills it from a preset.
+
+    `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. Guidance is
+    `uncond + w (cond - uncond)`. `strong`, `weak` and `motion_adapter` are hub ids, folders, single files, or
+    `package:FOLDER`. `scheduler` is a diffusers class and its arguments.
+    """
+
+    prompt: str
+    seed: int
+    preset: str
+    strong: str
+    weak: str
+    motion_adapter: str
+    grammar: str | None
+    scheduler: Mapping[str, Any]
+    num_inference_steps: int
+    guidance_scale: float
+    strong_guidance_scale: float
+    weak_guidance_scale: float
+    reflection_steps: int
+    num_frames: int
+    height: int
+    width: int
+    fps: int
+    dtype: str
+    device: str = "auto"
+    variant: str = "w2sd"
+    negative_prompt: str | None = None
+    weak_prompt: str | None = None
+    weak_negative_prompt: str | None = None
+    inversion: str | int = "x_s"
+    convention: str = "exact"
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str,
+        seed: int = 0,
+        preset: str | presets.Preset = presets.DEFAULT,
+        schedule: str | None = None,
+        **overrides: Any,
+    ) -> Request:
+        """A request from a preset (or its name), with the fields of `overrides` in place of its own.
+
+        Another strong model than the preset's lifts the preset's grammar.
+
+        Raises:
+            Refused: a value that cannot be used.
+            ValueError: an unknown preset.
+        """
+        pair = presets.load(preset) if isinstance(preset, str) else preset
+        schedule = schedule or pair.schedule
+        if schedule not in pair.schedules:
+            raise Refused("schedule", schedule, presets.did_you_mean(schedule, pair.schedules))
+        shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
+        values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
+        values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
+        values |= {name: value for name, value in overrides.items() if value is not None}
+        for name in ("strong", "weak", "motion_adapter"):
+            if name in overrides and os.path.exists(os.path.expanduser(values[name])):
+                values[name] = os.path.abspath(os.path.expanduser(values[name]))
+        if values["strong"] != pair.strong:
+            values["grammar"] = None
+        if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
+            values["reflection_steps"] = max(values["num_inference_steps"] - 1, 0)
+        request = cls(prompt=prompt, seed=seed, **values)
+        request.check()
+        return request
+
+    def check(self) -> None:
+        """Refuses what cannot be used, before any model is loaded.
+
+        Raises:
+            Refused: names the argument, the value and what is accepted.
+            ValueError: the prompt is outside the preset's grammar.
+            OSError: a model of the package, or a folder, is missing.
+        """
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise Refused("prompt", self.prompt, "give a text that is not empty")
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        trained = self.scheduler.get("num_train_timesteps", 1000)
+        _whole("num_inference_steps", self.num_inference_steps, 1, trained)
+        # The published code's inverse has no level for the last step.
+        most = self.num_inference_steps - (self.convention == "published")
+        _whole("reflection_steps", self.reflection_steps, 0, most)
+        for name in ("guidance_scale", "strong_guidance_scale", "weak_guidance_scale"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise Refused(name, value, "give a finite number")
+        for name in ("height", "width"):
+            _whole(name, getattr(self, name), 8, None, multiple=8)
+        _whole("fps", self.fps, 1, 240)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("convention", self.convention, CONVENTIONS)
+        _one_of("variant", self.variant, VARIANTS)
+        if self.inversion not in ("x_s", "x_t"):
+            if isinstance(self.inversion, str):
+                raise Refused("inversion", self.inversion, "give x_s, x_t or a number of iterations")
+            _whole("inversion", self.inversion, 0, None)
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", str(self.device)):
+            raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
+        for name in ("strong", "weak", "motion_adapter"):
+            locate(getattr(self, name), name)
+        _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
+        if self.grammar:
+            from importlib import import_module
+
+            parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
+            for text in (self.prompt, self.weak_prompt):
+                if text is not None:
+                    parse(text)
+
+    @property
+    def stem(self) -> str:
+        """The name of the output files, without suffix: the prompt's words, the seed, the variant.
+
+        A prompt that its words do not give back (case, punctuation, length) adds a few digits of its hash, so
+        that two prompts do not share a name.
+        """
+        words = re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:60].strip("-")
+        if words.replace("-", " ") != self.prompt:
+            words = f"{words}-{hashlib.sha256(self.prompt.encode()).hexdigest()[:6]}".strip("-")
+        return f"{words}-seed{self.seed}" + ("" if self.variant == "w2sd" else f"-{self.variant}")
+
+    def outputs(self, out: Path, formats: Sequence[str]) -> dict[str, Path]:
+        """Where each format goes in `out`; `json` is the sidecar, `sheet` a comparison's contact sheet."""
+        paths = {kind: out / f"{self.stem}.{kind}" for kind in formats if kind != "png"}
+        if "png" in formats:
+            paths["png"] = out / f"{self.stem}-frames"
+        if self.variant == "compare":
+            paths["sheet"] = out / f"{self.stem}.png"
+        return paths | {"json": out / f"{self.stem}.json"}
+
+    def state(self, out: Path, formats: Sequence[str]) -> str:
+        """`made`: this very request is in `out`, in all these formats. `taken`: something else has one of its
+        names. `new`: neither."""
+        paths = self.outputs(out, formats)
+        there = [path for path in paths.values() if os.path.lexists(path)]
+        if not there:
+            return "new"
+        try:
+            same = read_sidecar(paths["json"])[0] == self
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            return "taken"
+        return "made" if len(there) == len(paths) else "new"
+
+
+def locate(reference: str, argument: str = "model") -> str:
+    """A model reference as a loader takes it: `package:FOLDER` becomes a path, hub ids and paths stay.
+
+    Raises:
+        OSError: the package does not have that folder; or it cannot be a hub id, and no such path is there.
+        Refused: it is empty.
+    """
+    if not isinstance(reference, str) or not reference.strip():
+        raise Refused(argument, reference, "give a hub id, a folder or a file")
+    if reference.startswith("package:"):
+        path = PACKAGE / reference.removeprefix("package:")
+        if not path.exists():
+            raise OSError(f"{argument}: the shipped model is missing: {path}. Install the package anew")
+        return str(path)
+    path = Path(reference).expanduser()
+    hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", reference)
+    if not hub_id and not path.exists():
+        raise OSError(f"{argument}: {reference!r} is not there, and is no hub id (OWNER/NAME) either")
+    return str(path) if path.exists() else reference
+
+
+def _most_frames(motion_adapter: str) -> int | None:
+    """How many frames the motion module was built for, where its configuration is at hand."""
+    config = Path(locate(motion_adapter)) / "config.json"
+    try:
+        length = json.loads(config.read_text(encoding="utf-8")).get("motion_max_seq_length")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return length if isinstance(length, int) else None
+
+
+def _whole(argument: str, value: object, least: int, most: int | None, multiple: int = 1) -> None:
+    accepted = f"give a whole number from {least} " + ("up" if most is None else f"to {most}")
+    if multiple > 1:
+        accepted = f"give a multiple of {multiple}, from {least} up"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused(argument, value, accepted)
+    if value < least or (most is not None and value > most) or value % multiple:
+        raise Refused(argument, value, accepted)
+
+
+def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in known:
+        raise Refused(argument, value, presets.did_you_mean(str(value), known))
+
+
+def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
+    """The request of a sidecar, and all that the sidecar says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        asked = data["request"]
+        names = {field.name for field in fields(Request)}
+        unknown, missing = asked.keys() - names, names - asked.keys()
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
+    if unknown or missing:
+        says = [f"has unknown {', '.join(sorted(unknown))}"] if unknown else []
+        says += [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        raise ValueError(f"{path}: its request {' and '.join(says)}: it is of another version")
+    return Request(**asked), data
+
+
+def sidecar(request: Request, made: Mapping[str, Any]) -> str:
+    """The text of a sidecar."""
+    data = {"request": asdict(request), **made}
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def writable(out: Path) -> None:
+    """Makes the output folder, and refuses one that cannot be written to.
+
+    Raises:
+        Refused: it is not a folder that can be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out):
+            pass
+    except OSError as error:
+        raise Refused("out", str(out), f"give a folder that can be written to ({error.strerror})") from None
+
+
+@contextmanager
+def whole(finals: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Files and folders that appear whole or not at all.
+
+    The body writes to the paths that it is given, which lie in a hidden folder beside; when it ends without
+    an exception they take their places, in order. The last one, the sidecar, is removed before anything is
+    replaced, so that it never stands beside files that are not its own.
+    """
+    last = list(finals.values())[-1]
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=last.parent) as folder:
+        staged = {kind: Path(folder) / path.name for kind, path in finals.items()}
+        yield staged
+        last.unlink(missing_ok=True)
+        for kind, path in finals.items():
+            if os.path.lexists(path) and (path.is_dir() or staged[kind].is_dir()):
+                path.rename(Path(folder) / f"replaced-{path.name}")
+            os.replace(staged[kind], path)

@@ -1,0 +1,161 @@
+"""Frames to files: MP4, GIF, PNG, and videos side by side with labels.
+
+A video here is an array of `uint8` of shape (F, H, W, 3), RGB. Writers write straight to the path they are
+given; `runs.whole` makes that path appear only when it is complete.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image, ImageFont
+
+    Frames = NDArray[np.uint8]
+
+PANEL = 256  # a compared video is enlarged to at least this many pixels a side …
+THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
+SHEET_COLUMNS = 16
+INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
+
+
+def ffmpeg() -> str:
+    """The ffmpeg to run: the one that imageio-ffmpeg brings.
+
+    Raises:
+        OSError: there is none.
+    """
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise OSError(f"ffmpeg: {error}") from None
+
+
+def write_mp4(frames: Frames, path: Path, fps: int) -> None:
+    """H.264 in yuv420p with its index in front, as browsers want it; BT.709 colours, and tagged as such.
+
+    4:2:0 needs even sides: an odd one is filled up by repeating its last row or column.
+
+    Raises:
+        OSError: ffmpeg failed; holds what it said.
+    """
+    _, height, width, _ = frames.shape
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    _, height, width, _ = frames.shape
+    command = [ffmpeg(), "-y", "-loglevel", "error"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-preset", "slow"]
+    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    command += ["-color_range", "tv"]
+    command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
+    ran = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
+    if ran.returncode:
+        raise OSError(f"ffmpeg could not write {path}: {ran.stderr.decode(errors='replace').strip()}")
+
+
+def write_gif(frames: Frames, path: Path, fps: int) -> None:
+    """An endlessly looping GIF. Its clock ticks in hundredths of a second, to which 1/fps is rounded."""
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    duration = max(10 * round(100 / fps), 20)  # viewers slow down anything quicker than 2 ticks
+    first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+
+
+def write_pngs(frames: Frames, folder: Path) -> None:
+    """One lossless PNG a frame: `FOLDER/0000.png`, `0001.png`, …"""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{index:04d}.png")
+
+
+def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:
+    """The videos beside one another, each under its label, the caption above them all."""
+    panels = {label: _resized(frames, PANEL) for label, frames in videos.items()}
+    frames_of = list(panels.values())
+    height, width = frames_of[0].shape[1:3]
+    line = 24
+    page = _page(len(panels) * (width + GAP) + GAP, height + 2 * line + GAP, caption, line)
+    for column, label in enumerate(panels):
+        _text(page, label, GAP + column * (width + GAP), line, width, line)
+    video = np.repeat(np.asarray(page)[None], len(frames_of[0]), axis=0)
+    for column, frames in enumerate(frames_of):
+        left = GAP + column * (width + GAP)
+        video[:, 2 * line : 2 * line + height, left : left + width] = frames
+    return video
+
+
+def contact_sheet(videos: Mapping[str, Frames], caption: str) -> Image.Image:
+    """Videos as rows, frames as columns: all of them, or 16 evenly spaced ones, numbered from 1."""
+    from PIL import Image
+
+    count = min(len(frames) for frames in videos.values())
+    shown = np.unique(np.linspace(0, count - 1, min(count, SHEET_COLUMNS)).round().astype(int))
+    rows = {label: _resized(frames[shown], THUMBNAIL) for label, frames in videos.items()}
+    height, width = next(iter(rows.values())).shape[1:3]
+    line = 24
+    margin = 2 * GAP + max(int(_font(line).getlength(label)) for label in rows)
+    page = _page(
+        margin + len(shown) * (width + GAP) + GAP, 2 * line + len(rows) * (height + GAP), caption, line
+    )
+    for column, index in enumerate(shown):
+        _text(page, str(index + 1), margin + GAP + column * (width + GAP), line, width, line)
+    for row, (label, frames) in enumerate(rows.items()):
+        top = 2 * line + row * (height + GAP)
+        _text(page, label, GAP, top + (height - line) // 2, margin, line)
+        for column, frame in enumerate(frames):
+            page.paste(Image.fromarray(frame), (margin + GAP + column * (width + GAP), top))
+    return page
+
+
+def _resized(frames: Frames, side: int) -> Frames:
+    """Small frames enlarged to at least `side` by a whole factor, so that every pixel stays a square; large
+    ones shrunk to twice that."""
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    if max(height, width) < side:
+        factor = -(-side // max(height, width))
+        return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    if max(height, width) <= 2 * side:
+        return frames
+    ratio = 2 * side / max(height, width)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames])
+
+
+def _font(line: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=round(line * 0.7))
+
+
+def _page(width: int, height: int, caption: str, line: int) -> Image.Image:
+    from PIL import Image
+
+    page = Image.new("RGB", (width, height), PAPER)
+    _text(page, caption, GAP, 0, width - 2 * GAP, line)
+    return page
+
+
+def _text(page: Image.Image, text: str, left: int, top: int, width: int, line: int) -> None:
+    """One line of text, cut with an ellipsis where it is too long."""
+    from PIL import ImageDraw
+
+    font = _font(line)
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    ImageDraw.Draw(page).text((left, top + line // 2), text, fill=INK, font=font, anchor="lm")
