@@ -48,23 +48,25 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
     The sampling loop is the parent's. During a call, a hook on `unet` answers the loop with W2SD's prediction
     (`w2sd_video.hook`, `w2sd_video.methods.w2sd`); `method=None` is the parent, bit for bit.
 
-    LoRAs, IP-Adapters and whatever else is loaded on the pipeline act on `unet` alone, so on the strong arm. Two
-    exceptions: without a `weak_unet` both arms are `unet`, and `cross_attention_kwargs` reach both arms.
+    LoRAs, IP-Adapters and whatever else is loaded on the pipeline act on `unet` alone, so on the strong arm.
+    Two exceptions: without a `weak_unet` both arms are `unet`, and `cross_attention_kwargs` reach both arms.
 
-    What is equal in the two arms is stored once: the motion modules at least, under one adapter. Then what changes
-    weights in place changes both arms' (`motion.unshare_parameters` undoes it; `fuse_lora` does so by itself).
+    What is equal in the two arms is stored once: the motion modules at least, under one adapter. So what
+    changes weights in place changes both arms' (`motion.unshare_parameters` parts them; `fuse_lora`, model
+    offload and sequential offload do so by themselves).
 
     Args:
-        weak_unet: the weak arm's UNet. A `UNet2DConditionModel` is given the strong UNet's motion modules. None: the
-            weak arm is `unet` itself, and guidance or prompt make the difference.
-        weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the strong's
-            where it is given. The tokenizers are common.
+        weak_unet: the weak arm's UNet. A `UNet2DConditionModel` is given the strong UNet's motion modules.
+            None: the weak arm is `unet` itself, and guidance or prompt make the difference.
+        weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the
+            strong's where it is given. The tokenizers are common.
 
     The other components are [`AnimateDiffSDXLPipeline`]'s.
     """
 
-    # In the order of a call: each model leaves the accelerator when the next one runs. `weak_unet` is in no such chain,
-    # since the two UNets take turns within a step; both stay, and `decode_latents` sends it away before the VAE.
+    # In the order of a call: each model leaves the accelerator when the next one runs. `weak_unet` is in no
+    # such chain, since the two UNets take turns within a step; both stay, and `decode_latents` sends it away
+    # before the VAE.
     model_cpu_offload_seq = (
         "weak_text_encoder->weak_text_encoder_2->" + AnimateDiffSDXLPipeline.model_cpu_offload_seq
     )
@@ -145,21 +147,22 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
     ):
         """Generate videos. Takes what [`AnimateDiffSDXLPipeline.__call__`] takes, and:
 
-        Every guidance number w reads `uncond + w (cond - uncond)`: 1 is conditional, 0 unconditional. Under a method
-        that holds for `guidance_scale` as well, where the parent takes everything up to 1 as 1.
+        Every guidance number w reads `uncond + w (cond - uncond)`: 1 is conditional, 0 unconditional. Under a
+        method that holds for `guidance_scale` as well, where the parent takes everything up to 1 as 1.
 
         Args:
             method: "w2sd", or None for the parent's own sampling.
-            strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`, which is the
-                guidance of the final step.
+            strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
+                which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
-            reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps T.
-                Default: T - 1.
-            weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of both text encoders)
-                and the negative prompt.
+            reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps
+                T. Default: T - 1.
+            weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of both text
+                encoders) and the negative prompt.
             weak_prompt_embeds, weak_negative_prompt_embeds, weak_pooled_prompt_embeds,
             weak_negative_pooled_prompt_embeds: the same as embeddings, in the shapes of the parent's.
-            inversion: "x_s" (the paper), "x_t", or a number of extra fixed-point iterations; see `methods.w2sd`.
+            inversion: "x_s" (the paper), "x_t", or a number of extra fixed-point iterations; see
+                `methods.w2sd`.
             convention: "exact", or "published" for the level that the published code inverts to; see
                 `levels.read_step`.
 
@@ -168,14 +171,17 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
 
         Raises:
             ValueError: for an argument that is not accepted, before any network runs.
-            FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and guidance.
+            FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
+                guidance.
         """
         arguments = _PARENT_CALL.bind(self, *args, **kwargs)
         arguments.apply_defaults()
         asked = dict(arguments.arguments)
         asked.pop("self")
         if method is not None and method not in METHODS:
-            raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {method!r}.")
+            raise ValueError(
+                f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {method!r}."
+            )
         weak_inputs = {
             "weak_prompt": weak_prompt,
             "weak_negative_prompt": weak_negative_prompt,
@@ -188,7 +194,9 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         self._forced_halves = False
         if method is not None:
             w2sd = W2SD(
-                strong_guidance=asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale,
+                strong_guidance=asked["guidance_scale"]
+                if strong_guidance_scale is None
+                else strong_guidance_scale,
                 weak_guidance=weak_guidance_scale,
                 reflection_steps=reflection_steps,
                 inversion=inversion,
@@ -198,7 +206,10 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             reflects = w2sd.reflects(0, num_steps)
             if reflects:
                 weak_conditioning = self._weak_conditioning(w2sd, asked, weak_inputs)
-            guidances = [asked["guidance_scale"], *([w2sd.strong_guidance, w2sd.weak_guidance] if reflects else [])]
+            guidances = [
+                asked["guidance_scale"],
+                *([w2sd.strong_guidance, w2sd.weak_guidance] if reflects else []),
+            ]
             self._forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
 
         self._hook = DenoiserHook(
@@ -220,17 +231,17 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
 
     __call__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            *(p for p in _PARENT_CALL.parameters.values()),
+            *_PARENT_CALL.parameters.values(),
             *(p for p in inspect.signature(__call__).parameters.values() if p.kind == p.KEYWORD_ONLY),
         ]
     )
 
     @property
     def evaluations(self) -> dict[str, int]:
-        """Network evaluations of the last call, for one of its videos: `{"strong": …, "weak": …, "total": …}`.
+        """Network evaluations of the last call, for one of its videos, by arm: "strong", "weak" and "total".
 
-        One is one latent video through one network once; classifier-free guidance takes two. After a call that raised:
-        those made until then.
+        One is one latent video through one network once; classifier-free guidance takes two. After a call
+        that raised: those made until then.
         """
         if self._hook is None:
             raise AttributeError("`evaluations` is known after a call of the pipeline; there was none.")
@@ -238,8 +249,9 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        # The parent's rule, guidance > 1, plus the calls below that which need the unconditional branch all the same. A
-        # callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the parent's rule.
+        # The parent's rule, guidance > 1, plus the calls below that which need the unconditional branch all
+        # the same. A callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the
+        # parent's rule.
         return self._forced_halves or super().do_classifier_free_guidance
 
     def _check_method(self, w2sd: W2SD, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
@@ -258,41 +270,50 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             asked["callback_on_step_end_tensor_inputs"],
         )
         guidance = asked["guidance_scale"]
-        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        if (
+            isinstance(guidance, bool)
+            or not isinstance(guidance, (int, float))
+            or not math.isfinite(guidance)
+        ):
             raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
         if self.unet.config.time_cond_proj_dim is not None:
             raise ValueError(
-                "`unet` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled models), so an"
-                " arm's guidance cannot be chosen apart. Use `method=None`, or a UNet without it."
+                "`unet` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
+                " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or a UNet without"
+                " it."
             )
         frames, longest = asked["num_frames"], self.unet.config.motion_max_seq_length
         if isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= longest:
             raise ValueError(
-                f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum), but is"
-                f" {frames!r}."
+                f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
+                f" but is {frames!r}."
             )
-        sizes = [name for name in ("negative_original_size", "negative_target_size") if asked[name] is not None]
+        sizes = [
+            name for name in ("negative_original_size", "negative_target_size") if asked[name] is not None
+        ]
         if sizes and _batch_size(asked) > 1:
             raise ValueError(
-                f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size conditioning"
-                f" of a batch wrongly; got {_batch_size(asked)} prompts."
+                f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size"
+                f" conditioning of a batch wrongly; got {_batch_size(asked)} prompts."
             )
         check_scheduler(self.scheduler, convention=w2sd.convention)
         timesteps = self._timesteps(asked)
         num_steps = len(timesteps)
         lam = w2sd.reflection_steps
         if lam is not None and lam > num_steps:
-            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
+            raise ValueError(
+                f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}."
+            )
         if w2sd.convention == "published" and lam is not None and lam > num_steps - 1:
             raise ValueError(
-                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`, which cannot"
-                f" reflect the last step, but is {lam}."
+                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
+                f" which cannot reflect the last step, but is {lam}."
             )
         self._check_weak_inputs(asked, weak_inputs)
         return num_steps
 
     def _timesteps(self, asked: dict[str, Any]) -> list[float]:
-        """The timesteps of the run, from a copy of the scheduler; the first step is read, so that it may refuse."""
+        """The timesteps of the run, from a copy of the scheduler. The first step is read: it may refuse."""
         steps = asked["num_inference_steps"]
         if asked["timesteps"] is None and asked["sigmas"] is None:
             if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -312,9 +333,17 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             value = weak[name]
             if value is None or isinstance(value, str):
                 continue
-            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
-                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
-        embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
+            if (
+                not isinstance(value, list)
+                or len(value) != batch
+                or not all(isinstance(v, str) for v in value)
+            ):
+                raise ValueError(
+                    f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}."
+                )
+        embeds = {
+            name: value for name, value in weak.items() if name.endswith("embeds") and value is not None
+        }
         for name, other in (
             ("weak_prompt", "weak_prompt_embeds"),
             ("weak_negative_prompt", "weak_negative_prompt_embeds"),
@@ -326,15 +355,18 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
                 raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
         for name, value in embeds.items():
             if len(value) != batch:
-                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
+                raise ValueError(
+                    f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}."
+                )
         if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
             raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
         speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
         if asked["prompt"] is None and not speaks:
             if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
                 raise ValueError(
-                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to encode its own:"
-                    " pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to use them for both arms)."
+                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
+                    " encode its own: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
+                    " use them for both arms)."
                 )
 
     @property
@@ -346,18 +378,22 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         if all(value is None for value in weak.values()) and not self._has_weak_text_encoder:
             return Conditioning()
         encodes_own = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
-        own_negative = weak["weak_negative_prompt"] is not None or weak["weak_negative_prompt_embeds"] is not None
-        view = copy.copy(self)  # the arm's view of the pipeline: the same, with its text encoders in their place
+        own_negative = (
+            weak["weak_negative_prompt"] is not None or weak["weak_negative_prompt_embeds"] is not None
+        )
+        view = copy.copy(self)  # the arm's view of the pipeline: its own text encoders where it has them
         for name in ("text_encoder", "text_encoder_2"):
             if (encoder := getattr(self, "weak_" + name)) is not None:
-                vars(view)[name] = encoder
-        batch, told = _batch_size(asked), {}
+                view.__dict__[name] = encoder
+        batch = _batch_size(asked)
+        told: dict[str, Any] = {}
         if encodes_own:
             told["prompt"] = _listed(weak["weak_prompt"], batch)
             told["prompt_embeds"] = weak["weak_prompt_embeds"]
             told["pooled_prompt_embeds"] = weak["weak_pooled_prompt_embeds"]
         else:
-            told["prompt"], told["prompt_2"] = _listed(asked["prompt"], batch), _listed(asked["prompt_2"], batch)
+            told["prompt"] = _listed(asked["prompt"], batch)
+            told["prompt_2"] = _listed(asked["prompt_2"], batch)
         if own_negative:
             told["negative_prompt"] = _listed(weak["weak_negative_prompt"], batch)
             told["negative_prompt_embeds"] = weak["weak_negative_prompt_embeds"]
@@ -405,7 +441,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         return super().decode_latents(latents)
 
     def maybe_free_model_hooks(self) -> None:
-        self._attachment.close()  # model offload replaces the forward that our hook wraps: ours has to go first
+        self._attachment.close()  # model offload takes away the forward that our hook wraps: ours goes first
         super().maybe_free_model_hooks()
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:

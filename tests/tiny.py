@@ -1,4 +1,4 @@
-"""Tiny random networks of the real classes: SDXL's and AnimateDiff's configuration style, a few thousand weights.
+"""Tiny random networks of the real classes, in SDXL's and AnimateDiff's configuration style.
 
 Every builder takes a seed, leaves the global random state as it was, and returns modules in eval mode.
 """
@@ -11,8 +11,9 @@ from typing import TypeVar
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
+
+from w2sd_video.motion import motion_unet as inflate
 
 FRAMES = 3
 SIZE = 8  # latent height and width; the VAE's factor is 2
@@ -61,7 +62,7 @@ def motion_adapter(seed: int = 1, **config) -> MotionAdapter:
 
 
 def motion_unet(seed: int = 0, adapter: MotionAdapter | None = None) -> UNetMotionModel:
-    return UNetMotionModel.from_unet2d(unet2d(seed), adapter or motion_adapter()).eval()
+    return inflate(unet2d(seed), adapter or motion_adapter())
 
 
 def vae(seed: int = 2) -> AutoencoderKL:

@@ -1,9 +1,9 @@
 """Attaches a method to the denoiser of a diffusers pipeline.
 
-The pipeline keeps its own loop. It calls its UNet or transformer once a step; the hook answers that call with the
-method's prediction, for which it evaluates the networks as often as the method asks. With batched guidance the pipeline
-sends [unconditional; conditional] halves and mixes what comes back, `uncond + w (cond - uncond)`; the hook returns
-halves, so the guidance of the final step stays the pipeline's.
+The pipeline keeps its own loop. It calls its UNet or transformer once a step; the hook answers that call with
+the method's prediction, for which it evaluates the networks as often as the method asks. With batched
+guidance the pipeline sends [unconditional; conditional] halves and mixes what comes back,
+`uncond + w (cond - uncond)`; the hook returns halves, so the guidance of the final step stays the pipeline's.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class DenoiserHook(ModelHook):
 
     Args:
         method: the method, or None to pass calls through untouched and only count them.
-        scheduler: the pipeline's scheduler; its levels are read at every step, so it may be reset during the run.
+        scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
         weak: the weak arm's network. None: the denoiser itself.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
         guidance: the pipeline's guidance number, read at every step.
@@ -122,8 +122,9 @@ class DenoiserHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
-        inputs = {**dict(zip(_parameters(type(module)), args)), **kwargs}
-        name = _parameters(type(module))[0]
+        names = _parameters(type(module).forward)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        name = names[0]
         x: Tensor = inputs.pop(name)
         doubled = self.doubled()
         self.evaluations.videos = x.shape[0] // 2 if doubled else x.shape[0]
@@ -163,10 +164,10 @@ class DenoiserHook(ModelHook):
         if step.prediction == "sample":
             p = convert(p, x_t, step.level, "epsilon", "sample")
         if doubled:
-            p = p.expand(2, *p.shape[1:])  # one branch stands for both: the pipeline's mixture of them is that branch
+            p = p.expand(2, *p.shape[1:])  # one branch stands for both: their mixture is that branch
         p = p.flatten(0, 1).to(x.dtype)
         _check_finite(p, f"the method's prediction at {where}")
-        return (p,) if issubclass(strong.output_type, tuple) else strong.output_type(sample=p)
+        return (p,) if strong.output_type is tuple else strong.output_type(sample=p)
 
 
 @dataclass
@@ -185,7 +186,7 @@ class _BoundArm:
     where: str
     final_guidance: float
     evaluations: Evaluations
-    output_type: type = tuple
+    output_type: Callable[..., Any] = tuple
     _told: dict[Branches, dict[str, Any]] = field(default_factory=dict)
 
     def reflect(self, x: Tensor) -> Tensor:
@@ -217,9 +218,9 @@ class _BoundArm:
         """The network's other arguments for these branches."""
         if not self.doubled and which != ("cond",):
             raise ValueError(
-                f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the pipeline sends"
-                f" the conditional one alone ({self.where}). Use a guidance of 1 for both arms of the reflection, or a"
-                " pipeline (or callback) that keeps classifier-free guidance on."
+                f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the"
+                f" pipeline sends the conditional one alone ({self.where}). Use a guidance of 1 for both"
+                " arms of the reflection, or a pipeline (or callback) that keeps classifier-free guidance on."
             )
         halves = {"uncond": self.conditioning.uncond, "cond": self.conditioning.cond}
         if self.doubled and len(which) == 2 and not any(halves.values()):
@@ -251,8 +252,8 @@ def attached(network: nn.Module, hook: DenoiserHook) -> Iterator[DenoiserHook]:
 
 
 @functools.cache
-def _parameters(cls: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(cls.forward).parameters)[1:]  # type: ignore[attr-defined]
+def _parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 def _check_finite(x: Tensor, where: str) -> None:
@@ -266,9 +267,9 @@ def _check_reflectable(inputs: Mapping[str, Any]) -> None:
     for name in STALE_UNDER_REFLECTION:
         if inputs.get(name) is not None:
             raise ValueError(
-                f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too: ControlNet and"
-                " adapter residuals are not supported under a method that reflects. Use `method=None`, or"
-                " `reflection_steps=0`."
+                f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too:"
+                " ControlNet and adapter residuals are not supported under a method that reflects. Use"
+                " `method=None`, or `reflection_steps=0`."
             )
 
 
@@ -296,13 +297,13 @@ def _override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def _join(uncond: Any, cond: Any) -> Any:
-    """Two branches' arguments as one batch. What is one and the same object in both is no batch, and stays."""
+    """Two branches' arguments as one batch. What is one and the same object in both stays as it is."""
     if uncond is cond:
         return cond
     if isinstance(cond, Mapping):
         return {key: _join(uncond[key], cond[key]) for key in cond}
     if isinstance(cond, (list, tuple)):
-        return type(cond)(_join(u, c) for u, c in zip(uncond, cond))
+        return type(cond)(_join(u, c) for u, c in zip(uncond, cond, strict=True))
     if isinstance(cond, Tensor):
         return torch.cat([uncond, cond])
     return cond

@@ -8,8 +8,8 @@ Notation, everywhere in this package:
     t, s                the level a step leaves, and the level it arrives at
     p                   what the network predicts: eps, v = alpha eps - sigma z, or the flow u = eps - z
 
-All of it is in the network's input space, after the scheduler's `scale_model_input`. There every scheduler looks alike:
-sigma-space Euler shows its network x / sqrt(1 + sigma^2), which is x at (1, sigma) / sqrt(1 + sigma^2).
+All of it is in the network's input space, after the scheduler's `scale_model_input`. There every scheduler
+looks alike: sigma-space Euler shows its network (z + sigma eps) / sqrt(1 + sigma^2).
 
 Arithmetic on levels is done in Python floats, so in float64; on tensors, in the tensor's own precision.
 """
@@ -40,12 +40,12 @@ class Level:
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: float) -> Level:
-        """alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar): the variance-preserving level (DDPM, DDIM)."""
+        """The variance-preserving level of DDPM and DDIM: sqrt(alpha_bar), sqrt(1 - alpha_bar)."""
         return cls(math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar))
 
     @classmethod
     def from_sigma(cls, sigma: float) -> Level:
-        """The level of z + sigma eps, scaled to unit variance as Euler and DPM-Solver show it to the network."""
+        """The level of (z + sigma eps) / sqrt(1 + sigma^2), what Euler and DPM-Solver show the network."""
         return cls(1.0 / math.hypot(1.0, sigma), sigma / math.hypot(1.0, sigma))
 
     @classmethod
@@ -56,7 +56,7 @@ class Level:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The step x_s = a x_t + b p with the prediction p held fixed, and its exact inverse x_t = (x_s - b p) / a."""
+    """The step x_s = a x_t + b p at a fixed prediction p, and its exact inverse x_t = (x_s - b p) / a."""
 
     a: float
     b: float
@@ -69,27 +69,30 @@ class FirstOrder:
 
 
 def first_order(t: Level, s: Level, prediction: str = "epsilon") -> FirstOrder:
-    """The first-order step of the probability-flow ODE from level t to level s (DDIM, Song et al. 2021, Eq. 12).
+    """The first-order step of the probability-flow ODE from level t to level s (DDIM, Eq. 12).
 
-    z and eps are read off (x_t, p) at level t, and put together again at level s. The result is linear in x_t and p:
+    z and eps are read off (x_t, p) at level t, and put together again at level s. The result is linear in x_t
+    and p:
 
         epsilon             a = alpha_s / alpha_t                       b = sigma_s - a sigma_t
         v_prediction        a = alpha_s alpha_t + sigma_s sigma_t       b = sigma_s alpha_t - alpha_s sigma_t
         flow_prediction     a = 1                                       b = sigma_s - sigma_t
 
-    The three are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the network
-    predicts. So a v network works at alpha_t = 0 (zero terminal SNR), and a flow network at sigma_t = 1, where eps says
-    nothing about z. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha + sigma = 1.
+    The three are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the
+    network predicts. So a v network works at alpha_t = 0 (zero terminal SNR), and a flow network at sigma_t =
+    1, where eps says nothing about z. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha +
+    sigma = 1.
 
     Raises:
-        ValueError: for epsilon at alpha_t = 0, and for any other prediction ("sample" has no inverse at sigma_s = 0:
-            `convert` it to epsilon first).
+        ValueError: for epsilon at alpha_t = 0, and for any other prediction: "sample" has no inverse at
+            sigma_s = 0; `convert` it to epsilon first.
     """
     if prediction == "epsilon":
         if t.alpha == 0:
             raise ValueError(
-                "A network that predicts `epsilon` or `sample` cannot be reflected at a level of pure noise (alpha = 0,"
-                " from `rescale_betas_zero_snr=True` or sigma = 1). Use a v or flow network, or another schedule."
+                "A network that predicts `epsilon` or `sample` cannot be reflected at a level of pure noise"
+                " (alpha = 0, from `rescale_betas_zero_snr=True` or sigma = 1). Use a v or flow network, or"
+                " another schedule."
             )
         a = s.alpha / t.alpha
         return FirstOrder(a, s.sigma - a * t.sigma)
@@ -109,11 +112,12 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
         p: the prediction at `x`, any shape.
         x: what the network saw, same shape (or one that broadcasts).
         level: the level of `x`.
-        source, target: "epsilon", "v_prediction" (alpha eps - sigma z), "sample" (z) or "flow_prediction" (eps - z).
+        source, target: "epsilon", "v_prediction" (alpha eps - sigma z), "sample" (z) or "flow_prediction"
+            (eps - z).
 
     Raises:
-        ValueError: for an unknown kind, and where `source` does not determine `target`: z from eps at alpha = 0, eps
-            from z at sigma = 0.
+        ValueError: for an unknown kind, and where `source` does not determine `target`: z from eps at alpha =
+            0, eps from z at sigma = 0.
     """
     for kind in (source, target):
         if kind not in PREDICTIONS:
@@ -122,7 +126,9 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
         return p
     alpha, sigma = level.alpha, level.sigma
     if (source == "epsilon" and alpha == 0) or (source == "sample" and sigma == 0):
-        raise ValueError(f"A prediction of {source!r} at (alpha, sigma) = ({alpha}, {sigma}) determines no {target!r}.")
+        raise ValueError(
+            f"A prediction of {source!r} at (alpha, sigma) = ({alpha}, {sigma}) determines no {target!r}."
+        )
     if source == "epsilon":
         eps = p
         z = (x - sigma * eps) / alpha
@@ -149,9 +155,9 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
 class Step:
     """One step of a sampling loop, as a method sees it.
 
-    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same. `final` is what
-    the scheduler will do with the prediction that is returned to it; it differs from `forward` where noise is added
-    (DDIM with eta > 0).
+    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same.
+    `final` is what the scheduler will do with the prediction that is returned to it; it differs from
+    `forward` where noise is added (DDIM with eta > 0).
     """
 
     timestep: float
@@ -178,13 +184,13 @@ def read_step(
     """The step that `scheduler.step(…, timestep, …)` is about to make.
 
     Args:
-        scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), Euler, DPM-Solver(++) multistep (its
-            first-order step) or flow-matching Euler.
+        scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), Euler, DPM-Solver(++)
+            multistep (its first-order step) or flow-matching Euler.
         timestep: the timestep of the step, an element of `scheduler.timesteps`.
         eta: DDIM's noise, from 0 to 1, as the pipeline passes it to `scheduler.step`.
-        convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They hand
-            `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at: the inverse goes
-            from t - 2D to t - D (D = N // n), not from t - D to t.
+        convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They
+            hand `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at:
+            the inverse goes from t - 2D to t - D (D = N // n), not from t - D to t.
 
     Raises:
         ValueError: for a scheduler or a setting of one that has no such step; it names both.
@@ -218,7 +224,7 @@ def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
 def step_index(scheduler: Any, timestep: Tensor | float) -> int:
     """Which step of `scheduler.timesteps` is being made, from 0.
 
-    The scheduler's own counter where it keeps one, since timesteps may repeat; else the place of the timestep.
+    The scheduler's own counter where it keeps one (timesteps may repeat); else the place of the timestep.
 
     Raises:
         ValueError: where the timestep is not among the scheduler's.
@@ -235,11 +241,13 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
         return int(scheduler.index_for_timestep(timestep))
     found = (scheduler.timesteps == timestep).nonzero()
     if len(found) == 0:
-        raise ValueError(f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}.")
+        raise ValueError(
+            f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}."
+        )
     return int(found[0].item())
 
 
-# A reader gives the levels (t, s, end) of the step at an index. `end` is s, but for the noise that the scheduler adds.
+# A reader gives the levels (t, s, end) of the step at an index; `end` is s, less the noise that DDIM adds.
 Levels = tuple[Level, Level, Level]
 
 
@@ -256,7 +264,7 @@ def _ddim(scheduler: Any, index: int, eta: float) -> Levels:
 
 
 def _ddim_stride(scheduler: Any) -> int:
-    # DDIMScheduler.step goes to t - N // n whatever the spacing; with "linspace" that is not the next timestep.
+    # DDIMScheduler.step goes to t - N // n in every spacing; in "linspace" that is not the next timestep.
     return scheduler.config.num_train_timesteps // scheduler.num_inference_steps
 
 
@@ -285,7 +293,8 @@ _READERS: dict[str, Callable[[Any, int, float], Levels]] = {
     "FlowMatchEulerDiscreteScheduler": _sigmas(Level.from_flow),
 }
 
-# Settings under which a supported scheduler's step is not the deterministic first-order one: what is accepted instead.
+# Settings under which a supported scheduler's step is not the deterministic first-order one: what is accepted
+# instead.
 _REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
     "DDIMScheduler": {"clip_sample": (False,), "thresholding": (False,)},
     "EulerDiscreteScheduler": {},
@@ -303,8 +312,8 @@ def _supported(scheduler: Any) -> str:
         if cls.__name__ in _READERS:
             return cls.__name__
     raise ValueError(
-        f"{type(scheduler).__name__} is not supported: a reflection needs a deterministic first-order step with an exact"
-        f" inverse. Supported schedulers: {', '.join(_READERS)}."
+        f"{type(scheduler).__name__} is not supported: a reflection needs a deterministic first-order step"
+        f" with an exact inverse. Supported schedulers: {', '.join(_READERS)}."
     )
 
 
@@ -314,8 +323,8 @@ def _reader(scheduler: Any) -> Callable[[Any, int, float], Levels]:
         value = scheduler.config.get(setting, accepted[0])
         if value not in accepted:
             raise ValueError(
-                f"{type(scheduler).__name__} with `{setting}={value!r}` is not supported: its step has no exact inverse."
-                f" Accepted: {', '.join(map(repr, accepted))}, as in"
+                f"{type(scheduler).__name__} with `{setting}={value!r}` is not supported: its step has no"
+                f" exact inverse. Accepted: {', '.join(map(repr, accepted))}, as in"
                 f" `{type(scheduler).__name__}.from_config(scheduler.config, {setting}={accepted[0]!r})`."
             )
     return _READERS[name]
@@ -330,8 +339,8 @@ def _prediction(scheduler: Any) -> str:
     accepted = ("flow_prediction",) if on_flow_path else ("epsilon", "v_prediction", "sample")
     if prediction not in accepted:
         raise ValueError(
-            f"{type(scheduler).__name__} with `prediction_type={prediction!r}` is not supported here; accepted:"
-            f" {', '.join(accepted)}."
+            f"{type(scheduler).__name__} with `prediction_type={prediction!r}` is not supported here;"
+            f" accepted: {', '.join(accepted)}."
         )
     return prediction
 
@@ -339,23 +348,23 @@ def _prediction(scheduler: Any) -> str:
 def _check_published(scheduler: Any) -> None:
     if _supported(scheduler) != "DDIMScheduler" or _prediction(scheduler) != "epsilon":
         raise ValueError(
-            "`convention='published'` exists for a DDIMScheduler and an epsilon network, as in the published code; got"
-            f" {type(scheduler).__name__} and {_prediction(scheduler)!r}."
+            "`convention='published'` exists for a DDIMScheduler and an epsilon network, as in the published"
+            f" code; got {type(scheduler).__name__} and {_prediction(scheduler)!r}."
         )
     if scheduler.config.timestep_spacing == "linspace":
         raise ValueError(
-            "`convention='published'` needs `timestep_spacing` 'leading' or 'trailing': the published code inverts with"
-            " DDIMInverseScheduler, which does not take 'linspace'."
+            "`convention='published'` needs `timestep_spacing` 'leading' or 'trailing': the published code"
+            " inverts with DDIMInverseScheduler, which does not take 'linspace'."
         )
 
 
 def _published_inverse(scheduler: Any, index: int) -> FirstOrder:
-    """DDIMInverseScheduler.step(eps, timesteps[index + 1], x), undone as a step: its arrival to its source."""
+    """The step that DDIMInverseScheduler.step(eps, timesteps[index + 1], x) is the inverse of."""
     _check_published(scheduler)
     if index + 1 >= len(scheduler.timesteps):
         raise ValueError(
-            "`convention='published'` cannot reflect the last step: the published code inverts to the timestep after it."
-            f" Accepted `reflection_steps`: 0 to {len(scheduler.timesteps) - 1}."
+            "`convention='published'` cannot reflect the last step: the published code inverts to the"
+            f" timestep after it. Accepted `reflection_steps`: 0 to {len(scheduler.timesteps) - 1}."
         )
     arrival = int(scheduler.timesteps[index + 1])
     return first_order(

@@ -21,8 +21,8 @@ class Arm(Protocol):
         ...
 
     def denoise(self, x: Tensor) -> Tensor:
-        """The prediction at x that the sampler is to use, with any number of leading dimensions (…, B, …): the
-        unconditional and the conditional half when the guidance of the final step is still to come."""
+        """The prediction (k, B, …) at x (B, …) that the sampler is to use: k is 2, the unconditional and the
+        conditional half, where the guidance of the final step is still to come, and else 1."""
         ...
 
 
@@ -31,9 +31,9 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
 
     With x_s = a x_t + b p (see `levels.first_order`), Algorithm 1 reads
 
-        x_s  = M^s(x_t)         = a x_t + b p_s(x_t)
-        x~_t = M_inv^w(x_s)     = (x_s - b p_w(x_s)) / a        = x_t + d,    d = (b / a) (p_s(x_t) - p_w(x_s))
-        x_s' = M^s(x~_t)        = a x~_t + b p_s(x~_t)          = a x_t + b [p_s(x~_t) + (a / b) d]
+        x_s  = M^s(x_t)      = a x_t + b p_s(x_t)
+        x~_t = M_inv^w(x_s)  = (x_s - b p_w(x_s)) / a  = x_t + d,     d = (b / a) (p_s(x_t) - p_w(x_s))
+        x_s' = M^s(x~_t)     = a x~_t + b p_s(x~_t)    = a x_t + b [p_s(x~_t) + (a / b) d]
 
     and the bracket is what is returned. Every network is queried with the time of x_t (the paper's Eq. 5).
 
@@ -41,9 +41,9 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
         x_t: (B, …), what the network sees.
         step: the step from x_t.
         strong, weak: the two arms.
-        inversion: where the weak arm is evaluated. "x_s": at x_s, one evaluation (the paper). "x_t": at x_t, one
-            evaluation, without the inverse's error (Theorem 1 taken literally). An integer n: at x_s and then n more
-            times at the x~_t found so far, which converges to the exact inverse of the weak arm's step.
+        inversion: where the weak arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
+            inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the x~_t
+            found so far, which converges to the exact inverse of the weak arm's step.
 
     Returns:
         Tensor of the shape of `strong.denoise(x_t)`.
@@ -61,8 +61,8 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
     """d = x~_t - x_t, from the difference of the predictions: x_s and x~_t are large and nearly cancel.
 
-    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w); under `convention="published"` they are not,
-    and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
+    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w); under `convention="published"` they are
+    not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
     """
     (a, b), (a_, b_) = (step.forward.a, step.forward.b), (step.inverse.a, step.inverse.b)
     if (a, b) == (a_, b_):
@@ -75,10 +75,11 @@ class W2SD:
     """W2SD's settings, and the method with them.
 
     Args:
-        strong_guidance, weak_guidance: guidance numbers of the two arms during the reflection, in the convention
-            `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The guidance of the
-            final step is the pipeline's own.
-        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper).
+        strong_guidance, weak_guidance: guidance numbers of the two arms during the reflection, in the
+            convention `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one.
+            The guidance of the final step is the pipeline's own.
+        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the
+            paper).
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `w2sd`.
         convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
 
@@ -100,13 +101,14 @@ class W2SD:
         steps = self.reflection_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise ValueError(
-                f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all but the"
-                f" last, but is {steps!r}."
+                f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all"
+                f" but the last, but is {steps!r}."
             )
         n = self.inversion
         if isinstance(n, bool) or not (n in ("x_s", "x_t") or (isinstance(n, int) and n >= 0)):
             raise ValueError(
-                f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but is {n!r}."
+                f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but"
+                f" is {n!r}."
             )
         if self.convention not in CONVENTIONS:
             raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
