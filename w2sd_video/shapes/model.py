@@ -119,8 +119,9 @@ def build_image_model() -> StableDiffusionXLPipeline:
 
 
 def build_motion_adapter() -> MotionAdapter:
-    """The motion module with random weights. Seed torch first."""
-    return MotionAdapter(
+    """The motion module with random weights that change nothing yet (AnimateDiff's zero initialisation of the output
+    projections). Seed torch first."""
+    adapter = MotionAdapter(
         block_out_channels=WIDTHS,
         motion_layers_per_block=1,
         motion_num_attention_heads=4,
@@ -129,3 +130,7 @@ def build_motion_adapter() -> MotionAdapter:
         use_motion_mid_block=False,
         conv_in_channels=None,
     )
+    for name, parameter in adapter.named_parameters():
+        if ".proj_out." in name:
+            parameter.data.zero_()
+    return adapter

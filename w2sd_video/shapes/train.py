@@ -17,11 +17,8 @@ weights as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -32,14 +29,16 @@ import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNetMotionModel
+from diffusers import MotionAdapter, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from rich.progress import Progress, track
 
+from ..motion import motion_unet
+from ..runs import whole
 from .grammar import describe
-from .model import WEIGHTS, build_image_model, build_motion_adapter
+from .model import build_image_model, build_motion_adapter
 from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
 
 
@@ -65,7 +64,34 @@ class Recipe:
     ema_decay: float = 0.995
 
 
+CHECKPOINT_EVERY = 200
 STAGES = ("vae", "image", "video", "tuned")
+
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+# Shapes: a small text-to-video model of moving shapes
+
+Made by this project, from videos that it renders itself, with
+
+    {command}
+
+16 frames of 64x64 pixels, prompts in a small grammar (`w2sd-video shapes words`). `base` is the weak model: trained
+broadly and briefly on captions that are wrong here and there. `tuned` is the strong one: fine-tuned from base, text
+encoders too, on right ones. `motion` is the motion module of both. Half precision; load in float32 on a CPU.
+
+| stage | steps | loss | minutes |
+|---|---|---|---|
+{stages}
+
+On {made}. The recipe:
+
+```json
+{recipe}
+```
+"""
 
 
 def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
@@ -111,11 +137,13 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "recipe.json"
         wanted = json.dumps(asdict(self.recipe), indent=1)
-        if note.exists() and note.read_text() != wanted:
+        if not note.exists():
+            with whole({"note": note}) as staged:
+                staged["note"].write_text(wanted)
+        elif note.read_text() != wanted:
             raise ValueError(
-                f"recipe: {self.folder} was begun with another recipe ({note}); use another folder or that recipe"
+                f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
             )
-        _write(note, wanted)
         self._scenes: list[Scene] = []
         self._frames: np.ndarray | None = None
         self._latents: torch.Tensor | None = None
@@ -126,6 +154,46 @@ class Trainer:
             if stage in stages and not self._done(stage).exists():
                 getattr(self, f"_{stage}")()
                 self._done(stage).touch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return all(self._done(stage).exists() for stage in STAGES)
+
+    def export(self, to: Path, command: str) -> None:
+        """Writes the finished models as they ship: `base`, `tuned` and `motion` in half precision, and a model card.
+
+        Raises:
+            ValueError: a stage is not done.
+        """
+        if missing := [stage for stage in STAGES if not self._done(stage).exists()]:
+            raise ValueError(f"stages: {', '.join(missing)} not done in {self.folder}; train them first")
+        with whole({"weights": Path(to)}) as staged:
+            for name in ("base", "tuned"):
+                self._load(name).to("cpu", torch.float16).save_pretrained(staged["weights"] / name)
+            motion = MotionAdapter.from_pretrained(self.folder / "motion", torch_dtype=torch.float16)
+            motion.save_pretrained(staged["weights"] / "motion")
+            (staged["weights"] / "README.md").write_text(self._card(command))
+
+    def _card(self, command: str) -> str:
+        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        last = {line["stage"]: line for line in log}
+        stages = "\n".join(
+            f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |"
+            for s in STAGES
+        )
+        threads = (
+            f"{torch.get_num_threads()} threads"
+            if self.device.type == "cpu"
+            else torch.cuda.get_device_name()
+        )
+        return CARD.format(
+            command=command,
+            stages=stages,
+            recipe=json.dumps(asdict(self.recipe), indent=1),
+            made=f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
+            f"Python {platform.python_version()}",
+        )
 
     # Data
 
@@ -217,22 +285,17 @@ class Trainer:
         pipe = self._load("image")
         torch.manual_seed(self.recipe.seed + 1)
         adapter = build_motion_adapter()
-        unet = UNetMotionModel.from_unet2d(pipe.unet, adapter).to(self.device)
+        # The video UNet holds the very parameters of the image model and of the adapter: training it trains both.
+        unet = motion_unet(pipe.unet, adapter)
         self._videos("video", pipe, unet, self.recipe.learning_rate, self.recipe.caption_noise)
-        unet.save_motion_modules(str(self.folder / "motion"))
-        self._take_image_model(pipe, unet)
+        self._save(adapter, "motion")
         self._save(pipe, "base")
 
     def _tuned(self) -> None:
         pipe = self._load("base")
         adapter = MotionAdapter.from_pretrained(self.folder / "motion")
-        unet = UNetMotionModel.from_unet2d(pipe.unet, adapter).to(self.device)
-        unet.requires_grad_(True)
-        for name, parameter in unet.named_parameters():
-            if "motion_modules" in name:
-                parameter.requires_grad_(False)
+        unet = motion_unet(pipe.unet, adapter.requires_grad_(False))
         self._videos("tuned", pipe, unet, self.recipe.tuned_learning_rate, 0.0)
-        self._take_image_model(pipe, unet)
         self._save(pipe, "tuned")
 
     def _videos(self, stage: str, pipe, unet, learning_rate: float, caption_noise: float) -> None:
@@ -317,11 +380,16 @@ class Trainer:
                 bar.update(task, advance=1)
                 if (step + 1) % 100 == 0 or step + 1 == steps:
                     seconds = spent + time.monotonic() - start
-                    line = {"stage": stage, "step": step + 1, "loss": running / 100, "seconds": round(seconds, 1)}
+                    line = {
+                        "stage": stage,
+                        "step": step + 1,
+                        "loss": running / 100,
+                        "seconds": round(seconds, 1),
+                    }
                     with open(self.folder / "log.jsonl", "a") as log:
                         log.write(json.dumps(line) + "\n")
                     running = 0.0
-                if (step + 1) % 200 == 0 or step + 1 == steps:
+                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                     state = {
                         "step": step + 1,
                         "seconds": spent + time.monotonic() - start,
@@ -330,8 +398,8 @@ class Trainer:
                         "schedule": schedule.state_dict(),
                         "ema": ema.state_dict(),
                     }
-                    torch.save(state, path.with_suffix(".part"))
-                    os.replace(path.with_suffix(".part"), path)
+                    with whole({"state": path}) as staged:
+                        torch.save(state, staged["state"])
         ema.copy_to(parameters)
         for module in modules:
             module.eval()
@@ -341,22 +409,11 @@ class Trainer:
     def _done(self, stage: str) -> Path:
         return self.folder / f"{stage}.done"
 
-    def _save(self, pipe: StableDiffusionXLPipeline, name: str) -> None:
-        part = self.folder / f"{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        pipe.save_pretrained(part)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        os.replace(part, self.folder / name)
+    def _save(self, model: StableDiffusionXLPipeline | MotionAdapter, name: str) -> None:
+        with whole({name: self.folder / name}) as staged:
+            model.save_pretrained(staged[name])
 
     def _load(self, name: str) -> StableDiffusionXLPipeline:
-        return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(self.device)
-
-    @staticmethod
-    def _take_image_model(pipe: StableDiffusionXLPipeline, unet: UNetMotionModel) -> None:
-        pipe.unet.load_state_dict({k: v for k, v in unet.state_dict().items() if "motion_modules" not in k})
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+        return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(
+            self.device
+        )

@@ -106,9 +106,7 @@ def complete(scene: Scene, rng: np.random.Generator) -> Scene:
             if thing.speed is not None and direction == "still":
                 direction = _pick(rng, ("left", "right", "up", "down"))
         speed = None if direction == "still" else thing.speed or _pick(rng, SPEEDS)
-        things.append(
-            replace(thing, size=thing.size or _pick(rng, SIZES), direction=direction, speed=speed)
-        )
+        things.append(replace(thing, size=thing.size or _pick(rng, SIZES), direction=direction, speed=speed))
     relation = scene.relation
     if len(things) == 2 and relation is None:
         relation = _pick(rng, RELATIONS)
