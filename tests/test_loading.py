@@ -1,0 +1,476 @@
+"""Loading pairs from every layout that weights are shared in."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from accelerate import init_empty_weights
+from diffusers import (
+    AnimateDiffSDXLPipeline,
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+from original_layout import motion_names, sdxl
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from w2sd_video import loading
+from w2sd_video.loading import SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
+
+load = W2SDAnimateDiffSDXLPipeline.from_pretrained
+WIDTHS = (tiny.TEXT_WIDTH, 2 * tiny.TEXT_WIDTH)  # original files tell the text encoders apart by their widths
+
+
+def text_encoder(seed: int, kind=CLIPTextModel):
+    width = WIDTHS[kind is CLIPTextModelWithProjection]
+    config = CLIPTextConfig.from_dict(tiny.text_encoders()[0].config.to_dict())
+    config.update({"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": width})
+    return tiny.seeded(seed, lambda: kind(config)).eval()
+
+
+def image_pipeline(seed: int = 0, encoders: int = 3, **unet) -> StableDiffusionXLPipeline:
+    settings = {
+        "cross_attention_dim": sum(WIDTHS),
+        "projection_class_embeddings_input_dim": WIDTHS[1] + 6 * 4,
+        **unet,
+    }
+    return StableDiffusionXLPipeline(
+        vae=tiny.vae(),
+        text_encoder=text_encoder(encoders),
+        text_encoder_2=text_encoder(encoders + 1, CLIPTextModelWithProjection),
+        tokenizer=tiny.tokenizer(),
+        tokenizer_2=tiny.tokenizer(),
+        unet=tiny.unet2d(seed, **settings),
+        scheduler=EulerDiscreteScheduler(),
+        add_watermarker=False,
+    )
+
+
+def save_single_file(pipe: StableDiffusionXLPipeline, path: Path) -> Path:
+    tensors = sdxl(pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+class Shelf:
+    """Two models and a motion module, each in both layouts, and the configurations of the single files."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        strong, weak = image_pipeline(0), image_pipeline(10, encoders=13)
+        adapter = tiny.motion_adapter()
+        self.strong, self.weak, self.motion = root / "strong", root / "weak", root / "motion"
+        strong.save_pretrained(self.strong)
+        weak.save_pretrained(self.weak)
+        adapter.save_pretrained(self.motion)
+        self.strong_file = save_single_file(strong, root / "strong.safetensors")
+        self.weak_file = save_single_file(weak, root / "weak.safetensors")
+        self.motion_file = root / "motion.ckpt"
+        torch.save(motion_names(adapter.state_dict()), self.motion_file)
+        self.config = root / "config"
+        shutil.copytree(self.strong, self.config, ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copytree(self.motion, self.config / "motion_adapter", ignore=shutil.ignore_patterns("*.saf*"))
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No network, no home."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def video(pipe, **arguments) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(**tiny.call(output_type="pt", **arguments)).frames
+
+
+def shared(a: torch.nn.Module, b: torch.nn.Module) -> list[str]:
+    theirs = dict(b.named_parameters())
+    return [name for name, parameter in a.named_parameters() if theirs.get(name) is parameter]
+
+
+def test_the_shipped_configurations_are_sdxls():
+    """Parameter counts of the published weights; 2,515 tensors in sd_xl_base_1.0.safetensors."""
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SDXL, subfolder="unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(SDXL, subfolder="vae"))
+        motion = MotionAdapter.from_config(MotionAdapter.load_config(SDXL, subfolder="motion_adapter"))
+        one = CLIPTextModel(CLIPTextConfig.from_pretrained(SDXL / "text_encoder"))
+        two = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(SDXL / "text_encoder_2"))
+    counts = [sum(p.numel() for p in model.parameters()) for model in (unet, vae, one, two)]
+    assert counts == [2_567_463_684, 83_653_863, 123_060_480, 694_659_840]
+    assert vae.config.scaling_factor == 0.13025
+
+    tensors = sdxl(unet, vae, one, two)
+    assert len(tensors) == 2515
+    assert infer_diffusers_model_type(tensors) == "xl_base"
+    assert infer_diffusers_model_type(motion_names(motion.state_dict())) == "animatediff_sdxl_beta"
+
+
+def test_the_shipped_tokenizer_is_clips():
+    tokenizer, tokenizer_2 = clip_tokenizer(), clip_tokenizer("tokenizer_2")
+    assert len(tokenizer) == 49408
+    cat = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer("a photo of a cat").input_ids == cat
+    assert tokenizer("A  photo of a CAT").input_ids == cat
+    padded = {"padding": "max_length", "truncation": True}
+    assert tokenizer("a photo of a cat", **padded).input_ids == cat + [49407] * 70
+    assert tokenizer_2("a photo of a cat", **padded).input_ids == cat + [0] * 70
+    assert tokenizer("word " * 100, **padded).input_ids[-1] == 49407
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_single_files_give_what_their_folders_give(shelf, tmp_path, suffix):
+    strong, weak = shelf.strong_file, shelf.weak_file
+    if suffix == "ckpt":
+        strong, weak = tmp_path / "strong.ckpt", tmp_path / "weak.ckpt"
+        for source, target in ((shelf.strong_file, strong), (shelf.weak_file, weak)):
+            torch.save({"state_dict": load_file(source), "global_step": 3}, target)
+    folders = load(shelf.strong, shelf.weak, shelf.motion)
+    files = load(strong, weak, shelf.motion_file, config=shelf.config)
+    assert torch.equal(video(files), video(folders))
+    assert type(files.scheduler) is DDIMScheduler and files.scheduler.config == folders.scheduler.config
+
+
+def test_the_video_unet_has_all_of_the_image_unets_weights(shelf):
+    """Also `add_embedding`, which diffusers' own conversion leaves random."""
+    pipe = load(shelf.strong, motion_adapter=shelf.motion)
+    loaded = pipe.unet.state_dict()
+    image = load_file(shelf.strong / "unet" / "diffusion_pytorch_model.safetensors")
+    motion = load_file(shelf.motion / "diffusion_pytorch_model.safetensors")
+    assert loaded.keys() == image.keys() | motion.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in {**image, **motion}.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt", "pth"])
+def test_a_motion_module_in_the_original_layout_is_the_one_in_its_folder(shelf, tmp_path, prefix, suffix):
+    adapter = tiny.motion_adapter()
+    tensors = motion_names(adapter.state_dict(), prefix)
+    path = tmp_path / f"motion.{suffix}"
+    save_file(tensors, path) if suffix == "safetensors" else torch.save({"state_dict": tensors}, path)
+    pipe = load(shelf.strong, motion_adapter=path, config=shelf.config)
+    assert pipe.motion_adapter.config.motion_max_seq_length == 8
+    assert pipe.motion_adapter.state_dict().keys() == adapter.state_dict().keys()
+    for name, tensor in adapter.state_dict().items():
+        torch.testing.assert_close(pipe.motion_adapter.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_motion_modules_length_and_middle_block_are_read_from_its_file(shelf, tmp_path):
+    adapter = tiny.motion_adapter(motion_max_seq_length=5, use_motion_mid_block=True)
+    torch.save(motion_names(adapter.state_dict()), tmp_path / "motion.ckpt")
+    pipe = load(shelf.strong, motion_adapter=tmp_path / "motion.ckpt", config=shelf.config)
+    assert pipe.motion_adapter.config.motion_max_seq_length == 5
+    assert pipe.unet.config.use_motion_mid_block and hasattr(pipe.unet.mid_block, "motion_modules")
+
+
+def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
+    bare = tmp_path / "weak"
+    shutil.copytree(shelf.weak, bare)
+    for part in ("vae", "text_encoder", "text_encoder_2"):
+        shutil.rmtree(bare / part)
+    pipe = load(shelf.strong, bare, shelf.motion)
+    assert pipe.weak_text_encoder is None and pipe.weak_text_encoder_2 is None
+    assert torch.equal(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
+
+
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_weak_text_encoders_are_loaded_when_asked_for_and_different(shelf, layout):
+    weak, same = (shelf.weak, shelf.strong) if layout == "folder" else (shelf.weak_file, shelf.strong_file)
+    pipe = load(shelf.strong, weak, shelf.motion, weak_text_encoders=True, config=shelf.config)
+    for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
+        expected = text_encoder(13 + (name == "text_encoder_2"), kind).state_dict()
+        for key, tensor in getattr(pipe, f"weak_{name}").state_dict().items():
+            assert torch.equal(tensor, expected[key])
+    pipe = load(shelf.strong, same, shelf.motion, weak_text_encoders=True, config=shelf.config)
+    assert pipe.weak_text_encoder is None and pipe.weak_text_encoder_2 is None
+    assert video(pipe).isfinite().all()
+
+
+def test_what_the_two_unets_have_in_common_is_stored_once_and_stays_so(shelf, tmp_path):
+    pipe = load(shelf.strong, shelf.weak, shelf.motion)
+    motion = [name for name, _ in pipe.unet.named_parameters() if ".motion_modules." in name]
+    # Norms start as ones and zeros, so in random networks they are equal as well.
+    assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
+    assert set(motion) <= set(shared(pipe.motion_adapter, pipe.unet))
+    assert len(shared(pipe.weak_unet, pipe.unet)) < len(list(pipe.unet.parameters()))
+    before = shared(pipe.weak_unet, pipe.unet)
+
+    pipe.to(torch.bfloat16).to(torch.float16).to(torch.float32)
+    assert shared(pipe.weak_unet, pipe.unet) == before
+    pipe.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert set(before) <= set(shared(again.weak_unet, again.unet))
+    assert set(motion) <= set(shared(again.motion_adapter, again.unet))
+
+    alike = load(shelf.strong, shelf.strong_file, shelf.motion, config=shelf.config)
+    assert len(shared(alike.weak_unet, alike.unet)) == len(list(alike.unet.parameters()))
+
+
+def test_a_lora_on_the_strong_unet_leaves_the_weak_one_alone(shelf, tmp_path):
+    from peft import LoraConfig
+
+    pipe = load(shelf.strong, shelf.strong, shelf.motion)
+    x = torch.randn(2, 4, tiny.FRAMES, 8, 8, generator=torch.Generator().manual_seed(0))
+    added = {"text_embeds": torch.ones(2, WIDTHS[1]), "time_ids": torch.ones(2, 6)}
+    text = torch.ones(2 * tiny.FRAMES, tiny.TOKENS, sum(WIDTHS))
+
+    @torch.no_grad()
+    def predictions():
+        return [
+            unet(x, 500, encoder_hidden_states=text, added_cond_kwargs=added).sample
+            for unet in (pipe.unet, pipe.weak_unet)
+        ]
+
+    before = predictions()
+    assert torch.equal(*before)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=targets))
+    strong, weak = predictions()
+    assert torch.equal(weak, before[1]) and not torch.equal(strong, before[0])
+    pipe.fuse_lora(components=["unet"])
+    strong, weak = predictions()
+    assert torch.equal(weak, before[1]) and not torch.equal(strong, before[0])
+
+
+@pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
+def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_type):
+    pipe = load(shelf.strong, shelf.weak, shelf.motion)
+    expected = video(pipe)
+    for unet in (pipe.unet, pipe.weak_unet):
+        blocks = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
+        unet.enable_group_offload(
+            onload_device=torch.device("cpu"), offload_type=offload_type, **blocks
+        )
+    assert torch.equal(video(pipe), expected)
+
+
+def test_a_saved_pipeline_loads_again_with_the_same_output(shelf, tmp_path):
+    pipe = load(shelf.strong_file, shelf.weak, shelf.motion_file, weak_text_encoders=True, config=shelf.config)
+    expected = video(pipe)
+    pipe.save_pretrained(tmp_path / "pair")
+    again = load(tmp_path / "pair")
+    assert again.weak_text_encoder is not None
+    assert torch.equal(video(again), expected)
+    assert again.scheduler.config == pipe.scheduler.config
+
+
+def test_the_stock_pipeline_loads_the_folder(shelf, tmp_path):
+    pipe = load(shelf.strong, shelf.weak, shelf.motion)
+    pipe.save_pretrained(tmp_path / "pair")
+    stock = AnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")
+    assert torch.equal(video(stock), video(pipe, method=None))
+
+
+def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_path):
+    load(shelf.strong, shelf.strong, shelf.motion).save_pretrained(tmp_path / "pair")
+    tiny.motion_adapter(seed=7).save_pretrained(tmp_path / "motion")
+    for weak in (shelf.weak, tmp_path / "pair"):
+        pipe = load(tmp_path / "pair", weak, tmp_path / "motion")
+        assert torch.equal(video(pipe), video(load(shelf.strong, weak if weak == shelf.weak else shelf.strong,
+                                                   tmp_path / "motion")))
+        motion = [name for name, _ in pipe.unet.named_parameters() if ".motion_modules." in name]
+        assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
+
+
+def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
+    for name, seed in (("strong", 0), ("weak", 10)):
+        image_pipeline(seed).to(torch.float16).save_pretrained(tmp_path / name, variant="fp16")
+    tiny.motion_adapter().to(torch.float16).save_pretrained(tmp_path / "motion", variant="fp16")
+    paths = [tmp_path / name for name in ("strong", "weak", "motion")]
+    pipe = load(*paths, variant="fp16", torch_dtype=torch.bfloat16)
+    for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
+        dtypes = {tensor.dtype for tensor in getattr(pipe, name).state_dict().values() if tensor.is_floating_point()}
+        assert dtypes == {torch.bfloat16}, name
+    with pytest.raises(WeightsNotFound, match="strong=.*has no weights"):
+        load(*paths)
+    with pytest.raises(WeightsNotFound, match="weak=.*has no 'fp16' weights"):
+        load(paths[0], shelf.weak, paths[2], variant="fp16")
+    files = load(shelf.strong_file, shelf.weak_file, shelf.motion_file, config=shelf.config, torch_dtype=torch.bfloat16)
+    assert {files.unet.dtype, files.weak_unet.dtype, files.vae.dtype, files.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_components_replace_those_of_the_folder(shelf):
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.02)
+    for strong in (shelf.strong, shelf.strong_file):
+        pipe = load(strong, shelf.weak, shelf.motion, scheduler=scheduler, config=shelf.config)
+        assert pipe.scheduler is scheduler
+    with pytest.raises(TypeError, match="sheduler.*scheduler"):
+        load(shelf.strong, shelf.weak, shelf.motion, sheduler=scheduler)
+
+
+def test_a_hub_repository_is_read_from_its_cache(shelf, tmp_path):
+    for owner_name, folder in (("me/strong", shelf.strong), ("me/weak", shelf.weak), ("me/motion", shelf.motion)):
+        cached = tmp_path / ("models--" + owner_name.replace("/", "--"))
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    pipe = load("me/strong", "me/weak", "me/motion", cache_dir=tmp_path, local_files_only=True)
+    assert torch.equal(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
+
+    weights = tmp_path / "models--me--weak" / "snapshots" / ("0" * 40) / "unet"
+    (weights / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(WeightsNotFound) as error:
+        load("me/strong", "me/weak", "me/motion", cache_dir=tmp_path, local_files_only=True)
+    assert "weak='me/weak'" in str(error.value) and download_command("weak", "me/weak") in str(error.value)
+
+
+@pytest.mark.parametrize("argument", ["strong", "weak", "motion_adapter"])
+def test_missing_hub_weights_name_the_argument_and_the_download_command(shelf, tmp_path, argument):
+    values = {"strong": shelf.strong, "weak": shelf.weak, "motion_adapter": shelf.motion}
+    with pytest.raises(WeightsNotFound) as error:
+        load(**{**values, argument: "some/model"}, cache_dir=tmp_path, variant=None)
+    assert f"{argument}='some/model'" in str(error.value)
+    assert f"  {download_command(argument, 'some/model')}\n" in str(error.value)
+
+
+def test_the_download_commands_fetch_what_is_needed():
+    strong = download_command("strong", "stabilityai/stable-diffusion-xl-base-1.0", "fp16")
+    assert strong == (
+        'hf download stabilityai/stable-diffusion-xl-base-1.0 --include "*.json" --include "*/*.txt"'
+        ' --include "*/*.fp16.safetensors"'
+    )
+    weak = download_command("weak", "a/b")
+    assert weak == (
+        'hf download a/b --include "model_index.json" --include "scheduler/*" --include "unet/*.json"'
+        ' --include "unet/*.safetensors" --exclude "*.fp16.*"'
+    )
+
+
+class _Code:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
+    """By name: arguments, the error, and what its message must say."""
+    good = {"strong": shelf.strong_file, "weak": shelf.weak_file, "motion_adapter": shelf.motion_file}
+    tensors = load_file(shelf.strong_file)
+
+    def file(name: str, content) -> Path:
+        save_file(content, root / name) if isinstance(content, dict) else (root / name).write_bytes(content)
+        return root / name
+
+    sd15 = {k: v for k, v in tensors.items() if "label_emb" not in k}
+    sd15 |= {k: torch.zeros(v.shape[0], 768) for k, v in sd15.items() if k.endswith("attn2.to_k.weight")}
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    sd15_motion = tiny.motion_adapter(block_out_channels=(8, 16, 16), motion_layers_per_block=1)
+    whole = shelf.strong_file.read_bytes()
+    (root / "code.ckpt").write_bytes(pickle.dumps({"state_dict": _Code()}))
+    torch.save({"state_dict": _Code()}, root / "zipped.ckpt")
+    (root / "empty").mkdir()
+    return {
+        "missing": ({**good, "strong": root / "none.safetensors"}, WeightsNotFound, "strong=.*does not exist"),
+        "missing folder": ({**good, "weak": root / "none"}, WeightsNotFound, "weak=.*does not exist"),
+        "empty folder": ({**good, "weak": root / "empty"}, WeightsNotFound, "weak=.*model_index.json"),
+        "wrong type": ({**good, "weak": file("a.zip", b"")}, WeightsError, r"weak=.*\.zip file.*\.safetensors"),
+        "truncated": (
+            {**good, "weak": file("cut.safetensors", whole[: len(whole) // 2])}, WeightsError, "weak=.*damaged"
+        ),
+        "not safetensors": (
+            {**good, "strong": file("text.safetensors", b"version 1")}, WeightsError, "strong=.*damaged"
+        ),
+        "code": ({**good, "weak": root / "code.ckpt"}, WeightsError, "weak=.*never run"),
+        "code, zipped": ({**good, "strong": root / "zipped.ckpt"}, WeightsError, "strong=.*never run"),
+        "SD 1.5": (
+            {**good, "strong": file("sd15.safetensors", sd15)}, WeightsError, "strong=.*Stable Diffusion 1"
+        ),
+        "SD 1.5 motion": (
+            {**good, "motion_adapter": file("mm.safetensors", motion_names(sd15_motion.state_dict()))},
+            WeightsError,
+            r"motion_adapter=.*\(8, 16, 16\)",
+        ),
+        "inpainting": (
+            {**good, "strong": file("paint.safetensors", tensors | {first: torch.zeros(8, 9, 3, 3)})},
+            WeightsError,
+            "strong=.*9 input channels",
+        ),
+        "a LoRA": (
+            {**good, "weak": file("lora.safetensors", {"lora_unet_x.lora_down.weight": torch.zeros(2)})},
+            WeightsError,
+            "weak=.*LoRA",
+        ),
+        "swapped": ({**good, "strong": shelf.motion_file}, WeightsError, "strong=.*give it as `motion_adapter`"),
+        "no motion": ({**good, "motion_adapter": shelf.weak_file}, WeightsError, "not a motion module"),
+        "no motion at all": ({**good, "motion_adapter": None}, WeightsError, "motion_adapter=None.*hf download"),
+        "incomplete": (
+            {**good, "weak": file("part.safetensors", {k: v for k, v in tensors.items() if "out.2." not in k})},
+            WeightsError,
+            "weak=.*lacks 2 weights.*conv_out",
+        ),
+        "without VAE": (
+            {**good, "strong": file("novae.safetensors", {k: v for k, v in tensors.items() if "first" not in k})},
+            WeightsError,
+            "strong=.*",
+        ),
+        "v-prediction": (
+            {**good, "weak": file("v.safetensors", tensors | {"v_pred": torch.tensor([])})},
+            WeightsError,
+            "prediction type epsilon against v_prediction",
+        ),
+    }
+
+
+BAD = [
+    "missing", "missing folder", "empty folder", "wrong type", "truncated", "not safetensors", "code", "code, zipped",
+    "SD 1.5", "SD 1.5 motion", "inpainting", "a LoRA", "swapped", "no motion", "no motion at all", "incomplete",
+    "without VAE", "v-prediction",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_error(shelf, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    cases = _bad_files(shelf, tmp_path)
+    assert list(cases) == BAD
+    arguments, kind, says = cases[case]
+    with pytest.raises(kind, match="(?s)" + says):
+        load(**arguments, config=shelf.config)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"in_channels": 16, "out_channels": 16}, r"latent channels \(4, 4\) against \(16, 16\)"),
+        ({"cross_attention_dim": 32}, "cross-attention width 24 against 32"),
+        ({"block_out_channels": (8, 8)}, "UNet blocks"),
+    ],
+)
+def test_arms_that_do_not_go_together_are_refused_before_loading(shelf, tmp_path, monkeypatch, change, says):
+    image_pipeline(10, **change).save_pretrained(tmp_path / "weak")
+    monkeypatch.setattr(loading.Pair, "components", lambda self: pytest.fail("loaded"))
+    with pytest.raises(WeightsError, match=f"strong=.* and weak=.*{says}"):
+        load(shelf.strong, tmp_path / "weak", shelf.motion)
+
+
+def test_a_folder_of_another_pipeline_is_refused(shelf, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(shelf.strong, folder)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionPipeline"))
+    with pytest.raises(WeightsError, match="strong=.*is a StableDiffusionPipeline. Accepted: StableDiffusionXL"):
+        load(folder, motion_adapter=shelf.motion)
+
+
+def test_v_prediction_reaches_the_scheduler(shelf, tmp_path):
+    save_file(load_file(shelf.strong_file) | {"v_pred": torch.tensor([])}, tmp_path / "v.safetensors")
+    pipe = load(tmp_path / "v.safetensors", motion_adapter=shelf.motion, config=shelf.config)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"

@@ -1,0 +1,650 @@
+"""Where weights come from: hub ids, diffusers folders and single files, looked at before anything is loaded.
+
+A single file is in the layout of the original SDXL release, as most fine-tunes are shared; a motion module is in
+AnimateDiff's. Such files carry no configuration. SDXL's ships with the package (`sdxl/`), so they load offline.
+
+Pickles are opened with `weights_only=True` alone and code from the hub is never run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
+
+from w2sd_video.motion import share_parameters
+from w2sd_video.provenance import remember_files, weight_hashes
+
+__all__ = [
+    "WeightsError",
+    "WeightsNotFound",
+    "clip_tokenizer",
+    "download_command",
+    "find",
+    "plan",
+    "weight_hashes",
+]
+
+SDXL = Path(__file__).parent / "sdxl"
+"""SDXL's configurations in diffusers' folder layout, without weights. Its scheduler is AnimateDiff-SDXL's."""
+
+SUFFIXES = (".safetensors", ".ckpt", ".pth")
+ANIMATEDIFF = ("AnimateDiffSDXLPipeline", "W2SDAnimateDiffSDXLPipeline")
+HUB_OPTIONS = ("cache_dir", "token", "local_files_only", "force_download", "proxies")
+MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
+MOTION_WEIGHTS = "guoyww/animatediff-motion-adapter-sdxl-beta"
+
+Argument = Literal["strong", "weak", "motion_adapter"]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used: damaged, of another architecture, or not matching each other."""
+
+
+class WeightsNotFound(FileNotFoundError):
+    """Weights that are not on this machine. The message says how to get them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one argument of `from_pretrained` names.
+
+    Attributes:
+        argument: the argument's name, for messages.
+        value: what was given for it.
+        path: the file or folder; None until a hub repository has been fetched.
+    """
+
+    argument: Argument
+    value: str
+    path: Path | None
+
+    @property
+    def is_file(self) -> bool:
+        return self.path is not None and self.path.is_file()
+
+    def __str__(self) -> str:
+        return f"{self.argument}={self.value!r}"
+
+
+def find(argument: Argument, value: str | PathLike[str]) -> Source:
+    """Tell a file, a folder and a hub id apart, without the network.
+
+    Raises:
+        WeightsNotFound: there is no such path, and it cannot be a hub id.
+        WeightsError: a file of another type.
+    """
+    value = fspath(value)
+    path = Path(value).expanduser()
+    accepted = (
+        "a folder in diffusers' layout, a hub id (owner/name), or a single file in the original layout"
+        f" ({', '.join(SUFFIXES)})"
+    )
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise WeightsError(
+            f"{argument}={value!r} is a {path.suffix or 'nameless'} file. Accepted: {accepted}."
+        )
+    if path.exists():
+        return Source(argument, value, path)
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value) or path.suffix.lower() in SUFFIXES:
+        raise WeightsNotFound(f"{argument}={value!r} does not exist. Accepted: {accepted}.")
+    return Source(argument, value, None)
+
+
+def download_command(argument: Argument, repo_id: str, variant: str | None = None) -> str:
+    """The `hf` command that fetches what an argument needs of a hub repository, and no more."""
+    weights = f"{variant}.safetensors" if variant else "safetensors"
+    patterns = {
+        "strong": ["*.json", "*/*.txt", f"*/*.{weights}"],
+        "weak": ["model_index.json", "scheduler/*", "unet/*.json", f"unet/*.{weights}"],
+        "motion_adapter": ["config.json", f"*.{weights}"],
+    }[argument]
+    command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
+    return command if variant else command + ' --exclude "*.fp16.*"'
+
+
+@contextmanager
+def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
+    """Let what goes wrong inside name the argument, the value, and the way out."""
+    try:
+        yield
+    except (WeightsError, WeightsNotFound):
+        raise
+    except (OSError, ValueError, RuntimeError, SingleFileComponentError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        if source.path is None:
+            raise WeightsNotFound(
+                f"{source} is neither a path nor a hub repository whose weights are on this machine. Get them with\n"
+                f"  {download_command(source.argument, source.value, variant)}\n({reason})"
+            ) from error
+        if isinstance(error, FileNotFoundError):
+            raise WeightsNotFound(f"{source}: {reason}") from error
+        raise WeightsError(f"{source} cannot be loaded: {reason}") from error
+
+
+def open_checkpoint(source: Source) -> dict[str, torch.Tensor]:
+    """The tensors of a single file, mapped from the disk and not read yet (a `.ckpt` of the old format is read).
+
+    Raises:
+        WeightsError: the file is damaged, or a pickle that holds more than tensors.
+    """
+    path = source.path
+    assert path is not None
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{source} is damaged, or holds Python objects beside tensors; such code is never run. Accepted: a file of"
+            " tensors alone, best as .safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(f"{source} is damaged or not complete: {str(error).splitlines()[0]}") from error
+    while isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, dict):
+        raise WeightsError(f"{source} holds a {type(tensors).__name__}, not tensors by name.")
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a single file's tensors; of a .safetensors only the header is read."""
+    if source.path is None or source.path.suffix.lower() != ".safetensors":
+        return {name: tuple(tensor.shape) for name, tensor in open_checkpoint(source).items()}
+    try:
+        with safe_open(source.path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{source} is damaged or not complete: {error}") from error
+
+
+def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
+    """The weights that diffusers and transformers load from a component's folder; several when they are sharded."""
+    if not folder.is_dir():
+        return []
+    middle = re.escape(f".{variant}") if variant else ""
+    for suffix in ("bin",) if use_safetensors is False else ("safetensors", "bin"):
+        name = re.compile(rf"[a-z_]+{middle}(-\d+-of-\d+)?\.{suffix}")
+        if files := sorted(file for file in folder.iterdir() if name.fullmatch(file.name)):
+            return files
+    return []
+
+
+@dataclass
+class Arm:
+    """One side of the pair as its configuration describes it, before any weight is read."""
+
+    source: Source
+    pipeline: str
+    unet: dict[str, Any]
+    prediction_type: str
+    scheduler: dict[str, Any] | None = None
+    components: tuple[str, ...] = ()
+
+    @property
+    def is_animatediff(self) -> bool:
+        return self.pipeline in ANIMATEDIFF
+
+    def facts(self) -> dict[str, Any]:
+        """What two arms must have in common."""
+        return {
+            "latent channels": (self.unet.get("in_channels", 4), self.unet.get("out_channels", 4)),
+            "cross-attention width": self.unet.get("cross_attention_dim"),
+            "pooled text and size width": self.unet.get("projection_class_embeddings_input_dim"),
+            "UNet blocks": tuple(self.unet["block_out_channels"]),
+            "prediction type": self.prediction_type,
+        }
+
+
+def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _Options) -> Arm:
+    if source.is_file:
+        return _arm_of_file(source, config)
+    with _explained(source, options.variant):
+        if source.path is None:
+            # The pipeline class only says which parts are passed in and so not fetched.
+            wanted = ("unet", "scheduler") if source.argument == "weak" else None
+            skipped = dict.fromkeys(
+                k
+                for k in StableDiffusionXLPipeline._get_signature_keys(StableDiffusionXLPipeline)[0]
+                if k in overridden or (wanted and k not in wanted and not options.weak_text_encoders)
+            )
+            folder = StableDiffusionXLPipeline.download(
+                source.value, **skipped, **options.hub, **options.download
+            )
+            source = Source(source.argument, source.value, Path(folder))
+    assert source.path is not None
+    if not (source.path / "model_index.json").is_file():
+        raise WeightsNotFound(
+            f"{source} has no model_index.json. Accepted: a folder that a diffusers SDXL or AnimateDiff-SDXL pipeline"
+            f" was saved to, a hub id, or a single file in the original layout ({', '.join(SUFFIXES)})."
+        )
+    with _explained(source, options.variant):
+        index = DiffusionPipeline.load_config(source.path)
+        unet = UNet2DConditionModel.load_config(source.path, subfolder="unet")
+        scheduler = DDIMScheduler.load_config(source.path, subfolder="scheduler")
+    name = index.get("_class_name")
+    if not isinstance(name, str) or not (name in ANIMATEDIFF or name.startswith("StableDiffusionXL")):
+        raise WeightsError(
+            f"{source} is a {name}. Accepted: StableDiffusionXLPipeline, {' or '.join(ANIMATEDIFF)}."
+        )
+    components = tuple(k for k, v in index.items() if isinstance(v, (list, tuple)) and v[0] is not None)
+    needed = {"unet", "vae", "text_encoder", "text_encoder_2"} if source.argument == "strong" else {"unet"}
+    for part in sorted(needed & set(components) - set(overridden)):
+        if not weight_files(source.path / part, options.variant, options.use_safetensors):
+            kind = f"{options.variant!r} weights (`variant`)" if options.variant else "weights"
+            raise WeightsNotFound(f"{source} has no {kind} in {part}/.{_hint(source, options.variant)}")
+    return Arm(source, name, unet, scheduler.get("prediction_type", "epsilon"), scheduler, components)
+
+
+def _hint(source: Source, variant: str | None) -> str:
+    """How to complete a repository of which only a part is cached."""
+    if Path(source.value).expanduser().exists():
+        return ""
+    return f" Get them with\n  {download_command(source.argument, source.value, variant)}"
+
+
+def _arm_of_file(source: Source, config: Path) -> Arm:
+    shapes = _shapes(source)
+    unet = UNet2DConditionModel.load_config(config, subfolder="unet")
+    prefix = "model.diffusion_model."
+    expected = f"SDXL's original layout, with a UNet of cross-attention width {unet['cross_attention_dim']}"
+    if f"{prefix}input_blocks.0.0.weight" not in shapes:
+        raise WeightsError(f"{source} is {_describe(shapes)}. Accepted: {expected}.")
+    widths = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")}
+    if widths != {unet["cross_attention_dim"]} or f"{prefix}label_emb.0.0.weight" not in shapes:
+        known = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the SDXL refiner"}
+        is_ = " or ".join(
+            known.get(width, f"a UNet of cross-attention width {width}") for width in sorted(widths)
+        )
+        raise WeightsError(f"{source} is a checkpoint of {is_ or 'another model'}. Accepted: {expected}.")
+    channels = shapes[f"{prefix}input_blocks.0.0.weight"][1]
+    if channels != unet["in_channels"]:
+        raise WeightsError(
+            f"{source} has a UNet of {channels} input channels (9 is inpainting, 8 is editing). Accepted: {expected}"
+            f" and {unet['in_channels']} input channels."
+        )
+    # The marker that the makers of v-prediction fine-tunes of SDXL put into their files.
+    prediction_type = "v_prediction" if "v_pred" in shapes else "epsilon"
+    return Arm(source, "StableDiffusionXLPipeline", unet, prediction_type)
+
+
+def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """In words, what a file is that is not an SDXL checkpoint."""
+    names = list(shapes)
+    if any("lora" in name.lower() for name in names):
+        return "a LoRA (load it into the pipeline with `load_lora_weights`)"
+    if any("motion_modules." in name for name in names):
+        return "a motion module (give it as `motion_adapter`)"
+    if any(name.startswith(("down_blocks.", "conv_in.")) for name in names):
+        return "a part of a diffusers folder (give the folder that holds model_index.json)"
+    return f"a file of {len(names)} tensors, such as {names[0]!r}," if names else "empty"
+
+
+@dataclass
+class _Options:
+    hub: dict[str, Any]
+    model: dict[str, Any]
+    torch_dtype: torch.dtype | None
+    revision: str | None
+    weak_text_encoders: bool
+
+    @property
+    def variant(self) -> str | None:
+        return self.model.get("variant")
+
+    @property
+    def use_safetensors(self) -> bool | None:
+        return self.model.get("use_safetensors")
+
+    @property
+    def download(self) -> dict[str, Any]:
+        return {k: v for k, v in self.model.items() if k in ("variant", "use_safetensors")}
+
+
+@dataclass
+class Pair:
+    """Both arms and the motion module, checked against each other; `components` loads what the pipeline is handed.
+
+    Made by `plan`.
+    """
+
+    strong: Arm
+    weak: Arm | None
+    motion: Source | MotionAdapter | None
+    config: Path
+    options: _Options
+    given: dict[str, Any]
+    files: dict[str, list[Path]] = field(default_factory=dict)
+
+    def location(self) -> str:
+        return str(self.strong.source.path)
+
+    def explained(self):
+        return _explained(self.strong.source, self.options.variant)
+
+    def load_options(self) -> dict[str, Any]:
+        """What the pipeline's own loader is told, beside the components."""
+        common: dict[str, Any] = {"torch_dtype": self.options.torch_dtype}
+        if self.strong.source.is_file:
+            return {**common, "config": str(self.config), "local_files_only": True}
+        return {**common, **self.options.model, "local_files_only": True}
+
+    def components(self) -> dict[str, Any]:
+        """Load all but what the strong arm's own loader brings."""
+        parts = dict(self.given)
+        if (adapter := self._motion_adapter()) is not None:
+            parts["motion_adapter"] = adapter
+        if not self.strong.is_animatediff:
+            parts.setdefault("scheduler", self.scheduler)
+        if self.strong.source.is_file and self.config == SDXL:
+            for name in ("tokenizer", "tokenizer_2"):
+                if name not in parts:
+                    parts[name] = clip_tokenizer(name)
+        if self.weak is not None:
+            parts["weak_unet"] = self._weak_unet(adapter)
+            if self.options.weak_text_encoders:
+                parts.update(self._weak_text_encoders())
+        return parts
+
+    @cached_property
+    def scheduler(self) -> DDIMScheduler:
+        """AnimateDiff-SDXL's schedule as diffusers documents it, for what the strong model predicts."""
+        config = DDIMScheduler.load_config(SDXL, subfolder="scheduler")
+        return DDIMScheduler.from_config(config, prediction_type=self.strong.prediction_type)
+
+    def _motion_adapter(self) -> MotionAdapter | None:
+        if not isinstance(self.motion, Source):
+            return self.motion
+        if self.motion.is_file:
+            adapter = load_motion_file(self.motion, self.config, self.options.torch_dtype)
+            self.files["motion_adapter"] = [self.motion.path] if self.motion.path else []
+            return adapter
+        with _explained(self.motion, self.options.variant):
+            adapter = MotionAdapter.from_pretrained(
+                self.motion.path or self.motion.value,
+                torch_dtype=self.options.torch_dtype,
+                **self.options.model,
+                **self.options.hub,
+            )
+        folder = Path(adapter.config.get("_name_or_path") or "")
+        self.files["motion_adapter"] = weight_files(
+            folder, self.options.variant, self.options.use_safetensors
+        )
+        return adapter
+
+    def _weak_unet(self, adapter: MotionAdapter | None) -> UNet2DConditionModel | UNetMotionModel:
+        assert self.weak is not None
+        source, dtype = self.weak.source, self.options.torch_dtype
+        with _explained(source, self.options.variant):
+            if source.is_file:
+                unet = UNet2DConditionModel.from_single_file(
+                    str(source.path),
+                    config=str(self.config),
+                    subfolder="unet",
+                    torch_dtype=dtype,
+                    local_files_only=True,
+                )
+                return complete(source, unet)
+            kind = UNetMotionModel if self.weak.is_animatediff else UNet2DConditionModel
+            unet = kind.from_pretrained(
+                source.path, subfolder="unet", torch_dtype=dtype, **self.options.model
+            )
+            if adapter is not None and isinstance(unet, UNetMotionModel):
+                unet.load_motion_modules(adapter)
+            return unet
+
+    def _weak_text_encoders(self) -> dict[str, Any]:
+        assert self.weak is not None
+        source = self.weak.source
+        without = dict.fromkeys(("unet", "vae", "tokenizer", "tokenizer_2"))
+        load: Any = StableDiffusionXLPipeline.from_pretrained
+        options: dict[str, Any] = {**self.options.model, "torch_dtype": self.options.torch_dtype}
+        if source.is_file:
+            load = StableDiffusionXLPipeline.from_single_file
+            options = {"torch_dtype": self.options.torch_dtype, "config": str(self.config)}
+        with _explained(source, self.options.variant):
+            parts = load(
+                str(source.path), **without, scheduler=self.scheduler, local_files_only=True, **options
+            ).components
+        return {f"weak_{name}": complete(source, parts[name]) for name in ("text_encoder", "text_encoder_2")}
+
+    def finish(self, pipeline: Any) -> Any:
+        """Check that every weight was found, drop weak text encoders that add nothing, and note the files."""
+        for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+            if (module := getattr(pipeline, name)) is not None:
+                complete(self.strong.source, module, f"; pass `{name}` if it is kept elsewhere")
+        if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
+            pipeline.unet.load_motion_modules(pipeline.motion_adapter)
+            if pipeline.weak_unet is not None:
+                share_parameters(pipeline.weak_unet, pipeline.unet)
+        encoders = ("text_encoder", "text_encoder_2")
+        if self.options.weak_text_encoders and all(
+            _same(getattr(pipeline, f"weak_{name}"), getattr(pipeline, name)) for name in encoders
+        ):
+            pipeline.register_modules(**{f"weak_{name}": None for name in encoders})
+        for name, module in pipeline.components.items():
+            if isinstance(module, torch.nn.Module) and name not in self.given:
+                remember_files(module, self.files.get(name) or self._files(name))
+        return pipeline
+
+    def _files(self, component: str) -> list[Path]:
+        arm, name = self.strong, component
+        if self.weak is not None and component.startswith("weak_"):
+            arm, name = self.weak, component.removeprefix("weak_")
+        path = arm.source.path
+        assert path is not None
+        if path.is_file():
+            return [] if name == "motion_adapter" else [path]
+        return weight_files(path / name, self.options.variant, self.options.use_safetensors)
+
+
+def plan(
+    strong: str | PathLike[str],
+    weak: str | PathLike[str] | None = None,
+    motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
+    *,
+    config: str | PathLike[str] | None = None,
+    weak_text_encoders: bool = False,
+    torch_dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    accepted: Collection[str] = (),
+    **kwargs: Any,
+) -> Pair:
+    """Find both arms and the motion module, fetch what is on the hub, and check that they go together.
+
+    No weights are loaded. The arguments are those of `W2SDAnimateDiffSDXLPipeline.from_pretrained`; `accepted` names
+    the components that may be among `kwargs`.
+
+    Raises:
+        WeightsNotFound, WeightsError: see there.
+    """
+    if weak is None and weak_text_encoders:
+        raise ValueError("weak_text_encoders=True needs `weak`, which is None.")
+    if "dtype" in kwargs:
+        torch_dtype = kwargs.pop("dtype")
+    if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
+        raise ValueError(
+            f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.float16, or None."
+        )
+    options = _Options(
+        hub={name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
+        model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
+        torch_dtype=torch_dtype,
+        revision=revision,
+        weak_text_encoders=weak_text_encoders,
+    )
+    if unknown := sorted(kwargs.keys() - set(accepted)):
+        options_ = ("config", "weak_text_encoders", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
+        raise TypeError(
+            f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong`, `weak` and"
+            f" `motion_adapter`: {', '.join((*options_, *sorted(accepted)))}."
+        )
+    folder = SDXL if config is None else Path(config)
+    if not (folder / "unet" / "config.json").is_file():
+        raise WeightsNotFound(
+            f"config={str(config)!r} has no unet/config.json. Accepted: a folder of configurations in diffusers'"
+            " layout, which single files are loaded with, or None for SDXL's."
+        )
+
+    strong_source = find("strong", strong)
+    weak_source = None if weak is None else find("weak", weak)
+    motion = motion_adapter
+    if motion is not None and not isinstance(motion, MotionAdapter):
+        motion = find("motion_adapter", motion)
+
+    pinned = _Options(
+        **{**vars(options), "hub": {**options.hub, **({"revision": revision} if revision else {})}}
+    )
+    strong_arm = _arm(strong_source, folder, kwargs, pinned)
+    weak_arm = None if weak_source is None else _arm(weak_source, folder, {}, options)
+    if weak_arm is not None:
+        check_arms(strong_arm, weak_arm)
+    if motion is None and "motion_adapter" not in strong_arm.components:
+        raise WeightsError(
+            f"motion_adapter=None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder, a file in"
+            " AnimateDiff's original layout, or a MotionAdapter. The one made for SDXL:\n"
+            f"  {download_command('motion_adapter', MOTION_WEIGHTS, options.variant)}"
+        )
+    if motion is not None:
+        _check_motion(motion, strong_arm, options)
+    return Pair(strong_arm, weak_arm, motion, folder, options, kwargs)
+
+
+def check_arms(strong: Arm, weak: Arm) -> None:
+    """Reflection subtracts one network's noise prediction from the other's: both must mean the same thing by it.
+
+    Raises:
+        WeightsError: latents, text embeddings or prediction types differ.
+    """
+    ours, theirs = strong.facts(), weak.facts()
+    for fact in ours:
+        if ours[fact] != theirs[fact]:
+            raise WeightsError(
+                f"{strong.source} and {weak.source} do not go together: {fact} {ours[fact]} against {theirs[fact]}."
+                " Accepted: two models that agree in it."
+            )
+
+
+def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options) -> None:
+    named: str | Source
+    if isinstance(motion, MotionAdapter):
+        channels, named = tuple(motion.config.block_out_channels), "motion_adapter"
+    elif motion.is_file:
+        channels, named = _motion_channels(motion, _shapes(motion)), motion
+    else:
+        with _explained(motion, options.variant):
+            adapter = MotionAdapter.load_config(motion.path or motion.value, **options.hub)
+        channels, named = tuple(adapter["block_out_channels"]), motion
+        if motion.path and not weight_files(motion.path, options.variant, options.use_safetensors):
+            raise WeightsNotFound(f"{motion} holds no weights (variant={options.variant!r}).")
+    expected = tuple(strong.unet["block_out_channels"])
+    if channels != expected:
+        known = {(320, 640, 1280, 1280): " (Stable Diffusion 1.5)", (320, 640, 1280): " (SDXL)"}
+        raise WeightsError(
+            f"{named} is made for UNet blocks of {channels} channels{known.get(channels, '')}. Accepted for"
+            f" {strong.source}: {expected}{known.get(expected, '')}."
+        )
+
+
+def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The UNet blocks that a motion module's file is made for, from the norm in front of each block's transformer."""
+    pattern = re.compile(
+        r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight"
+    )
+    found = {int(match[1]): shape[0] for name, shape in shapes.items() if (match := pattern.fullmatch(name))}
+    if not found:
+        raise WeightsError(
+            f"{source} is not a motion module: it has no down_blocks.0.motion_modules. Accepted: a hub id, a folder,"
+            " or a file in AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt."
+        )
+    return tuple(found[block] for block in sorted(found))
+
+
+def load_motion_file(
+    source: Source, config: Path = SDXL, torch_dtype: torch.dtype | None = None
+) -> MotionAdapter:
+    """A motion module in AnimateDiff's original layout.
+
+    The number of frames and whether there is a middle block are read from the file; the rest of the configuration is
+    `config`'s. Trained positions are sinusoids, which are computed and not loaded.
+    """
+    tensors = {
+        name[found.start() :]: tensor
+        for name, tensor in open_checkpoint(source).items()
+        if (found := re.search(r"(down_blocks|mid_block|up_blocks)\..*motion_modules\.", name))
+    }
+    _motion_channels(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    frames = {tensor.shape[1] for name, tensor in tensors.items() if name.endswith("pos_encoder.pe")}
+    facts: dict[str, Any] = {"use_motion_mid_block": any(name.startswith("mid_block.") for name in tensors)}
+    if len(frames) == 1:
+        facts["motion_max_seq_length"] = frames.pop()
+    with _explained(source):
+        adapter = MotionAdapter.from_single_file(
+            tensors,
+            config=str(config),
+            subfolder="motion_adapter",
+            torch_dtype=torch_dtype,
+            local_files_only=True,
+            **facts,
+        )
+    return complete(source, adapter)
+
+
+def complete(source: Source, model: Any, otherwise: str = "") -> Any:
+    """The model, if every weight was found: loaders leave what a file lacks on the meta device and say nothing."""
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise WeightsError(
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}{otherwise}."
+        )
+    return model
+
+
+def clip_tokenizer(name: Literal["tokenizer", "tokenizer_2"] = "tokenizer") -> CLIPTokenizer:
+    """SDXL's CLIP tokenizer, made from the merges that ship with the package: 49,408 tokens.
+
+    The vocabulary follows from the merges: 256 byte symbols, the same at the end of a word, 48,894 merges, and the
+    two ends of a text. `tokenizer_2` pads with "!" (0) instead of the end of the text (49407).
+    """
+    merges = gzip.decompress((SDXL / "clip_merges.txt.gz").read_bytes()).decode().splitlines()
+    # Bytes that print stand for themselves; the others are moved past 255, in order (Radford et al. 2019).
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+    tokens = [*symbols, *(s + "</w>" for s in symbols), *(m.replace(" ", "") for m in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}), encoding="utf-8")
+        (path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+        (path / "tokenizer_config.json").write_bytes((SDXL / name / "tokenizer_config.json").read_bytes())
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    return ours.keys() == theirs.keys() and all(ours[name] is theirs[name] for name in ours)

@@ -1,0 +1,103 @@
+"""Which weights a pipeline runs with, as hashes for a run's record."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
+
+
+def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
+    """Note on a module which files its weights were loaded from, and their size and time then."""
+    module._w2sd_files = tuple((str(file), *_stamp(file)) for file in files)  # type: ignore[assignment]
+
+
+def weight_hashes(pipeline: Any) -> dict[str, str]:
+    """A SHA-256 for each network of a diffusers pipeline, by component name.
+
+    `sha256:…` is the hash of the file that the component was loaded from, the one that model sites publish; a sharded
+    component's is the hash of its shards' hashes. It says nothing of what was changed in memory since (dtype, fused
+    LoRA). `tensors-sha256:…` is that of names, dtypes, shapes and values, for a component that was built in memory or
+    whose file has changed.
+
+    Files are read whole. For large ones the hash is kept under the user's cache folder by path, size and time of last
+    change; files in the hub's cache carry theirs in their name. A few MB take milliseconds, an uncached checkpoint of
+    7 GB some seconds.
+    """
+    hashes: dict[str, str] = {}
+    of_files: dict[tuple[str, ...], str] = {}
+    for name, module in sorted(pipeline.components.items()):
+        if not isinstance(module, torch.nn.Module):
+            continue
+        files = getattr(module, "_w2sd_files", ())
+        if files and all(_unchanged(*file) for file in files):
+            paths = tuple(path for path, *_ in files)
+            if paths not in of_files:
+                of_files[paths] = _combined([file_sha256(Path(path)) for path in paths])
+            hashes[name] = "sha256:" + of_files[paths]
+        else:
+            hashes[name] = "tensors-sha256:" + tensors_sha256(module)
+    return hashes
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; see `weight_hashes` for what is remembered."""
+    real = path.resolve()
+    if path.is_symlink() and real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+        return real.name
+    size, changed = _stamp(real)
+    if size < REMEMBER_ABOVE:
+        return hashlib.sha256(real.read_bytes()).hexdigest()
+
+    key = f"{real}|{size}|{changed}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "w2sd-video" / "sha256.json"
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(cache.read_text())
+    if key in known:
+        return known[key]
+    digest = hashlib.sha256()
+    with real.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    with contextlib.suppress(OSError):  # a read-only home costs the next run some seconds, no more
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        draft = cache.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps({**known, key: digest.hexdigest()}, indent=1))
+        draft.replace(cache)
+    return digest.hexdigest()
+
+
+def tensors_sha256(module: torch.nn.Module) -> str:
+    """The SHA-256 of a module's names, dtypes, shapes and values, in hexadecimal, wherever they are stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _combined(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _unchanged(path: str, size: int, changed: int) -> bool:
+    try:
+        return _stamp(Path(path)) == (size, changed)
+    except OSError:
+        return False
