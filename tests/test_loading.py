@@ -106,6 +106,19 @@ def shared(a: torch.nn.Module, b: torch.nn.Module) -> list[str]:
     return [name for name, parameter in a.named_parameters() if theirs.get(name) is parameter]
 
 
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        # The positions of a motion module are computed, not loaded.
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6 if "pos_embed" in name else 0)
+
+
+def assert_same_video(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Up to rounding: weights mapped from another file are aligned otherwise, and summed in another order."""
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
 def test_the_shipped_configurations_are_sdxls():
     """Parameter counts of the published weights; 2,515 tensors in sd_xl_base_1.0.safetensors."""
     with init_empty_weights():
@@ -145,8 +158,11 @@ def test_single_files_give_what_their_folders_give(shelf, tmp_path, suffix):
             torch.save({"state_dict": load_file(source), "global_step": 3}, target)
     folders = load(shelf.strong, shelf.weak, shelf.motion)
     files = load(strong, weak, shelf.motion_file, config=shelf.config)
-    assert torch.equal(video(files), video(folders))
-    assert type(files.scheduler) is DDIMScheduler and files.scheduler.config == folders.scheduler.config
+    for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
+        assert_same_weights(getattr(files, name), getattr(folders, name))
+    assert_same_video(video(files), video(folders))
+    assert type(files.scheduler) is DDIMScheduler
+    assert files.scheduler.config == folders.scheduler.config
 
 
 def test_the_video_unet_has_all_of_the_image_unets_weights(shelf):
@@ -168,9 +184,7 @@ def test_a_motion_module_in_the_original_layout_is_the_one_in_its_folder(shelf, 
     save_file(tensors, path) if suffix == "safetensors" else torch.save({"state_dict": tensors}, path)
     pipe = load(shelf.strong, motion_adapter=path, config=shelf.config)
     assert pipe.motion_adapter.config.motion_max_seq_length == 8
-    assert pipe.motion_adapter.state_dict().keys() == adapter.state_dict().keys()
-    for name, tensor in adapter.state_dict().items():
-        torch.testing.assert_close(pipe.motion_adapter.state_dict()[name], tensor, rtol=0, atol=1e-6)
+    assert_same_weights(pipe.motion_adapter, adapter)
 
 
 def test_a_motion_modules_length_and_middle_block_are_read_from_its_file(shelf, tmp_path):
@@ -188,7 +202,7 @@ def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
         shutil.rmtree(bare / part)
     pipe = load(shelf.strong, bare, shelf.motion)
     assert pipe.weak_text_encoder is None and pipe.weak_text_encoder_2 is None
-    assert torch.equal(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
+    assert_same_video(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
@@ -267,16 +281,19 @@ def test_a_saved_pipeline_loads_again_with_the_same_output(shelf, tmp_path):
     expected = video(pipe)
     pipe.save_pretrained(tmp_path / "pair")
     again = load(tmp_path / "pair")
-    assert again.weak_text_encoder is not None
-    assert torch.equal(video(again), expected)
-    assert again.scheduler.config == pipe.scheduler.config
+    for name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            assert_same_weights(getattr(again, name), module)
+    assert_same_video(video(again), expected)
+    assert torch.equal(again.scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod)
+    assert again.scheduler.config.timestep_spacing == "linspace"
 
 
 def test_the_stock_pipeline_loads_the_folder(shelf, tmp_path):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     pipe.save_pretrained(tmp_path / "pair")
     stock = AnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")
-    assert torch.equal(video(stock), video(pipe, method=None))
+    assert_same_video(video(stock), video(pipe, method=None))
 
 
 def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_path):
@@ -284,8 +301,8 @@ def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_
     tiny.motion_adapter(seed=7).save_pretrained(tmp_path / "motion")
     for weak in (shelf.weak, tmp_path / "pair"):
         pipe = load(tmp_path / "pair", weak, tmp_path / "motion")
-        assert torch.equal(video(pipe), video(load(shelf.strong, weak if weak == shelf.weak else shelf.strong,
-                                                   tmp_path / "motion")))
+        image = weak if weak == shelf.weak else shelf.strong
+        assert_same_video(video(pipe), video(load(shelf.strong, image, tmp_path / "motion")))
         motion = [name for name, _ in pipe.unet.named_parameters() if ".motion_modules." in name]
         assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
 
@@ -323,7 +340,7 @@ def test_a_hub_repository_is_read_from_its_cache(shelf, tmp_path):
         (cached / "refs" / "main").write_text("0" * 40)
         shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
     pipe = load("me/strong", "me/weak", "me/motion", cache_dir=tmp_path, local_files_only=True)
-    assert torch.equal(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
+    assert_same_video(video(pipe), video(load(shelf.strong, shelf.weak, shelf.motion)))
 
     weights = tmp_path / "models--me--weak" / "snapshots" / ("0" * 40) / "unet"
     (weights / "diffusion_pytorch_model.safetensors").unlink()
@@ -413,12 +430,12 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
         "incomplete": (
             {**good, "weak": file("part.safetensors", {k: v for k, v in tensors.items() if "out.2." not in k})},
             WeightsError,
-            "weak=.*lacks 2 weights.*conv_out",
+            "weak=.*weights are missing",
         ),
         "without VAE": (
             {**good, "strong": file("novae.safetensors", {k: v for k, v in tensors.items() if "first" not in k})},
             WeightsError,
-            "strong=.*",
+            "strong=.*vae",
         ),
         "v-prediction": (
             {**good, "weak": file("v.safetensors", tensors | {"v_pred": torch.tensor([])})},

@@ -22,6 +22,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -59,6 +60,9 @@ MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
 MOTION_WEIGHTS = "guoyww/animatediff-motion-adapter-sdxl-beta"
 
 Argument = Literal["strong", "weak", "motion_adapter"]
+
+# Newer versions of diffusers warn of the older name.
+_DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 
 
 class WeightsError(ValueError):
@@ -136,10 +140,14 @@ def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, SingleFileComponentError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
+        if "meta tensor" in reason:
+            reason = "weights are missing in it"
+        if isinstance(error, SingleFileComponentError):
+            reason += " Pass the component itself, as in vae=AutoencoderKL.from_pretrained(...)."
         if source.path is None:
             raise WeightsNotFound(
                 f"{source} is neither a path nor a hub repository whose weights are on this machine. Get them with\n"
-                f"  {download_command(source.argument, source.value, variant)}\n({reason})"
+                f"  {download_command(source.argument, source.value, variant)}\n({reason.split('. ')[0]})"
             ) from error
         if isinstance(error, FileNotFoundError):
             raise WeightsNotFound(f"{source}: {reason}") from error
@@ -349,7 +357,7 @@ class Pair:
 
     def load_options(self) -> dict[str, Any]:
         """What the pipeline's own loader is told, beside the components."""
-        common: dict[str, Any] = {"torch_dtype": self.options.torch_dtype}
+        common: dict[str, Any] = {_DTYPE: self.options.torch_dtype}
         if self.strong.source.is_file:
             return {**common, "config": str(self.config), "local_files_only": True}
         return {**common, **self.options.model, "local_files_only": True}
@@ -423,10 +431,10 @@ class Pair:
         source = self.weak.source
         without = dict.fromkeys(("unet", "vae", "tokenizer", "tokenizer_2"))
         load: Any = StableDiffusionXLPipeline.from_pretrained
-        options: dict[str, Any] = {**self.options.model, "torch_dtype": self.options.torch_dtype}
+        options: dict[str, Any] = {**self.options.model, _DTYPE: self.options.torch_dtype}
         if source.is_file:
             load = StableDiffusionXLPipeline.from_single_file
-            options = {"torch_dtype": self.options.torch_dtype, "config": str(self.config)}
+            options = {_DTYPE: self.options.torch_dtype, "config": str(self.config)}
         with _explained(source, self.options.variant):
             parts = load(
                 str(source.path), **without, scheduler=self.scheduler, local_files_only=True, **options
@@ -440,8 +448,9 @@ class Pair:
                 complete(self.strong.source, module, f"; pass `{name}` if it is kept elsewhere")
         if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
             pipeline.unet.load_motion_modules(pipeline.motion_adapter)
-            if pipeline.weak_unet is not None:
-                share_parameters(pipeline.weak_unet, pipeline.unet)
+        for name in ("weak_unet", "motion_adapter"):
+            if (module := getattr(pipeline, name)) is not None:
+                share_parameters(module, pipeline.unet)
         encoders = ("text_encoder", "text_encoder_2")
         if self.options.weak_text_encoders and all(
             _same(getattr(pipeline, f"weak_{name}"), getattr(pipeline, name)) for name in encoders
