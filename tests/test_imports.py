@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"w2sd_video": ROOT / "w2sd_video"}
 ROOMS |= {f"w2sd_video.{room}": ROOT / room for room in ("pipelines", "eval", "prompts")}
 FILES = {
-    f"{room}.{'.'.join(path.relative_to(folder).with_suffix('').parts)}".removesuffix(".__init__"): path
+    ".".join([room, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__"): path
     for room, folder in ROOMS.items()
     for path in sorted(folder.rglob("*.py"))
 }
 TOP = ("w2sd_video.cli", "w2sd_video.generate", "w2sd_video.doctor", "w2sd_video.shapes")
-# Who may know diffusers: the hook, what loads and makes networks, what reads a scheduler, the pipelines, the top.
+# Who may know diffusers: the hook, what loads and makes networks, the pipelines, and the top.
 KNOW_DIFFUSERS = (
     "w2sd_video.hook",
     "w2sd_video.loading",

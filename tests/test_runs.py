@@ -84,6 +84,27 @@ def test_pngs_are_the_frames_bit_for_bit(tmp_path):
     assert np.array_equal(np.stack(back), made)
 
 
+def test_a_video_is_read_back_from_mp4_gif_and_pngs(tmp_path):
+    made = frames(5, 32, 48)
+    video.write_pngs(made, tmp_path / "frames")
+    assert np.array_equal(video.read(tmp_path / "frames"), made)
+    video.write_gif(made, tmp_path / "v.gif", fps=8)
+    assert np.array_equal(video.read(tmp_path / "v.gif"), made)  # two colours fit a palette
+    video.write_mp4(made, tmp_path / "v.mp4", fps=8)
+    assert np.array_equal(video.read(tmp_path / "v.mp4"), read(tmp_path / "v.mp4")[0])
+
+
+def test_what_is_no_video_is_refused_by_name(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "v.mp4").write_text("no video")
+    (tmp_path / "v.gif").write_text("no video")
+    for name in ("empty", "v.mp4", "v.gif"):
+        with pytest.raises(ValueError, match=f"{name} is not a video"):
+            video.read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="none.mp4 is not there"):
+        video.read(tmp_path / "none.mp4")
+
+
 def test_videos_side_by_side_are_enlarged_by_a_whole_factor_and_labelled():
     videos = {"weak": frames(), "strong": frames()[::-1], "W2SD": frames()}
     made = video.side_by_side(videos, "a caption")

@@ -5,9 +5,11 @@ torch and diffusers take seconds to import, so nothing here imports them before 
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +53,9 @@ OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 def main() -> None:
     """The program. Exit codes: 0 done; 1 it failed; 2 the input cannot be used; 130 interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # what they warn of, a user of this program cannot mend
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
     except KeyboardInterrupt:
@@ -86,6 +91,18 @@ def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
+def _number(panel: str, text: str, kind: type[int] | type[float]) -> Any:
+    """An option that takes a number, and names what it got instead."""
+
+    def parse(value: str) -> int | float:
+        try:
+            return kind(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
+
+    return _option(panel, text, parser=parse, metavar="N" if kind is int else "NUMBER")
+
+
 MODELS, METHOD, VIDEO, OUTPUT = "Models", "Method", "Video", "Output"
 
 
@@ -114,17 +131,20 @@ def generate(
     compare: Annotated[
         bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
     ] = False,
-    guidance: Annotated[float | None, _option(METHOD, "Guidance of the final denoising step.")] = None,
+    guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
     strong_guidance: Annotated[
-        float | None, _option(METHOD, "Guidance of the reflection's strong arm.")
+        float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)
     ] = None,
-    weak_guidance: Annotated[float | None, _option(METHOD, "Guidance of the reflection's weak arm.")] = None,
+    weak_guidance: Annotated[
+        float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)
+    ] = None,
     weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
     weak_negative_prompt: Annotated[
         str | None, _option(METHOD, "Another negative prompt for the weak arm.")
     ] = None,
     reflection_steps: Annotated[
-        int | None, _option(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).")
+        int | None,
+        _number(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).", int),
     ] = None,
     inversion: Annotated[
         str | None,
@@ -133,11 +153,11 @@ def generate(
     convention: Annotated[
         str | None, _option(METHOD, "Level of the inverse: exact (default), or published (the paper's code).")
     ] = None,
-    steps: Annotated[int | None, _option(VIDEO, "Denoising steps, T.")] = None,
-    frames: Annotated[int | None, _option(VIDEO, "Frames.")] = None,
-    height: Annotated[int | None, _option(VIDEO, "Height in pixels, a multiple of 8.")] = None,
-    width: Annotated[int | None, _option(VIDEO, "Width in pixels, a multiple of 8.")] = None,
-    fps: Annotated[int | None, _option(VIDEO, "Frames a second.")] = None,
+    steps: Annotated[int | None, _number(VIDEO, "Denoising steps, T.", int)] = None,
+    frames: Annotated[int | None, _number(VIDEO, "Frames.", int)] = None,
+    height: Annotated[int | None, _number(VIDEO, "Height in pixels, a multiple of 8.", int)] = None,
+    width: Annotated[int | None, _number(VIDEO, "Width in pixels, a multiple of 8.", int)] = None,
+    fps: Annotated[int | None, _number(VIDEO, "Frames a second.", int)] = None,
     out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("outputs"),
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,

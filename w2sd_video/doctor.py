@@ -7,13 +7,19 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import presets, runs, video
 
+if TYPE_CHECKING:
+    from .loading import Argument
+
 PACKAGES = (
-    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
+    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow"
+    " imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
+ROLES: tuple[Argument, ...] = ("strong", "weak", "motion_adapter")
 
 
 def report() -> dict[str, Rows]:
@@ -66,12 +72,12 @@ def weights() -> Rows:
     rows = []
     for name in presets.names():
         preset = presets.load(name)
-        for role in ("strong", "weak", "motion_adapter"):
+        for role in ROLES:
             rows.append((f"{name}, {role.replace('_', ' ')}", find(getattr(preset, role), role)))
     return rows
 
 
-def find(reference: str, role: str) -> str:
+def find(reference: str, role: Argument) -> str:
     """Where a model of a preset is: `shipped`, `found` with the folder, or `missing` with the way to it."""
     if reference.startswith("package:"):
         folder = runs.PACKAGE / reference.removeprefix("package:")

@@ -140,7 +140,10 @@ def load(request: Request) -> dict[str, Pipeline]:
         elif variant == "strong":
             pipelines[variant] = pipelines["w2sd"] if "w2sd" in pipelines else pipeline(strong)
         else:
-            pipelines[variant] = pipeline(weak)
+            try:
+                pipelines[variant] = pipeline(weak)
+            except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
+                raise OSError(str(error).replace("strong=", "weak=")) from error
             if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
                 pipelines[variant].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():

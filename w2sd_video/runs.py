@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,23 @@ class Request:
             _whole("inversion", self.inversion, 0, None)
         if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", str(self.device)):
             raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
+        if self.grammar:
+            self._check_grammar()
         for name in ("strong", "weak", "motion_adapter"):
             locate(getattr(self, name), name)
         _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
-        if self.grammar:
-            from importlib import import_module
 
-            parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
-            for text in (self.prompt, self.weak_prompt):
+    def _check_grammar(self) -> None:
+        """Refuses a prompt that the model never learnt to read."""
+        parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
+        for text in (self.prompt, self.weak_prompt):
+            try:
                 if text is not None:
                     parse(text)
+            except ValueError as error:
+                free = [name for name in presets.names() if presets.load(name).grammar is None]
+                way = f"Any text is taken by the presets of real models: --preset {' or '.join(free)}"
+                raise ValueError(f"{error}\n{way}") from None
 
     @property
     def stem(self) -> str:
@@ -286,7 +294,8 @@ def whole(finals: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=last.parent) as folder:
         staged = {kind: Path(folder) / path.name for kind, path in finals.items()}
         yield staged
-        last.unlink(missing_ok=True)
+        if not last.is_dir():
+            last.unlink(missing_ok=True)
         for kind, path in finals.items():
             if os.path.lexists(path) and (path.is_dir() or staged[kind].is_dir()):
                 path.rename(Path(folder) / f"replaced-{path.name}")

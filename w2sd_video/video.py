@@ -80,6 +80,44 @@ def write_pngs(frames: Frames, folder: Path) -> None:
         Image.fromarray(frame).save(folder / f"{index:04d}.png")
 
 
+def read(path: Path) -> Frames:
+    """The frames of a video file, a GIF, or a folder of PNGs in the order of their names.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it holds no video that can be read.
+    """
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    try:
+        if path.is_dir():
+            frames = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(path.glob("*.png"))]
+        elif path.suffix.lower() == ".gif":
+            with Image.open(path) as gif:
+                frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+        else:
+            frames = _decoded(path)
+        return np.stack(frames)
+    except (UnidentifiedImageError, subprocess.CalledProcessError, ValueError):
+        raise ValueError(f"{path} is not a video, a GIF or a folder of PNGs of one size") from None
+
+
+def _decoded(path: Path) -> list[Frames]:
+    """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures."""
+    command = [ffmpeg(), "-loglevel", "error", "-i", str(path), "-fps_mode", "passthrough"]
+    command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
+    data, frames = subprocess.run(command, capture_output=True, check=True).stdout, []
+    while data:
+        _, size, _, pixels = data.split(b"\n", 3)
+        width, height = map(int, size.split())
+        length = 3 * width * height
+        frames.append(np.frombuffer(pixels[:length], np.uint8).reshape(height, width, 3))
+        data = pixels[length:]
+    return frames
+
+
 def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:
     """The videos beside one another, each under its label, the caption above them all."""
     panels = {label: _resized(frames, PANEL) for label, frames in videos.items()}

@@ -1,0 +1,373 @@
+"""The command line, run on tiny models of the real classes, saved as a user would have them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import tiny
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+from typer.testing import CliRunner
+
+from w2sd_video import cli, runs
+
+PROMPT = "a red cat"
+STEM = "a-red-cat-seed0"
+STEPS = 3
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> list[str]:
+    """Options that name tiny strong, weak and motion folders, in diffusers' layout."""
+    root = tmp_path_factory.mktemp("models")
+    for name, seed in (("strong", 0), ("weak", 10)):
+        parts = tiny.components(weak=False, unet=tiny.unet2d(seed))
+        parts = {key: value for key, value in parts.items() if key not in ("motion_adapter", "weak_unet")}
+        StableDiffusionXLPipeline(**parts).save_pretrained(root / name)
+    tiny.motion_adapter().save_pretrained(root / "motion")
+    return [part for name in ("strong", "weak", "motion") for part in (f"--{name}", str(root / name))]
+
+
+@pytest.fixture
+def small(models) -> list[str]:
+    """Tiny models at a tiny size."""
+    return [*models, *f"--height 16 --width 24 --frames 3 --steps {STEPS} --device cpu".split()]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty folder, without a hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*arguments: object, code: int = 0, typed: str | None = None) -> str:
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=typed)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def generate(*arguments: object, code: int = 0) -> str:
+    return run("generate", *arguments, code=code)
+
+
+def sidecar(name: str = STEM, folder: str = "outputs") -> dict:
+    return json.loads((Path(folder) / f"{name}.json").read_text())
+
+
+def hashes(name: str = STEM, folder: str = "outputs") -> dict[str, str]:
+    return {variant: video["frames_sha256"] for variant, video in sidecar(name, folder)["videos"].items()}
+
+
+def listing(folder: str = "outputs") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).exists() else []
+
+
+def test_generate_writes_a_video_and_a_sidecar_and_says_where(small):
+    said = generate(PROMPT, *small)
+    assert listing() == [f"{STEM}.json", f"{STEM}.mp4"]
+    assert f"outputs/{STEM}.mp4" in said and f"outputs/{STEM}.json" in said
+    meta = next(imageio_ffmpeg.read_frames(f"outputs/{STEM}.mp4"))
+    assert meta["size"] == (24, 16) and meta["fps"] == 8 and meta["codec"] == "h264"
+
+
+def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
+    generate(PROMPT, *small, "--seed", 5, "--negative-prompt", "a dog", "--weak-guidance", 0.5)
+    made = sidecar("a-red-cat-seed5")
+    asked, video = made["request"], made["videos"]["w2sd"]
+    assert (asked["prompt"], asked["negative_prompt"]) == (PROMPT, "a dog")
+    assert (asked["seed"], asked["preset"]) == (5, "shapes")
+    scales = [asked[f"{name}guidance_scale"] for name in ("", "strong_", "weak_")]
+    assert scales == [3.0, 3.0, 0.5] and asked["reflection_steps"] == STEPS - 1
+    assert (asked["inversion"], asked["convention"], video["method"]) == ("x_s", "exact", "w2sd")
+    assert (
+        asked["scheduler"]["class"] == "DDIMScheduler"
+        and asked["scheduler"]["timestep_spacing"] == "linspace"
+    )
+    assert (asked["num_frames"], asked["height"], asked["width"], asked["fps"]) == (3, 16, 24, 8)
+    assert (asked["dtype"], made["device"]) == ("float32", "cpu")
+    assert {"python", "w2sd-video", "torch", "diffusers", "transformers"} <= made["versions"].keys()
+    hashed = made["weights"]["w2sd"]
+    assert {"unet", "weak_unet", "vae", "text_encoder"} <= hashed.keys() and hashed["unet"] != hashed[
+        "weak_unet"
+    ]
+    assert made["seconds"] > 0 and made["command"] and made["files"] == ["a-red-cat-seed5.mp4"]
+
+
+@pytest.mark.parametrize(
+    "options, strong, weak",
+    [
+        # guidance 3 takes 2 evaluations, 1 takes 1; reflection: strong at x_t, weak at x_s, strong at x~_t
+        ([], 2 * 4 + 2, 2 * 1),
+        (["--strong-guidance", 1], 2 * 3 + 2, 2 * 1),
+        (["--reflection-steps", 0], 3 * 2, 0),
+        (["--reflection-steps", 3], 3 * 4, 3 * 1),
+        (["--plain"], 3 * 2, 0),
+        (["--plain", "--guidance", 1], 3 * 1, 0),
+        (["--weak-only"], 3 * 2, 0),
+    ],
+)
+def test_the_sidecar_counts_network_evaluations_as_the_arithmetic_says(small, options, strong, weak):
+    generate(PROMPT, *small, *options)
+    (path,) = Path("outputs").glob("*.json")
+    (video,) = json.loads(path.read_text())["videos"].values()
+    assert video["evaluations"] == {"strong": strong, "weak": weak, "total": strong + weak}
+
+
+def test_a_sidecar_makes_the_same_frames_again(small):
+    generate(PROMPT, *small, "--seed", 3, "--png", "--inversion", 1, "--weak-prompt", "a cat")
+    name = "a-red-cat-seed3"
+    said = generate("--from", f"outputs/{name}.json", "--out", "again")
+    assert "every frame is the same" in said
+    assert hashes(name) == hashes(name, "again")
+    for path in Path(f"outputs/{name}-frames").iterdir():
+        assert np.array_equal(Image.open(path), Image.open(Path(f"again/{name}-frames") / path.name))
+    assert sidecar(name)["request"] == sidecar(name, "again")["request"]
+
+
+def test_a_remade_video_that_differs_is_reported_with_what_differs(small):
+    generate(PROMPT, *small)
+    other = sidecar()
+    other["videos"]["w2sd"]["frames_sha256"] = "0"
+    other["versions"]["torch"] = "1.0"
+    Path("other.json").write_text(json.dumps(other))
+    assert "frames differ from the sidecar's; what differs: versions" in generate(
+        "--from", "other.json", "--out", "x"
+    )
+
+
+def test_a_seed_gives_the_same_video_whatever_else_is_made(small):
+    generate(PROMPT, "a cat", *small, "--seed", "0,2-3")
+    generate(PROMPT, *small, "--seed", 3, "--out", "alone")
+    assert len(listing()) == 2 * 2 * 3
+    assert hashes("a-red-cat-seed3") == hashes("a-red-cat-seed3", "alone")
+    assert hashes("a-red-cat-seed3") != hashes("a-red-cat-seed2")
+
+
+def test_plain_and_weak_only_are_the_strong_and_the_weak_model_alone(small, models):
+    generate(PROMPT, *small, "--plain")
+    generate(PROMPT, *small, "--weak-only")
+    generate(PROMPT, *small, "--reflection-steps", 0)
+    plain, weak = hashes(f"{STEM}-plain")["strong"], hashes(f"{STEM}-weak")["weak"]
+    assert plain == hashes()["w2sd"] != weak
+    swapped = [*small]
+    swapped[1], swapped[3] = small[3], small[1]
+    generate(PROMPT, *swapped, "--plain", "--out", "swapped")
+    assert hashes(f"{STEM}-plain", "swapped")["strong"] == weak
+    assert sidecar(f"{STEM}-plain")["videos"]["strong"]["method"] is None
+
+
+def test_compare_makes_the_three_videos_that_are_made_alone(small):
+    generate(PROMPT, *small, "--compare", "--gif", "--png")
+    name = f"{STEM}-compare"
+    assert listing() == [f"{name}{end}" for end in ("-frames", ".gif", ".json", ".mp4", ".png")]
+    for option, variant, stem in (
+        ("--plain", "strong", f"{STEM}-plain"),
+        ("--weak-only", "weak", f"{STEM}-weak"),
+        ("--seed=0", "w2sd", STEM),
+    ):
+        generate(PROMPT, *small, option, "--out", "alone")
+        assert hashes(stem, "alone")[variant] == hashes(name)[variant]
+    width, height = next(imageio_ffmpeg.read_frames(f"outputs/{name}.mp4"))["size"]
+    assert width > 3 * 256 and height > 16 * 11  # 24 x 16, enlarged 11 times
+    sheet = Image.open(f"outputs/{name}.png")
+    assert sheet.width > 3 * 144 and sheet.height > 3 * 96
+    assert sorted(path.name for path in Path(f"outputs/{name}-frames").iterdir()) == [
+        "strong",
+        "w2sd",
+        "weak",
+    ]
+
+
+def test_what_is_made_already_is_kept_and_the_rest_goes_on(small):
+    generate(PROMPT, *small)
+    before = (Path("outputs") / f"{STEM}.mp4").stat().st_mtime_ns
+    said = generate(PROMPT, *small, "--seed", "0,1")
+    assert f"{STEM}.mp4  (already made)" in said and "a-red-cat-seed1.mp4" in listing()
+    assert (Path("outputs") / f"{STEM}.mp4").stat().st_mtime_ns == before
+    generate(PROMPT, *small, "--gif")  # the same video, one more format
+    assert f"{STEM}.gif" in listing()
+
+
+def test_another_video_of_the_same_name_is_not_replaced_unless_told(small):
+    generate(PROMPT, *small)
+    before = hashes()
+    said = generate(PROMPT, *small, "--guidance", 5, code=2)
+    assert f"{STEM}.mp4" in said and "--overwrite" in said and hashes() == before
+    generate(PROMPT, *small, "--guidance", 5, "--overwrite")
+    assert hashes() != before
+
+
+def test_prompts_come_from_a_file_too(small):
+    Path("prompts.txt").write_text("# animals\na cat\n\n  a dog  \na cat\n")
+    generate("a bird", "--prompts", "prompts.txt", *small, "--steps", 1)
+    assert [name for name in listing() if name.endswith(".mp4")] == [
+        f"{name}-seed0.mp4" for name in ("a-bird", "a-cat", "a-dog")
+    ]
+
+
+def test_gif_and_png_lie_beside_the_video(small):
+    generate(PROMPT, *small, "--gif", "--png", "--fps", 5)
+    assert listing() == [f"{STEM}{end}" for end in ("-frames", ".gif", ".json", ".mp4")]
+    assert [path.name for path in sorted(Path(f"outputs/{STEM}-frames").iterdir())] == [
+        f"000{i}.png" for i in range(3)
+    ]
+    assert Image.open(f"outputs/{STEM}.gif").info["duration"] == 200
+    assert sidecar()["formats"] == ["mp4", "gif", "png"]
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ([""], "PROMPT: '' is not accepted"),
+        (["a cat", "--height", 63], "--height: 63 is not accepted; give a multiple of 8"),
+        (["a cat", "--steps", -3], "--steps: -3 is not accepted; give a whole number from 1 to 1000"),
+        (["a cat", "--steps", "many"], "'--steps': 'many' is not a whole number"),
+        (["a cat", "--preset", "shape"], "preset 'shape' is unknown; did you mean 'shapes'?"),
+        (["a cat", "--schedule", "cosine"], "--schedule: 'cosine' is not accepted"),
+        (["a cat", "--frames", 9], "--frames: 9 is not accepted; give a whole number from 1 to 8"),
+        (["a cat", "--guidance", "nan"], "--guidance: nan is not accepted; give a finite number"),
+        (["a cat", "--weak-guidance", "inf"], "--weak-guidance: inf is not accepted"),
+        (["a cat", "--strong-guidance", "x"], "'--strong-guidance': 'x' is not a number"),
+        (
+            ["a cat", "--reflection-steps", 4],
+            "--reflection-steps: 4 is not accepted; give a whole number from 0 to 3",
+        ),
+        (["a cat", "--seed", -1], "--seed: '-1' is not accepted; give whole numbers from 0 up"),
+        (["a cat", "--seed", "3-1"], "--seed: '3-1' is not accepted"),
+        (["a cat", "--inversion", "x_0"], "--inversion: 'x_0' is not accepted"),
+        (["a cat", "--dtype", "float8"], "--dtype: 'float8' is not accepted; did you mean"),
+        (["a cat", "--device", "tpu"], "--device: 'tpu' is not accepted"),
+        (["a cat", "--strong", "/no/model"], "strong: '/no/model' is not there"),
+        (
+            ["a cat", "--out", "/dev/null/x"],
+            "--out: '/dev/null/x' is not accepted; give a folder that can be written to",
+        ),
+        (["a cat", "--plain", "--compare"], "exclude one another"),
+        (["a cat", "--prompts", "none.txt"], "none.txt"),
+        (["a cat", "--from", "x.json"], "--from takes everything from the sidecar"),
+        (["--from", "none.json"], "none.json"),
+        ([], "PROMPT is missing"),
+    ],
+)
+def test_bad_input_is_refused_in_words_before_anything_is_written(small, options, says):
+    if "--from" in options:
+        small = []
+    assert says in generate(*small, *options, code=2)
+    assert listing(".") == []
+
+
+def test_damaged_weights_are_refused_by_name(small, models):
+    (unet,) = (Path(models[1]) / "unet").glob("*.safetensors")
+    whole = unet.read_bytes()
+    try:
+        unet.write_bytes(whole[: len(whole) // 2])
+        said = generate(PROMPT, *small, code=2)
+    finally:
+        unet.write_bytes(whole)
+    assert models[1] in said and listing() == []
+
+
+def test_a_device_that_is_not_there_is_refused(small):
+    said = generate(PROMPT, *small, "--device", "cuda:99", code=2)
+    assert "--device: 'cuda:99' is not accepted" in said and listing() == []
+
+
+def test_without_weights_a_real_preset_says_how_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    command = [
+        sys.executable,
+        "-m",
+        "w2sd_video.cli",
+        "generate",
+        "a cat",
+        "--preset",
+        "animatediff-sdxl-juggernaut",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 2 and "hf download RunDiffusion/Juggernaut-XL-v9" in ran.stderr
+    assert "Traceback" not in ran.stderr and listing() == []
+
+
+def test_interrupting_leaves_whole_videos_only_and_the_same_command_goes_on(small):
+    command = [
+        sys.executable,
+        "-m",
+        "w2sd_video.cli",
+        "generate",
+        PROMPT,
+        *small,
+        "--seed",
+        "0-99",
+        "--steps",
+        "20",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 60
+    while not Path(f"outputs/{STEM}.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    made = listing()
+    assert not [name for name in made if name.startswith(".")] and len(made) % 2 == 0
+    for name in made:
+        if name.endswith(".json"):
+            json.loads((Path("outputs") / name).read_text())
+            assert next(imageio_ffmpeg.read_frames(f"outputs/{name[:-5]}.mp4"))["duration"] > 0
+    assert "(already made)" in generate(PROMPT, *small, "--seed", "0", "--steps", 20)
+
+
+def test_a_finished_preset_table_names_every_preset():
+    said = run("presets")
+    assert "shapes" in said and "animatediff-sdxl-juggernaut" in said and "Table 12" in said
+    assert "beta_schedule: scaled_linear" in run("presets", "animatediff-sdxl-juggernaut")
+    assert "did you mean 'shapes'" in run("presets", "shape", code=2)
+
+
+def test_doctor_reports_and_says_how_to_get_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    ran = subprocess.run([sys.executable, "-m", "w2sd_video.cli", "doctor"], capture_output=True, text=True)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr
+    for what in (
+        "Versions",
+        "torch: ",
+        "cpu: ",
+        "ffmpeg",
+        "shapes, strong: ",
+        "hf download RunDiffusion/Juggernaut-XL-v9",
+    ):
+        assert what in ran.stdout
+
+
+def test_a_prompt_outside_the_shapes_grammar_is_refused_with_the_words_and_the_way_out():
+    said = generate("a photo of a cat", code=2)
+    assert "circle" in said and "animatediff-sdxl-juggernaut" in said and listing() == []
+
+
+@pytest.mark.parametrize("text, seeds", [("7", [7]), ("0,3,8-10", [0, 3, 8, 9, 10]), ("1, 1-2", [1, 2])])
+def test_seeds_are_numbers_lists_and_ranges(text, seeds):
+    assert cli.parse_seeds(text) == seeds
+
+
+def test_every_option_in_a_message_is_one_that_there_is():
+    options = set(re.findall(r"--[a-z-]+", run("generate", "--help")))
+    named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}
+    assert named <= options
+    assert set(cli.OPTIONS) - {"out", "formats", "schedule"} <= {
+        field for field in runs.Request.__dataclass_fields__
+    }
