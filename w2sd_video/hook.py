@@ -154,7 +154,7 @@ class DenoiserHook(ModelHook):
             "evaluations": self.evaluations,
         }
         strong = _BoundArm("strong", forward, self.method.strong_guidance, Conditioning(), **common)
-        if reflects and step.moves:
+        if reflects:
             _check_reflectable(inputs)
             network = forward if self.weak is None else self.weak
             weak = _BoundArm("weak", network, self.method.weak_guidance, self.weak_conditioning, **common)

@@ -161,21 +161,11 @@ class Step:
     """
 
     timestep: float
-    prediction: str  # what the network predicts
+    prediction: str  # the kind; the steps are linear in it, or in epsilon where it is "sample"
     level: Level  # t
     forward: FirstOrder
     inverse: FirstOrder
     final: FirstOrder
-
-    @property
-    def moves(self) -> bool:
-        """Whether the step changes the level. Where it does not, there is nothing to reflect."""
-        return self.forward.b != 0
-
-    @property
-    def linear_in(self) -> str:
-        """The kind of prediction in which the step is written: the network's own, or epsilon for one of z."""
-        return "epsilon" if self.prediction == "sample" else self.prediction
 
 
 def read_step(

@@ -42,12 +42,14 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
         step: the step from x_t.
         strong, weak: the two arms.
         inversion: where the weak arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
-            inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the x~_t
-            found so far, which converges to the exact inverse of the weak arm's step.
+            inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the
+            x~_t found so far, which on short steps converges to the exact inverse of the weak arm's step.
 
     Returns:
         Tensor of the shape of `strong.denoise(x_t)`.
     """
+    if step.forward.b == 0:  # the level stays: there is nothing to come back from
+        return strong.denoise(x_t)
     p_s = strong.reflect(x_t)
     x_s = step.forward.forward(x_t, p_s)
     p_w = weak.reflect(x_t if inversion == "x_t" else x_s)
@@ -61,7 +63,7 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
     """d = x~_t - x_t, from the difference of the predictions: x_s and x~_t are large and nearly cancel.
 
-    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w); under `convention="published"` they are
+    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w). Under `convention="published"` they are
     not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
     """
     (a, b), (a_, b_) = (step.forward.a, step.forward.b), (step.inverse.a, step.inverse.b)
