@@ -80,9 +80,7 @@ def vae_names(tensors: Mapping[str, torch.Tensor], blocks: int) -> Tensors:
     for name, tensor in tensors.items():
         name = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", name)
         name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", name)
-        name = re.sub(
-            r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name
-        )
+        name = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name)
         name = re.sub(
             r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", name
         )

@@ -24,10 +24,10 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from original_layout import motion_names, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import loading
 from w2sd_video.loading import SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 load = W2SDAnimateDiffSDXLPipeline.from_pretrained
 WIDTHS = (tiny.TEXT_WIDTH, 2 * tiny.TEXT_WIDTH)  # original files tell the text encoders apart by their widths
@@ -270,14 +270,13 @@ def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_ty
     expected = video(pipe)
     for unet in (pipe.unet, pipe.weak_unet):
         blocks = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
-        unet.enable_group_offload(
-            onload_device=torch.device("cpu"), offload_type=offload_type, **blocks
-        )
+        unet.enable_group_offload(onload_device=torch.device("cpu"), offload_type=offload_type, **blocks)
     assert torch.equal(video(pipe), expected)
 
 
 def test_a_saved_pipeline_loads_again_with_the_same_output(shelf, tmp_path):
-    pipe = load(shelf.strong_file, shelf.weak, shelf.motion_file, weak_text_encoders=True, config=shelf.config)
+    models = (shelf.strong_file, shelf.weak, shelf.motion_file)
+    pipe = load(*models, weak_text_encoders=True, config=shelf.config)
     expected = video(pipe)
     pipe.save_pretrained(tmp_path / "pair")
     again = load(tmp_path / "pair")
@@ -307,6 +306,12 @@ def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_
         assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
 
 
+def test_another_weak_model_leaves_the_saved_weak_text_encoders_behind(shelf, tmp_path):
+    load(shelf.strong, shelf.weak, shelf.motion, weak_text_encoders=True).save_pretrained(tmp_path / "pair")
+    assert load(tmp_path / "pair").weak_text_encoder is not None
+    assert load(tmp_path / "pair", shelf.weak).weak_text_encoder is None
+
+
 def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
     for name, seed in (("strong", 0), ("weak", 10)):
         image_pipeline(seed).to(torch.float16).save_pretrained(tmp_path / name, variant="fp16")
@@ -314,14 +319,16 @@ def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
     paths = [tmp_path / name for name in ("strong", "weak", "motion")]
     pipe = load(*paths, variant="fp16", torch_dtype=torch.bfloat16)
     for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
-        dtypes = {tensor.dtype for tensor in getattr(pipe, name).state_dict().values() if tensor.is_floating_point()}
-        assert dtypes == {torch.bfloat16}, name
+        tensors = getattr(pipe, name).state_dict().values()
+        assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.bfloat16}, name
     with pytest.raises(WeightsNotFound, match="strong=.*has no weights"):
         load(*paths)
     with pytest.raises(WeightsNotFound, match="weak=.*has no 'fp16' weights"):
         load(paths[0], shelf.weak, paths[2], variant="fp16")
-    files = load(shelf.strong_file, shelf.weak_file, shelf.motion_file, config=shelf.config, torch_dtype=torch.bfloat16)
-    assert {files.unet.dtype, files.weak_unet.dtype, files.vae.dtype, files.text_encoder.dtype} == {torch.bfloat16}
+    paths = [shelf.strong_file, shelf.weak_file, shelf.motion_file]
+    files = load(*paths, config=shelf.config, torch_dtype=torch.bfloat16)
+    for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
+        assert getattr(files, name).dtype == torch.bfloat16, name
 
 
 def test_components_replace_those_of_the_folder(shelf):
@@ -334,8 +341,8 @@ def test_components_replace_those_of_the_folder(shelf):
 
 
 def test_a_hub_repository_is_read_from_its_cache(shelf, tmp_path):
-    for owner_name, folder in (("me/strong", shelf.strong), ("me/weak", shelf.weak), ("me/motion", shelf.motion)):
-        cached = tmp_path / ("models--" + owner_name.replace("/", "--"))
+    for name, folder in (("strong", shelf.strong), ("weak", shelf.weak), ("motion", shelf.motion)):
+        cached = tmp_path / f"models--me--{name}"
         (cached / "refs").mkdir(parents=True)
         (cached / "refs" / "main").write_text("0" * 40)
         shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
@@ -381,11 +388,14 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
     good = {"strong": shelf.strong_file, "weak": shelf.weak_file, "motion_adapter": shelf.motion_file}
     tensors = load_file(shelf.strong_file)
 
+    def without(part: str) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if part not in name}
+
     def file(name: str, content) -> Path:
         save_file(content, root / name) if isinstance(content, dict) else (root / name).write_bytes(content)
         return root / name
 
-    sd15 = {k: v for k, v in tensors.items() if "label_emb" not in k}
+    sd15 = without("label_emb")
     sd15 |= {k: torch.zeros(v.shape[0], 768) for k, v in sd15.items() if k.endswith("attn2.to_k.weight")}
     first = "model.diffusion_model.input_blocks.0.0.weight"
     sd15_motion = tiny.motion_adapter(block_out_channels=(8, 16, 16), motion_layers_per_block=1)
@@ -394,20 +404,26 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
     torch.save({"state_dict": _Code()}, root / "zipped.ckpt")
     (root / "empty").mkdir()
     return {
-        "missing": ({**good, "strong": root / "none.safetensors"}, WeightsNotFound, "strong=.*does not exist"),
+        "missing": ({**good, "strong": root / "none.ckpt"}, WeightsNotFound, "strong=.*does not exist"),
         "missing folder": ({**good, "weak": root / "none"}, WeightsNotFound, "weak=.*does not exist"),
         "empty folder": ({**good, "weak": root / "empty"}, WeightsNotFound, "weak=.*model_index.json"),
-        "wrong type": ({**good, "weak": file("a.zip", b"")}, WeightsError, r"weak=.*\.zip file.*\.safetensors"),
+        "wrong type": ({**good, "weak": file("a.zip", b"")}, WeightsError, "weak=.*zip file.*safetensors"),
         "truncated": (
-            {**good, "weak": file("cut.safetensors", whole[: len(whole) // 2])}, WeightsError, "weak=.*damaged"
+            {**good, "weak": file("cut.safetensors", whole[: len(whole) // 2])},
+            WeightsError,
+            "weak=.*damaged",
         ),
         "not safetensors": (
-            {**good, "strong": file("text.safetensors", b"version 1")}, WeightsError, "strong=.*damaged"
+            {**good, "strong": file("text.safetensors", b"version 1")},
+            WeightsError,
+            "strong=.*damaged",
         ),
         "code": ({**good, "weak": root / "code.ckpt"}, WeightsError, "weak=.*never run"),
         "code, zipped": ({**good, "strong": root / "zipped.ckpt"}, WeightsError, "strong=.*never run"),
         "SD 1.5": (
-            {**good, "strong": file("sd15.safetensors", sd15)}, WeightsError, "strong=.*Stable Diffusion 1"
+            {**good, "strong": file("sd15.safetensors", sd15)},
+            WeightsError,
+            "strong=.*Stable Diffusion 1",
         ),
         "SD 1.5 motion": (
             {**good, "motion_adapter": file("mm.safetensors", motion_names(sd15_motion.state_dict()))},
@@ -424,16 +440,21 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
             WeightsError,
             "weak=.*LoRA",
         ),
-        "swapped": ({**good, "strong": shelf.motion_file}, WeightsError, "strong=.*give it as `motion_adapter`"),
+        "swapped": ({**good, "strong": shelf.motion_file}, WeightsError, "strong=.*as `motion_adapter`"),
         "no motion": ({**good, "motion_adapter": shelf.weak_file}, WeightsError, "not a motion module"),
-        "no motion at all": ({**good, "motion_adapter": None}, WeightsError, "motion_adapter=None.*hf download"),
+        "motion folder of a UNet": (
+            {**good, "motion_adapter": shelf.strong / "unet"},
+            WeightsError,
+            "motion_adapter=.*is a UNet2DConditionModel",
+        ),
+        "no motion at all": ({**good, "motion_adapter": None}, WeightsError, "=None.*hf download"),
         "incomplete": (
-            {**good, "weak": file("part.safetensors", {k: v for k, v in tensors.items() if "out.2." not in k})},
+            {**good, "weak": file("part.safetensors", without("out.2."))},
             WeightsError,
             "weak=.*weights are missing",
         ),
         "without VAE": (
-            {**good, "strong": file("novae.safetensors", {k: v for k, v in tensors.items() if "first" not in k})},
+            {**good, "strong": file("novae.safetensors", without("first_stage"))},
             WeightsError,
             "strong=.*vae",
         ),
@@ -446,10 +467,10 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
 
 
 BAD = [
-    "missing", "missing folder", "empty folder", "wrong type", "truncated", "not safetensors", "code", "code, zipped",
-    "SD 1.5", "SD 1.5 motion", "inpainting", "a LoRA", "swapped", "no motion", "no motion at all", "incomplete",
-    "without VAE", "v-prediction",
-]  # fmt: skip
+    *("missing", "missing folder", "empty folder", "wrong type", "truncated", "not safetensors"),
+    *("code", "code, zipped", "SD 1.5", "SD 1.5 motion", "inpainting", "a LoRA", "swapped", "no motion"),
+    *("motion folder of a UNet", "no motion at all", "incomplete", "without VAE", "v-prediction"),
+]
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -483,7 +504,7 @@ def test_a_folder_of_another_pipeline_is_refused(shelf, tmp_path):
     shutil.copytree(shelf.strong, folder)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionPipeline"))
-    with pytest.raises(WeightsError, match="strong=.*is a StableDiffusionPipeline. Accepted: StableDiffusionXL"):
+    with pytest.raises(WeightsError, match="strong=.*is a StableDiffusionPipeline. Accepted"):
         load(folder, motion_adapter=shelf.motion)
 
 

@@ -1,12 +1,14 @@
-"""SDXL and its motion module at their true size, with random bfloat16 weights, from saving to a video's latents.
+"""SDXL and its motion module at their true size, with random bfloat16 weights, from saving to a video's
+latents.
 
 Run it by hand, on a machine with 24 GB of memory and 25 GB of free disk; it takes some minutes:
 
     OMP_NUM_THREADS=1 python tests/true_size.py [--folder DIR] [--size 128] [--frames 2] [--steps 2]
 
-It saves one model as a single file in SDXL's original layout and another as a diffusers folder, and a motion module in
-AnimateDiff's original layout; then, in a new process, loads them as strong, weak and motion module and generates. It
-prints wall times and the peak of memory, and deletes what it wrote. `--piece` is for its own use.
+It saves one model as a single file in SDXL's original layout and another as a diffusers folder, and a motion
+module in AnimateDiff's original layout; then, in a new process, loads them as strong, weak and motion module
+and generates. It prints wall times and the peak of memory, and deletes what it wrote. `--piece` is for its
+own use.
 """
 
 from __future__ import annotations
@@ -24,13 +26,19 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from original_layout import motion_names, sdxl
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.loading import SDXL, clip_tokenizer
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import weight_hashes
 
 GB = 2**30
@@ -46,13 +54,15 @@ def timed(what: str):
         int(line.split()[1]) / 2**20 for line in open("/proc/self/status") if line.startswith("RssAnon")
     )
     print(
-        f"{what:<44} {time.perf_counter() - start:7.1f} s   peak RSS {peak:5.2f} GB   now {own:5.2f} GB of its own",
+        f"{what:<44} {time.perf_counter() - start:7.1f} s   peak RSS {peak:5.2f} GB   now {own:5.2f} GB of"
+        " its own",
         flush=True,
     )
 
 
 def random_model(build, seed: int):
-    """The model with random bfloat16 weights of a scale that keeps its activations finite; buffers as they are."""
+    """The model with random bfloat16 weights of a scale that keeps its activations finite; buffers as they
+    are."""
     with init_empty_weights():
         model = build().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -89,7 +99,9 @@ def save(folder: Path) -> None:
     with timed("strong: build, save as a single file"):
         pipe = image_model(0)
         tensors = sdxl(pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "strong.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "strong.safetensors"
+        )
     del pipe, tensors
     with timed("weak: build, save as a folder"):
         pipe = image_model(100)
@@ -107,7 +119,9 @@ def generate(folder: Path, size: int, frames: int, steps: int) -> None:
         "motion_adapter": folder / "mm_sdxl_v10_beta.ckpt",
     }
     with timed("load the pair"):
-        pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(**paths, torch_dtype=torch.bfloat16, local_files_only=True)
+        pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(
+            **paths, torch_dtype=torch.bfloat16, local_files_only=True
+        )
     bytes_of = {
         id(p): p.numel() * p.element_size()
         for module in pipe.components.values()
@@ -118,10 +132,10 @@ def generate(folder: Path, size: int, frames: int, steps: int) -> None:
     evaluations = [0, 0]
     for which, unet in enumerate((pipe.unet, pipe.weak_unet)):
 
-        def count(module, args, kwargs, which=which):
-            evaluations[which] += (args[0] if args else kwargs["sample"]).shape[0]
+        def count(module, args, which=which):
+            evaluations[which] += args[0].shape[0] // frames
 
-        unet.register_forward_pre_hook(count, with_kwargs=True)
+        unet.conv_in.register_forward_pre_hook(count)
     with timed(f"{steps} steps of {frames} frames, {size}x{size}"), torch.no_grad():
         video = pipe(
             prompt="a photo of a cat",
@@ -144,7 +158,9 @@ def generate(folder: Path, size: int, frames: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=2)
@@ -162,7 +178,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=root) as folder:
         for piece in ("save", "generate"):
             size = ["--size", str(asked.size), "--frames", str(asked.frames), "--steps", str(asked.steps)]
-            subprocess.run([sys.executable, __file__, "--piece", piece, "--folder", folder, *size], check=True)
+            subprocess.run(
+                [sys.executable, __file__, "--piece", piece, "--folder", folder, *size], check=True
+            )
 
 
 if __name__ == "__main__":

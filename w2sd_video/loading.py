@@ -1,7 +1,8 @@
 """Where weights come from: hub ids, diffusers folders and single files, looked at before anything is loaded.
 
-A single file is in the layout of the original SDXL release, as most fine-tunes are shared; a motion module is in
-AnimateDiff's. Such files carry no configuration. SDXL's ships with the package (`sdxl/`), so they load offline.
+A single file is in the layout of the original SDXL release, as most fine-tunes are shared; a motion module is
+in AnimateDiff's. Such files carry no configuration. SDXL's ships with the package (`sdxl/`), so they load
+offline.
 
 Pickles are opened with `weights_only=True` alone and code from the hub is never run.
 """
@@ -145,9 +146,10 @@ def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
         if isinstance(error, SingleFileComponentError):
             reason += " Pass the component itself, as in vae=AutoencoderKL.from_pretrained(...)."
         if source.path is None:
+            command, first = download_command(source.argument, source.value, variant), reason.split(". ")[0]
             raise WeightsNotFound(
-                f"{source} is neither a path nor a hub repository whose weights are on this machine. Get them with\n"
-                f"  {download_command(source.argument, source.value, variant)}\n({reason.split('. ')[0]})"
+                f"{source} is neither a path nor a hub repository whose weights are on this machine."
+                f" Get them with\n  {command}\n({first})"
             ) from error
         if isinstance(error, FileNotFoundError):
             raise WeightsNotFound(f"{source}: {reason}") from error
@@ -155,7 +157,8 @@ def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
 
 
 def open_checkpoint(source: Source) -> dict[str, torch.Tensor]:
-    """The tensors of a single file, mapped from the disk and not read yet (a `.ckpt` of the old format is read).
+    """The tensors of a single file, mapped from the disk and not read yet (a `.ckpt` of the old format is
+    read).
 
     Raises:
         WeightsError: the file is damaged, or a pickle that holds more than tensors.
@@ -168,8 +171,8 @@ def open_checkpoint(source: Source) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{source} is damaged, or holds Python objects beside tensors; such code is never run. Accepted: a file of"
-            " tensors alone, best as .safetensors."
+            f"{source} is damaged, or holds Python objects beside tensors; such code is never run. Accepted:"
+            " a file of tensors alone, best as .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise WeightsError(f"{source} is damaged or not complete: {str(error).splitlines()[0]}") from error
@@ -192,7 +195,8 @@ def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
-    """The weights that diffusers and transformers load from a component's folder; several when they are sharded."""
+    """The weights that diffusers and transformers load from a component's folder; several when they are
+    sharded."""
     if not folder.is_dir():
         return []
     middle = re.escape(f".{variant}") if variant else ""
@@ -232,24 +236,22 @@ class Arm:
 def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _Options) -> Arm:
     if source.is_file:
         return _arm_of_file(source, config)
-    with _explained(source, options.variant):
-        if source.path is None:
-            # The pipeline class only says which parts are passed in and so not fetched.
-            wanted = ("unet", "scheduler") if source.argument == "weak" else None
-            skipped = dict.fromkeys(
-                k
-                for k in StableDiffusionXLPipeline._get_signature_keys(StableDiffusionXLPipeline)[0]
-                if k in overridden or (wanted and k not in wanted and not options.weak_text_encoders)
-            )
+    if source.path is None:
+        skipped = {name for name in overridden if name != "scheduler"}
+        if source.argument == "weak":
+            skipped |= {"vae", "image_encoder"}
+            skipped |= set() if options.weak_text_encoders else {"text_encoder", "text_encoder_2"}
+        with _explained(source, options.variant):
             folder = StableDiffusionXLPipeline.download(
-                source.value, **skipped, **options.hub, **options.download
+                source.value, **dict.fromkeys(skipped), **options.hub, **options.download
             )
-            source = Source(source.argument, source.value, Path(folder))
+        source = Source(source.argument, source.value, Path(folder))
     assert source.path is not None
     if not (source.path / "model_index.json").is_file():
         raise WeightsNotFound(
-            f"{source} has no model_index.json. Accepted: a folder that a diffusers SDXL or AnimateDiff-SDXL pipeline"
-            f" was saved to, a hub id, or a single file in the original layout ({', '.join(SUFFIXES)})."
+            f"{source} has no model_index.json. Accepted: a folder that a diffusers SDXL or AnimateDiff-SDXL"
+            " pipeline was saved to, a hub id, or a single file in the original layout"
+            f" ({', '.join(SUFFIXES)})."
         )
     with _explained(source, options.variant):
         index = DiffusionPipeline.load_config(source.path)
@@ -293,8 +295,8 @@ def _arm_of_file(source: Source, config: Path) -> Arm:
     channels = shapes[f"{prefix}input_blocks.0.0.weight"][1]
     if channels != unet["in_channels"]:
         raise WeightsError(
-            f"{source} has a UNet of {channels} input channels (9 is inpainting, 8 is editing). Accepted: {expected}"
-            f" and {unet['in_channels']} input channels."
+            f"{source} has a UNet of {channels} input channels (9 is inpainting, 8 is editing). Accepted:"
+            f" {expected} and {unet['in_channels']} input channels."
         )
     # The marker that the makers of v-prediction fine-tunes of SDXL put into their files.
     prediction_type = "v_prediction" if "v_pred" in shapes else "epsilon"
@@ -336,7 +338,8 @@ class _Options:
 
 @dataclass
 class Pair:
-    """Both arms and the motion module, checked against each other; `components` loads what the pipeline is handed.
+    """Both arms and the motion module, checked against each other; `components` loads what the pipeline is
+    handed.
 
     Made by `plan`.
     """
@@ -375,6 +378,8 @@ class Pair:
                     parts[name] = clip_tokenizer(name)
         if self.weak is not None:
             parts["weak_unet"] = self._weak_unet(adapter)
+            # None keeps a pair in `strong`'s folder from bringing those of its own weak model.
+            parts.update({"weak_text_encoder": None, "weak_text_encoder_2": None})
             if self.options.weak_text_encoders:
                 parts.update(self._weak_text_encoders())
         return parts
@@ -486,8 +491,8 @@ def plan(
 ) -> Pair:
     """Find both arms and the motion module, fetch what is on the hub, and check that they go together.
 
-    No weights are loaded. The arguments are those of `W2SDAnimateDiffSDXLPipeline.from_pretrained`; `accepted` names
-    the components that may be among `kwargs`.
+    No weights are loaded. The arguments are those of `W2SDAnimateDiffSDXLPipeline.from_pretrained`;
+    `accepted` names the components that may be among `kwargs`.
 
     Raises:
         WeightsNotFound, WeightsError: see there.
@@ -510,14 +515,14 @@ def plan(
     if unknown := sorted(kwargs.keys() - set(accepted)):
         options_ = ("config", "weak_text_encoders", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
         raise TypeError(
-            f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong`, `weak` and"
-            f" `motion_adapter`: {', '.join((*options_, *sorted(accepted)))}."
+            f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong`, `weak`"
+            f" and `motion_adapter`: {', '.join((*options_, *sorted(accepted)))}."
         )
     folder = SDXL if config is None else Path(config)
     if not (folder / "unet" / "config.json").is_file():
         raise WeightsNotFound(
-            f"config={str(config)!r} has no unet/config.json. Accepted: a folder of configurations in diffusers'"
-            " layout, which single files are loaded with, or None for SDXL's."
+            f"config={str(config)!r} has no unet/config.json. Accepted: a folder of configurations in"
+            " diffusers' layout, which single files are loaded with, or None for SDXL's."
         )
 
     strong_source = find("strong", strong)
@@ -535,8 +540,8 @@ def plan(
         check_arms(strong_arm, weak_arm)
     if motion is None and "motion_adapter" not in strong_arm.components:
         raise WeightsError(
-            f"motion_adapter=None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder, a file in"
-            " AnimateDiff's original layout, or a MotionAdapter. The one made for SDXL:\n"
+            f"motion_adapter=None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder,"
+            " a file in AnimateDiff's original layout, or a MotionAdapter. The one made for SDXL:\n"
             f"  {download_command('motion_adapter', MOTION_WEIGHTS, options.variant)}"
         )
     if motion is not None:
@@ -545,7 +550,8 @@ def plan(
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:
-    """Reflection subtracts one network's noise prediction from the other's: both must mean the same thing by it.
+    """Reflection subtracts one network's noise prediction from the other's: both must mean the same thing by
+    it.
 
     Raises:
         WeightsError: latents, text embeddings or prediction types differ.
@@ -554,8 +560,8 @@ def check_arms(strong: Arm, weak: Arm) -> None:
     for fact in ours:
         if ours[fact] != theirs[fact]:
             raise WeightsError(
-                f"{strong.source} and {weak.source} do not go together: {fact} {ours[fact]} against {theirs[fact]}."
-                " Accepted: two models that agree in it."
+                f"{strong.source} and {weak.source} do not go together: {fact} {ours[fact]} against"
+                f" {theirs[fact]}. Accepted: two models that agree in it."
             )
 
 
@@ -568,6 +574,8 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options
     else:
         with _explained(motion, options.variant):
             adapter = MotionAdapter.load_config(motion.path or motion.value, **options.hub)
+        if (kind := adapter.get("_class_name")) != "MotionAdapter":
+            raise WeightsError(f"{motion} is a {kind}. Accepted: a MotionAdapter.")
         channels, named = tuple(adapter["block_out_channels"]), motion
         if motion.path and not weight_files(motion.path, options.variant, options.use_safetensors):
             raise WeightsNotFound(f"{motion} holds no weights (variant={options.variant!r}).")
@@ -581,15 +589,16 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options
 
 
 def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The UNet blocks that a motion module's file is made for, from the norm in front of each block's transformer."""
+    """The UNet blocks that a motion module's file is made for, from the norm in front of each block's
+    transformer."""
     pattern = re.compile(
         r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight"
     )
     found = {int(match[1]): shape[0] for name, shape in shapes.items() if (match := pattern.fullmatch(name))}
     if not found:
         raise WeightsError(
-            f"{source} is not a motion module: it has no down_blocks.0.motion_modules. Accepted: a hub id, a folder,"
-            " or a file in AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt."
+            f"{source} is not a motion module: it has no down_blocks.0.motion_modules. Accepted: a hub id, a"
+            " folder, or a file in AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt."
         )
     return tuple(found[block] for block in sorted(found))
 
@@ -599,8 +608,8 @@ def load_motion_file(
 ) -> MotionAdapter:
     """A motion module in AnimateDiff's original layout.
 
-    The number of frames and whether there is a middle block are read from the file; the rest of the configuration is
-    `config`'s. Trained positions are sinusoids, which are computed and not loaded.
+    The number of frames and whether there is a middle block are read from the file; the rest of the
+    configuration is `config`'s. Trained positions are sinusoids, which are computed and not loaded.
     """
     tensors = {
         name[found.start() :]: tensor
@@ -625,11 +634,13 @@ def load_motion_file(
 
 
 def complete(source: Source, model: Any, otherwise: str = "") -> Any:
-    """The model, if every weight was found: loaders leave what a file lacks on the meta device and say nothing."""
+    """The model, if every weight was found: loaders leave what a file lacks on the meta device and say
+    nothing."""
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise WeightsError(
-            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}{otherwise}."
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as"
+            f" {missing[0]}{otherwise}."
         )
     return model
 
@@ -637,7 +648,8 @@ def complete(source: Source, model: Any, otherwise: str = "") -> Any:
 def clip_tokenizer(name: Literal["tokenizer", "tokenizer_2"] = "tokenizer") -> CLIPTokenizer:
     """SDXL's CLIP tokenizer, made from the merges that ship with the package: 49,408 tokens.
 
-    The vocabulary follows from the merges: 256 byte symbols, the same at the end of a word, 48,894 merges, and the
+    The vocabulary follows from the merges: 256 byte symbols, the same at the end of a word, 48,894 merges,
+        and the
     two ends of a text. `tokenizer_2` pads with "!" (0) instead of the end of the text (49407).
     """
     merges = gzip.decompress((SDXL / "clip_merges.txt.gz").read_bytes()).decode().splitlines()

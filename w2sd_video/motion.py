@@ -1,4 +1,4 @@
-"""A video UNet made of an image UNet's and a motion adapter's own tensors, and tensors held once by two models."""
+"""A video UNet made of the very tensors of an image UNet and a motion adapter; tensors shared by two models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ def motion_unet(
 ) -> UNetMotionModel:
     """The video UNet of an image UNet and a motion adapter, holding their very parameters: nothing is copied.
 
-    It is `UNetMotionModel.from_unet2d` with two differences. That one builds a second, randomly initialised network in
-    float32 (11 GB at SDXL's size) and copies into it; and it leaves out `add_embedding`, SDXL's size and pooled-text
-    conditioning, which stays random (diffusers 0.42.1). The adapter is moved to the UNet's device and dtype.
+    It is `UNetMotionModel.from_unet2d` with two differences. That one builds a second, randomly initialised
+    network in float32 (11 GB at SDXL's size) and copies into it; and it leaves out `add_embedding`, SDXL's
+    size and pooled-text conditioning, which stays random (diffusers 0.42.1). The adapter is moved to the
+    UNet's device and dtype.
 
     Args:
         unet: without LoRA or IP-Adapter; those are loaded into the video UNet.
@@ -26,15 +27,15 @@ def motion_unet(
     """
     if motion_adapter is None:
         raise ValueError(
-            "`motion_adapter` is None, but the UNet is a UNet2DConditionModel, which has no motion modules. Pass the"
-            " motion adapter, or a UNetMotionModel."
+            "`motion_adapter` is None, but the UNet is a UNet2DConditionModel, which has no motion modules."
+            " Pass the motion adapter, or a UNetMotionModel."
         )
     ours, theirs = tuple(unet.config.block_out_channels), tuple(motion_adapter.config.block_out_channels)
     if ours != theirs or motion_adapter.config.conv_in_channels:
         raise ValueError(
             f"`motion_adapter` is made for UNet blocks of {theirs} channels"
-            f" (conv_in_channels={motion_adapter.config.conv_in_channels}); the UNet has {ours} and takes a motion"
-            " adapter of the same channels without a convolution of its own."
+            f" (conv_in_channels={motion_adapter.config.conv_in_channels}); the UNet has {ours} and takes a"
+            " motion adapter of the same channels without a convolution of its own."
         )
     if (motion_adapter.device, motion_adapter.dtype) != (unet.device, unet.dtype):
         motion_adapter.to(device=unet.device, dtype=unet.dtype)
@@ -46,8 +47,9 @@ def motion_unet(
     tensors.update((n, p) for n, p in motion.named_parameters() if ".motion_modules." in n)
     if wrong := tensors.keys() ^ dict(model.named_parameters()).keys():
         raise ValueError(
-            f"the UNet and `motion_adapter` do not make a UNetMotionModel: {len(wrong)} parameters are missing or left"
-            f" over, the first is {min(wrong)}. Load LoRA and IP-Adapter into the video UNet, not before."
+            f"the UNet and `motion_adapter` do not make a UNetMotionModel: {len(wrong)} parameters are"
+            f" missing or left over, the first is {min(wrong)}. Load LoRA and IP-Adapter into the video"
+            " UNet, not before."
         )
     tensors.update((n, b) for n, b in motion.named_buffers() if ".motion_modules." in n)
     for name, tensor in tensors.items():
@@ -58,9 +60,10 @@ def motion_unet(
 def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
     """Let `model` hold `other`'s parameter wherever both have one of the same name, dtype, device and value.
 
-    What is shared is the `Parameter` object, not the module around it. So `.to()` moves and casts it once for both
-    (`Module.to` replaces a parameter's data in place), and group offload, layerwise casting, LoRA and hooks, which
-    attach to modules, stay each model's own. In-place changes of the weights reach both: see `unshare_parameters`.
+    What is shared is the `Parameter` object, not the module around it. So `.to()` moves and casts it once for
+    both (`Module.to` replaces a parameter's data in place), and group offload, layerwise casting, LoRA and
+    hooks, which attach to modules, stay each model's own. In-place changes of the weights reach both: see
+    `unshare_parameters`.
 
     Returns:
         How many bytes are now held once instead of twice.

@@ -24,14 +24,14 @@ def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
 def weight_hashes(pipeline: Any) -> dict[str, str]:
     """A SHA-256 for each network of a diffusers pipeline, by component name.
 
-    `sha256:…` is the hash of the file that the component was loaded from, the one that model sites publish; a sharded
-    component's is the hash of its shards' hashes. It says nothing of what was changed in memory since (dtype, fused
-    LoRA). `tensors-sha256:…` is that of names, dtypes, shapes and values, for a component that was built in memory or
-    whose file has changed.
+    `sha256:…` is the hash of the file that the component was loaded from, the one that model sites publish; a
+    sharded component's is the hash of its shards' hashes. It says nothing of what was changed in memory since
+    (dtype, fused LoRA). `tensors-sha256:…` is that of names, dtypes, shapes and values, for a component that
+    was built in memory or whose file has changed.
 
-    Files are read whole. For large ones the hash is kept under the user's cache folder by path, size and time of last
-    change; files in the hub's cache carry theirs in their name. A few MB take milliseconds, an uncached checkpoint of
-    7 GB some seconds.
+    Files are read whole. For large ones the hash is kept under the user's cache folder by path, size and time
+    of last change; files in the hub's cache carry theirs in their name. A few MB take milliseconds, an
+    uncached checkpoint of 7 GB some seconds.
     """
     hashes: dict[str, str] = {}
     of_files: dict[tuple[str, ...], str] = {}
@@ -78,7 +78,7 @@ def file_sha256(path: Path) -> str:
 
 
 def tensors_sha256(module: torch.nn.Module) -> str:
-    """The SHA-256 of a module's names, dtypes, shapes and values, in hexadecimal, wherever they are stored."""
+    """The SHA-256 of a module's names, dtypes, shapes and values, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
