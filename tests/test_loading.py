@@ -24,6 +24,7 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from original_layout import motion_names, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from w2sd_video.motion import unshare_parameters
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import loading
@@ -271,6 +272,19 @@ def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_ty
     for unet in (pipe.unet, pipe.weak_unet):
         blocks = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
         unet.enable_group_offload(onload_device=torch.device("cpu"), offload_type=offload_type, **blocks)
+    assert torch.equal(video(pipe), expected)
+
+
+def test_group_offload_to_disk_works_for_separated_unets_and_is_refused_for_a_pair(shelf, tmp_path):
+    pipe = load(shelf.strong, shelf.weak, shelf.motion)
+    expected = video(pipe)
+    cpu = {"onload_device": torch.device("cpu"), "offload_type": "leaf_level"}
+    with pytest.raises(ValueError, match="offload_to_disk_path="):
+        pipe.enable_group_offload(**cpu, offload_to_disk_path=str(tmp_path))
+    unshare_parameters(pipe.weak_unet, pipe.unet)
+    assert not shared(pipe.weak_unet, pipe.unet)
+    for name in ("unet", "weak_unet"):
+        getattr(pipe, name).enable_group_offload(**cpu, offload_to_disk_path=str(tmp_path / name))
     assert torch.equal(video(pipe), expected)
 
 

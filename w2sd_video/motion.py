@@ -1,4 +1,4 @@
-"""A video UNet made of the very tensors of an image UNet and a motion adapter; tensors shared by two models."""
+"""A video UNet made of the very tensors of an image UNet and a motion adapter; tensors of two models, shared."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def motion_unet(
             f" missing or left over, the first is {min(wrong)}. Load LoRA and IP-Adapter into the video"
             " UNet, not before."
         )
-    tensors.update((n, b) for n, b in motion.named_buffers() if ".motion_modules." in n)
+    # Unlike parameters, buffers are replaced by `.to()` and written to by offloading: each model has its own.
+    tensors.update((n, b.clone()) for n, b in motion.named_buffers() if ".motion_modules." in n)
     for name, tensor in tensors.items():
         _put(model, name, tensor)
     return model.train(unet.training)
@@ -62,8 +63,8 @@ def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
 
     What is shared is the `Parameter` object, not the module around it. So `.to()` moves and casts it once for
     both (`Module.to` replaces a parameter's data in place), and group offload, layerwise casting, LoRA and
-    hooks, which attach to modules, stay each model's own. In-place changes of the weights reach both: see
-    `unshare_parameters`.
+    hooks, which attach to modules, stay each model's own. In-place changes of the weights reach both, and
+    group offload to disk would save one model's tensors after the other emptied them: unshare first.
 
     Returns:
         How many bytes are now held once instead of twice.
