@@ -1,4 +1,4 @@
-"""A video UNet made of the very tensors of an image UNet and a motion adapter; tensors of two models, shared."""
+"""A video UNet of an image UNet's and a motion adapter's own tensors; tensors shared by two models."""
 
 from __future__ import annotations
 
