@@ -255,9 +255,9 @@ def test_gif_and_png_lie_beside_the_video(small):
             "--out: '/dev/null/x' is not accepted; give a folder that can be written to",
         ),
         (["a cat", "--plain", "--compare"], "exclude one another"),
-        (["a cat", "--prompts", "none.txt"], "none.txt"),
+        (["a cat", "--prompts", "none.txt"], "--prompts: 'none.txt' is not accepted"),
         (["a cat", "--from", "x.json"], "--from takes everything from the sidecar"),
-        (["--from", "none.json"], "none.json"),
+        (["--from", "none.json"], "--from: 'none.json' is not accepted"),
         ([], "PROMPT is missing"),
     ],
 )

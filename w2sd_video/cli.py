@@ -23,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import presets, runs
+from .generate import Made, conflicts, differences
+from .generate import generate as make
 from .runs import Refused, Request
 
 app = typer.Typer(
@@ -201,7 +203,10 @@ def generate(
             if prompts or prompts_file or variants or fields.keys() - {"device"}:
                 others = "--out, --overwrite, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
-            request, before = runs.read_sidecar(again)
+            try:
+                request, before = runs.read_sidecar(again)
+            except OSError as error:
+                raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
             requests = [replace(request, **fields)]
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
         else:
@@ -222,9 +227,7 @@ def _generate(
         request.check()
     runs.writable(folder)
 
-    from . import generate as studio
-
-    taken = [] if overwrite else studio.conflicts(requests, folder, formats)
+    taken = [] if overwrite else conflicts(requests, folder, formats)
     if taken:
         names = ", ".join(map(str, taken[:3])) + (f" and {len(taken) - 3} more" if taken[3:] else "")
         there = f"{names}: there already, and made differently."
@@ -234,38 +237,53 @@ def _generate(
             raise typer.Exit(1)
         overwrite = True
 
+    # A terminal shows results above the bars; a file or pipe gets them as they are.
+    to_terminal = sys.stdout.isatty()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal) as progress:
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
         steps = progress.add_task("loading", total=None)
 
         def on_step(name: str, done: int, total: int) -> None:
-            progress.update(steps, description=escape(name), completed=done, total=total)
+            if done == 1:
+                progress.reset(steps, description=escape(name), total=total)
+            progress.update(steps, completed=done)
 
-        for made in studio.generate(requests, folder, formats, overwrite, on_step, command=sys.argv):
+        _quiet()
+        for made in make(requests, folder, formats, overwrite, on_step, command=sys.argv):
             progress.update(videos, advance=1)
-            out.print(f"{made.paths['mp4']}" + ("  (already made)" if made.kept else ""), markup=False)
-            if made.kept:
-                continue
-            for kind, path in made.paths.items():
-                if kind != "mp4":
-                    out.print(f"  {path}", markup=False)
-            out.print("  " + _summary(made.record), markup=False)
-            if before:
-                differing = studio.differences(before, made.record)
-                out.print(
-                    "  frames differ from the sidecar's; what differs: " + ", ".join(differing)
-                    if differing
-                    else "  every frame is the same as the sidecar's"
-                )
+            print(f"{made.paths['mp4']}{'  (already made)' * made.kept}")
+            if not made.kept:
+                print(*(f"  {line}" for line in _summary(made, before)), sep="\n", flush=True)
 
 
-def _summary(record: dict[str, Any]) -> str:
-    counts = [
-        "{}: {total} network evaluations (strong {strong}, weak {weak})".format(name, **video["evaluations"])
-        for name, video in record["videos"].items()
-    ]
-    return "; ".join([f"{record['seconds']:.1f} s on {record['device']}", *counts])
+def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
+    """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
+    for kind, path in made.paths.items():
+        if kind != "mp4":
+            yield str(path)
+    for name, video in made.record["videos"].items():
+        count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
+        of = f" ({count['strong']} of the strong model, {count['weak']} of the weak)" if count["weak"] else ""
+        yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
+    if before:
+        differing = differences(before, made.record)
+        yield (
+            "frames differ from the sidecar's; what differs: " + ", ".join(differing)
+            if differing
+            else "every frame is the same as the sidecar's"
+        )
+
+
+def _quiet() -> None:
+    """Leaves the terminal to our own progress, and to the hub's when it downloads."""
+    import diffusers
+    import huggingface_hub
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.enable_progress_bars()
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -287,15 +305,14 @@ def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
     """The prompts given and those of the file, each once.
 
     Raises:
-        ValueError: there are none.
-        OSError: the file cannot be read.
+        ValueError: there are none; or the file cannot be read.
     """
     prompts = list(prompts)
     if file:
         try:
             lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-        except UnicodeDecodeError:
-            raise Refused("--prompts", str(file), "give a text file in UTF-8") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused("--prompts", str(file), f"give a text file in UTF-8 ({error})") from None
         prompts += [line for line in lines if line and not line.startswith("#")]
         if not prompts:
             raise Refused("--prompts", str(file), "it holds no prompt; give one a line")
