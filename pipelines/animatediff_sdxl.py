@@ -501,8 +501,8 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         if kwargs.get("offload_to_disk_path") is not None and self.weak_unet is not None:
             raise ValueError(
                 f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
-                " model's parts, so `unet` and `weak_unet` would read each other's. Accepted: None. Or separate"
-                " the two with `motion.unshare_parameters` and offload each to a folder of its own."
+                " model's parts, so `unet` and `weak_unet` would read each other's. Accepted: None; or"
+                " separate the two with `motion.unshare_parameters` and offload each to a folder of its own."
             )
         super().enable_group_offload(*args, **kwargs)
 
