@@ -221,7 +221,7 @@ RESIDUALS = {
 @pytest.mark.parametrize("n", RESIDUALS)
 def test_the_residual_of_the_inverse_is_the_measured_one(n):
     """The description left free: the dimension (64), the modes (16 standard normal means, std 0.3), the
-    schedule (SDXL's, leading) and the average (norms over 256 samples, then the mean over all steps but the last)."""
+    schedule (SDXL's, leading) and the average (norms of 256 samples, then all steps but the last)."""
     eps = mixture(draw(16, 64))
     scheduler = ddim(n)
     x, rows = draw(256, 64, seed=1), []

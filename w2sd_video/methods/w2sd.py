@@ -63,8 +63,8 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
     """d = x~_t - x_t, from the difference of the predictions: x_s and x~_t are large and nearly cancel.
 
-    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w). Under `convention="published"` they are
-    not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
+    Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w). Under `convention="published"` they
+    are not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
     """
     (a, b), (a_, b_) = (step.forward.a, step.forward.b), (step.inverse.a, step.inverse.b)
     if (a, b) == (a_, b_):

@@ -1,0 +1,305 @@
+"""The hook on denoisers by themselves: attached and taken off, what it evaluates and what it refuses."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import tiny
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from w2sd_video.hook import HOOK_NAME, Conditioning, DenoiserHook, attached, branches
+from w2sd_video.levels import convert, read_step
+from w2sd_video.methods import W2SD
+
+DDIM = {
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def ddim(n: int = 5, **config) -> DDIMScheduler:
+    scheduler = DDIMScheduler(**{**DDIM, **config})
+    scheduler.set_timesteps(n)
+    return scheduler
+
+
+def inputs(batch: int, dtype: torch.dtype = torch.float32) -> dict:
+    """What a pipeline tells an SDXL UNet, for a doubled batch."""
+    return {
+        "encoder_hidden_states": draw(batch, tiny.TOKENS, 2 * tiny.TEXT_WIDTH, seed=1, dtype=dtype),
+        "added_cond_kwargs": {
+            "text_embeds": draw(batch, tiny.TEXT_WIDTH, seed=2, dtype=dtype),
+            "time_ids": torch.ones(batch, 6),
+        },
+    }
+
+
+def half(told: dict, branch: str) -> dict:
+    which = branch == "cond"
+    return {
+        "encoder_hidden_states": told["encoder_hidden_states"].chunk(2)[which],
+        "added_cond_kwargs": {k: v.chunk(2)[which] for k, v in told["added_cond_kwargs"].items()},
+    }
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@torch.no_grad()
+def test_an_image_unet_answers_with_the_methods_halves(kind):
+    """A plain UNet2DConditionModel, in the halves of its pipeline: uncond + delta and cond + delta, by
+    hand."""
+    strong, weak = tiny.unet2d(0).double(), tiny.unet2d(1).double()
+    scheduler = ddim(prediction_type=kind)
+    t = scheduler.timesteps[1]
+    step = read_step(scheduler, t)
+    x, told = draw(2, 4, 8, 8, dtype=torch.float64), inputs(4, torch.float64)
+
+    def eps(network: nn.Module, at: Tensor, branch: str) -> Tensor:
+        p = network(at, t, **half(told, branch)).sample
+        return convert(p, at, step.level, kind, "epsilon") if kind == "sample" else p
+
+    def guided(network: nn.Module, at: Tensor, w: float) -> Tensor:
+        uncond, cond = eps(network, at, "uncond"), eps(network, at, "cond")
+        return uncond + w * (cond - uncond)
+
+    p_s = guided(strong, x, 2.0)
+    delta = p_s - guided(weak, step.forward.forward(x, p_s), -1.0)
+    x_ref = x + step.forward.b / step.forward.a * delta
+    expected = torch.cat([eps(strong, x_ref, branch) + delta for branch in ("uncond", "cond")])
+    if kind == "sample":
+        expected = convert(expected, torch.cat([x, x]), step.level, "epsilon", "sample")
+
+    hook = DenoiserHook(W2SD(2.0, -1.0), scheduler, weak=weak, guidance=lambda: 3.0, doubled=lambda: True)
+    with attached(strong, hook):
+        as_object = strong(torch.cat([x, x]), t, **told)
+        as_tuple = strong(torch.cat([x, x]), t, return_dict=False, **told)
+    assert type(as_object) is type(strong(torch.cat([x, x]), t, **told))
+    assert torch.allclose(as_object.sample, expected, atol=1e-10)
+    assert torch.equal(as_tuple[0], as_object.sample)
+    assert hook.evaluations.per_video() == {"strong": 8, "weak": 4, "total": 12}
+
+
+class Flow(nn.Module):
+    """A stand-in for a transformer: another first argument, a flow prediction, tables that are no batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, hidden_states, encoder_hidden_states, timestep, rotary=None, return_dict=True):
+        self.seen.append((len(hidden_states), len(encoder_hidden_states)))
+        assert rotary[0].shape == (6, 2)
+        return (torch.tanh(hidden_states) * encoder_hidden_states.mean((1, 2))[:, None] + timestep[0] / 1000,)
+
+
+def test_a_flow_transformer_reflects_from_pure_noise():
+    network, scheduler = Flow(), FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps[0]
+    assert float(scheduler.sigmas[0]) == 1.0
+    x, text = draw(1, 5, dtype=torch.float64), draw(2, 3, 4, seed=1, dtype=torch.float64)
+    told = {"encoder_hidden_states": text, "timestep": t.expand(2), "rotary": (torch.ones(6, 2),) * 2}
+
+    def u(at: Tensor, branch: int) -> Tensor:
+        return torch.tanh(at) * text[branch].mean() + float(t) / 1000
+
+    dt = float(scheduler.sigmas[1]) - 1.0
+    x_s = x + dt * u(x, 1)
+    x_ref = x_s - dt * u(x_s, 0)
+    expected = x_ref + dt * u(x_ref, 1)
+    hook = DenoiserHook(W2SD(1.0, 0.0), scheduler, guidance=lambda: 1.0, doubled=lambda: True)
+    with attached(network, hook):
+        p = network(hidden_states=torch.cat([x, x]), return_dict=False, **told)[0]
+    assert torch.allclose(x + dt * p[1:], expected, atol=1e-7)
+    assert network.seen == [(1, 1)] * 3
+
+
+def test_only_the_branches_that_count_are_named():
+    assert branches(1.0) == ("cond",) and branches(0) == ("uncond",)
+    assert branches(3.0) == branches(-1.0) == ("uncond", "cond")
+
+
+@torch.no_grad()
+def test_without_a_method_the_call_goes_through_untouched_and_is_counted():
+    unet, told, x = tiny.unet2d(), inputs(4), draw(4, 4, 8, 8)
+    hook = DenoiserHook(None, scheduler=None, doubled=lambda: True)
+    with attached(unet, hook):
+        ours = unet(x, torch.tensor(7), **told).sample
+    assert torch.equal(ours, unet(x, torch.tensor(7), **told).sample)
+    assert hook.evaluations.per_video() == {"strong": 2, "weak": 0, "total": 2}
+
+
+@torch.no_grad()
+def test_the_weak_arm_is_told_its_own_conditioning():
+    unet, scheduler = tiny.unet2d().double(), ddim()
+    x, told = draw(1, 4, 8, 8, dtype=torch.float64), inputs(2, torch.float64)
+    own = draw(1, tiny.TOKENS, 2 * tiny.TEXT_WIDTH, seed=9, dtype=torch.float64)
+    seen: list[Tensor] = []
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    other = tiny.unet2d(1).double()
+    weak_seen: list[dict] = []
+    other.register_forward_pre_hook(lambda module, args, kwargs: weak_seen.append(kwargs), with_kwargs=True)
+    hook = DenoiserHook(
+        W2SD(1.0, 2.0),
+        scheduler,
+        weak=other,
+        weak_conditioning=Conditioning(cond={"encoder_hidden_states": own}),
+        guidance=lambda: 3.0,
+        doubled=lambda: True,
+    )
+    with attached(unet, hook):
+        unet(torch.cat([x, x]), scheduler.timesteps[0], **told)
+    heard = weak_seen[0]["encoder_hidden_states"]
+    assert torch.equal(heard[1:], own)
+    assert torch.equal(heard[:1], told["encoder_hidden_states"][:1])
+    assert torch.equal(
+        weak_seen[0]["added_cond_kwargs"]["text_embeds"], told["added_cond_kwargs"]["text_embeds"]
+    )
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_the_network_is_as_it_was_however_the_context_is_left(error):
+    unet = tiny.unet2d()
+    before = dict(vars(unet))
+    try:
+        with attached(unet, DenoiserHook(None, None)):
+            assert HOOK_NAME in unet._diffusers_hook.hooks
+            if error is not None:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert vars(unet) == before
+
+
+@torch.no_grad()
+def test_other_hooks_on_the_network_stay():
+    unet = tiny.unet2d()
+    unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    others = dict(unet._diffusers_hook.hooks) if hasattr(unet, "_diffusers_hook") else None
+    expected = unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample
+    with attached(unet, DenoiserHook(None, None)):
+        assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
+    assert others is None or unet._diffusers_hook.hooks == others
+    assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
+
+
+@pytest.mark.parametrize("name", ["down_block_additional_residuals", "mid_block_additional_residual"])
+@torch.no_grad()
+def test_controlnet_residuals_are_refused_under_a_reflection_alone(name):
+    unet, scheduler = tiny.unet2d(), ddim()
+    residual = torch.zeros(2, tiny.WIDTHS[1], 4, 4)
+    told = {**inputs(2), name: (torch.zeros(2, 8, 8, 8),) * 3 if name.startswith("down") else residual}
+    for lam, refused in ((1, True), (0, False)):
+        hook = DenoiserHook(W2SD(reflection_steps=lam), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+        with attached(unet, hook):
+            if refused:
+                with pytest.raises(ValueError, match=f"`{name}`.*ControlNet"):
+                    unet(draw(2, 4, 8, 8), scheduler.timesteps[0], **told)
+            elif name.startswith("mid"):
+                unet(draw(2, 4, 8, 8), scheduler.timesteps[0], **told)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("x", r"\(3 of 256\) in the latents before step 2 of 5 \(timestep 601\)"),
+        ("strong", r"the strong arm at guidance 2, step 2 of 5 \(timestep 601\)"),
+        ("weak", r"the weak arm at guidance -1, step 2 of 5 \(timestep 601\)"),
+    ],
+)
+@torch.no_grad()
+def test_non_finite_values_stop_the_run_and_say_where(broken, message):
+    unet, weak, scheduler = tiny.unet2d(), tiny.unet2d(1), ddim()
+    x = draw(1, 4, 8, 8)
+    if broken == "x":
+        x[0, 0, 0, :3] = float("nan")
+    else:
+        (unet if broken == "strong" else weak).conv_out.bias.fill_(float("inf"))
+    hook = DenoiserHook(W2SD(2.0, -1.0), scheduler, weak=weak, guidance=lambda: 3.0, doubled=lambda: True)
+    with attached(unet, hook), pytest.raises(FloatingPointError, match=message):
+        unet(torch.cat([x, x]), scheduler.timesteps[1], **inputs(2))
+
+
+@torch.no_grad()
+def test_guidance_without_the_unconditional_half_is_refused():
+    unet, scheduler = tiny.unet2d(), ddim()
+    with attached(unet, DenoiserHook(W2SD(1.0, 0.0), scheduler)):
+        with pytest.raises(ValueError, match="weak arm's guidance 0 needs the unconditional branch"):
+            unet(draw(1, 4, 8, 8), scheduler.timesteps[0], **inputs(1))
+
+
+class Linear(nn.Module):
+    """A denoiser whose prediction is nearly x: the arms differ by little."""
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, sample, timestep, return_dict=True):
+        return (sample * self.slope,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_forms_the_difference_in_float32(dtype):
+    """Late in the run b/a is near 0 (here -0.02). (x~ - x)/(b/a) in half precision would be all rounding;
+    what is returned stays within a rounding or two of the float64 result."""
+    scheduler = ddim(200)
+    t = scheduler.timesteps[-20]
+    strong, weak = Linear(0.75), Linear(0.5)
+    x = draw(1, 4000, dtype=dtype)
+    exact = {}
+    for each in (dtype, torch.float64):
+        with attached(strong, DenoiserHook(W2SD(), scheduler, weak=weak)):
+            exact[each] = strong(x.to(each), t, return_dict=False)[0].double()
+    error = (exact[dtype] - exact[torch.float64]).abs().max() / exact[torch.float64].abs().max()
+    assert error < 3 * torch.finfo(dtype).eps
+
+
+class Stub(nn.Module):
+    """A network that takes no time: it returns what was computed before."""
+
+    def __init__(self, answer: Tensor):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, sample, timestep, encoder_hidden_states, added_cond_kwargs, return_dict=True):
+        return (self.answer[: len(sample)],)
+
+
+@torch.no_grad()
+def test_the_hook_costs_less_than_two_percent_of_a_step():
+    """The networks stubbed out of the timing, at the size of a small video model on a CPU (16 frames of 8x8
+    latents, some 1 M parameters). Best of several, in this thread's own time, for busy machines."""
+    frames, scheduler = 16, ddim()
+    told = inputs(2)
+    told["encoder_hidden_states"] = told["encoder_hidden_states"].repeat_interleave(frames, dim=0)
+    x, t = draw(2, 4, frames, 8, 8), scheduler.timesteps[0]
+
+    def best(call, repeats: int) -> float:
+        times = []
+        for _ in range(repeats):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+        return min(times)
+
+    stub = Stub(draw(2, 4, frames, 8, 8, seed=5))
+    method = W2SD(3.0, 1.0)
+    with attached(stub, DenoiserHook(method, scheduler, guidance=lambda: 3.0, doubled=lambda: True)):
+        overhead = best(lambda: stub(x, t, return_dict=False, **told), 50)
+
+    settings = {"block_out_channels": (48, 96), "norm_num_groups": 8}
+    adapter = tiny.motion_adapter(
+        block_out_channels=(48, 96), motion_norm_num_groups=8, motion_max_seq_length=frames
+    )
+    unet = tiny.inflate(tiny.unet2d(**settings), adapter)
+    evaluation = best(lambda: unet(x, t, **told), 3) / 2  # two samples
+    assert overhead < 0.02 * 5 * evaluation, (overhead, evaluation)
