@@ -16,8 +16,8 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
@@ -157,8 +157,7 @@ def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
 
 
 def open_checkpoint(source: Source) -> dict[str, torch.Tensor]:
-    """The tensors of a single file, mapped from the disk and not read yet (a `.ckpt` of the old format is
-    read).
+    """The tensors of a single file, mapped from the disk and not read yet; an old-format `.ckpt` is read.
 
     Raises:
         WeightsError: the file is damaged, or a pickle that holds more than tensors.
@@ -195,8 +194,7 @@ def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
-    """The weights that diffusers and transformers load from a component's folder; several when they are
-    sharded."""
+    """The files that diffusers and transformers load from a component's folder; several for shards."""
     if not folder.is_dir():
         return []
     middle = re.escape(f".{variant}") if variant else ""
@@ -215,7 +213,6 @@ class Arm:
     pipeline: str
     unet: dict[str, Any]
     prediction_type: str
-    scheduler: dict[str, Any] | None = None
     components: tuple[str, ...] = ()
 
     @property
@@ -268,7 +265,7 @@ def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _
         if not weight_files(source.path / part, options.variant, options.use_safetensors):
             kind = f"{options.variant!r} weights (`variant`)" if options.variant else "weights"
             raise WeightsNotFound(f"{source} has no {kind} in {part}/.{_hint(source, options.variant)}")
-    return Arm(source, name, unet, scheduler.get("prediction_type", "epsilon"), scheduler, components)
+    return Arm(source, name, unet, scheduler.get("prediction_type", "epsilon"), components)
 
 
 def _hint(source: Source, variant: str | None) -> str:
@@ -320,7 +317,6 @@ class _Options:
     hub: dict[str, Any]
     model: dict[str, Any]
     torch_dtype: torch.dtype | None
-    revision: str | None
     weak_text_encoders: bool
 
     @property
@@ -338,11 +334,7 @@ class _Options:
 
 @dataclass
 class Pair:
-    """Both arms and the motion module, checked against each other; `components` loads what the pipeline is
-    handed.
-
-    Made by `plan`.
-    """
+    """Both arms and the motion module, found and checked against each other, not loaded. Made by `plan`."""
 
     strong: Arm
     weak: Arm | None
@@ -355,7 +347,8 @@ class Pair:
     def location(self) -> str:
         return str(self.strong.source.path)
 
-    def explained(self):
+    def explained(self) -> AbstractContextManager[None]:
+        """Errors inside name the strong arm."""
         return _explained(self.strong.source, self.options.variant)
 
     def load_options(self) -> dict[str, Any]:
@@ -509,7 +502,6 @@ def plan(
         hub={name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
         model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
         torch_dtype=torch_dtype,
-        revision=revision,
         weak_text_encoders=weak_text_encoders,
     )
     if unknown := sorted(kwargs.keys() - set(accepted)):
@@ -531,9 +523,7 @@ def plan(
     if motion is not None and not isinstance(motion, MotionAdapter):
         motion = find("motion_adapter", motion)
 
-    pinned = _Options(
-        **{**vars(options), "hub": {**options.hub, **({"revision": revision} if revision else {})}}
-    )
+    pinned = replace(options, hub={**options.hub, "revision": revision}) if revision else options
     strong_arm = _arm(strong_source, folder, kwargs, pinned)
     weak_arm = None if weak_source is None else _arm(weak_source, folder, {}, options)
     if weak_arm is not None:
@@ -550,8 +540,7 @@ def plan(
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:
-    """Reflection subtracts one network's noise prediction from the other's: both must mean the same thing by
-    it.
+    """Reflection subtracts one network's noise prediction from the other's: they must speak of the same thing.
 
     Raises:
         WeightsError: latents, text embeddings or prediction types differ.
@@ -589,8 +578,7 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options
 
 
 def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The UNet blocks that a motion module's file is made for, from the norm in front of each block's
-    transformer."""
+    """The channels of the UNet blocks that a motion module's file is made for, read off its norms."""
     pattern = re.compile(
         r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight"
     )
@@ -634,8 +622,7 @@ def load_motion_file(
 
 
 def complete(source: Source, model: Any, otherwise: str = "") -> Any:
-    """The model, if every weight was found: loaders leave what a file lacks on the meta device and say
-    nothing."""
+    """The model, if every weight was found: loaders leave what is missing on the meta device, silently."""
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise WeightsError(
