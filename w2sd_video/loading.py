@@ -540,7 +540,7 @@ def plan(
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:
-    """Reflection subtracts one network's noise prediction from the other's: they must speak of the same thing.
+    """Refuse arms whose noise predictions mean different things: reflection subtracts one from the other.
 
     Raises:
         WeightsError: latents, text embeddings or prediction types differ.
