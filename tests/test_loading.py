@@ -25,6 +25,7 @@ from original_layout import motion_names, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
+from w2sd_video.provenance import file_sha256, weight_hashes
 
 from w2sd_video import loading
 from w2sd_video.loading import SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
@@ -194,6 +195,19 @@ def test_a_motion_modules_length_and_middle_block_are_read_from_its_file(shelf, 
     pipe = load(shelf.strong, motion_adapter=tmp_path / "motion.ckpt", config=shelf.config)
     assert pipe.motion_adapter.config.motion_max_seq_length == 5
     assert pipe.unet.config.use_motion_mid_block and hasattr(pipe.unet.mid_block, "motion_modules")
+
+
+def test_every_component_knows_the_file_it_came_from(shelf):
+    of_files = weight_hashes(load(shelf.strong_file, shelf.weak, shelf.motion_file, config=shelf.config))
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        assert of_files[name] == f"sha256:{file_sha256(shelf.strong_file)}"
+    weak = shelf.weak / "unet" / "diffusion_pytorch_model.safetensors"
+    assert of_files["weak_unet"] == f"sha256:{file_sha256(weak)}"
+    assert of_files["motion_adapter"] == f"sha256:{file_sha256(shelf.motion_file)}"
+    motion = shelf.motion / "diffusion_pytorch_model.safetensors"
+    hashes = weight_hashes(load(shelf.strong, shelf.weak_file, shelf.motion, config=shelf.config))
+    assert hashes["motion_adapter"] == f"sha256:{file_sha256(motion)}"
+    assert hashes["weak_unet"] == f"sha256:{file_sha256(shelf.weak_file)}"
 
 
 def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
