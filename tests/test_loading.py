@@ -25,11 +25,11 @@ from original_layout import motion_names, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
-from w2sd_video.provenance import file_sha256, weight_hashes
 
 from w2sd_video import loading
 from w2sd_video.loading import SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
 from w2sd_video.motion import unshare_parameters
+from w2sd_video.provenance import file_sha256, weight_hashes
 
 load = W2SDAnimateDiffSDXLPipeline.from_pretrained
 WIDTHS = (tiny.TEXT_WIDTH, 2 * tiny.TEXT_WIDTH)  # original files tell the text encoders apart by their widths
