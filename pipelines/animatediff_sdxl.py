@@ -196,7 +196,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         convention: str = "exact",
         **kwargs: Any,
     ):
-        """Generate videos. Takes what [`AnimateDiffSDXLPipeline.__call__`] takes, and:
+        """Generate videos. Takes what [`AnimateDiffSDXLPipeline.__call__`] takes, and more.
 
         Every guidance number w reads `uncond + w (cond - uncond)`: 1 is conditional, 0 unconditional. Under a
         method that holds for `guidance_scale` as well, where the parent takes everything up to 1 as 1.
@@ -221,7 +221,9 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             What the parent returns. Afterwards `pipe.evaluations` says what was spent.
 
         Raises:
-            ValueError: for an argument that is not accepted, before any network runs.
+            ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
+                the parent's own to the parent, but for `num_frames`, `num_inference_steps` and
+                `guidance_scale`.
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance.
         """
@@ -241,26 +243,22 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             "weak_pooled_prompt_embeds": weak_pooled_prompt_embeds,
             "weak_negative_pooled_prompt_embeds": weak_negative_pooled_prompt_embeds,
         }
+        self._check_numbers(asked)
         w2sd, weak_conditioning = None, Conditioning()
-        self._forced_halves = False
+        self._hook, self._forced_halves = None, False
         if method is not None:
             w2sd = W2SD(
-                strong_guidance=asked["guidance_scale"]
-                if strong_guidance_scale is None
-                else strong_guidance_scale,
-                weak_guidance=weak_guidance_scale,
+                asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale,
+                weak_guidance_scale,
                 reflection_steps=reflection_steps,
                 inversion=inversion,
                 convention=convention,
             )
             num_steps = self._check_method(w2sd, asked, weak_inputs)
-            reflects = w2sd.reflects(0, num_steps)
-            if reflects:
+            guidances = [asked["guidance_scale"]]
+            if w2sd.reflects(0, num_steps):
                 weak_conditioning = self._weak_conditioning(w2sd, asked, weak_inputs)
-            guidances = [
-                asked["guidance_scale"],
-                *([w2sd.strong_guidance, w2sd.weak_guidance] if reflects else []),
-            ]
+                guidances += [w2sd.strong_guidance, w2sd.weak_guidance]
             self._forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
 
         self._hook = DenoiserHook(
@@ -305,6 +303,21 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         # parent's rule.
         return self._forced_halves or super().do_classifier_free_guidance
 
+    def _check_numbers(self, asked: dict[str, Any]) -> None:
+        guidance, frames, steps = (
+            asked[name] for name in ("guidance_scale", "num_frames", "num_inference_steps")
+        )
+        if not _is(guidance, int, float) or not math.isfinite(guidance):
+            raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
+        longest = self.unet.config.motion_max_seq_length
+        if not _is(frames, int) or not 1 <= frames <= longest:
+            raise ValueError(
+                f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
+                f" but is {frames!r}."
+            )
+        if asked["timesteps"] is None and asked["sigmas"] is None and (not _is(steps, int) or steps < 1):
+            raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
+
     def _check_method(self, w2sd: W2SD, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         """Refuse what cannot be done under the method, and return the number of steps."""
         self.check_inputs(
@@ -320,25 +333,13 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             asked["negative_pooled_prompt_embeds"],
             asked["callback_on_step_end_tensor_inputs"],
         )
-        guidance = asked["guidance_scale"]
-        if (
-            isinstance(guidance, bool)
-            or not isinstance(guidance, (int, float))
-            or not math.isfinite(guidance)
-        ):
-            raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
         if self.unet.config.time_cond_proj_dim is not None:
             raise ValueError(
                 "`unet` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
                 " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or a UNet without"
                 " it."
             )
-        frames, longest = asked["num_frames"], self.unet.config.motion_max_seq_length
-        if isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= longest:
-            raise ValueError(
-                f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
-                f" but is {frames!r}."
-            )
+        self._check_weak_unet(asked["num_frames"])
         sizes = [
             name for name in ("negative_original_size", "negative_target_size") if asked[name] is not None
         ]
@@ -365,18 +366,33 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
 
     def _timesteps(self, asked: dict[str, Any]) -> list[float]:
         """The timesteps of the run, from a copy of the scheduler. The first step is read: it may refuse."""
-        steps = asked["num_inference_steps"]
-        if asked["timesteps"] is None and asked["sigmas"] is None:
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-                raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
         scheduler = copy.deepcopy(self.scheduler)
-        timesteps, _ = retrieve_timesteps(scheduler, steps, "cpu", asked["timesteps"], asked["sigmas"])
+        timesteps, _ = retrieve_timesteps(
+            scheduler, asked["num_inference_steps"], "cpu", asked["timesteps"], asked["sigmas"]
+        )
         read_step(scheduler, timesteps[0])
         end = asked["denoising_end"]
         if isinstance(end, float) and 0 < end < 1:  # the parent's own rule, its step 7.1
             total = scheduler.config.num_train_timesteps
             timesteps = [t for t in timesteps if t >= int(round(total - end * total))]
         return [float(t) for t in timesteps]
+
+    def _check_weak_unet(self, frames: int) -> None:
+        """The two UNets see the same latents."""
+        if self.weak_unet is None:
+            return
+        if self.weak_unet.dtype != self.unet.dtype:
+            raise ValueError(
+                f"`weak_unet` is in {self.weak_unet.dtype} and `unet` in {self.unet.dtype}; accepted: one"
+                " dtype for both, as after `pipe.to(dtype)`."
+            )
+        for name in ("in_channels", "out_channels"):
+            weak, strong = self.weak_unet.config[name], self.unet.config[name]
+            if weak != strong:
+                raise ValueError(f"`weak_unet` has {name} {weak}, and `unet` {strong}; accepted: the same.")
+        longest = self.weak_unet.config.motion_max_seq_length
+        if frames > longest:
+            raise ValueError(f"`num_frames` is {frames}, and `weak_unet` takes at most {longest}.")
 
     def _check_weak_inputs(self, asked: dict[str, Any], weak: dict[str, Any]) -> None:
         batch = _batch_size(asked)
@@ -479,7 +495,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
     def _pairs(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
         names = ("unet", "text_encoder", "text_encoder_2")
         pairs = [(getattr(self, "weak_" + name), getattr(self, name)) for name in names]
-        return [(weak, strong) for weak, strong in pairs if weak is not None and strong is not None]
+        return [(weak, strong) for weak, strong in pairs if None not in (weak, strong) and weak is not strong]
 
     def _unshare(self) -> None:
         for weak, strong in self._pairs():
@@ -516,6 +532,10 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()
         super().fuse_lora(*args, **kwargs)
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _batch_size(asked: dict[str, Any]) -> int:

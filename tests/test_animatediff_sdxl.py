@@ -648,8 +648,11 @@ REFUSED = {
         "`reflection_steps` has to be from 0 to the number of steps, 4.*5",
     ),
     "lambda below 0": ({"reflection_steps": -1}, "`reflection_steps`.*-1"),
-    "guidance nan": ({"guidance_scale": float("nan")}, "guidance_scale`.*nan"),
-    "guidance text": ({"guidance_scale": "3"}, "guidance_scale`.*'3'"),
+    "guidance nan": ({"guidance_scale": float("nan")}, "`guidance_scale`.*nan"),
+    "guidance text": ({"guidance_scale": "3"}, "`guidance_scale`.*'3'"),
+    "guidance nan, plain": ({"guidance_scale": float("nan"), "method": None}, "`guidance_scale`.*nan"),
+    "too many frames, plain": ({"num_frames": 9, "method": None}, "`num_frames`.*1 to 8.*9"),
+    "no steps, plain": ({"num_inference_steps": 0, "method": None}, "`num_inference_steps`.*0"),
     "strong guidance": ({"strong_guidance_scale": float("inf")}, "`strong_guidance_scale`.*inf"),
     "weak guidance": ({"weak_guidance_scale": None}, "`weak_guidance_scale`.*None"),
     "inversion": ({"inversion": "x"}, "`inversion`.*'x'"),
@@ -690,6 +693,16 @@ def test_a_bad_argument_is_refused_before_any_network_runs(pipe, arguments, mess
     with pytest.raises(ValueError, match=message):
         frames(pipe, **arguments)
     assert "forward" not in vars(pipe.unet)
+
+
+def test_a_weak_unet_that_cannot_stand_beside_the_strong_one_is_refused():
+    with pytest.raises(ValueError, match="`weak_unet` is in torch.float64 and `unet` in torch.float32"):
+        frames(tiny.pipeline(weak_unet=tiny.motion_unet(10).to(torch.float64)))
+    with pytest.raises(ValueError, match="`weak_unet` has in_channels 9, and `unet` 4"):
+        frames(tiny.pipeline(weak_unet=tiny.unet2d(10, in_channels=9)))
+    adapter = tiny.motion_adapter(motion_max_seq_length=2)
+    with pytest.raises(ValueError, match="`num_frames` is 3, and `weak_unet` takes at most 2"):
+        frames(tiny.pipeline(weak_unet=tiny.motion_unet(10, adapter)))
 
 
 def test_an_unknown_argument_is_refused_by_name(pipe):

@@ -7,7 +7,7 @@ import time
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from w2sd_video.hook import HOOK_NAME, Conditioning, DenoiserHook, attached, branches
@@ -120,6 +120,33 @@ def test_a_flow_transformer_reflects_from_pure_noise():
         p = network(hidden_states=torch.cat([x, x]), return_dict=False, **told)[0]
     assert torch.allclose(x + dt * p[1:], expected, atol=1e-7)
     assert network.seen == [(1, 1)] * 3
+
+
+@torch.no_grad()
+def test_a_stock_pipeline_takes_the_method_by_its_denoiser():
+    """The recipe for other pipelines: three lines around the call."""
+    parts = tiny.components()
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipe = StableDiffusionXLPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
+    pipe.set_progress_bar_config(disable=True)
+
+    def image() -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return pipe("a cat", num_inference_steps=4, generator=generator, output_type="latent").images
+
+    plain = image()
+    hook = DenoiserHook(
+        W2SD(5.0, 1.0),
+        pipe.scheduler,
+        weak=tiny.unet2d(1),
+        guidance=lambda: pipe.guidance_scale,
+        doubled=lambda: pipe.do_classifier_free_guidance,
+    )
+    with attached(pipe.unet, hook):
+        reflected = image()
+    assert reflected.isfinite().all() and not torch.equal(reflected, plain)
+    assert hook.evaluations.per_video() == {"strong": 3 * 4 + 2, "weak": 3, "total": 17}
+    assert torch.equal(image(), plain)
 
 
 def test_only_the_branches_that_count_are_named():

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from .levels import Step, convert, full_precision, read_step, step_index
@@ -86,6 +87,9 @@ def branches(w: float) -> Branches:
 class DenoiserHook(ModelHook):
     """Answers a denoiser's call with a method's prediction, and counts network evaluations.
 
+    To compile under it, compile the networks' blocks (`compile_repeated_blocks`): around the whole denoiser
+    the compiler would trace the method as well, anew for every step's numbers.
+
     Args:
         method: the method, or None to pass calls through untouched and only count them.
         scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
@@ -122,7 +126,7 @@ class DenoiserHook(ModelHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
-        names = _parameters(type(module).forward)
+        names = _parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         name = names[0]
         x: Tensor = inputs.pop(name)
