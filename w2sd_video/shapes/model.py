@@ -7,7 +7,6 @@ turns it into a `UNetMotionModel`. Only the widths differ, and the latents have 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffusers import (
@@ -17,35 +16,24 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .grammar import VOCABULARY
 from .world import CANVAS
 
-WEIGHTS = Path(__file__).parent / "weights"
+HERE = Path(__file__).parent
+WEIGHTS = HERE / "weights"
 LATENT_CHANNELS = 8
 PROMPT_TOKENS = 32
 TEXT_WIDTH = 64
 WIDTHS = (48, 96)
 
 
-def tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges are learnt from the grammar's words: one token a word."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    alphabet = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    trainer = trainers.BpeTrainer(
-        show_progress=False,
-        end_of_word_suffix="</w>",
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=alphabet + [f"{c}</w>" for c in alphabet],
-    )
-    bpe.train_from_iterator(VOCABULARY, trainer)
-    state = json.loads(bpe.to_str())["model"]
-    merges = [tuple(m) for m in state["merges"]]
-    return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=PROMPT_TOKENS)
+def tokenizer(name: str = "tokenizer") -> CLIPTokenizer:
+    """One of the model's two CLIP tokenizers: byte-pair merges learnt from the grammar's words, one token a word.
+
+    They are data, because learning merges breaks ties at random, and other ids are another model.
+    """
+    return CLIPTokenizer.from_pretrained(HERE / name)
 
 
 def _text_config(tokens: CLIPTokenizer) -> CLIPTextConfig:
@@ -111,7 +99,7 @@ def build_image_model() -> StableDiffusionXLPipeline:
         text_encoder=CLIPTextModel(_text_config(tokens)),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(tokens)),
         tokenizer=tokens,
-        tokenizer_2=tokenizer(),
+        tokenizer_2=tokenizer("tokenizer_2"),
         unet=unet,
         scheduler=scheduler(),
         add_watermarker=False,

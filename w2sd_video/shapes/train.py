@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +39,7 @@ from rich.progress import Progress, track
 from ..motion import motion_unet
 from ..runs import whole
 from .grammar import describe
-from .model import build_image_model, build_motion_adapter
+from .model import HERE, build_image_model, build_motion_adapter
 from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
 
 
@@ -171,6 +172,8 @@ class Trainer:
         with whole({"weights": Path(to)}) as staged:
             for name in ("base", "tuned"):
                 self._load(name).to("cpu", torch.float16).save_pretrained(staged["weights"] / name)
+                for tokens in ("tokenizer", "tokenizer_2"):  # as vocab.json and merges.txt too, like SDXL's own
+                    shutil.copytree(HERE / tokens, staged["weights"] / name / tokens, dirs_exist_ok=True)
             motion = MotionAdapter.from_pretrained(self.folder / "motion", torch_dtype=torch.float16)
             motion.save_pretrained(staged["weights"] / "motion")
             (staged["weights"] / "README.md").write_text(self._card(command))
