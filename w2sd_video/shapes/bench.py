@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import WEIGHTS
 from .grammar import describe, parse
 from .judge import judge
 from .world import forget, render, sample_scene
@@ -90,7 +91,6 @@ def load() -> tuple[Any, Any]:
     import torch
 
     from ..pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline
-    from .model import WEIGHTS
 
     def pipeline(strong: str, weak: Path | None) -> Any:
         pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(

@@ -21,7 +21,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from .world import CANVAS
 
 HERE = Path(__file__).parent
-WEIGHTS = HERE / "weights"
 LATENT_CHANNELS = 8
 PROMPT_TOKENS = 32
 TEXT_WIDTH = 64
