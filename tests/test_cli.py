@@ -31,7 +31,8 @@ def models(tmp_path_factory) -> list[str]:
     """Options that name tiny strong, weak and motion folders, in diffusers' layout."""
     root = tmp_path_factory.mktemp("models")
     for name, seed in (("strong", 0), ("weak", 10)):
-        parts = tiny.components(weak=False, unet=tiny.unet2d(seed))
+        encoders = dict(zip(("text_encoder", "text_encoder_2"), tiny.text_encoders(seed), strict=True))
+        parts = tiny.components(weak=False, unet=tiny.unet2d(seed), **encoders)
         parts = {key: value for key, value in parts.items() if key not in ("motion_adapter", "weak_unet")}
         StableDiffusionXLPipeline(**parts).save_pretrained(root / name)
     tiny.motion_adapter().save_pretrained(root / "motion")
@@ -188,6 +189,21 @@ def test_compare_makes_the_three_videos_that_are_made_alone(small):
         "w2sd",
         "weak",
     ]
+
+
+def test_the_weak_arm_has_its_own_text_encoders_where_it_is_asked_for(small):
+    generate(PROMPT, *small, "--weak-text-encoders")
+    assert "weak_text_encoder" in sidecar()["weights"]["w2sd"] and sidecar()["request"]["weak_text_encoders"]
+    generate(PROMPT, *small, "--no-weak-text-encoders", "--out", "other")
+    assert "weak_text_encoder" not in sidecar(folder="other")["weights"]["w2sd"]
+    assert hashes() != hashes(folder="other")
+
+
+def test_the_shipped_model_makes_a_video_from_any_folder_without_a_hub():
+    command = [sys.executable, "-m", "w2sd_video.cli", "generate", "a red circle moving right"]
+    ran = subprocess.run([*command, "--steps", "2", "--frames", "4"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert listing() == [f"a-red-circle-moving-right-seed0.{kind}" for kind in ("json", "mp4")]
 
 
 def test_what_is_made_already_is_kept_and_the_rest_goes_on(small):

@@ -230,6 +230,7 @@ BAD = {
     "inversion": ["x_0", "1", -1],
     "convention": ["publishd"],
     "strong": [" "],
+    "weak_text_encoders": ["no"],
 }
 
 

@@ -126,6 +126,10 @@ def generate(
     strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
     weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
     motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
+    weak_text_encoders: Annotated[
+        bool | None,
+        _option(MODELS, "Whether the weak arm encodes prompts with the weak model's own text encoders."),
+    ] = None,
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     plain: Annotated[bool, _option(METHOD, "The strong model without reflection.", "--plain")] = False,
@@ -175,6 +179,7 @@ def generate(
         "strong": strong,
         "weak": weak,
         "motion_adapter": motion,
+        "weak_text_encoders": weak_text_encoders,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "strong_guidance_scale": strong_guidance,
@@ -250,7 +255,9 @@ def _generate(
             progress.update(steps, completed=done)
 
         _quiet()
-        for made in make(requests, folder, formats, overwrite, on_step, command=sys.argv):
+        for made in make(
+            requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]
+        ):
             progress.update(videos, advance=1)
             print(f"{made.paths['mp4']}{'  (already made)' * made.kept}")
             if not made.kept:

@@ -104,7 +104,7 @@ def _generate(
         if state == "made" and not overwrite:
             yield Made(request, paths, runs.read_sidecar(paths["json"])[1], kept=True)
             continue
-        models = (request.strong, request.weak, request.motion_adapter)
+        models = (request.strong, request.weak, request.motion_adapter, request.weak_text_encoders)
         wanted = (request.variant, *models, request.dtype, request.device)
         if wanted != loaded:
             pipelines.clear()  # let go of one pair before the next is loaded
@@ -124,19 +124,20 @@ def load(request: Request) -> dict[str, Pipeline]:
 
     from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
 
+    scheduler(request)  # refuses what diffusers cannot build, before anything is read
     device = _device(request.device)
     dtype = getattr(torch, request.dtype)
     strong, weak, motion = (
         runs.locate(getattr(request, name), name) for name in ("strong", "weak", "motion_adapter")
     )
 
-    def pipeline(strong: str, weak: str | None = None) -> Pipeline:
-        return Pipeline.from_pretrained(strong, weak=weak, motion_adapter=motion, torch_dtype=dtype)
+    def pipeline(strong: str, **pair: Any) -> Pipeline:
+        return Pipeline.from_pretrained(strong, motion_adapter=motion, torch_dtype=dtype, **pair)
 
     pipelines: dict[str, Pipeline] = {}
     for variant in reversed(runs.VARIANTS[request.variant]):  # the pair first
         if variant == "w2sd":
-            pipelines[variant] = pipeline(strong, weak)
+            pipelines[variant] = pipeline(strong, weak=weak, weak_text_encoders=request.weak_text_encoders)
         elif variant == "strong":
             pipelines[variant] = pipelines["w2sd"] if "w2sd" in pipelines else pipeline(strong)
         else:

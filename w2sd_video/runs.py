@@ -52,6 +52,7 @@ class Request:
     strong: str
     weak: str
     motion_adapter: str
+    weak_text_encoders: bool
     grammar: str | None
     scheduler: Mapping[str, Any]
     num_inference_steps: int
@@ -134,6 +135,8 @@ class Request:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("convention", self.convention, CONVENTIONS)
         _one_of("variant", self.variant, VARIANTS)
+        if not isinstance(self.weak_text_encoders, bool):
+            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
         if self.inversion not in ("x_s", "x_t"):
             if isinstance(self.inversion, str):
                 raise Refused("inversion", self.inversion, "give x_s, x_t or a number of iterations")

@@ -30,6 +30,7 @@ class Preset:
     strong: str
     weak: str
     motion_adapter: str
+    weak_text_encoders: bool  # whether the weak arm encodes prompts with the weak model's own text encoders
     grammar: str | None  # the `w2sd_video.GRAMMAR.grammar` that its prompts must follow; null: any text
     schedule: str  # the default among `schedules`
     schedules: dict[str, dict[str, Any]]  # name -> {class: a diffusers scheduler, **its arguments}
