@@ -51,11 +51,7 @@ def _text_config(tokens: CLIPTokenizer) -> CLIPTextConfig:
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule and spacing that diffusers documents for AnimateDiff-SDXL; the network predicts v.
-
-    An epsilon network learns where things are and which way they move many times more slowly: at high noise, where
-    that is decided, its target is all but its input, and the scene is a few percent of the difference.
-    """
+    """The noise schedule and spacing that diffusers documents for AnimateDiff-SDXL."""
     return DDIMScheduler(
         beta_schedule="linear",
         beta_start=0.00085,
@@ -63,7 +59,6 @@ def scheduler() -> DDIMScheduler:
         timestep_spacing="linspace",
         clip_sample=False,
         steps_offset=1,
-        prediction_type="v_prediction",
     )
 
 
