@@ -69,9 +69,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
     # In the order of a call: each model leaves the accelerator when the next one runs. `weak_unet` is in no
     # such chain, since the two UNets take turns within a step; both stay, and `decode_latents` sends it away
     # before the VAE.
-    model_cpu_offload_seq = (
-        "weak_text_encoder->weak_text_encoder_2->" + AnimateDiffSDXLPipeline.model_cpu_offload_seq
-    )
+    model_cpu_offload_seq = "weak_text_encoder->weak_text_encoder_2->" + AnimateDiffSDXLPipeline.model_cpu_offload_seq
     _optional_components = [
         *AnimateDiffSDXLPipeline._optional_components,
         "weak_unet",
@@ -232,9 +230,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         asked = dict(arguments.arguments)
         asked.pop("self")
         if method is not None and method not in METHODS:
-            raise ValueError(
-                f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {method!r}."
-            )
+            raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {method!r}.")
         weak_inputs = {
             "weak_prompt": weak_prompt,
             "weak_negative_prompt": weak_negative_prompt,
@@ -304,9 +300,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         return self._forced_halves or super().do_classifier_free_guidance
 
     def _check_numbers(self, asked: dict[str, Any]) -> None:
-        guidance, frames, steps = (
-            asked[name] for name in ("guidance_scale", "num_frames", "num_inference_steps")
-        )
+        guidance, frames, steps = (asked[name] for name in ("guidance_scale", "num_frames", "num_inference_steps"))
         if not _is(guidance, int, float) or not math.isfinite(guidance):
             raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
         longest = self.unet.config.motion_max_seq_length
@@ -340,9 +334,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
                 " it."
             )
         self._check_weak_unet(asked["num_frames"])
-        sizes = [
-            name for name in ("negative_original_size", "negative_target_size") if asked[name] is not None
-        ]
+        sizes = [name for name in ("negative_original_size", "negative_target_size") if asked[name] is not None]
         if sizes and _batch_size(asked) > 1:
             raise ValueError(
                 f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size"
@@ -353,9 +345,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         num_steps = len(timesteps)
         lam = w2sd.reflection_steps
         if lam is not None and lam > num_steps:
-            raise ValueError(
-                f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}."
-            )
+            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
         if w2sd.convention == "published" and lam is not None and lam > num_steps - 1:
             raise ValueError(
                 f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
@@ -400,17 +390,9 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
             value = weak[name]
             if value is None or isinstance(value, str):
                 continue
-            if (
-                not isinstance(value, list)
-                or len(value) != batch
-                or not all(isinstance(v, str) for v in value)
-            ):
-                raise ValueError(
-                    f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}."
-                )
-        embeds = {
-            name: value for name, value in weak.items() if name.endswith("embeds") and value is not None
-        }
+            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
+        embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
         for name, other in (
             ("weak_prompt", "weak_prompt_embeds"),
             ("weak_negative_prompt", "weak_negative_prompt_embeds"),
@@ -422,9 +404,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
                 raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
         for name, value in embeds.items():
             if len(value) != batch:
-                raise ValueError(
-                    f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}."
-                )
+                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
         if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
             raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
         speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
@@ -445,9 +425,7 @@ class W2SDAnimateDiffSDXLPipeline(AnimateDiffSDXLPipeline):
         if all(value is None for value in weak.values()) and not self._has_weak_text_encoder:
             return Conditioning()
         encodes_own = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
-        own_negative = (
-            weak["weak_negative_prompt"] is not None or weak["weak_negative_prompt_embeds"] is not None
-        )
+        own_negative = weak["weak_negative_prompt"] is not None or weak["weak_negative_prompt_embeds"] is not None
         view = copy.copy(self)  # the arm's view of the pipeline: its own text encoders where it has them
         for name in ("text_encoder", "text_encoder_2"):
             if (encoder := getattr(self, "weak_" + name)) is not None:

@@ -81,9 +81,7 @@ def vae_names(tensors: Mapping[str, torch.Tensor], blocks: int) -> Tensors:
         name = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", name)
         name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", name)
         name = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name)
-        name = re.sub(
-            r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", name
-        )
+        name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", name)
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
         name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         if "mid_block.attentions.0." in name:

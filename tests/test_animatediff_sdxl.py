@@ -61,8 +61,7 @@ def ip_adapter(unet: UNetMotionModel) -> dict:
         return {"image_proj": weights, "ip_adapter": attention}
 
     return {
-        kind: {name: value.detach() for name, value in part.items()}
-        for kind, part in tiny.seeded(20, build).items()
+        kind: {name: value.detach() for name, value in part.items()} for kind, part in tiny.seeded(20, build).items()
     }
 
 
@@ -629,9 +628,7 @@ def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(pipe):
     assert not shared
 
 
-@pytest.mark.parametrize(
-    "kind", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}], ids=["leaf", "block"]
-)
+@pytest.mark.parametrize("kind", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}], ids=["leaf", "block"])
 def test_group_offload_gives_the_same(pipe, kind):
     expected = frames(pipe, output_type="pt")
     pipe.enable_group_offload(onload_device=torch.device("cpu"), **kind)

@@ -92,17 +92,12 @@ def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
     scales = [asked[f"{name}guidance_scale"] for name in ("", "strong_", "weak_")]
     assert scales == [3.0, 3.0, 0.5] and asked["reflection_steps"] == STEPS - 1
     assert (asked["inversion"], asked["convention"], video["method"]) == ("x_s", "exact", "w2sd")
-    assert (
-        asked["scheduler"]["class"] == "DDIMScheduler"
-        and asked["scheduler"]["timestep_spacing"] == "linspace"
-    )
+    assert asked["scheduler"]["class"] == "DDIMScheduler" and asked["scheduler"]["timestep_spacing"] == "linspace"
     assert (asked["num_frames"], asked["height"], asked["width"], asked["fps"]) == (3, 16, 24, 8)
     assert (asked["dtype"], made["device"]) == ("float32", "cpu")
     assert {"python", "w2sd-video", "torch", "diffusers", "transformers"} <= made["versions"].keys()
     hashed = made["weights"]["w2sd"]
-    assert {"unet", "weak_unet", "vae", "text_encoder"} <= hashed.keys() and hashed["unet"] != hashed[
-        "weak_unet"
-    ]
+    assert {"unet", "weak_unet", "vae", "text_encoder"} <= hashed.keys() and hashed["unet"] != hashed["weak_unet"]
     assert made["seconds"] > 0 and made["command"] and made["files"] == ["a-red-cat-seed5.mp4"]
 
 
@@ -143,9 +138,7 @@ def test_a_remade_video_that_differs_is_reported_with_what_differs(small):
     other["videos"]["w2sd"]["frames_sha256"] = "0"
     other["versions"]["torch"] = "1.0"
     Path("other.json").write_text(json.dumps(other))
-    assert "frames differ from the sidecar's; what differs: versions" in generate(
-        "--from", "other.json", "--out", "x"
-    )
+    assert "frames differ from the sidecar's; what differs: versions" in generate("--from", "other.json", "--out", "x")
 
 
 def test_a_seed_gives_the_same_video_whatever_else_is_made(small):
@@ -236,9 +229,7 @@ def test_prompts_come_from_a_file_too(small):
 def test_gif_and_png_lie_beside_the_video(small):
     generate(PROMPT, *small, "--gif", "--png", "--fps", 5)
     assert listing() == [f"{STEM}{end}" for end in ("-frames", ".gif", ".json", ".mp4")]
-    assert [path.name for path in sorted(Path(f"outputs/{STEM}-frames").iterdir())] == [
-        f"000{i}.png" for i in range(3)
-    ]
+    assert [path.name for path in sorted(Path(f"outputs/{STEM}-frames").iterdir())] == [f"000{i}.png" for i in range(3)]
     assert Image.open(f"outputs/{STEM}.gif").info["duration"] == 200
     assert sidecar()["formats"] == ["mp4", "gif", "png"]
 
@@ -331,7 +322,13 @@ def test_interrupting_leaves_whole_videos_only_and_the_same_command_goes_on(smal
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A shell starts background jobs with interrupts ignored, which would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not Path(f"outputs/{STEM}.json").exists() and time.monotonic() < deadline:
@@ -384,6 +381,4 @@ def test_every_option_in_a_message_is_one_that_there_is():
     options = set(re.findall(r"--[a-z-]+", run("generate", "--help")))
     named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}
     assert named <= options
-    assert set(cli.OPTIONS) - {"out", "formats", "schedule"} <= {
-        field for field in runs.Request.__dataclass_fields__
-    }
+    assert set(cli.OPTIONS) - {"out", "formats", "schedule"} <= {field for field in runs.Request.__dataclass_fields__}

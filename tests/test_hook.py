@@ -187,9 +187,7 @@ def test_the_weak_arm_is_told_its_own_conditioning():
     heard = weak_seen[0]["encoder_hidden_states"]
     assert torch.equal(heard[1:], own)
     assert torch.equal(heard[:1], told["encoder_hidden_states"][:1])
-    assert torch.equal(
-        weak_seen[0]["added_cond_kwargs"]["text_embeds"], told["added_cond_kwargs"]["text_embeds"]
-    )
+    assert torch.equal(weak_seen[0]["added_cond_kwargs"]["text_embeds"], told["added_cond_kwargs"]["text_embeds"])
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
@@ -324,9 +322,7 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
         overhead = best(lambda: stub(x, t, return_dict=False, **told), 50)
 
     settings = {"block_out_channels": (48, 96), "norm_num_groups": 8}
-    adapter = tiny.motion_adapter(
-        block_out_channels=(48, 96), motion_norm_num_groups=8, motion_max_seq_length=frames
-    )
+    adapter = tiny.motion_adapter(block_out_channels=(48, 96), motion_norm_num_groups=8, motion_max_seq_length=frames)
     unet = tiny.inflate(tiny.unet2d(**settings), adapter)
     evaluation = best(lambda: unet(x, t, **told), 3) / 2  # two samples
     assert overhead < 0.02 * 5 * evaluation, (overhead, evaluation)

@@ -71,9 +71,7 @@ def test_a_wheel_works_from_another_folder(wheel, tmp_path):
             print(runs.locate(getattr(presets.load("shapes"), role)))
     """
     environment = os.environ | {"PYTHONPATH": str(target)}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     module, *models = ran.stdout.split()
     assert module == "w2sd_video.pipelines.animatediff_sdxl"

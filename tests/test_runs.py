@@ -238,9 +238,7 @@ BAD = {
 def test_what_cannot_be_used_is_refused_by_name_and_value(name, value):
     with pytest.raises(Refused) as caught:
         replace(request(num_inference_steps=20), **{name: value}).check()
-    assert caught.value.argument == name and str(caught.value).startswith(
-        f"{name}: {value!r} is not accepted; "
-    )
+    assert caught.value.argument == name and str(caught.value).startswith(f"{name}: {value!r} is not accepted; ")
 
 
 def test_more_frames_than_the_motion_module_has_positions_are_refused(tmp_path):

@@ -67,7 +67,7 @@ def test_the_tokenizer_has_a_token_for_every_word():
 
 
 def test_areas_and_centres_are_those_of_the_shapes():
-    """A circle of radius r covers pi r^2, a square (2 * 0.88 r)^2, an equilateral triangle of inradius q 3 sqrt(3) q^2."""
+    """A circle covers pi r^2, a square (2 * 0.88 r)^2, an equilateral triangle of inradius q 3 sqrt(3) q^2."""
     x, y = world.grid(64, 64)
     for shape, area in (
         ("circle", np.pi * 11**2),
@@ -207,7 +207,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
     trainer.export(tmp_path / "weights", "the command")
     assert "the command" in (tmp_path / "weights" / "README.md").read_text()
-    base, tuned = (load_file(tmp_path / "weights" / m / "unet/diffusion_pytorch_model.safetensors") for m in ("base", "tuned"))
+    base, tuned = (
+        load_file(tmp_path / "weights" / m / "unet/diffusion_pytorch_model.safetensors") for m in ("base", "tuned")
+    )
     assert base.keys() == tuned.keys() and any(not torch.equal(base[k], tuned[k]) for k in base)
 
 

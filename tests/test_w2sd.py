@@ -269,9 +269,7 @@ def test_eta_adds_the_noise_to_the_final_step_alone():
         x_s = scheduler.step(strong.reflect(x), t, x).prev_sample
         p_w = weak.reflect(x_s)
         x_ref = solve(lambda v, p_w=p_w, t=t: scheduler.step(p_w, t, v).prev_sample, x_s)
-        literal = scheduler.step(
-            STRONG(x_ref, step.level), t, x_ref, eta=0.7, variance_noise=noise
-        ).prev_sample
+        literal = scheduler.step(STRONG(x_ref, step.level), t, x_ref, eta=0.7, variance_noise=noise).prev_sample
         x = scheduler.step(p, t, x, eta=0.7, variance_noise=noise).prev_sample
         assert torch.allclose(x, literal, rtol=0, atol=1e-9)
 

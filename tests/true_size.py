@@ -50,12 +50,9 @@ def timed(what: str):
     yield
     # Linux counts in KiB. File pages that are mapped are counted too, and can be given back.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    own = next(
-        int(line.split()[1]) / 2**20 for line in open("/proc/self/status") if line.startswith("RssAnon")
-    )
+    own = next(int(line.split()[1]) / 2**20 for line in open("/proc/self/status") if line.startswith("RssAnon"))
     print(
-        f"{what:<44} {time.perf_counter() - start:7.1f} s   peak RSS {peak:5.2f} GB   now {own:5.2f} GB of"
-        " its own",
+        f"{what:<44} {time.perf_counter() - start:7.1f} s   peak RSS {peak:5.2f} GB   now {own:5.2f} GB of its own",
         flush=True,
     )
 
@@ -99,9 +96,7 @@ def save(folder: Path) -> None:
     with timed("strong: build, save as a single file"):
         pipe = image_model(0)
         tensors = sdxl(pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "strong.safetensors"
-        )
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "strong.safetensors")
     del pipe, tensors
     with timed("weak: build, save as a folder"):
         pipe = image_model(100)
@@ -119,9 +114,7 @@ def generate(folder: Path, size: int, frames: int, steps: int) -> None:
         "motion_adapter": folder / "mm_sdxl_v10_beta.ckpt",
     }
     with timed("load the pair"):
-        pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(
-            **paths, torch_dtype=torch.bfloat16, local_files_only=True
-        )
+        pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(**paths, torch_dtype=torch.bfloat16, local_files_only=True)
     bytes_of = {
         id(p): p.numel() * p.element_size()
         for module in pipe.components.values()
@@ -158,9 +151,7 @@ def generate(folder: Path, size: int, frames: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=2)
@@ -178,9 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=root) as folder:
         for piece in ("save", "generate"):
             size = ["--size", str(asked.size), "--frames", str(asked.frames), "--steps", str(asked.steps)]
-            subprocess.run(
-                [sys.executable, __file__, "--piece", piece, "--folder", folder, *size], check=True
-            )
+            subprocess.run([sys.executable, __file__, "--piece", piece, "--folder", folder, *size], check=True)
 
 
 if __name__ == "__main__":

@@ -138,16 +138,10 @@ def generate(
         bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
     ] = False,
     guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
-    strong_guidance: Annotated[
-        float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)
-    ] = None,
-    weak_guidance: Annotated[
-        float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)
-    ] = None,
+    strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
+    weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
     weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
-    weak_negative_prompt: Annotated[
-        str | None, _option(METHOD, "Another negative prompt for the weak arm.")
-    ] = None,
+    weak_negative_prompt: Annotated[str | None, _option(METHOD, "Another negative prompt for the weak arm.")] = None,
     reflection_steps: Annotated[
         int | None,
         _number(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).", int),
@@ -255,9 +249,7 @@ def _generate(
             progress.update(steps, completed=done)
 
         _quiet()
-        for made in make(
-            requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]
-        ):
+        for made in make(requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]):
             progress.update(videos, advance=1)
             print(f"{made.paths['mp4']}{'  (already made)' * made.kept}")
             if not made.kept:

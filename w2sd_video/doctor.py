@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from .loading import Argument
 
 PACKAGES = (
-    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow"
-    " imageio-ffmpeg"
+    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
 ROLES: tuple[Argument, ...] = ("strong", "weak", "motion_adapter")

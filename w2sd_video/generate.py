@@ -127,9 +127,7 @@ def load(request: Request) -> dict[str, Pipeline]:
     scheduler(request)  # refuses what diffusers cannot build, before anything is read
     device = _device(request.device)
     dtype = getattr(torch, request.dtype)
-    strong, weak, motion = (
-        runs.locate(getattr(request, name), name) for name in ("strong", "weak", "motion_adapter")
-    )
+    strong, weak, motion = (runs.locate(getattr(request, name), name) for name in ("strong", "weak", "motion_adapter"))
 
     def pipeline(strong: str, **pair: Any) -> Pipeline:
         return Pipeline.from_pretrained(strong, motion_adapter=motion, torch_dtype=dtype, **pair)

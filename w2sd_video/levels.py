@@ -126,9 +126,7 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
         return p
     alpha, sigma = level.alpha, level.sigma
     if (source == "epsilon" and alpha == 0) or (source == "sample" and sigma == 0):
-        raise ValueError(
-            f"A prediction of {source!r} at (alpha, sigma) = ({alpha}, {sigma}) determines no {target!r}."
-        )
+        raise ValueError(f"A prediction of {source!r} at (alpha, sigma) = ({alpha}, {sigma}) determines no {target!r}.")
     if source == "epsilon":
         eps = p
         z = (x - sigma * eps) / alpha
@@ -168,9 +166,7 @@ class Step:
     final: FirstOrder
 
 
-def read_step(
-    scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, convention: str = "exact"
-) -> Step:
+def read_step(scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, convention: str = "exact") -> Step:
     """The step that `scheduler.step(…, timestep, …)` is about to make.
 
     Args:
@@ -231,9 +227,7 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
         return int(scheduler.index_for_timestep(timestep))
     found = (scheduler.timesteps == timestep).nonzero()
     if len(found) == 0:
-        raise ValueError(
-            f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}."
-        )
+        raise ValueError(f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}.")
     return int(found[0].item())
 
 

@@ -110,9 +110,7 @@ def find(argument: Argument, value: str | PathLike[str]) -> Source:
         f" ({', '.join(SUFFIXES)})"
     )
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(
-            f"{argument}={value!r} is a {path.suffix or 'nameless'} file. Accepted: {accepted}."
-        )
+        raise WeightsError(f"{argument}={value!r} is a {path.suffix or 'nameless'} file. Accepted: {accepted}.")
     if path.exists():
         return Source(argument, value, path)
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value) or path.suffix.lower() in SUFFIXES:
@@ -256,9 +254,7 @@ def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _
         scheduler = DDIMScheduler.load_config(source.path, subfolder="scheduler")
     name = index.get("_class_name")
     if not isinstance(name, str) or not (name in ANIMATEDIFF or name.startswith("StableDiffusionXL")):
-        raise WeightsError(
-            f"{source} is a {name}. Accepted: StableDiffusionXLPipeline, {' or '.join(ANIMATEDIFF)}."
-        )
+        raise WeightsError(f"{source} is a {name}. Accepted: StableDiffusionXLPipeline, {' or '.join(ANIMATEDIFF)}.")
     components = tuple(k for k, v in index.items() if isinstance(v, (list, tuple)) and v[0] is not None)
     needed = {"unet", "vae", "text_encoder", "text_encoder_2"} if source.argument == "strong" else {"unet"}
     for part in sorted(needed & set(components) - set(overridden)):
@@ -285,9 +281,7 @@ def _arm_of_file(source: Source, config: Path) -> Arm:
     widths = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")}
     if widths != {unet["cross_attention_dim"]} or f"{prefix}label_emb.0.0.weight" not in shapes:
         known = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the SDXL refiner"}
-        is_ = " or ".join(
-            known.get(width, f"a UNet of cross-attention width {width}") for width in sorted(widths)
-        )
+        is_ = " or ".join(known.get(width, f"a UNet of cross-attention width {width}") for width in sorted(widths))
         raise WeightsError(f"{source} is a checkpoint of {is_ or 'another model'}. Accepted: {expected}.")
     channels = shapes[f"{prefix}input_blocks.0.0.weight"][1]
     if channels != unet["in_channels"]:
@@ -398,9 +392,7 @@ class Pair:
                 **self.options.hub,
             )
         folder = Path(adapter.config.get("_name_or_path") or "")
-        self.files["motion_adapter"] = weight_files(
-            folder, self.options.variant, self.options.use_safetensors
-        )
+        self.files["motion_adapter"] = weight_files(folder, self.options.variant, self.options.use_safetensors)
         return adapter
 
     def _weak_unet(self, adapter: MotionAdapter | None) -> UNet2DConditionModel | UNetMotionModel:
@@ -417,9 +409,7 @@ class Pair:
                 )
                 return complete(source, unet)
             kind = UNetMotionModel if self.weak.is_animatediff else UNet2DConditionModel
-            unet = kind.from_pretrained(
-                source.path, subfolder="unet", torch_dtype=dtype, **self.options.model
-            )
+            unet = kind.from_pretrained(source.path, subfolder="unet", torch_dtype=dtype, **self.options.model)
             if adapter is not None and isinstance(unet, UNetMotionModel):
                 unet.load_motion_modules(adapter)
             return unet
@@ -495,9 +485,7 @@ def plan(
     if "dtype" in kwargs:
         torch_dtype = kwargs.pop("dtype")
     if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
-        raise ValueError(
-            f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.float16, or None."
-        )
+        raise ValueError(f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.float16, or None.")
     options = _Options(
         hub={name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
         model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
@@ -579,9 +567,7 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options
 
 def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The channels of the UNet blocks that a motion module's file is made for, read off its norms."""
-    pattern = re.compile(
-        r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight"
-    )
+    pattern = re.compile(r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight")
     found = {int(match[1]): shape[0] for name, shape in shapes.items() if (match := pattern.fullmatch(name))}
     if not found:
         raise WeightsError(
@@ -591,9 +577,7 @@ def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> t
     return tuple(found[block] for block in sorted(found))
 
 
-def load_motion_file(
-    source: Source, config: Path = SDXL, torch_dtype: torch.dtype | None = None
-) -> MotionAdapter:
+def load_motion_file(source: Source, config: Path = SDXL, torch_dtype: torch.dtype | None = None) -> MotionAdapter:
     """A motion module in AnimateDiff's original layout.
 
     The number of frames and whether there is a middle block are read from the file; the rest of the
@@ -626,8 +610,7 @@ def complete(source: Source, model: Any, otherwise: str = "") -> Any:
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise WeightsError(
-            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as"
-            f" {missing[0]}{otherwise}."
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}{otherwise}."
         )
     return model
 

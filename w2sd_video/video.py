@@ -144,9 +144,7 @@ def contact_sheet(videos: Mapping[str, Frames], caption: str) -> Image.Image:
     height, width = next(iter(rows.values())).shape[1:3]
     line = 24
     margin = 2 * GAP + max(int(_font(line).getlength(label)) for label in rows)
-    page = _page(
-        margin + len(shown) * (width + GAP) + GAP, 2 * line + len(rows) * (height + GAP), caption, line
-    )
+    page = _page(margin + len(shown) * (width + GAP) + GAP, 2 * line + len(rows) * (height + GAP), caption, line)
     for column, index in enumerate(shown):
         _text(page, str(index + 1), margin + GAP + column * (width + GAP), line, width, line)
     for row, (label, frames) in enumerate(rows.items()):

@@ -109,8 +109,7 @@ class W2SD:
         n = self.inversion
         if isinstance(n, bool) or not (n in ("x_s", "x_t") or (isinstance(n, int) and n >= 0)):
             raise ValueError(
-                f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but"
-                f" is {n!r}."
+                f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but is {n!r}."
             )
         if self.convention not in CONVENTIONS:
             raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")

@@ -135,9 +135,7 @@ def run(
                 method = methods(steps, strong, weak)[name]
                 pipe = weak_pipeline if method.weak_model else pipeline
                 generators = [torch.Generator().manual_seed(n) for n in ns]
-                result = pipe(
-                    [texts[n] for n in ns], generator=generators, output_type="np", **method.arguments
-                )
+                result = pipe([texts[n] for n in ns], generator=generators, output_type="np", **method.arguments)
                 frames, evaluations = result.frames, pipe.evaluations["total"]
             seconds = (time.perf_counter() - began) / len(ns)
             with open(out, "a") as file:
@@ -163,7 +161,8 @@ def _interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -
     if not len(values):
         return math.nan, math.nan, math.nan
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
-    return float(values.mean()), *(float(q) for q in np.quantile(means, (0.025, 0.975)))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
 
 
 def summarise(path: Path) -> dict[str, Any]:
@@ -201,9 +200,7 @@ def markdown(summary: dict[str, Any], labels: dict[str, str]) -> str:
     """
     names = [n for n in labels if n in summary]
     lines = ["| | " + " | ".join(labels[n] for n in names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines.append(
-        "| network evaluations | " + " | ".join(str(summary[n]["evaluations"]) for n in names) + " |"
-    )
+    lines.append("| network evaluations | " + " | ".join(str(summary[n]["evaluations"]) for n in names) + " |")
     for column in COLUMNS:
         cells = []
         for name in names:

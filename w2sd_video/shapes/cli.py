@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +13,7 @@ from rich.table import Table
 
 from . import grammar, world
 
-app = typer.Typer(
-    help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True
-)
+app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -80,16 +78,12 @@ def judge(
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="The run's folder; a run that stands there goes on.")],
-    only: Annotated[
-        list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the recipe; may be repeated."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
 ) -> None:
     """Train the shapes model from nothing; FOLDER/weights then holds base, tuned and motion.
 
@@ -98,7 +92,7 @@ def train(
     from .train import STAGES, Recipe, Trainer
 
     with _messages():
-        known = {f.name: type(f.default) for f in fields(Recipe)}
+        known: dict[str, type] = {name: type(value) for name, value in asdict(Recipe()).items()}
         chosen = {}
         for setting in settings or []:
             name, _, value = setting.partition("=")
@@ -113,23 +107,19 @@ def train(
         trainer = Trainer(folder, Recipe(**chosen), device)
         trainer.train(only or STAGES)
         if trainer.finished:
-            command = " ".join(
-                ["w2sd-video shapes train", str(folder), *(f"--set {s}" for s in settings or [])]
-            )
+            command = " ".join(["w2sd-video shapes train", str(folder), *(f"--set {s}" for s in settings or [])])
             trainer.export(folder / "weights", command)
             out.print(f"Wrote {folder / 'weights'}")
 
 
 @app.command()
 def bench(
-    path: Annotated[
-        Path, typer.Option("--out", help="The results file (JSON lines); goes on where it stands.")
-    ] = Path("shapes-bench.jsonl"),
+    path: Annotated[Path, typer.Option("--out", help="The results file (JSON lines); goes on where it stands.")] = Path(
+        "shapes-bench.jsonl"
+    ),
     videos: Annotated[int, typer.Option(min=1, help="Videos a method.")] = 500,
     steps: Annotated[int, typer.Option(min=2, help="Denoising steps, T.")] = 15,
-    strong: Annotated[
-        float, typer.Option(help="Guidance of the strong model, in the reflection and after.")
-    ] = 3.0,
+    strong: Annotated[float, typer.Option(help="Guidance of the strong model, in the reflection and after.")] = 3.0,
     weak: Annotated[float, typer.Option(help="Guidance of the weak model in the reflection.")] = 1.0,
     method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos sampled at once; does not change them.")] = 10,
@@ -152,9 +142,7 @@ def bench(
                 )  # fmt: skip
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        labels = {k: m.label for k, m in measure.methods(steps, strong, weak).items()} | {
-            "rendered": "rendered truth"
-        }
+        labels = {k: m.label for k, m in measure.methods(steps, strong, weak).items()} | {"rendered": "rendered truth"}
         out.print(measure.markdown(measure.summarise(path), labels), markup=False)
 
 

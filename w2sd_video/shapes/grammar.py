@@ -24,9 +24,7 @@ WORDS = {
     "relation": [*RELATIONS, "and"],
     "background": [f"on a {b} background" for b in BACKGROUNDS],
 }
-VOCABULARY = sorted(
-    {word for phrases in WORDS.values() for phrase in phrases for word in phrase.split()} | {"a", "on"}
-)
+VOCABULARY = sorted({word for phrases in WORDS.values() for phrase in phrases for word in phrase.split()} | {"a", "on"})
 
 
 def describe(scene: Scene) -> str:
@@ -48,9 +46,7 @@ def help_text() -> str:
     """The grammar as a person needs it: the form of a prompt and the words that can stand in it."""
     lines = ["a [size] colour shape [motion [speed]] [relation another object] [background], where"]
     lines += [f"  {kind}: {', '.join(words)}" for kind, words in WORDS.items()]
-    lines.append(
-        'for example "a large red circle moving right quickly above a blue square on a grey background"'
-    )
+    lines.append('for example "a large red circle moving right quickly above a blue square on a grey background"')
     return "\n".join(lines)
 
 
@@ -107,9 +103,7 @@ def parse(prompt: str) -> Scene:
         relation = None if joined == "and" else joined
         things.append(thing())
         if things[0].colour == things[1].colour:
-            raise ValueError(
-                f"prompt: {prompt!r}: the two objects need different colours, to tell them apart"
-            )
+            raise ValueError(f"prompt: {prompt!r}: the two objects need different colours, to tell them apart")
     background = None
     if take("on a"):
         background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]

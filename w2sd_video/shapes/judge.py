@@ -127,9 +127,7 @@ def read(video: np.ndarray) -> Reading:
         with np.errstate(invalid="ignore", divide="ignore"):
             centre = np.stack([(whole * gx).sum((1, 2)), (whole * gy).sum((1, 2))], -1) / area[:, None]
             rgb = (x * mine[..., None]).sum((1, 2)) / mine.sum((1, 2))[:, None]
-        votes = [
-            _shape(w, a, c) for w, a, c in zip(whole, area, centre, strict=True) if a >= SPECK * scale**2
-        ]
+        votes = [_shape(w, a, c) for w, a, c in zip(whole, area, centre, strict=True) if a >= SPECK * scale**2]
         shape = max(SHAPES, key=votes.count) if votes else ""
         tracks.append(Track(colour, area, centre, rgb, shape, scale))
     tracks.sort(key=lambda t: -float(np.median(t.area)))
@@ -157,9 +155,7 @@ def _shape(cover: np.ndarray, area: float, centre: np.ndarray) -> str:
     x, y = grid(*cover.shape)
     return min(
         SHAPES,
-        key=lambda s: np.abs(
-            cover - coverage(s, x - centre[0], y - centre[1], np.sqrt(area / _UNIT_AREA[s]))
-        ).sum(),
+        key=lambda s: np.abs(cover - coverage(s, x - centre[0], y - centre[1], np.sqrt(area / _UNIT_AREA[s]))).sum(),
     )
 
 
@@ -196,16 +192,12 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
         pairs = [there[0]]  # of the wrong colour, its other attributes can still be right
     for name in ("shape", "size", "direction", "speed"):
         asked = [(getattr(thing, name), t) for thing, t in zip(scene.things, pairs, strict=True)]
-        verdicts = [
-            float(t is not None and getattr(t, name) == want) for want, t in asked if want is not None
-        ]
+        verdicts = [float(t is not None and getattr(t, name) == want) for want, t in asked if want is not None]
         if verdicts:
             scores[name] = float(np.mean(verdicts))
     if scene.relation is not None:
         first, second = pairs
-        scores["relation"] = float(
-            first is not None and second is not None and _stands(first, second, scene.relation)
-        )
+        scores["relation"] = float(first is not None and second is not None and _stands(first, second, scene.relation))
     if scene.background is not None:
         scores["background"] = float(seen.background == scene.background)
     scores["right"] = float(all(v == 1.0 for v in scores.values()))

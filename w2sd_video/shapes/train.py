@@ -30,7 +30,7 @@ import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import MotionAdapter, StableDiffusionXLPipeline
+from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
@@ -182,14 +182,9 @@ class Trainer:
         log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
         last = {line["stage"]: line for line in log}
         stages = "\n".join(
-            f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |"
-            for s in STAGES
+            f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in STAGES
         )
-        threads = (
-            f"{torch.get_num_threads()} threads"
-            if self.device.type == "cpu"
-            else torch.cuda.get_device_name()
-        )
+        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
         return CARD.format(
             command=command,
             stages=stages,
@@ -364,7 +359,7 @@ class Trainer:
         ema.to(self.device)
         for module in modules:
             module.train()
-            if self.device.type == "cpu" and hasattr(module, "set_attn_processor"):
+            if self.device.type == "cpu" and isinstance(module, UNet2DConditionModel | UNetMotionModel):
                 # The CPU's fused attention is several times slower than plain matrix products on short sequences.
                 module.set_attn_processor(AttnProcessor())
         start, running = time.monotonic(), 0.0
@@ -417,6 +412,4 @@ class Trainer:
             model.save_pretrained(staged[name])
 
     def _load(self, name: str) -> StableDiffusionXLPipeline:
-        return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(
-            self.device
-        )
+        return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(self.device)

@@ -8,7 +8,8 @@ clipped pixel in a generated video is the model's doing and never the world's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,9 +92,9 @@ def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(width)[None, :] + 0.5, np.arange(height)[:, None] + 0.5
 
 
-def _pick(rng: np.random.Generator, names) -> str:
-    names = list(names)
-    return names[rng.integers(len(names))]
+def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
+    options = list(names)
+    return options[rng.integers(len(options))]
 
 
 def complete(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -135,14 +136,17 @@ def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
             return scene
 
 
-def _paths(scene, rng, height, width, frames, tries=2000) -> np.ndarray | None:
+def _paths(
+    scene: Scene, rng: np.random.Generator, height: int, width: int, frames: int, tries: int = 2000
+) -> np.ndarray | None:
     """Centres (things, frames, 2) of a complete scene that stay inside, apart and in their relation; or None."""
     scale = min(height, width) / CANVAS
     time = np.arange(frames)
     low, high, moves, sizes = [], [], [], []
     for thing in scene.things:
+        assert thing.size and thing.direction
         size = SIZES[thing.size] * scale
-        velocity = np.array(DIRECTIONS[thing.direction]) * SPEEDS.get(thing.speed, 0.0) * scale
+        velocity = np.array(DIRECTIONS[thing.direction]) * (SPEEDS[thing.speed] if thing.speed else 0.0) * scale
         left, right, up, down = (size * r + MARGIN * scale for r in reach(thing.shape))
         travel = velocity * (frames - 1)
         low.append(np.array([left, up]) - np.minimum(travel, 0))
@@ -155,6 +159,7 @@ def _paths(scene, rng, height, width, frames, tries=2000) -> np.ndarray | None:
     paths = starts[:, :, None, :] + np.array(moves)[None, :, None, :] * time[None, None, :, None]
     if len(scene.things) == 1:
         return paths[0]
+    assert scene.relation
     axis = np.array(RELATIONS[scene.relation])
     ahead = ((paths[:, 0] - paths[:, 1]) * axis).sum(-1)
     room = (sizes[0] + sizes[1]) * 1.15 + MARGIN * scale
@@ -187,14 +192,11 @@ def render(
         raise ValueError(f"scene: no room on {width}x{height} pixels in {frames} frames for {scene}")
     scale = min(height, width) / CANVAS
     x, y = grid(height, width)
+    assert full.background
     video = np.full((frames, height, width, 3), BACKGROUNDS[full.background], dtype=np.float32)
     for thing, path in zip(full.things, paths, strict=True):
         dx, dy = x[None] - path[:, 0, None, None], y[None] - path[:, 1, None, None]
+        assert thing.size
         cover = coverage(thing.shape, dx, dy, SIZES[thing.size] * scale)[..., None].astype(np.float32)
-        video = video * (1 - cover) + np.float32(COLOURS[thing.colour]) * cover
+        video = video * (1 - cover) + np.array(COLOURS[thing.colour], dtype=np.float32) * cover
     return video
-
-
-def said(thing: Thing) -> dict[str, str]:
-    """What a prompt says of a thing, by attribute."""
-    return {f.name: getattr(thing, f.name) for f in fields(thing) if getattr(thing, f.name) is not None}
