@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from . import presets, runs
 from .generate import Made, conflicts, differences
@@ -330,20 +329,15 @@ def show_presets(
             presets.load(name)
             out.print((presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), markup=False, end="")
             return
-        table = Table("preset", "strong", "weak", "guidance", "steps", "video", "source", box=None)
         for preset in map(presets.load, presets.names()):
-            scales = (preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale)
-            table.add_row(
-                preset.name,
-                preset.strong.removeprefix("package:"),
-                preset.weak.removeprefix("package:"),
-                "{} ({} / {})".format(*scales),
-                str(preset.num_inference_steps),
-                f"{preset.num_frames} x {preset.width}x{preset.height}",
-                preset.source,
+            final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
+            out.print(f"[bold]{preset.name}[/]: {escape(preset.description)}")
+            out.print(f"  strong {preset.strong}, weak {preset.weak}", markup=False)
+            out.print(
+                f"  guidance {final:g} (reflection: strong {strong:g}, weak {weak:g}),"
+                f" {preset.num_inference_steps} steps, {preset.num_frames} frames of {preset.width}x{preset.height}; {preset.source}",
+                markup=False,
             )
-        out.print(table)
-        out.print("guidance: of the denoising step (of the reflection's strong / weak arm)")
 
 
 @app.command()
