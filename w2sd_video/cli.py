@@ -332,12 +332,13 @@ def show_presets(
         for preset in map(presets.load, presets.names()):
             final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
             out.print(f"[bold]{preset.name}[/]: {escape(preset.description)}")
-            out.print(f"  strong {preset.strong}, weak {preset.weak}", markup=False)
-            out.print(
-                f"  guidance {final:g} (reflection: strong {strong:g}, weak {weak:g}),"
-                f" {preset.num_inference_steps} steps, {preset.num_frames} frames of {preset.width}x{preset.height}; {preset.source}",
-                markup=False,
-            )
+            video = f"{preset.num_frames} frames of {preset.width}x{preset.height}"
+            for line in (
+                f"strong {preset.strong}, weak {preset.weak}",
+                f"guidance {final:g} (reflection: strong {strong:g}, weak {weak:g}), {preset.num_inference_steps} steps",
+                f"{video}; {preset.source}",
+            ):
+                out.print(f"  {line}", markup=False)
 
 
 @app.command()
