@@ -335,7 +335,7 @@ def show_presets(
             video = f"{preset.num_frames} frames of {preset.width}x{preset.height}"
             for line in (
                 f"strong {preset.strong}, weak {preset.weak}",
-                f"guidance {final:g} (reflection: strong {strong:g}, weak {weak:g}), {preset.num_inference_steps} steps",
+                f"guidance {final:g} ({strong:g} and {weak:g} in the reflection), {preset.num_inference_steps} steps",
                 f"{video}; {preset.source}",
             ):
                 out.print(f"  {line}", markup=False)
