@@ -284,6 +284,9 @@ def _quiet() -> None:
     huggingface_hub.utils.enable_progress_bars()
 
 
+MOST_SEEDS = 10_000
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,3,8-15` as numbers, each once.
 
@@ -295,7 +298,10 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise Refused("seed", text, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(seeds) + len(numbers) > MOST_SEEDS:
+            raise Refused("seed", text, f"give at most {MOST_SEEDS} seeds at once")
+        seeds += numbers
     return list(dict.fromkeys(seeds))
 
 

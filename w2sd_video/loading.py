@@ -144,7 +144,8 @@ def _explained(source: Source, variant: str | None = None) -> Iterator[None]:
         if isinstance(error, SingleFileComponentError):
             reason += " Pass the component itself, as in vae=AutoencoderKL.from_pretrained(...)."
         if source.path is None:
-            command, first = download_command(source.argument, source.value, variant), reason.split(". ")[0]
+            command = download_command(source.argument, source.value, variant)
+            first = reason.split(". ")[0].split(" (")[0]
             raise WeightsNotFound(
                 f"{source} is neither a path nor a hub repository whose weights are on this machine."
                 f" Get them with\n  {command}\n({first})"
