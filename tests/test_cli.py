@@ -377,6 +377,10 @@ def test_seeds_are_numbers_lists_and_ranges(text, seeds):
     assert cli.parse_seeds(text) == seeds
 
 
+def test_more_seeds_than_anyone_means_are_refused_at_once():
+    assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
+
+
 def test_every_option_in_a_message_is_one_that_there_is():
     options = set(re.findall(r"--[a-z-]+", run("generate", "--help")))
     named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}

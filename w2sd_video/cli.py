@@ -36,6 +36,8 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+MOST_SEEDS = 10_000
+
 # The option that sets each field of a request, for messages.
 OPTIONS = {
     "num_inference_steps": "--steps",
@@ -282,9 +284,6 @@ def _quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.enable_progress_bars()
-
-
-MOST_SEEDS = 10_000
 
 
 def parse_seeds(text: str) -> list[int]:
