@@ -8,8 +8,9 @@ Four stages, each resumable and each a few minutes to half an hour on two CPU co
             and 3 are noisy. Their result is `base`.
 4. `tuned`  a fine-tune of base, text encoders too, on clean captions, with the motion module frozen.
 
-The loss is the noise prediction's squared error weighted by 1/SNR, clamped to [0.3, 40]: at high noise that is the
-error of the denoised sample, and without it the direction of motion is learnt many times more slowly.
+The loss is the noise prediction's squared error weighted by 1/SNR, clamped to [0.3, 40]: at high noise, where position
+and direction are decided, that is the error of the denoised sample. It has not been enough: after these steps the
+direction of motion and the relation of two objects are still at chance.
 
 The batch of step n is a function of (seed, stage, n) alone, so that a run that was killed and goes on makes the same
 weights as one that was not.
