@@ -260,3 +260,18 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     jerk_line = next(line for line in table.splitlines() if line.startswith("| jerk"))
     direction_line = next(line for line in table.splitlines() if line.startswith("| direction"))
     assert "| **1.0" in jerk_line and "| *0." in direction_line
+
+
+def test_a_results_file_is_not_continued_with_other_settings(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bench.run(path, None, None, ["rendered"], videos=2)
+    made = path.read_text()
+    bench.run(path, None, None, ["rendered"], videos=2, steps=20)
+    assert path.read_text() == made  # the renderer has no steps, and its videos are there
+    row = json.loads(made.splitlines()[0]) | {
+        "method": "strong",
+        "arguments": bench.methods(15, 3, 1)["strong"].arguments,
+    }
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="take another file"):
+        bench.run(path, None, None, ["strong"], videos=1, steps=20)

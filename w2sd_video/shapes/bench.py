@@ -117,22 +117,33 @@ def run(
     """Makes and judges `videos` videos by each method in `which`; appends a line a video to `out`, a JSONL file.
 
     Videos already in the file are not made again. Video n is made from prompt n and seed n by every method.
+
+    Raises:
+        ValueError: the file holds videos that were made with other settings.
     """
     import torch
 
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     made = {(row["method"], row["n"]) for row in rows}
+    chosen = methods(steps, strong, weak)
+    for row in rows:
+        if row["method"] in chosen and row["arguments"] != chosen[row["method"]].arguments:
+            raise ValueError(
+                f"out: {out} holds {row['method']} videos made with {row['arguments']}, not with"
+                f" {chosen[row['method']].arguments}; go on with those settings, or take another file"
+            )
     texts = prompts(videos)
     for name in which:
         todo = [n for n in range(videos) if (name, n) not in made]
         for start in range(0, len(todo), batch):
             ns = todo[start : start + batch]
             began = time.perf_counter()
-            evaluations = 0
+            evaluations, arguments = 0, {}
             if name == "rendered":
                 frames = [render(parse(texts[n]), n) for n in ns]
             else:
-                method = methods(steps, strong, weak)[name]
+                method = chosen[name]
+                arguments = method.arguments
                 pipe = weak_pipeline if method.weak_model else pipeline
                 generators = [torch.Generator().manual_seed(n) for n in ns]
                 result = pipe([texts[n] for n in ns], generator=generators, output_type="np", **method.arguments)
@@ -141,8 +152,8 @@ def run(
             with open(out, "a") as file:
                 for n, video in zip(ns, frames, strict=True):
                     pixels = (np.asarray(video) * 255).round().astype(np.uint8)
-                    row = {"method": name, "n": n, "prompt": texts[n], "evaluations": evaluations}
-                    row |= {"seconds": seconds, "scores": judge(pixels, parse(texts[n]))}
+                    row = {"method": name, "n": n, "prompt": texts[n], "arguments": arguments}
+                    row |= {"evaluations": evaluations, "seconds": seconds, "scores": judge(pixels, parse(texts[n]))}
                     file.write(json.dumps(row) + "\n")
             progress(name, start + len(ns), len(todo))
 

@@ -363,7 +363,7 @@ class Trainer:
             if self.device.type == "cpu" and isinstance(module, UNet2DConditionModel | UNetMotionModel):
                 # The CPU's fused attention is several times slower than plain matrix products on short sequences.
                 module.set_attn_processor(AttnProcessor())
-        start, running = time.monotonic(), 0.0
+        start, running, summed = time.monotonic(), 0.0, 0
         with Progress(disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(stage, total=steps, completed=done)
             for step in range(done, steps):
@@ -375,19 +375,19 @@ class Trainer:
                 optimizer.step()
                 schedule.step()
                 ema.step(parameters)
-                running += value.item()
+                running, summed = running + value.item(), summed + 1
                 bar.update(task, advance=1)
                 if (step + 1) % 100 == 0 or step + 1 == steps:
                     seconds = spent + time.monotonic() - start
                     line = {
                         "stage": stage,
                         "step": step + 1,
-                        "loss": running / 100,
+                        "loss": running / summed,
                         "seconds": round(seconds, 1),
                     }
                     with open(self.folder / "log.jsonl", "a") as log:
                         log.write(json.dumps(line) + "\n")
-                    running = 0.0
+                    running, summed = 0.0, 0
                 if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                     state = {
                         "step": step + 1,
