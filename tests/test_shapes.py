@@ -86,7 +86,17 @@ def test_an_object_moves_as_fast_as_its_speed_says():
     x, _ = world.grid(64, 64)
     red = video[..., 0] - video[..., 1]
     centres = (red * x).sum((1, 2)) / red.sum((1, 2))
-    assert np.diff(centres) == pytest.approx(np.full(15, 1.8), abs=0.02)  # antialiasing
+    assert np.diff(centres) == pytest.approx(np.full(15, 2.0), abs=0.02)  # antialiasing
+
+
+@pytest.mark.parametrize("direction, axis, sign", [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)])
+def test_an_object_that_moves_alone_starts_at_the_side_that_it_comes_from(direction, axis, sign):
+    """A small circle has 44 px for its centre, 10 from either side: it starts in the 6 px nearest to that side."""
+    scene = Scene((Thing("red", "circle", "small", direction, "slowly"),), None, "black")
+    for seed in range(10):
+        red = np.ptp(render(scene, seed)[0], axis=-1)
+        start = (red * world.grid(64, 64)[axis]).sum() / red.sum()
+        assert 10 - 0.1 <= (start if sign > 0 else 64 - start) <= 16 + 0.1
 
 
 def test_rendering_is_a_function_of_the_seed_and_never_clips():
@@ -260,6 +270,16 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     jerk_line = next(line for line in table.splitlines() if line.startswith("| jerk"))
     direction_line = next(line for line in table.splitlines() if line.startswith("| direction"))
     assert "| **1.0" in jerk_line and "| *0." in direction_line
+
+
+def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bench.run(path, None, None, ["rendered"], videos=3)
+    made = [row | {"seconds": 0} for row in bench.rows(path)]
+    path.write_text(path.read_text()[:-20])
+    assert len(bench.rows(path)) == 2
+    bench.run(path, None, None, ["rendered"], videos=3)
+    assert [row | {"seconds": 0} for row in bench.rows(path)] == made
 
 
 def test_a_results_file_is_not_continued_with_other_settings(tmp_path):

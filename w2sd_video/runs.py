@@ -303,3 +303,17 @@ def whole(finals: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
             if os.path.lexists(path) and (path.is_dir() or staged[kind].is_dir()):
                 path.rename(Path(folder) / f"replaced-{path.name}")
             os.replace(staged[kind], path)
+
+
+def rows(path: Path) -> list[Any]:
+    """The rows of a JSON Lines file that grows as work goes on; none where there is no file.
+
+    A last line that was cut short, because the process died writing it, is removed from the file.
+    """
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    end = text.rfind(b"\n") + 1
+    if end < len(text):
+        os.truncate(path, end)
+    return [json.loads(line) for line in text[:end].splitlines()]

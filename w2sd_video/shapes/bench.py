@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runs import rows
 from . import WEIGHTS
 from .grammar import describe, parse
 from .judge import judge
@@ -123,10 +124,10 @@ def run(
     """
     import torch
 
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    made = {(row["method"], row["n"]) for row in rows}
+    earlier = rows(out)
+    made = {(row["method"], row["n"]) for row in earlier}
     chosen = methods(steps, strong, weak)
-    for row in rows:
+    for row in earlier:
         if row["method"] in chosen and row["arguments"] != chosen[row["method"]].arguments:
             raise ValueError(
                 f"out: {out} holds {row['method']} videos made with {row['arguments']}, not with"
@@ -158,12 +159,12 @@ def run(
             progress(name, start + len(ns), len(todo))
 
 
-def _column(rows: list[dict], column: str) -> np.ndarray:
+def _column(made: list[dict], column: str) -> np.ndarray:
     """A column's values by video; NaN where a video has none."""
     if column.startswith("right"):
         things = 1 if "one" in column else 2
-        return np.array([r["scores"]["right"] if 1 + r["n"] % 2 == things else np.nan for r in rows])
-    return np.array([r["scores"].get(column, np.nan) for r in rows], dtype=float)
+        return np.array([r["scores"]["right"] if 1 + r["n"] % 2 == things else np.nan for r in made])
+    return np.array([r["scores"].get(column, np.nan) for r in made], dtype=float)
 
 
 def _interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float, float]:
@@ -178,9 +179,8 @@ def _interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -
 
 def summarise(path: Path) -> dict[str, Any]:
     """Reads a results file: by method and column the mean and interval, and its paired difference from `strong`."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
     by_method: dict[str, dict[int, dict]] = {}
-    for row in rows:
+    for row in rows(path):
         by_method.setdefault(row["method"], {})[row["n"]] = row
     summary: dict[str, Any] = {}
     for name, made in by_method.items():

@@ -56,6 +56,7 @@ def scheduler() -> DDIMScheduler:
         beta_schedule="linear",
         beta_start=0.00085,
         beta_end=0.012,
+        prediction_type="v_prediction",
         timestep_spacing="linspace",
         clip_sample=False,
         steps_offset=1,

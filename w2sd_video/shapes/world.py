@@ -25,9 +25,9 @@ COLOURS = {
     "cyan": (0.12, 0.80, 0.85),
 }
 SHAPES = ("circle", "square", "triangle")
-SIZES = {"small": 7.0, "large": 11.0}
+SIZES = {"small": 8.0, "large": 12.0}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
-SPEEDS = {"slowly": 0.8, "quickly": 1.8}
+SPEEDS = {"slowly": 1.0, "quickly": 2.0}
 BACKGROUNDS = {"black": 0.10, "grey": 0.45, "white": 0.88}
 RELATIONS = {"above": (0, -1), "below": (0, 1), "to the left of": (-1, 0), "to the right of": (1, 0)}
 
@@ -35,6 +35,8 @@ RELATIONS = {"above": (0, -1), "below": (0, 1), "to the left of": (-1, 0), "to t
 _SQUARE = 0.88
 _TRIANGLE = 0.72
 MARGIN = 2.0
+# An object that moves alone starts within this many pixels of the side that it comes from, to have its way before it.
+ENTRY = 6.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def forget(scene: Scene, rng: np.random.Generator, keep: float = 0.6) -> Scene:
 
 def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
     """A complete scene that `render` has room for. `things`: 1, 2, or None for one of them at random."""
-    count = things or (1 if rng.random() < 0.6 else 2)
+    count = things or (1 if rng.random() < 0.7 else 2)
     while True:
         colours = rng.permutation(list(COLOURS))[:count]
         scene = complete(Scene(tuple(Thing(str(c), _pick(rng, SHAPES)) for c in colours)), rng)
@@ -155,6 +157,11 @@ def _paths(
         sizes.append(size)
     if any((h < lo).any() for lo, h in zip(low, high, strict=True)):
         return None
+    if len(scene.things) == 1:
+        low[0], high[0] = (
+            np.where(moves[0] < 0, np.maximum(low[0], high[0] - ENTRY * scale), low[0]),
+            np.where(moves[0] > 0, np.minimum(high[0], low[0] + ENTRY * scale), high[0]),
+        )
     starts = np.stack([lo + rng.random((tries, 2)) * (h - lo) for lo, h in zip(low, high, strict=True)], 1)
     paths = starts[:, :, None, :] + np.array(moves)[None, :, None, :] * time[None, None, :, None]
     if len(scene.things) == 1:
