@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
+import torch
 import yaml
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import presets
-from w2sd_video.generate import scheduler
+from w2sd_video.generate import load, sample, scheduler
 from w2sd_video.runs import Refused, Request
+from w2sd_video.shapes import WEIGHTS
 
 TRUE_PRESET = "animatediff-sdxl-juggernaut"
 MODELS = {"strong": "a/strong", "weak": "a/weak", "motion_adapter": "a/motion"}
@@ -54,6 +59,39 @@ def test_every_schedule_of_every_preset_is_one_that_diffusers_builds(name):
     for schedule in presets.load(name).schedules:
         request = Request.of("a red circle", preset=name, schedule=schedule, **MODELS)
         assert isinstance(scheduler(request), diffusers.DDIMScheduler)
+
+
+def test_what_the_networks_predict_is_theirs_to_say_where_a_schedule_does_not():
+    request = Request.of("a red circle")
+    assert scheduler(request, "v_prediction").config.prediction_type == "v_prediction"
+    said = dict(request.scheduler) | {"prediction_type": "sample"}
+    assert scheduler(replace(request, scheduler=said), "v_prediction").config.prediction_type == "sample"
+    euler = replace(request, scheduler={"class": "FlowMatchEulerDiscreteScheduler"})
+    assert "prediction_type" not in scheduler(euler, "v_prediction").config
+
+
+def test_the_shapes_preset_samples_as_the_shipped_model_does_by_itself():
+    """The preset repeats the schedule that the pipeline gives the shipped model, which predicts v."""
+    request = Request.of("a red circle moving right", num_inference_steps=3, num_frames=2)
+    pipe = load(request)["w2sd"]
+    frames, evaluations = sample(pipe, request, "w2sd")
+    own = W2SDAnimateDiffSDXLPipeline.from_pretrained(
+        WEIGHTS / "tuned", weak=WEIGHTS / "base", motion_adapter=WEIGHTS / "motion", torch_dtype=torch.float32
+    )
+    assert pipe.scheduler.config == own.scheduler.config  # as it was
+    expected = own(
+        request.prompt,
+        num_frames=2,
+        height=64,
+        width=64,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        weak_guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames[0]
+    assert evaluations == own.evaluations
+    assert np.array_equal(frames, (expected * 255).round().astype(np.uint8))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):

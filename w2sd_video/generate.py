@@ -161,7 +161,6 @@ def sample(
     """One video of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
     import torch
 
-    pipe.scheduler = scheduler(request)
     done = 0
 
     def step_done(_pipe: Pipeline, _step: int, _t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -183,25 +182,33 @@ def sample(
             "inversion": request.inversion,
             "convention": request.convention,
         }
-    output = pipe(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        num_frames=request.num_frames,
-        height=request.height,
-        width=request.width,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-        output_type="np",
-        callback_on_step_end=step_done,
-        **arguments,
-    )
+    loaded = pipe.scheduler
+    pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
+    try:
+        output = pipe(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            num_frames=request.num_frames,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
+            output_type="np",
+            callback_on_step_end=step_done,
+            **arguments,
+        )
+    finally:
+        pipe.scheduler = loaded
     frames = (output.frames[0] * 255).round().astype("uint8")
     return frames, dict(pipe.evaluations)
 
 
-def scheduler(request: Request) -> Any:
+def scheduler(request: Request, prediction_type: str | None = None) -> Any:
     """The request's diffusers scheduler.
+
+    Args:
+        prediction_type: what the networks predict, which is theirs to say where the request does not.
 
     Raises:
         Refused: diffusers has no such class, or the class no such argument.
@@ -217,6 +224,8 @@ def scheduler(request: Request) -> Any:
     for key in config:
         if key not in known:
             raise Refused(f"argument of {name}", key, runs.presets.did_you_mean(key, known))
+    if prediction_type and "prediction_type" in known:
+        config.setdefault("prediction_type", prediction_type)
     return cls(**config)
 
 

@@ -59,6 +59,7 @@ def scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         timestep_spacing="linspace",
         clip_sample=False,
+        set_alpha_to_one=False,
         steps_offset=1,
     )
 
