@@ -39,7 +39,7 @@ from diffusers.training_utils import EMAModel
 from rich.progress import Progress, track
 
 from ..motion import motion_unet
-from ..runs import whole
+from ..runs import rows, whole
 from .grammar import describe
 from .model import HERE, build_image_model, build_motion_adapter
 from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
@@ -189,7 +189,7 @@ class Trainer:
             (staged["weights"] / "README.md").write_text(self._card(command))
 
     def _card(self, command: str) -> str:
-        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
+        log = rows(self.folder / "log.jsonl")
         last = {line["stage"]: line for line in log}
         stages = "\n".join(
             f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in STAGES
