@@ -54,13 +54,13 @@ class Recipe:
     vae_steps: int = 1500
     image_steps: int = 4500
     video_steps: int = 3200
-    tuned_steps: int = 1300
+    tuned_steps: int = 4000
     vae_batch: int = 64
     image_batch: int = 64
     video_batch: int = 16
     vae_learning_rate: float = 1.5e-3
     learning_rate: float = 8e-4
-    tuned_learning_rate: float = 6e-4
+    tuned_learning_rate: float = 8e-4
     caption_noise: float = 0.12
     unconditional: float = 0.12
     kl_weight: float = 1e-3
@@ -71,8 +71,7 @@ CHECKPOINT_EVERY = 200
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
-# From this timestep up, there is more to learn: half of the draws in the image stage, all in the first third of the
-# video stage and then half, and in the tuned stage the even share.
+# From this timestep up, there is more to learn: see `noisy_share`.
 NOISY = 700
 # In the last frames of a video a direction has become a place. The image stage sees these.
 LAST_FRAMES = 4
@@ -123,6 +122,16 @@ def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
     if background and rng.random() < noise:
         background = str(rng.choice(list(BACKGROUNDS)))
     return Scene(tuple(things), scene.relation, background)
+
+
+def noisy_share(stage: str, step: int, steps: int) -> float:
+    """The share of a batch whose timesteps are drawn from NOISY up; the rest is drawn evenly.
+
+    First where things go, then what they are.
+    """
+    if stage == "tuned":
+        return 0.0
+    return 1.0 if stage == "video" and 3 * (step + 1) <= steps else 0.5
 
 
 def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,7 +292,8 @@ class Trainer:
             rng = self._rng(2, step)
             which = rng.integers(len(data), size=self.recipe.image_batch)
             frame = data.shape[1] - 1 - rng.integers(min(LAST_FRAMES, data.shape[1]), size=len(which))
-            return self._denoising_loss(pipe, unet, data[which, frame], which, rng, self.recipe.caption_noise)
+            share = noisy_share("image", step, self.recipe.image_steps)
+            return self._denoising_loss(pipe, unet, data[which, frame], which, rng, self.recipe.caption_noise, share)
 
         modules = [unet, pipe.text_encoder, pipe.text_encoder_2]
         self._optimise("image", modules, loss, self.recipe.image_steps, self.recipe.learning_rate)
@@ -309,18 +319,16 @@ class Trainer:
     def _videos(self, stage: str, pipe, unet, learning_rate: float, caption_noise: float) -> None:
         data = self.latents(pipe)
         key, steps = STAGES.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
-        coarse, noisy = (steps // 3, 0.5) if stage == "video" else (0, 0.0)  # where things go, then what they are
 
         def loss(step: int) -> torch.Tensor:
             rng = self._rng(key, step)
             which = rng.integers(len(data), size=self.recipe.video_batch)
             x = data[which].transpose(1, 2)
-            share = 1.0 if step < coarse else noisy
-            return self._denoising_loss(pipe, unet, x, which, rng, caption_noise, share)
+            return self._denoising_loss(pipe, unet, x, which, rng, caption_noise, noisy_share(stage, step, steps))
 
         self._optimise(stage, [unet, pipe.text_encoder, pipe.text_encoder_2], loss, steps, learning_rate)
 
-    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise, noisy=0.5) -> torch.Tensor:
+    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise, noisy) -> torch.Tensor:
         """Velocity loss on latents (B, C, H, W) or (B, C, F, H, W), a share `noisy` at timesteps from NOISY up."""
         scenes = (forget(self.scenes[n], rng) for n in which)
         prompts = [describe(mislabel(s, rng, caption_noise)) for s in scenes]
