@@ -1,0 +1,1 @@
+"""Scores videos as VBench does: `evaluate` them, and see what the scores come to with `results.Summary`."""

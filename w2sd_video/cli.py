@@ -357,6 +357,38 @@ def doctor() -> None:
             out.print(f"  {label}: {text}", markup=False)
 
 
+@app.command("eval")
+def evaluate(
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Files, folders, globs; each is a group, compared with the first by prompt and seed.",
+        ),
+    ],
+    dimensions: Annotated[
+        str, typer.Option(help="Some of VBench's dimensions, with commas between; six, vbench, or shapes.")
+    ] = "six",
+    out_file: Annotated[
+        Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.")
+    ] = Path("results.json"),
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Score videos as VBench does, and compare groups of them.
+
+    Scores are kept as they are made, in a .jsonl beside --out: the same command goes on where it was stopped.
+    """
+    with messages():
+        from .eval.cli import run
+
+        if not run(out, err, videos, dimensions.split(","), out_file, prompts_file, weights, device):
+            raise typer.Exit(1)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,

@@ -7,7 +7,8 @@ given; `runs.whole` makes that path appear only when it is complete.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PANEL = 256  # a compared video is enlarged to at least this many pixels a side …
 THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
 SHEET_COLUMNS = 16
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
 
 
@@ -81,41 +83,67 @@ def write_pngs(frames: Frames, folder: Path) -> None:
 
 
 def read(path: Path) -> Frames:
-    """The frames of a video file, a GIF, or a folder of PNGs in the order of their names.
+    """The frames of a video file, a GIF, a picture, or a folder of pictures in the order of their names.
 
     Raises:
         OSError: it is not there.
         ValueError: it holds no video that can be read.
     """
+    try:
+        return np.stack(list(stream(path)))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a video, a GIF or a folder of pictures of one size ({error})") from None
+
+
+def stream(path: Path) -> Iterator[Frames]:
+    """The frames of `read` one by one, each (height, width, 3).
+
+    Raises:
+        OSError: it is not there.
+        ValueError: a frame cannot be read; says why.
+    """
     from PIL import Image, ImageSequence, UnidentifiedImageError
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
+    if not path.is_dir() and path.suffix.lower() not in (*PICTURES, ".gif"):
+        yield from _decoded(path)
+        return
+    file = path
     try:
-        if path.is_dir():
-            frames = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(path.glob("*.png"))]
-        elif path.suffix.lower() == ".gif":
-            with Image.open(path) as gif:
-                frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
-        else:
-            frames = _decoded(path)
-        return np.stack(frames)
-    except (UnidentifiedImageError, subprocess.CalledProcessError, ValueError):
-        raise ValueError(f"{path} is not a video, a GIF or a folder of PNGs of one size") from None
+        for file in pictures(path) if path.is_dir() else [path]:
+            with Image.open(file) as picture:
+                for frame in [picture] if path.is_dir() else ImageSequence.Iterator(picture):
+                    if frame.mode.startswith(("I", "F")):  # Pillow would cut it off at 255
+                        raise ValueError(f"{file.name} has more than 8 bits a channel")
+                    yield np.asarray(frame.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from None
 
 
-def _decoded(path: Path) -> list[Frames]:
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+def _decoded(path: Path) -> Iterator[Frames]:
     """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures."""
     command = [ffmpeg(), "-loglevel", "error", "-i", str(path), "-fps_mode", "passthrough"]
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
-    data, frames = subprocess.run(command, capture_output=True, check=True).stdout, []
-    while data:
-        _, size, _, pixels = data.split(b"\n", 3)
-        width, height = map(int, size.split())
-        length = 3 * width * height
-        frames.append(np.frombuffer(pixels[:length], np.uint8).reshape(height, width, 3))
-        data = pixels[length:]
-    return frames
+    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
+        assert process.stdout is not None
+        try:
+            while process.stdout.readline():  # P6
+                width, height = map(int, process.stdout.readline().split())
+                process.stdout.readline()  # 255
+                pixels = process.stdout.read(3 * width * height)
+                yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+            failed = process.wait() != 0
+        finally:
+            process.kill()
+        if failed:
+            said.seek(0)
+            raise ValueError(said.read().decode(errors="replace").strip())
 
 
 def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:

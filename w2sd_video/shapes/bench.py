@@ -20,27 +20,10 @@ import numpy as np
 from ..runs import rows
 from . import WEIGHTS
 from .grammar import describe, parse
-from .judge import judge
+from .judge import LOWER_IS_BETTER, SCORES, judge
 from .world import forget, render, sample_scene
 
-LOWER_IS_BETTER = {"area_instability", "colour_instability", "jerk", "clipped"}
-COLUMNS = (
-    "right (one object)",
-    "right (two objects)",
-    "count",
-    "colour",
-    "shape",
-    "size",
-    "direction",
-    "speed",
-    "relation",
-    "background",
-    "area_instability",
-    "colour_instability",
-    "jerk",
-    "motion",
-    "clipped",
-)
+COLUMNS = ("right (one object)", "right (two objects)", *(score for score in SCORES if score != "right"))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""VBench's background_consistency: whether the scene stays itself, by CLIP features (arXiv:2311.17982, section 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import CLIPVisionModelWithProjection
+
+from .consistency import consistency
+from .dimensions import Dimension
+from .weights import CLIP_B32
+
+if TYPE_CHECKING:
+    from .dimensions import Scoring
+    from .videos import Batch, Reader, Video
+
+
+class BackgroundConsistency(Dimension):
+    name = "background_consistency"
+    weights = (CLIP_B32,)
+    least_frames = 2
+    by_pairs = True
+
+    def load(self, paths: dict[str, Path], device: torch.device) -> None:
+        network = CLIPVisionModelWithProjection.from_pretrained(paths[CLIP_B32.name], dtype=torch.float32)
+        self.network = network.eval().requires_grad_(False).to(device)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return self.network(batch.clip).image_embeds
+
+    def score(self, video: Video, reader: Reader) -> Scoring:
+        return consistency(self.features)
+
+
+DIMENSION = BackgroundConsistency

@@ -1,0 +1,224 @@
+"""Scores videos: each is decoded once for all dimensions, and every score is kept as soon as it is made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from w2sd_video.runs import Refused, rows
+
+from .dimensions import SIX, Dimension, Skipped, expand, get
+from .videos import Video, find
+from .weights import hashes
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Scores:
+    """What came of scoring: `of[video][column]` is a score, or None where the column says nothing of the video.
+
+    `facts` are a video's frames, fps, height and width; `problems` say what could not be scored and why.
+    """
+
+    dimensions: list[Dimension]
+    videos: list[Video]
+    of: dict[Video, dict[str, float | None]] = field(default_factory=dict)
+    facts: dict[Video, dict[str, Any]] = field(default_factory=dict)
+    problems: list[tuple[Video, str, str]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    device: str = "cpu"
+    seconds: float = 0.0
+
+
+def evaluate(
+    videos: Sequence[str | Path | Video],
+    dimensions: Iterable[str] = SIX,
+    rows_file: Path | None = None,
+    prompts: dict[str, str] | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
+) -> Scores:
+    """Scores videos on dimensions.
+
+    Args:
+        videos: files, folders or globs, each a group; or videos as `find` returns them.
+        dimensions: names of dimensions, or `six`, `vbench`.
+        rows_file: a JSON Lines file that scores are appended to as they are made. Those that it holds are not made
+            again: they are known by the video's bytes, the dimension, its version and weights, and, where it counts,
+            the prompt.
+        prompts: prompts by file name.
+        weights: a folder with the networks' weights; default: the hub's, VBench's and torch's caches.
+        device: auto, cpu, cuda, cuda:N.
+        progress: called before each video, and once after the last, with how many are done, of how many, and which.
+
+    Raises:
+        Refused: an argument cannot be used.
+        FileNotFoundError: the weights of every dimension are missing; says how to get them.
+    """
+
+    began = time.perf_counter()
+    given = [video for video in videos if isinstance(video, Video)]
+    found = given + find([v for v in videos if not isinstance(v, Video)], prompts)
+    if not found:
+        raise Refused("videos", "", "give files, folders or globs of videos")
+    wanted = [get(name) for name in expand(dimensions)]
+    scorer = Scorer(wanted, weights, _device(device))
+    if len(scorer.skipped) == len(wanted):
+        raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in scorer.skipped))
+
+    scores = Scores(scorer.ready, found, skipped=scorer.skipped, weights=scorer.hashes, device=str(scorer.device))
+    known = {row["key"]: row for row in (rows(rows_file) if rows_file else [])}
+    for done, video in enumerate(found):
+        progress(done, len(found), video)
+        try:
+            keys = {dimension.name: scorer.key(dimension, video) for dimension in scorer.ready}
+            todo = [dimension for dimension in scorer.ready if keys[dimension.name] not in known]
+            if todo:
+                facts, made, problems = scorer.score(video, todo)
+                fresh = [
+                    {"key": keys[name], "dimension": name, **facts, "scores": columns} for name, columns in made.items()
+                ]
+                known |= {row["key"]: row for row in fresh}
+                if rows_file:
+                    append(rows_file, fresh)
+                scores.problems += [(video, name, problem) for name, problem in problems.items()]
+        except (ValueError, OSError) as error:
+            scores.problems.append((video, "", str(error)))
+            continue
+        mine = [known[key] for key in keys.values() if key in known]
+        scores.of[video] = {column: score for row in mine for column, score in row["scores"].items()}
+        for row in mine:
+            scores.facts[video] = {name: row[name] for name in ("frames", "fps", "height", "width")}
+    progress(len(found), len(found), found[-1])
+    scores.seconds = time.perf_counter() - began
+    return scores
+
+
+def append(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Adds lines to a JSON Lines file; they are on the disk when it returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Scorer:
+    """Dimensions with their networks, which are loaded when the first video wants them.
+
+    `ready` are the dimensions whose weights are there; `skipped` the others, with the reasons.
+    """
+
+    def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
+        self.device = device
+        self.ready: list[Dimension] = []
+        self.skipped: list[Skipped] = []
+        self.hashes: dict[str, dict[str, str]] = {}
+        self._paths: dict[str, dict[str, Path]] = {}
+        self._loaded: set[str] = set()
+        for dimension in wanted:
+            paths = {each.name: each.find(folder) for each in dimension.weights}
+            missing = [each for each in dimension.weights if paths[each.name] is None]
+            lacking = [each for each in dimension.weights if each.needs and not _importable(each.needs)]
+            if missing or lacking:
+                ways = [f"the weights of {w.name} are missing; get them with: {w.command}" for w in missing]
+                ways += [f"{w.name} needs: pip install {w.needs}" for w in lacking]
+                self.skipped.append(Skipped(dimension.name, "; ".join(ways)))
+                continue
+            self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
+            self.hashes[dimension.name] = {n: hashes(p) for n, p in self._paths[dimension.name].items()}
+            self.ready.append(dimension)
+
+    def key(self, dimension: Dimension, video: Video) -> str:
+        """What a score is known by: all that decides it."""
+        parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
+        return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
+
+    def score(self, video: Video, todo: list[Dimension]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+        """A video's facts, its scores by dimension and column, and by dimension why there are none.
+
+        Raises:
+            ValueError: the video cannot be read to its end; says why.
+        """
+        import torch
+
+        reader = video.open()
+        facts = {"frames": reader.frames, "fps": reader.fps, "height": reader.height, "width": reader.width}
+        scores: dict[str, dict[str, float | None]] = {}
+        problems: dict[str, str] = {}
+        running: dict[str, Any] = {}
+
+        def advance(name: str, batch: Any) -> None:
+            try:
+                running[name].send(batch)
+            except StopIteration as done:
+                columns = done.value if isinstance(done.value, dict) else {name: done.value}
+                scores[name] = {c: None if math.isnan(value) else float(value) for c, value in columns.items()}
+                del running[name]
+            except ValueError as error:
+                problems[name] = str(error)
+                del running[name]
+
+        with torch.inference_mode(), _exact():
+            for dimension in todo:
+                if reader.frames < dimension.least_frames:
+                    has = f"it has {reader.frames} frame{'s' * (reader.frames > 1)}"
+                    problems[dimension.name] = f"{has}, and at least {dimension.least_frames} are compared"
+                    continue
+                if dimension.name not in self._loaded:
+                    dimension.load(self._paths[dimension.name], self.device)
+                    self._loaded.add(dimension.name)
+                running[dimension.name] = dimension.score(video, reader)
+                advance(dimension.name, None)
+            if running:
+                for batch in reader.batches(self.device):
+                    for name in list(running):
+                        advance(name, batch)
+                    if not running:
+                        break
+            for name in list(running):
+                advance(name, None)
+        return facts, scores, problems
+
+
+@contextlib.contextmanager
+def _exact():
+    """Convolutions in full float32: TF32, the default on recent GPUs, can turn a verdict."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise Refused("device", name, f"give auto, or a device that torch has here ({error})") from None
+    return device
+
+
+def _importable(requirement: str) -> bool:
+    """Whether the package of a requirement, such as `--no-deps vbench==0.1.5`, is installed."""
+    from importlib.util import find_spec
+
+    return find_spec(requirement.split()[-1].partition("==")[0]) is not None

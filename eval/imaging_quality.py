@@ -1,0 +1,50 @@
+"""VBench's imaging_quality: the mean over frames of MUSIQ's quality, learnt on SPAQ; 0-100 by video, 0-1 over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from .dimensions import Dimension
+from .musiq import load
+from .weights import MUSIQ_SPAQ
+
+if TYPE_CHECKING:
+    from .dimensions import Scoring
+    from .videos import Reader, Video
+
+LONGEST = 512
+
+
+class ImagingQuality(Dimension):
+    name = "imaging_quality"
+    weights = (MUSIQ_SPAQ,)
+    scale = 100.0
+
+    def load(self, paths: dict[str, Path], device: torch.device) -> None:
+        self.network = load(paths[MUSIQ_SPAQ.name]).to(device)
+
+    def score(self, video: Video, reader: Reader) -> Scoring:
+        total = 0.0
+        while (batch := (yield)) is not None:
+            total += self.network(shrunk(batch.frames) / 255).double().sum().item()
+        return total / reader.frames
+
+
+DIMENSION = ImagingQuality
+
+
+def shrunk(frames: torch.Tensor) -> torch.Tensor:
+    """Frames (n, 3, h, w) with the long side at most 512, bilinear, without antialias.
+
+    The whole part of the scaled side is taken, which for some sides is 511.
+    """
+    height, width = frames.shape[-2:]
+    if max(height, width) <= LONGEST:
+        return frames
+    scale = LONGEST / max(height, width)
+    size = (int(scale * height), int(scale * width))
+    return F.interpolate(frames, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,106 @@
+"""VBench's subject_consistency: whether the subject stays itself, by DINO features (arXiv:2311.17982, section 4.1)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from transformers import ViTConfig, ViTModel
+
+from .consistency import consistency
+from .dimensions import Dimension
+from .weights import DINO
+
+if TYPE_CHECKING:
+    from .dimensions import Scoring
+    from .videos import Batch, Reader, Video
+
+
+class SubjectConsistency(Dimension):
+    name = "subject_consistency"
+    weights = (DINO,)
+    least_frames = 2
+    by_pairs = True
+
+    def load(self, paths: dict[str, Path], device: torch.device) -> None:
+        self.network = load(paths[DINO.name]).to(device)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return self.network(batch.dino, interpolate_pos_encoding=True).last_hidden_state[:, 0]
+
+    def score(self, video: Video, reader: Reader) -> Scoring:
+        return consistency(self.features)
+
+
+DIMENSION = SubjectConsistency
+
+
+def load(path: Path) -> ViTModel:
+    """DINO ViT-B/16 from a folder in transformers' layout, or from the published `dino_vitbase16_pretrain.pth`.
+
+    Raises:
+        ValueError: the file does not hold DINO's weights.
+    """
+    # The converted configuration says 1e-12; the published network has 1e-6.
+    options = {"layer_norm_eps": 1e-6, "add_pooling_layer": False, "dtype": torch.float32}
+    if path.is_dir():
+        network = ViTModel.from_pretrained(path, **options)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            renamed = _transformers_names(state)
+        except (KeyError, AttributeError):
+            raise ValueError(f"{path} does not hold the weights of DINO ViT-B/16") from None
+        config = ViTConfig(layer_norm_eps=options.pop("layer_norm_eps"))
+        network = ViTModel.from_pretrained(None, config=config, state_dict=renamed, **options)
+    learnt = network.embeddings.position_embeddings
+    network.embeddings.interpolate_pos_encoding = partial(positions, learnt, network.config.patch_size)
+    return network.eval().requires_grad_(False)
+
+
+def positions(learnt: torch.Tensor, patch: int, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """DINO's position embeddings (1, tokens, channels) for frames of another size than it learnt.
+
+    Its scale factor has 0.1 added, which decides where the samples lie; transformers interpolates to a size instead.
+    """
+    side = round((learnt.shape[1] - 1) ** 0.5)
+    if (height, width) == (side * patch, side * patch):
+        return learnt
+    grid = learnt[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    scale = tuple((length // patch + 0.1) / side for length in (height, width))
+    grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+    return torch.cat([learnt[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def _transformers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The published state dict under the names of its conversion on the hub."""
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "norm": "layernorm",
+    }
+    blocks = {
+        "norm1": "layernorm_before",
+        "attn.proj": "attention.output.dense",
+        "norm2": "layernorm_after",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    renamed = {}
+    for key, value in state.items():
+        module, _, kind = key.rpartition(".")
+        if module.startswith("blocks."):
+            _, number, part = module.split(".", 2)
+            layer = f"encoder.layer.{number}"
+            if part == "attn.qkv":
+                for name, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                    renamed[f"{layer}.attention.attention.{name}.{kind}"] = piece
+            else:
+                renamed[f"{layer}.{blocks[part]}.{kind}"] = value
+        else:
+            renamed[f"{names[module]}.{kind}" if module else names[kind]] = value
+    return renamed

@@ -1,0 +1,99 @@
+"""VBench's own conventions: its results file, its two means over videos, and its normalised totals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.runs import whole
+
+from .dimensions import SIX
+
+# What a dimension's score is normalised by, (smallest, largest) where that is not (0, 1), and its weight where that
+# is not 1, from VBench's leaderboard.
+RANGES = {
+    "subject_consistency": (0.1462, 1.0),
+    "background_consistency": (0.2615, 1.0),
+    "temporal_flickering": (0.6293, 1.0),
+    "motion_smoothness": (0.706, 0.9975),
+    "scene": (0.0, 0.8222),
+    "appearance_style": (0.0009, 0.2855),
+    "temporal_style": (0.0, 0.364),
+    "overall_consistency": (0.0, 0.364),
+}
+WEIGHTS = {"dynamic_degree": 0.5}
+QUALITY = (*SIX, "temporal_flickering")
+SEMANTIC = (
+    "object_class",
+    "multiple_objects",
+    "human_action",
+    "color",
+    "spatial_relationship",
+    "scene",
+    "appearance_style",
+    "temporal_style",
+    "overall_consistency",
+)
+
+
+def aggregate(scores: Sequence[float], frames: Sequence[int], by_pairs: bool, scale: float) -> tuple[float, float]:
+    """A dimension's score over videos as VBench has it on one process, and on several.
+
+    The first weights each video by its pairs of frames where `by_pairs`; the second never does. NaN without videos.
+    """
+    if not scores:
+        return math.nan, math.nan
+    weights = [n - 1 for n in frames] if by_pairs else [1] * len(scores)
+    weighted = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
+    return weighted / scale, sum(scores) / len(scores) / scale
+
+
+def normalise(dimension: str, score: float) -> float:
+    """A score as the leaderboard counts it, mostly in 0-1."""
+    smallest, largest = RANGES.get(dimension, (0.0, 1.0))
+    return (score - smallest) / (largest - smallest)
+
+
+def totals(scores: Mapping[str, float]) -> dict[str, float]:
+    """The normalised `quality`, `semantic` and `total` score, as far as their dimensions are among `scores`."""
+    found = {}
+    for name, dimensions in {"quality": QUALITY, "semantic": SEMANTIC}.items():
+        if all(dimension in scores for dimension in dimensions):
+            weights = [WEIGHTS.get(dimension, 1.0) for dimension in dimensions]
+            weighted = [w * normalise(d, scores[d]) for w, d in zip(weights, dimensions, strict=True)]
+            found[name] = sum(weighted) / sum(weights)
+    if len(found) == 2:
+        found["total"] = (4 * found["quality"] + found["semantic"]) / 5
+    return found
+
+
+Results = dict[str, tuple[float, list[tuple[str, Any]]]]
+
+
+def write(path: Path, results: Results) -> None:
+    """Writes results, by dimension the aggregate and (path of a video, score), in VBench's schema."""
+    data = {
+        dimension: [total, [{"video_path": video, "video_results": score} for video, score in videos]]
+        for dimension, (total, videos) in results.items()
+    }
+    with whole({"results": path}) as staged:
+        staged["results"].write_text(json.dumps(data, indent=4), encoding="utf-8")
+
+
+def read(path: Path) -> Results:
+    """Reads a file in VBench's schema.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            dimension: (float(total), [(str(video["video_path"]), video["video_results"]) for video in videos])
+            for dimension, (total, videos) in data.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a results file of VBench: {error}") from None

@@ -1,0 +1,303 @@
+"""What is scored: finding videos, their prompts and groups, and reading their frames a batch at a time.
+
+Every video is decoded once, for all dimensions. decord decodes; where it has no wheel, ffmpeg does, to the same frames.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2sd_video.provenance import file_sha256
+from w2sd_video.runs import Refused
+from w2sd_video.video import PICTURES, pictures, stream
+
+if TYPE_CHECKING:
+    import torch
+
+    from w2sd_video.video import Frames
+
+EXTENSIONS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
+BATCH_PIXELS = 2**23  # of one batch: 32 frames of 512x512, 4 of 1080p
+FOLDER_FPS = 8.0  # of a folder of pictures, which has no clock: VBench takes every picture
+CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+DINO_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video to score.
+
+    `group` is what it is compared as: the argument that it was found under. Videos of different groups with the same
+    `pair`, their prompt and seed or else their name, are compared.
+    """
+
+    path: Path
+    group: str
+    pair: str
+    prompt: str | None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes; of a folder's, the hash of its pictures' names and hashes."""
+        if self.path.is_dir():
+            lines = [f"{picture.name} {file_sha256(picture)}" for picture in pictures(self.path)]
+            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return file_sha256(self.path)
+
+    def open(self) -> Reader:
+        """Its frames.
+
+        Raises:
+            ValueError: it holds no video that can be read; says why.
+        """
+        if _request(self.path).get("variant") == "compare":
+            raise ValueError("it shows several videos side by side; score them one by one")
+        return Reader(self.path)
+
+
+def find(arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = None) -> list[Video]:
+    """The videos that files, folders and globs name, each argument a group.
+
+    A folder stands for the videos in it, and in its folders; one with pictures and no videos is itself a video. A
+    prompt comes from `prompts`, by file name, else from a sidecar, the JSON of the same
+    name that w2sd-video writes, else from the file's name (`PROMPT-3.mp4`, as VBench names them).
+
+    Raises:
+        Refused: an argument names nothing that can be scored, or a prompt names a video that is not there.
+    """
+    videos: list[Video] = []
+    known: set[str] = set()
+    for argument in map(str, arguments):
+        root = Path(argument).expanduser()
+        if root.is_dir():
+            paths = list(_within(root))
+        elif root.exists():
+            paths = [root]
+        else:
+            paths = sorted(Path(path) for path in glob.glob(str(root), recursive=True))
+            paths = [found for path in paths for found in (_within(path) if path.is_dir() else [path])]
+            root = Path(os.path.commonpath([path.parent for path in paths])) if paths else root
+        if not paths:
+            kinds = " ".join(EXTENSIONS)
+            raise Refused(
+                "videos", argument, f"give files, folders or globs of videos ({kinds}), or folders of pictures"
+            )
+        for path in paths:
+            name = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
+            request = _request(path)
+            prompt = (prompts or {}).get(name) or (prompts or {}).get(path.name) or request.get("prompt")
+            pair = f"{request['prompt']}, seed {request.get('seed')}" if "prompt" in request else name
+            videos.append(Video(path, argument, pair, prompt or re.sub(r"-\d+$", "", path.stem) or None))
+            known |= {name, path.name}
+    if prompts:
+        if unknown := [name for name in prompts if name not in known]:
+            raise Refused("prompts", unknown[0], "its keys are file names of the videos that are scored")
+    return list({(video.path, video.group): video for video in videos}.values())
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    videos = [path for path in files if path.is_file() and path.suffix.lower() in EXTENSIONS]
+    if not videos and pictures(folder):
+        yield folder
+        return
+    # A GIF or a folder of frames beside the MP4 of the same name is the same video, made for the eye.
+    first = {path.stem: path for path in reversed(sorted(videos, key=lambda p: EXTENSIONS.index(p.suffix.lower())))}
+    yield from sorted(first.values())
+    for path in files:
+        if path.is_dir() and path.name not in first:
+            yield from _within(path)
+
+
+def _request(path: Path) -> dict[str, Any]:
+    """What a video was asked for by, from its sidecar; empty without one."""
+    try:
+        request = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["request"]
+        return {name: request[name] for name in ("prompt", "seed", "variant")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """A JSON object of file names and prompts.
+
+    Raises:
+        Refused: it is something else.
+    """
+    accepted = 'give a JSON file such as {"video.mp4": "a prompt"}'
+    try:
+        prompts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused("prompts", str(path), f"{accepted} ({error})") from None
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
+        raise Refused("prompts", str(path), accepted)
+    return prompts
+
+
+class Reader:
+    """The frames of a video: how many (`frames`), of which size (`height`, `width`), how many a second (`fps`).
+
+    Raises:
+        ValueError: it holds no video that can be read; says why.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._decode: Callable[[], Iterator[Frames]]
+        if not path.is_dir() and not path.stat().st_size:
+            raise ValueError("the file is empty")
+        if path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif"):
+            self._open_pictures()
+        else:
+            try:
+                import decord
+            except ImportError:
+                self._open_ffmpeg()
+            else:
+                self._open_decord(decord)
+        if not self.frames:
+            raise ValueError("it holds no frame")
+
+    def _open_decord(self, decord: Any) -> None:
+        try:
+            reader = decord.VideoReader(str(self.path), num_threads=1)
+            self.frames, self.fps = len(reader), float(reader.get_avg_fps())
+            self.height, self.width = reader[0].shape[:2]
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise ValueError(f"it is not a video that can be decoded ({_first_line(error)})") from None
+
+        def decode() -> Iterator[Frames]:
+            try:
+                for index in range(self.frames):
+                    yield reader[index].asnumpy()
+            except (decord.DECORDError, RuntimeError) as error:
+                raise ValueError(f"frame {index} of {self.frames} cannot be decoded ({_first_line(error)})") from None
+
+        self._decode = decode
+
+    def _open_ffmpeg(self) -> None:
+        import imageio_ffmpeg
+
+        try:
+            with_meta = imageio_ffmpeg.read_frames(str(self.path))
+            meta = next(with_meta)
+            with_meta.close()
+            self.frames, _ = imageio_ffmpeg.count_frames_and_secs(str(self.path))
+        except (OSError, RuntimeError, StopIteration) as error:
+            raise ValueError(f"it is not a video that can be decoded ({_first_line(error)})") from None
+        self.fps, (self.width, self.height) = float(meta["fps"]), meta["source_size"]
+        self._decode = lambda: stream(self.path)
+
+    def _open_pictures(self) -> None:
+        from PIL import Image, UnidentifiedImageError
+
+        files = pictures(self.path) if self.path.is_dir() else [self.path]
+        try:
+            with Image.open(files[0]) as first:
+                self.frames = len(files) if self.path.is_dir() else getattr(first, "n_frames", 1)
+                self.width, self.height = first.size
+                milliseconds = [0]
+                if not self.path.is_dir():
+                    for index in range(self.frames):
+                        first.seek(index)
+                        milliseconds.append(first.info.get("duration", 0))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{files[0].name} is not a picture that can be read ({_first_line(error)})") from None
+        self.fps = 1000 * self.frames / sum(milliseconds) if sum(milliseconds) else FOLDER_FPS
+        self._decode = lambda: stream(self.path)
+
+    def batches(self, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """The frames in order, as many at a time as `BATCH_PIXELS` allows.
+
+        Raises:
+            ValueError: a frame cannot be decoded, is of another size, or is missing.
+        """
+        size = max(1, BATCH_PIXELS // (self.height * self.width))
+        held: list[Frames] = []
+        first = 0
+        for frame in self._decode():
+            if frame.shape != (self.height, self.width, 3):
+                was, now = (f"{shape[1]}x{shape[0]}" for shape in ((self.height, self.width), frame.shape))
+                raise ValueError(f"frame {first + len(held)} is {now}, the first is {was}")
+            held.append(frame)
+            if len(held) == size:
+                yield Batch(first, np.stack(held), device)
+                first, held = first + len(held), []
+        if held:
+            yield Batch(first, np.stack(held), device)
+        if first + len(held) != self.frames:
+            raise ValueError(f"only {first + len(held)} of its {self.frames} frames can be decoded")
+
+
+def _first_line(error: BaseException) -> str:
+    """What a library said, without the dumps that some add."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][-200:] if lines else type(error).__name__
+
+
+class Batch:
+    """Consecutive frames of a video, and what more than one dimension wants of them, each made once.
+
+    `first` is the index of the first of them; `pixels` are (n, height, width, 3), RGB, uint8.
+    """
+
+    def __init__(self, first: int, pixels: Frames, device: torch.device | str = "cpu"):
+        self.first, self.pixels, self.device = first, pixels, device
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @cached_property
+    def frames(self) -> torch.Tensor:
+        """(n, 3, height, width), float32, 0-255."""
+        import torch
+
+        return torch.from_numpy(self.pixels).to(self.device).permute(0, 3, 1, 2).float()
+
+    @cached_property
+    def clip(self) -> torch.Tensor:
+        """As CLIP wants them, (n, 3, 224, 224): short side to 224, bicubic, without antialias; centre; normalised."""
+        return normalised(centre(resized(self.frames, 224, "bicubic"), 224), CLIP_NORM)
+
+    @cached_property
+    def dino(self) -> torch.Tensor:
+        """As DINO wants them, (n, 3, h, w) with the short side 224: bilinear, without antialias; normalised."""
+        return normalised(resized(self.frames, 224, "bilinear"), DINO_NORM)
+
+
+def resized(frames: torch.Tensor, short: int, mode: str) -> torch.Tensor:
+    """Frames (n, 3, h, w) with their short side resized to `short`, the long one to the whole part of its share.
+
+    Without antialias, rounding or clamping, as VBench resizes.
+    """
+    import torch.nn.functional as F
+
+    height, width = frames.shape[-2:]
+    if height <= width:
+        size = (short, int(short * width / height))
+    else:
+        size = (int(short * height / width), short)
+    return frames if size == (height, width) else F.interpolate(frames, size=size, mode=mode, align_corners=False)
+
+
+def centre(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """The central square of frames (n, 3, h, w), both sides at least `side`."""
+    top, left = (round((length - side) / 2) for length in frames.shape[-2:])
+    return frames[..., top : top + side, left : left + side]
+
+
+def normalised(frames: torch.Tensor, norm: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
+    """Frames of 0-255 less a mean and over a deviation, both of 0-1 and by channel."""
+    mean, deviation = (frames.new_tensor(values)[:, None, None] for values in norm)
+    return (frames / 255 - mean) / deviation

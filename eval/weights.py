@@ -1,0 +1,138 @@
+"""Where the scorers' weights are: in a folder that is given, or in the hub's, VBench's or torch's cache.
+
+Nothing is downloaded from here: `Weights.command` is what fetches a file, once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from w2sd_video.provenance import file_sha256
+
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published file of weights, or a hub repository in transformers' layout.
+
+    `places` are its paths in a folder that is given, and in VBench's cache, the first being where `command` puts it.
+    """
+
+    name: str
+    licence: str
+    size: int  # bytes, roughly
+    source: str  # a hub repository, or a URL
+    places: tuple[str, ...] = ()
+    sha256: str = ""  # how it begins, where that is published
+    needs: str = ""  # a package without which it is of no use, as pip installs it
+
+    @property
+    def in_hub(self) -> bool:
+        """Whether it is a repository of the hub, to be found in its cache, and not a single file."""
+        return not self.source.startswith("http")
+
+    @property
+    def command(self) -> str:
+        """The shell command that fetches it to where it is looked for."""
+        if self.in_hub:
+            return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'"
+        return f"curl -L --create-dirs -o {cache() / self.places[0]} {self.source}"
+
+    def find(self, folder: Path | None = None) -> Path | None:
+        """Where it is: in `folder` if one is given, else in the hub's, VBench's or torch's cache; or None.
+
+        Raises:
+            ValueError: the file's hash is not the published one.
+        """
+        roots = [folder] if folder else [cache(), _torch_hub()]
+        names = [
+            *self.places,
+            *(Path(place).name for place in self.places),
+            self.source.rpartition("/")[2],
+            self.source,
+        ]
+        for path in (root / name for root in roots for name in names):
+            if path.is_dir() and (path / "config.json").exists():
+                return path
+            if path.is_file():
+                if self.sha256 and not file_sha256(path).startswith(self.sha256):
+                    raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {self.sha256}; fetch it anew")
+                return path
+        if self.in_hub and not folder:
+            from huggingface_hub import try_to_load_from_cache
+
+            config = try_to_load_from_cache(self.source, "config.json")
+            if isinstance(config, str):
+                found = Path(config).parent
+                if any((found / f"{kind}").exists() for kind in ("model.safetensors", "pytorch_model.bin")):
+                    return found
+        return None
+
+
+def cache() -> Path:
+    """VBench's cache folder."""
+    return Path(os.environ.get("VBENCH_CACHE_DIR") or Path.home() / ".cache" / "vbench")
+
+
+def _torch_hub() -> Path:
+    return Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
+
+
+def hashes(path: Path) -> str:
+    """`sha256:…` of a file, or of the weights in a folder of transformers' layout."""
+    if path.is_dir():
+        path = next(path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists())
+    return f"sha256:{file_sha256(path)}"
+
+
+DINO = Weights(
+    "DINO ViT-B/16",
+    "Apache-2.0",
+    343_000_000,
+    "facebook/dino-vitb16",
+    ("dino_model/dino_vitbase16_pretrain.pth",),
+)
+CLIP_B32 = Weights("CLIP ViT-B/32", "MIT", 605_000_000, "openai/clip-vit-base-patch32")
+CLIP_L14 = Weights("CLIP ViT-L/14", "MIT", 1_710_000_000, "openai/clip-vit-large-patch14")
+AESTHETIC = Weights(
+    "LAION aesthetic head",
+    "MIT",
+    3_800,
+    "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/sa_0_4_vit_l_14_linear.pth",
+    ("aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",),
+)
+MUSIQ_SPAQ = Weights(
+    "MUSIQ (SPAQ)",
+    "Apache-2.0 (Google's weights, as converted by IQA-PyTorch)",
+    109_000_000,
+    "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth",
+    ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",),
+    sha256="358bb6af",
+)
+RAFT = Weights(
+    "RAFT (things)",
+    "BSD-3-Clause",
+    21_000_000,
+    "https://download.pytorch.org/models/raft_large_C_T_V1-22a6c225.pth",
+    ("raft_model/models/raft_large_C_T_V1-22a6c225.pth", "raft_model/models/raft-things.pth"),
+    needs="torchvision",
+)
+AMT_S = Weights(
+    "AMT-S",
+    "CC BY-NC 4.0, the network's code too: not for commercial use",
+    12_000_000,
+    f"{HUB}/lalala125/AMT/resolve/main/amt-s.pth",
+    ("amt_model/amt-s.pth",),
+    needs="--no-deps vbench==0.1.5",
+)
+VICLIP = Weights(
+    "ViCLIP-L/14 (InternVid)",
+    "MIT",
+    1_710_000_000,
+    f"{HUB}/OpenGVLab/VBench_Used_Models/resolve/main/ViClip-InternVid-10M-FLT.pth",
+    ("ViCLIP/ViClip-InternVid-10M-FLT.pth",),
+)
+ALL = (DINO, CLIP_B32, CLIP_L14, AESTHETIC, MUSIQ_SPAQ, RAFT, AMT_S, VICLIP)
