@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from w2sd_video.runs import Refused, writable
@@ -39,7 +47,7 @@ def run(
         raise Refused("weights", str(weights), "give a folder")
     writable(results.parent)
     texts = read_prompts(prompts) if prompts else None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("videos", total=None)

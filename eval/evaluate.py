@@ -129,7 +129,7 @@ class Scorer:
         for dimension in wanted:
             paths = {each.name: each.find(folder) for each in dimension.weights}
             missing = [each for each in dimension.weights if paths[each.name] is None]
-            lacking = [each for each in dimension.weights if each.needs and not _importable(each.needs)]
+            lacking = [each for each in dimension.weights if not each.importable]
             if missing or lacking:
                 ways = [f"the weights of {w.name} are missing; get them with: {w.command}" for w in missing]
                 ways += [f"{w.name} needs: pip install {w.needs}" for w in lacking]
@@ -215,10 +215,3 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise Refused("device", name, f"give auto, or a device that torch has here ({error})") from None
     return device
-
-
-def _importable(requirement: str) -> bool:
-    """Whether the package of a requirement, such as `--no-deps vbench==0.1.5`, is installed."""
-    from importlib.util import find_spec
-
-    return find_spec(requirement.split()[-1].partition("==")[0]) is not None

@@ -6,7 +6,10 @@ Nothing is downloaded from here: `Weights.command` is what fetches a file, once.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from w2sd_video.provenance import file_sha256
@@ -26,7 +29,6 @@ class Weights:
     size: int  # bytes, roughly
     source: str  # a hub repository, or a URL
     places: tuple[str, ...] = ()
-    sha256: str = ""  # how it begins, where that is published
     needs: str = ""  # a package without which it is of no use, as pip installs it
 
     @property
@@ -39,13 +41,18 @@ class Weights:
         """The shell command that fetches it to where it is looked for."""
         if self.in_hub:
             return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'"
-        return f"curl -L --create-dirs -o {cache() / self.places[0]} {self.source}"
+        return f"curl -L --create-dirs -o {shlex.quote(str(cache() / self.places[0]))} {self.source}"
+
+    @property
+    def importable(self) -> bool:
+        """Whether the package that it needs is installed."""
+        return not self.needs or find_spec(self.needs.split()[-1].partition("==")[0]) is not None
 
     def find(self, folder: Path | None = None) -> Path | None:
-        """Where it is: in `folder` if one is given, else in the hub's, VBench's or torch's cache; or None.
+        """Where it is: in `folder` if one is given, else in VBench's, torch's or the hub's cache; or None.
 
         Raises:
-            ValueError: the file's hash is not the published one.
+            ValueError: the file is damaged.
         """
         roots = [folder] if folder else [cache(), _torch_hub()]
         names = [
@@ -58,8 +65,7 @@ class Weights:
             if path.is_dir() and (path / "config.json").exists():
                 return path
             if path.is_file():
-                if self.sha256 and not file_sha256(path).startswith(self.sha256):
-                    raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {self.sha256}; fetch it anew")
+                _check(path)
                 return path
         if self.in_hub and not folder:
             from huggingface_hub import try_to_load_from_cache
@@ -70,6 +76,13 @@ class Weights:
                 if any((found / f"{kind}").exists() for kind in ("model.safetensors", "pytorch_model.bin")):
                     return found
         return None
+
+
+def _check(path: Path) -> None:
+    """Refuses a file whose name ends in the first digits of a SHA-256, as torch's do, that is not its own."""
+    named = re.search(r"-([0-9a-f]{8})\.", path.name)
+    if named and not file_sha256(path).startswith(named[1]):
+        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {named[1]}; fetch it anew")
 
 
 def cache() -> Path:
@@ -110,7 +123,6 @@ MUSIQ_SPAQ = Weights(
     109_000_000,
     "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth",
     ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",),
-    sha256="358bb6af",
 )
 RAFT = Weights(
     "RAFT (things)",

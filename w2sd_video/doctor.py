@@ -23,7 +23,13 @@ ROLES: tuple[Argument, ...] = ("strong", "weak", "motion_adapter")
 
 def report() -> dict[str, Rows]:
     """Sections of (what, what was found) rows."""
-    return {"Versions": versions(), "Devices": devices(), "ffmpeg": [ffmpeg()], "Weights": weights()}
+    return {
+        "Versions": versions(),
+        "Devices": devices(),
+        "ffmpeg": [ffmpeg()],
+        "Weights": weights(),
+        "Weights of scorers": scorers(),
+    }
 
 
 def versions() -> Rows:
@@ -73,6 +79,24 @@ def weights() -> Rows:
         preset = presets.load(name)
         for role in ROLES:
             rows.append((f"{name}, {role.replace('_', ' ')}", find(getattr(preset, role), role)))
+    return rows
+
+
+def scorers() -> Rows:
+    """For each of VBench's dimensions: its weights' size and licence, where they are, or the command that gets them."""
+    from .eval.dimensions import VBENCH, get
+
+    rows = []
+    for name in VBENCH:
+        for each in get(name).weights:
+            try:
+                path = each.find()
+                state = f"found: {path}" if path else f"missing; get it with: {each.command}"
+            except ValueError as error:
+                state = str(error)
+            if not each.importable:
+                state += f"; and it needs: pip install {each.needs}"
+            rows.append((name, f"{each.name}, {each.size / 1e6:,.0f} MB, {each.licence}; {state}"))
     return rows
 
 

@@ -1,0 +1,540 @@
+"""Scoring videos: finding them, reading them once, keeping scores, and what they come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+from w2sd_video.eval import videos
+from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
+from w2sd_video.eval.evaluate import Scorer, Scores, evaluate
+from w2sd_video.eval.results import Summary
+from w2sd_video.eval.statistics import interval, wins
+from w2sd_video.eval.vbench import aggregate, normalise, totals
+from w2sd_video.eval.vbench import read as read_vbench
+from w2sd_video.eval.videos import Batch, Reader, Video, find
+
+from w2sd_video import video
+from w2sd_video.cli import app
+from w2sd_video.runs import Refused
+from w2sd_video.shapes.grammar import parse
+from w2sd_video.shapes.world import render
+
+PROMPT = "a large red circle moving right"
+
+
+def shapes_video(seed: int = 0, prompt: str = PROMPT) -> np.ndarray:
+    return (render(parse(prompt), seed) * 255).round().astype(np.uint8)
+
+
+def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(frames, height, width, 3), dtype=np.uint8)
+
+
+def encode(frames: np.ndarray, path: Path, *options: str, rate: float = 8) -> Path:
+    """Writes frames by ffmpeg with other options than the product's own writer has."""
+    _, height, width, _ = frames.shape
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", str(rate), "-i", "-", *options, str(path)]
+    subprocess.run(command, input=frames.tobytes(), check=True)
+    return path
+
+
+def one(path: Path) -> Video:
+    (found,) = find([path])
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "videos"
+    made.mkdir()
+    for seed in range(3):
+        video.write_mp4(shapes_video(seed), made / f"{PROMPT}-{seed}.mp4", 8)
+    return made
+
+
+# Finding
+
+
+def test_prompts_come_from_the_json_then_the_sidecar_then_the_name(folder):
+    (folder / f"{PROMPT}-1.json").write_text(
+        json.dumps({"request": {"prompt": "from the sidecar", "seed": 4, "variant": "w2sd"}})
+    )
+    found = find([folder], {f"{PROMPT}-2.mp4": "from the json"})
+    assert [v.prompt for v in found] == [PROMPT, "from the sidecar", "from the json"]
+    assert [v.pair for v in found] == [f"{PROMPT}-0.mp4", "from the sidecar, seed 4", f"{PROMPT}-2.mp4"]
+
+
+def test_globs_folders_and_files_are_groups(folder):
+    found = find([folder, str(folder / "*-0.mp4"), folder / f"{PROMPT}-1.mp4"])
+    assert [v.group for v in found] == [str(folder)] * 3 + [str(folder / "*-0.mp4"), str(folder / f"{PROMPT}-1.mp4")]
+
+
+def test_a_gif_or_frames_beside_an_mp4_are_not_scored_twice(folder):
+    video.write_gif(shapes_video(), folder / f"{PROMPT}-0.gif", 8)
+    video.write_pngs(shapes_video(), folder / f"{PROMPT}-0")
+    assert len(find([folder])) == 3
+
+
+def test_a_folder_of_pictures_is_a_video(tmp_path):
+    video.write_pngs(shapes_video(), tmp_path / "frames")
+    (found,) = find([tmp_path])
+    assert found.path == tmp_path / "frames" and found.open().frames == 16
+
+
+@pytest.mark.parametrize("argument", ["missing.mp4", "missing/*.mp4", "empty"])
+def test_what_names_no_video_is_refused(tmp_path, argument):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refused, match="videos: .*is not accepted; give files, folders or globs"):
+        find([tmp_path / argument])
+
+
+def test_a_prompt_for_a_video_that_is_not_there_is_refused(folder):
+    with pytest.raises(Refused, match="prompts: 'other.mp4' is not accepted"):
+        find([folder], {"other.mp4": "a prompt"})
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "rate", "suffix"),
+    [
+        ((64, 64), ["-pix_fmt", "yuv420p"], 8, ".mp4"),
+        ((64, 98), ["-pix_fmt", "yuv420p"], 12.5, ".mp4"),
+        ((32, 48), ["-pix_fmt", "yuv420p"], 8, ".mp4"),
+        ((61, 97), ["-pix_fmt", "yuv444p"], 24, ".mp4"),
+        ((48, 80), ["-pix_fmt", "yuv422p"], 30, ".mp4"),
+        ((48, 80), ["-pix_fmt", "yuv444p10le"], 30, ".mp4"),
+        ((48, 80), ["-pix_fmt", "yuv420p", "-bf", "3", "-g", "7"], 24000 / 1001, ".mp4"),
+        ((64, 64), ["-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"], 8, ".webm"),
+        ((64, 64), ["-c:v", "mjpeg", "-q:v", "2"], 8, ".avi"),
+    ],
+)
+def test_decord_and_ffmpeg_give_the_same_frames(tmp_path, monkeypatch, size, options, rate, suffix):
+    path = encode(noise(9, *size), tmp_path / f"v{suffix}", *options, rate=rate)
+    first = Reader(path)
+    assert (first.frames, first.height, first.width) == (9, *size)
+    assert first.fps == pytest.approx(rate, abs=0.01)
+    frames = np.concatenate([batch.pixels for batch in first.batches()])
+    monkeypatch.setitem(sys.modules, "decord", None)
+    second = Reader(path)
+    assert (second.frames, second.height, second.width) == (9, *size)
+    assert second.fps == pytest.approx(rate, abs=0.01)
+    assert np.array_equal(frames, np.concatenate([batch.pixels for batch in second.batches()]))
+
+
+def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    encode(noise(8, 48, 48), path, "-vf", "setpts=N*N/8/TB", "-fps_mode", "vfr", "-pix_fmt", "yuv420p")
+    reader = Reader(path)
+    frames = np.concatenate([batch.pixels for batch in reader.batches()])
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert np.array_equal(frames, np.concatenate([batch.pixels for batch in Reader(path).batches()]))
+    assert len(frames) == reader.frames == 8
+
+
+def test_batches_are_bounded_by_pixels_and_lose_nothing(tmp_path, monkeypatch):
+    frames = noise(7, 16, 24)
+    video.write_pngs(frames, tmp_path / "v")
+    monkeypatch.setattr(videos, "BATCH_PIXELS", 3 * 16 * 24)
+    batches = list(Reader(tmp_path / "v").batches())
+    assert [(batch.first, len(batch)) for batch in batches] == [(0, 3), (3, 3), (6, 1)]
+    assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), frames)
+
+
+def test_alpha_is_dropped_and_sixteen_bits_of_colour_read_as_eight(tmp_path):
+    frames = noise(2, 16, 16)
+    (tmp_path / "v").mkdir()
+    Image.fromarray(np.concatenate([frames[0], np.full((16, 16, 1), 9, np.uint8)], -1)).save(tmp_path / "v" / "0.png")
+    Image.fromarray(frames[1]).save(tmp_path / "v" / "1.png")
+    (batch,) = Reader(tmp_path / "v").batches()
+    assert np.array_equal(batch.pixels, frames)
+
+
+def test_the_clock_of_a_gif_is_read(tmp_path):
+    video.write_gif(shapes_video(), tmp_path / "v.gif", 12)
+    reader = Reader(tmp_path / "v.gif")
+    assert (reader.frames, reader.height, reader.width) == (16, 64, 64)
+    assert reader.fps == pytest.approx(12.5)  # of hundredths of a second
+
+
+def broken(path: Path, kind: str) -> Path:
+    """A file that cannot be scored."""
+    whole = path.with_name("whole.mp4")
+    video.write_mp4(shapes_video(), whole, 8)
+    data = whole.read_bytes()
+    whole.unlink()
+    if kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a video at all\n" * 100)
+    elif kind == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "damaged":
+        path.write_bytes(data[:-900] + bytes(900))
+    elif kind == "sound":
+        with wave.open(str(path), "wb") as sound:
+            sound.setparams((1, 2, 8000, 800, "NONE", ""))
+            sound.writeframes(bytes(1600))
+    return path
+
+
+@pytest.mark.parametrize("decoder", ["decord", "ffmpeg"])
+@pytest.mark.parametrize("kind", ["zero bytes", "text", "cut", "sound"])
+def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kind, decoder):
+    if decoder == "ffmpeg":
+        monkeypatch.setitem(sys.modules, "decord", None)
+    broken(folder / "broken.mp4", kind)
+    scores = evaluate([folder], ["temporal_flickering"])
+    assert len(scores.of) == 3
+    ((bad, _, problem),) = scores.problems
+    assert bad.path.name == "broken.mp4" and problem
+
+
+def test_pictures_of_more_than_eight_bits_of_grey_are_refused(tmp_path):
+    (tmp_path / "v").mkdir()
+    for n in range(2):
+        Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(tmp_path / "v" / f"{n}.png")
+    ((_, _, problem),) = evaluate([tmp_path / "v"], ["temporal_flickering"]).problems
+    assert "0.png has more than 8 bits a channel" in problem
+
+
+def test_frames_of_different_sizes_are_refused(tmp_path):
+    video.write_pngs(noise(2, 16, 16), tmp_path / "v")
+    Image.fromarray(noise(1, 16, 20)[0]).save(tmp_path / "v" / "9.png")
+    ((_, _, problem),) = evaluate([tmp_path / "v"], ["temporal_flickering"]).problems
+    assert problem == "frame 2 is 20x16, the first is 16x16"
+
+
+def test_a_video_of_one_frame_has_no_flickering(tmp_path):
+    video.write_pngs(noise(1, 16, 16), tmp_path / "v")
+    ((_, name, problem),) = evaluate([tmp_path / "v"], ["temporal_flickering"]).problems
+    assert (name, problem) == ("temporal_flickering", "it has 1 frame, and at least 2 are compared")
+
+
+def test_side_by_side_videos_are_not_scored(folder):
+    (folder / f"{PROMPT}-0.json").write_text(
+        json.dumps({"request": {"prompt": PROMPT, "seed": 0, "variant": "compare"}})
+    )
+    ((_, _, problem),) = evaluate([folder], ["temporal_flickering"]).problems
+    assert "side by side" in problem
+
+
+# What the networks are given
+
+
+@pytest.mark.parametrize("size", [(300, 400), (400, 300), (224, 224), (131, 179), (225, 561)])
+def test_frames_are_resized_as_torchvision_does_without_antialias(size):
+    transforms = pytest.importorskip("torchvision.transforms")
+    batch = Batch(0, noise(2, *size))
+    bicubic = transforms.Resize(224, transforms.InterpolationMode.BICUBIC, antialias=False)
+    clip = [bicubic, transforms.CenterCrop(224), lambda x: x / 255, transforms.Normalize(*videos.CLIP_NORM)]
+    dino = [transforms.Resize(224, antialias=False), lambda x: x / 255, transforms.Normalize(*videos.DINO_NORM)]
+    assert torch.equal(batch.clip, transforms.Compose(clip)(batch.frames))
+    assert torch.equal(batch.dino, transforms.Compose(dino)(batch.frames))
+
+
+# Scores
+
+
+def test_flickering_is_one_less_the_mean_difference_of_neighbours(tmp_path):
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    frames[1], frames[2, :8] = 51, 51  # differences of 51, of 25.5, and of 25.5
+    video.write_pngs(frames, tmp_path / "v")
+    scores = evaluate([tmp_path / "v"], ["temporal_flickering"])
+    assert scores.of[one(tmp_path / "v")] == {"temporal_flickering": pytest.approx(1 - 34 / 255, abs=1e-7)}
+
+
+def test_the_judge_scores_rendered_videos_right(folder):
+    scores = evaluate([folder], ["shapes"])
+    assert [scores.of[v]["shapes_right"] for v in scores.videos] == [1.0] * 3
+    assert [scores.of[v]["shapes_relation"] for v in scores.videos] == [None] * 3
+
+
+def test_the_judge_says_that_a_prompt_is_not_of_its_world(tmp_path):
+    video.write_mp4(shapes_video(), tmp_path / "a fox-0.mp4", 8)
+    ((_, name, problem),) = evaluate([tmp_path], ["shapes"]).problems
+    assert name == "shapes" and "outside the shapes world" in problem
+
+
+def test_scores_do_not_depend_on_the_batch_size(folder, monkeypatch):
+    before = evaluate([folder], ["temporal_flickering", "shapes"])
+    monkeypatch.setattr(videos, "BATCH_PIXELS", 3 * 64 * 64)
+    after = evaluate([folder], ["temporal_flickering", "shapes"])
+    assert list(before.of.values()) == list(after.of.values())
+
+
+class Counting(Dimension):
+    """Counts, in `opened`, what it is asked to score."""
+
+    name = "temporal_flickering"
+    opened: list[str] = []
+
+    def score(self, video, reader):
+        self.opened.append(video.path.name)
+        yield
+        return 0.5
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr("w2sd_video.eval.evaluate.get", lambda name: Counting())
+    Counting.opened = []
+    return Counting
+
+
+def test_what_is_scored_is_not_scored_again(folder, tmp_path, counting):
+    rows = tmp_path / "rows.jsonl"
+    evaluate([folder], ["temporal_flickering"], rows)
+    again = evaluate([folder], ["temporal_flickering"], rows)
+    assert len(counting.opened) == 3 and [s["temporal_flickering"] for s in again.of.values()] == [0.5] * 3
+
+
+def test_a_changed_video_or_version_is_scored_again(folder, tmp_path, counting, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    evaluate([folder], ["temporal_flickering"], rows)
+    video.write_mp4(shapes_video(9), folder / f"{PROMPT}-1.mp4", 8)
+    evaluate([folder], ["temporal_flickering"], rows)
+    assert counting.opened[3:] == [f"{PROMPT}-1.mp4"]
+    monkeypatch.setattr(counting, "version", 2)
+    evaluate([folder], ["temporal_flickering"], rows)
+    assert len(counting.opened) == 7
+
+
+def test_equal_videos_are_scored_once(folder, tmp_path, counting):
+    (folder / "copy.mp4").write_bytes((folder / f"{PROMPT}-0.mp4").read_bytes())
+    assert len(evaluate([folder], ["temporal_flickering"]).of) == 4
+    assert len(counting.opened) == 3
+
+
+def test_another_prompt_is_scored_again_where_it_counts(folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    evaluate([folder], ["shapes"], rows)
+    names = {f"{PROMPT}-{n}.mp4": "a small blue square" for n in range(3)}
+    again = evaluate([folder], ["shapes"], rows, prompts=names)
+    assert [scores["shapes_right"] for scores in again.of.values()] == [0.0] * 3
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for seed in range(12):
+        video.write_mp4(shapes_video(seed), tmp_path / "videos" / f"{PROMPT}-{seed}.mp4", 8)
+
+    def command(name: str) -> list[str]:
+        program = [
+            sys.executable,
+            "-m",
+            "w2sd_video.cli",
+            "eval",
+            "videos",
+            "--dimensions",
+            "shapes,temporal_flickering",
+        ]
+        return [*program, "--dimensions", "shapes,temporal_flickering", "--out", f"{name}.json"]
+
+    def results(name: str) -> list:
+        return json.loads((tmp_path / f"{name}.json").read_text())["videos"]
+
+    started = time.monotonic()
+    subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
+    took = time.monotonic() - started
+    for share in (0.6, 0.75, 0.85, 0.95):
+        process = subprocess.Popen(
+            command("killed"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(took * share)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), cwd=tmp_path, check=True, capture_output=True)
+    assert results("killed") == results("whole")
+    keys = [json.loads(line)["key"] for line in (tmp_path / "killed.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 24
+
+
+# Dimensions and weights
+
+
+def test_every_dimension_says_what_it_is():
+    for name in NAMES:
+        dimension = get(name)
+        assert dimension.name == name
+        assert all(weights.licence and weights.command for weights in dimension.weights)
+
+
+def test_an_unknown_dimension_is_refused_with_the_nearest():
+    with pytest.raises(Refused, match="did you mean 'subject_consistency'"):
+        expand(["subject_consitency"])
+    with pytest.raises(Refused, match="--backend official"):
+        get(OFFICIAL[0])
+
+
+def test_missing_weights_skip_a_dimension_with_a_reason(folder, tmp_path):
+    scores = evaluate([folder], ["imaging_quality", "temporal_flickering"], weights=tmp_path)
+    ((name, reason),) = [(each.name, each.reason) for each in scores.skipped]
+    assert name == "imaging_quality" and "curl -L" in reason
+    assert [set(s) for s in scores.of.values()] == [{"temporal_flickering"}] * 3
+
+
+def test_missing_weights_fail_where_nothing_else_was_asked_for(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="aesthetic_quality: the weights of CLIP ViT-L/14 are missing"):
+        evaluate([folder], ["aesthetic_quality"], weights=tmp_path)
+
+
+def test_damaged_weights_are_named(tmp_path):
+    (tmp_path / "musiq_spaq_ckpt-358bb6af.pth").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 does not begin with 358bb6af"):
+        Scorer([get("imaging_quality")], tmp_path, torch.device("cpu"))
+
+
+# What scores come to
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    found = [interval(rng.normal(3.0, 1.0, 60)) for _ in range(200)]
+    assert 0.9 <= np.mean([each.low <= 3.0 <= each.high for each in found]) <= 0.98
+
+
+def test_a_mean_leaves_out_what_does_not_apply():
+    found = interval(np.array([1.0, np.nan, 2.0]))
+    assert (found.mean, found.n) == (1.5, 2)
+    assert interval(np.array([np.nan])).n == 0
+
+
+def test_wins_count_ties_half():
+    assert wins(np.array([1.0, -1.0, 0.0, np.nan])) == 0.5
+
+
+def test_vbench_has_two_means():
+    # Two videos of 3 and 5 frames: 2 and 4 pairs.
+    assert aggregate([0.5, 0.8], [3, 5], by_pairs=True, scale=1.0) == (pytest.approx(0.7), pytest.approx(0.65))
+    assert aggregate([50.0, 80.0], [3, 5], by_pairs=False, scale=100.0) == (pytest.approx(0.65), pytest.approx(0.65))
+
+
+def test_totals_are_those_of_the_leaderboard():
+    # A row of VBench's public leaderboard (VideoCrafter-2.0, as published in percent).
+    row = {
+        "subject_consistency": 96.85,
+        "background_consistency": 98.22,
+        "temporal_flickering": 98.41,
+        "motion_smoothness": 97.73,
+        "dynamic_degree": 42.50,
+        "aesthetic_quality": 63.13,
+        "imaging_quality": 67.22,
+        "object_class": 92.55,
+        "multiple_objects": 40.66,
+        "human_action": 95.00,
+        "color": 92.92,
+        "spatial_relationship": 35.86,
+        "scene": 55.29,
+        "appearance_style": 25.13,
+        "temporal_style": 25.84,
+        "overall_consistency": 28.23,
+    }
+    found = totals({dimension: percent / 100 for dimension, percent in row.items()})
+    assert found == {
+        "quality": pytest.approx(0.8220, abs=1e-4),
+        "semantic": pytest.approx(0.7342, abs=1e-4),
+        "total": pytest.approx(0.8044, abs=1e-4),
+    }
+    assert normalise("motion_smoothness", 0.9975) == 1.0
+    assert totals({"subject_consistency": 1.0}) == {}
+
+
+def made_up(values: dict[str, list[float]]) -> Scores:
+    scored = [
+        Video(Path(f"{group}/{n}.mp4"), group, str(n), None) for group in values for n in range(len(values[group]))
+    ]
+    scores = Scores([get("shapes")], scored)
+    for each in scored:
+        scores.of[each] = {"shapes_jerk": values[each.group][int(each.pair)]}
+    return scores
+
+
+def test_groups_are_compared_pair_by_pair_with_the_first():
+    # Pairs differ by little, videos by much: only the paired comparison can tell.
+    base = [float(n) for n in range(20)]
+    (found,) = Summary(made_up({"a": base, "b": [n - 0.1 * (1 + i % 2) for i, n in enumerate(base)]})).comparisons
+    assert (found.column, found.base, found.group, found.win_rate) == ("shapes_jerk", "a", "b", 1.0)
+    assert found.difference.mean == pytest.approx(-0.15) and found.better is True  # lower jerk is better
+
+
+def test_groups_without_pairs_are_not_compared():
+    scores = made_up({"a": [1.0, 2.0]})
+    other = Video(Path("b/x.mp4"), "b", "x", None)
+    scores.videos.append(other)
+    scores.of[other] = {"shapes_jerk": 1.0}
+    assert Summary(scores).comparisons == []
+
+
+# The command line
+
+runner = CliRunner()
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    ran = runner.invoke(app, ["eval", *map(str, arguments)])
+    return ran.exit_code, ran.output
+
+
+def test_the_command_writes_every_file_and_says_where(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for seed in range(3):
+        video.write_mp4(shapes_video(seed + 5), other / f"{PROMPT}-{seed}.mp4", 8)
+    out = tmp_path / "results.json"
+    code, said = command(folder, other, "--dimensions", "shapes,temporal_flickering", "--out", out)
+    assert code == 0, said
+    for name in ("results.json", "results.csv", "results.html", "results_1_eval_results.json"):
+        assert (tmp_path / name).exists() and name in said
+    data = json.loads(out.read_text())
+    assert len(data["videos"]) == 6 and {c["group"] for c in data["comparisons"]} == {str(other)}
+    total, listed = read_vbench(tmp_path / "results_1_eval_results.json")["temporal_flickering"]
+    assert total == pytest.approx(np.mean([score for _, score in listed])) and len(listed) == 3
+    page = (tmp_path / "results.html").read_text()
+    assert page.count("<svg") == 1 and "shapes_right" in page
+
+
+def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
+    broken(folder / "broken.mp4", "cut")
+    code, said = command(folder, "--dimensions", "temporal_flickering", "--out", tmp_path / "r.json")
+    assert code == 1 and "broken.mp4: it is not a video" in said
+    assert len(json.loads((tmp_path / "r.json").read_text())["videos"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["missing.mp4"], "'missing.mp4' is not accepted"),
+        (["{folder}", "--dimensions", "beauty"], "'beauty' is not accepted"),
+        (["{folder}", "--dimensions", ""], "is not accepted; did you mean|is not accepted; "),
+        (["{folder}", "--out", "results.txt"], "give the name of a .json file"),
+        (["{folder}", "--prompts", "missing.json"], "give a JSON file such as"),
+        (["{folder}", "--weights", "missing"], "'missing' is not accepted; give a folder"),
+        (["{folder}", "--device", "toaster"], "'toaster' is not accepted"),
+        (["{folder}", "--dimensions", "imaging_quality"], "the weights of MUSIQ"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(folder, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path / "none"))
+    if "--dimensions" not in arguments:
+        arguments = [*arguments, "--dimensions", "temporal_flickering"]
+    code, said = command(*[each.format(folder=folder) for each in arguments])
+    assert code == 2 and any(each in said for each in says.split("|")), said
+    assert not list(tmp_path.glob("results*"))
