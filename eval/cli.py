@@ -34,6 +34,7 @@ def run(
     prompts: Path | None,
     weights: Path | None,
     device: str,
+    official: str | None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -55,7 +56,7 @@ def run(
         def show(done: int, total: int, video: Video) -> None:
             bar.update(task, completed=done, total=total, description=video.path.name[-40:])
 
-        scores = evaluate(videos, dimensions, results.with_suffix(".jsonl"), texts, weights, device, show)
+        scores = evaluate(videos, dimensions, results.with_suffix(".jsonl"), texts, weights, device, official, show)
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     try:

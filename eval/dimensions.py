@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from w2sd_video.presets import did_you_mean
 from w2sd_video.runs import Refused
@@ -51,15 +51,15 @@ class Dimension:
     A subclass says what it is by class attributes, loads its networks in `load`, and scores in `score`.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1  # raised when scores change; those of other versions are not reused
-    weights: ClassVar[tuple[Weights, ...]] = ()
-    least_frames: ClassVar[int] = 1
-    prompted: ClassVar[bool] = False  # whether the score depends on the prompt
-    by_pairs: ClassVar[bool] = False  # whether VBench's mean over videos weights each by its frames less one
-    scale: ClassVar[float] = 1.0  # VBench divides its mean over videos by this
+    name: str
+    version: int | str = 1  # raised when scores change; those of other versions are not reused
+    weights: tuple[Weights, ...] = ()
+    least_frames: int = 1
+    prompted: bool = False  # whether the score depends on the prompt
+    by_pairs: bool = False  # whether VBench's mean over videos weights each by its frames less one
+    scale: float = 1.0  # VBench divides its mean over videos by this
     # Of its columns: -1 where lower is better, 0 where neither is; 1 for the rest.
-    signs: ClassVar[Mapping[str, int]] = {}
+    signs: Mapping[str, int] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from w2sd_video.runs import Refused, rows
 
+from . import official as vbench_package
 from .dimensions import SIX, Dimension, Skipped, expand, get
-from .videos import Video, find
+from .videos import FACTS, Reader, Video, find
 from .weights import hashes
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def evaluate(
     prompts: dict[str, str] | None = None,
     weights: Path | None = None,
     device: str = "auto",
+    official: str | None = None,
     progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
 ) -> Scores:
     """Scores videos on dimensions.
@@ -60,6 +62,7 @@ def evaluate(
         prompts: prompts by file name.
         weights: a folder with the networks' weights; default: the hub's, VBench's and torch's caches.
         device: auto, cpu, cuda, cuda:N.
+        official: a Python that has VBench's own package, which then computes the scores, of any of its 16 dimensions.
         progress: called before each video, and once after the last, with how many are done, of how many, and which.
 
     Raises:
@@ -72,35 +75,54 @@ def evaluate(
     found = given + find([v for v in videos if not isinstance(v, Video)], prompts)
     if not found:
         raise Refused("videos", "", "give files, folders or globs of videos")
-    wanted = [get(name) for name in expand(dimensions)]
+    names = expand(dimensions)
+    wanted = vbench_package.dimensions(names, official) if official else [get(name) for name in names]
     scorer = Scorer(wanted, weights, _device(device))
-    if len(scorer.skipped) == len(wanted):
-        raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in scorer.skipped))
-
-    scores = Scores(scorer.ready, found, skipped=scorer.skipped, weights=scorer.hashes, device=str(scorer.device))
+    scorer.refuse_nothing()
+    scores = Scores(wanted, found, skipped=scorer.skipped, weights=scorer.hashes, device=str(scorer.device))
     known = {row["key"]: row for row in (rows(rows_file) if rows_file else [])}
+
+    def keep(video: Video, facts: dict[str, Any], made: dict[str, dict[str, float | None]]) -> None:
+        fresh = [
+            {"key": scorer.key(dimension, video), "dimension": dimension.name, **facts, "scores": made[dimension.name]}
+            for dimension in scorer.ready
+            if dimension.name in made
+        ]
+        known.update({row["key"]: row for row in fresh})
+        if rows_file:
+            append(rows_file, fresh)
+
+    if official:
+        for dimension in list(scorer.ready):
+            todo = [video for video in found if scorer.key(dimension, video) not in known]
+            try:
+                theirs = vbench_package.score(dimension.name, todo, official, str(scorer.device)) if todo else {}
+            except ValueError as error:
+                scorer.skip(dimension, str(error))
+                continue
+            for video, score in theirs.items():
+                keep(video, video.open().facts, {dimension.name: {dimension.name: score}})
+            scores.problems += [(v, dimension.name, "VBench gave it no score") for v in todo if v not in theirs]
+        scorer.refuse_nothing()
     for done, video in enumerate(found):
         progress(done, len(found), video)
         try:
-            keys = {dimension.name: scorer.key(dimension, video) for dimension in scorer.ready}
-            todo = [dimension for dimension in scorer.ready if keys[dimension.name] not in known]
-            if todo:
-                facts, made, problems = scorer.score(video, todo)
-                fresh = [
-                    {"key": keys[name], "dimension": name, **facts, "scores": columns} for name, columns in made.items()
-                ]
-                known |= {row["key"]: row for row in fresh}
-                if rows_file:
-                    append(rows_file, fresh)
+            keys = [scorer.key(dimension, video) for dimension in scorer.ready]
+            new = [dimension for dimension, key in zip(scorer.ready, keys, strict=True) if key not in known]
+            if new and not official:
+                reader = video.open()
+                made, problems = scorer.score(video, reader, new)
+                keep(video, reader.facts, made)
                 scores.problems += [(video, name, problem) for name, problem in problems.items()]
         except (ValueError, OSError) as error:
             scores.problems.append((video, "", str(error)))
             continue
-        mine = [known[key] for key in keys.values() if key in known]
+        mine = [known[key] for key in keys if key in known]
         scores.of[video] = {column: score for row in mine for column, score in row["scores"].items()}
         for row in mine:
-            scores.facts[video] = {name: row[name] for name in ("frames", "fps", "height", "width")}
+            scores.facts[video] = {name: row[name] for name in FACTS}
     progress(len(found), len(found), found[-1])
+    scores.dimensions = scorer.ready
     scores.seconds = time.perf_counter() - began
     return scores
 
@@ -133,27 +155,37 @@ class Scorer:
             if missing or lacking:
                 ways = [f"the weights of {w.name} are missing; get them with: {w.command}" for w in missing]
                 ways += [f"{w.name} needs: pip install {w.needs}" for w in lacking]
-                self.skipped.append(Skipped(dimension.name, "; ".join(ways)))
+                self.skip(dimension, "; ".join(ways))
                 continue
             self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
             self.hashes[dimension.name] = {n: hashes(p) for n, p in self._paths[dimension.name].items()}
             self.ready.append(dimension)
+
+    def skip(self, dimension: Dimension, reason: str) -> None:
+        """Leaves out a dimension that cannot be computed."""
+        self.ready = [each for each in self.ready if each is not dimension]
+        self.skipped.append(Skipped(dimension.name, reason))
+
+    def refuse_nothing(self) -> None:
+        """Raises a FileNotFoundError, with the reasons, where every dimension was skipped."""
+        if not self.ready:
+            raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
 
     def key(self, dimension: Dimension, video: Video) -> str:
         """What a score is known by: all that decides it."""
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
-    def score(self, video: Video, todo: list[Dimension]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-        """A video's facts, its scores by dimension and column, and by dimension why there are none.
+    def score(
+        self, video: Video, reader: Reader, todo: list[Dimension]
+    ) -> tuple[dict[str, dict[str, float | None]], dict[str, str]]:
+        """A video's scores by dimension and column, and by dimension why there are none.
 
         Raises:
             ValueError: the video cannot be read to its end; says why.
         """
         import torch
 
-        reader = video.open()
-        facts = {"frames": reader.frames, "fps": reader.fps, "height": reader.height, "width": reader.width}
         scores: dict[str, dict[str, float | None]] = {}
         problems: dict[str, str] = {}
         running: dict[str, Any] = {}
@@ -188,7 +220,7 @@ class Scorer:
                         break
             for name in list(running):
                 advance(name, None)
-        return facts, scores, problems
+        return scores, problems
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
 BATCH_PIXELS = 2**23  # of one batch: 32 frames of 512x512, 4 of 1080p
+FACTS = ("frames", "fps", "height", "width")
 FOLDER_FPS = 8.0  # of a folder of pictures, which has no clock: VBench takes every picture
 CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 DINO_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -170,6 +171,11 @@ class Reader:
         if not self.frames:
             raise ValueError("it holds no frame")
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is recorded of a video beside its scores."""
+        return {name: getattr(self, name) for name in FACTS}
+
     def _open_decord(self, decord: Any) -> None:
         try:
             reader = decord.VideoReader(str(self.path), num_threads=1)
@@ -182,7 +188,9 @@ class Reader:
             try:
                 for index in range(self.frames):
                     # Narrow frames come with their rows filled up, taken for a fourth channel.
-                    rows = reader[index].asnumpy().reshape(self.height, -1)
+                    frame = reader[index]  # of decord's own class, or of what the caller set as its bridge
+                    frame = frame.asnumpy() if hasattr(frame, "asnumpy") else np.asarray(frame)
+                    rows = frame.reshape(self.height, -1)
                     yield rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
             except (decord.DECORDError, RuntimeError) as error:
                 raise ValueError(f"frame {index} of {self.frames} cannot be decoded ({_first_line(error)})") from None

@@ -377,6 +377,12 @@ def evaluate(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.")
+    ] = "own",
+    official_python: Annotated[
+        str, typer.Option(help="The Python of the environment that has VBench's package.")
+    ] = sys.executable,
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
 
@@ -385,7 +391,10 @@ def evaluate(
     with messages():
         from .eval.cli import run
 
-        if not run(out, err, videos, dimensions.split(","), out_file, prompts_file, weights, device):
+        if backend not in ("own", "official"):
+            raise Refused("backend", backend, "give own or official")
+        official = official_python if backend == "official" else None
+        if not run(out, err, videos, dimensions.split(","), out_file, prompts_file, weights, device, official):
             raise typer.Exit(1)
 
 

@@ -1,0 +1,74 @@
+"""Scores by VBench's own package, for its dimensions that are not computed here: `--backend official`.
+
+The package pins old versions of what this project builds on, so it mostly lives in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from w2sd_video.runs import Refused
+
+from .dimensions import OFFICIAL, VBENCH, Dimension
+from .videos import Video
+
+# What VBench looks for in a video of these, it knows for its own prompts only.
+OWN_PROMPTS = tuple(name for name in OFFICIAL if name not in ("human_action", "temporal_style"))
+
+
+class Official(Dimension):
+    """A dimension that VBench's package scores; `version` is the package's."""
+
+    prompted = True
+
+    def __init__(self, name: str, version: str):
+        self.name, self.version = name, version
+        self.scale = 100.0 if name == "imaging_quality" else 1.0
+        self.by_pairs = name in ("subject_consistency", "background_consistency")
+
+
+def dimensions(names: list[str], python: str) -> list[Dimension]:
+    """VBench's dimensions by name, of the package that `python` has.
+
+    Raises:
+        Refused: one is not VBench's.
+        FileNotFoundError: there is no such Python, or it does not have the package; says how to get it.
+    """
+    for name in names:
+        if name not in (*VBENCH, *OFFICIAL):
+            raise Refused("dimensions", name, f"VBench's own package has {', '.join((*VBENCH, *OFFICIAL))}")
+    code = "import importlib.metadata as m; print(m.version('vbench'))"
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        ways = "python3.10 -m venv vbench-env && vbench-env/bin/pip install vbench"
+        raise FileNotFoundError(
+            f"VBench's package is not installed for {python}. In an environment of its own: {ways}; then give"
+            " --official-python vbench-env/bin/python"
+        ) from None
+    return [Official(name, f"vbench-{found}") for name in names]
+
+
+def score(name: str, videos: list[Video], python: str, device: str) -> dict[Video, float]:
+    """The scores that the package gives videos on a dimension; without those that it gives none.
+
+    Raises:
+        ValueError: it failed; says why.
+    """
+    asked = [{"path": str(video.path), "prompt": video.prompt or ""} for video in videos]
+    with tempfile.TemporaryDirectory() as folder:
+        job, out = Path(folder, "job.json"), Path(folder, "out.json")
+        wanted = {"dimension": name, "device": device, "videos": asked, "out": str(out)}
+        job.write_text(json.dumps(wanted), encoding="utf-8")
+        # Not run as a file: this folder's own modules would go before those of the same names that it imports.
+        worker = Path(__file__).with_name("official_worker.py").read_text(encoding="utf-8")
+        ran = subprocess.run([python, "-c", worker, str(job)], capture_output=True, text=True)
+        if ran.returncode:
+            said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
+            suite = ", which knows the prompts of its own suite only for it" * (name in OWN_PROMPTS)
+            raise ValueError(f"VBench's package{suite}, failed: {said[-1]}")
+        scores = json.loads(out.read_text(encoding="utf-8"))
+    return {video: float(scores[str(video.path)]) for video in videos if str(video.path) in scores}
