@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import CLIPVisionModelWithProjection
 
 from .dimensions import Dimension
-from .weights import AESTHETIC, CLIP_L14
+from .weights import AESTHETIC, CLIP_L14, tensors
 
 if TYPE_CHECKING:
     from .dimensions import Scoring
@@ -27,8 +27,8 @@ class AestheticQuality(Dimension):
         self.head = torch.nn.Linear(768, 1)
         path = paths[AESTHETIC.name]
         try:
-            self.head.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, TypeError) as error:
+            self.head.load_state_dict(tensors(path))
+        except RuntimeError as error:
             raise ValueError(f"{path} does not hold a linear layer of 768 inputs: {error}") from None
         self.head.requires_grad_(False).to(device)
 

@@ -69,7 +69,6 @@ def evaluate(
         Refused: an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing; says how to get them.
     """
-
     began = time.perf_counter()
     given = [video for video in videos if isinstance(video, Video)]
     found = given + find([v for v in videos if not isinstance(v, Video)], prompts)
@@ -78,78 +77,106 @@ def evaluate(
     names = expand(dimensions)
     wanted = vbench_package.dimensions(names, official) if official else [get(name) for name in names]
     scorer = Scorer(wanted, weights, _device(device))
-    scorer.refuse_nothing()
-    scores = Scores(wanted, found, skipped=scorer.skipped, weights=scorer.hashes, device=str(scorer.device))
-    known = {row["key"]: row for row in (rows(rows_file) if rows_file else [])}
-
-    def keep(video: Video, facts: dict[str, Any], made: dict[str, dict[str, float | None]]) -> None:
-        fresh = [
-            {"key": scorer.key(dimension, video), "dimension": dimension.name, **facts, "scores": made[dimension.name]}
-            for dimension in scorer.ready
-            if dimension.name in made
-        ]
-        known.update({row["key"]: row for row in fresh})
-        if rows_file:
-            append(rows_file, fresh)
+    store = Store(rows_file)
+    problems: list[tuple[Video, str, str]] = []
+    todo: dict[Video, list[Dimension]] = {}
+    for video in found:
+        try:
+            todo[video] = [dimension for dimension in scorer.ready if scorer.key(dimension, video) not in store]
+        except OSError as error:
+            problems.append((video, "", str(error)))
 
     if official:
-        for dimension in list(scorer.ready):
-            todo = [video for video in found if scorer.key(dimension, video) not in known]
+        problems += _officially(official, scorer, store, todo)
+    else:
+        scorer.load([dimension for dimension in scorer.ready if any(dimension in new for new in todo.values())])
+        left = [video for video, new in todo.items() if new]
+        for done, video in enumerate(left):
+            progress(done, len(left), video)
+            # Since then, a dimension may have been skipped, and a video with the same bytes scored.
+            new = [d for d in todo[video] if d in scorer.ready and scorer.key(d, video) not in store]
             try:
-                theirs = vbench_package.score(dimension.name, todo, official, str(scorer.device)) if todo else {}
-            except ValueError as error:
-                scorer.skip(dimension, str(error))
-                continue
-            for video, score in theirs.items():
-                keep(video, video.open().facts, {dimension.name: {dimension.name: score}})
-            scores.problems += [(v, dimension.name, "VBench gave it no score") for v in todo if v not in theirs]
-        scorer.refuse_nothing()
-    for done, video in enumerate(found):
-        progress(done, len(found), video)
-        try:
-            keys = [scorer.key(dimension, video) for dimension in scorer.ready]
-            new = [dimension for dimension, key in zip(scorer.ready, keys, strict=True) if key not in known]
-            if new and not official:
                 reader = video.open()
-                made, problems = scorer.score(video, reader, new)
-                keep(video, reader.facts, made)
-                scores.problems += [(video, name, problem) for name, problem in problems.items()]
-        except (ValueError, OSError) as error:
-            scores.problems.append((video, "", str(error)))
-            continue
-        mine = [known[key] for key in keys if key in known]
-        scores.of[video] = {column: score for row in mine for column, score in row["scores"].items()}
-        for row in mine:
-            scores.facts[video] = {name: row[name] for name in FACTS}
-    progress(len(found), len(found), found[-1])
-    scores.dimensions = scorer.ready
+                made, unmade = scorer.score(video, reader, new)
+            except (ValueError, OSError) as error:
+                problems.append((video, "", str(error)))
+                continue
+            store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
+            problems += [(video, name, problem) for name, problem in unmade.items()]
+        if left:
+            progress(len(left), len(left), left[-1])
+
+    scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
+    scores.device = str(scorer.device)
+    for video in todo:
+        for dimension in scorer.ready:
+            if row := store.rows.get(scorer.key(dimension, video)):
+                scores.of.setdefault(video, {}).update(row["scores"])
+                scores.facts[video] = {name: row[name] for name in FACTS}
     scores.seconds = time.perf_counter() - began
     return scores
 
 
-def append(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Adds lines to a JSON Lines file; they are on the disk when it returns."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
+def _officially(
+    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]]
+) -> list[tuple[Video, str, str]]:
+    """Has VBench's package score what is to do; gives back what it did not."""
+    problems = []
+    for dimension in list(scorer.ready):
+        videos = [video for video, new in todo.items() if dimension in new]
+        try:
+            made = vbench_package.score(dimension.name, videos, python, str(scorer.device)) if videos else {}
+        except ValueError as error:
+            scorer.skip(dimension, str(error))
+            continue
+        for video, score in made.items():
+            store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, video.open().facts)
+        problems += [(video, dimension.name, "VBench gave it no score") for video in videos if video not in made]
+    return problems
+
+
+class Store:
+    """Scores by key, each kept in a JSON Lines file as soon as it is made."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in (rows(path) if path else [])}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.rows
+
+    def add(self, scored: dict[str, tuple[str, dict[str, float | None]]], facts: dict[str, Any]) -> None:
+        """Adds a video's scores, by key the dimension and its columns; they are on the disk when it returns."""
+        fresh = [{"key": k, "dimension": name, **facts, "scores": columns} for k, (name, columns) in scored.items()]
+        self.rows |= {row["key"]: row for row in fresh}
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in fresh))
+                file.flush()
+                os.fsync(file.fileno())
 
 
 class Scorer:
-    """Dimensions with their networks, which are loaded when the first video wants them.
+    """Dimensions with their networks.
 
     `ready` are the dimensions whose weights are there; `skipped` the others, with the reasons.
+
+    Raises:
+        FileNotFoundError: none is ready; with the reasons.
     """
 
     def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
         self.device = device
-        self.ready: list[Dimension] = []
+        self.ready = wanted
         self.skipped: list[Skipped] = []
         self.hashes: dict[str, dict[str, str]] = {}
         self._paths: dict[str, dict[str, Path]] = {}
-        self._loaded: set[str] = set()
         for dimension in wanted:
-            paths = {each.name: each.find(folder) for each in dimension.weights}
+            try:
+                paths = {each.name: each.find(folder) for each in dimension.weights}
+            except ValueError as error:
+                self.skip(dimension, str(error))
+                continue
             missing = [each for each in dimension.weights if paths[each.name] is None]
             lacking = [each for each in dimension.weights if not each.importable]
             if missing or lacking:
@@ -159,17 +186,25 @@ class Scorer:
                 continue
             self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
             self.hashes[dimension.name] = {n: hashes(p) for n, p in self._paths[dimension.name].items()}
-            self.ready.append(dimension)
 
     def skip(self, dimension: Dimension, reason: str) -> None:
-        """Leaves out a dimension that cannot be computed."""
+        """Leaves out a dimension that cannot be computed.
+
+        Raises:
+            FileNotFoundError: it was the last one.
+        """
         self.ready = [each for each in self.ready if each is not dimension]
         self.skipped.append(Skipped(dimension.name, reason))
-
-    def refuse_nothing(self) -> None:
-        """Raises a FileNotFoundError, with the reasons, where every dimension was skipped."""
         if not self.ready:
             raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
+
+    def load(self, dimensions: list[Dimension]) -> None:
+        """Loads networks; those whose weights cannot be used are skipped."""
+        for dimension in dimensions:
+            try:
+                dimension.load(self._paths[dimension.name], self.device)
+            except (ValueError, OSError, ImportError) as error:
+                self.skip(dimension, str(error))
 
     def key(self, dimension: Dimension, video: Video) -> str:
         """What a score is known by: all that decides it."""
@@ -207,9 +242,6 @@ class Scorer:
                     has = f"it has {reader.frames} frame{'s' * (reader.frames > 1)}"
                     problems[dimension.name] = f"{has}, and at least {dimension.least_frames} are compared"
                     continue
-                if dimension.name not in self._loaded:
-                    dimension.load(self._paths[dimension.name], self.device)
-                    self._loaded.add(dimension.name)
                 running[dimension.name] = dimension.score(video, reader)
                 advance(dimension.name, None)
             if running:

@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTModel
 
 from .consistency import consistency
 from .dimensions import Dimension
-from .weights import DINO
+from .weights import DINO, tensors
 
 if TYPE_CHECKING:
     from .dimensions import Scoring
@@ -49,13 +49,12 @@ def load(path: Path) -> ViTModel:
     if path.is_dir():
         network = ViTModel.from_pretrained(path, **options)
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         try:
-            renamed = _transformers_names(state)
-        except (KeyError, AttributeError):
-            raise ValueError(f"{path} does not hold the weights of DINO ViT-B/16") from None
-        config = ViTConfig(layer_norm_eps=options.pop("layer_norm_eps"))
-        network = ViTModel.from_pretrained(None, config=config, state_dict=renamed, **options)
+            renamed = _transformers_names(tensors(path))
+            config = ViTConfig(layer_norm_eps=options.pop("layer_norm_eps"))
+            network = ViTModel.from_pretrained(None, config=config, state_dict=renamed, **options)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{path} does not hold the weights of DINO ViT-B/16: {error}") from None
     learnt = network.embeddings.position_embeddings
     network.embeddings.interpolate_pos_encoding = partial(positions, learnt, network.config.patch_size)
     return network.eval().requires_grad_(False)

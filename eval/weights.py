@@ -6,13 +6,18 @@ Nothing is downloaded from here: `Weights.command` is what fetches a file, once.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from w2sd_video.provenance import file_sha256
+
+if TYPE_CHECKING:
+    import torch
 
 HUB = "https://huggingface.co"
 
@@ -99,6 +104,32 @@ def hashes(path: Path) -> str:
     if path.is_dir():
         path = next(path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists())
     return f"sha256:{file_sha256(path)}"
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, or of a .pth that holds nothing else, by name.
+
+    A .pth may have them under "model", "params" or "state_dict".
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}") from error
+    for key in ("model", "params", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} does not hold tensors by name")
+    return state
 
 
 DINO = Weights(

@@ -395,10 +395,18 @@ def test_missing_weights_fail_where_nothing_else_was_asked_for(folder, tmp_path)
         evaluate([folder], ["aesthetic_quality"], weights=tmp_path)
 
 
-def test_damaged_weights_are_named(tmp_path):
+def test_weights_that_are_not_the_published_ones_are_named(tmp_path):
     (tmp_path / "musiq_spaq_ckpt-358bb6af.pth").write_bytes(b"cut short")
-    with pytest.raises(ValueError, match="is damaged: its SHA-256 does not begin with 358bb6af"):
+    with pytest.raises(FileNotFoundError, match="is damaged: its SHA-256 does not begin with 358bb6af"):
         Scorer([get("imaging_quality")], tmp_path, torch.device("cpu"))
+
+
+def test_weights_that_cannot_be_used_skip_a_dimension(folder, tmp_path):
+    (tmp_path / "dino_vitbase16_pretrain.pth").write_bytes(b"no weights")
+    scores = evaluate([folder], ["subject_consistency", "temporal_flickering"], weights=tmp_path)
+    ((name, reason),) = [(each.name, each.reason) for each in scores.skipped]
+    assert name == "subject_consistency" and "dino_vitbase16_pretrain.pth" in reason
+    assert not scores.problems and len(scores.of) == 3
 
 
 # What scores come to

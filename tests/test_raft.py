@@ -1,0 +1,155 @@
+"""RAFT's magnitudes against VBench's own, recorded (`record_raft.py`) and, where it is installed, live."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from record_raft import FRAMES, GOLDEN, GRID, SIZES, official, official_flow, seeded, video
+from safetensors.torch import save_file
+
+pytest.importorskip("torchvision")
+
+from w2sd_video.eval.raft import Flow, load  # noqa: E402
+
+GOLD = json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    return seeded(GOLD["shapes"])
+
+
+@pytest.fixture(scope="module")
+def model(published, tmp_path_factory) -> Flow:
+    path = tmp_path_factory.mktemp("raft") / "raft-things.pth"
+    torch.save(published, path)
+    return load(path)
+
+
+@pytest.mark.parametrize("case", GOLD["cases"], ids=lambda case: "{}x{}".format(*case["size"]))
+def test_flow_and_magnitudes_are_those_that_vbench_computes(model, case):
+    seed = SIZES.index(tuple(case["size"]))
+    frames = [model.features(frame) for frame in video(seed, FRAMES, *case["size"]).split(1)]
+    magnitudes = [model.magnitude(*pair) for pair in zip(frames, frames[1:], strict=False)]
+    assert magnitudes == pytest.approx(case["magnitudes"], rel=2e-5)
+    assert abs(magnitudes[0] / magnitudes[1] - 1) > 1e-3  # or the pairs could not be told apart
+    flow = model.flow(*frames[:2])[0, :, ::GRID, ::GRID]
+    torch.testing.assert_close(flow.flatten(1), torch.tensor(case["flow"]), rtol=0, atol=2e-4)
+
+
+def test_the_last_flow_of_torchvisions_raft_is_ours(model):
+    before, after = video(7, 2, 128, 136).split(1)
+    with torch.no_grad():
+        want = model.raft(2 * (before / 255) - 1, 2 * (after / 255) - 1, num_flow_updates=20)[-1]
+    torch.testing.assert_close(model.flow(model.features(before), model.features(after)), want, rtol=0, atol=1e-4)
+
+
+def test_no_network_runs_more_often_than_it_has_to(model):
+    ran: list[str] = []
+    hooks = [
+        part.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, part in model.raft.named_children()
+    ]
+    frames = [model.features(frame) for frame in video(0, 3, 128, 128).split(1)]
+    for pair in zip(frames, frames[1:], strict=False):
+        model.magnitude(*pair)
+    for hook in hooks:
+        hook.remove()
+    assert {name: ran.count(name) for name in ran} == {"feature_encoder": 3, "context_encoder": 2, "mask_predictor": 2}
+
+
+@pytest.mark.parametrize("name", ["raft_large_C_T_V1.pth", "torchvision.safetensors", "things.safetensors", "half.pth"])
+def test_every_layout_of_the_weights_loads(model, published, tmp_path, name):
+    path = tmp_path / name
+    state = published if name.startswith("things") else model.raft.state_dict()
+    if name == "half.pth":
+        torch.save({key: tensor.half() for key, tensor in state.items()}, path)
+    elif path.suffix == ".safetensors":
+        save_file({key: tensor.clone() for key, tensor in state.items()}, path)
+    else:
+        torch.save(state, path)
+    loaded = load(path).raft.state_dict()
+    for key, tensor in model.raft.state_dict().items():
+        torch.testing.assert_close(loaded[key].float(), tensor.float(), rtol=0, atol=1e-2 if name == "half.pth" else 0)
+
+
+def test_loading_leaves_float32_without_gradients_and_the_random_state(published, tmp_path):
+    torch.save(published, tmp_path / "raft.pth")
+    before = torch.get_rng_state()
+    model = load(tmp_path / "raft.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    assert {(p.dtype, p.device.type, p.requires_grad) for p in model.parameters()} == {(torch.float32, "cpu", False)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("module.update_block.mask.2.bias"), "mask_predictor.conv.bias"),
+        (lambda state: state.update(more=torch.zeros(1)), "more"),
+        (lambda state: state.update({"module.fnet.conv2.bias": torch.zeros(128)}), "feature_encoder.conv.bias"),
+    ],
+)
+def test_weights_that_are_not_rafts_are_refused_by_name(published, tmp_path, change, message):
+    state = dict(published)
+    change(state)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=rf"other\.pth: .*{message}"):
+        load(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"path": Path("x")}])
+def test_a_file_of_anything_but_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=r"odd\.pth"):
+        load(tmp_path / "odd.pth")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        load(tmp_path / "none.pth")
+
+
+def test_frames_too_small_for_four_levels_of_correlation_are_refused(model):
+    with pytest.raises(ValueError, match="frame: 256x120 px is too small for RAFT: sides must be 121 px or more"):
+        model.features(torch.zeros(1, 3, 120, 256))
+    assert model.features(torch.zeros(1, 3, 121, 128)).image.shape == (1, 3, 128, 128)
+
+
+@pytest.mark.parametrize("shape", [(3, 128, 128), (2, 3, 128, 128), (1, 1, 128, 128)])
+def test_frames_of_another_shape_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"frame: shape .* is not \(1, 3, height, width\)"):
+        model.features(torch.zeros(shape))
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    for name in ("vbench", "cv2", "easydict", "scipy", "decord"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    return official()
+
+
+def test_equals_the_installed_vbench(model, theirs):
+    before, after = video(9, 2, 133, 170).split(1)
+    flow, score = official_flow(theirs, before, after)
+    pair = model.features(before), model.features(after)
+    torch.testing.assert_close(model.flow(*pair), flow, rtol=0, atol=1e-4)
+    assert model.magnitude(*pair) == pytest.approx(score, rel=1e-5)
+
+
+def test_what_we_refuse_for_its_size_is_nan_in_vbench(theirs):
+    flow, score = official_flow(theirs, *video(9, 2, 120, 128).split(1))
+    assert flow.isnan().all() and math.isnan(score)
