@@ -1,4 +1,4 @@
-"""MUSIQ, the multi-scale image quality transformer (Ke et al. 2021, arXiv:2108.05997), in the numbers of VBench.
+"""MUSIQ, the multi-scale image quality transformer (Ke et al. 2021, arXiv:2108.05997), as VBench computes it.
 
 A frame is seen at three scales: long side 224 px, long side 384 px, and as it is. Each is cut into patches of 32 px,
 which a small ResNet turns into tokens; a token carries embeddings of its place in the picture, hashed to a 10x10 grid,
@@ -10,16 +10,14 @@ one size have equally many tokens, so a batch of them needs neither.
 
 from __future__ import annotations
 
-import pickle
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
+
+from .weights import tensors
 
 LONG_SIDES = (224, 384)  # px
 PATCH = 32  # px
@@ -165,25 +163,16 @@ def load(path: Path) -> MUSIQ:
     Raises:
         ValueError: the file is damaged, holds more than tensors, or its names or shapes are not MUSIQ's.
     """
-    try:
-        tensors: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}") from error
-    if not isinstance(tensors, dict):
-        raise ValueError(f"{path} holds a {type(tensors).__name__}, not tensors by name.")
-    for key in ("params", "state_dict"):
-        tensors = tensors.get(key, tensors)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}  # trained on several devices
-
+    published = tensors(path)
     model = MUSIQ()
     names = {name: _published(name) for name in model.state_dict()}
-    differing = {part for parts in names.values() for part in parts} ^ set(tensors)
+    differing = {part for parts in names.values() for part in parts} ^ set(published)
     if differing:
         raise ValueError(
             f"{path} is not a MUSIQ checkpoint: {len(differing)} names are missing or too many, {min(differing)} first."
         )
     try:
-        model.load_state_dict({name: torch.cat([tensors[part] for part in parts]) for name, parts in names.items()})
+        model.load_state_dict({name: torch.cat([published[part] for part in parts]) for name, parts in names.items()})
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is not a MUSIQ checkpoint: {' '.join(str(error).split())}") from error
     return model.eval().requires_grad_(False)

@@ -7,7 +7,6 @@ unit's convolutions, the part that sees only the context is the same in every it
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.optical_flow import _utils, raft_large
+
+from .weights import tensors
 
 ITERATIONS = 20
 FASTEST = 0.05  # the part of the pixels that is judged
@@ -29,7 +28,6 @@ LEAST = 128
 
 # The published names (raft-things.pth), and torchvision's for the same weights.
 _NAMES = {
-    r"^module\.": "",
     r"^fnet\.": "feature_encoder.",
     r"^cnet\.": "context_encoder.",
     r"^(feature|context)_encoder\.conv1\.": r"\1_encoder.convnormrelu.0.",
@@ -140,7 +138,7 @@ def load(path: Path) -> Flow:
         ValueError: the file cannot be read as tensors, or they are not RAFT's.
     """
     state = {}
-    for name, tensor in _read(path).items():
+    for name, tensor in tensors(path).items():
         for theirs, ours in _NAMES.items():
             name = re.sub(theirs, ours, name)
         if ".norm3." not in name:  # the original has the norm of a downsampling block under two names
@@ -153,15 +151,3 @@ def load(path: Path) -> Flow:
         first = " ".join(line.strip() for line in str(error).splitlines()[1:])[:300]
         raise ValueError(f"{path}: not the weights of RAFT (large): {first}") from error
     return model.float().eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a complete file of tensors alone: {str(error).partition(chr(10))[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{path}: not tensors by name")
-    return state

@@ -8,7 +8,6 @@ and the published weights are renamed as they are loaded.
 from __future__ import annotations
 
 import html
-import pickle
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -28,6 +25,8 @@ from transformers import (
 )
 
 from w2sd_video.loading import clip_tokenizer
+
+from .weights import tensors
 
 FRAMES = 8
 VISION = {
@@ -159,7 +158,7 @@ def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, A
     """
     with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
         model = ViCLIP(vision, text)
-    state = _renamed(_read(weights))
+    state = _renamed(tensors(weights))
     want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wrong := sorted(name for name in want | have if want.get(name) != have.get(name)):
@@ -167,22 +166,6 @@ def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, A
         raise ValueError(f"{weights}: {len(wrong)} weights are not ViCLIP-L/14's, such as {wrong[0]}: {shapes}")
     model.load_state_dict(state, assign=True)
     return model.float().eval().requires_grad_(False)
-
-
-def _read(weights: Path) -> dict[str, torch.Tensor]:
-    try:
-        if weights.suffix == ".safetensors":
-            return load_file(weights)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{weights}: not a complete file of tensors alone: {str(error).partition(chr(10))[0]}"
-        ) from error
-    if isinstance(state, dict):
-        state = state.get("model", state)
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ValueError(f"{weights}: neither tensors by name nor {{'model': tensors by name}}")
-    return state
 
 
 def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -109,7 +109,8 @@ def hashes(path: Path) -> str:
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, or of a .pth that holds nothing else, by name.
 
-    A .pth may have them under "model", "params" or "state_dict".
+    A .pth may have them under "model", "params" or "state_dict". The prefix that training on several devices puts
+    before each name is taken off.
 
     Raises:
         ValueError: the file is damaged, or holds something else.
@@ -128,8 +129,8 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ValueError(f"{path} does not hold tensors by name")
-    return state
+        raise ValueError(f"{path} holds something else, not tensors by name")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 DINO = Weights(
