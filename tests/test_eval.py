@@ -546,3 +546,40 @@ def test_bad_input_is_named_and_nothing_is_written(folder, tmp_path, monkeypatch
     code, said = command(*[each.format(folder=folder) for each in arguments])
     assert code == 2 and any(each in said for each in says.split("|")), said
     assert not list(tmp_path.glob("results*"))
+
+
+# VBench's own package
+
+
+def python_with_metadata_only(tmp_path: Path) -> str:
+    """A Python in which VBench's package is listed as installed, and cannot be imported."""
+    site = tmp_path / "site"
+    (site / "vbench-0.1.5.dist-info").mkdir(parents=True)
+    (site / "vbench-0.1.5.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vbench\nVersion: 0.1.5\n")
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_the_official_backend_says_where_its_package_is_missing(folder, tmp_path):
+    code, said = command(
+        folder, "--backend", "official", "--out", tmp_path / "r.json", "--official-python", "no-python"
+    )
+    assert code == 2 and "VBench's package is not installed for no-python" in said
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_official_backend_reports_what_its_package_says(folder, tmp_path):
+    options = ["--backend", "official", "--dimensions", "scene", "--out", tmp_path / "r.json"]
+    code, said = command(folder, *options, "--official-python", python_with_metadata_only(tmp_path))
+    assert code == 2 and "scene: VBench's package" in said and "No module named 'vbench'" in said
+
+
+@pytest.mark.slow
+def test_the_official_backend_scores_as_we_do(folder):
+    pytest.importorskip("vbench")
+    pytest.importorskip("cv2")
+    ours = evaluate([folder], ["temporal_flickering"])
+    theirs = evaluate([folder], ["temporal_flickering"], official=sys.executable)
+    assert ours.of == theirs.of and not theirs.problems
