@@ -121,8 +121,9 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         said = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged, or holds more than tensors: {said}") from error

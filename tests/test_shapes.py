@@ -167,6 +167,12 @@ def test_measures_are_those_of_the_motion():
     assert judge(video, parse("a red square"))["clipped"] == pytest.approx(100 * 32 / 64 / 16, rel=0.1)
 
 
+def test_a_background_that_flickers_is_measured():
+    video = np.stack([np.full((64, 64, 3), 26 + 40 * (t % 2), np.uint8) for t in range(16)])
+    video[:, 20:40, 20:40] = (217, 38, 38)
+    assert judge(video, parse("a red square"))["background_instability"] == pytest.approx(20 / 255)
+
+
 def test_an_empty_video_is_scored_and_not_a_crash():
     scores = judge(np.full((16, 64, 64, 3), 26, np.uint8), parse("a red circle moving right"))
     assert scores["right"] == scores["colour"] == scores["direction"] == 0

@@ -37,11 +37,12 @@ SCORES = (
     "background",
     "area_instability",
     "colour_instability",
+    "background_instability",
     "jerk",
     "motion",
     "clipped",
 )
-LOWER_IS_BETTER = ("area_instability", "colour_instability", "jerk", "clipped")
+LOWER_IS_BETTER = ("area_instability", "colour_instability", "background_instability", "jerk", "clipped")
 # A pixel with less of its colour's chroma than this is background; an object with fewer pixels than this is a speck.
 FAINT = 0.35
 SPECK = 20.0
@@ -101,10 +102,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the judge sees in a video: its objects, largest first, its background, and its clipped channels."""
+    """What the judge sees in a video: its objects, largest first, its background, and its clipped channels.
+
+    `greys` is the background's level by frame, (frames,), 0-1; NaN where nothing of it is to be seen.
+    """
 
     tracks: tuple[Track, ...]
     background: str
+    greys: np.ndarray
     clipped: float
 
 
@@ -149,11 +154,14 @@ def read(video: np.ndarray) -> Reading:
         shape = max(SHAPES, key=votes.count) if votes else ""
         tracks.append(Track(colour, area, centre, rgb, shape, scale))
     tracks.sort(key=lambda t: -float(np.median(t.area)))
-    bare = x.mean(-1)[cover == 0]
-    grey = float(np.median(bare)) if bare.size else 0.0
+    bare = np.where(cover == 0, x.mean(-1), np.nan)
+    greys = np.array(
+        [np.nanmedian(frame) if (there == 0).any() else np.nan for frame, there in zip(bare, cover, strict=True)]
+    )
+    grey = float(np.nanmedian(bare)) if (cover == 0).any() else 0.0
     background = min(BACKGROUNDS, key=lambda name: abs(BACKGROUNDS[name] - grey))
     clipped = float(((x <= 0) | (x >= 1)).mean())
-    return Reading(tuple(tracks), background, clipped)
+    return Reading(tuple(tracks), background, greys, clipped)
 
 
 def _around(mask: np.ndarray) -> np.ndarray:
@@ -191,6 +199,7 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     Measures, over the objects that are there (NaN where none is):
     `area_instability`: standard deviation over mean of the area, over frames;
     `colour_instability`: standard deviation over frames of the mean RGB, root mean square over channels;
+    `background_instability`: standard deviation over frames of the background's level, of all of them;
     `jerk`: mean length of the centroid's third difference, pixels a frame cubed;
     `motion`: mean length of the centroid's way from the first to the last frame, pixels;
     `clipped`: percentage of channel values at the ends of their range.
@@ -223,6 +232,8 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     found = [t for t in pairs if t is not None]
     scores["area_instability"] = _mean([float(t.area.std() / t.area.mean()) for t in found])
     scores["colour_instability"] = _mean([float(np.sqrt(np.nanvar(t.rgb, axis=0).mean())) for t in found])
+    levels = seen.greys[~np.isnan(seen.greys)]
+    scores["background_instability"] = float(levels.std()) if len(levels) else float("nan")
     jerks = [np.linalg.norm(np.diff(t.centre[t.seen], 3, axis=0), axis=1) for t in found]
     scores["jerk"] = _mean([float(j.mean()) for j in jerks if len(j)])
     ways = [t.centre[t.seen][[0, -1]] for t in found]
