@@ -13,6 +13,7 @@ from w2sd_video.runs import whole
 
 from . import vbench
 from .dimensions import VBENCH
+from .results import ENOUGH
 
 if TYPE_CHECKING:
     from .results import Comparison, Summary
@@ -66,7 +67,8 @@ def _table(summary: Summary) -> str:
     note = "Mean and half-width of its 95 % bootstrap interval over videos."
     if summary.comparisons:
         base = html.escape(summary.comparisons[0].base)
-        note += f" Under it the mean paired difference from {base}; coloured where its interval excludes 0."
+        note += f" Under it the mean paired difference from {base}, coloured where it"
+        note += f" is of at least {ENOUGH} pairs and its interval excludes 0."
     return f"<table><tr><th>{head}{''.join(rows)}</table><p><small>{note}</small>"
 
 

@@ -20,6 +20,7 @@ from .evaluate import Scores
 from .statistics import Interval, interval, wins
 from .videos import Video
 
+ENOUGH = 10  # pairs; the bootstrap of fewer says that they differ too readily
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "decord", "vbench")
 
 
@@ -28,7 +29,7 @@ class Comparison:
     """A column in a group against the first group, over videos of the same name.
 
     `difference` is group less base; `win_rate` the share of pairs that the group does better in, ties counting half;
-    `better` whether the interval says that it does, None where it does not say.
+    `better` whether the interval of at least 10 pairs says that it does, None where it does not say.
     """
 
     column: str
@@ -94,7 +95,8 @@ class Summary:
                 if not found.n:
                     continue
                 sign = self.signs[column]
-                better = sign * found.mean > 0 if sign and found.excludes_zero else None
+                says = sign != 0 and found.n >= ENOUGH and found.excludes_zero
+                better = sign * found.mean > 0 if says else None
                 yield Comparison(column, base, group, found, wins((sign or 1) * differences), better)
 
     def label(self, column: str) -> str:

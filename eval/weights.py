@@ -12,7 +12,7 @@ import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from w2sd_video.provenance import file_sha256
 
@@ -119,6 +119,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -482,6 +482,11 @@ def test_groups_are_compared_pair_by_pair_with_the_first():
     assert found.difference.mean == pytest.approx(-0.15) and found.better is True  # lower jerk is better
 
 
+def test_a_few_pairs_say_nothing():
+    (found,) = Summary(made_up({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.5, 2.5]})).comparisons
+    assert found.difference.excludes_zero and found.better is None
+
+
 def test_groups_without_pairs_are_not_compared():
     scores = made_up({"a": [1.0, 2.0]})
     other = Video(Path("b/x.mp4"), "b", "x", None)
@@ -557,7 +562,7 @@ def python_with_metadata_only(tmp_path: Path) -> str:
     (site / "vbench-0.1.5.dist-info").mkdir(parents=True)
     (site / "vbench-0.1.5.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vbench\nVersion: 0.1.5\n")
     program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{sys.executable}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{sys.executable}" -S "$@"\n')
     program.chmod(0o755)
     return str(program)
 

@@ -48,8 +48,10 @@ OPTIONS = {
     "motion_adapter": "--motion",
     "formats": "--gif/--png",
     "prompt": "PROMPT",
+    "videos": "VIDEO",
 }
 SAME = "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak"
+SAME += " dimensions prompts weights backend"
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
 
