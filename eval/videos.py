@@ -180,16 +180,18 @@ class Reader:
         try:
             reader = decord.VideoReader(str(self.path), num_threads=1)
             self.frames, self.fps = len(reader), float(reader.get_avg_fps())
-            self.height, self.width = reader[0].shape[:2]
+            start = reader[0]
+            self.height, self.width = start.shape[:2]
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise ValueError(f"it is not a video that can be decoded ({_first_line(error)})") from None
 
         def decode() -> Iterator[Frames]:
             try:
                 for index in range(self.frames):
-                    # Narrow frames come with their rows filled up, taken for a fourth channel.
-                    frame = reader[index]  # of decord's own class, or of what the caller set as its bridge
+                    frame = reader[index] if index else start
+                    # Of decord's own class, or of what the caller set as its bridge.
                     frame = frame.asnumpy() if hasattr(frame, "asnumpy") else np.asarray(frame)
+                    # Narrow frames come with their rows filled up, taken for a fourth channel.
                     rows = frame.reshape(self.height, -1)
                     yield rows[:, : 3 * self.width].reshape(self.height, self.width, 3)
             except (decord.DECORDError, RuntimeError) as error:
