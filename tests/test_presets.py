@@ -91,7 +91,8 @@ def test_the_shapes_preset_samples_as_the_shipped_model_does_by_itself():
         output_type="np",
     ).frames[0]
     assert evaluations == own.evaluations
-    assert np.array_equal(frames, (expected * 255).round().astype(np.uint8))
+    # Rounded from the same values; half of a level can fall to either side.
+    assert np.abs(frames - expected * 255).max() < 0.5 + 1e-3
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path):
