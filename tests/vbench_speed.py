@@ -3,8 +3,8 @@
     python tests/vbench_speed.py --videos 8 --size 512
 
 The weights are random, which costs the same; but dynamic_degree stops when its verdict is certain, so it is measured
-where every video moves and where none does (random weights are made to give long flows, or short ones). Loading networks
-is not counted for either. It takes what `vbench-requirements.txt` lists.
+where every video moves and where none does (random weights are made to give long flows, or short ones). Loading them is
+not counted for either. It takes what `vbench-requirements.txt` lists.
 """
 
 from __future__ import annotations
