@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import tiny
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from typer.testing import CliRunner
+from w2sd_video.eval.evaluate import evaluate
 
 from w2sd_video import cli, runs
 
@@ -383,7 +385,8 @@ def test_more_seeds_than_anyone_means_are_refused_at_once():
 
 
 def test_every_option_in_a_message_is_one_that_there_is():
-    options = set(re.findall(r"--[a-z-]+", run("generate", "--help")))
+    options = {option for name in ("generate", "eval") for option in re.findall(r"--[a-z-]+", run(name, "--help"))}
     named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}
     assert named <= options
-    assert set(cli.OPTIONS) - {"out", "formats", "schedule"} <= {field for field in runs.Request.__dataclass_fields__}
+    arguments = {*runs.Request.__dataclass_fields__, *inspect.signature(evaluate).parameters}
+    assert set(cli.OPTIONS) - {"out", "formats", "schedule", "backend"} <= arguments
