@@ -10,7 +10,7 @@ from typing import Any
 
 from w2sd_video.runs import whole
 
-from .dimensions import SIX
+from .dimensions import OFFICIAL, SIX
 
 # What a dimension's score is normalised by, (smallest, largest) where that is not (0, 1), and its weight where that
 # is not 1, from VBench's leaderboard.
@@ -26,17 +26,7 @@ RANGES = {
 }
 WEIGHTS = {"dynamic_degree": 0.5}
 QUALITY = (*SIX, "temporal_flickering")
-SEMANTIC = (
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-    "overall_consistency",
-)
+SEMANTIC = (*OFFICIAL, "overall_consistency")
 
 
 def aggregate(scores: Sequence[float], frames: Sequence[int], by_pairs: bool, scale: float) -> tuple[float, float]:

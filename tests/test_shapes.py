@@ -270,8 +270,8 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
                 row = {"method": name, "n": n, "prompt": "", "evaluations": 30, "seconds": 1.0, "scores": scores}
                 file.write(json.dumps(row) + "\n")
     summary = bench.summarise(tmp_path / "rows.jsonl")
-    mean, low, high = summary["w2sd"]["against strong"]["jerk"]
-    assert mean == pytest.approx(-1, abs=0.02) and low < mean < high
+    found = summary["w2sd"]["against strong"]["jerk"]
+    assert found.mean == pytest.approx(-1, abs=0.02) and found.low < found.mean < found.high
     table = bench.markdown(summary, {"strong": "strong", "w2sd": "W2SD"})
     jerk_line = next(line for line in table.splitlines() if line.startswith("| jerk"))
     direction_line = next(line for line in table.splitlines() if line.startswith("| direction"))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..eval.statistics import interval
 from ..runs import rows
 from . import WEIGHTS
 from .grammar import describe, parse
@@ -150,16 +151,6 @@ def _column(made: list[dict], column: str) -> np.ndarray:
     return np.array([r["scores"].get(column, np.nan) for r in made], dtype=float)
 
 
-def _interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean of the values that are not NaN, with a 95 % bootstrap interval over videos."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return math.nan, math.nan, math.nan
-    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(values.mean()), float(low), float(high)
-
-
 def summarise(path: Path) -> dict[str, Any]:
     """Reads a results file: by method and column the mean and interval, and its paired difference from `strong`."""
     by_method: dict[str, dict[int, dict]] = {}
@@ -167,19 +158,18 @@ def summarise(path: Path) -> dict[str, Any]:
         by_method.setdefault(row["method"], {})[row["n"]] = row
     summary: dict[str, Any] = {}
     for name, made in by_method.items():
-        rng = np.random.default_rng(0)
         mine = [made[n] for n in sorted(made)]
         entry: dict[str, Any] = {
             "videos": len(mine),
             "evaluations": mine[0]["evaluations"],
             "seconds": float(np.mean([r["seconds"] for r in mine])),
-            "columns": {c: _interval(_column(mine, c), rng) for c in COLUMNS},
+            "columns": {c: interval(_column(mine, c)) for c in COLUMNS},
         }
         strong = by_method.get("strong", {})
         both = [n for n in sorted(made) if n in strong]
         if both and name not in ("strong", "rendered"):
             entry["against strong"] = {
-                c: _interval(_column([made[n] for n in both], c) - _column([strong[n] for n in both], c), rng)
+                c: interval(_column([made[n] for n in both], c) - _column([strong[n] for n in both], c))
                 for c in COLUMNS
             }
         summary[name] = entry
@@ -198,12 +188,12 @@ def markdown(summary: dict[str, Any], labels: dict[str, str]) -> str:
     for column in COLUMNS:
         cells = []
         for name in names:
-            mean, low, high = summary[name]["columns"][column]
-            digits = 3 if abs(mean) < 10 else 1
-            cell = f"{mean:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+            found = summary[name]["columns"][column]
+            digits = 3 if abs(found.mean) < 10 else 1
+            cell = f"{found.mean:.{digits}f} ± {(found.high - found.low) / 2:.{digits}f}"
             paired = summary[name].get("against strong", {}).get(column)
-            if paired and column != "motion" and (paired[1] > 0 or paired[2] < 0):
-                better = (paired[0] < 0) == (column in LOWER_IS_BETTER)
+            if paired and column != "motion" and paired.excludes_zero:
+                better = (paired.mean < 0) == (column in LOWER_IS_BETTER)
                 cell = f"**{cell}**" if better else f"*{cell}*"
             cells.append(cell)
         lines.append(f"| {column} | " + " | ".join(cells) + " |")
