@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from transformers import CLIPVisionModelWithProjection
 
+from .background_consistency import load
 from .dimensions import Dimension
 from .weights import AESTHETIC, CLIP_L14, tensors
 
@@ -22,8 +22,7 @@ class AestheticQuality(Dimension):
     weights = (CLIP_L14, AESTHETIC)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        network = CLIPVisionModelWithProjection.from_pretrained(paths[CLIP_L14.name], dtype=torch.float32)
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network = load(paths[CLIP_L14.name]).to(device)
         self.head = torch.nn.Linear(768, 1)
         path = paths[AESTHETIC.name]
         try:

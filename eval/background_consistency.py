@@ -24,8 +24,7 @@ class BackgroundConsistency(Dimension):
     by_pairs = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        network = CLIPVisionModelWithProjection.from_pretrained(paths[CLIP_B32.name], dtype=torch.float32)
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network = load(paths[CLIP_B32.name]).to(device)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return self.network(batch.clip).image_embeds
@@ -35,3 +34,9 @@ class BackgroundConsistency(Dimension):
 
 
 DIMENSION = BackgroundConsistency
+
+
+def load(path: Path) -> CLIPVisionModelWithProjection:
+    """CLIP's image encoder from a folder in transformers' layout."""
+    network = CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32)
+    return network.eval().requires_grad_(False)

@@ -50,8 +50,10 @@ OPTIONS = {
     "prompt": "PROMPT",
     "videos": "VIDEO",
 }
-SAME = "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak"
-SAME += " dimensions prompts weights backend"
+SAME = (
+    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak"
+    " dimensions prompts weights backend"
+)
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
 
