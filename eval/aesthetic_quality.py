@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .background_consistency import load
-from .dimensions import Dimension
-from .weights import AESTHETIC, CLIP_L14, tensors
+from .clip import image_encoder
+from .dimensions import ByFrame
+from .weights import AESTHETIC, CLIP_L14, shared, tensors
 
 if TYPE_CHECKING:
-    from .dimensions import Scoring
-    from .videos import Reader, Video
+    from .videos import Batch, Video
 
 
-class AestheticQuality(Dimension):
+class AestheticQuality(ByFrame):
     name = "aesthetic_quality"
     weights = (CLIP_L14, AESTHETIC)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.network = load(paths[CLIP_L14.name]).to(device)
+        self.network = shared(image_encoder, paths[CLIP_L14.name], device, "L/14")
         self.head = torch.nn.Linear(768, 1)
         path = paths[AESTHETIC.name]
         try:
@@ -31,12 +30,8 @@ class AestheticQuality(Dimension):
             raise ValueError(f"{path} does not hold a linear layer of 768 inputs: {error}") from None
         self.head.requires_grad_(False).to(device)
 
-    def score(self, video: Video, reader: Reader) -> Scoring:
-        total = 0.0
-        while (batch := (yield)) is not None:
-            features = F.normalize(self.network(batch.clip).image_embeds, dim=-1)
-            total += self.head(features).double().sum().item() / 10
-        return total / reader.frames
+    def of_frames(self, batch: Batch, video: Video) -> torch.Tensor:
+        return self.head(F.normalize(self.network(batch.clip).image_embeds, dim=-1)) / 10
 
 
 DIMENSION = AestheticQuality

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import CLIPVisionModelWithProjection
 
+from .clip import image_encoder
 from .consistency import consistency
 from .dimensions import Dimension
-from .weights import CLIP_B32
+from .weights import CLIP_B32, shared
 
 if TYPE_CHECKING:
     from .dimensions import Scoring
@@ -24,7 +24,7 @@ class BackgroundConsistency(Dimension):
     by_pairs = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.network = load(paths[CLIP_B32.name]).to(device)
+        self.network = shared(image_encoder, paths[CLIP_B32.name], device, "B/32")
 
     def features(self, batch: Batch) -> torch.Tensor:
         return self.network(batch.clip).image_embeds
@@ -34,9 +34,3 @@ class BackgroundConsistency(Dimension):
 
 
 DIMENSION = BackgroundConsistency
-
-
-def load(path: Path) -> CLIPVisionModelWithProjection:
-    """CLIP's image encoder from a folder in transformers' layout."""
-    network = CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32)
-    return network.eval().requires_grad_(False)

@@ -35,6 +35,8 @@ def run(
     weights: Path | None,
     device: str,
     official: str | None,
+    images: bool,
+    references: list[str],
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -56,7 +58,8 @@ def run(
         def show(done: int, total: int, video: Video) -> None:
             bar.update(task, completed=done, total=total, description=video.path.name[-40:])
 
-        scores = evaluate(videos, dimensions, results.with_suffix(".jsonl"), texts, weights, device, official, show)
+        rows = results.with_suffix(".jsonl")
+        scores = evaluate(videos, dimensions, rows, texts, weights, device, official, images, references, progress=show)
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     try:
@@ -71,6 +74,8 @@ def run(
             out.print(f"{group}: VBench {name} score {value:.4f}", markup=False)
     for file in files:
         out.print(str(file), markup=False)
+    for note in summary.notes:
+        err.print(note, markup=False)
     for each in scores.skipped:
         err.print(f"{each.name} skipped: {each.reason}", markup=False)
     for video, dimension, problem in scores.problems:
@@ -86,10 +91,10 @@ def table(summary: Summary) -> Table:
         cells = []
         for group in summary.groups:
             mean, c = summary.means[group][column], compared.get((group, column))
-            cell = f"{mean.mean:.4f} ± {(mean.high - mean.low) / 2:.4f}" if mean.n else ""
+            cell = str(mean)
             if c:
                 verdict = {True: " [green]better[/]", False: " [red]worse[/]", None: ""}[c.better]
-                cell += f"  ({c.difference.mean:+.4f}, wins {c.win_rate:.0%}{verdict})"
+                cell += f"  ({c.said}{verdict})"
             cells.append(cell)
         if any(cells):
             shown.add_row(summary.label(column), *cells)

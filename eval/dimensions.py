@@ -6,20 +6,22 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from w2sd_video.presets import did_you_mean
 from w2sd_video.runs import Refused
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from .videos import Batch, Reader, Video
     from .weights import Weights
 
     # Is sent the batches of a video in order, then None when there are no more; returns the score as soon as it is
-    # certain, or scores by column.
-    Scoring = Generator[None, Batch | None, float | dict[str, float]]
+    # certain, or scores by column, or features.
+    Scoring = Generator[None, Batch | None, float | dict[str, float] | NDArray[np.float32]]
 
 # The six that VBench documents for any videos, and that the paper's Table 12 reports; then two more of its sixteen.
 SIX = (
@@ -42,7 +44,10 @@ OFFICIAL = (
     "appearance_style",
     "temporal_style",
 )
-NAMES = (*VBENCH, "shapes")
+# Of images, or of each frame of a video: those that need no other images, and those that compare.
+IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "image_reward", "mps")
+COMPARED = ("clip_i", "dino", "fid", "inception_score")
+NAMES = (*VBENCH, *IMAGES, *COMPARED, "shapes")
 
 
 class Dimension:
@@ -58,6 +63,8 @@ class Dimension:
     prompted: bool = False  # whether the score depends on the prompt
     by_pairs: bool = False  # whether VBench's mean over videos weights each by its frames less one
     scale: float = 1.0  # VBench divides its mean over videos by this
+    # Whether exp(a) : exp(b) are the odds that people prefer the one of two images, of scores a and b.
+    odds: bool = False
     # Of its columns: -1 where lower is better, 0 where neither is; 1 for the rest.
     signs: Mapping[str, int] = {}
 
@@ -76,6 +83,70 @@ class Dimension:
             ValueError: it cannot be scored; says why.
         """
         raise NotImplementedError
+
+
+class ByFrame(Dimension):
+    """A dimension that is a mean over frames."""
+
+    def of_frames(self, batch: Batch, video: Video) -> torch.Tensor:
+        """The score of each frame of a batch, (n,)."""
+        raise NotImplementedError
+
+    def score(self, video: Video, reader: Reader) -> Scoring:
+        total = 0.0
+        while (batch := (yield)) is not None:
+            total += self.of_frames(batch, video).double().sum().item()
+        return total / reader.frames
+
+
+class Compared(Dimension):
+    """A dimension that is a function of frames' features: of a video's and the references', or of a whole group's.
+
+    The features are what is kept of a video, so that another comparison takes no network.
+    """
+
+    referenced = True  # whether it needs reference images
+    of_groups = False  # whether a group has one score, and its videos none
+    enough = 1  # pictures of a group, with fewer of which its score misleads
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """(n, channels) of a batch's frames."""
+        raise NotImplementedError
+
+    def score(self, video: Video, reader: Reader) -> Scoring:
+        import torch
+
+        seen = []
+        while (batch := (yield)) is not None:
+            seen.append(self.features(batch).float().cpu())
+        return torch.cat(seen).numpy()
+
+    def compare(self, features: NDArray[np.float32], references: Any) -> float:
+        """The score of a video or group with these features, against those of the references, or `statistics`.
+
+        Raises:
+            ValueError: they are too few; says how many it takes.
+        """
+        raise NotImplementedError
+
+    def statistics(self, path: Path) -> Any:
+        """What an .npz file that is given as references says of them.
+
+        Raises:
+            ValueError: it says nothing that the dimension compares with.
+        """
+        raise ValueError(f"it compares with pictures, and {path} holds statistics")
+
+
+class Similarity(Compared):
+    """The mean cosine of each frame with each reference."""
+
+    def compare(self, features: NDArray[np.float32], references: NDArray[np.float32]) -> float:
+        import torch
+        import torch.nn.functional as F
+
+        ours, theirs = (F.normalize(torch.from_numpy(each), dim=-1).double() for each in (features, references))
+        return (ours @ theirs.mT).mean().item()
 
 
 @dataclass(frozen=True)
@@ -100,12 +171,12 @@ def get(name: str) -> Dimension:
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Names, and the groups `six` and `vbench`, as names of dimensions, each once.
+    """Names, and the groups `six`, `vbench` and `images`, as names of dimensions, each once.
 
     Raises:
         Refused: there is none of that name.
     """
-    groups = {"six": SIX, "vbench": VBENCH}
+    groups = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
     found = [each for name in names for each in groups.get(name, (name,))]
     for name in found:
         if name not in (*NAMES, *OFFICIAL):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -12,27 +13,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from w2sd_video.runs import Refused, rows
 
 from . import official as vbench_package
-from .dimensions import SIX, Dimension, Skipped, expand, get
+from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
 from .videos import FACTS, Reader, Video, find
 from .weights import hashes
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+
+    # Of a video by a dimension: scores by column, None where it says nothing of it; or features, (frames, channels).
+    Made = dict[str, float | None] | NDArray[np.float32]
 
 
 @dataclass
 class Scores:
     """What came of scoring: `of[video][column]` is a score, or None where the column says nothing of the video.
 
-    `facts` are a video's frames, fps, height and width; `problems` say what could not be scored and why.
+    `of_groups[group][column]` are the scores that only a group as a whole has, and of how many pictures. `facts` are
+    a video's frames, fps, height and width; `problems` say what could not be scored and why.
     """
 
     dimensions: list[Dimension]
     videos: list[Video]
     of: dict[Video, dict[str, float | None]] = field(default_factory=dict)
+    of_groups: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
     facts: dict[Video, dict[str, Any]] = field(default_factory=dict)
     problems: list[tuple[Video, str, str]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -49,6 +58,8 @@ def evaluate(
     weights: Path | None = None,
     device: str = "auto",
     official: str | None = None,
+    images: bool = False,
+    references: Sequence[str | Path] = (),
     progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
 ) -> Scores:
     """Scores videos on dimensions.
@@ -62,6 +73,8 @@ def evaluate(
         prompts: prompts by file name.
         weights: a folder with the networks' weights; default: the hub's, VBench's and torch's caches.
         device: auto, cpu, cuda, cuda:N.
+        images: whether the pictures in folders are scored one by one, and not as the frames of a video.
+        references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
         official: a Python that has VBench's own package, which then computes the scores, of any of its 16 dimensions.
         progress: called before each video, and once after the last, with how many are done, of how many, and which.
 
@@ -71,18 +84,21 @@ def evaluate(
     """
     began = time.perf_counter()
     given = [video for video in videos if isinstance(video, Video)]
-    found = given + find([v for v in videos if not isinstance(v, Video)], prompts)
+    found = given + find([v for v in videos if not isinstance(v, Video)], prompts, images)
     if not found:
         raise Refused("videos", "", "give files, folders or globs of videos")
     names = expand(dimensions)
     wanted = vbench_package.dimensions(names, official) if official else [get(name) for name in names]
     scorer = Scorer(wanted, weights, _device(device))
+    statistics, compared_with = _references(scorer, references)
     store = Store(rows_file)
     problems: list[tuple[Video, str, str]] = []
     todo: dict[Video, list[Dimension]] = {}
-    for video in found:
+    mine = set(found)
+    for video in [*compared_with, *found]:
+        asked = [d for d in scorer.ready if video in mine or (isinstance(d, Compared) and d.referenced)]
         try:
-            todo[video] = [dimension for dimension in scorer.ready if scorer.key(dimension, video) not in store]
+            todo[video] = [dimension for dimension in asked if scorer.key(dimension, video) not in store]
         except OSError as error:
             problems.append((video, "", str(error)))
 
@@ -108,13 +124,56 @@ def evaluate(
 
     scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
-    for video in todo:
-        for dimension in scorer.ready:
-            if row := store.rows.get(scorer.key(dimension, video)):
-                scores.of.setdefault(video, {}).update(row["scores"])
-                scores.facts[video] = {name: row[name] for name in FACTS}
+    for dimension in scorer.ready:
+        kept = {v: row for v in todo if (row := store.rows.get(scorer.key(dimension, v)))}
+        for video in (video for video in found if video in kept):
+            scores.of.setdefault(video, {}).update(kept[video]["scores"])
+            scores.facts[video] = {name: kept[video][name] for name in FACTS}
+        if isinstance(dimension, Compared):
+            features = {video: unpacked(row["features"]) for video, row in kept.items()}
+            against = statistics.get(dimension.name)
+            if against is None:
+                against = [features[v] for v in compared_with if v in features]
+                against = np.concatenate(against) if against else np.zeros((0, 1), np.float32)
+            _compare(dimension, {v: f for v, f in features.items() if v in mine}, against, scores)
     scores.seconds = time.perf_counter() - began
     return scores
+
+
+def _references(scorer: Scorer, given: Sequence[str | Path]) -> tuple[dict[str, Any], list[Video]]:
+    """What dimensions compare with: statistics by dimension, from a file; else pictures. Skips those without either."""
+    statistics: dict[str, Any] = {}
+    of_file = Path(given[0]) if len(given) == 1 and str(given[0]).endswith(".npz") else None
+    needed = [d for d in scorer.ready if isinstance(d, Compared) and d.referenced]
+    for dimension in needed:
+        try:
+            if of_file:
+                statistics[dimension.name] = dimension.statistics(of_file)
+            elif not given:
+                raise ValueError("it compares with pictures: give references")
+        except ValueError as error:
+            scorer.skip(dimension, str(error))
+    if given and not needed:
+        raise Refused("references", str(given[0]), f"it takes {', '.join(COMPARED[:-1])} among the dimensions")
+    return statistics, [] if of_file else find(given, images=True)
+
+
+def _compare(dimension: Compared, features: dict[Video, NDArray[np.float32]], against: Any, scores: Scores) -> None:
+    """Adds what a dimension makes of the features of each video, or of each group."""
+    together: dict[Any, list[Video]] = {}
+    for video in features:
+        together.setdefault(video.group if dimension.of_groups else video, []).append(video)
+    for unit, videos in together.items():
+        frames = np.concatenate([features[video] for video in videos])
+        try:
+            score = dimension.compare(frames, against)
+        except ValueError as error:
+            scores.problems.append((videos[0], dimension.name, str(error)))
+            continue
+        if dimension.of_groups:
+            scores.of_groups.setdefault(unit, {})[dimension.name] = (score, len(frames))
+        else:
+            scores.of[unit][dimension.name] = score
 
 
 def _officially(
@@ -145,15 +204,28 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return key in self.rows
 
-    def add(self, scored: dict[str, tuple[str, dict[str, float | None]]], facts: dict[str, Any]) -> None:
+    def add(self, scored: dict[str, tuple[str, Made]], facts: dict[str, Any]) -> None:
         """Adds a video's scores, by key the dimension and its columns; they are on the disk when it returns."""
-        fresh = [{"key": k, "dimension": name, **facts, "scores": columns} for k, (name, columns) in scored.items()]
+        fresh = []
+        for key, (name, made) in scored.items():
+            kept = {"scores": {}, "features": packed(made)} if isinstance(made, np.ndarray) else {"scores": made}
+            fresh.append({"key": key, "dimension": name, **facts, **kept})
         self.rows |= {row["key"]: row for row in fresh}
         if self.path:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in fresh))
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def packed(features: NDArray[np.float32]) -> dict[str, Any]:
+    """Features (n, channels) as JSON holds them, without loss."""
+    data = base64.b64encode(features.astype("<f4").tobytes()).decode()
+    return {"shape": features.shape, "float32": data}
+
+
+def unpacked(features: dict[str, Any]) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(features["float32"]), "<f4").reshape(features["shape"])
 
 
 class Scorer:
@@ -211,17 +283,15 @@ class Scorer:
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
-    def score(
-        self, video: Video, reader: Reader, todo: list[Dimension]
-    ) -> tuple[dict[str, dict[str, float | None]], dict[str, str]]:
-        """A video's scores by dimension and column, and by dimension why there are none.
+    def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:
+        """A video's scores by dimension and column, or its features, and by dimension why there are none.
 
         Raises:
             ValueError: the video cannot be read to its end; says why.
         """
         import torch
 
-        scores: dict[str, dict[str, float | None]] = {}
+        scores: dict[str, Made] = {}
         problems: dict[str, str] = {}
         running: dict[str, Any] = {}
 
@@ -229,8 +299,7 @@ class Scorer:
             try:
                 running[name].send(batch)
             except StopIteration as done:
-                columns = done.value if isinstance(done.value, dict) else {name: done.value}
-                scores[name] = {c: None if math.isnan(value) else float(value) for c, value in columns.items()}
+                scores[name] = _columns(name, done.value)
                 del running[name]
             except ValueError as error:
                 problems[name] = str(error)
@@ -238,6 +307,9 @@ class Scorer:
 
         with torch.inference_mode(), _exact():
             for dimension in todo:
+                if dimension.prompted and not video.prompt:
+                    problems[dimension.name] = "it has no prompt"
+                    continue
                 if reader.frames < dimension.least_frames:
                     has = f"it has {reader.frames} frame{'s' * (reader.frames > 1)}"
                     problems[dimension.name] = f"{has}, and at least {dimension.least_frames} are compared"
@@ -253,6 +325,14 @@ class Scorer:
             for name in list(running):
                 advance(name, None)
         return scores, problems
+
+
+def _columns(name: str, returned: Any) -> Made:
+    """What a dimension returned, as columns without NaN, or as features."""
+    if isinstance(returned, np.ndarray):
+        return returned
+    columns = returned if isinstance(returned, dict) else {name: returned}
+    return {column: None if math.isnan(value) else float(value) for column, value in columns.items()}
 
 
 @contextlib.contextmanager

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .dimensions import Dimension
+from .dimensions import ByFrame
 from .musiq import load
 from .weights import MUSIQ_SPAQ
 
 if TYPE_CHECKING:
-    from .dimensions import Scoring
-    from .videos import Reader, Video
+    from .videos import Batch, Video
 
 LONGEST = 512
 
 
-class ImagingQuality(Dimension):
+class ImagingQuality(ByFrame):
     name = "imaging_quality"
     weights = (MUSIQ_SPAQ,)
     scale = 100.0
@@ -27,12 +26,9 @@ class ImagingQuality(Dimension):
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = load(paths[MUSIQ_SPAQ.name]).to(device)
 
-    def score(self, video: Video, reader: Reader) -> Scoring:
-        total = 0.0
-        while (batch := (yield)) is not None:
-            for frames in shrunk(batch.frames).split(4):  # more at once are slower on a CPU
-                total += self.network(frames / 255).double().sum().item()
-        return total / reader.frames
+    def of_frames(self, batch: Batch, video: Video) -> torch.Tensor:
+        # More at once are slower on a CPU.
+        return torch.cat([self.network(frames / 255) for frames in shrunk(batch.frames).split(4)])
 
 
 DIMENSION = ImagingQuality

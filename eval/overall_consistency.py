@@ -30,8 +30,6 @@ class OverallConsistency(Dimension):
         self.network = load(paths[VICLIP.name]).to(device)
 
     def score(self, video: Video, reader: Reader) -> Scoring:
-        if not video.prompt:
-            raise ValueError("it has no prompt")
         indices = middles(reader.frames)
         chosen: list[torch.Tensor] = []
         while (batch := (yield)) is not None:
@@ -41,7 +39,7 @@ class OverallConsistency(Dimension):
                     small = resized(batch.frames[index - batch.first][None], 224, "bicubic").clamp(0, 255).round()
                     chosen.append(normalised(centre(small, 224), CLIP_NORM))
         features = self.network.encode_video(torch.cat(chosen)[None])
-        return F.cosine_similarity(features, self.network.encode_text([video.prompt])).item()
+        return F.cosine_similarity(features, self.network.encode_text([video.prompt or ""])).item()
 
 
 DIMENSION = OverallConsistency

@@ -60,16 +60,16 @@ def _table(summary: Summary) -> str:
                 cells.append("<td>")
                 continue
             kind = "" if c is None or c.better is None else " class=better" if c.better else " class=worse"
-            difference = f"<br><small>{c.difference.mean:+.4f}, wins {c.win_rate:.0%}</small>" if c else ""
-            cells.append(f"<td{kind}>{mean.mean:.4f} ± {(mean.high - mean.low) / 2:.4f}{difference}")
+            cells.append(f"<td{kind}>{mean}" + (f"<br><small>{c.said}</small>" if c else ""))
         if "<td>" * len(summary.groups) != "".join(cells):
             rows.append(f"<tr><td>{summary.label(column)}{''.join(cells)}")
     note = "Mean and half-width of its 95 % bootstrap interval over videos."
     if summary.comparisons:
-        base = html.escape(summary.comparisons[0].base)
+        base = summary.comparisons[0].base
         note += f" Under it the mean paired difference from {base}, coloured where it"
         note += f" is of at least {ENOUGH} pairs and its interval excludes 0."
-    return f"<table><tr><th>{head}{''.join(rows)}</table><p><small>{note}</small>"
+    notes = "<br>".join(html.escape(line) for line in [note, *summary.notes])
+    return f"<table><tr><th>{head}{''.join(rows)}</table><p><small>{notes}</small>"
 
 
 def _totals(summary: Summary) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from w2sd_video.runs import whole
 
 from . import vbench
+from .dimensions import Compared
 from .evaluate import Scores
-from .statistics import Interval, interval, wins
+from .statistics import Interval, interval, preferred, wins
 from .videos import Video
 
 ENOUGH = 10  # pairs; the bootstrap of fewer says that they differ too readily
@@ -29,7 +30,8 @@ class Comparison:
     """A column in a group against the first group, over videos of the same name.
 
     `difference` is group less base; `win_rate` the share of pairs that the group does better in, ties counting half;
-    `better` whether the interval of at least 10 pairs says that it does, None where it does not say.
+    `better` whether the interval of at least 10 pairs says that it does, None where it does not say. `preference` is
+    the mean probability that people prefer the group's of the two, by a dimension that says so.
     """
 
     column: str
@@ -38,6 +40,13 @@ class Comparison:
     difference: Interval
     win_rate: float
     better: bool | None
+    preference: float | None = None
+
+    @property
+    def said(self) -> str:
+        """Difference, win rate and preference, as they are printed."""
+        preference = "" if self.preference is None else f", preferred {self.preference:.0%}"
+        return f"{self.difference.mean:+.4f}, wins {self.win_rate:.0%}{preference}"
 
 
 class Summary:
@@ -53,10 +62,16 @@ class Summary:
             self.groups.setdefault(video.group, []).append(video)
         self.scales = {c: d.scale for d in scores.dimensions for c in d.columns}
         self.signs = {c: d.signs.get(c, 1) for d in scores.dimensions for c in d.columns}
-        self.means = {g: {c: interval(self.values(g, c)) for c in self.scales} for g in self.groups}
+        self.odds = {c for d in scores.dimensions for c in d.columns if d.odds}
+        self.means = {g: {c: self._mean(g, c) for c in self.scales} for g in self.groups}
         self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
         self.totals = {g: vbench.totals({d: one for d, (one, _) in a.items()}) for g, a in self.aggregates.items()}
         self.comparisons = list(self._comparisons())
+
+    def _mean(self, group: str, column: str) -> Interval:
+        if found := self.scores.of_groups.get(group, {}).get(column):
+            return Interval(found[0], np.nan, np.nan, found[1])
+        return interval(self.values(group, column))
 
     def values(self, group: str, column: str) -> np.ndarray:
         """A column by video of a group, on VBench's scale; NaN where a video has none."""
@@ -97,7 +112,19 @@ class Summary:
                 sign = self.signs[column]
                 says = sign != 0 and found.n >= ENOUGH and found.excludes_zero
                 better = sign * found.mean > 0 if says else None
-                yield Comparison(column, base, group, found, wins((sign or 1) * differences), better)
+                preference = preferred(differences) if column in self.odds else None
+                yield Comparison(column, base, group, found, wins((sign or 1) * differences), better, preference)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the means must know."""
+        enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
+        return [
+            f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
+            for group, columns in self.scores.of_groups.items()
+            for column, (_, n) in columns.items()
+            if n < enough[column]
+        ]
 
     def label(self, column: str) -> str:
         """A column's name, and which way is better where that is not up."""
@@ -181,16 +208,17 @@ class Summary:
         return files
 
     def _csv(self, table: Any) -> None:
-        table.writerow(
-            "column group n mean low high base pairs difference difference_low difference_high win_rate".split()
-        )
+        head = "column group n mean low high"
+        head += " base pairs difference difference_low difference_high win_rate preference"
+        table.writerow(head.split())
         compared = {(c.group, c.column): c for c in self.comparisons}
         for column in self.scales:
             for group in self.groups:
                 m, c = self.means[group][column], compared.get((group, column))
                 d = c.difference if c else None
-                row = [column, group, m.n, m.mean, m.low, m.high] if m.n else [column, group, 0, "", "", ""]
-                table.writerow(row + ([c.base, d.n, d.mean, d.low, d.high, c.win_rate] if c and d else [""] * 6))
+                row = [column, group, m.n, m.mean, m.low, m.high]
+                row += [c.base, d.n, d.mean, d.low, d.high, c.win_rate, c.preference] if c and d else [None] * 7
+                table.writerow("" if value is None or value != value else value for value in row)
 
 
 def _versions() -> dict[str, str]:

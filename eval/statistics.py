@@ -16,12 +16,20 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` values and its 95 % bootstrap interval; NaN where there are none."""
+    """A mean of `n` values and its 95 % bootstrap interval; NaN where there are none.
+
+    Of a score that only the `n` together have, there is no interval.
+    """
 
     mean: float
     low: float
     high: float
     n: int
+
+    def __str__(self) -> str:
+        if not self.n:
+            return ""
+        return f"{self.mean:.4f}" + (f" ± {(self.high - self.low) / 2:.4f}" if self.high >= self.low else "")
 
     @property
     def excludes_zero(self) -> bool:
@@ -43,3 +51,9 @@ def wins(differences: NDArray[np.float64]) -> float:
     """The share of differences, NaN left out, that are above 0; those of 0 count half."""
     differences = differences[~np.isnan(differences)]
     return float(np.mean((np.sign(differences) + 1) / 2)) if len(differences) else math.nan
+
+
+def preferred(differences: NDArray[np.float64]) -> float:
+    """The mean probability of preference, NaN left out, where differences are its log odds (Bradley & Terry 1952)."""
+    differences = differences[~np.isnan(differences)]
+    return float(np.mean(1 / (1 + np.exp(-differences)))) if len(differences) else math.nan

@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTModel
 
 from .consistency import consistency
 from .dimensions import Dimension
-from .weights import DINO, tensors
+from .weights import DINO, shared, tensors
 
 if TYPE_CHECKING:
     from .dimensions import Scoring
@@ -26,7 +26,7 @@ class SubjectConsistency(Dimension):
     by_pairs = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.network = load(paths[DINO.name]).to(device)
+        self.network = shared(load, paths[DINO.name], device)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return self.network(batch.dino, interpolate_pos_encoding=True).last_hidden_state[:, 0]
@@ -39,7 +39,7 @@ DIMENSION = SubjectConsistency
 
 
 def load(path: Path) -> ViTModel:
-    """DINO ViT-B/16 from a folder in transformers' layout, or from the published `dino_vitbase16_pretrain.pth`.
+    """A ViT of DINO from a folder in transformers' layout, or from a published file, as `dino_vitbase16_pretrain.pth`.
 
     Raises:
         ValueError: the file does not hold DINO's weights.
@@ -51,10 +51,13 @@ def load(path: Path) -> ViTModel:
     else:
         try:
             renamed = _transformers_names(tensors(path))
-            config = ViTConfig(layer_norm_eps=options.pop("layer_norm_eps"))
+            width = renamed["embeddings.cls_token"].shape[-1]
+            sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
+            sizes["num_hidden_layers"] = sum(name.endswith("layernorm_before.weight") for name in renamed)
+            config = ViTConfig(layer_norm_eps=options.pop("layer_norm_eps"), **sizes)
             network = ViTModel.from_pretrained(None, config=config, state_dict=renamed, **options)
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} does not hold the weights of DINO ViT-B/16: {error}") from None
+            raise ValueError(f"{path} does not hold the weights of a ViT of DINO: {error}") from None
     learnt = network.embeddings.position_embeddings
     network.embeddings.interpolate_pos_encoding = partial(positions, learnt, network.config.patch_size)
     return network.eval().requires_grad_(False)

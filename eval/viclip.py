@@ -7,7 +7,6 @@ and the published weights are renamed as they are loaded.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,48 +25,12 @@ from transformers import (
 
 from w2sd_video.loading import clip_tokenizer
 
-from .weights import tensors
+from .clip import LAYOUTS, cleaned, renamed, tokenize
+from .weights import assign, tensors
 
 FRAMES = 8
-VISION = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "projection_dim": 768,
-    "image_size": 224,
-    "patch_size": 14,
-}
-TEXT = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-    "max_position_embeddings": 32,
-}
-
-# The published names, which are those of OpenAI's CLIP, and transformers' for the same weights.
-_NAMES = {
-    "vision_encoder.temporal_positional_embedding": "temporal_embedding",
-    "vision_encoder.proj": "vision.visual_projection.weight",
-    "vision_encoder.": "vision.vision_model.",
-    "text_encoder.text_projection": "text.text_projection.weight",
-    "text_encoder.": "text.text_model.",
-    "conv1.": "embeddings.patch_embedding.",
-    "token_embedding.": "embeddings.token_embedding.",
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "transformer.resblocks.": "encoder.layers.",
-    "attn.": "self_attn.",
-    "c_fc.": "fc1.",
-    "c_proj.": "fc2.",
-    "ln_1.": "layer_norm1.",
-    "ln_2.": "layer_norm2.",
-    "ln_pre.": "pre_layrnorm.",
-    "ln_post.": "post_layernorm.",
-    "ln_final.": "final_layer_norm.",
-}
+VISION = LAYOUTS["L/14"]["vision"]
+TEXT = LAYOUTS["L/14"]["text"] | {"max_position_embeddings": 32}
 
 
 class ViCLIP(nn.Module):
@@ -120,29 +83,12 @@ class ViCLIP(nn.Module):
         return self.text(self.tokenize(prompts).to(self.temporal_embedding.device)).text_embeds
 
     def tokenize(self, prompts: list[str]) -> torch.Tensor:
-        """CLIP's token ids, (B, 32): a start (49406), at most 30 tokens, an end (49407), and ends as padding.
-
-        Features are read at the first end, which sees nothing behind it, so it does not matter what pads.
+        """CLIP's token ids, (B, 32).
 
         Raises:
             ImportError: a prompt needs ftfy, and it is not installed.
         """
-        length = self.text.config.max_position_embeddings
-        texts = [_clean(prompt) for prompt in prompts]
-        options = {"truncation": True, "padding": "max_length", "max_length": length, "return_tensors": "pt"}
-        return self.tokenizer(texts, **options).input_ids
-
-
-def _clean(prompt: str) -> str:
-    """The prompt in lower case with single spaces, its mojibake, curly quotes and HTML entities undone."""
-    # All but a few prompts are printable ASCII, in which ftfy would find only entities to change.
-    if "&" in prompt or not (prompt.isascii() and prompt.isprintable()):
-        try:
-            import ftfy  # type: ignore[import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ImportError(f"prompt {prompt!r}: to clean it as VBench does takes ftfy (pip install ftfy)") from error
-        prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
-    return " ".join(prompt.split()).lower()
+        return tokenize(self.tokenizer, [cleaned(p) for p in prompts], self.text.config.max_position_embeddings)
 
 
 def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT) -> ViCLIP:
@@ -158,29 +104,19 @@ def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, A
     """
     with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
         model = ViCLIP(vision, text)
-    state = _renamed(tensors(weights))
-    want = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wrong := sorted(name for name in want | have if want.get(name) != have.get(name)):
-        shapes = f"{have.get(wrong[0], 'missing')}, where ViCLIP-L/14 has {want.get(wrong[0], 'none')}"
-        raise ValueError(f"{weights}: {len(wrong)} weights are not ViCLIP-L/14's, such as {wrong[0]}: {shapes}")
-    model.load_state_dict(state, assign=True)
+    assign(model, _renamed(tensors(weights)), weights)
     return model.float().eval().requires_grad_(False)
 
 
 def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under transformers' names and in its shapes, without the temperature of the training loss."""
-    renamed = {}
+    """The weights under the names here, without the temperature of the training loss."""
+    openai = {}
     for name, tensor in state.items():
-        for theirs, ours in _NAMES.items():
-            name = name.replace(theirs, ours)
-        if ".in_proj_" in name:  # queries, keys and values, stacked
-            for letter, part in zip("qkv", tensor.chunk(3), strict=False):
-                renamed[name.replace("in_proj_", f"{letter}_proj.")] = part
-        elif name.endswith("_projection.weight"):  # features @ matrix
-            renamed[name] = tensor.mT
-        elif name.endswith("patch_embedding.weight"):  # a convolution over one frame at a time
-            renamed[name] = tensor.squeeze(2)
-        elif name != "temp":
-            renamed[name] = tensor
-    return renamed
+        name = name.replace("vision_encoder.", "visual.").replace("text_encoder.", "")
+        openai[name] = tensor.squeeze(2) if name == "visual.conv1.weight" else tensor  # convolves one frame at a time
+    openai.pop("temp", None)
+    temporal = openai.pop("visual.temporal_positional_embedding", None)
+    own = {} if temporal is None else {"temporal_embedding": temporal}
+    for name, tensor in renamed(openai).items():
+        own[f"{'vision' if name.startswith('vis') else 'text'}.{name}"] = tensor
+    return own

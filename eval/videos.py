@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from w2sd_video.video import Frames
 
+Made = TypeVar("Made")
 EXTENSIONS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
 BATCH_PIXELS = 2**23  # of one batch: 32 frames of 512x512, 4 of 1080p
 FACTS = ("frames", "fps", "height", "width")
@@ -68,33 +69,37 @@ class Video:
         return Reader(self.path)
 
 
-def find(arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = None) -> list[Video]:
+def find(
+    arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = None, images: bool = False
+) -> list[Video]:
     """The videos that files, folders and globs name, each argument a group.
 
-    A folder stands for the videos in it, and in its folders; one with pictures and no videos is itself a video. A
-    prompt comes from `prompts`, by file name, else from a sidecar, the JSON of the same
-    name that w2sd-video writes, else from the file's name (`PROMPT-3.mp4`, as VBench names them).
+    A folder stands for the videos in it, and in its folders; one with pictures and no videos is itself a video; or,
+    with `images`, every picture is what is scored, as a video of one frame. A prompt comes from `prompts`, by file
+    name, else from a sidecar, the JSON of the same name that w2sd-video writes, else from the file's name
+    (`PROMPT-3.mp4`, as VBench names them).
 
     Raises:
         Refused: an argument names nothing that can be scored, or a prompt names a video that is not there.
     """
     videos: list[Video] = []
     known: set[str] = set()
+    within = _pictures if images else _videos
     for argument in map(str, arguments):
         root = Path(argument).expanduser()
         if root.is_dir():
-            paths = list(_within(root))
+            paths = list(within(root))
         elif root.exists():
             paths = [root]
         else:
             paths = sorted(Path(path) for path in glob.glob(str(root), recursive=True))
-            paths = [found for path in paths for found in (_within(path) if path.is_dir() else [path])]
+            paths = [found for path in paths for found in (within(path) if path.is_dir() else [path])]
             root = Path(os.path.commonpath([path.parent for path in paths])) if paths else root
         if not paths:
-            kinds = " ".join(EXTENSIONS)
-            raise Refused(
-                "videos", argument, f"give files, folders or globs of videos ({kinds}), or folders of pictures"
-            )
+            accepted = f"videos ({' '.join(EXTENSIONS)}), or folders of pictures"
+            if images:
+                accepted = f"pictures ({' '.join(PICTURES)})"
+            raise Refused("videos", argument, f"give files, folders or globs of {accepted}")
         for path in paths:
             name = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             request = _request(path)
@@ -108,7 +113,7 @@ def find(arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = No
     return list({(video.path, video.group): video for video in videos}.values())
 
 
-def _within(folder: Path) -> Iterator[Path]:
+def _videos(folder: Path) -> Iterator[Path]:
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     videos = [path for path in files if path.is_file() and path.suffix.lower() in EXTENSIONS]
     if not videos and pictures(folder):
@@ -119,7 +124,11 @@ def _within(folder: Path) -> Iterator[Path]:
     yield from sorted(first.values())
     for path in files:
         if path.is_dir() and path.name not in first:
-            yield from _within(path)
+            yield from _videos(path)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file())
 
 
 def _request(path: Path) -> dict[str, Any]:
@@ -267,6 +276,7 @@ class Batch:
 
     def __init__(self, first: int, pixels: Frames, device: torch.device | str = "cpu"):
         self.first, self.pixels, self.device = first, pixels, device
+        self._made: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -288,11 +298,42 @@ class Batch:
         """As DINO wants them, (n, 3, h, w) with the short side 224: bilinear, without antialias; normalised."""
         return normalised(resized(self.frames, 224, "bilinear"), DINO_NORM)
 
+    @cached_property
+    def clip_by_pillow(self) -> torch.Tensor:
+        """As CLIP's own preprocessing makes them, (n, 3, 224, 224); normalised."""
+        return normalised(by_pillow(self, 224, 224), CLIP_NORM)
 
-def resized(frames: torch.Tensor, short: int, mode: str) -> torch.Tensor:
+    def once(self, network: Hashable, run: Callable[[], Made]) -> Made:
+        """What `run` makes of it with a network, computed once for all dimensions that have the same network."""
+        if network not in self._made:
+            self._made[network] = run()
+        return self._made[network]
+
+
+def by_pillow(batch: Batch, short: int, side: int, round_up: bool = True) -> torch.Tensor:
+    """The central squares (n, 3, side, side), 0-255, of frames with their short side resized to `short` by Pillow.
+
+    Bicubic, over as many pixels as the scale asks, in 8 bits: what torchvision and transformers do with pictures. They
+    differ in which pixel is the centre's first where an odd number of pixels is left over: transformers does not
+    `round_up`.
+    """
+    import torch
+    from PIL import Image
+
+    squares = []
+    for frame in batch.pixels:
+        height, width = frame.shape[:2]
+        size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+        left, top = (round(n / 2) if round_up else n // 2 for n in (size[0] - side, size[1] - side))
+        squares.append(np.asarray(picture.crop((left, top, left + side, top + side))))
+    return torch.from_numpy(np.stack(squares)).to(batch.device).permute(0, 3, 1, 2).float()
+
+
+def resized(frames: torch.Tensor, short: int, mode: str, antialias: bool = False) -> torch.Tensor:
     """Frames (n, 3, h, w) with their short side resized to `short`, the long one to the whole part of its share.
 
-    Without antialias, rounding or clamping, as VBench resizes.
+    Without rounding or clamping, and, as VBench resizes, without antialias.
     """
     import torch.nn.functional as F
 
@@ -301,7 +342,9 @@ def resized(frames: torch.Tensor, short: int, mode: str) -> torch.Tensor:
         size = (short, int(short * width / height))
     else:
         size = (int(short * height / width), short)
-    return frames if size == (height, width) else F.interpolate(frames, size=size, mode=mode, align_corners=False)
+    if size == (height, width):
+        return frames
+    return F.interpolate(frames, size=size, mode=mode, align_corners=False, antialias=antialias)
 
 
 def centre(frames: torch.Tensor, side: int) -> torch.Tensor:

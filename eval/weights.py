@@ -9,17 +9,23 @@ import os
 import pickle
 import re
 import shlex
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from w2sd_video.provenance import file_sha256
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+Network = TypeVar("Network", bound="nn.Module")
 HUB = "https://huggingface.co"
+NAMES = ("model.safetensors", "pytorch_model.bin")  # of weights in transformers' layout
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Weights:
     @property
     def importable(self) -> bool:
         """Whether the package that it needs is installed."""
-        return not self.needs or find_spec(self.needs.split()[-1].partition("==")[0]) is not None
+        package = self.needs.split()[-1].partition("==")[0] if self.needs else "torch"
+        return find_spec(package.replace("-", "_")) is not None
 
     def find(self, folder: Path | None = None) -> Path | None:
         """Where it is: in `folder` if one is given, else in VBench's, torch's or the hub's cache; or None.
@@ -78,7 +85,7 @@ class Weights:
             config = try_to_load_from_cache(self.source, "config.json")
             if isinstance(config, str):
                 found = Path(config).parent
-                if any((found / f"{kind}").exists() for kind in ("model.safetensors", "pytorch_model.bin")):
+                if any((found / name).exists() for name in NAMES):
                     return found
         return None
 
@@ -101,16 +108,24 @@ def _torch_hub() -> Path:
 
 def hashes(path: Path) -> str:
     """`sha256:…` of a file, or of the weights in a folder of transformers' layout."""
-    if path.is_dir():
-        path = next(path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists())
-    return f"sha256:{file_sha256(path)}"
+    return f"sha256:{file_sha256(_file(path))}"
+
+
+def _file(path: Path) -> Path:
+    """The file, or the one with the weights in a folder of transformers' layout."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in NAMES if (path / name).exists()]
+    if not found:
+        raise ValueError(f"{path} has none of {', '.join(NAMES)}")
+    return found[0]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file, or of a .pth that holds nothing else, by name.
+    """The tensors of a .safetensors file, of a .pth that holds nothing else, or of a folder with either, by name.
 
     A .pth may have them under "model", "params" or "state_dict". The prefix that training on several devices puts
-    before each name is taken off.
+    before each name is taken off. OpenAI's CLIP comes as TorchScript, of which nothing is run.
 
     Raises:
         ValueError: the file is damaged, or holds something else.
@@ -120,9 +135,12 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     state: Any
+    path = _file(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
+        elif _is_torchscript(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -136,6 +154,36 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
+def _is_torchscript(path: Path) -> bool:
+    return zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist())
+
+
+def assign(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Gives a network its weights, in float32, without a copy of those that are.
+
+    Raises:
+        ValueError: they are not all its weights, and no others; names `path`, and the first that is not.
+    """
+    want = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if wrong := sorted(name for name in want | have if want.get(name) != have.get(name)):
+        shapes = f"{have.get(wrong[0], 'missing')}, where {type(network).__name__} has {want.get(wrong[0], 'none')}"
+        raise ValueError(f"{path}: {len(wrong)} weights do not fit, such as {wrong[0]}: {shapes}")
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+
+
+_shared: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+
+
+def shared(load: Callable[..., Network], path: Path, device: torch.device, *arguments: str) -> Network:
+    """What `load(path, *arguments)` makes, on a device: the same network for all who ask while one of them has it."""
+    key = (load, path, str(device), arguments)
+    network = _shared.get(key)
+    if network is None:
+        network = _shared[key] = load(path, *arguments).to(device)
+    return network
+
+
 DINO = Weights(
     "DINO ViT-B/16",
     "Apache-2.0",
@@ -143,8 +191,8 @@ DINO = Weights(
     "facebook/dino-vitb16",
     ("dino_model/dino_vitbase16_pretrain.pth",),
 )
-CLIP_B32 = Weights("CLIP ViT-B/32", "MIT", 605_000_000, "openai/clip-vit-base-patch32")
-CLIP_L14 = Weights("CLIP ViT-L/14", "MIT", 1_710_000_000, "openai/clip-vit-large-patch14")
+CLIP_B32 = Weights("CLIP ViT-B/32", "MIT", 605_000_000, "openai/clip-vit-base-patch32", ("clip_model/ViT-B-32.pt",))
+CLIP_L14 = Weights("CLIP ViT-L/14", "MIT", 1_710_000_000, "openai/clip-vit-large-patch14", ("clip_model/ViT-L-14.pt",))
 AESTHETIC = Weights(
     "LAION aesthetic head",
     "MIT",
@@ -182,4 +230,60 @@ VICLIP = Weights(
     f"{HUB}/OpenGVLab/VBench_Used_Models/resolve/main/ViClip-InternVid-10M-FLT.pth",
     ("ViCLIP/ViClip-InternVid-10M-FLT.pth",),
 )
-ALL = (DINO, CLIP_B32, CLIP_L14, AESTHETIC, MUSIQ_SPAQ, RAFT, AMT_S, VICLIP)
+DINO_S16 = Weights(
+    "DINO ViT-S/16",
+    "Apache-2.0",
+    87_000_000,
+    "facebook/dino-vits16",
+    ("dino_model/dino_deitsmall16_pretrain.pth",),
+)
+LAION_AESTHETIC = Weights(
+    "LAION improved aesthetic head",
+    "Apache-2.0",
+    3_710_000,
+    "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+    ("aesthetic_model/emb_reader/sac+logos+ava1-l14-linearMSE.pth",),
+)
+PICK_SCORE = Weights(
+    "PickScore v1", "MIT, of its code; its weights name none", 3_940_000_000, "yuvalkirstain/PickScore_v1"
+)
+HPS_V2 = Weights(
+    "HPS v2.0",
+    "Apache-2.0",
+    1_970_000_000,
+    f"{HUB}/xswu/HPSv2/resolve/main/HPS_v2_compressed.pt",
+    ("hps/HPS_v2_compressed.pt",),
+)
+HPS_V2_1 = Weights(
+    "HPS v2.1",
+    "Apache-2.0",
+    1_970_000_000,
+    f"{HUB}/xswu/HPSv2/resolve/main/HPS_v2.1_compressed.pt",
+    ("hps/HPS_v2.1_compressed.pt",),
+)
+INCEPTION = Weights(
+    "Inception v3 (2015-12-05)",
+    "Apache-2.0",
+    95_600_000,
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    ("inception/weights-inception-2015-12-05-6726825d.pth", "inception/pt_inception-2015-12-05-6726825d.pth"),
+    needs="torch-fidelity",
+)
+IMAGE_REWARD = Weights(
+    "ImageReward v1.0",
+    "Apache-2.0",
+    1_790_000_000,
+    f"{HUB}/THUDM/ImageReward/resolve/main/ImageReward.pt",
+    ("image_reward/ImageReward.pt",),
+)
+BERT_VOCABULARY = Weights(
+    "BERT's vocabulary",
+    "Apache-2.0",
+    232_000,
+    f"{HUB}/google-bert/bert-base-uncased/resolve/main/vocab.txt",
+    ("image_reward/vocab.txt",),
+)
+# Its authors have it on a drive that no command fetches from; this copy is by imscore, a package of scorers.
+MPS_OVERALL = Weights(
+    "MPS (overall)", "none stated", 4_400_000_000, "RE-N-Y/mpsv1", ("mps/MPS_overall_checkpoint.pth",)
+)

@@ -371,7 +371,7 @@ def evaluate(
         ),
     ],
     dimensions: Annotated[
-        str, typer.Option(help="Some of VBench's dimensions, with commas between; six, vbench, or shapes.")
+        str, typer.Option(help="Names of dimensions, with commas between; or six, vbench, images.")
     ] = "six",
     out_file: Annotated[
         Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.")
@@ -387,6 +387,10 @@ def evaluate(
     official_python: Annotated[
         str, typer.Option(help="The Python of the environment that has VBench's package.")
     ] = sys.executable,
+    images: Annotated[bool, typer.Option("--images", help="Score every picture of a folder by itself.")] = False,
+    references: Annotated[
+        list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
+    ] = None,
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
 
@@ -398,7 +402,8 @@ def evaluate(
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
         official = official_python if backend == "official" else None
-        if not run(out, err, videos, dimensions.split(","), out_file, prompts_file, weights, device, official):
+        options = (out_file, prompts_file, weights, device, official, images, references or [])
+        if not run(out, err, videos, dimensions.split(","), *options):
             raise typer.Exit(1)
 
 

@@ -83,11 +83,11 @@ def weights() -> Rows:
 
 
 def scorers() -> Rows:
-    """For each of VBench's dimensions: its weights' size and licence, where they are, or the command that gets them."""
-    from .eval.dimensions import VBENCH, get
+    """For each dimension: its weights' size and licence, where they are, or the command that gets them."""
+    from .eval.dimensions import NAMES, get
 
     rows = []
-    for name in VBENCH:
+    for name in NAMES:
         for each in get(name).weights:
             try:
                 path = each.find()

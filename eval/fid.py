@@ -1,0 +1,86 @@
+"""FID (Heusel et al. 2017, arXiv:1706.08500): how far two sets of pictures are apart, by Inception features.
+
+It takes many: of fewer pictures than features, 2048, the covariance is singular, and the distance is biased upwards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from .dimensions import Compared
+from .inception import load, outputs
+from .weights import INCEPTION, shared
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .videos import Batch
+
+
+CHANNELS = 2048
+
+
+class Moments(NamedTuple):
+    mean: NDArray[np.float64]  # (channels,)
+    covariance: NDArray[np.float64]  # (channels, channels), over n - 1
+
+
+class FID(Compared):
+    name = "fid"
+    weights = (INCEPTION,)
+    signs = {"fid": -1}
+    of_groups = True
+    enough = CHANNELS
+
+    def load(self, paths: dict[str, Path], device: torch.device) -> None:
+        self.network = shared(load, paths[INCEPTION.name], device)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return outputs(self.network, batch)[0]
+
+    def compare(self, features: NDArray[np.float32], references: NDArray[np.float32] | Moments) -> float:
+        return distance(moments(features), references if isinstance(references, Moments) else moments(references))
+
+    def statistics(self, path: Path) -> Moments:
+        """Mean and covariance as the common files have them, under "mu" and "sigma"."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = Moments(file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"{path} does not hold the arrays mu and sigma: {error}") from None
+        if found.mean.shape != (CHANNELS,) or found.covariance.shape != (CHANNELS, CHANNELS):
+            raise ValueError(f"{path} holds mu {found.mean.shape} and sigma {found.covariance.shape}, not {CHANNELS}")
+        return found
+
+
+DIMENSION = FID
+
+
+def moments(features: NDArray[np.float32]) -> Moments:
+    """Mean and covariance of features (n, channels).
+
+    Raises:
+        ValueError: there are fewer than two.
+    """
+    n = len(features)
+    if n < 2:
+        raise ValueError(f"FID is of two sets of 2 pictures or more, and one has {n}")
+    mean = features.mean(0, dtype=np.float64)
+    parts = np.array_split(features, -(-n // 4096))  # not all of them in double precision at once
+    return Moments(mean, sum((part - mean).T @ (part - mean) for part in parts) / (n - 1))
+
+
+def distance(a: Moments, b: Moments) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (AB)^1/2), the squared Frechet distance of two normal distributions (Eq. 6).
+
+    The trace of the root is the sum of the roots of AB's eigenvalues, which are those of A^1/2 B A^1/2.
+    """
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    common = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(min=0)).sum()
+    apart = np.square(a.mean - b.mean).sum()
+    return float(apart + np.trace(a.covariance) + np.trace(b.covariance) - 2 * common)
