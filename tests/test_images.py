@@ -180,6 +180,24 @@ def test_preference():
     assert {name for name in IMAGES if get(name).odds} == set(IMAGES) - {"clip_t", "laion_aesthetic"}
 
 
+def test_groups_are_compared_by_preference(folder: Path, tmp_path: Path):
+    """As the packages turn two scores into a share: their softmax."""
+    groups = [tmp_path / "plain", tmp_path / "tuned"]
+    image_parity.write_pictures(groups[0], {"a": (64, 64), "b": (64, 64)})
+    image_parity.write_pictures(groups[1], {"b": (96, 64), "a": (64, 96)})
+    prompts = {"a.png": "a fox", "b.png": "a dog"}
+    scores = evaluate(groups, ["pick_score", "clip_t"], weights=folder, images=True, prompts=prompts)
+    summary = Summary(scores)
+    picked, plain = {c.column: c for c in summary.comparisons}["pick_score"], summary.comparisons[1]
+    found = {(v.group, v.path.stem): scores.of[v]["pick_score"] for v in scores.videos}
+    pairs = torch.tensor([[found[str(group), name] for group in groups] for name in "ab"])
+    assert picked.preference == pytest.approx(pairs.softmax(1)[:, 1].mean().item(), abs=1e-6)
+    assert "preferred" in picked.said and plain.preference is None and "preferred" not in plain.said
+    files = summary.write(tmp_path / "r.json", [])
+    head, first, *_ = files[1].read_text().splitlines()
+    assert head.endswith("win_rate,preference") and first.startswith("pick_score,") and first.endswith(",,,,,,,")
+
+
 def test_references_are_asked_for_by_name(folder: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="clip_i: it compares with pictures: give references"):
         scored(folder, ["clip_i"], references=[])
