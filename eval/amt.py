@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
+
+from .correlations import correlations, on_demand
 
 # Of a padded frame, px. The coarsest of the four levels of correlations is 1/64 of it; with one row or column there,
 # the network divides by zero and makes NaN everywhere.
@@ -67,7 +72,24 @@ def _network() -> nn.Module:
                 del sys.modules[name]
     amt = Path(spec.origin).parent / "third_party" / "amt"
     settings = yaml.safe_load((amt / "cfgs" / "AMT-S.yaml").read_text(encoding="utf-8"))
-    return model(**settings["network"]["params"])
+    network = model(**settings["network"]["params"])
+    # The network's own forward, where the name of its class of correlations means ours. VBench's module stays as it is.
+    forward = model.forward
+    names = forward.__globals__ | {"BidirCorrBlock": _both_ways(forward.__globals__["BidirCorrBlock"])}
+    network.forward = MethodType(FunctionType(forward.__code__, names, argdefs=forward.__defaults__), network)
+    return network
+
+
+def _both_ways(whole: Callable[..., Any]) -> Callable[..., Any]:
+    """AMT's correlations of two frames, from the first to the second and back; `whole` makes them all at once."""
+
+    def block(first: Tensor, second: Tensor, num_levels: int, radius: int) -> Any:
+        if not on_demand(first):
+            return whole(first, second, num_levels=num_levels, radius=radius)
+        there, back = (correlations(*pair, num_levels, radius) for pair in ((first, second), (second, first)))
+        return lambda in_second, in_first: (there(in_second), back(in_first))
+
+    return block
 
 
 @torch.inference_mode()

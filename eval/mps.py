@@ -1,6 +1,6 @@
 """MPS, the multi-dimensional preference score of an image for a prompt, with the weights for overall preference.
 
-Zhang et al. 2024 (arXiv:2405.14705), section 4: CLIP's ViT-H/14 encodes the image and the prompt token by token, and a
+Zhang et al. 2024 (arXiv:2405.14705): CLIP's ViT-H/14 encodes the image and the prompt token by token, and a
 small transformer lets the image's tokens read those of the prompt's tokens that a condition, a list of words that name
 what is judged, has to do with. What the image's class token has become is compared with the prompt's feature.
 

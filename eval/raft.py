@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.optical_flow import _utils, raft_large
 
+from .correlations import correlations, on_demand
 from .weights import tensors
 
 ITERATIONS = 20
@@ -82,7 +83,11 @@ class Flow(nn.Module):
     def flow(self, before: Frame, after: Frame) -> Tensor:
         """How far each pixel moves from one padded frame to another: (1, 2, H, W), to the right and down, px."""
         raft = self.raft
-        raft.corr_block.build_pyramid(before.features, after.features)
+        if on_demand(before.features):
+            look_up = correlations(before.features, after.features)
+        else:
+            raft.corr_block.build_pyramid(before.features, after.features)
+            look_up = raft.corr_block.index_pyramid
         hidden, context = raft.context_encoder(before.image).chunk(2, 1)
         hidden, context = hidden.tanh(), context.relu()
         recurrent = raft.update_block.recurrent_block
@@ -90,7 +95,7 @@ class Flow(nn.Module):
         start = _utils.make_coords_grid(1, *context.shape[-2:]).to(context)
         at = start
         for _ in range(ITERATIONS):
-            motion = raft.update_block.motion_encoder(at - start, raft.corr_block.index_pyramid(at))
+            motion = raft.update_block.motion_encoder(at - start, look_up(at))
             hidden = along(across(hidden, motion), motion)
             at = at + raft.update_block.flow_head(hidden)
         return _utils.upsample_flow(at - start, raft.mask_predictor(hidden))

@@ -285,5 +285,9 @@ BERT_VOCABULARY = Weights(
 )
 # Its authors have it on a drive that no command fetches from; this copy is by imscore, a package of scorers.
 MPS_OVERALL = Weights(
-    "MPS (overall)", "none stated", 4_400_000_000, "RE-N-Y/mpsv1", ("mps/MPS_overall_checkpoint.pth",)
+    "MPS (overall)",
+    "none stated",
+    4_420_000_000,
+    f"{HUB}/RE-N-Y/mpsv1/resolve/main/model.safetensors",
+    ("mps/mps.safetensors", "mps/MPS_overall_checkpoint.pth"),
 )

@@ -45,6 +45,8 @@ PROMPTS = (
     "a cat",
     "",
     "A Panda, drinking COFFEE in a cafe   in Paris!!",
+    # With cosines in place of dot products, other tokens of this one would be read.
+    "green sunset holding vintage watercolor ocean word futuristic things texture wooden city",
     "portrait of a woman, soft light, muted color, sharp texture, hands, location, artistry",
     "an oil painting of a lighthouse at dusk, waves, gulls and two small boats, " * 8,
     "caf\u00e9 cafe\u0301 \u732b\u304c\u516c\u5712\u3067\u904a\u3076 \u043a\u043e\u0442 \u2019quoted\u2019 \U0001f600",

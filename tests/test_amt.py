@@ -12,7 +12,7 @@ import torch
 from record_amt import FRAMES, GOLDEN, SIZES, official, official_score, seeded
 from record_raft import video
 from torch import Tensor, nn
-from w2sd_video.eval import amt
+from w2sd_video.eval import amt, correlations
 from w2sd_video.eval.amt import between, load
 
 GOLD = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -61,6 +61,26 @@ def test_a_batch_equals_its_members(network):
     members = torch.cat([between(network, a, b) for a, b in zip(frames.split(1), frames[1:].split(1), strict=False)])
     assert (batch - members.int()).abs().max() <= 1  # a rounding error, where a value is nearly whole
     assert (batch != members.int()).float().mean() < 1e-4
+
+
+def test_correlations_looked_up_are_those_of_vbenchs_volumes(network, monkeypatch):
+    block = network.forward.__func__.__globals__["BidirCorrBlock"]
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 2, 84, 16, 19, generator=random)
+    centres = (torch.rand(2, 2, 2, 16, 19, generator=random) - 0.25) * 40
+    want = block(*features, num_levels=4, radius=3)(*centres)
+    monkeypatch.setattr(correlations, "WHOLE", 0)
+    got = block(*features, num_levels=4, radius=3)(*centres)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_large_frames_are_the_same_without_vbenchs_volumes(network, monkeypatch):
+    frames = video(6, 2, 136, 200) / 255
+    want = between(network, *frames.split(1)).int()
+    monkeypatch.setattr(correlations, "WHOLE", 0)
+    monkeypatch.delattr(type(network).forward.__globals__["BidirCorrBlock"], "corr")
+    got = between(network, *frames.split(1)).int()
+    assert (got - want).abs().max() <= 1 and (got != want).float().mean() < 1e-4
 
 
 def test_frames_are_padded_on_all_sides_and_their_fractions_cut_off():

@@ -40,7 +40,7 @@ def model(checkpoint) -> MPS:
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_scores_are_those_of_the_original_code(model, case):
-    # Of a scale of 20; float32 differs by 5e-6, the least of the facts below by 0.05.
+    # Of a scale of 20. Float32 differs by 4e-6, the other GELU by 0.09, a threshold of 0 by 0.4.
     assert model.score(images(), case["prompt"]).tolist() == pytest.approx(case["scores"], rel=0, abs=2e-5)
 
 
@@ -65,7 +65,7 @@ def test_the_tokens_that_are_read_are_those_of_the_original(model, case):
 def test_the_recorded_prompts_have_tokens_that_are_read_and_tokens_that_are_not():
     read = [case["read"].count("1") for case in CASES]
     assert min(read) > 1
-    assert len(set(read)) == len(read)
+    assert len(set(read)) > 4
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3])

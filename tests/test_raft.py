@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from record_raft import FRAMES, GOLDEN, GRID, SIZES, official, official_flow, seeded, video
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from w2sd_video.eval import correlations
 
 pytest.importorskip("torchvision")
 
+from torchvision.models.optical_flow.raft import CorrBlock  # noqa: E402
+from w2sd_video.eval import raft  # noqa: E402
 from w2sd_video.eval.raft import Flow, load  # noqa: E402
 
 GOLD = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -47,6 +52,46 @@ def test_the_last_flow_of_torchvisions_raft_is_ours(model):
     with torch.no_grad():
         want = model.raft(2 * (before / 255) - 1, 2 * (after / 255) - 1, num_flow_updates=20)[-1]
     torch.testing.assert_close(model.flow(model.features(before), model.features(after)), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 16, 17), (2, 23, 40), (1, 37, 16)])
+def test_correlations_looked_up_are_those_of_the_whole_volume(size):
+    frames, height, width = size
+    random = torch.Generator().manual_seed(0)
+    before, after = torch.randn(2, frames, 256, height, width, generator=random)
+    centres = (torch.rand(frames, 2, height, width, generator=random) - 0.25) * 2 * max(size)
+    centres[:, :, ::3] = centres[:, :, ::3].round()
+    centres[0, :, 1, :5] = torch.tensor([[0.0, -4.0, width - 1, width + 4, 1e6], [0.0, 3.0, height - 1, height, -1e6]])
+    block = CorrBlock()
+    block.build_pyramid(before, after)
+    looked_up = correlations.correlations(before, after)(centres)
+    torch.testing.assert_close(looked_up, block.index_pyramid(centres), rtol=0, atol=5e-5)
+
+
+def test_the_flow_is_the_same_whether_correlations_are_looked_up_or_in_a_volume(model, monkeypatch):
+    frames = [model.features(frame) for frame in video(3, 2, 136, 200).split(1)]
+    whole, magnitude = model.flow(*frames), model.magnitude(*frames)
+    monkeypatch.setattr(correlations, "WHOLE", 0)
+    torch.testing.assert_close(model.flow(*frames), whole, rtol=0, atol=1e-4)
+    assert model.magnitude(*frames) == pytest.approx(magnitude, rel=1e-5)
+
+
+def test_of_large_frames_no_volume_is_made(model, monkeypatch):
+    class Largest(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.layout == torch.strided:
+                self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+            return made
+
+    monkeypatch.setattr(raft, "ITERATIONS", 1)
+    frames = [model.features(F.interpolate(frame, (640, 648))) for frame in video(0, 2, 128, 128).split(1)]
+    with Largest() as largest:
+        model.flow(*frames)
+    assert largest.bytes < 4 * (80 * 81) ** 2 / 3
+    assert not correlations.on_demand(torch.empty(1, 256, 64, 64))  # of 512x512, where a volume is as fast
 
 
 def test_no_network_runs_more_often_than_it_has_to(model):
