@@ -301,7 +301,7 @@ class Scorer:
             except StopIteration as done:
                 scores[name] = _columns(name, done.value)
                 del running[name]
-            except ValueError as error:
+            except (ValueError, ImportError) as error:
                 problems[name] = str(error)
                 del running[name]
 

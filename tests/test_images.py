@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import image_parity
@@ -158,6 +159,13 @@ def test_a_prompt_is_needed_and_counts(folder: Path, tmp_path: Path):
     video = one.videos[0]
     assert two.videos[0].prompt == "a" and one.of[video] != two.of[two.videos[0]]
     assert len(rows.read_text().splitlines()) == 2 * len(one.videos)
+
+
+def test_a_prompt_that_needs_a_missing_package_is_a_problem_of_that_dimension(folder: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    scores = scored(folder, ["clip_t", "clip_i"])
+    assert all("clip_i" in scores.of[video] for video in scores.videos)
+    assert {(name, "pip install ftfy" in problem) for _, name, problem in scores.problems} == {("clip_t", True)}
 
 
 def test_a_video_is_scored_by_its_frames(folder: Path, tmp_path: Path):
