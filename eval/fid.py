@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from .dimensions import Compared
-from .inception import load, outputs
-from .weights import INCEPTION, shared
+from .inception import OfInception, outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,15 +27,10 @@ class Moments(NamedTuple):
     covariance: NDArray[np.float64]  # (channels, channels), over n - 1
 
 
-class FID(Compared):
+class FID(OfInception):
     name = "fid"
-    weights = (INCEPTION,)
     signs = {"fid": -1}
-    of_groups = True
     enough = CHANNELS
-
-    def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.network = shared(load, paths[INCEPTION.name], device)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return outputs(self.network, batch)[0]

@@ -10,7 +10,6 @@ The original pads a prompt to 35 tokens and masks the padding out of the attenti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from torch import nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from .dimensions import ByFrame
+from .laion_aesthetic import head
 from .weights import BERT_VOCABULARY, IMAGE_REWARD, assign, tensors
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ TEXT = {
     "max_position_embeddings": 512,
     "layer_norm_eps": 1e-12,
 }
-HEAD = (1024, 128, 64, 16, 1)
 
 # The published names, and those here for the same weights.
 _NAMES = {
@@ -60,12 +59,7 @@ _NAMES = {
     ".norm1.": ".layer_norm1.",
     ".norm2.": ".layer_norm2.",
     "blip.text_encoder.": "text.",
-    # Between them, dropout is counted too.
-    "mlp.layers.0.": "head.0.",
-    "mlp.layers.2.": "head.1.",
-    "mlp.layers.4.": "head.2.",
-    "mlp.layers.6.": "head.3.",
-    "mlp.layers.7.": "head.4.",
+    "mlp.layers.": "head.",
 }
 # BLIP's contrastive loss had the projections, and positions are counted from 0.
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
@@ -88,7 +82,7 @@ class ImageReward(nn.Module):
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"])
         self.text = BlipTextModel(config, add_pooling_layer=False)
-        self.head = nn.Sequential(*(nn.Linear(*widths) for widths in pairwise((text["hidden_size"], *HEAD))))
+        self.head = head(text["hidden_size"])
 
     def reward(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
         """Rewards of images that share a prompt, such as a video's frames.

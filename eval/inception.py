@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .weights import tensors
+from .dimensions import Compared
+from .weights import INCEPTION, shared, tensors
 
 if TYPE_CHECKING:
     from .videos import Batch
@@ -41,3 +42,13 @@ def outputs(network: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
         return torch.cat([features for features, _ in parts]), torch.cat([logits for _, logits in parts])
 
     return batch.once(network, run)
+
+
+class OfInception(Compared):
+    """A score of a whole group, by what Inception makes of its pictures."""
+
+    weights = (INCEPTION,)
+    of_groups = True
+
+    def load(self, paths: dict[str, Path], device: torch.device) -> None:
+        self.network = shared(load, paths[INCEPTION.name], device)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from .dimensions import Compared
-from .inception import load, outputs
-from .weights import INCEPTION, shared
+from .inception import OfInception, outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,14 +17,9 @@ if TYPE_CHECKING:
 SPLITS = 10
 
 
-class InceptionScore(Compared):
+class InceptionScore(OfInception):
     name = "inception_score"
-    weights = (INCEPTION,)
     referenced = False
-    of_groups = True
-
-    def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.network = shared(load, paths[INCEPTION.name], device)
 
     def features(self, batch: Batch) -> torch.Tensor:
         return outputs(self.network, batch)[1]
