@@ -53,7 +53,8 @@ NAMES = (*VBENCH, *IMAGES, *COMPARED, "shapes")
 class Dimension:
     """A measure of a video. One is made for a run, with its networks, and scores many videos.
 
-    A subclass says what it is by class attributes, loads its networks in `load`, and scores in `score`.
+    A subclass says what it is by class attributes, loads its networks in `load`, and scores in `score`. All that an
+    object has of its own is what `load` gave it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dimension:
     weights: tuple[Weights, ...] = ()
     least_frames: int = 1
     prompted: bool = False  # whether the score depends on the prompt
+    of_motion: bool = False  # whether frames are matched with one another, in memory by their size
     by_pairs: bool = False  # whether VBench's mean over videos weights each by its frames less one
     scale: float = 1.0  # VBench divides its mean over videos by this
     # Whether exp(a) : exp(b) are the odds that people prefer the one of two images, of scores a and b.
@@ -128,6 +130,14 @@ class Compared(Dimension):
             ValueError: they are too few; says how many it takes.
         """
         raise NotImplementedError
+
+    def gathered(self, references: NDArray[np.float32]) -> Any:
+        """What `compare` takes of all references' features: those, unless something smaller says as much.
+
+        Raises:
+            ValueError: they are too few; says how many it takes.
+        """
+        return references
 
     def statistics(self, path: Path) -> Any:
         """What an .npz file that is given as references says of them.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class DynamicDegree(Dimension):
     name = "dynamic_degree"
     weights = (RAFT,)
+    of_motion = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         from .raft import load
@@ -32,17 +33,15 @@ class DynamicDegree(Dimension):
         every = max(1, round(reader.fps / 8))
         sampled = -(-reader.frames // every)
         needed, far = round(4 * (sampled / 16.0)), 6.0 * (min(reader.height, reader.width) / 256.0)
-        moving, left, before = 0, sampled - 1, None
+        moving, left, index = 0, sampled - 1, 0
+        before = batch = None
         while left and moving < needed <= moving + left:
-            batch = yield
-            assert batch is not None
-            for index in range(-batch.first % every, len(batch), every):
-                after = self.network.features(batch.frames[index : index + 1])
-                if before is not None:
-                    moving, left = moving + (self.network.magnitude(before, after) > far), left - 1
-                    if not left or not moving < needed <= moving + left:
-                        break
-                before = after
+            while batch is None or index >= batch.first + len(batch):
+                batch = yield
+            after = self.network.features(batch.frames[index - batch.first][None])
+            if before is not None:
+                moving, left = moving + (self.network.magnitude(before, after) > far), left - 1
+            before, index = after, index + every
         return float(sampled > 1 and moving >= needed)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.runs import Refused, rows
+from w2sd_video.runs import Refused, rows, usable_device
 
 from . import official as vbench_package
 from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     # Of a video by a dimension: scores by column, None where it says nothing of it; or features, (frames, channels).
     Made = dict[str, float | None] | NDArray[np.float32]
+
+LARGE = 2**20  # pixels of a frame, above which memory counts
 
 
 @dataclass
@@ -89,7 +91,7 @@ def evaluate(
         raise Refused("videos", "", "give files, folders or globs of videos")
     names = expand(dimensions)
     wanted = vbench_package.dimensions(names, official) if official else [get(name) for name in names]
-    scorer = Scorer(wanted, weights, _device(device))
+    scorer = Scorer(wanted, weights, usable_device(device, auto=("cuda",)))
     statistics, compared_with = _references(scorer, references)
     store = Store(rows_file)
     problems: list[tuple[Video, str, str]] = []
@@ -105,22 +107,7 @@ def evaluate(
     if official:
         problems += _officially(official, scorer, store, todo)
     else:
-        scorer.load([dimension for dimension in scorer.ready if any(dimension in new for new in todo.values())])
-        left = [video for video, new in todo.items() if new]
-        for done, video in enumerate(left):
-            progress(done, len(left), video)
-            # Since then, a dimension may have been skipped, and a video with the same bytes scored.
-            new = [d for d in todo[video] if d in scorer.ready and scorer.key(d, video) not in store]
-            try:
-                reader = video.open()
-                made, unmade = scorer.score(video, reader, new)
-            except (ValueError, OSError) as error:
-                problems.append((video, "", str(error)))
-                continue
-            store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
-            problems += [(video, name, problem) for name, problem in unmade.items()]
-        if left:
-            progress(len(left), len(left), left[-1])
+        problems += _score(scorer, store, todo, progress)
 
     scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
@@ -133,8 +120,12 @@ def evaluate(
             features = {video: unpacked(row["features"]) for video, row in kept.items()}
             against = statistics.get(dimension.name)
             if against is None:
-                against = [features[v] for v in compared_with if v in features]
-                against = np.concatenate(against) if against else np.zeros((0, 1), np.float32)
+                references = [features[v] for v in compared_with if v in features] or [np.zeros((0, 1), np.float32)]
+                try:
+                    against = dimension.gathered(np.concatenate(references))
+                except ValueError as error:
+                    problems.append((compared_with[0], dimension.name, str(error)))
+                    continue
             _compare(dimension, {v: f for v, f in features.items() if v in mine}, against, scores)
     scores.seconds = time.perf_counter() - began
     return scores
@@ -174,6 +165,48 @@ def _compare(dimension: Compared, features: dict[Video, NDArray[np.float32]], ag
             scores.of_groups.setdefault(unit, {})[dimension.name] = (score, len(frames))
         else:
             scores.of[unit][dimension.name] = score
+
+
+def _score(
+    scorer: Scorer,
+    store: Store,
+    todo: dict[Video, list[Dimension]],
+    progress: Callable[[int, int, Video], None],
+) -> list[tuple[Video, str, str]]:
+    """Scores what is to do; gives back what could not be scored, and why.
+
+    On a CPU, what looks for motion in large frames waits until the other networks are gone: together they would take
+    half as much memory again, and decoding such a video twice takes next to no time of it.
+    """
+    problems = []
+    now = {video: new for video, new in todo.items() if new}
+    later: dict[Video, list[Dimension]] = {}
+    scorer.load([dimension for dimension in scorer.ready if any(dimension in new for new in now.values())])
+    mixed = scorer.device.type == "cpu" and {d.of_motion for new in now.values() for d in new} == {True, False}
+    done = 0
+    for waiting in (now, later):
+        if waiting is later and later:
+            scorer.unload([dimension for dimension in scorer.ready if not dimension.of_motion])
+        for video, wanted in waiting.items():
+            progress(done, len(now) + len(later), video)
+            done += 1
+            # Since then, a dimension may have been skipped, and a video with the same bytes scored.
+            new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
+            try:
+                reader = video.open()
+                if mixed and waiting is now and reader.height * reader.width > LARGE:
+                    later[video] = [d for d in new if d.of_motion]
+                    new = [d for d in new if not d.of_motion]
+                made, unmade = scorer.score(video, reader, new)
+            except (ValueError, OSError) as error:
+                problems.append((video, "", str(error)))
+                later.pop(video, None)
+                continue
+            store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
+            problems += [(video, name, problem) for name, problem in unmade.items()]
+    if done:
+        progress(done, done, video)
+    return problems
 
 
 def _officially(
@@ -246,6 +279,7 @@ class Scorer:
         for dimension in wanted:
             try:
                 paths = {each.name: each.find(folder) for each in dimension.weights}
+                found = {name: hashes(path) for name, path in paths.items() if path}
             except ValueError as error:
                 self.skip(dimension, str(error))
                 continue
@@ -257,7 +291,7 @@ class Scorer:
                 self.skip(dimension, "; ".join(ways))
                 continue
             self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
-            self.hashes[dimension.name] = {n: hashes(p) for n, p in self._paths[dimension.name].items()}
+            self.hashes[dimension.name] = found
 
     def skip(self, dimension: Dimension, reason: str) -> None:
         """Leaves out a dimension that cannot be computed.
@@ -277,6 +311,11 @@ class Scorer:
                 dimension.load(self._paths[dimension.name], self.device)
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, str(error))
+
+    def unload(self, dimensions: list[Dimension]) -> None:
+        """Forgets networks."""
+        for dimension in dimensions:
+            vars(dimension).clear()
 
     def key(self, dimension: Dimension, video: Video) -> str:
         """What a score is known by: all that decides it."""
@@ -346,16 +385,3 @@ def _exact():
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Refused("device", name, f"give auto, or a device that torch has here ({error})") from None
-    return device

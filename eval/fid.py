@@ -35,8 +35,11 @@ class FID(OfInception):
     def features(self, batch: Batch) -> torch.Tensor:
         return outputs(self.network, batch)[0]
 
-    def compare(self, features: NDArray[np.float32], references: NDArray[np.float32] | Moments) -> float:
-        return distance(moments(features), references if isinstance(references, Moments) else moments(references))
+    def gathered(self, references: NDArray[np.float32]) -> Moments:
+        return moments(references)
+
+    def compare(self, features: NDArray[np.float32], references: Moments) -> float:
+        return distance(moments(features), references)
 
     def statistics(self, path: Path) -> Moments:
         """Mean and covariance as the common files have them, under "mu" and "sigma"."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class MotionSmoothness(Dimension):
     name = "motion_smoothness"
     weights = (AMT_S,)
+    of_motion = True
     least_frames = 3
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:

@@ -321,6 +321,39 @@ def test_equal_videos_are_scored_once(folder, tmp_path, counting):
     assert len(counting.opened) == 3
 
 
+def test_what_looks_for_motion_in_large_frames_waits_until_the_other_networks_are_gone(folder, monkeypatch):
+    names = ["dynamic_degree", "temporal_flickering"]
+    happened: list[tuple[str, list[str]]] = []  # what scored, while which had their networks
+    made: dict[str, Dimension] = {}
+    shown: list[tuple[int, int]] = []
+
+    class Loaded(Dimension):
+        def load(self, paths, device):
+            self.network = "a network"
+
+        def score(self, video, reader):
+            happened.append((self.name, [name for name in names if hasattr(made[name], "network")]))
+            yield
+            return 0.5
+
+    def get(name: str) -> Dimension:
+        made[name] = type(name, (Loaded,), {"name": name, "of_motion": name == "dynamic_degree"})()
+        return made[name]
+
+    def score() -> Scores:
+        return evaluate([folder], names, progress=lambda done, total, video: shown.append((done, total)))
+
+    monkeypatch.setattr("w2sd_video.eval.evaluate.get", get)
+    small = score()
+    assert happened == [(name, names) for name in names] * 3 and shown[-1] == (3, 3)
+
+    happened.clear()
+    monkeypatch.setattr("w2sd_video.eval.evaluate.LARGE", 0)
+    large = score()
+    assert happened == [("temporal_flickering", names)] * 3 + [("dynamic_degree", ["dynamic_degree"])] * 3
+    assert large.of == small.of and shown[-1] == (6, 6) and not large.problems
+
+
 def test_another_prompt_is_scored_again_where_it_counts(folder, tmp_path):
     rows = tmp_path / "rows.jsonl"
     evaluate([folder], ["shapes"], rows)
@@ -388,6 +421,13 @@ def test_missing_weights_skip_a_dimension_with_a_reason(folder, tmp_path):
     ((name, reason),) = [(each.name, each.reason) for each in scores.skipped]
     assert name == "imaging_quality" and "curl -L" in reason
     assert [set(s) for s in scores.of.values()] == [{"temporal_flickering"}] * 3
+
+
+def test_a_folder_of_the_hub_without_weights_skips_a_dimension(folder, tmp_path):
+    (tmp_path / "dino-vitb16").mkdir()
+    (tmp_path / "dino-vitb16" / "config.json").write_text("{}")
+    scores = evaluate([folder], ["subject_consistency", "temporal_flickering"], weights=tmp_path)
+    assert "dino-vitb16 has none of model.safetensors" in scores.skipped[0].reason and len(scores.of) == 3
 
 
 def test_missing_weights_fail_where_nothing_else_was_asked_for(folder, tmp_path):

@@ -17,7 +17,6 @@ from . import runs, video
 from .runs import Refused, Request
 
 if TYPE_CHECKING:
-    import torch
 
     from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
     from .video import Frames
@@ -125,7 +124,7 @@ def load(request: Request) -> dict[str, Pipeline]:
     from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
 
     scheduler(request)  # refuses what diffusers cannot build, before anything is read
-    device = _device(request.device)
+    device = runs.usable_device(request.device)
     dtype = getattr(torch, request.dtype)
     strong, weak, motion = (runs.locate(getattr(request, name), name) for name in ("strong", "weak", "motion_adapter"))
 
@@ -273,19 +272,6 @@ def _make(
         }
         staged["json"].write_text(runs.sidecar(request, record), encoding="utf-8")
     return Made(request, paths, record)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Refused("device", name, f"it cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def versions() -> dict[str, str]:

@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import presets
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).parent
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
@@ -242,6 +245,22 @@ def _whole(argument: str, value: object, least: int, most: int | None, multiple:
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in known:
         raise Refused(argument, value, presets.did_you_mean(str(value), known))
+
+
+def usable_device(name: str, auto: Sequence[str] = ("cuda", "mps")) -> torch.device:
+    """The device of that name; for "auto" the first of those that is here, else the CPU.
+
+    Raises:
+        Refused: it cannot be used here.
+    """
+    import torch
+
+    for each in (*auto, "cpu") if name == "auto" else (name,):
+        try:
+            return torch.empty(0, device=each).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            said = str(error).partition("\n")[0]
+    raise Refused("device", name, f"it cannot be used here: {said}")
 
 
 def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
