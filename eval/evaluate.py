@@ -120,9 +120,9 @@ def evaluate(
             features = {video: unpacked(row["features"]) for video, row in kept.items()}
             against = statistics.get(dimension.name)
             if against is None:
-                references = [features[v] for v in compared_with if v in features] or [np.zeros((0, 1), np.float32)]
+                theirs = [features[v] for v in compared_with if v in features] or [np.zeros((0, 1), np.float32)]
                 try:
-                    against = dimension.gathered(np.concatenate(references))
+                    against = dimension.gathered(np.concatenate(theirs))
                 except ValueError as error:
                     problems.append((compared_with[0], dimension.name, str(error)))
                     continue
