@@ -117,7 +117,7 @@ def test_the_prediction_is_the_identity_of_the_design():
     x_t = draw(20, 3)
     difference = STRONG(x_t, t) - WEAK(step.a * x_t + step.b * STRONG(x_t, t), t)
     expected = STRONG(x_t + step.b / step.a * difference, t) + difference
-    whole = Step(0.0, "epsilon", t, step, step, step)
+    whole = Step(0.0, "epsilon", t, s, step, step, step)
     assert torch.allclose(w2sd(x_t, whole, At(STRONG, t), At(WEAK, t))[0], expected, atol=1e-12)
 
 
@@ -132,7 +132,7 @@ def test_n_iterations_are_n_more_inverses_evaluated_where_the_last_one_landed(n)
         landed = step.inverse(x_s, WEAK(landed, t))
     expected = step.forward(landed, STRONG(landed, t))
     weak = At(WEAK, t)
-    p = w2sd(x_t, Step(0.0, "epsilon", t, step, step, step), At(STRONG, t), weak, n)[0]
+    p = w2sd(x_t, Step(0.0, "epsilon", t, s, step, step, step), At(STRONG, t), weak, n)[0]
     assert torch.allclose(step.forward(x_t, p), expected, atol=1e-12)
     assert weak.evaluations == 1 + n
 
@@ -150,7 +150,7 @@ def test_theorem_1_moves_by_the_difference_of_the_scores():
             seen.append(x)
             return super().denoise(x)
 
-    w2sd(x_t, Step(0.0, "epsilon", t, step, step, step), Watch(STRONG, t), At(WEAK, t), "x_t")
+    w2sd(x_t, Step(0.0, "epsilon", t, s, step, step, step), Watch(STRONG, t), At(WEAK, t), "x_t")
     factor = -step.b / step.a * t.sigma
     assert factor > 0
     assert torch.allclose(seen[0] - x_t, factor * scores, atol=1e-12)
@@ -174,8 +174,9 @@ def test_equal_arms_with_the_exact_inverse_change_nothing(kind):
 def test_swapped_arms_move_the_other_way():
     for alpha in (0.3, 0.6, 0.9):
         t = Level(alpha, math.sqrt(1 - alpha**2))
-        step = first_order(t, Level(alpha + 0.05, math.sqrt(1 - (alpha + 0.05) ** 2)))
-        whole = Step(0.0, "epsilon", t, step, step, step)
+        s = Level(alpha + 0.05, math.sqrt(1 - (alpha + 0.05) ** 2))
+        step = first_order(t, s)
+        whole = Step(0.0, "epsilon", t, s, step, step, step)
         x = draw(50, 3)
         d = displacement(x, whole, STRONG(x, t), WEAK(x, t))
         swapped = displacement(x, whole, WEAK(x, t), STRONG(x, t))
@@ -287,7 +288,7 @@ def test_the_reflected_step_is_of_first_order_on_a_gaussian():
         x = start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
         for t, s in zip(levels, levels[1:], strict=False):
             move = first_order(t, s)
-            step = Step(0.0, "epsilon", t, move, move, move)
+            step = Step(0.0, "epsilon", t, s, move, move, move)
             x = move.forward(x, w2sd(x, step, At(eps, t), At(eps, t), inversion)[0])
         t, s = levels[0], levels[-1]
         std = math.hypot(s.alpha * c, s.sigma) / math.hypot(t.alpha * c, t.sigma)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
@@ -21,11 +21,11 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from .levels import Step, convert, full_precision, read_step, step_index
-from .methods.w2sd import Arm
+from .methods import Method
 
 HOOK_NAME = "w2sd_video"
 
-# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale.
+# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. A `ControlHook` defers a ControlNet's.
 STALE_UNDER_REFLECTION = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
@@ -35,20 +35,8 @@ STALE_UNDER_REFLECTION = (
     "block_controlnet_hidden_states",
 )
 
+Hook = TypeVar("Hook", bound=ModelHook)
 Branches = tuple[str, ...]  # of "uncond" and "cond", in this order
-
-
-class Method(Protocol):
-    """What the hook asks of a method; `methods.W2SD` is one."""
-
-    @property
-    def strong_guidance(self) -> float: ...
-    @property
-    def weak_guidance(self) -> float: ...
-    @property
-    def convention(self) -> str: ...
-    def reflects(self, index: int, num_steps: int) -> bool: ...
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -68,11 +56,13 @@ class Evaluations:
 
     strong: int = 0
     weak: int = 0
+    controlnet: int = 0
     videos: int = 1
 
     def per_video(self) -> dict[str, int]:
-        strong, weak = self.strong // self.videos, self.weak // self.videos
-        return {"strong": strong, "weak": weak, "total": strong + weak}
+        strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
+        made = {"strong": strong, "weak": weak, "total": strong + weak}
+        return made | {"controlnet": controlnet} if controlnet else made
 
 
 def branches(w: float) -> Branches:
@@ -95,10 +85,15 @@ class DenoiserHook(ModelHook):
         scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
         weak: the weak arm's network. None: the denoiser itself.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
+        weak_switches: gives a context in which the weak arm is evaluated; see `arms`.
+        weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
+            Default: the pipeline's.
         guidance: the pipeline's guidance number, read at every step.
         doubled: whether the pipeline sends [unconditional; conditional] halves, read at every step.
         eta: DDIM's noise, as the pipeline passes it to `scheduler.step`.
         num_steps: steps of the current loop, read at every step. Default: all of `scheduler.timesteps`.
+        noise: draws standard normal noise like a tensor. Default: from torch's global generator.
+        conditional_first: whether the halves come as [conditional; unconditional], as `DiTPipeline` sends them.
     """
 
     def __init__(
@@ -108,20 +103,28 @@ class DenoiserHook(ModelHook):
         *,
         weak: nn.Module | None = None,
         weak_conditioning: Conditioning = Conditioning(),
+        weak_switches: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        weak_control_scale: float | list[float] | None = None,
         guidance: Callable[[], float] = lambda: 1.0,
         doubled: Callable[[], bool] = lambda: False,
         eta: float = 0.0,
         num_steps: Callable[[], int] | None = None,
+        noise: Callable[[Tensor], Tensor] = torch.randn_like,
+        conditional_first: bool = False,
     ):
         super().__init__()
         self.method = method
         self.scheduler = scheduler
         self.weak = weak
         self.weak_conditioning = weak_conditioning
+        self.weak_switches = weak_switches
+        self.weak_control_scale = weak_control_scale
         self.guidance = guidance
         self.doubled = doubled
         self.eta = eta
         self.num_steps = num_steps
+        self.noise = noise
+        self.conditional_first = conditional_first
         self.evaluations = Evaluations()
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -141,35 +144,54 @@ class DenoiserHook(ModelHook):
         timestep = timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
         index = step_index(self.scheduler, timestep)
         num_steps = self.num_steps() if self.num_steps else len(self.scheduler.timesteps)
-        reflects = self.method.reflects(index, num_steps)
-        convention = self.method.convention if reflects else "exact"
-        step = read_step(self.scheduler, timestep, eta=self.eta, convention=convention)
+        step = read_step(self.scheduler, timestep, eta=self.eta)
+        reflects = self.method.reflects(index, num_steps, step.level)
+        if reflects and self.method.convention != "exact":
+            step = read_step(self.scheduler, timestep, eta=self.eta, convention=self.method.convention)
 
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
         _check_finite(x_t, f"the latents before {where}")
+        control = inputs.get("down_block_additional_residuals")
+        if isinstance(control, Deferred):
+            inputs = {key: value for key, value in inputs.items() if value is not control}
+        else:
+            control = None
         common: dict[str, Any] = {
             "x_name": name,
             "x_dtype": x.dtype,
             "inputs": inputs,
+            "control": control,
             "doubled": doubled,
+            "conditional_first": self.conditional_first,
             "step": step,
             "where": where,
             "final_guidance": self.guidance() if doubled else 1.0,
             "evaluations": self.evaluations,
         }
-        strong = _BoundArm("strong", forward, self.method.strong_guidance, Conditioning(), **common)
+        strong = _BoundArm("strong", forward, self.method.strong_guidance, **common)
         if reflects:
             _check_reflectable(inputs)
-            network = forward if self.weak is None else self.weak
-            weak = _BoundArm("weak", network, self.method.weak_guidance, self.weak_conditioning, **common)
-            p = self.method(x_t, step, strong, weak)
+            self.method.check(tuple(x_t.shape))
+            weak = _BoundArm(
+                "weak",
+                forward if self.weak is None else self.weak,
+                self.method.weak_guidance,
+                conditioning=self.weak_conditioning,
+                switches=self.weak_switches,
+                control_scale=self.weak_control_scale,
+                **common,
+            )
+            p = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
         else:
             p = strong.denoise(x_t)
         if step.prediction == "sample":
             p = convert(p, x_t, step.level, "epsilon", "sample")
         if doubled:
             p = p.expand(2, *p.shape[1:])  # one branch stands for both: their mixture is that branch
+            p = p.flip(0) if self.conditional_first else p
         p = p.flatten(0, 1).to(x.dtype)
+        if strong.learned_sigma:  # the supported schedulers take no variance from the network
+            p = torch.cat([p, torch.zeros_like(p)], 1)
         _check_finite(p, f"the method's prediction at {where}")
         return (p,) if strong.output_type is tuple else strong.output_type(sample=p)
 
@@ -181,17 +203,24 @@ class _BoundArm:
     name: str
     network: Callable[..., Any]
     guidance: float
-    conditioning: Conditioning
     x_name: str
     x_dtype: torch.dtype
     inputs: dict[str, Any]
+    control: Deferred | None
     doubled: bool
+    conditional_first: bool
     step: Step
     where: str
     final_guidance: float
     evaluations: Evaluations
+    conditioning: Conditioning = Conditioning()
+    switches: Callable[[], AbstractContextManager[Any]] = nullcontext
+    control_scale: float | list[float] | None = None
     output_type: Callable[..., Any] = tuple
-    _told: dict[Branches, dict[str, Any]] = field(default_factory=dict)
+    learned_sigma: bool = False
+    _told: dict[Branches, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+    _x: Tensor | None = None
+    _known: dict[str, Tensor] = field(default_factory=dict)  # predictions at _x, by branch
 
     def reflect(self, x: Tensor) -> Tensor:
         p = self._predict(x, branches(self.guidance), self.guidance)
@@ -201,46 +230,108 @@ class _BoundArm:
         return uncond + self.guidance * (cond - uncond)
 
     def denoise(self, x: Tensor) -> Tensor:
-        return self._predict(x, branches(self.final_guidance), self.final_guidance)
+        return torch.stack(self._predict(x, branches(self.final_guidance), self.final_guidance))
 
-    def _predict(self, x: Tensor, which: Branches, guidance: float) -> Tensor:
-        """Predictions (len(which), B, …) at x (B, …), in float32 or better."""
+    def _predict(self, x: Tensor, which: Branches, guidance: float) -> list[Tensor]:
+        """Predictions (B, …) at x (B, …) by branch, in float32 or better; those known at the same x are not made anew."""
+        if x is not self._x:
+            self._x, self._known = x, {}
+        new = tuple(branch for branch in which if branch not in self._known)
+        if new:
+            p = self._evaluate(x, new)
+            _check_finite(p, f"the {self.name} arm at guidance {guidance:g}, {self.where}")
+            if self.step.prediction == "sample":
+                p = convert(p, x, self.step.level, "sample", "epsilon")
+            self._known.update(zip(new, p, strict=True))
+        return [self._known[branch] for branch in which]
+
+    def _evaluate(self, x: Tensor, which: Branches) -> Tensor:
+        """The network's predictions (len(which), B, …)."""
         if which not in self._told:
             self._told[which] = self._tell(which)
+        told, control = self._told[which]
         batch = torch.cat([x.to(self.x_dtype)] * len(which))
-        output = self.network(**{self.x_name: batch}, **self._told[which])
+        with self.switches():
+            if self.control and control:
+                told = told | self.control(batch, control)
+                self.evaluations.controlnet += len(batch)
+            output = self.network(**{self.x_name: batch}, **told)
         setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + len(batch))
         self.output_type = type(output)
         p = full_precision(output[0])
-        _check_finite(p, f"the {self.name} arm at guidance {guidance:g}, {self.where}")
-        p = p.unflatten(0, (len(which), -1))
-        if self.step.prediction == "sample":
-            p = convert(p, x, self.step.level, "sample", "epsilon")
-        return p
+        self.learned_sigma = p.shape[1] == 2 * x.shape[1]
+        if self.learned_sigma:
+            p = p.chunk(2, 1)[0]
+        return p.unflatten(0, (len(which), -1))
 
-    def _tell(self, which: Branches) -> dict[str, Any]:
-        """The network's other arguments for these branches."""
+    def _tell(self, which: Branches) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The other arguments for these branches: the network's, and the ControlNet's; without it, none."""
         if not self.doubled and which != ("cond",):
             raise ValueError(
                 f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the"
                 f" pipeline sends the conditional one alone ({self.where}). Use a guidance of 1 for both"
                 " arms of the reflection, or a pipeline (or callback) that keeps classifier-free guidance on."
             )
+        control = self.control.at_scale(self.control_scale) if self.control else {}
+        return self._of(which, self.inputs), self._of(which, control)
+
+    def _of(self, which: Branches, inputs: dict[str, Any]) -> dict[str, Any]:
         halves = {"uncond": self.conditioning.uncond, "cond": self.conditioning.cond}
-        if self.doubled and len(which) == 2 and not any(halves.values()):
-            return self.inputs
+        if self.doubled and len(which) == 2 and not any(halves.values()) and not self.conditional_first:
+            return inputs
         told = []
         for branch in which:
-            inputs = self.inputs
+            values = inputs
             if self.doubled:
-                batch = 2 * self.evaluations.videos
-                inputs = {key: _half(key, value, branch, batch) for key, value in inputs.items()}
-            told.append(_override(inputs, halves[branch] or {}))
+                batch, second = 2 * self.evaluations.videos, (branch == "cond") ^ self.conditional_first
+                values = {key: _half(key, value, second, batch) for key, value in inputs.items()}
+            told.append(_override(values, halves[branch] or {}) if inputs else {})
         return told[0] if len(told) == 1 else _join(told[0], told[1])
 
 
+class ControlHook(ModelHook):
+    """Puts a ControlNet's call off, so that its residuals are those of the x at which an arm is evaluated.
+
+    The pipeline hands on what it gets, and the `DenoiserHook` makes the residuals of it, for each x anew.
+    """
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        names = _parameters(type(unwrap_module(module)).forward)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        inputs.pop(names[0])
+        deferred = Deferred(self.fn_ref.original_forward, names[0], inputs)
+        return deferred, deferred
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A call of a ControlNet, to be made with other latents."""
+
+    controlnet: Callable[..., Any]
+    x_name: str
+    inputs: dict[str, Any]
+
+    def at_scale(self, scale: float | list[float] | None) -> dict[str, Any]:
+        """The inputs at this conditioning scale, outside of whose steps it stays 0. Empty: it has no effect."""
+        asked = self.inputs["conditioning_scale"]
+        if scale is not None:
+            several = [scale] * len(asked) if isinstance(asked, list) and not isinstance(scale, list) else scale
+            if isinstance(asked, list) and isinstance(several, list):
+                asked = [s * (now != 0) for s, now in zip(several, asked, strict=True)]
+            else:
+                asked = scale * (asked != 0)
+        off = not any(asked) if isinstance(asked, list) else asked == 0
+        return {} if off else {**self.inputs, "conditioning_scale": asked}
+
+    def __call__(self, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The residuals at x (B, C, …) as the denoiser takes them; a video's frames are images to the ControlNet."""
+        images = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x
+        down, mid = self.controlnet(**{self.x_name: images}, **inputs)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+
 @contextmanager
-def attached(network: nn.Module, hook: DenoiserHook) -> Iterator[DenoiserHook]:
+def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
     """The hook on the network while the context lasts; however it is left, the network is then as it was."""
     had_registry, had_forward = hasattr(network, "_diffusers_hook"), "forward" in vars(network)
     registry = HookRegistry.check_if_exists_or_initialize(network)
@@ -271,25 +362,25 @@ def _check_reflectable(inputs: Mapping[str, Any]) -> None:
     for name in STALE_UNDER_REFLECTION:
         if inputs.get(name) is not None:
             raise ValueError(
-                f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too:"
-                " ControlNet and adapter residuals are not supported under a method that reflects. Use"
-                " `method=None`, or `reflection_steps=0`."
+                f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too: such residuals"
+                " are not supported under a method that reflects, but for a ControlNet's that a `ControlHook` defers."
+                " Use `method=None`, or `reflection_steps=0`."
             )
 
 
-def _half(key: str, value: Any, branch: str, batch: int) -> Any:
-    """The branch's half of every tensor that runs over the doubled batch; the rest as it is.
+def _half(key: str, value: Any, second: bool, batch: int) -> Any:
+    """The first or second half of every tensor that runs over the doubled batch; the rest as it is.
 
-    Text embeddings may be repeated for every frame: (2 B F, …).
+    Text embeddings and a ControlNet's pictures may be there for every frame: (2 B F, …).
     """
     if isinstance(value, Mapping):
-        return {k: _half(k, v, branch, batch) for k, v in value.items()}
+        return {k: _half(k, v, second, batch) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_half(key, v, branch, batch) for v in value)
+        return type(value)(_half(key, v, second, batch) for v in value)
     if isinstance(value, Tensor) and value.ndim > 0:
-        repeated = key.startswith("encoder_") and len(value) > 0 and len(value) % batch == 0
+        repeated = key.startswith(("encoder_", "controlnet_")) and len(value) > 0 and len(value) % batch == 0
         if len(value) == batch or repeated:
-            return value.chunk(2)[branch == "cond"]
+            return value.chunk(2)[second]
     return value
 
 

@@ -161,6 +161,7 @@ class Step:
     timestep: float
     prediction: str  # the kind; the steps are linear in it, or in epsilon where it is "sample"
     level: Level  # t
+    target: Level  # s
     forward: FirstOrder
     inverse: FirstOrder
     final: FirstOrder
@@ -193,6 +194,7 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, con
         timestep=float(timestep),
         prediction=prediction,
         level=level,
+        target=target,
         forward=forward,
         inverse=forward if convention == "exact" else _published_inverse(scheduler, index),
         final=forward if end == target else first_order(level, end, linear_in),

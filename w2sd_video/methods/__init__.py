@@ -1,5 +1,36 @@
 """The methods: each a denoiser made out of denoisers, one file each."""
 
-from .w2sd import W2SD, w2sd
+from __future__ import annotations
 
-__all__ = ["W2SD", "w2sd"]
+from dataclasses import fields
+
+from .auto_guidance import AutoGuidance
+from .method import Method
+from .re_sampling import AdvancedReSampling, ReSampling
+from .s2wd import S2WD
+from .w2sd import W2SD, w2sd
+from .z_sampling import ZSampling
+
+__all__ = [
+    "METHODS",
+    "OPTIONS",
+    "S2WD",
+    "W2SD",
+    "AdvancedReSampling",
+    "AutoGuidance",
+    "Method",
+    "ReSampling",
+    "ZSampling",
+    "w2sd",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "w2sd": W2SD,
+    "s2wd": S2WD,
+    "z_sampling": ZSampling,
+    "re_sampling": ReSampling,
+    "advanced_re_sampling": AdvancedReSampling,
+    "auto_guidance": AutoGuidance,
+}
+# What can be set of the methods, with the defaults; not each takes all.
+OPTIONS = {f.name: f.default for method in METHODS.values() for f in fields(method)}

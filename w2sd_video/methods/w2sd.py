@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
-from ..levels import CONVENTIONS, Step
+from ..levels import Step
+from .method import Arm, Method, Noise, displaced, finite
 
 Inversion = Literal["x_s", "x_t"] | int
-
-
-class Arm(Protocol):
-    """One side of a pair, at a fixed timestep: predictions as functions of x alone."""
-
-    def reflect(self, x: Tensor) -> Tensor:
-        """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
-        ...
-
-    def denoise(self, x: Tensor) -> Tensor:
-        """The prediction (k, B, …) at x (B, …) that the sampler is to use: k is 2, the unconditional and the
-        conditional half, where the guidance of the final step is still to come, and else 1."""
-        ...
 
 
 def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion = "x_s") -> Tensor:
@@ -41,23 +28,33 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
         x_t: (B, …), what the network sees.
         step: the step from x_t.
         strong, weak: the two arms.
-        inversion: where the weak arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
-            inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the
-            x~_t found so far, which on short steps converges to the exact inverse of the weak arm's step.
+        inversion: where the weak arm is evaluated; see `reflection`.
 
     Returns:
         Tensor of the shape of `strong.denoise(x_t)`.
     """
     if step.forward.b == 0:  # the level stays: there is nothing to come back from
         return strong.denoise(x_t)
-    p_s = strong.reflect(x_t)
-    x_s = step.forward.forward(x_t, p_s)
-    p_w = weak.reflect(x_t if inversion == "x_t" else x_s)
+    return displaced(x_t, step, strong, reflection(x_t, step, strong, weak, inversion)[0])
+
+
+def reflection(
+    x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s"
+) -> tuple[Tensor, Tensor]:
+    """d = x~_t - x_t (B, …), where a step with the first arm and back with the second leads; and the first's p(x_t).
+
+    Args:
+        inversion: where the second arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
+            inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the
+            x~_t found so far, which on short steps converges to the exact inverse of the second arm's step.
+    """
+    p_s = first.reflect(x_t)
+    p_w = second.reflect(x_t if inversion == "x_t" else step.forward.forward(x_t, p_s))
     d = displacement(x_t, step, p_s, p_w)
     for _ in range(inversion if isinstance(inversion, int) else 0):
-        p_w = weak.reflect(x_t + d)
+        p_w = second.reflect(x_t + d)
         d = displacement(x_t, step, p_s, p_w)
-    return strong.denoise(x_t + d) + (step.final.a / step.final.b) * d
+    return d, p_s
 
 
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
@@ -73,50 +70,62 @@ def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class W2SD:
-    """W2SD's settings, and the method with them.
+class W2SD(Method):
+    """W2SD's settings, and the method with them. Z-Sampling (arXiv:2412.10891) is one model at two guidance numbers.
 
     Args:
-        strong_guidance, weak_guidance: guidance numbers of the two arms during the reflection, in the
-            convention `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one.
-            The guidance of the final step is the pipeline's own.
-        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the
-            paper).
-        inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `w2sd`.
-        convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
+        inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.
+        inversion_noise: k (the paper's Eq. 17): k times standard normal noise is added to x~_t.
+        still_gain, motion_gain: for videos (B, C, F, H, W), gains of d's mean over frames and of the rest of it. 1
+            and 1 is the paper; so reflection can sharpen frames without freezing them, or move them more.
+        cap: the norm of (a / b) d, the difference of the predictions, is at most this times the norm of the strong
+            arm's prediction, for each video. None: no cap (the paper).
 
     Raises:
         ValueError: for a value outside what is said here.
     """
 
-    strong_guidance: float = 1.0
-    weak_guidance: float = 1.0
-    reflection_steps: int | None = None
     inversion: Inversion = "x_s"
-    convention: str = "exact"
+    inversion_noise: float = 0.0
+    still_gain: float = 1.0
+    motion_gain: float = 1.0
+    cap: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("strong_guidance", "weak_guidance"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"`{name}_scale` has to be a finite number, but is {value!r}.")
-        steps = self.reflection_steps
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
-            raise ValueError(
-                f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all"
-                f" but the last, but is {steps!r}."
-            )
+        super().__post_init__()
         n = self.inversion
         if isinstance(n, bool) or not (n in ("x_s", "x_t") or (isinstance(n, int) and n >= 0)):
             raise ValueError(
                 f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but is {n!r}."
             )
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
+        finite("inversion_noise", self.inversion_noise, 0)
+        finite("still_gain", self.still_gain)
+        finite("motion_gain", self.motion_gain)
+        if self.cap is not None:
+            finite("cap", self.cap, 0)
 
-    def reflects(self, index: int, num_steps: int) -> bool:
-        """Whether step `index` (0 is the noisiest) of `num_steps` is reflected."""
-        return index < (num_steps - 1 if self.reflection_steps is None else self.reflection_steps)
+    def check(self, shape: tuple[int, ...]) -> None:
+        for name in ("still_gain", "motion_gain"):
+            if getattr(self, name) != 1 and len(shape) != 5:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, and there is no time in latents {shape}: give 1.")
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> Tensor:
-        return w2sd(x_t, step, strong, weak, self.inversion)
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
+        if step.forward.b == 0:
+            return strong.denoise(x_t)
+        return displaced(x_t, step, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
+
+    def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:
+        return reflection(x_t, step, strong, weak, self.inversion)
+
+    def _changed(self, step: Step, noise: Noise, d: Tensor, p: Tensor) -> Tensor:
+        """d with the gains, the cap and the noise."""
+        if (self.still_gain, self.motion_gain) != (1, 1):
+            still = d.mean(2, keepdim=True)
+            d = self.still_gain * still + self.motion_gain * (d - still)
+        if self.cap is not None:
+            norms = [each.flatten(1).norm(dim=1) for each in (d, p)]
+            most = self.cap * abs(step.forward.b / step.forward.a) * norms[1]
+            d = d * (most / norms[0].clamp(min=1e-30)).clamp(max=1).reshape(-1, *[1] * (d.ndim - 1))
+        if self.inversion_noise:
+            d = d + self.inversion_noise * noise()
+        return d

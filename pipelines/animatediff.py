@@ -1,0 +1,56 @@
+"""Text to video by weak-to-strong reflection with AnimateDiff, of Stable Diffusion 1.5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AnimateDiffPipeline, UNet2DConditionModel
+
+from w2sd_video.motion import motion_unet
+
+from .reflection import Reflection, _is
+
+
+class VideoReflection(Reflection):
+    """What the families of AnimateDiff have in common: image UNets that get motion modules, and frames.
+
+    A `UNet2DConditionModel` is accepted as `unet` and as `weak_unet`; it becomes a `UNetMotionModel` that holds its very
+    parameters, and as `weak_unet` the motion modules of `unet`.
+    """
+
+    def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        adapter = components["motion_adapter"]
+        if isinstance(components["unet"], UNet2DConditionModel):
+            components["unet"] = motion_unet(components["unet"], adapter)
+        if isinstance(weak["weak_unet"], UNet2DConditionModel):
+            weak["weak_unet"] = motion_unet(weak["weak_unet"], adapter, like=components["unet"])
+        return components, weak
+
+    def _check_numbers(self, asked: dict[str, Any]) -> None:
+        super()._check_numbers(asked)
+        frames, longest = asked["num_frames"], self.unet.config.motion_max_seq_length
+        if getattr(self, "free_noise_enabled", False):
+            return
+        if not _is(frames, int) or not 1 <= frames <= longest:
+            raise ValueError(
+                f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
+                f" but is {frames!r}."
+            )
+
+    def _check_weak(self, asked: dict[str, Any]) -> None:
+        super()._check_weak(asked)
+        if self.weak_unet is not None:
+            frames, longest = asked["num_frames"], self.weak_unet.config.motion_max_seq_length
+            if frames > longest and not getattr(self, "free_noise_enabled", False):
+                raise ValueError(f"`num_frames` is {frames}, and `weak_unet` takes at most {longest}.")
+
+    def decode_latents(self, latents: torch.Tensor, *args: Any) -> torch.Tensor:
+        for hook in getattr(self, "_all_hooks", []):  # under model offload, the VAE needs the room
+            if hook.model is self.weak_unet:
+                hook.offload()
+        return super().decode_latents(latents, *args)
+
+
+class W2SDAnimateDiffPipeline(VideoReflection, AnimateDiffPipeline):
+    """[`AnimateDiffPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""

@@ -1,0 +1,594 @@
+"""What every family of pipelines here is beside the stock one that it subclasses: a weak arm, and the method's hook."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import Any, ClassVar, get_type_hints
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from w2sd_video import arms
+from w2sd_video.hook import Conditioning, ControlHook, DenoiserHook, attached
+from w2sd_video.levels import check_scheduler, read_step
+from w2sd_video.methods import METHODS, OPTIONS, Method
+from w2sd_video.motion import share_parameters, unshare_parameters
+
+# Arguments of a call that only some families have: by the stock pipeline's argument that goes with them.
+_NEEDS = {
+    "weak_prompt": "prompt",
+    "weak_negative_prompt": "prompt",
+    "weak_prompt_embeds": "prompt_embeds",
+    "weak_negative_prompt_embeds": "prompt_embeds",
+    "weak_pooled_prompt_embeds": "pooled_prompt_embeds",
+    "weak_negative_pooled_prompt_embeds": "pooled_prompt_embeds",
+    "weak_adapter_scales": "cross_attention_kwargs",
+    "weak_ip_adapter_scale": "ip_adapter_image",
+    "weak_motion_scale": "num_frames",
+    "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
+}
+_NOISE = 0x5DEECE66D  # parts the method's noise from that of the latents, which come of the same generator
+
+
+class Reflection(DiffusionPipeline):
+    """A weak arm beside the strong one, for a stock pipeline; to be named before it among the bases.
+
+    The sampling loop is the stock pipeline's. During a call, a hook on the denoiser answers the loop with the
+    method's prediction (`w2sd_video.hook`, `w2sd_video.methods`); `method=None` is the stock pipeline, bit for bit.
+
+    LoRAs, IP-Adapters and whatever else is loaded on the pipeline act on the strong arm's denoiser alone. Without a
+    weak denoiser both arms are that one, and what the call says of the weak arm (guidance, prompt, scales) makes the
+    difference. With one, `cross_attention_kwargs` reach both arms all the same.
+
+    What is equal in the two arms is stored once. So what changes weights in place changes both arms'
+    (`motion.unshare_parameters` parts them; `fuse_lora`, model offload and sequential offload do so by themselves).
+
+    Beside the stock pipeline's components, each optional:
+        weak_unet (or weak_transformer): the weak arm's denoiser. None: the strong one's.
+        weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the strong's
+            where it is given. The tokenizers are common.
+    """
+
+    _stock: ClassVar[type[DiffusionPipeline]]
+    _denoiser: ClassVar[str]
+    _weak_components: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = next((c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)), None)
+        if stock is None or hasattr(cls, "_stock"):  # a mixin for families; a family's subclass
+            return
+        cls._stock = stock
+        init = inspect.signature(stock.__init__)
+        cls._denoiser = "transformer" if "transformer" in init.parameters else "unet"
+        encoders = [name for name in init.parameters if name.startswith("text_encoder")]
+        cls._weak_components = tuple(f"weak_{name}" for name in (cls._denoiser, *encoders))
+        cls._optional_components = [*stock._optional_components, *cls._weak_components]
+        # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is in no
+        # such chain, since the two take turns within a step, and both stay.
+        order = [f"weak_{name}" for name in encoders] + [stock.model_cpu_offload_seq]
+        cls.model_cpu_offload_seq = "->".join(order)
+
+        def __init__(self: Any, *args: Any, **components: Any) -> None:
+            Reflection._build(self, *args, **components)
+
+        hints = get_type_hints(stock.__init__)
+        own = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name[5:]])
+            for name in cls._weak_components
+        ]
+        __init__.__signature__ = _with(init, own)  # type: ignore[attr-defined]
+        __init__.__annotations__ = hints | {p.name: p.annotation for p in own}
+        cls.__init__ = __init__  # type: ignore[method-assign]
+
+        @torch.no_grad()
+        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return Reflection._generate(self, *args, **kwargs)
+
+        call = inspect.signature(stock.__call__)
+        asked = [p for p in inspect.signature(cls._generate).parameters.values() if p.kind == p.KEYWORD_ONLY]
+        asked = [p for p in asked if _NEEDS.get(p.name, "self") in call.parameters]
+        asked += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in OPTIONS.items()
+            if not name.endswith("_guidance")
+        ]
+        __call__.__signature__ = _with(call, asked)
+        __call__.__doc__ = f"{cls._generate.__doc__}"
+        cls.__call__ = __call__  # type: ignore[method-assign]
+
+    def _build(self, *args: Any, **components: Any) -> None:
+        weak = {name: components.pop(name, None) for name in self._weak_components}
+        given = inspect.signature(self._stock.__init__).bind(self, *args, **components)
+        given.apply_defaults()
+        arguments = dict(given.arguments)
+        del arguments["self"]
+        arguments, weak = self._prepared(arguments, weak)
+        self._stock.__init__(self, **arguments)
+        self.register_modules(**weak)
+        for ours, theirs in self._pairs():
+            share_parameters(ours, theirs)
+        self._hook: DenoiserHook | None = None
+        self._attachment = ExitStack()
+        self._forced_halves = False
+
+    def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The components that the stock pipeline and the weak arm are built with."""
+        return components, weak
+
+    def _generate(
+        self,
+        *args: Any,
+        method: str | None = "w2sd",
+        strong_guidance_scale: float | None = None,
+        weak_guidance_scale: float = 1.0,
+        weak_prompt: str | list[str] | None = None,
+        weak_negative_prompt: str | list[str] | None = None,
+        weak_prompt_embeds: Tensor | None = None,
+        weak_negative_prompt_embeds: Tensor | None = None,
+        weak_pooled_prompt_embeds: Tensor | None = None,
+        weak_negative_pooled_prompt_embeds: Tensor | None = None,
+        weak_adapter_scales: dict[str, float] | None = None,
+        weak_ip_adapter_scale: float | list[float] | None = None,
+        weak_motion_scale: float | None = None,
+        weak_controlnet_conditioning_scale: float | list[float] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate. Takes what the stock pipeline's `__call__` takes, and more.
+
+        Every guidance number w reads `uncond + w (cond - uncond)`: 1 is conditional, 0 unconditional. Under a
+        method that holds for `guidance_scale` as well, where the stock pipeline takes everything up to 1 as 1.
+
+        Args:
+            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance"; or None for
+                the stock pipeline's own sampling.
+            strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
+                which is the guidance of the final step.
+            weak_guidance_scale: guidance of the weak arm in the reflection.
+            reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps
+                T. Default: T - 1.
+            interval: noise levels sigma, low and high, in [0, 1]: only steps from a level between them reflect.
+            convention: "exact", or "published" for the level that the published code inverts to; see
+                `levels.read_step`.
+            inversion, inversion_noise, still_gain, motion_gain, cap: of W2SD, S2WD and Z-Sampling; see `methods.W2SD`.
+            adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
+            weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
+                encoders) and the negative prompt.
+            weak_prompt_embeds, weak_negative_prompt_embeds, weak_pooled_prompt_embeds,
+            weak_negative_pooled_prompt_embeds: the same as embeddings, in the shapes of the stock pipeline's.
+            weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
+                are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
+            weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
+            weak_motion_scale: times which the weak arm's motion modules add what they add; 0 is without.
+
+        Returns:
+            What the stock pipeline returns. Afterwards `pipe.evaluations` says what was spent.
+
+        Raises:
+            ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
+                the stock pipeline's own to it, but for `num_frames`, `num_inference_steps` and
+                `guidance_scale`.
+            FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
+                guidance.
+        """
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not name.endswith("_guidance")}
+        arguments = inspect.signature(self._stock.__call__).bind(self, *args, **kwargs)
+        arguments.apply_defaults()
+        asked = dict(arguments.arguments)
+        asked.pop("self")
+        weak_inputs = {
+            "weak_prompt": weak_prompt,
+            "weak_negative_prompt": weak_negative_prompt,
+            "weak_prompt_embeds": weak_prompt_embeds,
+            "weak_negative_prompt_embeds": weak_negative_prompt_embeds,
+            "weak_pooled_prompt_embeds": weak_pooled_prompt_embeds,
+            "weak_negative_pooled_prompt_embeds": weak_negative_pooled_prompt_embeds,
+        }
+        scales = {
+            "weak_adapter_scales": weak_adapter_scales,
+            "weak_ip_adapter_scale": weak_ip_adapter_scale,
+            "weak_motion_scale": weak_motion_scale,
+            "weak_controlnet_conditioning_scale": weak_controlnet_conditioning_scale,
+        }
+        for name, value in (weak_inputs | scales).items():
+            if value is not None and _NEEDS[name] not in asked:
+                raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
+        self._check_numbers(asked)
+        chosen, weak_conditioning = None, Conditioning()
+        self._hook, self._forced_halves = None, False
+        if method is not None:
+            guidance = asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale
+            chosen = _method(method, {"strong_guidance": guidance, "weak_guidance": weak_guidance_scale, **options})
+            num_steps = self._check_method(chosen, asked, weak_inputs)
+            self._check_scales(chosen, scales)
+            guidances = [asked["guidance_scale"]]
+            if chosen.reflects(0, num_steps):
+                guidances += [chosen.strong_guidance]
+                if chosen.uses_weak:
+                    weak_conditioning = self._weak_conditioning(chosen, asked, weak_inputs, weak_adapter_scales or {})
+                    guidances += [chosen.weak_guidance]
+            self._forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+
+        self._hook = DenoiserHook(
+            chosen,
+            self.scheduler,
+            weak=self._weak_network(chosen),
+            weak_conditioning=weak_conditioning,
+            weak_switches=self._switches(chosen, scales),
+            weak_control_scale=weak_controlnet_conditioning_scale,
+            guidance=lambda: self.guidance_scale,
+            doubled=lambda: self.do_classifier_free_guidance,
+            eta=asked.get("eta", 0.0) if "eta" in inspect.signature(self.scheduler.step).parameters else 0.0,
+            num_steps=lambda: self.num_timesteps,
+            noise=_noise(asked.get("generator")),
+        )
+        try:
+            self._attachment.enter_context(attached(getattr(self, self._denoiser), self._hook))
+            if chosen is not None and getattr(self, "controlnet", None) is not None:
+                self._attachment.enter_context(attached(self.controlnet, ControlHook()))
+            return self._stock.__call__(self, *args, **kwargs)
+        finally:
+            self._attachment.close()
+            self._forced_halves = False
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """Network evaluations of the last call, for one of its videos or images, by arm: "strong", "weak" and "total";
+        with a ControlNet also "controlnet".
+
+        One is one latent video through one network once; classifier-free guidance takes two. After a call
+        that raised: those made until then.
+        """
+        if self._hook is None:
+            raise RuntimeError("`evaluations` is known after a call of the pipeline; there was none.")
+        return self._hook.evaluations.per_video()
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        # The stock rule, guidance > 1, plus the calls below that which need the unconditional branch all
+        # the same. A callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the
+        # stock rule.
+        return self._forced_halves or super().do_classifier_free_guidance
+
+    # Checks -------------------------------------------------------------------------------------------------
+
+    def _check_numbers(self, asked: dict[str, Any]) -> None:
+        guidance, steps = asked["guidance_scale"], asked["num_inference_steps"]
+        if not _is(guidance, int, float) or not math.isfinite(guidance):
+            raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
+        custom = any(asked.get(name) is not None for name in ("timesteps", "sigmas"))
+        if not custom and (not _is(steps, int) or steps < 1):
+            raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
+
+    def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+        """Refuse what cannot be done under the method, and return the number of steps."""
+        self._check_inputs(asked)
+        denoiser = getattr(self, self._denoiser)
+        if denoiser.config.get("time_cond_proj_dim") is not None:
+            raise ValueError(
+                f"`{self._denoiser}` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
+                " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one without it."
+            )
+        self._check_weak(asked)
+        sizes = [n for n in ("negative_original_size", "negative_target_size") if asked.get(n) is not None]
+        if sizes and _batch_size(asked) > 1:
+            raise ValueError(
+                f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size"
+                f" conditioning of a batch wrongly; got {_batch_size(asked)} prompts."
+            )
+        check_scheduler(self.scheduler, convention=method.convention)
+        timesteps = self._timesteps(asked)
+        num_steps = len(timesteps)
+        lam = method.reflection_steps
+        if lam is not None and lam > num_steps:
+            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
+        if method.convention == "published" and lam is not None and lam > num_steps - 1:
+            raise ValueError(
+                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
+                f" which cannot reflect the last step, but is {lam}."
+            )
+        method.check((1, 1, 1, 1, 1) if "num_frames" in asked else (1, 1, 1, 1))
+        self._check_weak_inputs(asked, weak_inputs)
+        return num_steps
+
+    def _check_inputs(self, asked: dict[str, Any]) -> None:
+        """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
+        if not hasattr(self, "check_inputs"):
+            return
+        given = {**asked, "height": asked.get("height") or 64, "width": asked.get("width") or 64, "callback_steps": None}
+        self.check_inputs(**{n: given[n] for n in inspect.signature(self.check_inputs).parameters if n in given})
+
+    def _timesteps(self, asked: dict[str, Any]) -> list[float]:
+        """The timesteps of the run, from a copy of the scheduler. The first step is read: it may refuse."""
+        scheduler = copy.deepcopy(self.scheduler)
+        timesteps, _ = retrieve_timesteps(
+            scheduler, asked["num_inference_steps"], "cpu", asked.get("timesteps"), asked.get("sigmas")
+        )
+        read_step(scheduler, timesteps[0])
+        end = asked.get("denoising_end")
+        if isinstance(end, float) and 0 < end < 1:  # the stock pipelines' own rule
+            total = scheduler.config.num_train_timesteps
+            timesteps = [t for t in timesteps if t >= int(round(total - end * total))]
+        return [float(t) for t in timesteps]
+
+    def _check_weak(self, asked: dict[str, Any]) -> None:
+        """The two denoisers see the same latents."""
+        name = self._denoiser
+        strong, weak = getattr(self, name), getattr(self, f"weak_{name}")
+        if weak is None:
+            return
+        if weak.dtype != strong.dtype:
+            raise ValueError(
+                f"`weak_{name}` is in {weak.dtype} and `{name}` in {strong.dtype}; accepted: one"
+                " dtype for both, as after `pipe.to(dtype)`."
+            )
+        for key in ("in_channels", "out_channels"):
+            if weak.config[key] != strong.config[key]:
+                raise ValueError(
+                    f"`weak_{name}` has {key} {weak.config[key]}, and `{name}` {strong.config[key]}; accepted: the same."
+                )
+
+    def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
+        """Refuse scales of what the weak arm does not have."""
+        network = self._weak_network(method) or getattr(self, self._denoiser)
+        where = self._denoiser if network is getattr(self, self._denoiser) else f"weak_{self._denoiser}"
+        loras = scales["weak_adapter_scales"]
+        if loras is not None:
+            there = arms.adapters(network)
+            for encoder in self._strong_text_encoders().values():
+                there |= arms.adapters(encoder)
+            for name, scale in loras.items() if isinstance(loras, dict) else [(loras, None)]:
+                if name not in there:
+                    raise ValueError(
+                        f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; accepted:"
+                        f" {', '.join(map(repr, there)) or 'none; load_lora_weights loads one'}."
+                    )
+                _check_scale(f"weak_adapter_scales[{name!r}]", scale)
+                if any(layer.merged for layer in there[name]):
+                    raise ValueError(f"`weak_adapter_scales` names {name!r}, which is fused: `unfuse_lora()` first.")
+        ip = scales["weak_ip_adapter_scale"]
+        if ip is not None:
+            loaded = arms.ip_adapter_processors(network)
+            if not loaded:
+                raise ValueError(f"`weak_ip_adapter_scale` is {ip!r}, and `{where}` has no IP-Adapter loaded.")
+            for each in ip if isinstance(ip, list) else [ip]:
+                _check_scale("weak_ip_adapter_scale", each)
+            if isinstance(ip, list) and len(ip) != len(loaded[0].scale):
+                raise ValueError(f"`weak_ip_adapter_scale` has {len(ip)} scales for {len(loaded[0].scale)} IP-Adapters.")
+        if scales["weak_motion_scale"] is not None:
+            _check_scale("weak_motion_scale", scales["weak_motion_scale"])
+        control = scales["weak_controlnet_conditioning_scale"]
+        for each in control if isinstance(control, list) else [control]:
+            if each is not None:
+                _check_scale("weak_controlnet_conditioning_scale", each)
+        nets = len(getattr(getattr(self, "controlnet", None), "nets", [None]))
+        if isinstance(control, list) and len(control) != nets:
+            raise ValueError(f"`weak_controlnet_conditioning_scale` has {len(control)} scales for {nets} ControlNets.")
+
+    def _check_weak_inputs(self, asked: dict[str, Any], weak: dict[str, Any]) -> None:
+        batch = _batch_size(asked)
+        for name in ("weak_prompt", "weak_negative_prompt"):
+            value = weak[name]
+            if value is None or isinstance(value, str):
+                continue
+            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
+        embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
+        pools = "pooled_prompt_embeds" in asked
+        for name, other in (
+            ("weak_prompt", "weak_prompt_embeds"),
+            ("weak_negative_prompt", "weak_negative_prompt_embeds"),
+        ):
+            if weak[name] is not None and weak[other] is not None:
+                raise ValueError(f"`{name}` and `{other}` are both given; accepted: one of them.")
+            pooled = other.replace("prompt_embeds", "pooled_prompt_embeds")
+            if pools and (weak[other] is None) != (weak[pooled] is None):
+                raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
+        for name, value in embeds.items():
+            if len(value) != batch:
+                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
+        if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
+            raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
+        speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
+        if asked.get("prompt") is None and "prompt" in asked and not speaks:
+            if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
+                raise ValueError(
+                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
+                    " encode its own: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
+                    " use them for both arms)."
+                )
+
+    # The weak arm -------------------------------------------------------------------------------------------
+
+    def _weak_network(self, method: Method | None) -> nn.Module | None:
+        return None if method is None or method.one_model else getattr(self, f"weak_{self._denoiser}")
+
+    def _switches(self, method: Method | None, scales: dict[str, Any]) -> Callable[[], AbstractContextManager[Any]]:
+        """What the weak arm is evaluated in."""
+        network = self._weak_network(method) or getattr(self, self._denoiser)
+        wanted = [
+            partial(switch, network, scales[name])
+            for name, switch in (
+                ("weak_adapter_scales", arms.adapter_scales),
+                ("weak_ip_adapter_scale", arms.ip_adapter_scale),
+                ("weak_motion_scale", arms.motion_scale),
+            )
+            if scales[name] is not None
+        ]
+
+        @contextmanager
+        def switched() -> Any:
+            with ExitStack() as stack:
+                for switch in wanted:
+                    stack.enter_context(switch())
+                yield
+
+        return switched
+
+    @property
+    def _has_weak_text_encoder(self) -> bool:
+        return any(getattr(self, name) is not None for name in self._weak_components[1:])
+
+    def _strong_text_encoders(self) -> dict[str, nn.Module]:
+        names = [name.removeprefix("weak_") for name in self._weak_components[1:]]
+        return {name: encoder for name in names if (encoder := getattr(self, name)) is not None}
+
+    def _weak_conditioning(
+        self, method: Method, asked: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
+    ) -> Conditioning:
+        """The weak arm's embeddings, where they are not the strong arm's."""
+        encoders = self._strong_text_encoders()
+        own_loras = any(name in arms.adapters(encoder) for encoder in encoders.values() for name in loras)
+        if all(value is None for value in weak.values()) and not self._has_weak_text_encoder and not own_loras:
+            return Conditioning()
+        if getattr(self, "free_noise_enabled", False):
+            raise ValueError("the weak arm cannot have a prompt of its own with FreeNoise, whose prompts run over frames.")
+        view = copy.copy(self)  # the arm's view of the pipeline: its own text encoders where it has them
+        for name in encoders:
+            if (encoder := getattr(self, "weak_" + name)) is not None:
+                view.__dict__[name] = encoder
+        batch = _batch_size(asked)
+        own = {name: value for name, value in weak.items() if value is not None}
+        told: dict[str, Any] = {}
+        if "weak_prompt" in own or "weak_prompt_embeds" in own:
+            told["prompt"] = _listed(weak["weak_prompt"], batch)
+            told["prompt_embeds"] = weak["weak_prompt_embeds"]
+            told["pooled_prompt_embeds"] = weak["weak_pooled_prompt_embeds"]
+        elif asked["prompt"] is None:
+            told["prompt"], told["prompt_embeds"] = None, asked["prompt_embeds"]
+            told["pooled_prompt_embeds"] = asked.get("pooled_prompt_embeds")
+        else:
+            told["prompt"] = _listed(asked["prompt"], batch)
+            told["prompt_2"] = _listed(asked.get("prompt_2"), batch)
+        if "weak_negative_prompt" in own or "weak_negative_prompt_embeds" in own:
+            told["negative_prompt"] = _listed(weak["weak_negative_prompt"], batch)
+            told["negative_prompt_embeds"] = weak["weak_negative_prompt_embeds"]
+            told["negative_pooled_prompt_embeds"] = weak["weak_negative_pooled_prompt_embeds"]
+        else:
+            told["negative_prompt"] = _listed(asked["negative_prompt"], batch)
+            told["negative_prompt_2"] = _listed(asked.get("negative_prompt_2"), batch)
+            if asked["negative_prompt_embeds"] is not None and not self._has_weak_text_encoder:
+                told["negative_prompt_embeds"] = asked["negative_prompt_embeds"]
+                told["negative_pooled_prompt_embeds"] = asked.get("negative_pooled_prompt_embeds")
+        told |= {
+            "device": self._execution_device,
+            "num_images_per_prompt": asked.get("num_images_per_prompt", 1),
+            "do_classifier_free_guidance": method.weak_guidance != 1,
+            "lora_scale": (asked["cross_attention_kwargs"] or {}).get("scale"),
+            "clip_skip": asked["clip_skip"],
+        }
+        takes = inspect.signature(view.encode_prompt).parameters
+        with ExitStack() as stack:
+            for name in encoders:
+                stack.enter_context(arms.adapter_scales(getattr(view, name), loras))
+            cond, uncond, *pooled = view.encode_prompt(**{name: told[name] for name in takes if name in told})
+
+        def inputs(embeds: Tensor, of: list[Tensor]) -> dict[str, Any]:
+            made: dict[str, Any] = {"encoder_hidden_states": self._for_each_frame(embeds, asked)}
+            return made | {"added_cond_kwargs": {"text_embeds": of[0]}} if of else made
+
+        return Conditioning(
+            cond=inputs(cond, pooled[:1]), uncond=None if uncond is None else inputs(uncond, pooled[1:])
+        )
+
+    def _for_each_frame(self, embeds: Tensor, asked: dict[str, Any]) -> Tensor:
+        """Text embeddings (B, tokens, channels) as the loop hands them to the denoiser."""
+        return embeds.repeat_interleave(asked["num_frames"], dim=0) if "num_frames" in asked else embeds
+
+    # The two denoisers run in turns and share parameters, which the stock policies do not expect -------------
+
+    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        pairs = [(getattr(self, name), getattr(self, name.removeprefix("weak_"))) for name in self._weak_components]
+        return [(weak, strong) for weak, strong in pairs if None not in (weak, strong) and weak is not strong]
+
+    def _unshare(self) -> None:
+        for weak, strong in self._pairs():
+            unshare_parameters(weak, strong)
+
+    def maybe_free_model_hooks(self) -> None:
+        self._attachment.close()  # model offload takes away the forward that our hook wraps: ours goes first
+        super().maybe_free_model_hooks()
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()  # each model's first parameter tells where the whole model is
+        super().enable_model_cpu_offload(*args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()  # each model's map takes its parameters' data away
+        super().enable_sequential_cpu_offload(*args, **kwargs)
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', except to disk, where both denoisers would write and read the same files."""
+        name = self._denoiser
+        if kwargs.get("offload_to_disk_path") is not None and getattr(self, f"weak_{name}") is not None:
+            raise ValueError(
+                f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
+                f" model's parts, so `{name}` and `weak_{name}` would read each other's. Accepted: None; or"
+                " separate the two with `motion.unshare_parameters` and offload each to a folder of its own."
+            )
+        super().enable_group_offload(*args, **kwargs)
+
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()
+        super().fuse_lora(*args, **kwargs)  # type: ignore[misc]
+
+
+def _with(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
+    """A signature with more keyword-only parameters, before its `**kwargs` if it has them."""
+    old = list(signature.parameters.values())
+    rest = [p for p in old if p.kind == p.VAR_KEYWORD]
+    return signature.replace(parameters=[*(p for p in old if p not in rest), *parameters, *rest])
+
+
+def _method(name: str, options: dict[str, Any]) -> Method:
+    if name not in METHODS:
+        raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
+    takes = inspect.signature(METHODS[name]).parameters
+    for option, value in options.items():
+        if option not in takes and value != OPTIONS[option]:
+            has = ", ".join(key for key in takes if not key.endswith("_guidance"))
+            raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
+    return METHODS[name](**{option: value for option, value in options.items() if option in takes})
+
+
+def _noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
+    """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
+
+    def following(given: torch.Generator) -> torch.Generator:
+        ahead = given.clone_state()
+        seed = int(torch.randint(2**62, (), generator=ahead, device=given.device))
+        return torch.Generator(given.device).manual_seed(seed ^ _NOISE)
+
+    if generator is None:
+        return torch.randn_like
+    ours = [following(each) for each in generator] if isinstance(generator, list) else following(generator)
+    return lambda x: randn_tensor(tuple(x.shape), generator=ours, device=x.device, dtype=x.dtype)
+
+
+def _check_scale(name: str, value: Any) -> None:
+    if not _is(value, int, float) or not math.isfinite(value):
+        raise ValueError(f"`{name}` has to be a finite number, but is {value!r}.")
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _batch_size(asked: dict[str, Any]) -> int:
+    if "class_labels" in asked:
+        return len(asked["class_labels"])
+    if asked["prompt"] is None:
+        return len(asked["prompt_embeds"])
+    return 1 if isinstance(asked["prompt"], (str, dict)) else len(asked["prompt"])
+
+
+def _listed(prompt: str | list[str] | None, batch: int) -> list[str] | None:
+    return [prompt] * batch if isinstance(prompt, str) else prompt

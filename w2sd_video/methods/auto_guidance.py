@@ -1,0 +1,28 @@
+"""Auto-guidance (Karras et al. 2024, arXiv:2406.02507), as the paper compares it (its Eq. 18-20)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..levels import Step
+from .method import Arm, Method, Noise, finite
+
+
+@dataclass(frozen=True)
+class AutoGuidance(Method):
+    """x_s = x^good + w (x^good - x^bad), both from x_t; so the prediction p_s + w (p_s - p_w), all at x_t.
+
+    Args:
+        weight: w; the paper has 1.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finite("weight", self.weight)
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
+        return strong.denoise(x_t) + self.weight * (strong.reflect(x_t) - weak.reflect(x_t))

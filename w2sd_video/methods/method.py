@@ -1,0 +1,100 @@
+"""What a method is: a prediction made of the predictions of two arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from ..levels import CONVENTIONS, Level, Step
+
+# Standard normal noise of the shape of x_t, drawn anew at every call.
+Noise = Callable[[], Tensor]
+
+
+class Arm(Protocol):
+    """One side of a pair, at a fixed timestep: predictions as functions of x alone."""
+
+    def reflect(self, x: Tensor) -> Tensor:
+        """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
+        ...
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """The prediction (k, B, …) at x (B, …) that the sampler is to use: k is 2, the unconditional and the
+        conditional half, where the guidance of the final step is still to come, and else 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """What every method has: which steps it changes, and the guidance of the two arms while it does.
+
+    Args:
+        strong_guidance, weak_guidance: guidance numbers of the two arms, in the convention
+            `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The guidance of the
+            final step is the pipeline's own.
+        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper).
+        interval: of the steps that would, only those whose noise level sigma, of x = alpha z + sigma eps, lies in it
+            (both ends count) do reflect; sigma is 1 for pure noise.
+        convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
+
+    Raises:
+        ValueError: for a value outside what is said here.
+    """
+
+    uses_weak: ClassVar[bool] = True  # whether the weak arm is evaluated
+    one_model: ClassVar[bool] = False  # whether the weak arm is the strong model, even where there is another
+
+    strong_guidance: float = 1.0
+    weak_guidance: float = 1.0
+    reflection_steps: int | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+    convention: str = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("strong_guidance", "weak_guidance"):
+            finite(f"{name}_scale", getattr(self, name))
+        steps = self.reflection_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
+            raise ValueError(
+                f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all"
+                f" but the last, but is {steps!r}."
+            )
+        ends = self.interval
+        numbers = isinstance(ends, (tuple, list)) and len(ends) == 2 and all(isinstance(e, (int, float)) for e in ends)
+        if not numbers or not 0 <= ends[0] <= ends[1] <= 1:
+            raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {ends!r}.")
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
+
+    def reflects(self, index: int, num_steps: int, level: Level | None = None) -> bool:
+        """Whether step `index` (0 is the noisiest) of `num_steps`, from `level`, is changed."""
+        if level is not None and not self.interval[0] <= level.sigma <= self.interval[1]:
+            return False
+        return index < (num_steps - 1 if self.reflection_steps is None else self.reflection_steps)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse latents (B, …) that the method's settings do not fit.
+
+        Raises:
+            ValueError: says which setting.
+        """
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
+        """The prediction (k, B, …) for a step from x_t (B, …), as of `strong.denoise`."""
+        raise NotImplementedError
+
+
+def displaced(x_t: Tensor, step: Step, strong: Arm, d: Tensor) -> Tensor:
+    """The strong arm's step from x_t + d, as a prediction for a plain step from x_t: p_s(x_t + d) + (a / b) d."""
+    return strong.denoise(x_t + d) + (step.final.a / step.final.b) * d
+
+
+def finite(name: str, value: object, least: float = -math.inf) -> None:
+    """Raise the ValueError for what is not a finite number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+        least_ = f" from {least:g}" * (least > -math.inf)
+        raise ValueError(f"`{name}` has to be a finite number{least_}, but is {value!r}.")

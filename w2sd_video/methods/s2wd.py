@@ -1,0 +1,20 @@
+"""S2WD: the paper's control, in which the arms of the reflection are swapped; it has to hurt where W2SD helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..levels import Step
+from .method import Arm
+from .w2sd import W2SD, reflection
+
+
+@dataclass(frozen=True)
+class S2WD(W2SD):
+    """W2SD with x~_t = M_inv^s(M^w(x_t)): there with the weak arm, back with the strong one, and the final step is
+    still the strong arm's. The settings are W2SD's."""
+
+    def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:
+        return reflection(x_t, step, weak, strong, self.inversion)
