@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import (
     AnimateDiffControlNetPipeline,
     StableDiffusionControlNetPipeline,
@@ -44,3 +45,9 @@ class W2SDStableDiffusionControlNetPipeline(ControlReflection, StableDiffusionCo
 
 class W2SDAnimateDiffControlNetPipeline(ControlReflection, VideoReflection, AnimateDiffControlNetPipeline):
     """[`AnimateDiffControlNetPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    def prepare_video(self, *args: Any, do_classifier_free_guidance: bool = False, **kwargs: Any) -> torch.Tensor:
+        """As the stock pipeline's, but that several prompts share the frames: there they fail (diffusers 0.42.1)."""
+        frames = super().prepare_video(*args, do_classifier_free_guidance=False, **kwargs)
+        frames = frames.repeat(max(1, kwargs["batch_size"] // len(frames)), 1, 1, 1)
+        return torch.cat([frames] * 2) if do_classifier_free_guidance and not kwargs["guess_mode"] else frames

@@ -1,0 +1,511 @@
+"""Every family: off, it is the stock pipeline; on, it is the method written literally over the same networks."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from families import FAMILIES, Family, Literal, add_lora, algorithm_1, ip_adapter
+from torch import Tensor
+
+IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
+CONTROL = [family for family in FAMILIES if family.control]
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
+
+
+def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-9) -> bool:
+    return float((ours - theirs).abs().max()) <= rtol * float(theirs.abs().max())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Invariants 1, 2, 5 - 8 of every family
+
+
+@each_family
+@pytest.mark.parametrize("arguments", [{}, {"guidance_scale": 1.0}, {"eta": 0.7, "negative_prompt": "a dog"}], ids=str)
+def test_with_the_method_off_the_output_is_the_stock_pipelines_bit_for_bit(family, arguments):
+    pipe = family.pipeline(dtype=torch.float32)
+    ours, theirs = family(pipe, method=None, **arguments), family(family.stock_of(pipe), **arguments)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(family(pipe, reflection_steps=0, **arguments), theirs) or arguments  # one branch is not two
+
+
+@each_family
+@pytest.mark.parametrize(
+    "guidance", [{}, {"strong": 1.0, "main": 5.5}, {"main": 1.0, "strong": 5.5, "weak": -2.0}, {"weak": 0.0}], ids=str
+)
+def test_with_the_method_on_the_output_is_algorithm_1(family, guidance):
+    pipe = family.pipeline()
+    x = family.latents()
+    numbers = {"main": 3.0, "strong": 3.0, "weak": 1.0, **guidance}
+    ours = family(
+        pipe,
+        latents=x,
+        guidance_scale=numbers["main"],
+        strong_guidance_scale=numbers["strong"],
+        weak_guidance_scale=numbers["weak"],
+    )
+    assert close(ours, Literal(family, pipe, **numbers).run(x, algorithm_1))
+
+
+@each_family
+def test_the_weak_arm_can_have_its_own_prompt_and_text_encoders(family):
+    pipe = family.pipeline(weak=False)
+    x = family.latents()
+    ours = family(pipe, latents=x, weak_prompt="a dog", weak_guidance_scale=2.0)
+    assert close(ours, Literal(family, pipe, weak_prompt="a dog", weak=2.0).run(x, algorithm_1))
+    first, second = tiny.text_encoders(50)
+    weak = {"weak_text_encoder": first} | ({"weak_text_encoder_2": second} if family.xl else {})
+    own = family.pipeline(weak=False, **weak)
+    assert not close(family(own, latents=x, weak_guidance_scale=2.0), ours, 1e-3)
+
+
+@each_family
+def test_a_batch_gives_its_members(family):
+    pipe = family.pipeline()
+    prompts = ["a cat", "a dog"]
+    control = {"image": family.picture().repeat(2, 1, 1, 1)} if family.control and not family.video else {}
+    for method in ("w2sd", "re_sampling"):
+        both = family(pipe, prompt=prompts, generator=[generator(1), generator(2)], method=method, **control)
+        for i, prompt in enumerate(prompts):
+            alone = family(pipe, prompt=prompt, generator=[generator(1 + i)], method=method)
+            assert close(both[i : i + 1], alone)
+
+
+@each_family
+def test_a_save_and_a_load_give_the_same(family, tmp_path):
+    pipe = family.pipeline(dtype=torch.float32)
+    first = family(pipe)
+    pipe.save_pretrained(tmp_path)
+    again = family.cls.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert close(family(again), first, 1e-5)  # the order of sums depends on where in memory weights lie
+    assert sum(p is q for p, q in zip(pipe.unet.parameters(), pipe.weak_unet.parameters(), strict=True)) == sum(
+        p is q for p, q in zip(again.unet.parameters(), again.weak_unet.parameters(), strict=True)
+    )
+
+
+@each_family
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_however_a_call_ends_the_pipeline_is_as_it_was_and_says_what_it_spent(family, error):
+    pipe = family.pipeline()
+    counted = {"strong": 0, "weak": 0} | ({"controlnet": 0} if family.control else {})
+
+    def count(name: str) -> Any:
+        def hook(module: Any, args: Any) -> None:
+            counted[name] += len(args[0]) // (tiny.FRAMES if family.video else 1)
+
+        return hook
+
+    for name, network in (("strong", pipe.unet), ("weak", pipe.weak_unet), ("controlnet", getattr(pipe, "controlnet", 0))):
+        if network:
+            network.conv_in.register_forward_pre_hook(count(name))
+    networks = [pipe.unet, pipe.weak_unet, *([pipe.controlnet] if family.control else [])]
+    before = [sorted(vars(network)) for network in networks]
+
+    def stop(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+        if error and step == 1:
+            raise error("stop")
+        return {}
+
+    if error:
+        with pytest.raises(error):
+            family(pipe, callback_on_step_end=stop)
+    else:
+        family(pipe, callback_on_step_end=stop)
+    reflected, plain = (2, 0) if error else (3, 1)
+    expected = {"strong": 4 * reflected + 2 * plain, "weak": reflected}
+    if family.control:
+        expected["controlnet"] = 5 * reflected + 2 * plain
+    assert counted == expected
+    assert pipe.evaluations == {**counted, "total": counted["strong"] + counted["weak"]}
+    assert [sorted(vars(network)) for network in networks] == before
+    assert not pipe._forced_halves
+
+
+@each_family
+def test_the_call_documents_the_stock_arguments_and_its_own(family):
+    names = inspect.signature(family.cls.__call__).parameters
+    stock = [n for n, p in inspect.signature(family.stock.__call__).parameters.items() if p.kind != p.VAR_KEYWORD]
+    assert list(names)[: len(stock)] == stock
+    assert {"method", "weak_guidance_scale", "inversion", "weight", "weak_adapter_scales"} <= set(names)
+    assert ("weak_motion_scale" in names) == family.video
+    assert ("weak_controlnet_conditioning_scale" in names) == family.control
+    assert ("weak_pooled_prompt_embeds" in names) == family.xl
+    assert "weak_unet" in inspect.signature(family.cls.__init__).parameters
+
+
+# Methods, against their algorithms written literally
+
+
+def s2wd(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    x_s = run.move(run.weak_at(x, t), t, x)
+    return run.inverse(run.strong_at(x_s, t), t, x_s)
+
+
+def theorem_1(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    x_s = run.move(run.strong_at(x, t), t, x)
+    return run.inverse(run.weak_at(x, t), t, x_s)
+
+
+def twice_inverted(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    x_s = run.move(run.strong_at(x, t), t, x)
+    back = run.inverse(run.weak_at(x_s, t), t, x_s)
+    for _ in range(2):
+        back = run.inverse(run.weak_at(back, t), t, x_s)
+    return back
+
+
+def noisy(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    return algorithm_1(run, x, t) + 0.1 * run.noises.pop(0)
+
+
+def renoise(run: Literal, x_s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """The forward process from the level that the step ends at, back to t, as DDPM's Eq. 2 composes."""
+    scheduler = run.pipe.scheduler
+    s = int(t) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    before = scheduler.alphas_cumprod[s] if s >= 0 else scheduler.final_alpha_cumprod
+    kept = scheduler.alphas_cumprod[int(t)] / before
+    return kept.sqrt() * x_s + (1 - kept).sqrt() * noise
+
+
+def algorithm_2(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    return renoise(run, run.move(run.strong_at(x, t), t, x), t, run.noises.pop(0))
+
+
+def algorithm_3(run: Literal, x: Tensor, t: Tensor, adverse: bool = False) -> Tensor:
+    """Drawing again is drawing the negative: which of the two comes first does not matter to the law of what is kept."""
+    drawn = run.noises.pop(0)
+    for noise in (drawn, -drawn):
+        if (torch.cosine_similarity((algorithm_1(run, x, t) - x).flatten(), noise.flatten(), 0) >= 0) != adverse:
+            break
+    return renoise(run, run.move(run.strong_at(x, t), t, x), t, noise)
+
+
+def algorithm_3_adverse(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    return algorithm_3(run, x, t, adverse=True)
+
+
+def split_in_time(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    d = algorithm_1(run, x, t) - x
+    still = d.mean(2, keepdim=True)
+    return x + 0.5 * still + 2.0 * (d - still)
+
+
+def capped(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    p = run.strong_at(x, t)
+    x_s = run.move(p, t, x)
+    p_w = run.weak_at(x_s, t)
+    difference = p - p_w
+    difference = difference * min(1.0, float(0.2 * p.norm() / difference.norm()))
+    return run.inverse(p - difference, t, x_s)
+
+
+METHODS = {
+    "s2wd": ({"method": "s2wd"}, s2wd),
+    "theorem 1": ({"inversion": "x_t"}, theorem_1),
+    "fixed point": ({"inversion": 2}, twice_inverted),
+    "inversion noise": ({"inversion_noise": 0.1}, noisy),
+    "re-sampling": ({"method": "re_sampling"}, algorithm_2),
+    "advanced re-sampling": ({"method": "advanced_re_sampling"}, algorithm_3),
+    "adverse re-sampling": ({"method": "advanced_re_sampling", "adverse": True}, algorithm_3_adverse),
+    "cap": ({"cap": 0.2}, capped),
+    "gains": ({"still_gain": 0.5, "motion_gain": 2.0}, split_in_time),
+}
+
+
+@pytest.mark.parametrize("family", [VIDEO, IMAGE, CONTROL[0]], ids=str)
+@pytest.mark.parametrize(("arguments", "reflect"), METHODS.values(), ids=METHODS)
+def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
+    if "still_gain" in arguments and not family.video:
+        with pytest.raises(ValueError, match="`still_gain` is 0.5, and there is no time in latents"):
+            family(family.pipeline(), **arguments)
+        return
+    pipe = family.pipeline()
+    x = family.latents()
+    drawn = [torch.randn(x.shape, generator=generator(60 + i), dtype=x.dtype) for i in range(3)]
+    left = list(drawn)
+    monkeypatch.setattr("w2sd_video.pipelines.reflection._noise", lambda generator: lambda x: left.pop(0))
+    ours = family(pipe, latents=x, **arguments)
+    assert close(ours, Literal(family, pipe, noises=drawn).run(x, reflect))
+
+
+@pytest.mark.parametrize("family", [VIDEO, IMAGE], ids=str)
+def test_auto_guidance_is_its_step(family):
+    pipe = family.pipeline()
+    x = start = family.latents()
+    run = Literal(family, pipe)
+    pipe.scheduler.set_timesteps(4)
+    with torch.no_grad():
+        for i, t in enumerate(pipe.scheduler.timesteps):
+            good, bad = run.move(run.strong_at(x, t), t, x), run.move(run.weak_at(x, t), t, x)
+            x = good + 0.7 * (good - bad) if i < 3 else good
+    assert close(family(pipe, latents=start, method="auto_guidance", weight=0.7), x)
+    assert pipe.evaluations == {"strong": 8, "weak": 3, "total": 11}  # the strong arm is evaluated once at x_t
+
+
+@pytest.mark.parametrize("family", [VIDEO, IMAGE], ids=str)
+def test_z_sampling_leaves_the_weak_model_out(family):
+    pipe, x = family.pipeline(), family.latents()
+    ours = family(pipe, latents=x, method="z_sampling", strong_guidance_scale=5.5, weak_guidance_scale=0.0)
+    alone = family.pipeline(weak=False)
+    assert close(ours, Literal(family, alone, strong=5.5, weak=0.0).run(x, algorithm_1))
+
+
+def test_the_interval_limits_reflection_to_its_noise_levels():
+    pipe, x = IMAGE.pipeline(), IMAGE.latents()
+    pipe.scheduler.set_timesteps(4)
+    sigmas = [(1 - pipe.scheduler.alphas_cumprod[t]).sqrt().item() for t in pipe.scheduler.timesteps]
+    IMAGE(pipe, latents=x, interval=(sigmas[2] - 1e-6, sigmas[1] + 1e-6))
+    assert pipe.evaluations["weak"] == 2
+    assert torch.equal(IMAGE(pipe, latents=x, interval=(sigmas[3] + 1e-6, 1.0)), IMAGE(pipe, latents=x))
+
+
+def test_gains_of_one_and_a_high_cap_are_the_paper():
+    pipe, x = VIDEO.pipeline(), VIDEO.latents()
+    assert close(VIDEO(pipe, latents=x, still_gain=1.0, motion_gain=1.0, cap=1e9), VIDEO(pipe, latents=x))
+
+
+def test_the_noise_of_a_method_follows_from_the_generator_and_leaves_it_be():
+    pipe = IMAGE.pipeline()
+    one, other = generator(4), generator(4)
+    first = IMAGE(pipe, method="re_sampling", generator=one)
+    assert torch.equal(IMAGE(pipe, method="re_sampling", generator=other), first)
+    IMAGE(pipe, method=None, generator=(plain := generator(4)))
+    assert torch.equal(one.get_state(), plain.get_state())
+    assert not close(IMAGE(pipe, method="re_sampling", generator=generator(5)), first, 1e-3)
+
+
+# Pairs, against their algorithm written with diffusers' own switches
+
+
+@contextmanager
+def set_for_a_while(model: Any, name: str, scale: float, back: float) -> Any:
+    model.set_adapters([name], [scale])
+    try:
+        yield
+    finally:
+        model.set_adapters([name], [back])
+
+
+@pytest.mark.parametrize("family", [FAMILIES[0], VIDEO, IMAGE, CONTROL[1]], ids=str)
+@pytest.mark.parametrize("scale", [-1.5, 0.0])
+def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
+    pipe, x = family.pipeline(weak=False), family.latents()
+    add_lora(pipe.unet)
+    pipe.unet.to(torch.float64).set_adapters(["style"], [0.8])
+    ours = family(pipe, latents=x, strong_guidance_scale=1.0, weak_adapter_scales={"style": scale})
+    weak_on = lambda: set_for_a_while(pipe.unet, "style", scale, 0.8)  # noqa: E731
+    assert close(ours, Literal(family, pipe, strong=1.0, weak_on=weak_on).run(x, algorithm_1))
+    assert all(layer.scaling["style"] == 0.8 for layer in pipe.unet.modules() if hasattr(layer, "scaling"))
+
+
+def test_several_loras_and_text_encoders_with_them():
+    pipe, x = IMAGE.pipeline(weak=False), IMAGE.latents()
+    for seed, name in enumerate(("style", "sharp")):
+        add_lora(pipe.unet, name, 40 + seed)
+        add_lora(pipe.text_encoder, name, 50 + seed, ("q_proj", "v_proj"))
+    pipe.to(torch.float64)
+    pipe.set_adapters(["style", "sharp"], [0.8, 0.3])
+
+    @contextmanager
+    def weak() -> Any:
+        pipe.set_adapters(["style", "sharp"], [-1.5, 1.2])
+        try:
+            yield
+        finally:
+            pipe.set_adapters(["style", "sharp"], [0.8, 0.3])
+
+    ours = IMAGE(pipe, latents=x, weak_adapter_scales={"style": -1.5, "sharp": 1.2})
+    literal = Literal(IMAGE, pipe, weak_on=weak, weak_encodes=weak)
+    assert not torch.equal(literal.told["weak"][0], literal.told["strong"][0])
+    assert close(ours, literal.run(x, algorithm_1))
+
+
+@pytest.mark.parametrize("family", [FAMILIES[0], IMAGE, FAMILIES[3]], ids=str)
+def test_an_ip_adapter_at_two_scales_is_algorithm_1(family):
+    pipe, x = family.pipeline(weak=False), family.latents()
+    pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
+    pipe.to(torch.float64)
+    pipe.set_ip_adapter_scale(0.9)
+    embeds = torch.randn(2, 1, tiny.TEXT_WIDTH, generator=generator(7), dtype=torch.float64)
+    told = {"latents": x, "ip_adapter_image_embeds": [embeds]}
+
+    @contextmanager
+    def weak() -> Any:
+        pipe.set_ip_adapter_scale(0.2)
+        try:
+            yield
+        finally:
+            pipe.set_ip_adapter_scale(0.9)
+
+    ours = family(pipe, weak_ip_adapter_scale=0.2, **told)
+    assert close(ours, Literal(family, pipe, image_embeds=embeds, weak_on=weak).run(x, algorithm_1))
+    without = family(pipe, weak_ip_adapter_scale=0.0, **told)
+    assert not close(without, ours, 1e-6)
+
+
+@pytest.mark.parametrize("family", CONTROL, ids=str)
+@pytest.mark.parametrize("weak", [0.0, 0.5])
+def test_a_controlnet_at_two_scales_is_algorithm_1_with_residuals_made_anew(family, weak):
+    pipe, x = family.pipeline(weak=False), family.latents()
+    scales = {"controlnet_conditioning_scale": 0.8, "weak_controlnet_conditioning_scale": weak}
+    ours = family(pipe, latents=x, strong_guidance_scale=0.5, weak_guidance_scale=0.5, **scales)
+    numbers = {"strong": 0.5, "weak": 0.5, "control_scale": 0.8, "weak_control_scale": weak}
+    assert close(ours, Literal(family, pipe, **numbers).run(x, algorithm_1))
+    assert pipe.evaluations["controlnet"] == 3 * (4 if weak == 0 else 6) + 2
+
+
+@pytest.mark.parametrize("family", CONTROL, ids=str)
+def test_where_the_controlnet_is_off_it_is_not_evaluated(family):
+    pipe, x = family.pipeline(weak=False), family.latents()
+    family(pipe, latents=x, control_guidance_end=0.5, weak_controlnet_conditioning_scale=2.0, weak_guidance_scale=0.0)
+    assert pipe.evaluations["controlnet"] == 2 * (4 + 1)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
+    """Motion modules end in a residual sum, so scaling the last projection scales what they add."""
+    pipe, x = family.pipeline(weak=False), family.latents()
+    last = [module for name, module in pipe.unet.named_modules() if name.endswith(("proj_out",)) and "motion" in name]
+    assert last
+
+    @contextmanager
+    def weak() -> Any:
+        before = [(p, p.clone()) for module in last for p in module.parameters()]
+        for p, value in before:
+            p.copy_(scale * value)
+        try:
+            yield
+        finally:
+            for p, value in before:
+                p.copy_(value)
+
+    ours = family(pipe, latents=x, weak_motion_scale=scale)
+    assert close(ours, Literal(family, pipe, weak_on=weak).run(x, algorithm_1))
+    assert not close(ours, family(pipe, latents=x), 1e-4)
+
+
+EQUAL = {
+    "weights": {},
+    "LoRA": {"weak_adapter_scales": {"style": 0.8}},
+    "IP-Adapter": {"weak_ip_adapter_scale": 0.9},
+    "motion": {"weak_motion_scale": 1.0},
+    "ControlNet": {"weak_controlnet_conditioning_scale": 0.7},
+    "prompt": {"weak_prompt": "a cat"},
+}
+
+
+@pytest.mark.parametrize("pair", EQUAL)
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_equal_arms_with_the_exact_inversion_are_plain_sampling(family, pair):
+    arguments = dict(EQUAL[pair])
+    skipped = (pair == "motion" and not family.video) or (pair == "ControlNet" and not family.control)
+    if skipped:
+        with pytest.raises(ValueError, match="is no argument of"):
+            family(family.pipeline(weak=False), **arguments)
+        return
+    pipe, x = family.pipeline(weak=pair == "weights"), family.latents()
+    if pair == "weights":
+        pipe.register_modules(weak_unet=family.pipeline().unet)
+    if pair == "LoRA":
+        add_lora(pipe.unet)
+        pipe.unet.to(torch.float64).set_adapters(["style"], [0.8])
+    common: dict[str, Any] = {"latents": x}
+    if pair == "IP-Adapter":
+        pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
+        pipe.to(torch.float64).set_ip_adapter_scale(0.9)
+        embeds = torch.randn(2, 1, tiny.TEXT_WIDTH, generator=generator(7), dtype=torch.float64)
+        common["ip_adapter_image_embeds"] = [embeds]
+    if family.control:
+        common["controlnet_conditioning_scale"] = 0.7
+    ours = family(pipe, inversion="x_t", weak_guidance_scale=3.0, **arguments, **common)
+    assert close(ours, family(pipe, method=None, **common), 1e-7)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_switches_are_restored_after_an_exception_inside_the_weak_arm(error):
+    family = FAMILIES[0]
+    pipe = family.pipeline(weak=False)
+    add_lora(pipe.unet)
+    pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
+    pipe.to(torch.float64)
+    pipe.set_adapters(["style"], [0.8])
+    pipe.set_ip_adapter_scale(0.9)
+    layers = [layer for layer in pipe.unet.modules() if hasattr(layer, "scaling")]
+    processors = [p for p in pipe.unet.attn_processors.values() if hasattr(p, "to_k_ip")]
+
+    def state() -> Any:
+        forwards = [name for name, module in pipe.unet.named_modules() if "forward" in vars(module)]
+        return [layer.scaling["style"] for layer in layers], [p.scale for p in processors], forwards
+
+    before = state()
+    seen = []
+
+    def stop(module: Any, args: Any) -> None:
+        if layers[0].scaling["style"] == -1.5:
+            seen.append(state())
+            raise error("inside the weak arm")
+
+    handle = pipe.unet.conv_in.register_forward_pre_hook(stop)
+    embeds = torch.randn(2, 1, tiny.TEXT_WIDTH, generator=generator(7), dtype=torch.float64)
+    arguments = {"weak_adapter_scales": {"style": -1.5}, "weak_ip_adapter_scale": 0.1, "weak_motion_scale": 0.0}
+    with pytest.raises(error):
+        family(pipe, ip_adapter_image_embeds=[embeds], **arguments)
+    assert seen[0][0] == [-1.5] * len(layers) and seen[0][1] == [[0.1]] * len(processors) and seen[0][2]
+    assert state() == before
+    handle.remove()
+
+
+# Refusals
+
+
+REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
+    "method": (IMAGE, {"method": "w2s"}, "`method` has to be one of 'w2sd', .*'auto_guidance' or None, but is 'w2s'"),
+    "another method's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
+    "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
+    "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),
+    "no LoRA": (IMAGE, {"weak_adapter_scales": {"style": 1}}, "names 'style', which is no active LoRA of `unet`"),
+    "LoRAs not by name": (IMAGE, {"weak_adapter_scales": 0.5}, "names 0.5, which is no active LoRA"),
+    "no IP-Adapter": (IMAGE, {"weak_ip_adapter_scale": 1.0}, "`weak_ip_adapter_scale` is 1.0, and `unet` has no IP-Ad"),
+    "motion of an image": (IMAGE, {"weak_motion_scale": 1.0}, "is no argument of W2SDStableDiffusionXLPipeline"),
+    "motion": (VIDEO, {"weak_motion_scale": "off"}, "`weak_motion_scale` has to be a finite number, but is 'off'"),
+    "pooled": (FAMILIES[3], {"weak_pooled_prompt_embeds": torch.zeros(1, 8)}, "is no argument of W2SDStableDiffusionPi"),
+    "guess mode": (CONTROL[0], {"guess_mode": True}, "`guess_mode` .* is not supported under a method"),
+    "control scales": (
+        CONTROL[0],
+        {"weak_controlnet_conditioning_scale": [1.0, 0.5]},
+        "`weak_controlnet_conditioning_scale` has 2 scales for 1 ControlNets",
+    ),
+    "control ends": (CONTROL[0], {"control_guidance_start": 0.9, "control_guidance_end": 0.1}, "cannot be larger or eq"),
+    "frames": (VIDEO, {"num_frames": 9}, "`num_frames` has to be a whole number from 1 to 8"),
+}
+
+
+@pytest.mark.parametrize(("family", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_argument_is_refused_before_any_network_runs(family, arguments, message):
+    pipe = family.pipeline(weak=False)
+
+    def ran(*_: Any) -> None:
+        raise AssertionError("a network ran")
+
+    for network in (pipe.unet, pipe.text_encoder):
+        network.register_forward_pre_hook(ran)
+    with pytest.raises(ValueError, match=message):
+        family(pipe, **arguments)
+
+
+def test_a_fused_lora_cannot_be_switched():
+    pipe = IMAGE.pipeline(weak=False)
+    add_lora(pipe.unet)
+    pipe.fuse_lora(components=["unet"])
+    with pytest.raises(ValueError, match="names 'style', which is fused: `unfuse_lora"):
+        IMAGE(pipe, weak_adapter_scales={"style": 0.5})
