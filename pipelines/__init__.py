@@ -7,6 +7,7 @@ from w2sd_video.pipelines.controlnet import (
     W2SDStableDiffusionControlNetPipeline,
     W2SDStableDiffusionXLControlNetPipeline,
 )
+from w2sd_video.pipelines.dit_moe import W2SDDiTMoEPipeline
 from w2sd_video.pipelines.stable_diffusion import W2SDStableDiffusionPipeline
 from w2sd_video.pipelines.stable_diffusion_xl import W2SDStableDiffusionXLPipeline
 
@@ -14,6 +15,7 @@ __all__ = [
     "W2SDAnimateDiffControlNetPipeline",
     "W2SDAnimateDiffPipeline",
     "W2SDAnimateDiffSDXLPipeline",
+    "W2SDDiTMoEPipeline",
     "W2SDStableDiffusionControlNetPipeline",
     "W2SDStableDiffusionPipeline",
     "W2SDStableDiffusionXLControlNetPipeline",

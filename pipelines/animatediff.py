@@ -15,8 +15,8 @@ from .reflection import Reflection, _is
 class VideoReflection(Reflection):
     """What the families of AnimateDiff have in common: image UNets that get motion modules, and frames.
 
-    A `UNet2DConditionModel` is accepted as `unet` and as `weak_unet`; it becomes a `UNetMotionModel` that holds its very
-    parameters, and as `weak_unet` the motion modules of `unet`.
+    A `UNet2DConditionModel` is accepted as `unet` and as `weak_unet`; it becomes a `UNetMotionModel` that holds its
+    very parameters, and as `weak_unet` the motion modules of `unet`.
     """
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,16 +19,16 @@ class ControlReflection(Reflection):
     """What the families with a ControlNet have in common.
 
     The strong arm has the ControlNet at `controlnet_conditioning_scale`, the weak one at
-    `weak_controlnet_conditioning_scale`; 0 is without. Within `control_guidance_start` and `control_guidance_end` alone,
-    as in the stock pipelines.
+    `weak_controlnet_conditioning_scale`; 0 is without. Both within `control_guidance_start` and `control_guidance_end`
+    alone, as in the stock pipelines.
     """
 
     def _check_inputs(self, asked: dict[str, Any]) -> None:
         nets = getattr(self.controlnet, "nets", [self.controlnet])
         if asked["guess_mode"] or any(net.config.global_pool_conditions for net in nets):
             raise ValueError(
-                "`guess_mode` (and a ControlNet with `global_pool_conditions`, which turns it on) is not supported under a"
-                " method: there the unconditional branch has no residuals. Accepted: False, or `method=None`."
+                "`guess_mode` (or a ControlNet with `global_pool_conditions`, which turns it on) is not supported"
+                " under a method: there the unconditional branch has no residuals. Accepted: False, or `method=None`."
             )
         ends = {name: asked[name] for name in ("control_guidance_start", "control_guidance_end")}
         listed = {name: end if isinstance(end, list) else [end] * len(nets) for name, end in ends.items()}

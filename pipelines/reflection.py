@@ -5,19 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
 from typing import Any, ClassVar, get_type_hints
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from w2sd_video import arms
-from w2sd_video.hook import Conditioning, ControlHook, DenoiserHook, attached
+from w2sd_video.hook import Conditioning, DenoiserHook, apply_reflection
 from w2sd_video.levels import check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.motion import share_parameters, unshare_parameters
@@ -34,8 +30,8 @@ _NEEDS = {
     "weak_ip_adapter_scale": "ip_adapter_image",
     "weak_motion_scale": "num_frames",
     "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
+    "weak_routing": "class_labels",
 }
-_NOISE = 0x5DEECE66D  # parts the method's noise from that of the latents, which come of the same generator
 
 
 class Reflection(DiffusionPipeline):
@@ -63,7 +59,8 @@ class Reflection(DiffusionPipeline):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        stock = next((c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)), None)
+        bases: list[Any] = [c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)]
+        stock = bases[0] if bases else None
         if stock is None or hasattr(cls, "_stock"):  # a mixin for families; a family's subclass
             return
         cls._stock = stock
@@ -101,9 +98,9 @@ class Reflection(DiffusionPipeline):
             for name, default in OPTIONS.items()
             if not name.endswith("_guidance")
         ]
-        __call__.__signature__ = _with(call, asked)
-        __call__.__doc__ = f"{cls._generate.__doc__}"
-        cls.__call__ = __call__  # type: ignore[method-assign]
+        __call__.__signature__ = _with(call, asked)  # type: ignore[attr-defined]
+        __call__.__doc__ = cls._generate.__doc__
+        cls.__call__ = __call__
 
     def _build(self, *args: Any, **components: Any) -> None:
         weak = {name: components.pop(name, None) for name in self._weak_components}
@@ -117,7 +114,6 @@ class Reflection(DiffusionPipeline):
         for ours, theirs in self._pairs():
             share_parameters(ours, theirs)
         self._hook: DenoiserHook | None = None
-        self._attachment = ExitStack()
         self._forced_halves = False
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -140,6 +136,7 @@ class Reflection(DiffusionPipeline):
         weak_ip_adapter_scale: float | list[float] | None = None,
         weak_motion_scale: float | None = None,
         weak_controlnet_conditioning_scale: float | list[float] | None = None,
+        weak_routing: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Generate. Takes what the stock pipeline's `__call__` takes, and more.
@@ -168,6 +165,7 @@ class Reflection(DiffusionPipeline):
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
             weak_motion_scale: times which the weak arm's motion modules add what they add; 0 is without.
+            weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
 
         Returns:
             What the stock pipeline returns. Afterwards `pipe.evaluations` says what was spent.
@@ -197,6 +195,7 @@ class Reflection(DiffusionPipeline):
             "weak_ip_adapter_scale": weak_ip_adapter_scale,
             "weak_motion_scale": weak_motion_scale,
             "weak_controlnet_conditioning_scale": weak_controlnet_conditioning_scale,
+            "weak_routing": weak_routing,
         }
         for name, value in (weak_inputs | scales).items():
             if value is not None and _NEEDS[name] not in asked:
@@ -217,26 +216,20 @@ class Reflection(DiffusionPipeline):
                     guidances += [chosen.weak_guidance]
             self._forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
 
-        self._hook = DenoiserHook(
+        applied = apply_reflection(
+            self,
             chosen,
-            self.scheduler,
             weak=self._weak_network(chosen),
             weak_conditioning=weak_conditioning,
-            weak_switches=self._switches(chosen, scales),
-            weak_control_scale=weak_controlnet_conditioning_scale,
-            guidance=lambda: self.guidance_scale,
-            doubled=lambda: self.do_classifier_free_guidance,
-            eta=asked.get("eta", 0.0) if "eta" in inspect.signature(self.scheduler.step).parameters else 0.0,
-            num_steps=lambda: self.num_timesteps,
-            noise=_noise(asked.get("generator")),
+            weak_settings=self._settings(chosen, scales) if chosen else [],
+            weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
+            eta=asked.get("eta", 0.0),
+            generator=asked.get("generator"),
         )
         try:
-            self._attachment.enter_context(attached(getattr(self, self._denoiser), self._hook))
-            if chosen is not None and getattr(self, "controlnet", None) is not None:
-                self._attachment.enter_context(attached(self.controlnet, ControlHook()))
-            return self._stock.__call__(self, *args, **kwargs)
+            with applied as self._hook:
+                return self._stock.__call__(self, *args, **kwargs)
         finally:
-            self._attachment.close()
             self._forced_halves = False
 
     @property
@@ -303,7 +296,8 @@ class Reflection(DiffusionPipeline):
         """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
         if not hasattr(self, "check_inputs"):
             return
-        given = {**asked, "height": asked.get("height") or 64, "width": asked.get("width") or 64, "callback_steps": None}
+        size = {name: asked.get(name) or 64 for name in ("height", "width")}
+        given = {**asked, **size, "callback_steps": None}
         self.check_inputs(**{n: given[n] for n in inspect.signature(self.check_inputs).parameters if n in given})
 
     def _timesteps(self, asked: dict[str, Any]) -> list[float]:
@@ -333,7 +327,8 @@ class Reflection(DiffusionPipeline):
         for key in ("in_channels", "out_channels"):
             if weak.config[key] != strong.config[key]:
                 raise ValueError(
-                    f"`weak_{name}` has {key} {weak.config[key]}, and `{name}` {strong.config[key]}; accepted: the same."
+                    f"`weak_{name}` has {key} {weak.config[key]}, and `{name}` {strong.config[key]}; accepted: the"
+                    " same."
                 )
 
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
@@ -362,7 +357,8 @@ class Reflection(DiffusionPipeline):
             for each in ip if isinstance(ip, list) else [ip]:
                 _check_scale("weak_ip_adapter_scale", each)
             if isinstance(ip, list) and len(ip) != len(loaded[0].scale):
-                raise ValueError(f"`weak_ip_adapter_scale` has {len(ip)} scales for {len(loaded[0].scale)} IP-Adapters.")
+                several = f"{len(ip)} scales for {len(loaded[0].scale)} IP-Adapters"
+                raise ValueError(f"`weak_ip_adapter_scale` has {several}.")
         if scales["weak_motion_scale"] is not None:
             _check_scale("weak_motion_scale", scales["weak_motion_scale"])
         control = scales["weak_controlnet_conditioning_scale"]
@@ -411,27 +407,19 @@ class Reflection(DiffusionPipeline):
     def _weak_network(self, method: Method | None) -> nn.Module | None:
         return None if method is None or method.one_model else getattr(self, f"weak_{self._denoiser}")
 
-    def _switches(self, method: Method | None, scales: dict[str, Any]) -> Callable[[], AbstractContextManager[Any]]:
-        """What the weak arm is evaluated in."""
-        network = self._weak_network(method) or getattr(self, self._denoiser)
-        wanted = [
-            partial(switch, network, scales[name])
-            for name, switch in (
-                ("weak_adapter_scales", arms.adapter_scales),
-                ("weak_ip_adapter_scale", arms.ip_adapter_scale),
-                ("weak_motion_scale", arms.motion_scale),
-            )
-            if scales[name] is not None
-        ]
-
-        @contextmanager
-        def switched() -> Any:
-            with ExitStack() as stack:
-                for switch in wanted:
-                    stack.enter_context(switch())
-                yield
-
-        return switched
+    def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
+        """What is set on the weak arm's denoiser while it is evaluated."""
+        network: Any = self._weak_network(method) or getattr(self, self._denoiser)
+        settings: arms.Settings = []
+        for name, of in (
+            ("weak_adapter_scales", arms.adapter_scales),
+            ("weak_ip_adapter_scale", arms.ip_adapter_scale),
+            ("weak_motion_scale", arms.motion_scale),
+            ("weak_routing", arms.routing),
+        ):
+            if scales[name] is not None:
+                settings += of(network, scales[name])
+        return settings
 
     @property
     def _has_weak_text_encoder(self) -> bool:
@@ -450,7 +438,7 @@ class Reflection(DiffusionPipeline):
         if all(value is None for value in weak.values()) and not self._has_weak_text_encoder and not own_loras:
             return Conditioning()
         if getattr(self, "free_noise_enabled", False):
-            raise ValueError("the weak arm cannot have a prompt of its own with FreeNoise, whose prompts run over frames.")
+            raise ValueError("the weak arm has no prompt of its own with FreeNoise, whose prompts run over the frames.")
         view = copy.copy(self)  # the arm's view of the pipeline: its own text encoders where it has them
         for name in encoders:
             if (encoder := getattr(self, "weak_" + name)) is not None:
@@ -486,9 +474,8 @@ class Reflection(DiffusionPipeline):
             "clip_skip": asked["clip_skip"],
         }
         takes = inspect.signature(view.encode_prompt).parameters
-        with ExitStack() as stack:
-            for name in encoders:
-                stack.enter_context(arms.adapter_scales(getattr(view, name), loras))
+        settings = [setting for name in encoders for setting in arms.adapter_scales(getattr(view, name), loras)]
+        with arms.switched(settings):
             cond, uncond, *pooled = view.encode_prompt(**{name: told[name] for name in takes if name in told})
 
         def inputs(embeds: Tensor, of: list[Tensor]) -> dict[str, Any]:
@@ -513,10 +500,6 @@ class Reflection(DiffusionPipeline):
         for weak, strong in self._pairs():
             unshare_parameters(weak, strong)
 
-    def maybe_free_model_hooks(self) -> None:
-        self._attachment.close()  # model offload takes away the forward that our hook wraps: ours goes first
-        super().maybe_free_model_hooks()
-
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()  # each model's first parameter tells where the whole model is
         super().enable_model_cpu_offload(*args, **kwargs)
@@ -538,7 +521,7 @@ class Reflection(DiffusionPipeline):
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()
-        super().fuse_lora(*args, **kwargs)  # type: ignore[misc]
+        super().fuse_lora(*args, **kwargs)
 
 
 def _with(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
@@ -557,20 +540,6 @@ def _method(name: str, options: dict[str, Any]) -> Method:
             has = ", ".join(key for key in takes if not key.endswith("_guidance"))
             raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
     return METHODS[name](**{option: value for option, value in options.items() if option in takes})
-
-
-def _noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
-    """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
-
-    def following(given: torch.Generator) -> torch.Generator:
-        ahead = given.clone_state()
-        seed = int(torch.randint(2**62, (), generator=ahead, device=given.device))
-        return torch.Generator(given.device).manual_seed(seed ^ _NOISE)
-
-    if generator is None:
-        return torch.randn_like
-    ours = [following(each) for each in generator] if isinstance(generator, list) else following(generator)
-    return lambda x: randn_tensor(tuple(x.shape), generator=ours, device=x.device, dtype=x.dtype)
 
 
 def _check_scale(name: str, value: Any) -> None:

@@ -12,8 +12,8 @@ import torch
 from diffusers import ControlNetModel, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor
-from w2sd_video import pipelines
 
+from w2sd_video import pipelines
 from w2sd_video.motion import motion_unet
 
 
@@ -48,7 +48,8 @@ class Family:
 
         def build() -> ControlNetModel:
             net = ControlNetModel.from_unet(unet, conditioning_channels=3, conditioning_embedding_out_channels=(4, 4))
-            for module in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
+            zero = [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]
+            for module in zero:
                 torch.nn.init.normal_(module.weight, std=0.3)
             return net.eval()
 

@@ -104,10 +104,9 @@ def test_however_a_call_ends_the_pipeline_is_as_it_was_and_says_what_it_spent(fa
 
         return hook
 
-    for name, network in (("strong", pipe.unet), ("weak", pipe.weak_unet), ("controlnet", getattr(pipe, "controlnet", 0))):
-        if network:
-            network.conv_in.register_forward_pre_hook(count(name))
     networks = [pipe.unet, pipe.weak_unet, *([pipe.controlnet] if family.control else [])]
+    for name, network in zip(counted, networks, strict=True):
+        network.conv_in.register_forward_pre_hook(count(name))
     before = [sorted(vars(network)) for network in networks]
 
     def stop(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def algorithm_2(run: Literal, x: Tensor, t: Tensor) -> Tensor:
 
 
 def algorithm_3(run: Literal, x: Tensor, t: Tensor, adverse: bool = False) -> Tensor:
-    """Drawing again is drawing the negative: which of the two comes first does not matter to the law of what is kept."""
+    """Normal noise is symmetric: to draw until it fits is, in law, to take the negative if it does not."""
     drawn = run.noises.pop(0)
     for noise in (drawn, -drawn):
         if (torch.cosine_similarity((algorithm_1(run, x, t) - x).flatten(), noise.flatten(), 0) >= 0) != adverse:
@@ -232,7 +231,7 @@ def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
     x = family.latents()
     drawn = [torch.randn(x.shape, generator=generator(60 + i), dtype=x.dtype) for i in range(3)]
     left = list(drawn)
-    monkeypatch.setattr("w2sd_video.pipelines.reflection._noise", lambda generator: lambda x: left.pop(0))
+    monkeypatch.setattr("w2sd_video.hook.following_noise", lambda generator: lambda x: left.pop(0))
     ours = family(pipe, latents=x, **arguments)
     assert close(ours, Literal(family, pipe, noises=drawn).run(x, reflect))
 
@@ -470,7 +469,7 @@ def test_switches_are_restored_after_an_exception_inside_the_weak_arm(error):
 
 REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
     "method": (IMAGE, {"method": "w2s"}, "`method` has to be one of 'w2sd', .*'auto_guidance' or None, but is 'w2s'"),
-    "another method's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
+    "another's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
     "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
     "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),
     "no LoRA": (IMAGE, {"weak_adapter_scales": {"style": 1}}, "names 'style', which is no active LoRA of `unet`"),
@@ -478,14 +477,14 @@ REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
     "no IP-Adapter": (IMAGE, {"weak_ip_adapter_scale": 1.0}, "`weak_ip_adapter_scale` is 1.0, and `unet` has no IP-Ad"),
     "motion of an image": (IMAGE, {"weak_motion_scale": 1.0}, "is no argument of W2SDStableDiffusionXLPipeline"),
     "motion": (VIDEO, {"weak_motion_scale": "off"}, "`weak_motion_scale` has to be a finite number, but is 'off'"),
-    "pooled": (FAMILIES[3], {"weak_pooled_prompt_embeds": torch.zeros(1, 8)}, "is no argument of W2SDStableDiffusionPi"),
+    "pooled": (FAMILIES[3], {"weak_pooled_prompt_embeds": torch.zeros(1, 8)}, "is no argument of W2SDStableDiffusi"),
     "guess mode": (CONTROL[0], {"guess_mode": True}, "`guess_mode` .* is not supported under a method"),
     "control scales": (
         CONTROL[0],
         {"weak_controlnet_conditioning_scale": [1.0, 0.5]},
         "`weak_controlnet_conditioning_scale` has 2 scales for 1 ControlNets",
     ),
-    "control ends": (CONTROL[0], {"control_guidance_start": 0.9, "control_guidance_end": 0.1}, "cannot be larger or eq"),
+    "control ends": (CONTROL[0], {"control_guidance_start": 0.9, "control_guidance_end": 0.1}, "cannot be larger or"),
     "frames": (VIDEO, {"num_frames": 9}, "`num_frames` has to be a whole number from 1 to 8"),
 }
 

@@ -7,12 +7,19 @@ import time
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 from torch import Tensor, nn
 
-from w2sd_video.hook import HOOK_NAME, Conditioning, DenoiserHook, attached, branches
+from w2sd_video.hook import HOOK_NAME, Conditioning, DenoiserHook, apply_reflection, attached, branches
 from w2sd_video.levels import convert, read_step
-from w2sd_video.methods import W2SD
+from w2sd_video.methods import METHODS, W2SD
 
 DDIM = {
     "beta_schedule": "scaled_linear",
@@ -122,31 +129,85 @@ def test_a_flow_transformer_reflects_from_pure_noise():
     assert network.seen == [(1, 1)] * 3
 
 
-@torch.no_grad()
-def test_a_stock_pipeline_takes_the_method_by_its_denoiser():
-    """The recipe for other pipelines: three lines around the call."""
-    parts = tiny.components()
-    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    pipe = StableDiffusionXLPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
+def stable_diffusion_3(seed: int = 0) -> StableDiffusion3Pipeline:
+    """A pipeline of a transformer and a flow schedule, which this package does not subclass."""
+    _, first = tiny.text_encoders()
+    _, second = tiny.text_encoders(50)
+
+    def build() -> SD3Transformer2DModel:
+        return SD3Transformer2DModel(
+            sample_size=tiny.SIZE,
+            patch_size=2,
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=2 * tiny.TEXT_WIDTH,
+            out_channels=4,
+        ).eval()
+
+    pipe = StableDiffusion3Pipeline(
+        transformer=tiny.seeded(seed, build),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=tiny.vae(),
+        text_encoder=first,
+        tokenizer=tiny.tokenizer(),
+        text_encoder_2=second,
+        tokenizer_2=tiny.tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [None, *METHODS.values()], ids=lambda m: m.__name__ if m else "off")
+def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method):
+    pipe, weak = stable_diffusion_3(), stable_diffusion_3(1).transformer
 
     def image() -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return pipe("a cat", num_inference_steps=4, generator=generator, output_type="latent").images
+        arguments = {"num_inference_steps": 4, "guidance_scale": 5.0, "max_sequence_length": 7}
+        return pipe("a cat", generator=generator, output_type="latent", **arguments).images
 
     plain = image()
-    hook = DenoiserHook(
-        W2SD(5.0, 1.0),
-        pipe.scheduler,
-        weak=tiny.unet2d(1),
-        guidance=lambda: pipe.guidance_scale,
-        doubled=lambda: pipe.do_classifier_free_guidance,
-    )
-    with attached(pipe.unet, hook):
+    chosen = method and method(5.0, 1.0)
+    with apply_reflection(pipe, chosen, weak=weak, generator=torch.Generator().manual_seed(0)) as hook:
         reflected = image()
-    assert reflected.isfinite().all() and not torch.equal(reflected, plain)
-    assert hook.evaluations.per_video() == {"strong": 3 * 4 + 2, "weak": 3, "total": 17}
-    assert torch.equal(image(), plain)
+    assert reflected.isfinite().all() and torch.equal(reflected, plain) == (method is None)
+    strong = 8 if method is None else 3 * 2 + 2 if method is METHODS["auto_guidance"] else 3 * 4 + 2
+    weak_arm = 3 if method and method.uses_weak else 0
+    if method is METHODS["s2wd"]:
+        strong, weak_arm = 3 * 4 + 2, 3
+    assert hook.evaluations.per_video() == {"strong": strong, "weak": weak_arm, "total": strong + weak_arm}
+    assert torch.equal(image(), plain) and "maybe_free_model_hooks" not in vars(pipe)
+
+
+@torch.no_grad()
+def test_a_loop_that_starts_late_in_the_schedule_counts_its_own_steps():
+    parts = tiny.components()
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipe = StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
+    pipe.set_progress_bar_config(disable=True)
+    for _ in range(2):
+        with apply_reflection(pipe, W2SD(5.0, 1.0), weak=tiny.unet2d(1)) as hook:
+            pipe("a cat", image=torch.rand(1, 3, 16, 16), strength=0.5, num_inference_steps=8, output_type="latent")
+        assert hook.evaluations.per_video() == {"strong": 3 * 4 + 2, "weak": 3, "total": 17}
+
+
+def test_a_pipeline_without_a_known_denoiser_or_scheduler_is_refused():
+    pipe = stable_diffusion_3()
+    pipe.scheduler = EulerAncestralDiscreteScheduler()
+    with pytest.raises(ValueError, match="EulerAncestralDiscreteScheduler is not supported"):
+        with apply_reflection(pipe, W2SD()):
+            raise AssertionError
+    pipe.transformer = None
+    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has neither `unet` nor `transformer`"):
+        with apply_reflection(pipe, W2SD()):
+            raise AssertionError
 
 
 def test_only_the_branches_that_count_are_named():

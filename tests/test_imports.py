@@ -21,6 +21,8 @@ FILES = {
 TOP = ("w2sd_video.cli", "w2sd_video.generate", "w2sd_video.doctor", "w2sd_video.shapes")
 # Who may know diffusers: the hook, what loads and makes networks, the pipelines, and the top.
 KNOW_DIFFUSERS = (
+    "w2sd_video.arms",
+    "w2sd_video.dit_moe",
     "w2sd_video.hook",
     "w2sd_video.loading",
     "w2sd_video.motion",

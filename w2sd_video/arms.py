@@ -1,6 +1,7 @@
-"""What tells a weak arm from a strong one when both are one network: switches, on while the weak arm is evaluated.
+"""What tells a weak arm from a strong one when both are one network: settings, on while the weak arm is evaluated.
 
-Each is a context that leaves the network as it was, however it is left. The strong arm is the network as it is set.
+The strong arm is the network as it is set. Each function here looks through a network once and gives what is to change,
+as `Settings`; `switched` changes it, and leaves it as it was, however it is left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,28 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from .dit_moe import DiTMoETransformer2DModel, Routing
+
+# Of a dictionary (an object's own attributes are one too), a key, and its value while the switch is on.
+Settings = list[tuple[dict[str, Any], str, Any]]
+_ABSENT = object()
+
+
+@contextmanager
+def switched(settings: Settings) -> Iterator[None]:
+    """The settings, while the context lasts."""
+    before = [owner.get(key, _ABSENT) for owner, key, _ in settings]
+    try:
+        for owner, key, value in settings:
+            owner[key] = value
+        yield
+    finally:
+        for (owner, key, _), value in zip(settings, before, strict=True):
+            if value is _ABSENT:
+                owner.pop(key, None)
+            else:
+                owner[key] = value
+
 
 def adapters(network: nn.Module) -> dict[str, list[Any]]:
     """The LoRA layers of a network, by the adapters that are active in them."""
@@ -25,36 +48,27 @@ def adapters(network: nn.Module) -> dict[str, list[Any]]:
     return found
 
 
-@contextmanager
-def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Iterator[None]:
-    """LoRAs at other scales, by adapter name; negative ones too. Those of them that a network lacks change nothing there.
+def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:
+    """LoRAs at other scales, by adapter name; negative ones too. Those of them that a network lacks change nothing.
 
     A scale multiplies alpha / r, as diffusers' `set_adapters` has it. Nothing is loaded or merged.
     """
-    active = adapters(network)
-    layers = [(layer, name, scale) for name, scale in scales.items() for layer in active.get(name, ())]
-    before = [(layer.scaling, name, layer.scaling[name]) for layer, name, _ in layers]
-    try:
-        for layer, name, scale in layers:
+    there = adapters(network)
+    settings = []
+    for name, scale in scales.items():
+        for layer in there.get(name, ()):
+            now = layer.scaling[name]
             layer.set_scale(name, scale)
-        yield
-    finally:
-        for scaling, name, value in before:
-            scaling[name] = value
+            settings.append((layer.scaling, name, layer.scaling[name]))
+            layer.scaling[name] = now
+    return settings
 
 
-@contextmanager
-def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Iterator[None]:
+def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Settings:
     """IP-Adapters at another scale: one for all of them, or one for each."""
     processors = ip_adapter_processors(network)
-    before = [processor.scale for processor in processors]
-    try:
-        for processor in processors:
-            processor.scale = list(scale) if isinstance(scale, (list, tuple)) else [scale] * len(processor.scale)
-        yield
-    finally:
-        for processor, value in zip(processors, before, strict=True):
-            processor.scale = value
+    scales = [list(scale) if isinstance(scale, list) else [scale] * len(p.scale) for p in processors]
+    return [(vars(p), "scale", each) for p, each in zip(processors, scales, strict=True)]
 
 
 def ip_adapter_processors(network: nn.Module) -> list[Any]:
@@ -63,11 +77,8 @@ def ip_adapter_processors(network: nn.Module) -> list[Any]:
     return [processor for processor in attentions if hasattr(processor, "to_k_ip")]
 
 
-@contextmanager
-def motion_scale(network: nn.Module, scale: float) -> Iterator[None]:
+def motion_scale(network: nn.Module, scale: float) -> Settings:
     """Motion modules that add `scale` times what they add to the hidden states; at 0 they are not evaluated."""
-    modules = [module for module in network.modules() if isinstance(module, AnimateDiffTransformer3D)]
-    before = [vars(module).get("forward") for module in modules]
 
     def scaled(forward: Any) -> Any:
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -77,13 +88,15 @@ def motion_scale(network: nn.Module, scale: float) -> Iterator[None]:
 
         return run
 
-    try:
-        for module in modules:
-            module.forward = scaled(module.forward)
-        yield
-    finally:
-        for module, forward in zip(modules, before, strict=True):
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                module.forward = forward
+    modules = [module for module in network.modules() if isinstance(module, AnimateDiffTransformer3D)]
+    return [(vars(module), "forward", scaled(module.forward)) for module in modules]
+
+
+def routing(network: DiTMoETransformer2DModel, value: Routing) -> Settings:
+    """Other experts of a mixture.
+
+    Raises:
+        ValueError: there is no such routing.
+    """
+    network.ranks(value)
+    return [(network.__dict__, "_routing", value)]

@@ -17,7 +17,6 @@ from . import runs, video
 from .runs import Refused, Request
 
 if TYPE_CHECKING:
-
     from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
     from .video import Frames
 

@@ -11,21 +11,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.utils.torch_utils import unwrap_module
+from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
-from .levels import Step, convert, full_precision, read_step, step_index
+from .arms import Settings, switched
+from .levels import Step, check_scheduler, convert, full_precision, read_step, step_index
 from .methods import Method
 
 HOOK_NAME = "w2sd_video"
+_NOISE = 0x5DEECE66D  # parts a method's noise from that of the latents, which come of the same generator
 
-# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. A `ControlHook` defers a ControlNet's.
+# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. Those of a ControlNet a
+# `ControlHook` defers.
 STALE_UNDER_REFLECTION = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
@@ -85,7 +89,7 @@ class DenoiserHook(ModelHook):
         scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
         weak: the weak arm's network. None: the denoiser itself.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
-        weak_switches: gives a context in which the weak arm is evaluated; see `arms`.
+        weak_settings: what is set while the weak arm is evaluated; see `arms`.
         weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
             Default: the pipeline's.
         guidance: the pipeline's guidance number, read at every step.
@@ -103,7 +107,7 @@ class DenoiserHook(ModelHook):
         *,
         weak: nn.Module | None = None,
         weak_conditioning: Conditioning = Conditioning(),
-        weak_switches: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        weak_settings: Settings | None = None,
         weak_control_scale: float | list[float] | None = None,
         guidance: Callable[[], float] = lambda: 1.0,
         doubled: Callable[[], bool] = lambda: False,
@@ -117,7 +121,7 @@ class DenoiserHook(ModelHook):
         self.scheduler = scheduler
         self.weak = weak
         self.weak_conditioning = weak_conditioning
-        self.weak_switches = weak_switches
+        self.weak_settings = weak_settings or []
         self.weak_control_scale = weak_control_scale
         self.guidance = guidance
         self.doubled = doubled
@@ -126,6 +130,7 @@ class DenoiserHook(ModelHook):
         self.noise = noise
         self.conditional_first = conditional_first
         self.evaluations = Evaluations()
+        self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
@@ -142,7 +147,7 @@ class DenoiserHook(ModelHook):
         x_t = full_precision(x.chunk(2)[0] if doubled else x)
         timestep = inputs["timestep"]
         timestep = timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep
-        index = step_index(self.scheduler, timestep)
+        index = self._index(timestep)
         num_steps = self.num_steps() if self.num_steps else len(self.scheduler.timesteps)
         step = read_step(self.scheduler, timestep, eta=self.eta)
         reflects = self.method.reflects(index, num_steps, step.level)
@@ -177,7 +182,7 @@ class DenoiserHook(ModelHook):
                 forward if self.weak is None else self.weak,
                 self.method.weak_guidance,
                 conditioning=self.weak_conditioning,
-                switches=self.weak_switches,
+                settings=self.weak_settings,
                 control_scale=self.weak_control_scale,
                 **common,
             )
@@ -194,6 +199,16 @@ class DenoiserHook(ModelHook):
             p = torch.cat([p, torch.zeros_like(p)], 1)
         _check_finite(p, f"the method's prediction at {where}")
         return (p,) if strong.output_type is tuple else strong.output_type(sample=p)
+
+    def _index(self, timestep: Tensor | float) -> int:
+        """Which step of the loop this is, from 0. A loop may start late in the schedule (image to image), or anew."""
+        found = step_index(self.scheduler, timestep)
+        if self.num_steps is None:
+            return found
+        if found <= self._last or self._last < 0:
+            self._first = found
+        self._last = found
+        return found - self._first
 
 
 @dataclass
@@ -214,7 +229,7 @@ class _BoundArm:
     final_guidance: float
     evaluations: Evaluations
     conditioning: Conditioning = Conditioning()
-    switches: Callable[[], AbstractContextManager[Any]] = nullcontext
+    settings: Settings = field(default_factory=list)
     control_scale: float | list[float] | None = None
     output_type: Callable[..., Any] = tuple
     learned_sigma: bool = False
@@ -233,7 +248,7 @@ class _BoundArm:
         return torch.stack(self._predict(x, branches(self.final_guidance), self.final_guidance))
 
     def _predict(self, x: Tensor, which: Branches, guidance: float) -> list[Tensor]:
-        """Predictions (B, …) at x (B, …) by branch, in float32 or better; those known at the same x are not made anew."""
+        """Predictions (B, …) at x (B, …) by branch, in float32 or better; what is known at x is not made anew."""
         if x is not self._x:
             self._x, self._known = x, {}
         new = tuple(branch for branch in which if branch not in self._known)
@@ -251,7 +266,7 @@ class _BoundArm:
             self._told[which] = self._tell(which)
         told, control = self._told[which]
         batch = torch.cat([x.to(self.x_dtype)] * len(which))
-        with self.switches():
+        with switched(self.settings):
             if self.control and control:
                 told = told | self.control(batch, control)
                 self.evaluations.controlnet += len(batch)
@@ -344,6 +359,87 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
             del network.forward  # the registry leaves the bound method behind as an attribute
         if not registry.hooks and not had_registry:
             del network._diffusers_hook
+
+
+@contextmanager
+def apply_reflection(
+    pipeline: DiffusionPipeline,
+    method: Method | None,
+    *,
+    weak: nn.Module | None = None,
+    weak_conditioning: Conditioning = Conditioning(),
+    weak_settings: Settings | None = None,
+    weak_controlnet_conditioning_scale: float | list[float] | None = None,
+    eta: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Iterator[DenoiserHook]:
+    """Puts a method into a pipeline of diffusers that this package does not subclass, while the context lasts.
+
+    It takes a pipeline that evaluates its `unet` or `transformer` once a step, on [unconditional; conditional] halves
+    where it guides, and has one of `levels.read_step`'s schedulers. The reflection's guidance can be other than 1 only
+    while the pipeline guides, so while its own guidance is over 1.
+
+    Args:
+        pipeline: the strong arm, as it is set.
+        method: one of `methods`, such as `W2SD(strong_guidance=5.5, weak_guidance=1.0)`. None: only count evaluations.
+        weak: the weak arm's network. None: the pipeline's own.
+        weak_conditioning, weak_settings: what the weak arm is told, and what is set while it is evaluated (see `arms`).
+        weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
+        eta: DDIM's, as it is given to the pipeline's call.
+        generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
+
+    Yields:
+        The hook; `hook.evaluations.per_video()` says what was spent.
+
+    Raises:
+        ValueError: the pipeline has no denoiser that is known, or the scheduler no such step.
+    """
+    denoiser = next((n for n in ("unet", "transformer") if getattr(pipeline, n, None) is not None), None)
+    if denoiser is None:
+        raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
+    scheduler: Any = pipeline.scheduler
+    if method is not None:
+        check_scheduler(scheduler, convention=method.convention)
+    hook = DenoiserHook(
+        method,
+        scheduler,
+        weak=weak,
+        weak_conditioning=weak_conditioning,
+        weak_settings=weak_settings,
+        weak_control_scale=weak_controlnet_conditioning_scale,
+        guidance=lambda: pipeline.guidance_scale,
+        doubled=lambda: pipeline.do_classifier_free_guidance,
+        eta=eta if "eta" in inspect.signature(scheduler.step).parameters else 0.0,
+        num_steps=lambda: pipeline.num_timesteps,
+        noise=following_noise(generator),
+        conditional_first=getattr(pipeline, "conditional_first", False),
+    )
+    with ExitStack() as stack:
+        stack.enter_context(attached(getattr(pipeline, denoiser), hook))
+        if method is not None and getattr(pipeline, "controlnet", None) is not None:
+            stack.enter_context(attached(pipeline.controlnet, ControlHook()))
+        free = pipeline.maybe_free_model_hooks
+
+        def freed() -> None:
+            stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
+            free()
+
+        stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
+        yield hook
+
+
+def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
+    """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
+
+    def following(given: torch.Generator) -> torch.Generator:
+        ahead = given.clone_state()
+        seed = int(torch.randint(2**62, (), generator=ahead, device=given.device))
+        return torch.Generator(given.device).manual_seed(seed ^ _NOISE)
+
+    if generator is None:
+        return torch.randn_like
+    ours = [following(each) for each in generator] if isinstance(generator, list) else following(generator)
+    return lambda x: randn_tensor(tuple(x.shape), generator=ours, device=x.device, dtype=x.dtype)
 
 
 @functools.cache

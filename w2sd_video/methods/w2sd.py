@@ -38,9 +38,7 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
     return displaced(x_t, step, strong, reflection(x_t, step, strong, weak, inversion)[0])
 
 
-def reflection(
-    x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s"
-) -> tuple[Tensor, Tensor]:
+def reflection(x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s") -> tuple[Tensor, Tensor]:
     """d = x~_t - x_t (B, …), where a step with the first arm and back with the second leads; and the first's p(x_t).
 
     Args:

@@ -1,0 +1,46 @@
+"""Class to image by weak-to-strong reflection with DiT-MoE: the best experts against the worst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import DiTPipeline
+
+from w2sd_video.methods import Method
+
+from .reflection import Reflection
+
+
+class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
+    """[`DiTPipeline`] of a `dit_moe.DiTMoETransformer2DModel`, with a weak arm; see `pipelines.reflection`.
+
+    `weak_routing` is the weak arm's; the strong arm's is `transformer.routing`, "best" at first.
+    """
+
+    conditional_first = True  # the order in which the stock pipeline sends its halves
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.scheduler.timesteps)
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self.guidance_scale > 1
+
+    def _check_numbers(self, asked: dict[str, Any]) -> None:
+        super()._check_numbers(asked)
+        self._guidance_scale = asked["guidance_scale"]
+
+    def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+        arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
+        for arm, guidance in arms.items():
+            if asked["guidance_scale"] <= 1 and guidance != 1:
+                raise ValueError(
+                    f"`{arm}_guidance_scale` is {guidance}, and DiTPipeline has no unconditional branch at"
+                    f" `guidance_scale` {asked['guidance_scale']}: give 1, or a `guidance_scale` over 1."
+                )
+        return super()._check_method(method, asked, weak_inputs)
