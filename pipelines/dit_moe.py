@@ -19,6 +19,11 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
 
     conditional_first = True  # the order in which the stock pipeline sends its halves
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As [`DiTPipeline.from_pretrained`]; a published checkpoint is loaded by `dit_moe.load_published`."""
+        return super(Reflection, cls).from_pretrained(*args, **kwargs)
+
     @property
     def guidance_scale(self) -> float:
         return self._guidance_scale

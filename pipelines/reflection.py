@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from os import PathLike
 from typing import Any, ClassVar, get_type_hints
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, MotionAdapter
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from w2sd_video import arms
+from w2sd_video import arms, loading
 from w2sd_video.hook import Conditioning, DenoiserHook, apply_reflection
 from w2sd_video.levels import check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
@@ -115,6 +117,68 @@ class Reflection(DiffusionPipeline):
             share_parameters(ours, theirs)
         self._hook: DenoiserHook | None = None
         self._forced_halves = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        strong: str | PathLike[str],
+        weak: str | PathLike[str] | None = None,
+        motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a pair of models; of the weak one only the UNet. What equals the strong one's is stored once.
+
+        `strong` and `weak` are each a hub id, a folder of a pipeline in diffusers' layout (such as this pipeline's own
+        `save_pretrained` writes), or a single file in the original layout of SDXL or Stable Diffusion, whichever the
+        family is of. Single files load without the network.
+
+        Args:
+            strong: the strong model, which also gives the VAE, the text encoders and the tokenizers.
+            weak: the weak model. None: the one in `strong`'s folder if this pipeline saved it with one, else
+                none.
+            motion_adapter: of a video family, the motion module of both arms: a hub id, a folder, a file in
+                AnimateDiff's original layout (`mm_sdxl_v10_beta.ckpt`, `mm_sd_v15_v2.ckpt`), or a `MotionAdapter`.
+                None: the one in `strong`'s folder.
+            controlnet: of a family with one, a hub id, a folder, or a `ControlNetModel`; several in a list. Default:
+                the one in `strong`'s folder.
+            weak_text_encoders (`bool`, defaults to False): also load the weak model's text encoders, for the
+                weak arm. If they equal the strong model's, they are dropped.
+            config (path, *optional*): configurations for single files, in diffusers' layout, instead of
+                those of the family's base.
+            torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
+                [`DiffusionPipeline.from_pretrained`], for all models. Set the dtype: without it they load in float32.
+            cache_dir, token, local_files_only, force_download, proxies: for the hub.
+            revision (`str`, *optional*): of the strong model's repository.
+            kwargs: components to use instead of those of `strong`, such as `scheduler` or `vae`. Without
+                `scheduler`, an image model gets for videos AnimateDiff's as diffusers documents it: DDIM, linear
+                betas, linspace spacing; for images its own, or DDIM where a reflection cannot read its steps.
+
+        Raises:
+            WeightsNotFound (`FileNotFoundError`): something is not on this machine; the message says how to
+                get it.
+            WeightsError (`ValueError`): something is damaged, of another architecture, or the arms do not go
+                together.
+            TypeError: an argument that neither this nor the pipeline takes.
+        """
+        unets = {cls._denoiser, f"weak_{cls._denoiser}"}
+        components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
+        for name, value in {"motion_adapter": motion_adapter, "controlnet": kwargs.get("controlnet")}.items():
+            if value is not None and name not in components:
+                raise TypeError(f"{name}={value!r}: {cls.__name__} takes none.")
+        pair = loading.plan(
+            strong,
+            weak,
+            motion_adapter,
+            base=loading.BASES["SDXL" if "text_encoder_2" in components else "Stable Diffusion"],
+            video="motion_adapter" in components,
+            accepted=components,
+            **kwargs,
+        )
+        load = super().from_single_file if pair.strong.source.is_file else super().from_pretrained
+        given = pair.components()
+        with pair.explained():
+            pipeline = load(pair.location(), **given, **pair.load_options())
+        return pair.finish(pipeline)
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The components that the stock pipeline and the weak arm are built with."""

@@ -25,6 +25,17 @@ def sdxl(unet, vae, text_encoder, text_encoder_2) -> Tensors:
     }
 
 
+def sd15(unet, vae, text_encoder) -> Tensors:
+    """One checkpoint of Stable Diffusion 1, with the positions that the real file has and no diffusers model."""
+    names = clip_names(text_encoder.state_dict())
+    return {
+        **unet_names(unet.state_dict(), unet.config.layers_per_block),
+        **vae_names(vae.state_dict(), len(vae.config.block_out_channels)),
+        **{name.replace("conditioner.embedders.0", "cond_stage_model"): tensor for name, tensor in names.items()},
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+
+
 def unet_names(tensors: Mapping[str, torch.Tensor], layers: int) -> Tensors:
     has_attention = {int(m[1]) for n in tensors if (m := re.match(r"up_blocks\.(\d+)\.attentions", n))}
 

@@ -14,20 +14,24 @@ from accelerate import init_empty_weights
 from diffusers import (
     AnimateDiffSDXLPipeline,
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     MotionAdapter,
+    PNDMScheduler,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-from original_layout import motion_names, sdxl
+from families import FAMILIES, Family
+from original_layout import motion_names, sd15, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import loading
-from w2sd_video.loading import SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
+from w2sd_video.loading import SD15, SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
 from w2sd_video.motion import unshare_parameters
 from w2sd_video.provenance import file_sha256, weight_hashes
 
@@ -540,3 +544,125 @@ def test_v_prediction_reaches_the_scheduler(shelf, tmp_path):
     save_file(load_file(shelf.strong_file) | {"v_pred": torch.tensor([])}, tmp_path / "v.safetensors")
     pipe = load(tmp_path / "v.safetensors", motion_adapter=shelf.motion, config=shelf.config)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+# The other families ------------------------------------------------------------------------------------------------
+
+
+def stock(family: Family, seed: int = 0):
+    """The stock image pipeline that a family's arms are loaded from."""
+    if family.xl:
+        return image_pipeline(seed)
+    width = family.unet(0).config.cross_attention_dim
+    pipe = StableDiffusionPipeline(
+        vae=tiny.vae(),
+        text_encoder=text_encoder(3 + seed),
+        tokenizer=tiny.tokenizer(),
+        unet=family.unet(seed),
+        scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    assert pipe.text_encoder.config.hidden_size == width
+    return pipe
+
+
+OTHERS = [family for family in FAMILIES if family.name != "W2SDAnimateDiffSDXLPipeline"]
+
+
+@pytest.mark.parametrize("layout", ["folder", "file"])
+@pytest.mark.parametrize("family", OTHERS, ids=str)
+def test_every_family_loads_a_pair_from_folders_and_single_files(family, layout, tmp_path):
+    arms, kwargs = {}, {}
+    for name, seed in (("strong", 0), ("weak", 10)):
+        pipe = stock(family, seed)
+        folder = tmp_path / name
+        pipe.save_pretrained(folder)
+        arms[name] = folder
+        if layout == "file":
+            parts = [pipe.unet, pipe.vae, pipe.text_encoder]
+            tensors = sdxl(*parts, pipe.text_encoder_2) if family.xl else sd15(*parts)
+            arms[name] = tmp_path / f"{name}.safetensors"
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, arms[name])
+            config = stock(family)
+            if family.video:
+                tiny.motion_adapter().save_pretrained(folder / "motion_adapter")
+            kwargs = {"config": tmp_path / "strong"}
+            kwargs |= {k: v for k, v in config.components.items() if "tokenizer" in k}
+    if family.video:
+        tiny.motion_adapter().save_pretrained(tmp_path / "motion")
+        kwargs["motion_adapter"] = tmp_path / "motion"
+    if family.control:
+        net = family.controlnet()
+        if family.xl:
+            net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 4))
+        net.save_pretrained(tmp_path / "controlnet")
+        kwargs["controlnet"] = tmp_path / "controlnet"
+    pipe = family.cls.from_pretrained(arms["strong"], arms["weak"], **kwargs)
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe.unet) is type(pipe.weak_unet)
+    expected = stock(family, 10).unet.state_dict()
+    mine = pipe.weak_unet.state_dict()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in expected.items())
+    family(pipe)
+    assert pipe.evaluations["weak"] == 3
+
+
+def test_an_image_familys_scheduler_is_its_own_or_ddim_with_its_settings(tmp_path):
+    for family, kind in ((FAMILIES[2], EulerDiscreteScheduler), (FAMILIES[3], DDIMScheduler)):
+        stock(family).save_pretrained(tmp_path / str(family))
+        pipe = family.cls.from_pretrained(tmp_path / str(family))
+        assert type(pipe.scheduler) is kind
+    assert pipe.scheduler.config.beta_schedule == "scaled_linear" and not pipe.scheduler.config.clip_sample
+
+
+def test_the_shipped_configurations_are_stable_diffusion_15s():
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD15, subfolder="unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(SD15, subfolder="vae"))
+        motion = MotionAdapter.from_config(MotionAdapter.load_config(SD15, subfolder="motion_adapter"))
+    # The released UNet and VAE have 859,520,964 and 83,653,863 parameters.
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+    assert motion.config.use_motion_mid_block
+
+
+WRONG_FAMILY = {
+    "an SDXL file for Stable Diffusion": (3, {"strong": "xl.safetensors"}, "strong=.* is a checkpoint of "),
+    "an SDXL folder for Stable Diffusion": (
+        3,
+        {"strong": "xl"},
+        "is a StableDiffusionXLPipeline. Accepted: StableDiff",
+    ),
+    "a video folder for images": (2, {"strong": "video"}, "is a W2SDAnimateDiffSDXLPipeline. Accepted: StableDiffusio"),
+    "a motion module for images": (2, {"strong": "xl", "motion_adapter": "m"}, "motion_adapter='m': .* takes none"),
+    "another base's ControlNet": (5, {"strong": "sd", "controlnet": "control"}, "cross-attention width 24 against 8"),
+    "a UNet for a ControlNet": (
+        5,
+        {"strong": "sd", "controlnet": "sd/unet"},
+        "is a UNet2DConditionModel. Accepted: a C",
+    ),
+    "no such ControlNet": (5, {"strong": "sd", "controlnet": "none"}, "controlnet=.*none' does not exist"),
+    "arms of two bases": (3, {"strong": "sd", "weak": "xl"}, "weak=.* is a StableDiffusionXLPipeline"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_bases(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("bases")
+    stock(FAMILIES[3]).save_pretrained(root / "sd")
+    xl = stock(FAMILIES[2])
+    xl.save_pretrained(root / "xl")
+    save_single_file(xl, root / "xl.safetensors")
+    tiny.pipeline(weak=False).save_pretrained(root / "video")
+    ControlNetModel.from_unet(xl.unet, conditioning_embedding_out_channels=(4, 4)).save_pretrained(root / "control")
+    return root
+
+
+@pytest.mark.parametrize(("family", "arguments", "says"), WRONG_FAMILY.values(), ids=WRONG_FAMILY)
+def test_what_is_of_another_family_is_refused_before_loading(two_bases, monkeypatch, family, arguments, says):
+    monkeypatch.setattr(loading.Pair, "components", lambda self: pytest.fail("loaded"))
+    paths = {name: value if name == "motion_adapter" else two_bases / value for name, value in arguments.items()}
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=says):
+        FAMILIES[family].cls.from_pretrained(**paths)

@@ -1,8 +1,8 @@
 """Where weights come from: hub ids, diffusers folders and single files, looked at before anything is loaded.
 
-A single file is in the layout of the original SDXL release, as most fine-tunes are shared; a motion module is
-in AnimateDiff's. Such files carry no configuration. SDXL's ships with the package (`sdxl/`), so they load
-offline.
+A single file is in the layout of the original SDXL or Stable Diffusion release, as most fine-tunes are shared; a motion
+module is in AnimateDiff's. Such files carry no configuration. Those of SDXL and Stable Diffusion 1.5 ship with the
+package (`sdxl/`, `sd15/`), so they load offline.
 
 Pickles are opened with `weights_only=True` alone and code from the hub is never run.
 """
@@ -26,9 +26,11 @@ from typing import Any, Literal
 import diffusers
 import torch
 from diffusers import (
+    ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
     MotionAdapter,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNetMotionModel,
@@ -38,6 +40,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from w2sd_video.levels import check_scheduler
 from w2sd_video.motion import share_parameters
 from w2sd_video.provenance import remember_files, weight_hashes
 
@@ -52,15 +55,63 @@ __all__ = [
 ]
 
 SDXL = Path(__file__).parent / "sdxl"
-"""SDXL's configurations in diffusers' folder layout, without weights. Its scheduler is AnimateDiff-SDXL's."""
+SD15 = Path(__file__).parent / "sd15"
+"""Configurations in diffusers' folder layout, without weights. The scheduler is AnimateDiff's."""
 
 SUFFIXES = (".safetensors", ".ckpt", ".pth")
-ANIMATEDIFF = ("AnimateDiffSDXLPipeline", "W2SDAnimateDiffSDXLPipeline")
 HUB_OPTIONS = ("cache_dir", "token", "local_files_only", "force_download", "proxies")
 MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
-MOTION_WEIGHTS = "guoyww/animatediff-motion-adapter-sdxl-beta"
+# What image models are trained with, and what the paper samples them with.
+IMAGE_SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+IMAGE_SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False}
 
-Argument = Literal["strong", "weak", "motion_adapter"]
+Argument = Literal["strong", "weak", "motion_adapter", "controlnet"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A generation of Stable Diffusion, of which the two arms are.
+
+    Attributes:
+        name: for messages.
+        config: configurations in diffusers' folder layout.
+        image: the stock image pipeline.
+        family: the names of pipeline classes that are saved with an image model of it.
+        animatediff: those that are saved with a video UNet.
+        motion_weights: a hub repository with a motion module for it.
+        text_encoders, tokenizers: its components of these kinds.
+    """
+
+    name: str
+    config: Path
+    image: Any
+    family: str
+    animatediff: tuple[str, ...]
+    motion_weights: str
+    text_encoders: tuple[str, ...] = ("text_encoder",)
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+
+
+BASES = {
+    "SDXL": Base(
+        "SDXL",
+        SDXL,
+        StableDiffusionXLPipeline,
+        r"(W2SD)?StableDiffusionXL\w*",
+        ("AnimateDiffSDXLPipeline", "W2SDAnimateDiffSDXLPipeline"),
+        "guoyww/animatediff-motion-adapter-sdxl-beta",
+        ("text_encoder", "text_encoder_2"),
+        ("tokenizer", "tokenizer_2"),
+    ),
+    "Stable Diffusion": Base(
+        "Stable Diffusion",
+        SD15,
+        StableDiffusionPipeline,
+        r"(W2SD)?StableDiffusion(?!XL|3)\w*",
+        tuple(f"{ours}AnimateDiff{kind}Pipeline" for ours in ("", "W2SD") for kind in ("", "ControlNet")),
+        "guoyww/animatediff-motion-adapter-v1-5-2",
+    ),
+}
 
 # Newer versions of diffusers warn of the older name.
 _DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
@@ -125,6 +176,7 @@ def download_command(argument: Argument, repo_id: str, variant: str | None = Non
         "strong": ["*.json", "*/*.txt", f"*/*.{weights}"],
         "weak": ["model_index.json", "scheduler/*", "unet/*.json", f"unet/*.{weights}"],
         "motion_adapter": ["config.json", f"*.{weights}"],
+        "controlnet": ["config.json", f"*.{weights}"],
     }[argument]
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
     return command if variant else command + ' --exclude "*.fp16.*"'
@@ -212,11 +264,9 @@ class Arm:
     pipeline: str
     unet: dict[str, Any]
     prediction_type: str
+    is_animatediff: bool = False
     components: tuple[str, ...] = ()
-
-    @property
-    def is_animatediff(self) -> bool:
-        return self.pipeline in ANIMATEDIFF
+    scheduler: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """What two arms must have in common."""
@@ -230,22 +280,21 @@ class Arm:
 
 
 def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _Options) -> Arm:
+    base = options.base
     if source.is_file:
-        return _arm_of_file(source, config)
+        return _arm_of_file(source, config, base)
     if source.path is None:
         skipped = {name for name in overridden if name != "scheduler"}
         if source.argument == "weak":
             skipped |= {"vae", "image_encoder"}
-            skipped |= set() if options.weak_text_encoders else {"text_encoder", "text_encoder_2"}
+            skipped |= set() if options.weak_text_encoders else set(base.text_encoders)
         with _explained(source, options.variant):
-            folder = StableDiffusionXLPipeline.download(
-                source.value, **dict.fromkeys(skipped), **options.hub, **options.download
-            )
+            folder = base.image.download(source.value, **dict.fromkeys(skipped), **options.hub, **options.download)
         source = Source(source.argument, source.value, Path(folder))
     assert source.path is not None
     if not (source.path / "model_index.json").is_file():
         raise WeightsNotFound(
-            f"{source} has no model_index.json. Accepted: a folder that a diffusers SDXL or AnimateDiff-SDXL"
+            f"{source} has no model_index.json. Accepted: a folder that a diffusers {base.name} or AnimateDiff"
             " pipeline was saved to, a hub id, or a single file in the original layout"
             f" ({', '.join(SUFFIXES)})."
         )
@@ -254,15 +303,17 @@ def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _
         unet = UNet2DConditionModel.load_config(source.path, subfolder="unet")
         scheduler = DDIMScheduler.load_config(source.path, subfolder="scheduler")
     name = index.get("_class_name")
-    if not isinstance(name, str) or not (name in ANIMATEDIFF or name.startswith("StableDiffusionXL")):
-        raise WeightsError(f"{source} is a {name}. Accepted: StableDiffusionXLPipeline, {' or '.join(ANIMATEDIFF)}.")
+    video = name in base.animatediff
+    if not isinstance(name, str) or not ((video and options.video) or re.fullmatch(base.family, name)):
+        accepted = (base.image.__name__, *(base.animatediff if options.video else ()))
+        raise WeightsError(f"{source} is a {name}. Accepted: {' or '.join(accepted)}.")
     components = tuple(k for k, v in index.items() if isinstance(v, (list, tuple)) and v[0] is not None)
-    needed = {"unet", "vae", "text_encoder", "text_encoder_2"} if source.argument == "strong" else {"unet"}
+    needed = {"unet", "vae", *base.text_encoders} if source.argument == "strong" else {"unet"}
     for part in sorted(needed & set(components) - set(overridden)):
         if not weight_files(source.path / part, options.variant, options.use_safetensors):
             kind = f"{options.variant!r} weights (`variant`)" if options.variant else "weights"
             raise WeightsNotFound(f"{source} has no {kind} in {part}/.{_hint(source, options.variant)}")
-    return Arm(source, name, unet, scheduler.get("prediction_type", "epsilon"), components)
+    return Arm(source, name, unet, scheduler.get("prediction_type", "epsilon"), video, components, scheduler)
 
 
 def _hint(source: Source, variant: str | None) -> str:
@@ -272,16 +323,17 @@ def _hint(source: Source, variant: str | None) -> str:
     return f" Get them with\n  {download_command(source.argument, source.value, variant)}"
 
 
-def _arm_of_file(source: Source, config: Path) -> Arm:
+def _arm_of_file(source: Source, config: Path, base: Base) -> Arm:
     shapes = _shapes(source)
     unet = UNet2DConditionModel.load_config(config, subfolder="unet")
     prefix = "model.diffusion_model."
-    expected = f"SDXL's original layout, with a UNet of cross-attention width {unet['cross_attention_dim']}"
+    expected = f"{base.name}'s original layout, with a UNet of cross-attention width {unet['cross_attention_dim']}"
     if f"{prefix}input_blocks.0.0.weight" not in shapes:
         raise WeightsError(f"{source} is {_describe(shapes)}. Accepted: {expected}.")
     widths = {shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")}
-    if widths != {unet["cross_attention_dim"]} or f"{prefix}label_emb.0.0.weight" not in shapes:
-        known = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the SDXL refiner"}
+    labels = f"{prefix}label_emb.0.0.weight" in shapes
+    if widths != {unet["cross_attention_dim"]} or labels != (unet.get("addition_embed_type") is not None):
+        known = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the SDXL refiner", 2048: "SDXL"}
         is_ = " or ".join(known.get(width, f"a UNet of cross-attention width {width}") for width in sorted(widths))
         raise WeightsError(f"{source} is a checkpoint of {is_ or 'another model'}. Accepted: {expected}.")
     channels = shapes[f"{prefix}input_blocks.0.0.weight"][1]
@@ -292,11 +344,12 @@ def _arm_of_file(source: Source, config: Path) -> Arm:
         )
     # The marker that the makers of v-prediction fine-tunes of SDXL put into their files.
     prediction_type = "v_prediction" if "v_pred" in shapes else "epsilon"
-    return Arm(source, "StableDiffusionXLPipeline", unet, prediction_type)
+    scheduler = {**IMAGE_SCHEDULER, "prediction_type": prediction_type}
+    return Arm(source, base.image.__name__, unet, prediction_type, scheduler=scheduler)
 
 
 def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """In words, what a file is that is not an SDXL checkpoint."""
+    """In words, what a file is that is not a checkpoint of a whole model."""
     names = list(shapes)
     if any("lora" in name.lower() for name in names):
         return "a LoRA (load it into the pipeline with `load_lora_weights`)"
@@ -313,6 +366,8 @@ class _Options:
     model: dict[str, Any]
     torch_dtype: torch.dtype | None
     weak_text_encoders: bool
+    base: Base
+    video: bool
 
     @property
     def variant(self) -> str | None:
@@ -334,6 +389,7 @@ class Pair:
     strong: Arm
     weak: Arm | None
     motion: Source | MotionAdapter | None
+    controlnets: list[Source | ControlNetModel]
     config: Path
     options: _Options
     given: dict[str, Any]
@@ -356,27 +412,51 @@ class Pair:
     def components(self) -> dict[str, Any]:
         """Load all but what the strong arm's own loader brings."""
         parts = dict(self.given)
+        base = self.options.base
         if (adapter := self._motion_adapter()) is not None:
             parts["motion_adapter"] = adapter
+        if self.controlnets:
+            loaded = [self._controlnet(each) for each in self.controlnets]
+            parts["controlnet"] = loaded if len(loaded) > 1 else loaded[0]
         if not self.strong.is_animatediff:
             parts.setdefault("scheduler", self.scheduler)
-        if self.strong.source.is_file and self.config == SDXL:
-            for name in ("tokenizer", "tokenizer_2"):
+        if self.strong.source.is_file and self.config == base.config:
+            for name in base.tokenizers:
                 if name not in parts:
                     parts[name] = clip_tokenizer(name)
         if self.weak is not None:
             parts["weak_unet"] = self._weak_unet(adapter)
             # None keeps a pair in `strong`'s folder from bringing those of its own weak model.
-            parts.update({"weak_text_encoder": None, "weak_text_encoder_2": None})
+            parts.update({f"weak_{name}": None for name in base.text_encoders})
             if self.options.weak_text_encoders:
                 parts.update(self._weak_text_encoders())
         return parts
 
     @cached_property
-    def scheduler(self) -> DDIMScheduler:
-        """AnimateDiff-SDXL's schedule as diffusers documents it, for what the strong model predicts."""
-        config = DDIMScheduler.load_config(SDXL, subfolder="scheduler")
-        return DDIMScheduler.from_config(config, prediction_type=self.strong.prediction_type)
+    def scheduler(self) -> Any:
+        """For a video, AnimateDiff's schedule as diffusers documents it, for what the strong model predicts. For an
+        image, the strong model's own, if a reflection can read its steps, or else DDIM with its settings."""
+        if self.options.video:
+            config = DDIMScheduler.load_config(self.options.base.config, subfolder="scheduler")
+            return DDIMScheduler.from_config(config, prediction_type=self.strong.prediction_type)
+        config = self.strong.scheduler
+        own = getattr(diffusers, config.get("_class_name", "DDIMScheduler")).from_config(config)
+        try:
+            check_scheduler(own)
+        except ValueError:
+            own = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+        return own
+
+    def _controlnet(self, given: Source | ControlNetModel) -> ControlNetModel:
+        if not isinstance(given, Source):
+            return given
+        with _explained(given, self.options.variant):
+            return ControlNetModel.from_pretrained(
+                given.path or given.value,
+                torch_dtype=self.options.torch_dtype,
+                **self.options.model,
+                **self.options.hub,
+            )
 
     def _motion_adapter(self) -> MotionAdapter | None:
         if not isinstance(self.motion, Source):
@@ -418,29 +498,30 @@ class Pair:
     def _weak_text_encoders(self) -> dict[str, Any]:
         assert self.weak is not None
         source = self.weak.source
-        without = dict.fromkeys(("unet", "vae", "tokenizer", "tokenizer_2"))
-        load: Any = StableDiffusionXLPipeline.from_pretrained
+        base = self.options.base
+        without = dict.fromkeys(("unet", "vae", *base.tokenizers))
+        load: Any = base.image.from_pretrained
         options: dict[str, Any] = {**self.options.model, _DTYPE: self.options.torch_dtype}
         if source.is_file:
-            load = StableDiffusionXLPipeline.from_single_file
+            load = base.image.from_single_file
             options = {_DTYPE: self.options.torch_dtype, "config": str(self.config)}
         with _explained(source, self.options.variant):
             parts = load(
                 str(source.path), **without, scheduler=self.scheduler, local_files_only=True, **options
             ).components
-        return {f"weak_{name}": complete(source, parts[name]) for name in ("text_encoder", "text_encoder_2")}
+        return {f"weak_{name}": complete(source, parts[name]) for name in base.text_encoders}
 
     def finish(self, pipeline: Any) -> Any:
         """Check that every weight was found, drop weak text encoders that add nothing, and note the files."""
-        for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        encoders = self.options.base.text_encoders
+        for name in ("unet", "vae", *encoders):
             if (module := getattr(pipeline, name)) is not None:
                 complete(self.strong.source, module, f"; pass `{name}` if it is kept elsewhere")
         if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
             pipeline.unet.load_motion_modules(pipeline.motion_adapter)
         for name in ("weak_unet", "motion_adapter"):
-            if (module := getattr(pipeline, name)) is not None:
+            if (module := getattr(pipeline, name, None)) is not None:
                 share_parameters(module, pipeline.unet)
-        encoders = ("text_encoder", "text_encoder_2")
         if self.options.weak_text_encoders and all(
             _same(getattr(pipeline, f"weak_{name}"), getattr(pipeline, name)) for name in encoders
         ):
@@ -466,6 +547,9 @@ def plan(
     weak: str | PathLike[str] | None = None,
     motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
     *,
+    base: Base = BASES["SDXL"],
+    video: bool = True,
+    controlnet: Any = None,
     config: str | PathLike[str] | None = None,
     weak_text_encoders: bool = False,
     torch_dtype: torch.dtype | None = None,
@@ -473,9 +557,9 @@ def plan(
     accepted: Collection[str] = (),
     **kwargs: Any,
 ) -> Pair:
-    """Find both arms and the motion module, fetch what is on the hub, and check that they go together.
+    """Find both arms and what goes with them, fetch what is on the hub, and check that they go together.
 
-    No weights are loaded. The arguments are those of `W2SDAnimateDiffSDXLPipeline.from_pretrained`;
+    No weights are loaded. The arguments are those of `pipelines.reflection.Reflection.from_pretrained`;
     `accepted` names the components that may be among `kwargs`.
 
     Raises:
@@ -492,18 +576,20 @@ def plan(
         model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
         torch_dtype=torch_dtype,
         weak_text_encoders=weak_text_encoders,
+        base=base,
+        video=video,
     )
     if unknown := sorted(kwargs.keys() - set(accepted)):
         options_ = ("config", "weak_text_encoders", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
         raise TypeError(
             f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong`, `weak`"
-            f" and `motion_adapter`: {', '.join((*options_, *sorted(accepted)))}."
+            f"{' and `motion_adapter`' * video}: {', '.join((*options_, *sorted(accepted)))}."
         )
-    folder = SDXL if config is None else Path(config)
+    folder = base.config if config is None else Path(config)
     if not (folder / "unet" / "config.json").is_file():
         raise WeightsNotFound(
             f"config={str(config)!r} has no unet/config.json. Accepted: a folder of configurations in"
-            " diffusers' layout, which single files are loaded with, or None for SDXL's."
+            f" diffusers' layout, which single files are loaded with, or None for {base.name}'s."
         )
 
     strong_source = find("strong", strong)
@@ -517,15 +603,19 @@ def plan(
     weak_arm = None if weak_source is None else _arm(weak_source, folder, {}, options)
     if weak_arm is not None:
         check_arms(strong_arm, weak_arm)
-    if motion is None and "motion_adapter" not in strong_arm.components:
+    if video and motion is None and "motion_adapter" not in strong_arm.components:
         raise WeightsError(
             f"motion_adapter=None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder,"
-            " a file in AnimateDiff's original layout, or a MotionAdapter. The one made for SDXL:\n"
-            f"  {download_command('motion_adapter', MOTION_WEIGHTS, options.variant)}"
+            f" a file in AnimateDiff's original layout, or a MotionAdapter. One made for {base.name}:\n"
+            f"  {download_command('motion_adapter', base.motion_weights, options.variant)}"
         )
     if motion is not None:
         _check_motion(motion, strong_arm, options)
-    return Pair(strong_arm, weak_arm, motion, folder, options, kwargs)
+    given = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
+    controlnets = [each if isinstance(each, ControlNetModel) else find("controlnet", each) for each in given]
+    for each in controlnets:
+        _check_controlnet(each, strong_arm, options)
+    return Pair(strong_arm, weak_arm, motion, controlnets, folder, options, kwargs)
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:
@@ -564,6 +654,26 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options
             f"{named} is made for UNet blocks of {channels} channels{known.get(channels, '')}. Accepted for"
             f" {strong.source}: {expected}{known.get(expected, '')}."
         )
+
+
+def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options: _Options) -> None:
+    """Refuse a ControlNet that is made for another UNet."""
+    config: Mapping[str, Any]
+    if isinstance(controlnet, Source):
+        with _explained(controlnet, options.variant):
+            config = ControlNetModel.load_config(controlnet.path or controlnet.value, **options.hub)
+        if (kind := config.get("_class_name")) != "ControlNetModel":
+            raise WeightsError(f"{controlnet} is a {kind}. Accepted: a ControlNetModel.")
+    else:
+        config = controlnet.config
+    named = controlnet if isinstance(controlnet, Source) else "controlnet"
+    for key, what in (("cross_attention_dim", "cross-attention width"), ("block_out_channels", "UNet blocks")):
+        ours, theirs = (tuple(v) if isinstance(v := c.get(key), list) else v for c in (strong.unet, config))
+        if ours != theirs:
+            raise WeightsError(
+                f"{named} and {strong.source} do not go together: {what} {theirs} against {ours}. Accepted: a"
+                " ControlNet for the strong model's base."
+            )
 
 
 def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
