@@ -24,6 +24,7 @@ from transformers import (
 
 from w2sd_video.loading import clip_tokenizer
 
+from .first_token import read_first_token
 from .weights import assign, shared, tensors
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ def image_encoder(path: Path, layout: str) -> CLIPVisionModelWithProjection:
     Raises:
         ValueError: there are no such weights.
     """
-    return _encoder("vision", CLIPVisionModelWithProjection, CLIPVisionConfig, "visual_projection.weight", path, layout)
+    arguments = ("visual_projection.weight", path, layout)
+    network = _encoder("vision", CLIPVisionModelWithProjection, CLIPVisionConfig, *arguments)
+    read_first_token(network, network.config)
+    return network
 
 
 def text_encoder(path: Path, layout: str) -> CLIPTextModelWithProjection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import json
 import math
 import os
@@ -316,6 +317,7 @@ class Scorer:
         """Forgets networks."""
         for dimension in dimensions:
             vars(dimension).clear()
+        gc.collect()  # transformers' networks refer to themselves
 
     def key(self, dimension: Dimension, video: Video) -> str:
         """What a score is known by: all that decides it."""

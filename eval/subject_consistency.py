@@ -12,6 +12,7 @@ from transformers import ViTConfig, ViTModel
 
 from .consistency import consistency
 from .dimensions import Dimension
+from .first_token import read_first_token
 from .weights import DINO, shared, tensors
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def load(path: Path) -> ViTModel:
             network = ViTModel.from_pretrained(None, config=config, state_dict=renamed, **options)
         except (KeyError, RuntimeError) as error:
             raise ValueError(f"{path} does not hold the weights of a ViT of DINO: {error}") from None
+    read_first_token(network, network.config)
     learnt = network.embeddings.position_embeddings
     network.embeddings.interpolate_pos_encoding = partial(positions, learnt, network.config.patch_size)
     return network.eval().requires_grad_(False)
