@@ -115,6 +115,10 @@ def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
         (["--plain"], 3 * 2, 0),
         (["--plain", "--guidance", 1], 3 * 1, 0),
         (["--weak-only"], 3 * 2, 0),
+        (["--method", "s2wd"], 2 * 4 + 2, 2 * 1),
+        (["--method", "re_sampling"], 2 * 4 + 2, 0),
+        (["--method", "z_sampling"], 2 * 4 + 2, 2 * 1),
+        (["--method", "auto_guidance"], 2 * 2 + 2, 2 * 1),
     ],
 )
 def test_the_sidecar_counts_network_evaluations_as_the_arithmetic_says(small, options, strong, weak):
@@ -125,8 +129,10 @@ def test_the_sidecar_counts_network_evaluations_as_the_arithmetic_says(small, op
 
 
 def test_a_sidecar_makes_the_same_frames_again(small):
-    generate(PROMPT, *small, "--seed", 3, "--png", "--inversion", 1, "--weak-prompt", "a cat")
+    options = ["--inversion", 1, "--weak-prompt", "a cat", "--set", "motion_gain=2", "--set", "interval=[0.1,1]"]
+    generate(PROMPT, *small, "--seed", 3, "--png", *options)
     name = "a-red-cat-seed3"
+    assert sidecar(name)["request"]["options"] == {"motion_gain": 2, "interval": [0.1, 1]}
     said = generate("--from", f"outputs/{name}.json", "--out", "again")
     assert "every frame is the same" in said
     assert hashes(name) == hashes(name, "again")
@@ -257,6 +263,10 @@ def test_gif_and_png_lie_beside_the_video(small):
         (["a cat", "--seed", -1], "--seed: '-1' is not accepted; give whole numbers from 0 up"),
         (["a cat", "--seed", "3-1"], "--seed: '3-1' is not accepted"),
         (["a cat", "--inversion", "x_0"], "--inversion: 'x_0' is not accepted"),
+        ([PROMPT, "--method", "s2w"], "--method: 's2w' is not accepted; did you mean 's2wd'?"),
+        ([PROMPT, "--set", "motion_gian=2"], "option of w2sd: 'motion_gian' is not accepted; did you mean 'motion_gai"),
+        ([PROMPT, "--set", "cap=-1"], "`cap` has to be a finite number from 0, but is -1"),
+        ([PROMPT, "--set", "cap"], "--set: 'cap' is not accepted; give NAME=VALUE"),
         (["a cat", "--dtype", "float8"], "--dtype: 'float8' is not accepted; did you mean"),
         (["a cat", "--device", "tpu"], "--device: 'tpu' is not accepted"),
         (["a cat", "--strong", "/no/model"], "strong: '/no/model' is not there"),

@@ -51,7 +51,7 @@ OPTIONS = {
     "videos": "VIDEO",
 }
 SAME = (
-    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak"
+    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method"
     " dimensions prompts weights backend"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
@@ -142,6 +142,19 @@ def generate(
     compare: Annotated[
         bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
     ] = False,
+    method: Annotated[
+        str | None,
+        _option(
+            METHOD,
+            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling or auto_guidance.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option(
+            METHOD, "An option of the method, as motion_gain=2; can be given again.", "--set", metavar="NAME=VALUE"
+        ),
+    ] = None,
     guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
     strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
     weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
@@ -186,6 +199,7 @@ def generate(
         "reflection_steps": reflection_steps,
         "inversion": int(inversion) if inversion and re.fullmatch(r"-?\d+", inversion) else inversion,
         "convention": convention,
+        "method": method,
         "negative_prompt": negative_prompt,
         "weak_prompt": weak_prompt,
         "weak_negative_prompt": weak_negative_prompt,
@@ -197,6 +211,9 @@ def generate(
         "device": device,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
+    if settings:
+        with messages():
+            fields["options"] = dict(read_setting(each) for each in settings)
     formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
     with messages():
         variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
@@ -266,7 +283,8 @@ def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
     for kind, path in made.paths.items():
         if kind != "mp4":
             yield str(path)
-    for name, video in made.record["videos"].items():
+    for variant, video in made.record["videos"].items():
+        name = video["method"] or variant
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
         of = f" ({count['strong']} of the strong model, {count['weak']} of the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
@@ -288,6 +306,20 @@ def _quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.enable_progress_bars()
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`, the value as YAML reads it."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        read = None
+    if not name or not equals or read is None:
+        raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
+    return name, read
 
 
 def parse_seeds(text: str) -> list[int]:

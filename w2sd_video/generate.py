@@ -171,7 +171,7 @@ def sample(
     arguments: dict[str, Any] = {"method": None}
     if variant == "w2sd":
         arguments = {
-            "method": "w2sd",
+            "method": request.method,
             "strong_guidance_scale": request.strong_guidance_scale,
             "weak_guidance_scale": request.weak_guidance_scale,
             "reflection_steps": request.reflection_steps,
@@ -179,6 +179,7 @@ def sample(
             "weak_negative_prompt": request.weak_negative_prompt,
             "inversion": request.inversion,
             "convention": request.convention,
+            **request.options,
         }
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
@@ -243,13 +244,14 @@ def _make(
         frames, evaluations = sample(pipelines[variant], request, variant, on_step)
         videos[variant] = frames
         made[variant] = {
-            "method": "w2sd" if variant == "w2sd" else None,
+            "method": request.method if variant == "w2sd" else None,
             "evaluations": evaluations,
             "seconds": round(time.perf_counter() - began, 3),
             "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         }
     compared = len(videos) > 1
-    labelled = {LABELS[variant]: frames for variant, frames in videos.items()}
+    labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method}
+    labelled = {labels[variant]: frames for variant, frames in videos.items()}
     caption = f"{request.prompt}  (seed {request.seed})"
     shown = video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
     with runs.whole(paths) as staged:

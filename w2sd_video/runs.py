@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare
 FORMATS = ("mp4", "gif", "png")
 DTYPES = ("float32", "float16", "bfloat16")
 CONVENTIONS = ("exact", "published")
+# What a method has as a field of its own, and a request too.
+_REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
 
 class Refused(ValueError):
@@ -46,7 +48,8 @@ class Request:
 
     `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. Guidance is
     `uncond + w (cond - uncond)`. `strong`, `weak` and `motion_adapter` are hub ids, folders, single files, or
-    `package:FOLDER`. `scheduler` is a diffusers class and its arguments.
+    `package:FOLDER`. `scheduler` is a diffusers class and its arguments. `options` are the method's own, by name; see
+    `methods`.
     """
 
     prompt: str
@@ -75,6 +78,8 @@ class Request:
     weak_negative_prompt: str | None = None
     inversion: str | int = "x_s"
     convention: str = "exact"
+    method: str = "w2sd"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -144,6 +149,7 @@ class Request:
             if isinstance(self.inversion, str):
                 raise Refused("inversion", self.inversion, "give x_s, x_t or a number of iterations")
             _whole("inversion", self.inversion, 0, None)
+        self._check_method()
         if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", str(self.device)):
             raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
         if self.grammar:
@@ -151,6 +157,21 @@ class Request:
         for name in ("strong", "weak", "motion_adapter"):
             locate(getattr(self, name), name)
         _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
+
+    def _check_method(self) -> None:
+        if self.method == "w2sd" and not self.options:
+            return  # without torch, which takes seconds to import
+        from .methods import METHODS
+
+        _one_of("method", self.method, METHODS)
+        known = [f.name for f in fields(METHODS[self.method]) if f.name not in _REQUESTED]
+        for name in self.options:
+            if name not in known:
+                raise Refused(f"option of {self.method}", name, presets.did_you_mean(name, known))
+        try:
+            METHODS[self.method](**self.options).check((1, 4, self.num_frames, self.height, self.width))
+        except ValueError as error:
+            raise Refused("options", dict(self.options), str(error)) from None
 
     def _check_grammar(self) -> None:
         """Refuses a prompt that the model never learnt to read."""
@@ -273,8 +294,9 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         asked = data["request"]
-        names = {field.name for field in fields(Request)}
-        unknown, missing = asked.keys() - names, names - asked.keys()
+        names = {f.name for f in fields(Request)}
+        needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
+        unknown, missing = asked.keys() - names, needed - asked.keys()
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
     if unknown or missing:
