@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -52,5 +53,26 @@ class VideoReflection(Reflection):
         return super().decode_latents(latents, *args)
 
 
-class W2SDAnimateDiffPipeline(VideoReflection, AnimateDiffPipeline):
+class FreeNoiseReflection(VideoReflection):
+    """For stock pipelines with FreeNoise, which changes a UNet's motion modules: both arms' are changed."""
+
+    def enable_free_noise(self, *args: Any, **kwargs: Any) -> None:
+        self._on_both("enable_free_noise", *args, **kwargs)
+
+    def disable_free_noise(self) -> None:
+        self._on_both("disable_free_noise")
+
+    def enable_free_noise_split_inference(self, *args: Any, **kwargs: Any) -> None:
+        self._on_both("enable_free_noise_split_inference", *args, **kwargs)
+
+    def _on_both(self, name: str, *args: Any, **kwargs: Any) -> None:
+        change = getattr(self._stock, name)
+        change(self, *args, **kwargs)
+        if self.weak_unet is not None:
+            view = copy.copy(self)
+            view.__dict__["unet"] = self.weak_unet
+            change(view, *args, **kwargs)
+
+
+class W2SDAnimateDiffPipeline(FreeNoiseReflection, AnimateDiffPipeline):
     """[`AnimateDiffPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""

@@ -11,7 +11,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
 )
 
-from .animatediff import VideoReflection
+from .animatediff import FreeNoiseReflection
 from .reflection import Reflection
 
 
@@ -43,7 +43,7 @@ class W2SDStableDiffusionControlNetPipeline(ControlReflection, StableDiffusionCo
     """[`StableDiffusionControlNetPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
 
-class W2SDAnimateDiffControlNetPipeline(ControlReflection, VideoReflection, AnimateDiffControlNetPipeline):
+class W2SDAnimateDiffControlNetPipeline(ControlReflection, FreeNoiseReflection, AnimateDiffControlNetPipeline):
     """[`AnimateDiffControlNetPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     def prepare_video(self, *args: Any, do_classifier_free_guidance: bool = False, **kwargs: Any) -> torch.Tensor:

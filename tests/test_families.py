@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import time
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from accelerate import init_empty_weights
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from families import FAMILIES, Family, Literal, add_lora, algorithm_1, ip_adapter
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
+
+from w2sd_video import arms
+from w2sd_video.loading import SDXL
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
 CONTROL = [family for family in FAMILIES if family.control]
@@ -508,3 +515,105 @@ def test_a_fused_lora_cannot_be_switched():
     pipe.fuse_lora(components=["unet"])
     with pytest.raises(ValueError, match="names 'style', which is fused: `unfuse_lora"):
         IMAGE(pipe, weak_adapter_scales={"style": 0.5})
+
+
+# The rest of what the stock pipelines take, under a method
+
+
+def test_several_images_a_prompt_are_those_of_several_prompts():
+    pipe = IMAGE.pipeline()
+    seeds = lambda: [generator(1), generator(2)]  # noqa: E731
+    told = {"weak_prompt": "a dog", "weak_negative_prompt": "a bird", "weak_guidance_scale": 2.0}
+    several = IMAGE(pipe, num_images_per_prompt=2, generator=seeds(), **told)
+    assert close(several, IMAGE(pipe, prompt=["a cat"] * 2, generator=seeds(), **told))
+
+
+def test_several_controlnets_are_the_sum_of_their_residuals():
+    family = CONTROL[0]
+    net = family.controlnet()
+    pipe, x = family.pipeline(weak=False, controlnet=[net, net]), family.latents()
+    shown = [family.picture()] * 2
+    scales = {"controlnet_conditioning_scale": [0.3, 0.5], "weak_controlnet_conditioning_scale": [0.0, 0.2]}
+    ours = family(pipe, latents=x, image=shown, **scales)
+    single = family.pipeline(weak=False)
+    numbers = {"control_scale": 0.8, "weak_control_scale": 0.2}
+    assert close(ours, Literal(family, single, **numbers).run(x, algorithm_1))
+    with pytest.raises(ValueError, match="has 1 scales for 2 ControlNets"):
+        family(pipe, image=shown, weak_controlnet_conditioning_scale=[0.1])
+
+
+def test_free_noise_goes_beyond_the_motion_modules_length():
+    pipe = VIDEO.pipeline()
+    pipe.enable_free_noise(context_length=4, context_stride=2)
+    arguments = {"num_frames": 12, "prompt": {0: "a cat", 8: "a dog"}}
+    ours = VIDEO(pipe, **arguments)
+    assert ours.shape[2] == 12 and ours.isfinite().all()
+    stock = VIDEO.stock_of(VIDEO.pipeline())
+    stock.enable_free_noise(context_length=4, context_stride=2)
+    assert torch.equal(VIDEO(pipe, method=None, **arguments), VIDEO(stock, **arguments))
+    equal = {"inversion": "x_t", "weak_guidance_scale": 3.0, "method": "z_sampling"}
+    assert close(VIDEO(pipe, **equal, **arguments), VIDEO(stock, **arguments), 1e-7)
+    with pytest.raises(ValueError, match="the weak arm has no prompt of its own with FreeNoise"):
+        VIDEO(pipe, weak_prompt="a dog", **arguments)
+
+
+@each_family
+def test_other_arguments_of_the_stock_pipelines_work(family):
+    pipe = family.pipeline(scheduler=EulerDiscreteScheduler(), dtype=torch.float32)
+    seen = []
+
+    def look(pipe: Any, step: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+        seen.append(step)
+        return {"latents": tensors["latents"] * 1.01}
+
+    takes = inspect.signature(family.stock.__call__).parameters
+    rescale = {"guidance_rescale": 0.5} if "guidance_rescale" in takes else {}
+    # Without SDXL's two text encoders, diffusers 0.42.1 cannot skip layers of those of transformers 5.
+    told = {"negative_prompt": "a dog"} | ({"clip_skip": 1} if family.xl else {})
+    made = family(pipe, callback_on_step_end=look, **told, **rescale)
+    assert made.isfinite().all() and seen == [0, 1, 2, 3]
+    assert not close(made, family(pipe, method=None, **told), 1e-3)
+
+
+@each_family
+def test_half_precision_stays_near_float32(family):
+    exact = family(family.pipeline(dtype=torch.float32))
+    half = family(family.pipeline(dtype=torch.bfloat16)).float()
+    assert float((half - exact).norm() / exact.norm()) < 0.1
+
+
+@pytest.mark.parametrize("family", [IMAGE, CONTROL[1], CONTROL[2]], ids=str)
+def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(family):
+    expected = family(family.pipeline(dtype=torch.float32))
+    pipe = family.pipeline(dtype=torch.float32)
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert close(family(pipe), expected, 1e-5)
+    assert close(family(pipe), expected, 1e-5)
+    assert "maybe_free_model_hooks" not in vars(pipe)
+
+
+def test_a_lora_is_loaded_from_a_file_and_switched(tmp_path):
+    pipe, x = IMAGE.pipeline(weak=False, dtype=torch.float32), IMAGE.latents(dtype=torch.float32)
+    add_lora(pipe.unet)
+    expected = IMAGE(pipe, latents=x, weak_adapter_scales={"style": -1.0})
+    IMAGE.stock.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(pipe.unet, adapter_name="style"))
+    again = IMAGE.pipeline(weak=False, dtype=torch.float32)
+    again.load_lora_weights(tmp_path, adapter_name="other")
+    assert close(IMAGE(again, latents=x, weak_adapter_scales={"other": -1.0}), expected, 1e-4)
+
+
+def test_switching_a_lora_at_sdxls_size_takes_under_two_percent_of_the_fastest_step():
+    """722 layers; an evaluation of SDXL's UNet takes tens of milliseconds on the fastest devices there are."""
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SDXL, subfolder="unet"))
+        targets = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+        unet.add_adapter(LoraConfig(r=4, target_modules=targets), adapter_name="style")
+    settings = arms.adapter_scales(unet, {"style": -1.5})
+    assert len(settings) == 722
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        with arms.switched(settings):
+            pass
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.02 * 0.05
