@@ -187,7 +187,7 @@ class Reflection(DiffusionPipeline):
     def _generate(
         self,
         *args: Any,
-        method: str | None = "w2sd",
+        method: str | Method | None = "w2sd",
         strong_guidance_scale: float | None = None,
         weak_guidance_scale: float = 1.0,
         weak_prompt: str | list[str] | None = None,
@@ -209,8 +209,8 @@ class Reflection(DiffusionPipeline):
         method that holds for `guidance_scale` as well, where the stock pipeline takes everything up to 1 as 1.
 
         Args:
-            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance"; or None for
-                the stock pipeline's own sampling.
+            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance"; or a
+                `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
@@ -268,8 +268,13 @@ class Reflection(DiffusionPipeline):
         chosen, weak_conditioning = None, Conditioning()
         self._hook, self._forced_halves = None, False
         if method is not None:
-            guidance = asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale
-            chosen = _method(method, {"strong_guidance": guidance, "weak_guidance": weak_guidance_scale, **options})
+            if isinstance(method, Method):
+                if options or strong_guidance_scale is not None or weak_guidance_scale != 1:
+                    raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
+                chosen = method
+            else:
+                guidance = asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale
+                chosen = _method(method, {"strong_guidance": guidance, "weak_guidance": weak_guidance_scale, **options})
             num_steps = self._check_method(chosen, asked, weak_inputs)
             self._check_scales(chosen, scales)
             guidances = [asked["guidance_scale"]]

@@ -439,6 +439,65 @@ def evaluate(
             raise typer.Exit(1)
 
 
+@app.command("check-pair")
+def check_pair(
+    videos: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VIDEO...", help="Real videos with prompts, as files or folders (shapes: rendered)."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many prompts.", min=2, max=1000)] = 16,
+    preset: Annotated[str, _option(MODELS, "Models and settings, one of `w2sd-video presets`.")] = presets.DEFAULT,
+    strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
+    weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
+    motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
+    dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
+    device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
+    guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
+    strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
+    weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
+    steps: Annotated[int | None, _number(VIDEO, "Denoising steps, T.", int)] = None,
+    dimensions: Annotated[
+        str | None, typer.Option(help="What to score by, as for `eval` (default: shapes, or six); none: do not sample.")
+    ] = None,
+    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("pair"),
+) -> None:
+    """Say whether a pair helps: is its difference aligned with data, and what does it change in the scores?
+
+    Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
+    """
+    fields: dict[str, Any] = {"strong": strong, "weak": weak, "motion_adapter": motion, "dtype": dtype}
+    fields |= {"device": device, "guidance_scale": guidance, "strong_guidance_scale": strong_guidance}
+    fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps}
+    with messages():
+        from . import check_pair as check
+        from .eval.cli import run
+
+        world = presets.load(preset).grammar
+        request = Request.of("a red circle moving right" if world else "any", preset=preset, **fields)
+        data = check.samples(request, samples, videos or [])
+        runs.writable(out_folder)
+        _quiet()
+        with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+            task = bar.add_task("", total=len(data))
+            found = check.alignment(request, data, lambda done: bar.update(task, completed=done))
+        check.write(out_folder / "alignment.csv", found)
+        out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
+        for sigma, cosine in check.by_level(found):
+            out.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
+        mean = check.overall(found)
+        out.print(f"  mean         {mean}, {mean.n} samples: {check.verdict(mean)}", markup=False)
+        if dimensions == "none":
+            return
+        for variant in ("plain", "w2sd"):
+            asked = [Request.of(prompt, n, preset, variant=variant, **fields) for n, (prompt, _) in enumerate(data)]
+            _generate(asked, out_folder / variant, ["mp4"], False, None)
+        named = (dimensions or ("shapes" if world == "shapes" else "six")).split(",")
+        folders = [str(out_folder / variant) for variant in ("plain", "w2sd")]
+        auto = device or "auto"
+        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, False, []):
+            raise typer.Exit(1)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,

@@ -89,7 +89,7 @@ class Base:
     animatediff: tuple[str, ...]
     motion_weights: str
     text_encoders: tuple[str, ...] = ("text_encoder",)
-    tokenizers: tuple[str, ...] = ("tokenizer",)
+    tokenizers: tuple[Literal["tokenizer", "tokenizer_2"], ...] = ("tokenizer",)
 
 
 BASES = {

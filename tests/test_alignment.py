@@ -1,0 +1,124 @@
+"""Which way a pair points: on denoisers whose error is known by hand, in pipelines, and on the shipped models."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from typer.testing import CliRunner
+
+from w2sd_video import presets, video
+from w2sd_video.alignment import Alignment, Probe, align, latents_of
+from w2sd_video.check_pair import by_level, overall, samples, verdict, write
+from w2sd_video.cli import app
+from w2sd_video.levels import Level, Step, first_order
+from w2sd_video.runs import Refused, Request
+
+
+class At:
+    """The ideal prediction for data of standard normal numbers, sigma x in noise predictions, and a constant error."""
+
+    def __init__(self, level: Level, error: float, kind: str):
+        self.level, self.error, self.kind = level, error, kind
+
+    def reflect(self, x):
+        # E[eps | x] = sigma x and E[z | x] = alpha x, so E[v | x] = 0.
+        ideal = self.level.sigma * x if self.kind in ("epsilon", "sample") else 0 * x
+        return ideal + self.error
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(("strong", "weak"), [(0.5, 1.0), (0.5, 0.0), (0.5, 0.5)])
+def test_the_inner_product_is_that_of_the_known_errors(kind, strong, weak):
+    """d = strong - weak errors, and r has mean -strong: over n numbers, d r is -(strong - weak) strong n."""
+    n, level = 200_000, Level(0.6, 0.8)
+    step = first_order(level, Level(0.8, 0.6))
+    generator = torch.Generator().manual_seed(0)
+    probe = Probe(data=torch.randn(1, n, generator=generator), generator=generator)
+    arms = (At(level, error, kind) for error in (strong, weak))
+    whole = Step(0.0, kind, level, Level(0.8, 0.6), step, step, step)
+    probe(torch.zeros(1, n), whole, *arms, noise=lambda: None)
+    (found,) = probe.found
+    assert found.sigma == 0.8
+    assert found.dd == pytest.approx((strong - weak) ** 2 * n, rel=1e-5, abs=1e-6)
+    assert found.dr == pytest.approx(-(strong - weak) * strong * n, abs=4 * abs(strong - weak) * n**0.5)
+    assert np.sign(round(found.cosine, 3)) == -np.sign(strong - weak)
+
+
+@pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[3], FAMILIES[5]], ids=str)
+def test_a_pipeline_is_asked_through_its_own_loop(family):
+    pipe = family.pipeline(dtype=torch.float32)
+    frames = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
+    z = latents_of(pipe, frames)
+    assert z.shape == family.latents().shape
+    call = {name: value for name, value in family.call().items() if name in ("prompt", "image", "num_frames")}
+    found = align(pipe, z, 4, **call, guidance_scale=1.0)
+    assert len(found) == 4 and [a.sigma for a in found] == sorted((a.sigma for a in found), reverse=True)
+    assert all(a.dd > 0 and abs(a.cosine) < 1 for a in found)
+    assert pipe.evaluations["strong"] == pipe.evaluations["weak"] == 4
+    assert align(pipe, z, 4, **call, guidance_scale=1.0) == found
+    pipe.register_modules(weak_unet=None)
+    assert all(a.dd == 0 == a.cosine for a in align(pipe, z, 4, **call, guidance_scale=1.0))
+
+
+def test_what_is_found_is_summed_up_and_written(tmp_path):
+    found = [[Alignment(0.9, 1.0, 4.0, 1.0), Alignment(0.1, 0.0, 0.0, 1.0)] for _ in range(5)]
+    assert [(sigma, mean.mean) for sigma, mean in by_level(found)] == [(0.9, 0.5), (0.1, 0.0)]
+    assert overall(found).mean == 0.25
+    write(tmp_path / "found.csv", found)
+    rows = list(csv.DictReader(open(tmp_path / "found.csv", encoding="utf-8")))
+    assert len(rows) == 10 and float(rows[0]["cosine"]) == 0.5
+
+
+def test_the_verdict_needs_an_interval_that_excludes_zero_and_samples_enough():
+    def of(values):
+        return verdict(overall([[Alignment(0.5, v, 1.0, 1.0)] for v in values]))
+
+    assert of([0.1, 0.2] * 10) == "the models' difference points towards the data"
+    assert of([-0.1, -0.2] * 10).startswith("WARNING: the models' difference points away from the data")
+    assert of([0.1, -0.1] * 10).startswith("no direction is certain")
+    assert of([0.0] * 10).startswith("the models are the same")
+    assert of([0.1] * 2).startswith("too few")
+
+
+def test_data_is_rendered_or_given_with_prompts(tmp_path):
+    request = Request.of("a red circle moving right")
+    data = samples(request, 3, [])
+    assert len(data) == 3 and data[0][1].shape == (16, 64, 64, 3) and data[0][1].dtype == np.uint8
+    video.write_mp4(data[0][1], tmp_path / f"{data[0][0]}-0.mp4", 8)
+    ((prompt, frames),) = samples(request, 3, [str(tmp_path)])
+    assert prompt == data[0][0] and frames.shape == data[0][1].shape
+    real = presets.load("animatediff-sdxl-juggernaut")
+    with pytest.raises(Refused, match="has no data of its own: give videos, with prompts"):
+        samples(Request.of("a cat", preset=real), 3, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strong", "weak", "says"),
+    [("tuned", "base", "points towards"), ("base", "tuned", "WARNING: the models' difference")],
+)
+def test_the_shipped_pair_points_towards_the_data_and_swapped_away_from_it(tmp_path, strong, weak, says):
+    arms = [f"package:shapes/weights/{name}" for name in (strong, weak)]
+    arguments = [
+        "--samples",
+        "24",
+        "--dimensions",
+        "none",
+        "--out",
+        str(tmp_path),
+        "--strong",
+        arms[0],
+        "--weak",
+        arms[1],
+    ]
+    ran = CliRunner().invoke(app, ["check-pair", *arguments])
+    assert ran.exit_code == 0, ran.output
+    rows = list(csv.DictReader(open(Path(tmp_path) / "alignment.csv", encoding="utf-8")))
+    assert len(rows) == 24 * 8 and not any(math.isnan(float(row["cosine"])) for row in rows)
+    assert says in ran.output

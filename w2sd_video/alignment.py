@@ -1,0 +1,95 @@
+"""Does a pair point towards data? Its arms are asked at real videos or images that are noised, at several levels.
+
+The paper (arXiv:2502.00473) holds that W2SD helps where Delta_1 = score^s - score^w points like Delta_2 = score^data -
+score^s. The second is not known, but its mean is: of x = alpha z + sigma eps with z from the data, score^data is the
+mean of -eps / sigma over all z and eps that give x. So the mean of <p_s - p_w, eps - p_s>, in noise predictions, is
+that of <Delta_1, Delta_2> up to a factor, without bias (denoising score matching, Vincent 2011). It is also -1/2 times
+the derivative, at g = 0, of the denoising loss of p_s + g (p_s - p_w): above 0, a little of the difference makes the
+strong arm's predictions better, and below 0 worse.
+
+That is of models at guidance 1. Guidance leaves the score of the data on purpose, so a pair that differs in guidance
+alone can only be judged by what it makes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .levels import Step
+from .methods.method import Arm, Method, Noise
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Of one sample at one noise level: squared norms and inner product of d = p_s - p_w and r = eps - p_s."""
+
+    sigma: float
+    dr: float
+    dd: float
+    rr: float
+
+    @property
+    def cosine(self) -> float:
+        """Of d and r; 0 where the arms are equal. A perfect pair stays far below 1: r has the noise of one sample."""
+        return self.dr / (self.dd * self.rr) ** 0.5 if self.dd and self.rr else 0.0
+
+
+@dataclass(frozen=True)
+class Probe(Method):
+    """A method that samples nothing: at every step of a pipeline's loop it asks both arms at data, noised to its level.
+
+    So whatever a pipeline and a call say of the arms holds for it too.
+
+    Args:
+        data: clean latents (B, …), as the pipeline samples them.
+        generator: draws the noise.
+        found: what was found, sample by sample and level by level.
+    """
+
+    data: Tensor = field(default_factory=lambda: torch.zeros(()))
+    generator: torch.Generator | None = None
+    found: list[Alignment] = field(default_factory=list)
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
+        z = self.data.to(x_t)
+        eps = torch.randn(z.shape, generator=self.generator).to(x_t)
+        x = step.level.alpha * z + step.level.sigma * eps
+        p_s, p_w = strong.reflect(x), weak.reflect(x)
+        # An arm's predictions of the sample come as noise.
+        kind = "epsilon" if step.prediction == "sample" else step.prediction
+        alpha, sigma = step.level.alpha, step.level.sigma
+        target = {"epsilon": eps, "v_prediction": alpha * eps - sigma * z, "flow_prediction": eps - z}[kind]
+        d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))
+        for a, b in zip(d, r, strict=True):
+            self.found.append(Alignment(step.level.sigma, float(a @ b), float(a @ a), float(b @ b)))
+        return p_s[None]
+
+
+def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) -> list[Alignment]:
+    """What a pair's arms say at clean latents, at as many noise levels as there would be steps.
+
+    Args:
+        pipe: one of `pipelines`.
+        data: clean latents of one sample or several, as `latents_of` makes them.
+        levels: how many noise levels.
+        seed: of the noise.
+        call: what the pipeline is called with: the prompt (of each sample), guidance, what tells the weak arm.
+    """
+    guidances = {name: call.pop(f"{name}_scale", 1.0) for name in ("strong_guidance", "weak_guidance")}
+    probe = Probe(**guidances, reflection_steps=levels, data=data, generator=torch.Generator().manual_seed(seed))
+    pipe(**call, method=probe, num_inference_steps=levels, output_type="latent", generator=probe.generator)
+    return probe.found
+
+
+@torch.no_grad()
+def latents_of(pipe: Any, frames: Any) -> Tensor:
+    """A video's clean latents (1, C, F, h, w), or an image's (1, C, h, w), from frames (F, H, W, 3) in `uint8`."""
+    vae = pipe.vae
+    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+    means = [vae.encode(frame[None]).latent_dist.mode() for frame in pixels]
+    latents = torch.cat(means) * vae.config.scaling_factor
+    return latents.transpose(0, 1)[None] if hasattr(pipe, "motion_adapter") else latents[:1]
