@@ -588,6 +588,15 @@ class Reflection(DiffusionPipeline):
             )
         super().enable_group_offload(*args, **kwargs)
 
+    def load_lora_weights(self, given: Any, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', but that a LoRA for another base is refused before anything changes.
+
+        Raises:
+            WeightsError (`ValueError`): it is made for a UNet of another cross-attention width.
+        """
+        loading.check_lora(given, getattr(self, self._denoiser).config, kwargs.get("weight_name"))
+        super().load_lora_weights(given, *args, **kwargs)
+
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()
         super().fuse_lora(*args, **kwargs)

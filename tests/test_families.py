@@ -14,10 +14,11 @@ from accelerate import init_empty_weights
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from families import FAMILIES, Family, Literal, add_lora, algorithm_1, ip_adapter
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 
 from w2sd_video import arms
-from w2sd_video.loading import SDXL
+from w2sd_video.loading import SDXL, WeightsError
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
 CONTROL = [family for family in FAMILIES if family.control]
@@ -600,6 +601,24 @@ def test_a_lora_is_loaded_from_a_file_and_switched(tmp_path):
     again = IMAGE.pipeline(weak=False, dtype=torch.float32)
     again.load_lora_weights(tmp_path, adapter_name="other")
     assert close(IMAGE(again, latents=x, weak_adapter_scales={"other": -1.0}), expected, 1e-4)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "peft", "kohya", "tensors"])
+def test_a_lora_for_another_base_is_refused_before_it_changes_anything(tmp_path, layout):
+    block = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    names = {
+        "diffusers": f"unet.{block}.lora.down.weight",
+        "peft": f"unet.{block}.lora_A.weight",
+        "kohya": f"lora_unet_{block.replace('.', '_')}.lora_down.weight",
+        "tensors": f"unet.{block}.lora_A.weight",
+    }
+    tensors = {names[layout]: torch.zeros(2, 2048)}
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    pipe = FAMILIES[3].pipeline(weak=False)
+    given = tensors if layout == "tensors" else tmp_path
+    with pytest.raises(WeightsError, match=r"is made for a UNet of cross-attention width 2048 \(SDXL\). Accepted: 8"):
+        pipe.load_lora_weights(given, adapter_name="style")
+    assert not arms.adapters(pipe.unet)
 
 
 def test_switching_a_lora_at_sdxls_size_takes_under_two_percent_of_the_fastest_step():

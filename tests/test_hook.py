@@ -9,6 +9,7 @@ import tiny
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiTPipeline,
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
@@ -203,6 +204,11 @@ def test_a_pipeline_without_a_known_denoiser_or_scheduler_is_refused():
     pipe.scheduler = EulerAncestralDiscreteScheduler()
     with pytest.raises(ValueError, match="EulerAncestralDiscreteScheduler is not supported"):
         with apply_reflection(pipe, W2SD()):
+            raise AssertionError
+    dit = object.__new__(DiTPipeline)
+    dit.transformer = pipe.transformer
+    with pytest.raises(ValueError, match="DiTPipeline does not say its `guidance_scale`"):
+        with apply_reflection(dit, W2SD()):
             raise AssertionError
     pipe.transformer = None
     with pytest.raises(ValueError, match="StableDiffusion3Pipeline has neither `unet` nor `transformer`"):

@@ -392,11 +392,15 @@ def apply_reflection(
         The hook; `hook.evaluations.per_video()` says what was spent.
 
     Raises:
-        ValueError: the pipeline has no denoiser that is known, or the scheduler no such step.
+        ValueError: the pipeline has no denoiser that is known, or does not say how it guides; or the scheduler has
+            no such step.
     """
     denoiser = next((n for n in ("unet", "transformer") if getattr(pipeline, n, None) is not None), None)
     if denoiser is None:
         raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
+    says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
+    if silent := [name for name in says if not hasattr(type(pipeline), name)]:
+        raise ValueError(f"{type(pipeline).__name__} does not say its `{silent[0]}`, which a method needs to know.")
     scheduler: Any = pipeline.scheduler
     if method is not None:
         check_scheduler(scheduler, convention=method.convention)

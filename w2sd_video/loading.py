@@ -65,7 +65,7 @@ MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
 IMAGE_SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 IMAGE_SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False}
 
-Argument = Literal["strong", "weak", "motion_adapter", "controlnet"]
+Argument = Literal["strong", "weak", "motion_adapter", "controlnet", "lora"]
 
 
 @dataclass(frozen=True)
@@ -674,6 +674,32 @@ def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options
                 f"{named} and {strong.source} do not go together: {what} {theirs} against {ours}. Accepted: a"
                 " ControlNet for the strong model's base."
             )
+
+
+def check_lora(given: Any, unet: Mapping[str, Any], weight_name: str | None = None) -> None:
+    """Refuse a LoRA that is made for another base than a UNet's, where it is a file, a folder or tensors.
+
+    Raises:
+        WeightsError: names both cross-attention widths.
+    """
+    if isinstance(given, Mapping):
+        shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+        named = "LoRA"
+    else:
+        path = Path(given).expanduser()
+        path = path / (weight_name or "pytorch_lora_weights.safetensors") if path.is_dir() else path
+        if not path.is_file():
+            return
+        shapes, named = _shapes(Source("lora", str(path), path)), f"LoRA {fspath(given)!r}"
+    into = re.compile(r"attn2[._]to_[kv]\W.*(lora_?down|lora\.down|lora_A)|attn2_to_[kv]\.lora_down")
+    widths = {shape[-1] for name, shape in shapes.items() if into.search(name) and "motion_modules" not in name}
+    own = unet["cross_attention_dim"]
+    if other := sorted(widths - {own}):
+        known = {768: " (Stable Diffusion 1)", 1024: " (Stable Diffusion 2)", 2048: " (SDXL)"}
+        raise WeightsError(
+            f"{named} is made for a UNet of cross-attention width {other[0]}{known.get(other[0], '')}. Accepted:"
+            f" {own}{known.get(own, '')}, as the pipeline's."
+        )
 
 
 def _motion_channels(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
