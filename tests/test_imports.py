@@ -27,6 +27,7 @@ KNOW_DIFFUSERS = (
     "w2sd_video.loading",
     "w2sd_video.motion",
     "w2sd_video.pipelines",
+    "w2sd_video.refine",
     *TOP,
 )
 

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ OPTIONS = {
     "videos": "VIDEO",
 }
 SAME = (
-    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method"
+    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method refine"
     " dimensions prompts weights backend"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
@@ -160,6 +160,13 @@ def generate(
     weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
     weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
     weak_negative_prompt: Annotated[str | None, _option(METHOD, "Another negative prompt for the weak arm.")] = None,
+    refine: Annotated[
+        str | None,
+        _option(
+            METHOD,
+            "Refine prompts, of which the weak arm keeps the raw ones: shapes, or a language model's folder or hub id.",
+        ),
+    ] = None,
     reflection_steps: Annotated[
         int | None,
         _number(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).", int),
@@ -233,11 +240,33 @@ def generate(
         else:
             seeds = parse_seeds(seed)
             requests = [
-                Request.of(prompt, number, **fields, variant=variants[0] if variants else "w2sd")
-                for prompt in read_prompts(prompts or [], prompts_file)
+                Request.of(prompt, number, **{**told, **fields}, variant=variants[0] if variants else "w2sd")
+                for prompt, told in _refined(read_prompts(prompts or [], prompts_file), refine)
                 for number in seeds
             ]
         _generate(requests, out_folder, formats, overwrite, before)
+
+
+def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    """Prompts as the strong arm is told them, and what else a request is told: the weak arm's, if that is another."""
+    if refiner is None:
+        yield from ((prompt, {}) for prompt in prompts)
+        return
+    refine: Callable[[str], str]
+    if refiner == "shapes":
+        from .shapes import grammar
+
+        refine = grammar.refine
+    else:
+        from .refine import language_model
+
+        _quiet()
+        try:
+            refine = language_model(refiner)
+        except (OSError, ValueError) as error:
+            said = str(error).partition("\n")[0]
+            raise Refused("refine", refiner, f"give shapes, or a causal language model that is here ({said})") from None
+    yield from ((refine(prompt), {"weak_prompt": prompt}) for prompt in prompts)
 
 
 def _generate(

@@ -10,8 +10,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 
-from .world import BACKGROUNDS, COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, SPEEDS, Scene, Thing
+import numpy as np
+
+from .world import BACKGROUNDS, COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, SPEEDS, Scene, Thing, complete
 
 _MOVING = [d for d in DIRECTIONS if d != "still"]
 _SYNONYMS = {"an": "a", "gray": "grey", "slow": "slowly", "fast": "quickly"}
@@ -40,6 +43,16 @@ def describe(scene: Scene) -> str:
 
     text = f" {scene.relation or 'and'} ".join(phrase(thing) for thing in scene.things)
     return text + (f" on a {scene.background} background" if scene.background else "")
+
+
+def refine(prompt: str) -> str:
+    """The prompt with all said that it leaves open, drawn by the prompt itself: a refiner, see `w2sd_video.refine`.
+
+    Raises:
+        ValueError: the prompt is not in the grammar.
+    """
+    digits = hashlib.sha256(prompt.encode()).hexdigest()
+    return describe(complete(parse(prompt), np.random.default_rng(int(digits, 16))))
 
 
 def help_text() -> str:

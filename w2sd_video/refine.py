@@ -1,0 +1,64 @@
+"""Prompts with more in them, by a language model: the strong arm is told the refined one, the weak arm the raw one.
+
+A refiner is any function from prompt to prompt. The paper (arXiv:2502.00473, Table 5) has one of Qwen-Plus; the shapes
+world has its own, `shapes.grammar.refine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+
+Refiner = Callable[[str], str]
+
+INSTRUCTION = (
+    "Rewrite the prompt below for a model that makes pictures and videos of text. Keep all that it says. Add concrete"
+    " details of what is seen: the subject, its surroundings, light, colours, composition and, if anything moves, how."
+    " Answer with the new prompt alone, in one line of at most 60 words.\n\nPrompt: {prompt}"
+)
+
+
+def language_model(model: str | PathLike[str], device: str = "cpu", max_new_tokens: int = 100) -> Refiner:
+    """A refiner by a causal language model in transformers' layout: a folder, or a hub id that is on this machine.
+
+    It is decoded greedily, so the same prompt is refined the same way. No code of the model's is run.
+
+    Raises:
+        OSError: there is no such model here.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    network = AutoModelForCausalLM.from_pretrained(model, local_files_only=True, use_safetensors=True, dtype="auto")
+    network = network.to(device).eval()
+
+    def refine(prompt: str) -> str:
+        """The prompt, refined.
+
+        Raises:
+            ValueError: the model answers nothing.
+        """
+        asked = INSTRUCTION.format(prompt=prompt)
+        if tokenizer.chat_template:
+            message = [{"role": "user", "content": asked}]
+            asked = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        else:
+            asked += "\n\nNew prompt:"
+        tokens = tokenizer(asked, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(device)
+        with torch.no_grad():
+            output = network.generate(
+                input_ids=tokens.input_ids,
+                attention_mask=tokens.attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            )
+        answer = tokenizer.decode(output[0, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+        lines = [line.strip().strip('"').strip() for line in answer.splitlines()]
+        refined = next((line for line in lines if line), "")
+        if not refined:
+            raise ValueError(f"the refiner answers nothing to prompt {prompt!r}; give another model")
+        return refined
+
+    return refine
