@@ -401,6 +401,28 @@ def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
     assert not close(ours, family(pipe, latents=x), 1e-4)
 
 
+@pytest.mark.parametrize("family", [CONTROL[0], CONTROL[2]], ids=str)
+def test_differences_compose_by_being_named_together(family):
+    """Table 6, and more: LoRA, ControlNet, prompt and guidance at once."""
+    pipe, x = family.pipeline(weak=False), family.latents()
+    add_lora(pipe.unet)
+    pipe.unet.to(torch.float64).set_adapters(["style"], [0.8])
+    told = {"weak_adapter_scales": {"style": -1.5}, "weak_prompt": "a dog", "controlnet_conditioning_scale": 0.8}
+    told |= {"weak_controlnet_conditioning_scale": 0.3, "strong_guidance_scale": 5.5, "weak_guidance_scale": -1.0}
+    ours = family(pipe, latents=x, **told)
+    literal = Literal(
+        family,
+        pipe,
+        weak_prompt="a dog",
+        strong=5.5,
+        weak=-1.0,
+        control_scale=0.8,
+        weak_control_scale=0.3,
+        weak_on=lambda: set_for_a_while(pipe.unet, "style", -1.5, 0.8),
+    )
+    assert close(ours, literal.run(x, algorithm_1))
+
+
 EQUAL = {
     "weights": {},
     "LoRA": {"weak_adapter_scales": {"style": 0.8}},
