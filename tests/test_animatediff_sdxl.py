@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNetMotionModel,
 )
+from families import ip_adapter
 from peft import LoraConfig
 from torch import Tensor
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
@@ -40,29 +41,6 @@ def frames(pipe, **overrides) -> Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def ip_adapter(unet: UNetMotionModel) -> dict:
-    """A random IP-Adapter checkpoint for the UNet: an image projection; a key and a value per attention."""
-
-    def build() -> dict:
-        width = unet.config.cross_attention_dim
-        projection = torch.nn.Linear(tiny.TEXT_WIDTH, 4 * width)
-        weights = {"proj.weight": projection.weight, "proj.bias": projection.bias}
-        weights |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-        attention, i = {}, 1
-        for name in unet.attn_processors:
-            if "motion_modules" not in name and "attn2" in name:
-                owner = unet.get_submodule(name.removesuffix(".processor"))
-                attention[f"{i}.to_k_ip.weight"] = torch.randn(owner.to_k.out_features, width)
-                attention[f"{i}.to_v_ip.weight"] = torch.randn(owner.to_v.out_features, width)
-            if "motion_modules" not in name:
-                i += 2 * ("attn2" in name)
-        return {"image_proj": weights, "ip_adapter": attention}
-
-    return {
-        kind: {name: value.detach() for name, value in part.items()} for kind, part in tiny.seeded(20, build).items()
-    }
 
 
 # Method off -------------------------------------------------------------------------------------------------
