@@ -176,37 +176,52 @@ def _score(
 ) -> list[tuple[Video, str, str]]:
     """Scores what is to do; gives back what could not be scored, and why.
 
-    On a CPU, what looks for motion in large frames waits until the other networks are gone: together they would take
-    half as much memory again, and decoding such a video twice takes next to no time of it.
+    On a CPU, videos of large frames come last, and are scored by a few dimensions at a time with their networks alone:
+    all together would take half as much memory again, and to decode such a video anew takes next to no time of it.
     """
-    problems = []
-    now = {video: new for video, new in todo.items() if new}
-    later: dict[Video, list[Dimension]] = {}
-    scorer.load([dimension for dimension in scorer.ready if any(dimension in new for new in now.values())])
-    mixed = scorer.device.type == "cpu" and {d.of_motion for new in now.values() for d in new} == {True, False}
-    done = 0
-    for waiting in (now, later):
-        if waiting is later and later:
-            scorer.unload([dimension for dimension in scorer.ready if not dimension.of_motion])
-        for video, wanted in waiting.items():
-            progress(done, len(now) + len(later), video)
-            done += 1
-            # Since then, a dimension may have been skipped, and a video with the same bytes scored.
-            new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
-            try:
-                reader = video.open()
-                if mixed and waiting is now and reader.height * reader.width > LARGE:
-                    later[video] = [d for d in new if d.of_motion]
-                    new = [d for d in new if not d.of_motion]
-                made, unmade = scorer.score(video, reader, new)
-            except (ValueError, OSError) as error:
-                problems.append((video, "", str(error)))
-                later.pop(video, None)
-                continue
-            store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
-            problems += [(video, name, problem) for name, problem in unmade.items()]
-    if done:
-        progress(done, done, video)
+    problems: list[tuple[Video, str, str]] = []
+    waiting = [(video, wanted) for video, wanted in todo.items() if wanted]
+    large: dict[Video, list[Dimension]] = {}
+    done, total = 0, len(waiting)
+
+    def score(video: Video, wanted: list[Dimension], apart: bool = False) -> None:
+        nonlocal done
+        progress(done, total, video)
+        done += 1
+        try:
+            reader = video.open()
+            if apart and reader.height * reader.width > LARGE:
+                large[video] = wanted
+                return
+        except (ValueError, OSError) as error:
+            problems.append((video, "", str(error)))
+            return
+        scorer.load([dimension for dimension in wanted if dimension in scorer.ready])
+        # A dimension may have been skipped, and a video with the same bytes scored, since this was to do.
+        new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
+        try:
+            made, unmade = scorer.score(video, reader, new)
+        except (ValueError, OSError) as error:
+            problems.append((video, "", str(error)))
+            large.pop(video, None)
+            return
+        store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
+        problems.extend((video, name, problem) for name, problem in unmade.items())
+
+    for video, wanted in waiting:
+        score(video, wanted, apart=scorer.device.type == "cpu")
+    # What takes most goes first, while nothing is left of the others.
+    asked = [d for d in scorer.ready if any(d in wanted for wanted in large.values())]
+    rounds = [[d for d in asked if d.of_motion], *([d] for d in asked if not d.of_motion)]
+    rounds = [together for together in rounds if together]
+    total += len(large) * (len(rounds) - 1)
+    done -= len(large)
+    for together in rounds:
+        scorer.unload()
+        for video, wanted in list(large.items()):
+            score(video, [d for d in together if d in wanted])
+    if waiting:
+        progress(total, total, waiting[-1][0])
     return problems
 
 
@@ -276,6 +291,7 @@ class Scorer:
         self.ready = wanted
         self.skipped: list[Skipped] = []
         self.hashes: dict[str, dict[str, str]] = {}
+        self._loaded: list[Dimension] = []
         self._paths: dict[str, dict[str, Path]] = {}
         for dimension in wanted:
             try:
@@ -306,17 +322,25 @@ class Scorer:
             raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
 
     def load(self, dimensions: list[Dimension]) -> None:
-        """Loads networks; those whose weights cannot be used are skipped."""
+        """Loads the networks that are not yet; those whose weights cannot be used are skipped.
+
+        Raises:
+            FileNotFoundError: none is ready; with the reasons.
+        """
         for dimension in dimensions:
+            if dimension in self._loaded:
+                continue
             try:
                 dimension.load(self._paths[dimension.name], self.device)
+                self._loaded.append(dimension)
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, str(error))
 
-    def unload(self, dimensions: list[Dimension]) -> None:
-        """Forgets networks."""
-        for dimension in dimensions:
+    def unload(self) -> None:
+        """Forgets all networks."""
+        for dimension in self._loaded:
             vars(dimension).clear()
+        self._loaded.clear()
         gc.collect()  # transformers' networks refer to themselves
 
     def key(self, dimension: Dimension, video: Video) -> str:

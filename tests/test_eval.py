@@ -321,8 +321,9 @@ def test_equal_videos_are_scored_once(folder, tmp_path, counting):
     assert len(counting.opened) == 3
 
 
-def test_what_looks_for_motion_in_large_frames_waits_until_the_other_networks_are_gone(folder, monkeypatch):
-    names = ["dynamic_degree", "temporal_flickering"]
+def test_large_frames_are_scored_by_a_few_networks_at_a_time_those_that_match_frames_first(folder, monkeypatch):
+    names = ["imaging_quality", "dynamic_degree", "temporal_flickering", "motion_smoothness"]
+    motion = ["dynamic_degree", "motion_smoothness"]
     happened: list[tuple[str, list[str]]] = []  # what scored, while which had their networks
     made: dict[str, Dimension] = {}
     shown: list[tuple[int, int]] = []
@@ -337,7 +338,7 @@ def test_what_looks_for_motion_in_large_frames_waits_until_the_other_networks_ar
             return 0.5
 
     def get(name: str) -> Dimension:
-        made[name] = type(name, (Loaded,), {"name": name, "of_motion": name == "dynamic_degree"})()
+        made[name] = type(name, (Loaded,), {"name": name, "of_motion": name in motion})()
         return made[name]
 
     def score() -> Scores:
@@ -350,8 +351,16 @@ def test_what_looks_for_motion_in_large_frames_waits_until_the_other_networks_ar
     happened.clear()
     monkeypatch.setattr("w2sd_video.eval.evaluate.LARGE", 0)
     large = score()
-    assert happened == [("temporal_flickering", names)] * 3 + [("dynamic_degree", ["dynamic_degree"])] * 3
-    assert large.of == small.of and shown[-1] == (6, 6) and not large.problems
+    alone = [(name, [name]) for name in ("imaging_quality", "temporal_flickering") for _ in range(3)]
+    assert happened == [(name, motion) for name in motion] * 3 + alone
+    assert large.of == small.of and shown[-1] == (9, 9) and not large.problems
+    assert all(done <= total for done, total in shown)
+
+    happened.clear()
+    broken = sorted(folder.glob("*.mp4"))[1]
+    broken.write_bytes(broken.read_bytes()[:2000])
+    named = [(str(video.path), dimension) for video, dimension, _ in score().problems]
+    assert named == [(str(broken), "")]  # once, not once a round
 
 
 def test_another_prompt_is_scored_again_where_it_counts(folder, tmp_path):
