@@ -51,7 +51,7 @@ OPTIONS = {
     "videos": "VIDEO",
 }
 SAME = (
-    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method refine"
+    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method"
     " dimensions prompts weights backend"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
@@ -265,7 +265,7 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
             refine = language_model(refiner)
         except (OSError, ValueError) as error:
             said = str(error).partition("\n")[0]
-            raise Refused("refine", refiner, f"give shapes, or a causal language model that is here ({said})") from None
+            raise Refused("--refine", refiner, f"give shapes, or a causal language model that is here ({said})") from None
     yield from ((refine(prompt), {"weak_prompt": prompt}) for prompt in prompts)
 
 
