@@ -265,7 +265,8 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
             refine = language_model(refiner)
         except (OSError, ValueError) as error:
             said = str(error).partition("\n")[0]
-            raise Refused("--refine", refiner, f"give shapes, or a causal language model that is here ({said})") from None
+            accepted = f"give shapes, or a causal language model that is here ({said})"
+            raise Refused("--refine", refiner, accepted) from None
     yield from ((refine(prompt), {"weak_prompt": prompt}) for prompt in prompts)
 
 
