@@ -176,8 +176,8 @@ def _score(
 ) -> list[tuple[Video, str, str]]:
     """Scores what is to do; gives back what could not be scored, and why.
 
-    On a CPU, videos of large frames come last, and are scored by a few dimensions at a time with their networks alone:
-    all together would take half as much memory again, and to decode such a video anew takes next to no time of it.
+    On a CPU, videos of large frames come last, and are scored by one dimension at a time with its networks alone:
+    all together would take twice the memory, and to decode such a video anew takes next to no time of it.
     """
     problems: list[tuple[Video, str, str]] = []
     waiting = [(video, wanted) for video, wanted in todo.items() if wanted]
@@ -212,14 +212,12 @@ def _score(
         score(video, wanted, apart=scorer.device.type == "cpu")
     # What takes most goes first, while nothing is left of the others.
     asked = [d for d in scorer.ready if any(d in wanted for wanted in large.values())]
-    rounds = [[d for d in asked if d.of_motion], *([d] for d in asked if not d.of_motion)]
-    rounds = [together for together in rounds if together]
-    total += len(large) * (len(rounds) - 1)
+    total += len(large) * (len(asked) - 1)
     done -= len(large)
-    for together in rounds:
+    for dimension in sorted(asked, key=lambda d: not d.of_motion):
         scorer.unload()
         for video, wanted in list(large.items()):
-            score(video, [d for d in together if d in wanted])
+            score(video, [dimension] if dimension in wanted else [])
     if waiting:
         progress(total, total, waiting[-1][0])
     return problems

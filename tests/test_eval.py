@@ -321,7 +321,7 @@ def test_equal_videos_are_scored_once(folder, tmp_path, counting):
     assert len(counting.opened) == 3
 
 
-def test_large_frames_are_scored_by_a_few_networks_at_a_time_those_that_match_frames_first(folder, monkeypatch):
+def test_large_frames_are_scored_by_one_dimension_at_a_time_those_that_match_frames_first(folder, monkeypatch):
     names = ["imaging_quality", "dynamic_degree", "temporal_flickering", "motion_smoothness"]
     motion = ["dynamic_degree", "motion_smoothness"]
     happened: list[tuple[str, list[str]]] = []  # what scored, while which had their networks
@@ -351,9 +351,9 @@ def test_large_frames_are_scored_by_a_few_networks_at_a_time_those_that_match_fr
     happened.clear()
     monkeypatch.setattr("w2sd_video.eval.evaluate.LARGE", 0)
     large = score()
-    alone = [(name, [name]) for name in ("imaging_quality", "temporal_flickering") for _ in range(3)]
-    assert happened == [(name, motion) for name in motion] * 3 + alone
-    assert large.of == small.of and shown[-1] == (9, 9) and not large.problems
+    alone = [(name, [name]) for name in (*motion, "imaging_quality", "temporal_flickering") for _ in range(3)]
+    assert happened == alone
+    assert large.of == small.of and shown[-1] == (12, 12) and not large.problems
     assert all(done <= total for done, total in shown)
 
     happened.clear()
