@@ -98,7 +98,6 @@ class Reflection(DiffusionPipeline):
         asked += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
             for name, default in OPTIONS.items()
-            if not name.endswith("_guidance")
         ]
         __call__.__signature__ = _with(call, asked)  # type: ignore[attr-defined]
         __call__.__doc__ = cls._generate.__doc__
@@ -241,7 +240,7 @@ class Reflection(DiffusionPipeline):
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance.
         """
-        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and not name.endswith("_guidance")}
+        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         arguments = inspect.signature(self._stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
         asked = dict(arguments.arguments)
@@ -615,7 +614,7 @@ def _method(name: str, options: dict[str, Any]) -> Method:
     takes = inspect.signature(METHODS[name]).parameters
     for option, value in options.items():
         if option not in takes and value != OPTIONS[option]:
-            has = ", ".join(key for key in takes if not key.endswith("_guidance"))
+            has = ", ".join(key for key in takes if key in OPTIONS)
             raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
     return METHODS[name](**{option: value for option, value in options.items() if option in takes})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -309,7 +310,7 @@ def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
     add_lora(pipe.unet)
     pipe.unet.to(torch.float64).set_adapters(["style"], [0.8])
     ours = family(pipe, latents=x, strong_guidance_scale=1.0, weak_adapter_scales={"style": scale})
-    weak_on = lambda: set_for_a_while(pipe.unet, "style", scale, 0.8)  # noqa: E731
+    weak_on = partial(set_for_a_while, pipe.unet, "style", scale, 0.8)
     assert close(ours, Literal(family, pipe, strong=1.0, weak_on=weak_on).run(x, algorithm_1))
     assert all(layer.scaling["style"] == 0.8 for layer in pipe.unet.modules() if hasattr(layer, "scaling"))
 
@@ -545,7 +546,10 @@ def test_a_fused_lora_cannot_be_switched():
 
 def test_several_images_a_prompt_are_those_of_several_prompts():
     pipe = IMAGE.pipeline()
-    seeds = lambda: [generator(1), generator(2)]  # noqa: E731
+
+    def seeds() -> list[torch.Generator]:
+        return [generator(1), generator(2)]
+
     told = {"weak_prompt": "a dog", "weak_negative_prompt": "a bird", "weak_guidance_scale": 2.0}
     several = IMAGE(pipe, num_images_per_prompt=2, generator=seeds(), **told)
     assert close(several, IMAGE(pipe, prompt=["a cat"] * 2, generator=seeds(), **told))

@@ -88,8 +88,8 @@ def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) 
 @torch.no_grad()
 def latents_of(pipe: Any, frames: Any) -> Tensor:
     """A video's clean latents (1, C, F, h, w), or an image's (1, C, h, w), from frames (F, H, W, 3) in `uint8`."""
-    vae = pipe.vae
-    pixels = torch.as_tensor(frames).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+    vae, moves = pipe.vae, hasattr(pipe, "motion_adapter")
+    pixels = torch.as_tensor(frames if moves else frames[:1]).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
     means = [vae.encode(frame[None]).latent_dist.mode() for frame in pixels]
     latents = torch.cat(means) * vae.config.scaling_factor
-    return latents.transpose(0, 1)[None] if hasattr(pipe, "motion_adapter") else latents[:1]
+    return latents.transpose(0, 1)[None] if moves else latents

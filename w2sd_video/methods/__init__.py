@@ -32,5 +32,5 @@ METHODS: dict[str, type[Method]] = {
     "advanced_re_sampling": AdvancedReSampling,
     "auto_guidance": AutoGuidance,
 }
-# What can be set of the methods, with the defaults; not each takes all.
-OPTIONS = {f.name: f.default for method in METHODS.values() for f in fields(method)}
+# What can be set of the methods beside the arms' guidance, with the defaults; not each takes all.
+OPTIONS = {f.name: f.default for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")}
