@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from diffusers import DiTPipeline
+import torch
+from diffusers import DDIMScheduler, DiTPipeline
 
+from w2sd_video.dit_moe import SUFFIXES, load_published
+from w2sd_video.loading import on_disk
 from w2sd_video.methods import Method
 
 from .reflection import Reflection
@@ -20,9 +25,29 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     conditional_first = True  # the order in which the stock pipeline sends its halves
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As [`DiTPipeline.from_pretrained`]; a published checkpoint is loaded by `dit_moe.load_published`."""
-        return super(Reflection, cls).from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, strong: str | PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As [`DiTPipeline.from_pretrained`], and of a published checkpoint.
+
+        Args:
+            strong: a folder or hub id; or a checkpoint as `dit_moe.load_published` takes it, which may be on the hub:
+                `OWNER/NAME/FILE`. That needs `vae=`, the [`AutoencoderKL`] of Stable Diffusion, and takes `scheduler=`.
+
+        Raises:
+            ValueError: `vae` is missing.
+            WeightsNotFound, WeightsError: see `dit_moe.load_published`.
+        """
+        if Path(strong).suffix not in SUFFIXES:
+            return super(Reflection, cls).from_pretrained(strong, *args, **kwargs)
+        dtype = kwargs.pop("torch_dtype", None) or torch.float32
+        components = {"scheduler": DDIMScheduler(clip_sample=False), **kwargs}
+        if components.get("vae") is None:
+            raise ValueError(f"`vae` is None, and {str(strong)!r} has none: give Stable Diffusion's AutoencoderKL.")
+        transformer = load_published(on_disk("strong", strong))
+        return cls(transformer=transformer, **components).to(dtype)
+
+    def _build(self, *args: Any, **components: Any) -> None:
+        super()._build(*args, **components)
+        self.register_to_config(id2label=components.get("id2label"))  # the stock pipeline loads it but does not save it
 
     @property
     def guidance_scale(self) -> float:

@@ -77,7 +77,7 @@ class Reflection(DiffusionPipeline):
         cls.model_cpu_offload_seq = "->".join(order)
 
         def __init__(self: Any, *args: Any, **components: Any) -> None:
-            Reflection._build(self, *args, **components)
+            self._build(*args, **components)
 
         hints = get_type_hints(stock.__init__)
         own = [
@@ -123,6 +123,7 @@ class Reflection(DiffusionPipeline):
         strong: str | PathLike[str],
         weak: str | PathLike[str] | None = None,
         motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
+        weak_motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load a pair of models; of the weak one only the UNet. What equals the strong one's is stored once.
@@ -138,6 +139,7 @@ class Reflection(DiffusionPipeline):
             motion_adapter: of a video family, the motion module of both arms: a hub id, a folder, a file in
                 AnimateDiff's original layout (`mm_sdxl_v10_beta.ckpt`, `mm_sd_v15_v2.ckpt`), or a `MotionAdapter`.
                 None: the one in `strong`'s folder.
+            weak_motion_adapter: another one for the weak arm. With `weak=None` nothing else differs.
             controlnet: of a family with one, a hub id, a folder, or a `ControlNetModel`; several in a list. Default:
                 the one in `strong`'s folder.
             weak_text_encoders (`bool`, defaults to False): also load the weak model's text encoders, for the
@@ -161,13 +163,15 @@ class Reflection(DiffusionPipeline):
         """
         unets = {cls._denoiser, f"weak_{cls._denoiser}"}
         components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
-        for name, value in {"motion_adapter": motion_adapter, "controlnet": kwargs.get("controlnet")}.items():
-            if value is not None and name not in components:
+        asked = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
+        for name, value in {**asked, "controlnet": kwargs.get("controlnet")}.items():
+            if value is not None and name.removeprefix("weak_") not in components:
                 raise TypeError(f"{name}={value!r}: {cls.__name__} takes none.")
         pair = loading.plan(
             strong,
             weak,
             motion_adapter,
+            weak_motion_adapter=weak_motion_adapter,
             base=loading.BASES["SDXL" if "text_encoder_2" in components else "Stable Diffusion"],
             video="motion_adapter" in components,
             accepted=components,
@@ -208,7 +212,7 @@ class Reflection(DiffusionPipeline):
         method that holds for `guidance_scale` as well, where the stock pipeline takes everything up to 1 as 1.
 
         Args:
-            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance"; or a
+            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "weak"; or a
                 `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
@@ -593,8 +597,21 @@ class Reflection(DiffusionPipeline):
         Raises:
             WeightsError (`ValueError`): it is made for a UNet of another cross-attention width.
         """
-        loading.check_lora(given, getattr(self, self._denoiser).config, kwargs.get("weight_name"))
+        unet = getattr(self, self._denoiser).config
+        loading.check_adapter("LoRA", given, unet, kwargs.get("weight_name"), kwargs.get("subfolder"))
         super().load_lora_weights(given, *args, **kwargs)
+
+    def load_ip_adapter(self, given: Any, subfolder: Any, weight_name: Any, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', but that an IP-Adapter for another base is refused before anything changes.
+
+        Raises:
+            WeightsError (`ValueError`): it is made for a UNet of another cross-attention width.
+        """
+        unet = getattr(self, self._denoiser).config
+        each = [given, subfolder, weight_name]
+        for one in zip(*each, strict=True) if isinstance(given, list) else [each]:
+            loading.check_adapter("IP-Adapter", one[0], unet, one[2], one[1])
+        super().load_ip_adapter(given, subfolder, weight_name, *args, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()

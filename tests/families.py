@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import tiny
 import torch
@@ -14,6 +14,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from w2sd_video import pipelines
+from w2sd_video.dit_moe import DiTMoETransformer2DModel
 from w2sd_video.motion import motion_unet
 
 
@@ -31,6 +32,10 @@ class Family:
     @property
     def stock(self) -> type[DiffusionPipeline]:
         return self.cls._stock
+
+    text = True
+    denoiser = "unet"
+    first = "conv_in"  # the denoiser's layer that every evaluation enters by
 
     def __str__(self) -> str:
         return self.name.removeprefix("W2SD").removesuffix("Pipeline")
@@ -111,12 +116,79 @@ class Family:
             arguments |= {"conditioning_frames": frames} if self.video else {"image": self.picture()}
         return arguments | overrides
 
+    def told(self, *prompts: str) -> dict[str, Any]:
+        """What says what to make, of one or several."""
+        return {"prompt": prompts[0] if len(prompts) == 1 else list(prompts)}
+
     def __call__(self, pipe: Any, **overrides: Any) -> Tensor:
         return pipe(**self.call(**overrides))[0]
+
+    def networks(self, pipe: Any) -> tuple[Any, Any]:
+        """The strong arm's and the weak arm's."""
+        strong = getattr(pipe, self.denoiser)
+        return strong, getattr(pipe, f"weak_{self.denoiser}") or strong
 
     def latents(self, batch: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
         shape = (batch, 4, *[tiny.FRAMES] * self.video, tiny.SIZE, tiny.SIZE)
         return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+class Classes(Family):
+    """DiT-MoE: it is told classes, and draws its latents itself."""
+
+    text = False
+    denoiser = "transformer"
+    first = "patch_embed"
+    labels: ClassVar = {"a cat": 281, "a dog": 207}
+
+    def network(self, seed: int) -> DiTMoETransformer2DModel:
+        """One that has been trained, in that what begins at zero is not zero."""
+
+        def build() -> DiTMoETransformer2DModel:
+            model = DiTMoETransformer2DModel(
+                sample_size=tiny.SIZE, num_layers=2, num_attention_heads=2, attention_head_dim=8, num_experts=5
+            )
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.2)
+            return model.eval()
+
+        return tiny.seeded(seed, build)
+
+    def components(self, *, weak: bool = True, **overrides: Any) -> dict[str, Any]:
+        parts = {"transformer": self.network(0), "weak_transformer": self.network(10) if weak else None}
+        return parts | {"vae": tiny.vae(), "scheduler": tiny.scheduler(timestep_spacing="trailing")} | overrides
+
+    def told(self, *prompts: str) -> dict[str, Any]:
+        return {"class_labels": [self.labels[prompt] for prompt in prompts]}
+
+    def call(self, **overrides: Any) -> dict[str, Any]:
+        asked = super().call(output_type="pt", **overrides)
+        if "class_labels" not in asked:
+            asked |= self.told(asked["prompt"])
+        del asked["prompt"]
+        if (latents := asked.pop("latents", None)) is not None:
+            assert torch.equal(latents, self.latents(len(latents), latents.dtype))
+        return asked
+
+    def latents(self, batch: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What the pipeline draws by the generator of `call`."""
+        shape = (batch, 4, tiny.SIZE, tiny.SIZE)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+    def __call__(self, pipe: Any, **overrides: Any) -> Tensor:
+        """The latents of the last step: the pipeline gives pictures alone, clamped, and older ones in float32."""
+        asked, last, step = self.call(**overrides), [], pipe.scheduler.step
+
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            last[:] = [step(*args, **kwargs)]
+            return last[0]
+
+        pipe.scheduler.step = recording
+        try:
+            pipe(**asked)
+        finally:
+            pipe.scheduler.step = step
+        return last[0].prev_sample[: len(asked["class_labels"])]
 
 
 def picture(pixels: Tensor) -> Any:
@@ -133,6 +205,7 @@ FAMILIES = [
     Family("W2SDStableDiffusionXLControlNetPipeline", xl=True, video=False, control=True),
     Family("W2SDStableDiffusionControlNetPipeline", xl=False, video=False, control=True),
     Family("W2SDAnimateDiffControlNetPipeline", xl=False, video=True, control=True),
+    Classes("W2SDDiTMoEPipeline", xl=False, video=False, control=False),
 ]
 
 
@@ -191,6 +264,8 @@ class Literal:
                 self.told["weak"] = self._encode(self.weak_prompt or self.prompt)
 
     def _encode(self, prompt: str) -> tuple[Any, ...]:
+        if not self.family.text:
+            return tuple(torch.tensor([label]) for label in (*self.family.told(prompt)["class_labels"], 1000))
         if self.family.xl:
             return self.pipe.encode_prompt(prompt)
         return self.pipe.encode_prompt(prompt, "cpu", 1, True)
@@ -199,6 +274,9 @@ class Literal:
         pipe, family = self.pipe, self.family
         which = branch == "uncond"
         embeds = self.told[arm][which]
+        network = family.networks(pipe)[arm == "weak"]
+        if not family.text:
+            return network(x, t, embeds).sample[:, : x.shape[1]]
         extra = {}
         if family.xl:
             size = (tiny.SIZE * pipe.vae_scale_factor,) * 2
@@ -221,8 +299,7 @@ class Literal:
             told |= {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         if self.image_embeds is not None:
             extra = extra | {"image_embeds": [self.image_embeds[1 - which][None].to(x.dtype)]}
-        unet = (pipe.weak_unet or pipe.unet) if arm == "weak" else pipe.unet
-        return unet(x, t, **told, added_cond_kwargs=extra or None).sample
+        return network(x, t, **told, added_cond_kwargs=extra or None).sample
 
     def guided(self, arm: str, x: Tensor, t: Tensor, w: float) -> Tensor:
         with (self.weak_on if arm == "weak" and self.weak_on else nothing)():

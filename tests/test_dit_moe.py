@@ -3,11 +3,15 @@
 import math
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import DDIMScheduler, DiTPipeline
+from families import FAMILIES, Literal, algorithm_1
+from PIL import Image
 from safetensors.torch import save_file
+from test_cli import run
 from tiny import SIZE, vae
 from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
@@ -15,9 +19,10 @@ from w2sd_video import arms
 from w2sd_video.dit_moe import PUBLISHED, DiTMoETransformer2DModel, SparseMoE, load_published
 from w2sd_video.loading import WeightsError, WeightsNotFound
 
+CLASSES = FAMILIES[-1]
 HEADS, HEAD_DIM, LAYERS, EXPERTS, ACTIVE = 2, 8, 2, 5, 2
 WIDTH = HEADS * HEAD_DIM
-CHANNELS, PATCH, CLASSES = 4, 2, 1000
+CHANNELS, PATCH, LABELS = 4, 2, 1000
 CONFIG = dict(
     sample_size=SIZE,
     num_layers=LAYERS,
@@ -45,7 +50,7 @@ def layout(qk_norm=False):
         "t_embedder.mlp.0.bias": (WIDTH,),
         "t_embedder.mlp.2.weight": (WIDTH, WIDTH),
         "t_embedder.mlp.2.bias": (WIDTH,),
-        "y_embedder.embedding_table.weight": (CLASSES + 1, WIDTH),
+        "y_embedder.embedding_table.weight": (LABELS + 1, WIDTH),
         "final_layer.linear.weight": (out, WIDTH),
         "final_layer.linear.bias": (out,),
         "final_layer.adaLN_modulation.1.weight": (2 * WIDTH, WIDTH),
@@ -386,7 +391,8 @@ def test_in_dit_pipeline_it_is_ddim_written_out(model, guidance):
 
     def call():
         generator = torch.Generator().manual_seed(0)
-        return pipe([207, 5], guidance, generator, num_inference_steps=3, output_type="pt").images
+        images = pipe([207, 5], guidance, generator, num_inference_steps=3, output_type="np").images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     x = torch.randn(2, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     alphas = (1 - torch.linspace(1e-4, 2e-2, 1000)).cumprod(0)
@@ -478,80 +484,78 @@ def test_files_that_are_not_tensors_are_refused(save, tmp_path):
         load_published(save({"steps": 5}), **CONFIG)
 
 
-# The pipeline, with the worst experts as the weak arm
-
-
-def family(model, **components):
-    """W2SD's pipeline in float64, where the order of sums does not count."""
-    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
-    pipe = W2SDDiTMoEPipeline(transformer=model, vae=vae(), scheduler=scheduler, **components).to(torch.float64)
-    pipe.set_progress_bar_config(disable=True)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
-    return pipe
-
-
-def generate(pipe, **arguments):
-    asked = {"class_labels": [207, 5], "num_inference_steps": 4, "guidance_scale": 1.5, "output_type": "pt"}
-    generator = torch.Generator().manual_seed(0)
-    return pipe(**{**asked, "generator": generator, "return_dict": False, **arguments})[0]
+# The pipeline: see test_families.py for what every family has to hold
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("main", "strong", "weak"), [(1.5, 1.0, 1.0), (1.5, 1.5, 0.0), (4.0, -1.0, 2.0), (1.0, 1.0, 1.0)]
 )
-def test_w2sd_with_the_worst_experts_is_algorithm_1(model, main, strong, weak):
-    pipe = family(model.double())
-    ours = generate(
-        pipe, guidance_scale=main, strong_guidance_scale=strong, weak_guidance_scale=weak, weak_routing="worst"
+def test_w2sd_with_the_worst_experts_is_algorithm_1(main, strong, weak):
+    pipe = CLASSES.pipeline(weak=False)
+    numbers = {"guidance_scale": main, "strong_guidance_scale": strong, "weak_guidance_scale": weak}
+    ours = CLASSES(pipe, **numbers, weak_routing="worst")
+    literal = Literal(
+        CLASSES, pipe, main=main, strong=strong, weak=weak, weak_on=lambda: routed(pipe.transformer, "worst")
     )
-    scheduler = pipe.scheduler
-
-    def guided(x, t, w, routing):
-        labels = torch.tensor([207, 5])
-        cond, uncond = (model(x, t, each, routing=routing).sample[:, :CHANNELS] for each in (labels, labels * 0 + 1000))
-        return uncond + w * (cond - uncond)
-
-    def move(p, t, x):
-        return scheduler.step(p, t, x).prev_sample
-
-    x = torch.randn(2, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for i, t in enumerate(scheduler.timesteps):
-        if i < 3:
-            x_s = move(guided(x, t, strong, "best"), t, x)
-            p_w = guided(x_s, t, weak, "worst")
-            c = move(p_w, t, torch.zeros_like(x))
-            x = (x_s - c) / (move(p_w, t, torch.ones_like(x)) - c)
-        x = move(guided(x, t, main, "best"), t, x)
-    expected = (pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-    assert largest(ours.permute(0, 3, 1, 2) if ours.shape[-1] == 3 else ours, expected) < 1e-9
-    assert model.routing == "best"
+    assert largest(ours, literal.run(CLASSES.latents(), algorithm_1)) < 1e-9
+    assert pipe.transformer.routing == "best"
     branches = {1: 1, 0: 1}
     expected = {"strong": 3 * branches.get(strong, 2) + 4 * branches.get(main, 2), "weak": 3 * branches.get(weak, 2)}
     assert pipe.evaluations == {**expected, "total": sum(expected.values())}
 
 
-def test_the_pipeline_without_a_method_is_dit_and_with_equal_arms_too(model):
-    pipe = family(model.double())
-    stock = DiTPipeline(transformer=pipe.transformer, vae=pipe.vae, scheduler=pipe.scheduler)
-    stock.set_progress_bar_config(disable=True)
-    plain = generate(stock)
-    assert torch.equal(generate(pipe, method=None), plain)
-    same = generate(pipe, inversion="x_t", strong_guidance_scale=1.5, weak_guidance_scale=1.5, weak_routing="best")
-    assert largest(same, plain) < 1e-9
-
-
-def test_the_pipeline_saves_loads_and_refuses(model, tmp_path):
-    pipe = family(model, weak_transformer=DiTMoETransformer2DModel(**CONFIG))
-    pipe.save_pretrained(tmp_path)
-    again = W2SDDiTMoEPipeline.from_pretrained(tmp_path, torch_dtype=torch.float64)
-    again.set_progress_bar_config(disable=True)
-    assert type(again.weak_transformer) is DiTMoETransformer2DModel
-    assert largest(generate(again), generate(pipe)) < 1e-3
+def test_the_pipeline_refuses_what_it_cannot_do():
+    pipe = CLASSES.pipeline()
     with pytest.raises(ValueError, match="`weak_guidance_scale` is 0.0, and DiTPipeline has no unconditional branch"):
-        generate(pipe, guidance_scale=1.0, weak_guidance_scale=0.0)
+        CLASSES(pipe, guidance_scale=1.0, weak_guidance_scale=0.0)
     with pytest.raises(ValueError, match=r'`routing` has to be "best", "worst" or a slice'):
-        generate(pipe, weak_routing="bad")
+        CLASSES(pipe, weak_routing="bad")
     with pytest.raises(ValueError, match="`weak_prompt` is no argument of W2SDDiTMoEPipeline"):
-        generate(pipe, weak_prompt="a cat")
+        CLASSES(pipe, weak_prompt="a cat")
+
+
+def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, monkeypatch):
+    """The preset as it is, but for the size of the networks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = ["image", "207", "--preset", "dit-moe-s", "--steps", 3, "--dtype", "float32", "--device", "cpu"]
+
+    def cached(repository):
+        folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("1" * 40)
+        (folder / "snapshots" / ("1" * 40)).mkdir(parents=True)
+        return folder / "snapshots" / ("1" * 40)
+
+    assert "hf download stabilityai/sd-vae-ft-mse --include" in run(*asked, code=2)
+    vae().save_pretrained(cached("stabilityai/sd-vae-ft-mse"))
+    assert 'hf download feizhengcong/DiT-MoE --include "dit_moe_s_8E2A.pt"' in run(*asked, code=2)
+    published = cached("feizhengcong/DiT-MoE") / "dit_moe_s_8E2A.pt"
+    torch.save(checkpoint(), published)
+    assert "weights that do not fit" in run(*asked, code=2)  # S/2 is larger
+    monkeypatch.setitem(PUBLISHED, "S/2-8E2A", CONFIG)
+    run(*asked)
+    pipe = W2SDDiTMoEPipeline.from_pretrained("feizhengcong/DiT-MoE/dit_moe_s_8E2A.pt", vae=vae())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler(clip_sample=False)
+    numbers = {"guidance_scale": 1.5, "strong_guidance_scale": 1.0, "num_inference_steps": 3}
+    generator = torch.Generator().manual_seed(0)
+    made = pipe([207], **numbers, weak_routing="worst", generator=generator, output_type="np").images[0]
+    written = np.asarray(Image.open("outputs/207-seed0.png"))
+    assert np.array_equal(written, (made * 255).round().astype("uint8"))
+    with pytest.raises(ValueError, match=f"`vae` is None, and {str(published)!r} has none"):
+        W2SDDiTMoEPipeline.from_pretrained(published)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_checkpoint_says_by_its_width_which_model_it_is(name, save):
+    """That of the model's own blocks is asked for, where there are none."""
+    width = PUBLISHED[name].get("num_attention_heads", 6) * PUBLISHED[name].get("attention_head_dim", 64)
+    state = {"x_embedder.proj.weight": torch.ones(width, CHANNELS, PATCH, PATCH)}
+    with pytest.raises(
+        WeightsError, match=r"weights that do not fit, pos_embed first: .* has \(1, \d+, (\d+)\)"
+    ) as error:
+        load_published(save(state))
+    assert f", {width})" in str(error.value)

@@ -41,9 +41,74 @@ def test_table_12_is_in_the_preset_as_printed():
         50,
     )
     assert preset.reflection_steps is None and Request.of("a cat", preset=preset).reflection_steps == 49
-    assert preset.expected is not None
-    row = dict(zip(preset.expected["columns"], preset.expected["w2sd"], strict=True))
+    (table,) = preset.expected
+    row = dict(zip(table["columns"], table["w2sd"], strict=True))
     assert row["dynamic degree"] == 8.0 and row["aesthetic quality"] == 59.3736
+
+
+# The paper's rows (arXiv:2502.00473): of each table the last row and, where there is one, the strong model's. With
+# them the settings of its appendix B.1: guidance of the final step, of the two arms, steps.
+GUIDANCE, WEIGHTS_ALONE, MIXED = (5.5, 5.5, 0.0, 50), (5.5, 1.0, 1.0, 50), (1.5, 1.0, 1.0, 50)
+ROWS = {
+    "sd15-dreamshaper": (
+        WEIGHTS_ALONE,
+        {"Table 1": [30.4924, 6.2478, 21.5727, 53.1304], "Table 8": [28.7901, 5.7847, 21.9057, 52.1192]},
+    ),
+    "sdxl-juggernaut": (
+        WEIGHTS_ALONE,
+        {"Table 1": [32.0992, 6.0712, 22.2434, 54.2634], "Table 8": [29.3246, 5.4261, 22.5803, 52.4358]},
+    ),
+    "sd15-personal-lora": (WEIGHTS_ALONE, {"Table 2": [51.58, 68.04, 27.66]}),
+    "dit-moe-s": (MIXED, {"Table 3": [55.5341, 9.1001, 4.5053, 22.3225]}),
+    "sd15-guidance": (
+        GUIDANCE,
+        {"Table 4": [25.5069, 5.5073, 20.2443, 57.8903], "Table 9": [25.8234, 5.2157, 21.2079, 52.2934]},
+    ),
+    "sdxl-guidance": (
+        GUIDANCE,
+        {"Table 4": [31.2020, 6.0970, 21.7980, 56.0608], "Table 9": [30.1426, 5.6600, 22.4434, 59.0415]},
+    ),
+    "sdxl-prompt": (WEIGHTS_ALONE, {"Table 5": [29.4023, 5.8812, 21.8053, 54.2275]}),
+    "juggernaut-guidance": (GUIDANCE, {"Table 6": [32.8217, 84]}),
+    "sdxl-juggernaut-guidance": (GUIDANCE, {"Table 6": [32.9623, 90]}),
+    "sd15-dpo-lora": (
+        WEIGHTS_ALONE,
+        {"Table 10": [26.0825, 5.6567, 20.5096, 55.7106], "Table 11": [25.9431, 5.3553, 21.2589, 50.6399]},
+    ),
+    "sdxl-lora": (
+        WEIGHTS_ALONE,
+        {"Table 10": [33.5959, 6.2252, 22.3644, 51.7770], "Table 11": [32.34857, 5.7595, 22.8301, 52.9588]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_the_papers_tables_of_images_has_its_preset(name):
+    preset = presets.load(name)
+    settings, rows = ROWS[name]
+    scales = (preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale)
+    assert (*scales, preset.num_inference_steps) == settings and preset.reflection_steps is None
+    assert {table["table"]: table["w2sd"] for table in preset.expected} == rows
+    for table in preset.expected:
+        of = {len(table[arm]) for arm in ("weak", "strong", "w2sd") if arm in table}
+        assert of == {len(table["columns"])}
+
+
+def test_the_differences_are_those_of_table_7():
+    lora = presets.load("sdxl-lora").adapters["style"]
+    assert (lora["strong"], lora["weak"]) == (0.8, -1.5)
+    control = presets.load("sdxl-controlnet")
+    assert control.controlnet is not None and (control.controlnet["strong"], control.controlnet["weak"]) == (1.0, 0.0)
+    assert control.strong_guidance_scale == control.weak_guidance_scale == 0.5
+    assert presets.load("dit-moe-s").weak_routing == "worst" and presets.load("sdxl-prompt").refine
+    pair = presets.load("sdxl-juggernaut-guidance")
+    assert pair.weak is not None and "Juggernaut" in pair.strong and "base-1.0" in pair.weak
+    # Each on images and on video, of both bases; diffusers has no AnimateDiff-SDXL with a ControlNet.
+    kinds = ("guidance", "lora", "prompt", "ip-adapter", "controlnet")
+    for base in ("sdxl", "sd15", "animatediff-sdxl", "animatediff"):
+        for kind in kinds:
+            there = [name for name in presets.names() if name.startswith(base) and name.endswith(kind)]
+            assert bool(there) != ((base, kind) == ("animatediff-sdxl", "controlnet"))
 
 
 @pytest.mark.parametrize("name, middle, last", [("documented", 0.161, 0.0016), ("original", 0.169, 0.0002)])
@@ -55,10 +120,48 @@ def test_both_motion_schedules_have_the_measured_noise_levels(name, middle, last
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_schedule_of_every_preset_is_one_that_diffusers_builds(name):
-    for schedule in presets.load(name).schedules:
-        request = Request.of("a red circle", preset=name, schedule=schedule, **MODELS)
+def test_every_preset_makes_requests_and_every_schedule_is_one_that_diffusers_builds(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    preset = presets.load(name)
+    for model in preset.models.values():
+        if model.endswith(".safetensors") and "/" not in model:
+            Path(model).touch()  # a LoRA that is put into the working folder
+    (tmp_path / "dit-moe-s").mkdir()
+    (tmp_path / "picture.png").touch()
+    shown = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
+    shown = {what: "picture.png" for what, needed in shown.items() if needed}
+    for schedule in preset.schedules:
+        request = Request.of("a red circle", preset=name, schedule=schedule, **shown)
         assert isinstance(scheduler(request), diffusers.DDIMScheduler)
+        assert request.video == (name.startswith("animatediff") or name in ("shapes", "shapes-motion"))
+
+
+def test_a_preset_extends_another_and_says_of_itself_what_is_its_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: sdxl-juggernaut\ndescription: mine\nsource: me\nweak_guidance_scale: 0.0\n")
+    mine, theirs = presets.load(str(path)), presets.load("sdxl-juggernaut")
+    assert (mine.strong, mine.weak, mine.height) == (theirs.strong, theirs.weak, theirs.height)
+    assert (mine.description, mine.weak_guidance_scale, list(mine.expected)) == ("mine", 0.0, [])
+    assert mine.name == str(path) and Request.of("a cat", preset=mine).preset == str(path)
+    path.write_text("extends: sdxl-jugernaut\n")
+    with pytest.raises(ValueError, match="'sdxl-jugernaut', which is no preset; did you mean 'sdxl-juggernaut'"):
+        presets.load(str(path))
+    path.write_text("extends: sdxl-juggernaut\nweak_guidance: 0\n")
+    with pytest.raises(ValueError, match="'weak_guidance' is unknown; did you mean 'weak_guidance_scale'"):
+        presets.load(str(path))
+    path.write_text("extends: sdxl-juggernaut\n")
+    with pytest.raises(ValueError, match="description, source missing"):
+        presets.load(str(path))
+    with pytest.raises(ValueError, match="is not a file"):
+        presets.load(str(tmp_path / "none.yaml"))
+
+
+def test_presets_that_extend_one_another_in_a_circle_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {base}\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        presets.load("a")
 
 
 def test_what_the_networks_predict_is_theirs_to_say_where_a_schedule_does_not():

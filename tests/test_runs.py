@@ -171,9 +171,9 @@ def test_a_sidecar_with_unknown_or_missing_fields_is_refused(tmp_path):
     path.write_text(json.dumps({"request": data["request"] | {"strength": 1}}))
     with pytest.raises(ValueError, match="has unknown strength"):
         runs.read_sidecar(path)
-    data["request"].pop("fps")
+    data["request"].pop("seed")
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match="lacks fps"):
+    with pytest.raises(ValueError, match="lacks seed"):
         runs.read_sidecar(path)
     for text in ("{", "[]", '{"a": 1}', '"text"'):
         path.write_text(text)
@@ -231,6 +231,15 @@ BAD = {
     "convention": ["publishd"],
     "strong": [" "],
     "weak_text_encoders": ["no"],
+    "family": ["animatedif", None],
+    "motion_adapter": [None],
+    "weak_motion_scale": ["0", float("nan")],
+    "weak_routing": ["worst"],
+    "adapters": [["a/lora"]],
+    "controlnet": [{"model": "a/net", "strong": 1.0, "weak": 0.0}],  # AnimateDiff-SDXL has none
+    "ip_adapter": [{"model": "a/ip", "strong": 1.0}, "a/ip"],
+    "control": ["edges.png"],
+    "ip_image": ["red.png"],
 }
 
 

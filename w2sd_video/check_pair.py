@@ -13,7 +13,7 @@ from . import presets, runs, video
 from .eval.results import ENOUGH
 from .eval.statistics import Interval, interval
 from .eval.videos import find
-from .generate import load, scheduler
+from .generate import load, scheduler, weak_arm
 from .runs import Refused, Request
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ def samples(request: Request, count: int, references: Sequence[str]) -> list[tup
     if not references:
         if presets.load(request.preset).grammar != "shapes":
             raise Refused("videos", "", f"preset {request.preset} has no data of its own: give videos, with prompts")
-        from .shapes import bench
-        from .shapes.grammar import parse
+        from .shapes import grammar
         from .shapes.world import render
 
-        prompts = bench.prompts(count)
-        return [(p, (render(parse(p), n) * 255).round().astype(np.uint8)) for n, p in enumerate(prompts)]
+        prompts = grammar.prompts(count)
+        return [(p, (render(grammar.parse(p), n) * 255).round().astype(np.uint8)) for n, p in enumerate(prompts)]
     found = find(list(references))[:count]
     silent = [str(each.path) for each in found if not each.prompt]
     if silent:
@@ -58,8 +57,9 @@ def alignment(
     for n, (prompt, frames) in enumerate(data):
         size = (request.width, request.height)
         shown = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
-        shown = shown[: request.num_frames]
-        call: dict[str, Any] = {"prompt": prompt, "weak_prompt": request.weak_prompt, "num_frames": len(shown)}
+        shown = shown[: request.num_frames or 1]
+        call: dict[str, Any] = {"prompt": prompt, **weak_arm(request)}
+        call |= {"num_frames": len(shown)} if request.video else {}
         call |= {"height": request.height, "width": request.width, "guidance_scale": 1.0}
         found.append(align(pipe, latents_of(pipe, np.stack(shown)), LEVELS, seed=n, **call))
         progress(n + 1)

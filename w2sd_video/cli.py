@@ -5,6 +5,7 @@ torch and diffusers take seconds to import, so nothing here imports them before 
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -37,6 +38,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 MOST_SEEDS = 10_000
+DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
 # The option that sets each field of a request, for messages.
 OPTIONS = {
@@ -46,13 +48,17 @@ OPTIONS = {
     "weak_guidance_scale": "--weak-guidance",
     "num_frames": "--frames",
     "motion_adapter": "--motion",
+    "weak_motion_adapter": "--weak-motion",
     "formats": "--gif/--png",
     "prompt": "PROMPT",
     "videos": "VIDEO",
+    "adapters": "--lora",
+    "options": "--set",
 }
 SAME = (
-    "seed schedule reflection_steps height width fps dtype device out inversion convention strong weak method"
-    " dimensions prompts weights backend"
+    "seed schedule vae reflection_steps height width fps dtype device out inversion convention strong weak method"
+    " dimensions prompts weights backend control controlnet ip_image ip_adapter weak_motion_scale weak_routing"
+    " preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
@@ -63,6 +69,9 @@ def main() -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # what they warn of, a user of this program cannot mend
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Threads that wait busily take the cores from those that work, where other programs run. With a shorter wait than
+    # OpenMP's own, seen on two cores: as fast on an idle machine, 5 times as fast on a busy one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         app()
     except KeyboardInterrupt:
@@ -75,10 +84,12 @@ def messages() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        option = OPTIONS.get(error.argument, error.argument)
-        _fail(f"{option}: {error.value!r} is not accepted; {error.accepted}", 2)
+        option = _named(error.argument)
+        what = " is missing" if error.value is None else f": {error.value!r} is not accepted"
+        _fail(f"{option}{what}; {error.accepted}", 2)
     except (ValueError, OSError) as error:
-        _fail(str(error), 2)
+        argument, colon, said = str(error).partition(": ")
+        _fail(_named(argument) + colon + said, 2)
     except (FloatingPointError, MemoryError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -87,6 +98,12 @@ def messages() -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
             raise
         _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+
+
+def _named(argument: str) -> str:
+    """The option that sets an argument, or a part of one, as in `controlnet.strong`."""
+    whole = "options" if argument.startswith("option of ") else argument.partition(".")[0]
+    return OPTIONS.get(whole, argument)
 
 
 def _fail(message: str, code: int) -> None:
@@ -98,7 +115,7 @@ def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
-def _number(panel: str, text: str, kind: type[int] | type[float]) -> Any:
+def _number(panel: str, text: str, kind: type[int] | type[float], *names: str) -> Any:
     """An option that takes a number, and names what it got instead."""
 
     def parse(value: str) -> int | float:
@@ -107,15 +124,18 @@ def _number(panel: str, text: str, kind: type[int] | type[float]) -> Any:
         except ValueError:
             raise typer.BadParameter(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
 
-    return _option(panel, text, parser=parse, metavar="N" if kind is int else "NUMBER")
+    return _option(panel, text, *names, parser=parse, metavar="N" if kind is int else "NUMBER")
 
 
-MODELS, METHOD, VIDEO, OUTPUT = "Models", "Method", "Video", "Output"
+MODELS, METHOD, SIZE, OUTPUT = "Models", "Method", "Steps and size", "Output"
+SCALED = "MODEL[:STRONG[:WEAK]]"
 
 
 @app.command()
 def generate(
+    context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to show.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="The same, as an option.")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.")
     ] = None,
@@ -125,16 +145,54 @@ def generate(
         Path | None, typer.Option("--from", metavar="SIDECAR", help="Make the video of a sidecar again.")
     ] = None,
     preset: Annotated[
-        str | None, _option(MODELS, "Models and settings, one of `w2sd-video presets` (default: shapes).")
+        str | None,
+        _option(
+            MODELS,
+            "Models and settings: one of `w2sd-video presets`, or a YAML file (default: the shipped model).",
+            "--preset",
+            "--pair",
+        ),
     ] = None,
     schedule: Annotated[str | None, _option(MODELS, "One of the preset's noise schedules.")] = None,
     strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
     weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
+    vae: Annotated[str | None, _option(MODELS, "Another autoencoder than the strong model's: likewise.")] = None,
     motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
+    weak_motion: Annotated[str | None, _option(MODELS, "Another motion module for the weak arm: likewise.")] = None,
     weak_text_encoders: Annotated[
         bool | None,
         _option(MODELS, "Whether the weak arm encodes prompts with the weak model's own text encoders."),
     ] = None,
+    loras: Annotated[
+        list[str] | None,
+        _option(
+            MODELS,
+            "A LoRA, and its scales in the two arms (0.8, -1.5; beside another weak model 0.8, 0), in place of the"
+            " preset's; can be given again.",
+            "--lora",
+            metavar=SCALED,
+        ),
+    ] = None,
+    lora_path: Annotated[
+        str | None, _option(MODELS, "The same, as the published script has it.", "--lora_path")
+    ] = None,
+    strong_lora_scale: Annotated[
+        float | None, _number(MODELS, "The LoRA's scale in the strong arm.", float, "--strong_lora_scale")
+    ] = None,
+    weak_lora_scale: Annotated[
+        float | None, _number(MODELS, "The LoRA's scale in the weak arm.", float, "--weak_lora_scale")
+    ] = None,
+    controlnet: Annotated[
+        str | None, _option(MODELS, "A ControlNet, and its scales in the two arms (1, 0).", metavar=SCALED)
+    ] = None,
+    control: Annotated[
+        str | None, _option(MODELS, "What the ControlNet is shown: a picture; for videos also a video or a folder.")
+    ] = None,
+    ip_adapter: Annotated[
+        str | None,
+        _option(MODELS, "An IP-Adapter's file, and its scales in the two arms (0.6, 0).", metavar=SCALED),
+    ] = None,
+    ip_image: Annotated[str | None, _option(MODELS, "The picture that the IP-Adapter is shown.")] = None,
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     plain: Annotated[bool, _option(METHOD, "The strong model without reflection.", "--plain")] = False,
@@ -155,9 +213,30 @@ def generate(
             METHOD, "An option of the method, as motion_gain=2; can be given again.", "--set", metavar="NAME=VALUE"
         ),
     ] = None,
-    guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
-    strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
-    weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
+    guidance: Annotated[
+        float | None,
+        _number(METHOD, "Guidance of the final denoising step.", float, "--guidance", "--guidance_scale"),
+    ] = None,
+    strong_guidance: Annotated[
+        float | None,
+        _number(
+            METHOD,
+            "Guidance of the reflection's strong arm.",
+            float,
+            "--strong-guidance",
+            "--strong_guidance_scale",
+        ),
+    ] = None,
+    weak_guidance: Annotated[
+        float | None,
+        _number(METHOD, "Guidance of the reflection's weak arm.", float, "--weak-guidance", "--weak_guidance_scale"),
+    ] = None,
+    weak_motion_scale: Annotated[
+        float | None, _number(METHOD, "Times which the weak arm's motion module counts; 0 is off.", float)
+    ] = None,
+    weak_routing: Annotated[
+        str | None, _option(METHOD, "The weak arm's experts, of a mixture: worst, or FROM,TO of their ranking.")
+    ] = None,
     weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
     weak_negative_prompt: Annotated[str | None, _option(METHOD, "Another negative prompt for the weak arm.")] = None,
     refine: Annotated[
@@ -178,12 +257,13 @@ def generate(
     convention: Annotated[
         str | None, _option(METHOD, "Level of the inverse: exact (default), or published (the paper's code).")
     ] = None,
-    steps: Annotated[int | None, _number(VIDEO, "Denoising steps, T.", int)] = None,
-    frames: Annotated[int | None, _number(VIDEO, "Frames.", int)] = None,
-    height: Annotated[int | None, _number(VIDEO, "Height in pixels, a multiple of 8.", int)] = None,
-    width: Annotated[int | None, _number(VIDEO, "Width in pixels, a multiple of 8.", int)] = None,
-    fps: Annotated[int | None, _number(VIDEO, "Frames a second.", int)] = None,
-    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("outputs"),
+    steps: Annotated[int | None, _number(SIZE, "Denoising steps, T.", int, "--steps", "--T")] = None,
+    frames: Annotated[int | None, _number(SIZE, "Frames.", int)] = None,
+    size: Annotated[int | None, _number(SIZE, "Height and width.", int)] = None,
+    height: Annotated[int | None, _number(SIZE, "Height in pixels, a multiple of 8.", int)] = None,
+    width: Annotated[int | None, _number(SIZE, "Width in pixels, a multiple of 8.", int)] = None,
+    fps: Annotated[int | None, _number(SIZE, "Frames a second.", int)] = None,
+    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", "--save_dir")] = Path("outputs"),
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
     overwrite: Annotated[bool, _option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
@@ -193,11 +273,12 @@ def generate(
     Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
     """
     fields: dict[str, Any] = {
-        "preset": preset,
         "schedule": schedule,
         "strong": strong,
         "weak": weak,
+        "vae": vae,
         "motion_adapter": motion,
+        "weak_motion_adapter": weak_motion,
         "weak_text_encoders": weak_text_encoders,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -208,27 +289,47 @@ def generate(
         "convention": convention,
         "method": method,
         "negative_prompt": negative_prompt,
+        "control": control,
+        "ip_image": ip_image,
+        "weak_motion_scale": weak_motion_scale,
         "weak_prompt": weak_prompt,
         "weak_negative_prompt": weak_negative_prompt,
         "num_frames": frames,
-        "height": height,
-        "width": width,
         "fps": fps,
         "dtype": dtype,
         "device": device,
     }
-    fields = {name: value for name, value in fields.items() if value is not None}
-    if settings:
-        with messages():
-            fields["options"] = dict(read_setting(each) for each in settings)
-    formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
+    kind = "image" if context.info_name == "image" else "video"
+    prompts = [*(prompts or []), *(prompt or [])]
     with messages():
+        if size is not None and (height or width) is not None:
+            raise Refused("--size", size, "give it, or --height and --width")
+        fields |= {"height": size or height, "width": size or width}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if settings:
+            fields["options"] = dict(read_setting(each) for each in settings)
+        if weak_routing:
+            ends = re.fullmatch(r"(\d+),(\d+)", weak_routing)
+            fields["weak_routing"] = [int(ends[1]), int(ends[2])] if ends else weak_routing
+        if controlnet:
+            fields["controlnet"] = read_scaled(controlnet, 1.0, 0.0)
+        if ip_adapter:
+            fields["ip_adapter"] = read_scaled(ip_adapter, 0.6, 0.0)
+        formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
         variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
         if len(variants) > 1:
             raise ValueError("--plain, --weak-only and --compare exclude one another")
+        for name in ("method", "options"):
+            if name in fields and (plain or weak_only):
+                raise Refused(
+                    name, fields[name], "--plain and --weak-only sample without a method: give one or the other"
+                )
+        loras = [*(loras or []), *([lora_path] if lora_path else [])]
+        scales = {"strong": strong_lora_scale, "weak": weak_lora_scale}
         before: dict[str, Any] | None = None
         if again:
-            if prompts or prompts_file or variants or fields.keys() - {"device"}:
+            asked = prompts or prompts_file or variants or preset or loras or refine or any(scales.values())
+            if asked or fields.keys() - {"device"}:
                 others = "--out, --overwrite, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
@@ -236,15 +337,29 @@ def generate(
             except OSError as error:
                 raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
             requests = [replace(request, **fields)]
+            check_kind(requests[0], kind)
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
         else:
             seeds = parse_seeds(seed)
+            fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
+            check_kind(pair, kind)
+            if adapters := _adapters(loras, pair, weak, {arm: x for arm, x in scales.items() if x is not None}):
+                fields["adapters"] = adapters
+            refiner = refine or (pair.refine if weak_prompt is None else None)
             requests = [
-                Request.of(prompt, number, **{**told, **fields}, variant=variants[0] if variants else "w2sd")
-                for prompt, told in _refined(read_prompts(prompts or [], prompts_file), refine)
+                Request.of(text, number, **{**told, **fields}, variant=variants[0] if variants else "w2sd")
+                for text, told in _refined(read_prompts(prompts, prompts_file, kind), refiner)
                 for number in seeds
             ]
         _generate(requests, out_folder, formats, overwrite, before)
+
+
+def check_kind(pair: presets.Pair, kind: str) -> None:
+    """Refuses, for one of the commands, what is made by the other."""
+    if pair.kind != kind:
+        other = "image" if kind == "video" else "generate"
+        name = pair.name if isinstance(pair, presets.Preset) else getattr(pair, "preset", "")
+        raise Refused("preset", name, f"it makes {pair.kind}s: w2sd-video {other}")
 
 
 def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dict[str, str]]]:
@@ -260,7 +375,7 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
     else:
         from .refine import language_model
 
-        _quiet()
+        quiet()
         try:
             refine = language_model(refiner)
         except (OSError, ValueError) as error:
@@ -300,23 +415,21 @@ def _generate(
                 progress.reset(steps, description=escape(name), total=total)
             progress.update(steps, completed=done)
 
-        _quiet()
+        quiet()
         for made in make(requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]):
             progress.update(videos, advance=1)
-            print(f"{made.paths['mp4']}{'  (already made)' * made.kept}")
+            print(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}")
             if not made.kept:
                 print(*(f"  {line}" for line in _summary(made, before)), sep="\n", flush=True)
 
 
 def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
     """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
-    for kind, path in made.paths.items():
-        if kind != "mp4":
-            yield str(path)
+    yield from map(str, list(made.paths.values())[1:])
     for variant, video in made.record["videos"].items():
         name = video["method"] or variant
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
-        of = f" ({count['strong']} of the strong model, {count['weak']} of the weak)" if count["weak"] else ""
+        of = f" ({count['strong']} by the strong arm, {count['weak']} by the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
     if before:
         differing = differences(before, made.record)
@@ -327,7 +440,7 @@ def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
         )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leaves the terminal to our own progress, and to the hub's when it downloads."""
     import diffusers
     import huggingface_hub
@@ -352,6 +465,42 @@ def read_setting(text: str) -> tuple[str, Any]:
     return name, read
 
 
+def read_scaled(text: str, strong: float, weak: float) -> dict[str, Any]:
+    """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
+    number = r":([-+]?(?:\d+\.?\d*|\.\d+))"
+    found = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
+    if not found:
+        raise Refused("model", text, f"give {SCALED}")
+    scales = [
+        default if said is None else float(said)
+        for said, default in zip(found.groups()[1:], (strong, weak), strict=True)
+    ]
+    return {"model": found[1], "strong": scales[0], "weak": scales[1]}
+
+
+def _adapters(
+    loras: list[str], pair: presets.Preset, weak: str | None, scales: dict[str, float]
+) -> dict[str, dict[str, Any]]:
+    """LoRAs by name, of those that are named or else the preset's; empty where nothing is asked.
+
+    Args:
+        weak: another weak model than the pair's. Where there is one, LoRAs are the strong model's alone.
+        scales: by arm, in place of those that they come with.
+    """
+    named = dict(pair.adapters) if scales and not loras else {}
+    if scales and not (loras or named):
+        raise Refused("--strong_lora_scale", scales, f"preset {pair.name} has no LoRA: name one by --lora")
+    for text in loras:
+        each = read_scaled(text, 0.8, -1.5 if (weak or pair.weak) is None else 0.0)
+        if each["model"] in pair.adapters:
+            named[each["model"]] = each | {"model": pair.adapters[each["model"]]["model"]}
+            continue
+        each["model"] = runs.absolute(each["model"])
+        name = re.sub(r"\W+", "_", Path(each["model"]).stem)
+        named[f"{name}_{len(named)}" if name in named else name] = each
+    return {name: {**each, **scales} for name, each in named.items()}
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,3,8-15` as numbers, each once.
 
@@ -370,7 +519,7 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
+def read_prompts(prompts: list[str], file: Path | None, kind: str = "video") -> list[str]:
     """The prompts given and those of the file, each once.
 
     Raises:
@@ -386,8 +535,28 @@ def read_prompts(prompts: list[str], file: Path | None) -> list[str]:
         if not prompts:
             raise Refused("--prompts", str(file), "it holds no prompt; give one a line")
     if not prompts:
-        raise ValueError('PROMPT is missing: w2sd-video generate "a red circle moving right"')
+        example = 'image "a red circle"' if kind == "image" else 'generate "a red circle moving right"'
+        raise ValueError(f"PROMPT is missing: w2sd-video {example}")
     return list(dict.fromkeys(prompts))
+
+
+def _without(command: Callable[..., None], *options: str) -> Callable[..., None]:
+    """A command that lacks some of another's options."""
+    hints = get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
+    kept = [p.replace(annotation=hints[n]) for n, p in signature.parameters.items() if n not in options]
+
+    def narrowed(**arguments: Any) -> None:
+        command(**arguments)
+
+    narrowed.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    narrowed.__annotations__ = {p.name: p.annotation for p in kept}
+    return narrowed
+
+
+app.command("image", help="Make images from prompts: a PNG each, with a JSON sidecar; options as of `generate`.")(
+    _without(generate, "motion", "weak_motion", "weak_motion_scale", "frames", "fps", "gif", "png")
+)
 
 
 @app.command("presets")
@@ -403,11 +572,11 @@ def show_presets(
         for preset in map(presets.load, presets.names()):
             final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
             out.print(f"[bold]{preset.name}[/]: {escape(preset.description)}")
-            video = f"{preset.num_frames} frames of {preset.width}x{preset.height}"
+            frames = f"{preset.num_frames} frames of " if preset.video else ""
             for line in (
-                f"strong {preset.strong}, weak {preset.weak}",
+                ", ".join(f"{role.replace('_', ' ')} {model}" for role, model in preset.models.items()),
                 f"guidance {final:g} ({strong:g} and {weak:g} in the reflection), {preset.num_inference_steps} steps",
-                f"{video}; {preset.source}",
+                f"{preset.family}, {frames}{preset.width}x{preset.height}; {preset.source}",
             ):
                 out.print(f"  {line}", markup=False)
 
@@ -479,13 +648,14 @@ def check_pair(
     preset: Annotated[str, _option(MODELS, "Models and settings, one of `w2sd-video presets`.")] = presets.DEFAULT,
     strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
     weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
+    vae: Annotated[str | None, _option(MODELS, "Another autoencoder than the strong model's: likewise.")] = None,
     motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
     strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
     weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
-    steps: Annotated[int | None, _number(VIDEO, "Denoising steps, T.", int)] = None,
+    steps: Annotated[int | None, _number(SIZE, "Denoising steps, T.", int)] = None,
     dimensions: Annotated[
         str | None, typer.Option(help="What to score by, as for `eval` (default: shapes, or six); none: do not sample.")
     ] = None,
@@ -497,16 +667,19 @@ def check_pair(
     """
     fields: dict[str, Any] = {"strong": strong, "weak": weak, "motion_adapter": motion, "dtype": dtype}
     fields |= {"device": device, "guidance_scale": guidance, "strong_guidance_scale": strong_guidance}
-    fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps}
+    fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps, "vae": vae}
     with messages():
         from . import check_pair as check
         from .eval.cli import run
+        from .eval.dimensions import expand
 
+        if dimensions not in (None, "none"):
+            expand(dimensions.split(","))
         world = presets.load(preset).grammar
         request = Request.of("a red circle moving right" if world else "any", preset=preset, **fields)
         data = check.samples(request, samples, videos or [])
         runs.writable(out_folder)
-        _quiet()
+        quiet()
         with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
             task = bar.add_task("", total=len(data))
             found = check.alignment(request, data, lambda done: bar.update(task, completed=done))
@@ -521,10 +694,10 @@ def check_pair(
         for variant in ("plain", "w2sd"):
             asked = [Request.of(prompt, n, preset, variant=variant, **fields) for n, (prompt, _) in enumerate(data)]
             _generate(asked, out_folder / variant, ["mp4"], False, None)
-        named = (dimensions or ("shapes" if world == "shapes" else "six")).split(",")
+        named = (dimensions or ("shapes" if world == "shapes" else "six" if request.video else "images")).split(",")
         folders = [str(out_folder / variant) for variant in ("plain", "w2sd")]
         auto = device or "auto"
-        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, False, []):
+        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not request.video, []):
             raise typer.Exit(1)
 
 

@@ -275,8 +275,8 @@ def load_published(path: str | PathLike[str], **config: Any) -> DiTMoETransforme
     Args:
         path: a `.safetensors`, or a `.pt` such as `dit_moe_s_8E2A.pt`; one with tensors under "ema" or "model", as
             training leaves it, gives the first of these.
-        config: arguments of [`DiTMoETransformer2DModel`]. Of the published models other than DiT-MoE-S/2-8E2A:
-            `**PUBLISHED[name]`.
+        config: arguments of [`DiTMoETransformer2DModel`]. Without any, those of the model in `PUBLISHED` that has the
+            file's width.
 
     Raises:
         WeightsNotFound (`FileNotFoundError`): there is no such file.
@@ -284,6 +284,10 @@ def load_published(path: str | PathLike[str], **config: Any) -> DiTMoETransforme
             the model; the message has the first one.
     """
     state = _tensors(Path(path))
+    width = len(state.get("x_embedder.proj.weight", ()))
+    for each in PUBLISHED.values() if not config else ():
+        if width == each.get("num_attention_heads", 6) * each.get("attention_head_dim", 64):
+            config = each
     with init_empty_weights():
         model = DiTMoETransformer2DModel(**config)
     sources = {name: _published(name, model.config.qk_norm) for name in model.state_dict()}

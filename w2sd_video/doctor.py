@@ -7,7 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from . import presets, runs, video
 
@@ -18,7 +18,6 @@ PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
-ROLES: tuple[Argument, ...] = ("strong", "weak", "motion_adapter")
 
 
 def report() -> dict[str, Rows]:
@@ -73,12 +72,19 @@ def ffmpeg() -> tuple[str, str]:
 
 
 def weights() -> Rows:
-    """For each preset's models: where they are, or the command that gets them."""
-    rows = []
+    """For each model that a preset names: where it is, or the command that gets it, and the presets that need it."""
+    roles: dict[str, str] = {}
+    users: dict[str, list[str]] = {}
     for name in presets.names():
-        preset = presets.load(name)
-        for role in ROLES:
-            rows.append((f"{name}, {role.replace('_', ' ')}", find(getattr(preset, role), role)))
+        for role, model in presets.load(name).models.items():
+            users.setdefault(model, []).append(name)
+            if roles.get(model) != "strong":  # of a strong model there is more to get than of a weak one
+                roles[model] = role.partition(".")[0]
+    rows = []
+    for model, role in roles.items():
+        named, more = users[model][:3], len(users[model][3:])
+        for_ = ", ".join(named) + (f" and {more} more" if more else "")
+        rows.append((model, f"{find(model, role)}  (for {for_})"))
     return rows
 
 
@@ -100,24 +106,38 @@ def scorers() -> Rows:
     return rows
 
 
-def find(reference: str, role: Argument) -> str:
-    """Where a model of a preset is: `shipped`, `found` with the folder, or `missing` with the way to it."""
+def find(reference: str, role: str) -> str:
+    """Where a model of a preset is: `shipped`, `found` with the place, or `missing` with the way to it."""
     if reference.startswith("package:"):
-        folder = runs.PACKAGE / reference.removeprefix("package:")
-        if any(folder.rglob("*.safetensors")):
-            return f"shipped, {_megabytes(folder)}"
-        return f"missing: {folder}; install the package anew"
+        place = runs.PACKAGE / reference.removeprefix("package:")
+        if place.is_file() or any(place.rglob("*.safetensors")):
+            return f"shipped, {_megabytes(place)}"
+        return f"missing: {place}; install the package anew"
     from huggingface_hub import try_to_load_from_cache
 
-    for config in ("model_index.json", "config.json"):
-        cached = try_to_load_from_cache(reference, config)
-        if isinstance(cached, str) and any(Path(cached).parent.rglob("*.safetensors")):
-            return f"found, {_megabytes(Path(cached).parent)}: {Path(cached).parent}"
     from .loading import download_command
 
-    return f"missing; get it with: {download_command(role, reference)}"
+    if Path(reference).exists():
+        return f"found, {_megabytes(Path(reference))}: {Path(reference).absolute()}"
+    try:
+        repository, folder, file = runs.split(reference)
+    except OSError:
+        return "missing: put it there; `w2sd-video presets NAME` says where it comes from"
+    inside = f"{folder}/{file}" if folder else file
+    for name in [inside] if inside else ["model_index.json", "config.json"]:
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str) and (file or any(Path(cached).parent.rglob("*.safetensors"))):
+            place = Path(cached) if file else Path(cached).parent
+            return f"found, {_megabytes(place)}: {place}"
+    if file:
+        command = f'hf download {repository} --include "{inside}"'
+        command += f' --include "{folder}/image_encoder/*"' if role == "ip_adapter" else ""
+    else:
+        command = download_command(cast("Argument", role), repository)
+    return f"missing; get it with: {command}"
 
 
 def _megabytes(folder: Path) -> str:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    files = [folder] if folder.is_file() else folder.rglob("*")
+    size = sum(path.stat().st_size for path in files if path.is_file())
     return f"{size / 1e6:.1f} MB"

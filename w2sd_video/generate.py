@@ -6,18 +6,19 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib import import_module
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import runs, video
+from . import presets, runs
 from .runs import Refused, Request
 
 if TYPE_CHECKING:
-    from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
+    from .pipelines.reflection import Reflection as Pipeline
     from .video import Frames
 
 LABELS = {"weak": "weak", "strong": "strong", "w2sd": "W2SD"}
@@ -43,7 +44,7 @@ def generate(
     on_step: OnStep | None = None,
     command: Sequence[str] = (),
 ) -> Iterator[Made]:
-    """Makes each request's outputs in the folder `out`, one after another, and yields them.
+    """Makes each request's outputs, a video or an image, in the folder `out`, one after another, and yields them.
 
     A request whose outputs are already there is kept as it is, unless `overwrite`: an interrupted batch goes
     on where it was. Each video has a generator of its own, seeded by its request alone.
@@ -51,7 +52,7 @@ def generate(
     Args:
         requests: what to make.
         out: the folder; made where it is not there.
-        formats: some of `runs.FORMATS`.
+        formats: some of `runs.FORMATS`, for videos; an image is a PNG.
         overwrite: replace what is there.
         on_step: called after each sampling step.
         command: the command line, for the record.
@@ -102,8 +103,8 @@ def _generate(
         if state == "made" and not overwrite:
             yield Made(request, paths, runs.read_sidecar(paths["json"])[1], kept=True)
             continue
-        models = (request.strong, request.weak, request.motion_adapter, request.weak_text_encoders)
-        wanted = (request.variant, *models, request.dtype, request.device)
+        models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
+        wanted = (request.variant, request.family, *models, request.dtype, request.device)
         if wanted != loaded:
             pipelines.clear()  # let go of one pair before the next is loaded
             pipelines = load(request)
@@ -118,34 +119,33 @@ def load(request: Request) -> dict[str, Pipeline]:
         OSError, ValueError: weights that are missing or cannot be read, with the way to get them.
         Refused: a device that is not there, or more frames than the motion module has positions.
     """
-    import torch
-
-    from .pipelines.animatediff_sdxl import W2SDAnimateDiffSDXLPipeline as Pipeline
-
     scheduler(request)  # refuses what diffusers cannot build, before anything is read
     device = runs.usable_device(request.device)
-    dtype = getattr(torch, request.dtype)
-    strong, weak, motion = (runs.locate(getattr(request, name), name) for name in ("strong", "weak", "motion_adapter"))
-
-    def pipeline(strong: str, **pair: Any) -> Pipeline:
-        return Pipeline.from_pretrained(strong, motion_adapter=motion, torch_dtype=dtype, **pair)
-
+    shown = runs.VARIANTS[request.variant]
+    # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
+    apart = ["weak"] if request.weak is not None and "weak" in shown else []
     pipelines: dict[str, Pipeline] = {}
-    for variant in reversed(runs.VARIANTS[request.variant]):  # the pair first
-        if variant == "w2sd":
-            pipelines[variant] = pipeline(strong, weak=weak, weak_text_encoders=request.weak_text_encoders)
-        elif variant == "strong":
-            pipelines[variant] = pipelines["w2sd"] if "w2sd" in pipelines else pipeline(strong)
-        else:
-            try:
-                pipelines[variant] = pipeline(weak)
-            except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
-                raise OSError(str(error).replace("strong=", "weak=")) from error
-            if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
-                pipelines[variant].register_modules(unet=pipelines["w2sd"].weak_unet)
+    if both := [variant for variant in shown if variant not in apart]:
+        pair: dict[str, Any] = {}
+        if "w2sd" in shown and request.weak is not None:
+            weak = runs.locate(request.weak, "weak")
+            pair = {"weak": weak, "weak_text_encoders": request.weak_text_encoders}
+        if set(both) != {"strong"} and request.weak_motion_adapter is not None:
+            pair["weak_motion_adapter"] = runs.locate(request.weak_motion_adapter, "weak_motion_adapter")
+        pipe = _load(request, runs.locate(request.strong, "strong"), **pair)
+        _adapt(pipe, request)
+        pipelines = dict.fromkeys(both, pipe)
+    if apart:
+        assert request.weak is not None
+        try:
+            motion = request.weak_motion_adapter or request.motion_adapter
+            pipelines["weak"] = _load(replace(request, motion_adapter=motion), runs.locate(request.weak, "weak"))
+        except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
+            raise OSError(str(error).replace("strong=", "weak=")) from error
+        if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
+            pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
-        longest = pipe.unet.config.motion_max_seq_length
-        if request.num_frames > longest:
+        if request.num_frames is not None and request.num_frames > (longest := pipe.unet.config.motion_max_seq_length):
             raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
         pipe.to(device)
         pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
@@ -153,10 +153,49 @@ def load(request: Request) -> dict[str, Pipeline]:
     return pipelines
 
 
+def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
+    """A pipeline of the request's family."""
+    import torch
+
+    from .loading import autoencoder
+
+    family = presets.FAMILIES[request.family]
+    name = family.pipeline if request.controlnet is None else family.with_controlnet
+    if request.motion_adapter is not None:
+        pair["motion_adapter"] = runs.locate(request.motion_adapter, "motion_adapter")
+    if request.vae is not None:
+        pair["vae"] = autoencoder(runs.locate(request.vae, "vae"), getattr(torch, request.dtype))
+    if request.controlnet is not None:
+        pair["controlnet"] = runs.locate(request.controlnet["model"], "controlnet")
+    cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
+    pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
+    made, read = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
+    if made != read:
+        raise Refused(
+            "vae", request.vae, f"its latents have {read} channels, and the model's {made}: give one that fits"
+        )
+    return pipe
+
+
+def _adapt(pipe: Any, request: Request) -> None:
+    """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
+    for name, each in request.adapters.items():
+        place, folder, file = runs.split(each["model"], f"adapters.{name}")
+        pipe.load_lora_weights(place, subfolder=folder or None, weight_name=file, adapter_name=name)
+    if request.adapters:
+        pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
+    if request.ip_adapter is not None:
+        place, folder, file = runs.split(request.ip_adapter["model"], "ip_adapter")
+        if file is None:
+            raise Refused("ip_adapter", request.ip_adapter["model"], "name its file of weights, beside image_encoder/")
+        pipe.load_ip_adapter(place, subfolder=folder, weight_name=file)
+        pipe.set_ip_adapter_scale(request.ip_adapter["strong"])
+
+
 def sample(
     pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None
 ) -> tuple[Frames, dict[str, int]]:
-    """One video of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
+    """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
     import torch
 
     done = 0
@@ -168,39 +207,111 @@ def sample(
             on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
         return kwargs
 
-    arguments: dict[str, Any] = {"method": None}
-    if variant == "w2sd":
-        arguments = {
-            "method": request.method,
-            "strong_guidance_scale": request.strong_guidance_scale,
-            "weak_guidance_scale": request.weak_guidance_scale,
-            "reflection_steps": request.reflection_steps,
-            "weak_prompt": request.weak_prompt,
-            "weak_negative_prompt": request.weak_negative_prompt,
-            "inversion": request.inversion,
-            "convention": request.convention,
-            **request.options,
-        }
+    call: dict[str, Any] = {
+        "num_frames": request.num_frames,
+        "height": request.height,
+        "width": request.width,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
+        "output_type": "np",
+        "callback_on_step_end": step_done,
+    }
+    alone = variant == "weak" and request.weak is not None
+    if request.family == "dit-moe":
+        call["class_labels"] = [_class(pipe, request.prompt)]
+    else:
+        call |= {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        if alone:
+            call["prompt"] = request.weak_prompt or request.prompt
+            call["negative_prompt"] = request.weak_negative_prompt or request.negative_prompt
+    if request.controlnet is not None:
+        size = (request.width, request.height)
+        shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
+        call |= {"conditioning_frames": shown} if request.video else {"image": shown[0]}
+        call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
+    if request.ip_adapter is not None and not alone:
+        call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
+    call |= _method(request, variant)
+    takes = signature(type(pipe).__call__).parameters
+    for name in ("num_frames", "height", "width", "callback_on_step_end"):
+        if name not in takes:
+            del call[name]
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
     try:
-        output = pipe(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            num_frames=request.num_frames,
-            height=request.height,
-            width=request.width,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
-            output_type="np",
-            callback_on_step_end=step_done,
-            **arguments,
-        )
+        output = pipe(**call)
     finally:
         pipe.scheduler = loaded
-    frames = (output.frames[0] * 255).round().astype("uint8")
-    return frames, dict(pipe.evaluations)
+    if on_step and not done:  # a pipeline without callbacks
+        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
+    made = output.frames[0] if request.video else output.images
+    return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+
+
+def weak_arm(request: Request) -> dict[str, Any]:
+    """The arguments of a pair's call that say what the weak arm is."""
+    call: dict[str, Any] = {
+        "weak_prompt": request.weak_prompt,
+        "weak_negative_prompt": request.weak_negative_prompt,
+        "weak_motion_scale": request.weak_motion_scale,
+        "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
+    }
+    if request.weak is None:
+        call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None
+        call["weak_ip_adapter_scale"] = request.ip_adapter and request.ip_adapter["weak"]
+    if request.controlnet is not None:
+        call["weak_controlnet_conditioning_scale"] = float(request.controlnet["weak"])
+    return {name: value for name, value in call.items() if value is not None}
+
+
+def _method(request: Request, variant: str) -> dict[str, Any]:
+    """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
+    if variant == "strong" or (variant == "weak" and request.weak is not None):
+        return {"method": None}
+    call = weak_arm(request)
+    if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
+        apart = call or request.weak_motion_adapter
+        guidance = request.guidance_scale if apart else request.weak_guidance_scale
+        return call | {"method": "weak", "weak_guidance_scale": guidance}
+    return call | {
+        "method": request.method,
+        "strong_guidance_scale": request.strong_guidance_scale,
+        "weak_guidance_scale": request.weak_guidance_scale,
+        "reflection_steps": request.reflection_steps,
+        "inversion": request.inversion,
+        "convention": request.convention,
+        **request.options,
+    }
+
+
+def _class(pipe: Any, name: str) -> int:
+    """The number of a class, by name or number."""
+    classes = set(pipe.labels.values()) or range(pipe.transformer.config.num_embeds_ada_norm)
+    if name.isdecimal() and int(name) in classes:
+        return int(name)
+    if name in pipe.labels:
+        return int(pipe.labels[name])
+    named = [label for label in pipe.labels if not label.isdecimal()]
+    accepted = presets.did_you_mean(name, named) if named else "the model names none"
+    raise Refused("prompt", name, f"give a class by number, 0 to {max(classes)}, or by name; {accepted}")
+
+
+def _pictures(request: Request, argument: str, count: int) -> list[Any]:
+    """The frames of a request's picture or video, as many as are asked for; of one picture, that one as often."""
+    from PIL import Image
+
+    from . import video
+
+    path = getattr(request, argument)
+    try:
+        shown = [Image.fromarray(frame) for frame in video.read(Path(path))]
+    except (OSError, ValueError) as error:
+        raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
+    shown *= count if len(shown) == 1 else 1
+    if len(shown) < count:
+        raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
+    return shown[:count]
 
 
 def scheduler(request: Request, prediction_type: str | None = None) -> Any:
@@ -236,6 +347,10 @@ def _make(
     on_step: OnStep | None,
     command: Sequence[str],
 ) -> Made:
+    from PIL import Image
+
+    from . import video
+
     started = time.perf_counter()
     videos: dict[str, Frames] = {}
     made: dict[str, Any] = {}
@@ -255,15 +370,12 @@ def _make(
     caption = f"{request.prompt}  (seed {request.seed})"
     shown = video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
     with runs.whole(paths) as staged:
-        if "mp4" in formats:
-            video.write_mp4(shown, staged["mp4"], request.fps)
-        if "gif" in formats:
-            video.write_gif(shown, staged["gif"], request.fps)
-        if "png" in formats:
-            for variant, frames in videos.items():
-                video.write_pngs(frames, staged["png"] / variant if compared else staged["png"])
-        if compared:
-            video.contact_sheet(labelled, caption).save(staged["sheet"], format="PNG")
+        if not request.video:
+            Image.fromarray(shown[0]).save(staged["png"], format="PNG")
+        else:
+            _write(request, shown, videos, staged)
+            if compared:
+                video.contact_sheet(labelled, caption).save(staged["sheet"], format="PNG")
         record = {
             "videos": made,
             "files": [path.name for kind, path in paths.items() if kind != "json"],
@@ -273,6 +385,20 @@ def _make(
         }
         staged["json"].write_text(runs.sidecar(request, record), encoding="utf-8")
     return Made(request, paths, record)
+
+
+def _write(request: Request, shown: Frames, videos: dict[str, Frames], staged: dict[str, Path]) -> None:
+    """A video's files, in the formats that there is a path for."""
+    from . import video
+
+    assert request.fps is not None
+    if "mp4" in staged:
+        video.write_mp4(shown, staged["mp4"], request.fps)
+    if "gif" in staged:
+        video.write_gif(shown, staged["gif"], request.fps)
+    if "png" in staged:
+        for variant, frames in videos.items():
+            video.write_pngs(frames, staged["png"] / variant if len(videos) > 1 else staged["png"])
 
 
 def versions() -> dict[str, str]:

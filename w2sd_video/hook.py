@@ -174,6 +174,7 @@ class DenoiserHook(ModelHook):
             "evaluations": self.evaluations,
         }
         strong = _BoundArm("strong", forward, self.method.strong_guidance, **common)
+        asked = strong
         if reflects:
             _check_reflectable(inputs)
             self.method.check(tuple(x_t.shape))
@@ -187,6 +188,7 @@ class DenoiserHook(ModelHook):
                 **common,
             )
             p = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
+            asked = strong if strong.was_asked else weak
         else:
             p = strong.denoise(x_t)
         if step.prediction == "sample":
@@ -195,10 +197,10 @@ class DenoiserHook(ModelHook):
             p = p.expand(2, *p.shape[1:])  # one branch stands for both: their mixture is that branch
             p = p.flip(0) if self.conditional_first else p
         p = p.flatten(0, 1).to(x.dtype)
-        if strong.learned_sigma:  # the supported schedulers take no variance from the network
+        if asked.learned_sigma:  # the supported schedulers take no variance from the network
             p = torch.cat([p, torch.zeros_like(p)], 1)
         _check_finite(p, f"the method's prediction at {where}")
-        return (p,) if strong.output_type is tuple else strong.output_type(sample=p)
+        return (p,) if asked.output_type is tuple else asked.output_type(sample=p)
 
     def _index(self, timestep: Tensor | float) -> int:
         """Which step of the loop this is, from 0. A loop may start late in the schedule (image to image), or anew."""
@@ -236,6 +238,10 @@ class _BoundArm:
     _told: dict[Branches, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
     _x: Tensor | None = None
     _known: dict[str, Tensor] = field(default_factory=dict)  # predictions at _x, by branch
+
+    @property
+    def was_asked(self) -> bool:
+        return self._x is not None
 
     def reflect(self, x: Tensor) -> Tensor:
         p = self._predict(x, branches(self.guidance), self.guidance)

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import diffusers
 import torch
 from diffusers import (
+    AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
@@ -36,12 +37,13 @@ from diffusers import (
     UNetMotionModel,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from w2sd_video.levels import check_scheduler
-from w2sd_video.motion import share_parameters
+from w2sd_video.motion import motion_unet, share_parameters
 from w2sd_video.provenance import remember_files, weight_hashes
 
 __all__ = [
@@ -65,7 +67,7 @@ MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
 IMAGE_SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 IMAGE_SCHEDULER |= {"clip_sample": False, "set_alpha_to_one": False}
 
-Argument = Literal["strong", "weak", "motion_adapter", "controlnet", "lora"]
+Argument = Literal["strong", "weak", "motion_adapter", "weak_motion_adapter", "controlnet", "lora", "vae"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,10 @@ def find(argument: Argument, value: str | PathLike[str]) -> Source:
     path = Path(value).expanduser()
     accepted = (
         "a folder in diffusers' layout, a hub id (owner/name), or a single file in the original layout"
-        f" ({', '.join(SUFFIXES)})"
+        f" ({', '.join(SUFFIXES)}), which may be on the hub (owner/name/file)"
     )
+    if path.suffix.lower() in SUFFIXES:
+        path = on_disk(argument, value)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise WeightsError(f"{argument}={value!r} is a {path.suffix or 'nameless'} file. Accepted: {accepted}.")
     if path.exists():
@@ -169,6 +173,38 @@ def find(argument: Argument, value: str | PathLike[str]) -> Source:
     return Source(argument, value, None)
 
 
+def on_disk(argument: Argument, value: str | PathLike[str]) -> Path:
+    """The path of a file that is on this machine, by its path or by its place on the hub, `OWNER/NAME/FILE`.
+
+    Raises:
+        WeightsNotFound: there is no such path, and the hub's cache has no such file; with the way to get it.
+    """
+    value = fspath(value)
+    path = Path(value).expanduser()
+    named = re.fullmatch(r"(\w[\w.-]*)/(\w[\w.-]*)/(\w[\w./-]*)", value)
+    if path.exists() or not named:
+        return path
+    owner, name, file = named.groups()
+    cached = try_to_load_from_cache(f"{owner}/{name}", file)
+    if not isinstance(cached, str):
+        command = f'hf download {owner}/{name} --include "{file}"'
+        raise WeightsNotFound(f"{argument}={value!r} is not on this machine. Get it with\n  {command}")
+    return Path(cached)
+
+
+def autoencoder(value: str | PathLike[str], torch_dtype: torch.dtype | None = None) -> AutoencoderKL:
+    """An autoencoder by itself: of a folder, a hub id, or a single file.
+
+    Raises:
+        WeightsNotFound, WeightsError: it is not there; it cannot be used.
+    """
+    source = find("vae", value)
+    with _explained(source):
+        if source.is_file:
+            return AutoencoderKL.from_single_file(str(source.path), torch_dtype=torch_dtype)
+        return AutoencoderKL.from_pretrained(source.path or source.value, torch_dtype=torch_dtype)
+
+
 def download_command(argument: Argument, repo_id: str, variant: str | None = None) -> str:
     """The `hf` command that fetches what an argument needs of a hub repository, and no more."""
     weights = f"{variant}.safetensors" if variant else "safetensors"
@@ -176,7 +212,9 @@ def download_command(argument: Argument, repo_id: str, variant: str | None = Non
         "strong": ["*.json", "*/*.txt", f"*/*.{weights}"],
         "weak": ["model_index.json", "scheduler/*", "unet/*.json", f"unet/*.{weights}"],
         "motion_adapter": ["config.json", f"*.{weights}"],
+        "weak_motion_adapter": ["config.json", f"*.{weights}"],
         "controlnet": ["config.json", f"*.{weights}"],
+        "vae": ["config.json", f"*.{weights}"],
     }[argument]
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
     return command if variant else command + ' --exclude "*.fp16.*"'
@@ -230,7 +268,16 @@ def open_checkpoint(source: Source) -> dict[str, torch.Tensor]:
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict):
         raise WeightsError(f"{source} holds a {type(tensors).__name__}, not tensors by name.")
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    return _flat(tensors)
+
+
+def _flat(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors by name, those in parts too: an IP-Adapter's two parts are dictionaries of their own."""
+    found = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    for part, inner in tensors.items():
+        if isinstance(inner, Mapping):
+            found |= {f"{part}.{name}": tensor for name, tensor in inner.items() if isinstance(tensor, torch.Tensor)}
+    return found
 
 
 def _shapes(source: Source) -> dict[str, tuple[int, ...]]:
@@ -389,6 +436,7 @@ class Pair:
     strong: Arm
     weak: Arm | None
     motion: Source | MotionAdapter | None
+    weak_motion: Source | MotionAdapter | None
     controlnets: list[Source | ControlNetModel]
     config: Path
     options: _Options
@@ -413,7 +461,7 @@ class Pair:
         """Load all but what the strong arm's own loader brings."""
         parts = dict(self.given)
         base = self.options.base
-        if (adapter := self._motion_adapter()) is not None:
+        if (adapter := self._motion_adapter(self.motion)) is not None:
             parts["motion_adapter"] = adapter
         if self.controlnets:
             loaded = [self._controlnet(each) for each in self.controlnets]
@@ -458,22 +506,22 @@ class Pair:
                 **self.options.hub,
             )
 
-    def _motion_adapter(self) -> MotionAdapter | None:
-        if not isinstance(self.motion, Source):
-            return self.motion
-        if self.motion.is_file:
-            adapter = load_motion_file(self.motion, self.config, self.options.torch_dtype)
-            self.files["motion_adapter"] = [self.motion.path] if self.motion.path else []
+    def _motion_adapter(self, motion: Source | MotionAdapter | None) -> MotionAdapter | None:
+        if not isinstance(motion, Source):
+            return motion
+        if motion.is_file:
+            adapter = load_motion_file(motion, self.config, self.options.torch_dtype)
+            self.files[motion.argument] = [motion.path] if motion.path else []
             return adapter
-        with _explained(self.motion, self.options.variant):
+        with _explained(motion, self.options.variant):
             adapter = MotionAdapter.from_pretrained(
-                self.motion.path or self.motion.value,
+                motion.path or motion.value,
                 torch_dtype=self.options.torch_dtype,
                 **self.options.model,
                 **self.options.hub,
             )
         folder = Path(adapter.config.get("_name_or_path") or "")
-        self.files["motion_adapter"] = weight_files(folder, self.options.variant, self.options.use_safetensors)
+        self.files[motion.argument] = weight_files(folder, self.options.variant, self.options.use_safetensors)
         return adapter
 
     def _weak_unet(self, adapter: MotionAdapter | None) -> UNet2DConditionModel | UNetMotionModel:
@@ -519,6 +567,8 @@ class Pair:
                 complete(self.strong.source, module, f"; pass `{name}` if it is kept elsewhere")
         if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
             pipeline.unet.load_motion_modules(pipeline.motion_adapter)
+        if (adapter := self._motion_adapter(self.weak_motion)) is not None:
+            pipeline.register_modules(weak_unet=motion_unet(pipeline.weak_unet or pipeline.unet, adapter))
         for name in ("weak_unet", "motion_adapter"):
             if (module := getattr(pipeline, name, None)) is not None:
                 share_parameters(module, pipeline.unet)
@@ -547,6 +597,7 @@ def plan(
     weak: str | PathLike[str] | None = None,
     motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
     *,
+    weak_motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
     base: Base = BASES["SDXL"],
     video: bool = True,
     controlnet: Any = None,
@@ -594,9 +645,8 @@ def plan(
 
     strong_source = find("strong", strong)
     weak_source = None if weak is None else find("weak", weak)
-    motion = motion_adapter
-    if motion is not None and not isinstance(motion, MotionAdapter):
-        motion = find("motion_adapter", motion)
+    motion = _motion("motion_adapter", motion_adapter)
+    weak_motion = _motion("weak_motion_adapter", weak_motion_adapter)
 
     pinned = replace(options, hub={**options.hub, "revision": revision}) if revision else options
     strong_arm = _arm(strong_source, folder, kwargs, pinned)
@@ -609,13 +659,14 @@ def plan(
             f" a file in AnimateDiff's original layout, or a MotionAdapter. One made for {base.name}:\n"
             f"  {download_command('motion_adapter', base.motion_weights, options.variant)}"
         )
-    if motion is not None:
-        _check_motion(motion, strong_arm, options)
+    for module in (motion, weak_motion):
+        if module is not None:
+            _check_motion(module, strong_arm, options)
     given = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [each if isinstance(each, ControlNetModel) else find("controlnet", each) for each in given]
     for each in controlnets:
         _check_controlnet(each, strong_arm, options)
-    return Pair(strong_arm, weak_arm, motion, controlnets, folder, options, kwargs)
+    return Pair(strong_arm, weak_arm, motion, weak_motion, controlnets, folder, options, kwargs)
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:
@@ -631,6 +682,10 @@ def check_arms(strong: Arm, weak: Arm) -> None:
                 f"{strong.source} and {weak.source} do not go together: {fact} {ours[fact]} against"
                 f" {theirs[fact]}. Accepted: two models that agree in it."
             )
+
+
+def _motion(argument: Argument, given: str | PathLike[str] | MotionAdapter | None) -> Source | MotionAdapter | None:
+    return given if given is None or isinstance(given, MotionAdapter) else find(argument, given)
 
 
 def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: _Options) -> None:
@@ -676,22 +731,32 @@ def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options
             )
 
 
-def check_lora(given: Any, unet: Mapping[str, Any], weight_name: str | None = None) -> None:
-    """Refuse a LoRA that is made for another base than a UNet's, where it is a file, a folder or tensors.
+def check_adapter(
+    kind: Literal["LoRA", "IP-Adapter"],
+    given: Any,
+    unet: Mapping[str, Any],
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+) -> None:
+    """Refuse a LoRA or IP-Adapter that is made for another base than a UNet's, where it is on this machine, or tensors.
 
     Raises:
         WeightsError: names both cross-attention widths.
     """
     if isinstance(given, Mapping):
-        shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
-        named = "LoRA"
+        shapes, named = {name: tuple(tensor.shape) for name, tensor in _flat(given).items()}, str(kind)
     else:
-        path = Path(given).expanduser()
-        path = path / (weight_name or "pytorch_lora_weights.safetensors") if path.is_dir() else path
+        path, inside = (
+            Path(given).expanduser(),
+            Path(subfolder or "", weight_name or "pytorch_lora_weights.safetensors"),
+        )
+        if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", fspath(given)):
+            path = Path(try_to_load_from_cache(fspath(given), str(inside)) or "")
+        path = path / inside if path.is_dir() else path
         if not path.is_file():
             return
-        shapes, named = _shapes(Source("lora", str(path), path)), f"LoRA {fspath(given)!r}"
-    into = re.compile(r"attn2[._]to_[kv]\W.*(lora_?down|lora\.down|lora_A)|attn2_to_[kv]\.lora_down")
+        shapes, named = _shapes(Source("lora", str(path), path)), f"{kind} {fspath(given)!r}"
+    into = re.compile(r"attn2[._]to_[kv]\W.*(lora_?down|lora\.down|lora_A)|attn2_to_[kv]\.lora_down|to_[kv]_ip\.weight")
     widths = {shape[-1] for name, shape in shapes.items() if into.search(name) and "motion_modules" not in name}
     own = unet["cross_attention_dim"]
     if other := sorted(widths - {own}):

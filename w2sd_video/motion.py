@@ -8,7 +8,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
 
 def motion_unet(
-    unet: UNet2DConditionModel, motion_adapter: MotionAdapter, like: UNetMotionModel | None = None
+    unet: UNet2DConditionModel | UNetMotionModel, motion_adapter: MotionAdapter, like: UNetMotionModel | None = None
 ) -> UNetMotionModel:
     """The video UNet of an image UNet and a motion adapter, holding their very parameters: nothing is copied.
 
@@ -18,7 +18,8 @@ def motion_unet(
     UNet's device and dtype.
 
     Args:
-        unet: without LoRA or IP-Adapter; those are loaded into the video UNet.
+        unet: without LoRA or IP-Adapter; those are loaded into the video UNet. A video UNet gives all but its motion
+            modules.
         motion_adapter: gives the layout of the motion modules, and their weights.
         like: take the motion modules' weights from this video UNet instead.
 
@@ -40,10 +41,14 @@ def motion_unet(
     if (motion_adapter.device, motion_adapter.dtype) != (unet.device, unet.dtype):
         motion_adapter.to(device=unet.device, dtype=unet.dtype)
     with init_empty_weights():
-        model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
+        if isinstance(unet, UNetMotionModel):
+            length = motion_adapter.config.motion_max_seq_length
+            model = UNetMotionModel.from_config(unet.config, motion_max_seq_length=length)
+        else:
+            model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
 
     motion = like or motion_adapter
-    tensors = dict(unet.named_parameters())
+    tensors = {name: p for name, p in unet.named_parameters() if ".motion_modules." not in name}
     tensors.update((n, p) for n, p in motion.named_parameters() if ".motion_modules." in n)
     if wrong := tensors.keys() ^ dict(model.named_parameters()).keys():
         raise ValueError(

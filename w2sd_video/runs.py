@@ -42,40 +42,29 @@ class Refused(ValueError):
         self.argument, self.value, self.accepted = argument, value, accepted
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(presets.Pair):
     """One output to make, with everything that decides its frames. `Request.of` fills it from a preset.
 
-    `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. Guidance is
-    `uncond + w (cond - uncond)`. `strong`, `weak` and `motion_adapter` are hub ids, folders, single files, or
-    `package:FOLDER`. `scheduler` is a diffusers class and its arguments. `options` are the method's own, by name; see
-    `methods`.
+    `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. `scheduler` is a diffusers
+    class and its arguments. `options` are the method's own, by name; see `methods`. `control` and `ip_image` are files:
+    what a ControlNet is shown (for a video: a video or a folder of frames), and what an IP-Adapter is; `pictures` are
+    their hashes, so that another picture of that name is not taken for it.
     """
 
     prompt: str
     seed: int
     preset: str
-    strong: str
-    weak: str
-    motion_adapter: str
-    weak_text_encoders: bool
-    grammar: str | None
     scheduler: Mapping[str, Any]
-    num_inference_steps: int
-    guidance_scale: float
-    strong_guidance_scale: float
-    weak_guidance_scale: float
     reflection_steps: int
-    num_frames: int
-    height: int
-    width: int
-    fps: int
-    dtype: str
     device: str = "auto"
     variant: str = "w2sd"
     negative_prompt: str | None = None
     weak_prompt: str | None = None
     weak_negative_prompt: str | None = None
+    control: str | None = None
+    ip_image: str | None = None
+    pictures: Mapping[str, str] = field(default_factory=dict)
     inversion: str | int = "x_s"
     convention: str = "exact"
     method: str = "w2sd"
@@ -106,9 +95,11 @@ class Request:
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
         values |= {name: value for name, value in overrides.items() if value is not None}
-        for name in ("strong", "weak", "motion_adapter"):
-            if name in overrides and os.path.exists(os.path.expanduser(values[name])):
-                values[name] = os.path.abspath(os.path.expanduser(values[name]))
+        for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
+            if name in overrides and values[name] is not None:
+                values[name] = absolute(values[name])
+        given = {name: path for name in ("control", "ip_image") if (path := values.get(name)) and os.path.exists(path)}
+        values["pictures"] = {name: _hash(Path(path)) for name, path in given.items()}
         if values["strong"] != pair.strong:
             values["grammar"] = None
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
@@ -134,17 +125,12 @@ class Request:
         most = self.num_inference_steps - (self.convention == "published")
         _whole("reflection_steps", self.reflection_steps, 0, most)
         for name in ("guidance_scale", "strong_guidance_scale", "weak_guidance_scale"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise Refused(name, value, "give a finite number")
+            _number(name, getattr(self, name))
         for name in ("height", "width"):
             _whole(name, getattr(self, name), 8, None, multiple=8)
-        _whole("fps", self.fps, 1, 240)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("convention", self.convention, CONVENTIONS)
         _one_of("variant", self.variant, VARIANTS)
-        if not isinstance(self.weak_text_encoders, bool):
-            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
         if self.inversion not in ("x_s", "x_t"):
             if isinstance(self.inversion, str):
                 raise Refused("inversion", self.inversion, "give x_s, x_t or a number of iterations")
@@ -154,22 +140,81 @@ class Request:
             raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
         if self.grammar:
             self._check_grammar()
-        for name in ("strong", "weak", "motion_adapter"):
-            locate(getattr(self, name), name)
-        _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
+        self._check_pair()
+
+    def _check_pair(self) -> None:
+        """Refuses a pair that does not go with its family, and models and pictures that are not there."""
+        _one_of("family", self.family, presets.FAMILIES)
+        family = presets.FAMILIES[self.family]
+        if not isinstance(self.adapters, Mapping):
+            raise Refused("adapters", self.adapters, "give names, each with model, strong and weak")
+        scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
+        scaled |= {"controlnet": self.controlnet, "ip_adapter": self.ip_adapter}
+        for name, each in scaled.items():
+            if each is None:
+                continue
+            if not isinstance(each, Mapping) or set(each) != {"model", "strong", "weak"}:
+                raise Refused(name, each, "give model, strong and weak: the model, and its scale in each arm")
+            for arm in ("strong", "weak"):
+                _number(f"{name}.{arm}", each[arm])
+        for name, model in {"strong": self.strong, **self.models}.items():
+            try:
+                locate(model, name)
+            except OSError as error:
+                if self.preset not in presets.names() or presets.load(self.preset).models.get(name) != model:
+                    raise
+                raise OSError(f"{error}. `w2sd-video presets {self.preset}` says where it is from") from None
+        for name in ("motion_adapter", "num_frames", "fps"):
+            if (getattr(self, name) is None) == self.video:
+                accepted = "give one" if self.video else "give none"
+                raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
+        if self.video:
+            assert self.motion_adapter is not None
+            _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
+            _whole("fps", self.fps, 1, 240)
+        if not isinstance(self.weak_text_encoders, bool):
+            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
+        if self.weak_text_encoders and self.weak is None:
+            raise Refused("weak_text_encoders", True, "there is no other weak model to take them of")
+        if self.weak_motion_scale is not None:
+            _number("weak_motion_scale", self.weak_motion_scale)
+        lacks = ["weak_motion_scale", "weak_motion_adapter"] * (not self.video)
+        lacks += ["controlnet"] * (family.with_controlnet is None)
+        if self.family == "dit-moe":
+            lacks += ["weak", "adapters", "ip_adapter", "negative_prompt", "weak_prompt", "weak_negative_prompt"]
+        else:
+            lacks += ["weak_routing"]
+        for name in lacks:
+            if (value := getattr(self, name)) is not None and value != {}:
+                raise Refused(name, value, f"{self.family} has none")
+        for name in ("adapters", "ip_adapter") if self.weak is not None else ():
+            for each in self.adapters.values() if name == "adapters" else [self.ip_adapter or {}]:
+                if each.get("weak", 0) != 0:
+                    accepted = "they act on the strong model, and the weak one is another: give 0 for the weak arm"
+                    raise Refused(name, each["weak"], accepted)
+        for name, of in (("control", self.controlnet), ("ip_image", self.ip_adapter)):
+            path = getattr(self, name)
+            if of is None and path is not None:
+                raise Refused(name, path, "the pair has no use for it; give a preset that has")
+            if of is not None and path is None:
+                raise Refused(name, path, f"preset {self.preset} needs a picture: give a file")
+            if path is not None and not os.path.exists(path):
+                raise Refused(name, path, "give a file that is there")
+            if path is not None and self.pictures.get(name) != _hash(Path(path)):
+                raise Refused(name, path, "it is not the picture that it was when this was asked for")
 
     def _check_method(self) -> None:
         if self.method == "w2sd" and not self.options:
             return  # without torch, which takes seconds to import
         from .methods import METHODS
 
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, [name for name in METHODS if name != "weak"])  # that is a variant
         known = [f.name for f in fields(METHODS[self.method]) if f.name not in _REQUESTED]
         for name in self.options:
             if name not in known:
                 raise Refused(f"option of {self.method}", name, presets.did_you_mean(name, known))
         try:
-            METHODS[self.method](**self.options).check((1, 4, self.num_frames, self.height, self.width))
+            METHODS[self.method](**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
         except ValueError as error:
             raise Refused("options", dict(self.options), str(error)) from None
 
@@ -181,13 +226,12 @@ class Request:
                 if text is not None:
                     parse(text)
             except ValueError as error:
-                free = [name for name in presets.names() if presets.load(name).grammar is None]
-                way = f"Any text is taken by the presets of real models: --preset {' or '.join(free)}"
+                way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
                 raise ValueError(f"{error}\n{way}") from None
 
     @property
     def stem(self) -> str:
-        """The name of the output files, without suffix: the prompt's words, the seed, the variant.
+        """The name of the output files, without suffix: the prompt's words, the seed, the method, the variant.
 
         A prompt that its words do not give back (case, punctuation, length) adds a few digits of its hash, so
         that two prompts do not share a name.
@@ -195,10 +239,14 @@ class Request:
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:60].strip("-")
         if words.replace("-", " ") != self.prompt:
             words = f"{words}-{hashlib.sha256(self.prompt.encode()).hexdigest()[:6]}".strip("-")
-        return f"{words}-seed{self.seed}" + ("" if self.variant == "w2sd" else f"-{self.variant}")
+        by = [self.method] if self.variant in ("w2sd", "compare") else []
+        return "-".join([words, f"seed{self.seed}", *(name for name in [*by, self.variant] if name != "w2sd")])
 
     def outputs(self, out: Path, formats: Sequence[str]) -> dict[str, Path]:
-        """Where each format goes in `out`; `json` is the sidecar, `sheet` a comparison's contact sheet."""
+        """Where each format goes in `out`; `json` is the sidecar, `sheet` a comparison's contact sheet. The formats are
+        of videos: an image is a PNG."""
+        if not self.video:
+            return {kind: out / f"{self.stem}.{kind}" for kind in ("png", "json")}
         paths = {kind: out / f"{self.stem}.{kind}" for kind in formats if kind != "png"}
         if "png" in formats:
             paths["png"] = out / f"{self.stem}-frames"
@@ -223,7 +271,7 @@ class Request:
 
 
 def locate(reference: str, argument: str = "model") -> str:
-    """A model reference as a loader takes it: `package:FOLDER` becomes a path, hub ids and paths stay.
+    """A model reference as a loader takes it: `package:PATH` becomes a path; hub ids, files in them and paths stay.
 
     Raises:
         OSError: the package does not have that folder; or it cannot be a hub id, and no such path is there.
@@ -237,10 +285,38 @@ def locate(reference: str, argument: str = "model") -> str:
             raise OSError(f"{argument}: the shipped model is missing: {path}. Install the package anew")
         return str(path)
     path = Path(reference).expanduser()
-    hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", reference)
-    if not hub_id and not path.exists():
+    if path.exists():
+        return str(path)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.(safetensors|bin|ckpt|pth|pt))?", reference):
         raise OSError(f"{argument}: {reference!r} is not there, and is no hub id (OWNER/NAME) either")
-    return str(path) if path.exists() else reference
+    return reference
+
+
+def split(reference: str, argument: str = "model") -> tuple[str, str, str | None]:
+    """A model reference as diffusers loads adapters: a folder or hub id, a folder in it, and the file if it says."""
+    located = locate(reference, argument)
+    path = Path(located)
+    if path.is_file():
+        return str(path.parent), "", path.name
+    if path.is_dir():
+        return located, "", None
+    owner, name, *inner = located.split("/")
+    return f"{owner}/{name}", "/".join(inner[:-1]), inner[-1] if inner else None
+
+
+def absolute(reference: str) -> str:
+    """A path in full, where there is one of that name; a hub id as it is."""
+    path = os.path.expanduser(reference)
+    return os.path.abspath(path) if os.path.exists(path) else reference
+
+
+def _hash(path: Path) -> str:
+    """Of a file's bytes; of a folder, of its files' in order of their names."""
+    whole = hashlib.sha256()
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if each.is_file():
+            whole.update(each.read_bytes())
+    return whole.hexdigest()
 
 
 def _most_frames(motion_adapter: str) -> int | None:
@@ -261,6 +337,11 @@ def _whole(argument: str, value: object, least: int, most: int | None, multiple:
         raise Refused(argument, value, accepted)
     if value < least or (most is not None and value > most) or value % multiple:
         raise Refused(argument, value, accepted)
+
+
+def _number(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise Refused(argument, value, "give a finite number")
 
 
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from .method import Method
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
 from .w2sd import W2SD, w2sd
+from .weak import Weak
 from .z_sampling import ZSampling
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "AutoGuidance",
     "Method",
     "ReSampling",
+    "Weak",
     "ZSampling",
     "w2sd",
 ]
@@ -31,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "re_sampling": ReSampling,
     "advanced_re_sampling": AdvancedReSampling,
     "auto_guidance": AutoGuidance,
+    "weak": Weak,
 }
 # What can be set of the methods beside the arms' guidance, with the defaults; not each takes all.
 OPTIONS = {f.name: f.default for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")}

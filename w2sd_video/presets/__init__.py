@@ -1,14 +1,15 @@
 """Named pairs as data: one YAML a pair, `NAME.yaml` in this folder, with the paper's expected numbers in it.
 
-A key is a field of `Preset`, and every field is written out in every file: a key that is missing or that
-`Preset` does not know is refused, so that a misspelt one cannot be silently ignored.
+A key is a field of `Preset`. What a file does not say is what the preset says that it `extends`, and else the field's
+default. A key that `Preset` does not know, or one without a default that nobody says, is refused, so that a misspelt
+one cannot be silently ignored.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,92 @@ DEFAULT = "shapes"
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A pair of models and the settings to run it with.
+class Family:
+    """What a pair's `family` says: the classes of `w2sd_video.pipelines`, and whether they make videos."""
 
-    Models are hub ids, or `package:FOLDER` for what the package itself ships. Guidance is
-    `uncond + w (cond - uncond)`: 1 is the conditional prediction alone, 0 the unconditional one.
+    pipeline: str
+    with_controlnet: str | None = None
+    video: bool = False
+
+
+FAMILIES = {
+    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True),
+    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True),
+    "stable-diffusion-xl": Family("W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline"),
+    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline"),
+    "dit-moe": Family("W2SDDiTMoEPipeline"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What a preset and a request both say: two arms, as the differences between them, and how they are sampled.
+
+    Models are hub ids, files in a hub repository (`OWNER/NAME/FILE`), paths, or `package:FOLDER` for what the package
+    itself ships. Guidance is `uncond + w (cond - uncond)`: 1 is the conditional prediction alone, 0 the unconditional
+    one. Differences compose by being named together.
     """
 
-    name: str
-    description: str
-    source: str  # the paper's table, or who made the models
+    family: str  # one of FAMILIES
     strong: str
-    weak: str
-    motion_adapter: str
-    weak_text_encoders: bool  # whether the weak arm encodes prompts with the weak model's own text encoders
-    grammar: str | None  # the `w2sd_video.GRAMMAR.grammar` that its prompts must follow; null: any text
-    schedule: str  # the default among `schedules`
-    schedules: dict[str, dict[str, Any]]  # name -> {class: a diffusers scheduler, **its arguments}
+    weak: str | None = None  # null: the weak arm is the strong model
+    vae: str | None = None  # another autoencoder than the strong model's
+    weak_text_encoders: bool = False  # whether the weak arm encodes prompts with the weak model's own text encoders
+    motion_adapter: str | None = None  # of a video: both arms' motion module
+    weak_motion_adapter: str | None = None  # another one for the weak arm
+    weak_motion_scale: float | None = None  # times which the weak arm's motion module adds what it adds
+    adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # LoRAs: name -> {model, strong, weak}
+    controlnet: Mapping[str, Any] | None = None  # {model, strong, weak}: scales of the residuals
+    ip_adapter: Mapping[str, Any] | None = None  # {model, strong, weak}: scales of the picture's attention
+    weak_routing: str | list[int] | None = None  # of a mixture of experts: the weak arm's
+    grammar: str | None = None  # the `w2sd_video.GRAMMAR.grammar` that prompts must follow; null: any text
     num_inference_steps: int
     guidance_scale: float  # of the final denoising step
     strong_guidance_scale: float  # of the reflection's strong arm
     weak_guidance_scale: float  # of the reflection's weak arm
-    reflection_steps: int | None  # lambda; null: all steps but the last
-    num_frames: int
+    num_frames: int | None = None  # of a video
+    fps: int | None = None  # of a video
     height: int
     width: int
-    fps: int
     dtype: str
-    expected: dict[str, Any] | None  # the paper's numbers for this pair
+
+    @property
+    def video(self) -> bool:
+        """Whether it makes videos, or else images."""
+        return self.family in FAMILIES and FAMILIES[self.family].video
+
+    @property
+    def kind(self) -> str:
+        """What it makes: `video` or `image`."""
+        return "video" if self.video else "image"
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Every model that it names, by what it is."""
+        named = {
+            name: getattr(self, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+        }
+        named |= {f"adapters.{name}": each["model"] for name, each in self.adapters.items()}
+        named |= {
+            f"{name}.model": each["model"]
+            for name in ("controlnet", "ip_adapter")
+            if (each := getattr(self, name)) is not None
+        }
+        return {name: model for name, model in named.items() if model is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(Pair):
+    """A pair of models and the settings to run it with."""
+
+    name: str
+    description: str
+    source: str  # the paper's table, or who made the models
+    reflection_steps: int | None = None  # lambda; null: all steps but the last
+    refine: str | None = None  # what makes the strong arm's prompt of the weak arm's, as `--refine` takes it
+    schedule: str  # the default among `schedules`
+    schedules: dict[str, dict[str, Any]]  # name -> {class: a diffusers scheduler, **its arguments}
+    expected: tuple[dict[str, Any], ...] | list[dict[str, Any]] = ()  # the paper's numbers for it, a table each
 
 
 def names() -> list[str]:
@@ -53,11 +112,16 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Preset:
-    """The preset of that name.
+    """The preset of that name, or of that file (`*.yaml`).
 
     Raises:
         ValueError: there is none of that name; or its file lacks a key, or has one that is not known.
     """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"preset {name!r} is not a file; {did_you_mean(path.stem, names())}")
+        return read(path)
     if name not in names():
         raise ValueError(f"preset {name!r} is unknown; {did_you_mean(name, names())}")
     return read(FOLDER / f"{name}.yaml")
@@ -65,22 +129,17 @@ def load(name: str) -> Preset:
 
 def read(path: Path) -> Preset:
     """Reads one preset file; `load` by path."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected keys and values, found {type(data).__name__}")
-    known = [field.name for field in fields(Preset) if field.name != "name"]
-    for key in data:
-        if key not in known:
-            raise ValueError(f"{path}: key {key!r} is unknown; {did_you_mean(str(key), known)}")
-    missing = [key for key in known if key not in data]
+    data = _said(path)
+    known = {field.name: field for field in fields(Preset) if field.name != "name"}
+    needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if (family := data.get("family")) is not None and family not in FAMILIES:
+        raise ValueError(f"{path}: family {family!r} is unknown; {did_you_mean(str(family), FAMILIES)}")
+    if family is not None and FAMILIES[family].video:
+        needed += ["motion_adapter", "num_frames", "fps"]
+    missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")
-    preset = Preset(name=path.stem, **data)
+    preset = Preset(name=path.stem if path.parent == FOLDER else str(path.absolute()), **data)
     for schedule, config in preset.schedules.items():
         if not isinstance(config, dict) or "class" not in config:
             raise ValueError(f"{path}: schedules.{schedule} needs a class, the name of a diffusers scheduler")
@@ -88,6 +147,32 @@ def read(path: Path) -> Preset:
         hint = did_you_mean(preset.schedule, preset.schedules)
         raise ValueError(f"{path}: schedule {preset.schedule!r} is not among its schedules; {hint}")
     return preset
+
+
+def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys and values of a file, over those of the preset that it extends."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected keys and values, found {type(data).__name__}")
+    known = ["extends", *(field.name for field in fields(Preset) if field.name != "name")]
+    for key in data:
+        if key not in known:
+            raise ValueError(f"{path}: key {key!r} is unknown; {did_you_mean(str(key), known)}")
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if base not in names():
+        raise ValueError(f"{path}: extends {base!r}, which is no preset; {did_you_mean(str(base), names())}")
+    if FOLDER / f"{base}.yaml" in (path, *extended):
+        raise ValueError(f"{path}: extends itself, by {base!r}")
+    theirs = _said(FOLDER / f"{base}.yaml", (path, *extended))
+    own = {"description", "source", "expected"}  # what is said of the other pair alone
+    return {key: value for key, value in theirs.items() if key not in own} | data
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
