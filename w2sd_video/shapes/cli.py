@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,24 +29,35 @@ def words() -> None:
 @app.command()
 def render(
     prompt: Prompt,
-    path: Annotated[Path, typer.Option("--out", help="The MP4 to write.")] = Path("rendered.mp4"),
+    path: Annotated[Path, typer.Option("--out", help="The MP4 to write, or a PNG of the first frame.")] = Path(
+        "rendered.mp4"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="What the prompt leaves open is drawn with this.")] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Frames.")] = world.FRAMES,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = world.CANVAS,
     fps: Annotated[int, typer.Option(min=1, help="Frames a second.")] = 8,
+    edges: Annotated[bool, typer.Option("--edges", help="Its edges, as the shipped ControlNet is shown them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Draw a prompt exactly: what a perfect model would make."""
+    from PIL import Image
+
     from .. import runs, video
 
     with _messages():
         scene = grammar.parse(prompt)
+        if path.suffix not in (".mp4", ".png"):
+            raise ValueError(f"--out: {path} is not accepted; give an .mp4 or a .png")
         if path.exists() and not overwrite:
             raise ValueError(f"--out: {path} is there already; --overwrite replaces it")
         runs.writable(path.parent)
-        pixels = (world.render(scene, seed, frames, size, size) * 255).round().astype("uint8")
-        with runs.whole({"mp4": path}) as staged:
-            video.write_mp4(pixels, staged["mp4"], fps)
+        drawn = world.render(scene, seed, frames, size, size)
+        pixels = ((world.edges(drawn) if edges else drawn) * 255).round().astype("uint8")
+        with runs.whole({"file": path}) as staged:
+            if path.suffix == ".png":
+                Image.fromarray(pixels[0]).save(staged["file"], format="PNG")
+            else:
+                video.write_mp4(pixels, staged["file"], fps)
     out.print(f"Wrote {path}")
 
 
@@ -84,15 +95,23 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the recipe; may be repeated."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
+    miniatures: Annotated[
+        bool, typer.Option("--miniatures", help="Train what the other pairs take, upon the shipped model.")
+    ] = False,
 ) -> None:
     """Train the shapes model from nothing; FOLDER/weights then holds base, tuned and motion.
 
-    It can be interrupted, and goes on where it was.
+    With --miniatures: a LoRA, a ControlNet, an IP-Adapter, another motion module, and a DiT-MoE of digits. It can be
+    interrupted, and goes on where it was.
     """
-    from .train import STAGES, Recipe, Trainer
+    from .miniatures import MiniatureRecipe, MiniatureTrainer
+    from .train import Recipe, Trainer
 
     with _messages():
-        known: dict[str, type] = {name: type(value) for name, value in asdict(Recipe()).items()}
+        maker: Any
+        recipe: Any
+        maker, recipe = (MiniatureTrainer, MiniatureRecipe) if miniatures else (Trainer, Recipe)
+        known: dict[str, type] = {name: type(value) for name, value in asdict(recipe()).items()}
         chosen = {}
         for setting in settings or []:
             name, _, value = setting.partition("=")
@@ -102,12 +121,13 @@ def train(
                 chosen[name] = known[name](value)
             except ValueError:
                 raise ValueError(f"--set: {name}={value!r} is not of type {known[name].__name__}") from None
-        if wrong := set(only or []) - set(STAGES):
-            raise ValueError(f"--stage: {', '.join(wrong)} is not one of {', '.join(STAGES)}")
-        trainer = Trainer(folder, Recipe(**chosen), device)
-        trainer.train(only or STAGES)
+        if wrong := set(only or []) - set(maker.stages):
+            raise ValueError(f"--stage: {', '.join(wrong)} is not one of {', '.join(maker.stages)}")
+        trainer = maker(folder, recipe(**chosen), device)
+        trainer.train(only)
         if trainer.finished:
-            command = " ".join(["w2sd-video shapes train", str(folder), *(f"--set {s}" for s in settings or [])])
+            asked = ["--miniatures"] * miniatures + [f"--set {s}" for s in settings or []]
+            command = " ".join(["w2sd-video shapes train", str(folder), *asked])
             trainer.export(folder / "weights", command)
             out.print(f"Wrote {folder / 'weights'}")
 
@@ -117,33 +137,54 @@ def bench(
     path: Annotated[Path, typer.Option("--out", help="The results file (JSON lines); goes on where it stands.")] = Path(
         "shapes-bench.jsonl"
     ),
-    videos: Annotated[int, typer.Option(min=1, help="Videos a method.")] = 500,
-    steps: Annotated[int, typer.Option(min=2, help="Denoising steps, T.")] = 15,
-    strong: Annotated[float, typer.Option(help="Guidance of the strong model, in the reflection and after.")] = 3.0,
-    weak: Annotated[float, typer.Option(help="Guidance of the weak model in the reflection.")] = 1.0,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Videos sampled at once; does not change them.")] = 10,
+    pair: Annotated[
+        str, typer.Option(help="What is measured: video, image, style, control, picture, motion or digits.")
+    ] = "video",
+    samples: Annotated[int, typer.Option("--videos", "--samples", min=1, help="Videos, or pictures, a row.")] = 500,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this row, or one of another method; may be repeated.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A number of the pair's preset, set otherwise; may be repeated."
+        ),
+    ] = None,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
 ) -> None:
-    """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped model, and print the table."""
+    """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table."""
+    from .. import presets
+    from ..cli import quiet, read_setting
     from . import bench as measure
+    from . import pairs
 
     with _messages():
-        known = ["rendered", *measure.methods(steps, strong, weak)]
-        if wrong := set(method or []) - set(known):
-            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(known)}")
+        if pair not in pairs.PAIRS:
+            raise ValueError(f"--pair: {pair!r} is not one of {', '.join(pairs.PAIRS)}")
+        chosen = dict(read_setting(each) for each in settings or [])
+        numbers = [f.name for f in fields(presets.Preset) if str(f.type).split(" | ")[0] in ("int", "float")]
+        for name, value in chosen.items():
+            if name not in numbers:
+                raise ValueError(f"--set: {name!r} is no number of a preset; {presets.did_you_mean(name, numbers)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"--set: {name}={value!r} is not a number")
+        rows = measure.methods(measure.preset(pair, chosen))
+        if wrong := set(method or []) - set(rows | measure.OTHERS):
+            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(rows | measure.OTHERS)}")
         if not table_only:
-            pipeline, weak_pipeline = measure.load()
+            quiet()
             with Progress(console=err) as bar:
-                tasks = {name: bar.add_task(name, total=None) for name in method or known}
+                tasks = {name: bar.add_task(name, total=None) for name in method or rows}
                 measure.run(
-                    path, pipeline, weak_pipeline, list(tasks), videos, steps, strong, weak, batch,
+                    pair, path, samples, method, chosen,
                     lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
                 )  # fmt: skip
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        labels = {k: m.label for k, m in measure.methods(steps, strong, weak).items()} | {"rendered": "rendered truth"}
-        out.print(measure.markdown(measure.summarise(path), labels), markup=False)
+        of = pairs.PAIRS[pair]
+        labels = {name: label for name, (label, _) in (rows | measure.OTHERS).items()}
+        table = measure.markdown(measure.summarise(path, of.columns), labels, of.columns, of.lower)
+        out.print(table, markup=False)
 
 
 def _messages():

@@ -14,7 +14,20 @@ import hashlib
 
 import numpy as np
 
-from .world import BACKGROUNDS, COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, SPEEDS, Scene, Thing, complete
+from .world import (
+    BACKGROUNDS,
+    COLOURS,
+    DIRECTIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    Scene,
+    Thing,
+    complete,
+    forget,
+    sample_scene,
+)
 
 _MOVING = [d for d in DIRECTIONS if d != "still"]
 _SYNONYMS = {"an": "a", "gray": "grey", "slow": "slowly", "fast": "quickly"}
@@ -123,3 +136,12 @@ def parse(prompt: str) -> Scene:
     if at < len(words):
         raise fail("a motion, a relation, a background or the end")
     return Scene(tuple(things), relation, background)
+
+
+def prompts(count: int, seed: int = 2026) -> list[str]:
+    """`count` prompts, every other one of two objects. Prompt n does not depend on how many there are."""
+    result = []
+    for n in range(count):
+        rng = np.random.default_rng([seed, n])
+        result.append(describe(forget(sample_scene(rng, things=1 + n % 2), rng)))
+    return result

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import diffusers
 import numpy as np
@@ -150,6 +151,8 @@ def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: list[str]) -> tuple
 class Trainer:
     """Makes the weights of a `Recipe` in a run folder. `train()` goes on where the folder stands."""
 
+    stages: ClassVar[tuple[str, ...]] = STAGES
+
     def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
         self.folder = Path(folder)
         self.recipe = recipe or Recipe()
@@ -168,17 +171,17 @@ class Trainer:
         self._frames: np.ndarray | None = None
         self._latents: torch.Tensor | None = None
 
-    def train(self, stages: Iterable[str] = STAGES) -> None:
+    def train(self, stages: Iterable[str] | None = None) -> None:
         """Runs the stages that are not yet done, in order."""
-        for stage in STAGES:
-            if stage in stages and not self._done(stage).exists():
+        for stage in self.stages:
+            if (stages is None or stage in stages) and not self._done(stage).exists():
                 getattr(self, f"_{stage}")()
                 self._done(stage).touch()
 
     @property
     def finished(self) -> bool:
         """Whether every stage is done."""
-        return all(self._done(stage).exists() for stage in STAGES)
+        return all(self._done(stage).exists() for stage in self.stages)
 
     def export(self, to: Path, command: str) -> None:
         """Writes the finished models as they ship: `base`, `tuned` and `motion` in half precision, and a model card.
@@ -186,7 +189,7 @@ class Trainer:
         Raises:
             ValueError: a stage is not done.
         """
-        if missing := [stage for stage in STAGES if not self._done(stage).exists()]:
+        if missing := [stage for stage in self.stages if not self._done(stage).exists()]:
             raise ValueError(f"stages: {', '.join(missing)} not done in {self.folder}; train them first")
         with whole({"weights": Path(to)}) as staged:
             for name in ("base", "tuned"):
@@ -198,19 +201,20 @@ class Trainer:
             (staged["weights"] / "README.md").write_text(self._card(command))
 
     def _card(self, command: str) -> str:
-        log = rows(self.folder / "log.jsonl")
-        last = {line["stage"]: line for line in log}
-        stages = "\n".join(
-            f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in STAGES
-        )
+        return CARD.format(command=command, **self._facts(self.stages))
+
+    def _facts(self, stages: Iterable[str]) -> dict[str, str]:
+        """What a card says of how stages were trained: a table, the recipe, and on what."""
+        last = {line["stage"]: line for line in rows(self.folder / "log.jsonl")}
         threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
-        return CARD.format(
-            command=command,
-            stages=stages,
-            recipe=json.dumps(asdict(self.recipe), indent=1),
-            made=f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
+        return {
+            "stages": "\n".join(
+                f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
+            ),
+            "recipe": json.dumps(asdict(self.recipe), indent=1),
+            "made": f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
             f"Python {platform.python_version()}",
-        )
+        }
 
     # Data
 
@@ -236,9 +240,12 @@ class Trainer:
         for n in track(range(self.recipe.videos), "rendering", disable=not sys.stderr.isatty()):
             rng = self._rng(0, n)
             scene = sample_scene(rng)
-            videos.append((render(scene, rng) * 255).round().astype(np.uint8))
+            videos.append((self._draw(scene, rng) * 255).round().astype(np.uint8))
             scenes.append(scene)
         self._frames, self._scenes = np.stack(videos), scenes
+
+    def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        return render(scene, rng)
 
     @torch.no_grad()
     def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
@@ -318,7 +325,7 @@ class Trainer:
 
     def _videos(self, stage: str, pipe, unet, learning_rate: float, caption_noise: float) -> None:
         data = self.latents(pipe)
-        key, steps = STAGES.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
+        key, steps = self.stages.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
 
         def loss(step: int) -> torch.Tensor:
             rng = self._rng(key, step)
@@ -328,9 +335,10 @@ class Trainer:
 
         self._optimise(stage, [unet, pipe.text_encoder, pipe.text_encoder_2], loss, steps, learning_rate)
 
-    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise, noisy) -> torch.Tensor:
-        """Velocity loss on latents (B, C, H, W) or (B, C, F, H, W), a share `noisy` at timesteps from NOISY up."""
-        scenes = (forget(self.scenes[n], rng) for n in which)
+    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise, noisy, keep=0.6) -> torch.Tensor:
+        """Velocity loss on latents (B, C, H, W) or (B, C, F, H, W), a share `noisy` at timesteps from NOISY up; `keep`
+        as in `world.forget`."""
+        scenes = (forget(self.scenes[n], rng, keep) for n in which)
         prompts = [describe(mislabel(s, rng, caption_noise)) for s in scenes]
         said = torch.from_numpy(rng.random(len(which)) >= self.recipe.unconditional).float().to(self.device)
         embeds, pooled = encode_prompts(pipe, prompts)

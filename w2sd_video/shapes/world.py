@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+EDGE = 0.1  # a difference of neighbouring pixels from which on there is an edge
 CANVAS = 64
 FRAMES = 16
 
@@ -180,8 +181,12 @@ def render(
     frames: int = FRAMES,
     height: int = CANVAS,
     width: int = CANVAS,
+    hole: float = 0.0,
 ) -> np.ndarray:
     """Draws a scene; what it does not say is drawn at random, and so is where things are.
+
+    Args:
+        hole: things are outlines, with a hole of their own shape in the middle that is so much smaller than they are.
 
     Returns:
         Frames (frames, height, width, 3), float32 RGB in [0, 1].
@@ -204,6 +209,18 @@ def render(
     for thing, path in zip(full.things, paths, strict=True):
         dx, dy = x[None] - path[:, 0, None, None], y[None] - path[:, 1, None, None]
         assert thing.size
-        cover = coverage(thing.shape, dx, dy, SIZES[thing.size] * scale)[..., None].astype(np.float32)
+        size = SIZES[thing.size] * scale
+        cover = coverage(thing.shape, dx, dy, size)
+        if hole:
+            cover = cover - coverage(thing.shape, dx, dy, hole * size)
+        cover = cover[..., None].astype(np.float32)
         video = video * (1 - cover) + np.array(COLOURS[thing.colour], dtype=np.float32) * cover
     return video
+
+
+def edges(pictures: np.ndarray) -> np.ndarray:
+    """The edges of pictures (..., height, width, 3) in [0, 1], of the same shape: white where a channel changes by more
+    than EDGE from one pixel to the next, across or down, on black."""
+    across = np.abs(np.diff(pictures, axis=-2, append=pictures[..., -1:, :])).max(-1)
+    down = np.abs(np.diff(pictures, axis=-3, append=pictures[..., -1:, :, :])).max(-1)
+    return np.repeat((np.maximum(across, down) > EDGE).astype(np.float32)[..., None], 3, -1)

@@ -1,0 +1,187 @@
+"""The miniatures of the other pairs: their trainer, their measures, and those that ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from w2sd_video.pipelines import W2SDDiTMoEPipeline, W2SDStableDiffusionXLPipeline
+
+from w2sd_video import presets, runs
+from w2sd_video.generate import load, sample
+from w2sd_video.runs import Request
+from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
+from w2sd_video.shapes.grammar import parse
+from w2sd_video.shapes.judge import judge
+from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
+from w2sd_video.shapes.world import edges, render
+
+TINY = MiniatureRecipe(
+    videos=2,
+    style_steps=2,
+    control_steps=2,
+    picture_steps=2,
+    motion_steps=2,
+    digits_steps=2,
+    image_batch=2,
+    video_batch=1,
+)
+SCENE = parse("a large red circle above a small blue square on a grey background")
+
+
+def pixels(frames: np.ndarray) -> np.ndarray:
+    return (frames * 255).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """All miniatures, after two steps each."""
+    folder = tmp_path_factory.mktemp("miniatures")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(digits, "VAE_STEPS", 2)
+        trainer = MiniatureTrainer(folder / "run", TINY, "cpu")
+        trainer.train()
+    assert trainer.finished
+    trainer.export(folder / "weights", "the command")
+    return folder / "weights"
+
+
+def test_each_miniature_is_written_in_the_layout_that_its_kind_is_shared_in(trained):
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert files >= {
+        "style/pytorch_lora_weights.safetensors",
+        "control/diffusion_pytorch_model.safetensors",
+        "picture/ip-adapter.safetensors",
+        "picture/image_encoder/model.safetensors",
+        "motion-tuned/diffusion_pytorch_model.safetensors",
+        "digits/transformer/diffusion_pytorch_model.safetensors",
+        *(f"{name}/README.md" for name in ("style", "control", "picture", "motion-tuned", "digits")),
+    }
+    assert "the command" in (trained / "style" / "README.md").read_text()
+    assert "| digits-vae | 2 |" in (trained / "digits" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("pair", ["style", "control", "picture", "motion", "digits"])
+def test_each_preset_samples_what_was_trained(pair, trained, tmp_path, monkeypatch):
+    """The presets' own paths, with the folder of the weights in place of the shipped one."""
+    preset = presets.load(f"shapes-{pair}")
+
+    def here(reference: str, argument: str = "model") -> str:
+        name = reference.removeprefix("package:shapes/weights/")
+        return str(WEIGHTS / name if name.split("/")[0] in ("base", "tuned", "motion") else trained / name)
+
+    monkeypatch.setattr(runs, "locate", here)
+    Image.fromarray(pixels(render(SCENE, 0, frames=1))[0]).save(tmp_path / "picture.png")
+    shown = {pairs.SHOWN[pair]: str(tmp_path / "picture.png")} if pair in pairs.SHOWN else {}
+    prompt = "three" if pair == "digits" else "a red circle"
+    request = Request.of(prompt, preset=preset, num_inference_steps=3, **shown)
+    request = replace(request, num_frames=request.num_frames and 2)
+    made = {variant: sample(load(request)["w2sd"], request, variant)[0] for variant in ("w2sd", "strong")}
+    assert made["w2sd"].shape == made["strong"].shape and made["w2sd"].dtype == np.uint8
+    assert not np.array_equal(made["w2sd"], made["strong"])  # two steps of training are a difference already
+
+
+def test_the_measures_know_what_is_rendered():
+    still = render(SCENE, 3, frames=1)
+    assert judge(pixels(still), SCENE)["right"] == 1.0
+    outlines = pixels(render(SCENE, 3, frames=1, hole=HOLE))
+    assert judge(outlines, SCENE)["right"] == 1.0
+    assert pairs.score("style", outlines, "", SCENE, {})["outlined"] == pytest.approx(1.0, abs=0.05)
+    assert pairs.score("style", pixels(still), "", SCENE, {})["outlined"] == pytest.approx(0.0, abs=0.05)
+    assert pairs.score("picture", pixels(still), "", SCENE, {})["like the picture"] == 1.0
+    other = parse("a small red circle above a small blue square on a white background")
+    assert pairs.score("picture", pixels(still), "", other, {})["like the picture"] == 0.25  # one size of two
+
+
+def test_edges_are_where_pixels_change():
+    picture = np.zeros((5, 5, 3), np.float32)
+    picture[:, 3:] = 1.0
+    found = edges(picture)[..., 0]
+    assert found[:, 2].all() and found.sum() == 5
+    assert edges(np.full((5, 5, 3), 0.5, np.float32)).sum() == 0
+
+
+def test_edges_agree_within_a_pixel(tmp_path):
+    wanted = np.zeros((8, 8), bool)
+    wanted[:, 3] = True
+    assert pairs.agreement(wanted, wanted) == 1.0
+    assert pairs.agreement(np.roll(wanted, 1, 1), wanted) == 1.0
+    assert pairs.agreement(np.roll(wanted, 3, 1), wanted) == 0.0
+    both = wanted | np.roll(wanted, 4, 1)  # all of it, and as much that is not: precision 1/2, recall 1
+    assert pairs.agreement(both, wanted) == pytest.approx(2 / 3)
+    assert pairs.agreement(np.zeros_like(wanted), wanted) == 0.0
+    still = render(SCENE, 3, frames=1)
+    Image.fromarray(pixels(edges(still[0]))).save(tmp_path / "edges.png")
+    assert pairs.score("control", pixels(still), "", SCENE, {"control": str(tmp_path / "edges.png")})["edges"] == 1.0
+
+
+def test_the_judge_of_digits_knows_the_data():
+    pictures, labels = digits.data()
+    assert len(pictures) == 1797 and 0 <= pictures.min() and pictures.max() == 1
+    shown = ((digits.enlarged(pictures[:50]).permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().astype(np.uint8)
+    scores = [digits.judge(each, digits.NAMES[label]) for each, label in zip(shown, labels[:50], strict=True)]
+    assert np.mean([s["right"] for s in scores]) > 0.95 and max(s["distance"] for s in scores) == 0.0
+    assert digits.judge(shown[0], str((labels[0] + 1) % 10))["right"] == 0.0
+
+
+def test_samples_are_what_they_were_whatever_their_number(tmp_path):
+    for pair in pairs.PAIRS:
+        few, more = (list(pairs.samples(pair, n, tmp_path)) for n in (3, 5))
+        assert few == more[:3]
+        for text, shown, scene in few:
+            assert (scene is None) == (pair == "digits")
+            assert list(shown) == ([pairs.SHOWN[pair]] if pair in pairs.SHOWN else [])
+            assert pair in ("video", "motion") or "moving" not in text
+    text, shown, scene = next(iter(pairs.samples("picture", 1, tmp_path)))
+    drawn = np.asarray(Image.open(shown["ip_image"]))
+    assert scene is not None and scene.background and scene.background not in text
+    assert judge(drawn[None], scene)["right"] == 1.0
+
+
+def test_the_rows_cost_what_they_say():
+    rows = bench.methods(bench.preset("control"))
+    # 15 steps of 2, and 14 reflections of 2 and 2 at guidance 0.5: 86 evaluations, or 43 plain steps
+    assert rows["equal-cost"][1]["num_inference_steps"] == 43
+    assert rows["raised"][1]["controlnet"]["strong"] == 2.0
+    style = bench.methods(bench.preset("style"))
+    assert style["raised"][1]["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
+    assert style["w2sd-paper"][1]["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows
+
+
+def test_a_pair_is_measured_and_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    bench.run("image", out, 1, ["weak", "strong"])
+    first = out.read_text()
+    bench.run("image", out, 2, ["weak", "strong"])
+    rows = runs.rows(out)
+    assert out.read_text().startswith(first) and len(rows) == 4
+    assert {row["evaluations"] for row in rows} == {30} and set(rows[0]["scores"]) >= {"right", "colour"}
+
+
+@pytest.mark.parametrize("folder", ["style", "control", "picture", "motion-tuned", "digits"])
+def test_every_shipped_miniature_has_its_card_and_is_small(folder):
+    assert "| stage | steps | loss | minutes |" in (WEIGHTS / folder / "README.md").read_text()
+    whole = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file())
+    first = sum(p.stat().st_size for n in ("base", "tuned", "motion") for p in (WEIGHTS / n).rglob("*") if p.is_file())
+    assert whole - first < 15e6
+
+
+def test_the_shipped_lora_goes_onto_the_video_model_too():
+    pipe = W2SDStableDiffusionXLPipeline.from_pretrained(WEIGHTS / "tuned", torch_dtype=torch.float32)
+    pipe.load_lora_weights(WEIGHTS / "style", adapter_name="outlines")
+    from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
+
+    video = W2SDAnimateDiffSDXLPipeline.from_pretrained(
+        WEIGHTS / "tuned", motion_adapter=WEIGHTS / "motion", torch_dtype=torch.float32
+    )
+    video.load_lora_weights(WEIGHTS / "style", adapter_name="outlines")
+    assert pipe.get_list_adapters()["unet"] == video.get_list_adapters()["unet"] == ["outlines"]
+
+
+def test_the_shipped_digits_load_by_name():
+    pipe = W2SDDiTMoEPipeline.from_pretrained(WEIGHTS / "digits", torch_dtype=torch.float32)
+    assert pipe.get_label_ids(["three", "7"]) == [3, 7]

@@ -1,0 +1,154 @@
+"""A DiT-MoE of handwritten digits, the 8 x 8 ones that scikit-learn ships, and a judge of them without a network."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler
+
+from ..dit_moe import DiTMoETransformer2DModel
+from ..runs import whole
+
+if TYPE_CHECKING:
+    from .miniatures import MiniatureTrainer
+
+SIDE = 32  # pixels of a picture: each of the data's is 4 x 4
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NEIGHBOURS = 3
+VAE_STEPS = 400
+BATCH = 64
+BALANCE = 0.01  # weight of the loss that keeps all experts in use (Shazeer et al. 2017, arXiv:1701.06538)
+UNLABELLED = 0.1
+NULL = 1000  # the null class of diffusers' DiTPipeline, however many classes there are
+
+
+@cache
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 digits (n, 8, 8) in [0, 1], and what they are (n,).
+
+    Raises:
+        ModuleNotFoundError: scikit-learn, which has them, is not installed.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return found.images.astype(np.float32) / 16, found.target
+
+
+def enlarged(digits: np.ndarray) -> torch.Tensor:
+    """Digits (n, 8, 8) in [0, 1] as pictures (n, 3, 32, 32) in [-1, 1]."""
+    grey = F.interpolate(torch.from_numpy(digits)[:, None], size=(SIDE, SIDE), mode="bilinear")
+    return grey.expand(-1, 3, -1, -1) * 2 - 1
+
+
+def reduced(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, 32, 32, 3) in `uint8` as digits (n, 8, 8) in [0, 1]."""
+    grey = pictures.astype(np.float32).mean(-1) / 255
+    return grey.reshape(len(grey), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4))
+
+
+def judge(picture: np.ndarray, name: str) -> dict[str, float]:
+    """Scores a picture (32, 32, 3) against the digit that was asked for, by the nearest of the data's 8 x 8 pixels.
+
+    Returns:
+        `right`: whether most of the 3 nearest digits are it; `distance`: root mean square to the nearest of all.
+    """
+    digits, labels = data()
+    distances = np.square(_references() - reduced(picture[None])).mean((1, 2))
+    nearest = labels[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
+    wanted = int(name) if name.isdecimal() else NAMES.index(name)
+    return {"right": float(np.bincount(nearest).argmax() == wanted), "distance": float(np.sqrt(distances.min()))}
+
+
+@cache
+def _references() -> np.ndarray:
+    """The data as `reduced` gives it: enlarged and reduced again."""
+    pixels = (enlarged(data()[0]).permute(0, 2, 3, 1).numpy() + 1) * 127.5
+    return reduced(pixels.round().astype(np.uint8))
+
+
+def pipeline(vae: AutoencoderKL, transformer: DiTMoETransformer2DModel) -> Any:
+    """The pipeline of a model of digits."""
+    from ..pipelines.dit_moe import W2SDDiTMoEPipeline
+
+    names = {str(n): f"{name}, {n}" for n, name in enumerate(NAMES)}
+    return W2SDDiTMoEPipeline(transformer=transformer, vae=vae, scheduler=scheduler(), id2label=names)
+
+
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02, clip_sample=False)
+
+
+def train(trainer: MiniatureTrainer) -> None:
+    """The autoencoder, and the transformer on its latents; written to `digits` among the trainer's miniatures."""
+    device = trainer.device
+    digits, labels = data()
+    pictures = enlarged(digits).to(device)
+    torch.manual_seed(trainer.recipe.seed + 14)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    ).to(device)
+
+    def reconstruction(step: int) -> torch.Tensor:
+        rng = trainer._rng(20, step)
+        x = pictures[rng.integers(len(pictures), size=BATCH)]
+        torch.manual_seed(int(rng.integers(2**31)))
+        posterior = vae.encode(x).latent_dist
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return F.mse_loss(vae.decode(posterior.sample()).sample, x) + 1e-3 * kl
+
+    trainer._optimise("digits-vae", [vae], reconstruction, VAE_STEPS, 2e-3)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(256)])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    latents *= vae.config.scaling_factor
+
+    torch.manual_seed(trainer.recipe.seed + 15)
+    transformer = DiTMoETransformer2DModel(
+        sample_size=8,
+        num_layers=4,
+        num_attention_heads=4,
+        attention_head_dim=16,
+        num_shared_experts=1,
+        expert_ratio=1,
+    ).to(device)
+    routed: list[torch.Tensor] = []
+    for block in transformer.blocks:
+        block.moe.gate.register_forward_hook(lambda module, inputs, logits: routed.append(logits))
+    noise = scheduler()
+
+    def loss(step: int) -> torch.Tensor:
+        rng = trainer._rng(21, step)
+        which = rng.integers(len(latents), size=BATCH)
+        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        x0 = latents[which]
+        eps = torch.randn(x0.shape, generator=draw).to(device)
+        t = torch.randint(1000, (BATCH,), generator=draw).to(device)
+        said = torch.where(torch.rand(BATCH, generator=draw) < UNLABELLED, NULL, torch.from_numpy(labels[which]))
+        routed.clear()
+        p = transformer(noise.add_noise(x0, eps, t), t, said.to(device)).sample.chunk(2, 1)[0]
+        return F.mse_loss(p.float(), eps) + BALANCE * sum(_imbalance(logits.float()) for logits in routed)
+
+    trainer._optimise("digits", [transformer], loss, trainer.recipe.digits_steps, 1e-3)
+    with whole({"digits": trainer.made / "digits"}) as staged:
+        made = pipeline(vae.to("cpu", torch.float16), transformer.to("cpu", torch.float16))
+        made.save_pretrained(staged["digits"])
+
+
+def _imbalance(logits: torch.Tensor) -> torch.Tensor:
+    """Of a router's logits (tokens, experts): 1 where experts are used alike, more where some are used more."""
+    weights = logits.softmax(-1)
+    experts = weights.shape[1]
+    chosen = F.one_hot(weights.topk(2, -1).indices, experts).sum(1).float().mean(0) / 2
+    return experts * (chosen * weights.mean(0)).sum()
