@@ -97,6 +97,7 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
     axes.set_theta_offset(np.pi / 2)
     axes.set_xticks(angles, [d.replace("_", "\n") for d in dimensions], fontsize=8)
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+    axes.tick_params(axis="x", pad=18)
     axes.tick_params(axis="y", labelsize=7)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return _svg(figure)
