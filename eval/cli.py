@@ -15,7 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from w2sd_video.runs import Refused, writable
 
@@ -86,7 +86,7 @@ def run(
 def table(summary: Summary) -> Table:
     """A row a column of scores, a column a group: the mean, its interval, and how it compares with the first group."""
     compared = {(c.group, c.column): c for c in summary.comparisons}
-    shown = Table("", *summary.groups, box=None, header_style="bold")
+    shown = Table(Column("", overflow="fold"), *summary.groups, box=None, header_style="bold")
     for column in summary.scales:
         cells = []
         for group in summary.groups:

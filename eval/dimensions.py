@@ -47,7 +47,7 @@ OFFICIAL = (
 # Of images, or of each frame of a video: those that need no other images, and those that compare.
 IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "image_reward", "mps")
 COMPARED = ("clip_i", "dino", "fid", "inception_score")
-NAMES = (*VBENCH, *IMAGES, *COMPARED, "shapes")
+NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "digits")
 
 
 class Dimension:

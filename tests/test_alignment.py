@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES
+from PIL import Image
 from typer.testing import CliRunner
 
 from w2sd_video import presets, video
@@ -17,7 +19,7 @@ from w2sd_video.alignment import Alignment, Probe, align, latents_of
 from w2sd_video.check_pair import by_level, overall, samples, verdict, write
 from w2sd_video.cli import app
 from w2sd_video.levels import Level, Step, first_order
-from w2sd_video.runs import Refused, Request
+from w2sd_video.runs import Refused
 
 
 class At:
@@ -86,16 +88,48 @@ def test_the_verdict_needs_an_interval_that_excludes_zero_and_samples_enough():
     assert of([0.1] * 2).startswith("too few")
 
 
-def test_data_is_rendered_or_given_with_prompts(tmp_path):
-    request = Request.of("a red circle moving right")
-    data = samples(request, 3, [])
-    assert len(data) == 3 and data[0][1].shape == (16, 64, 64, 3) and data[0][1].dtype == np.uint8
-    video.write_mp4(data[0][1], tmp_path / f"{data[0][0]}-0.mp4", 8)
-    ((prompt, frames),) = samples(request, 3, [str(tmp_path)])
-    assert prompt == data[0][0] and frames.shape == data[0][1].shape
-    real = presets.load("animatediff-sdxl-juggernaut")
+def test_data_is_drawn_or_given_with_prompts(tmp_path):
+    shapes = presets.load("shapes")
+    data = samples(shapes, 3, [], None, tmp_path)
+    assert len(data) == 3 and data[0].data.shape == (16, 64, 64, 3) and data[0].data.dtype == np.uint8
+    video.write_mp4(data[0].data, tmp_path / f"{data[0].prompt}-0.mp4", 8)
+    (given,) = samples(shapes, 3, [str(tmp_path)], None, tmp_path)
+    assert given.prompt == data[0].prompt and given.data.shape == data[0].data.shape and not given.told
     with pytest.raises(Refused, match="has no data of its own: give videos, with prompts"):
-        samples(Request.of("a cat", preset=real), 3, [])
+        samples(presets.load("animatediff-sdxl-juggernaut"), 3, [], None, tmp_path)
+    with pytest.raises(Refused, match="has no data of its own: give images, with prompts"):
+        samples(presets.load("dit-moe-s"), 3, [], None, tmp_path)
+
+
+def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
+    given, edges = tmp_path / "given", tmp_path / "edges"
+    for folder in (given, edges):
+        folder.mkdir()
+        Image.new("RGB", (16, 16)).save(folder / "a [red] fox.png")
+    control, follow = presets.load("sdxl-controlnet"), presets.load("sdxl-ip-adapter")
+    (one,) = samples(control, 3, [str(given)], edges, tmp_path)
+    assert one.prompt == "a [red] fox" and one.told == {"control": str(edges / "a [red] fox.png")}
+    (one,) = samples(follow, 3, [str(given)], None, tmp_path)
+    assert one.told == {"ip_image": str(given / "a [red] fox.png")}
+    with pytest.raises(Refused, match="control: None is not accepted; give a folder"):
+        samples(control, 3, [str(given)], None, tmp_path)
+    with pytest.raises(Refused, match=r"no file of the name of a \[red\] fox.png"):
+        samples(control, 3, [str(given)], tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("pair", ["shapes-control", "shapes-picture", "shapes-digits", "shapes-prompt", "mine"])
+def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
+    """In two samples of two steps: each by what it is shown, told, and scored by."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: shapes-style\ndescription: mine\nsource: me\nweak_guidance_scale: 0.0\n")
+    preset = "mine.yaml" if pair == "mine" else pair
+    run = CliRunner().invoke(app, ["check-pair", "--preset", preset, "--samples", "2", "--steps", "2", "--out", "out"])
+    assert run.exit_code == 0, run.output
+    rows = list(csv.DictReader(open("out/alignment.csv", encoding="utf-8")))
+    assert len(rows) == 2 * 8 and all(float(row["dd"]) > 0 for row in rows)
+    scores = json.loads(Path("out/scores.json").read_text())
+    judged = "digits_right" if pair == "shapes-digits" else "shapes_right"
+    assert set(scores["groups"]) == {"out/plain", "out/w2sd"} and judged in scores["groups"]["out/w2sd"]["columns"]
 
 
 @pytest.mark.slow

@@ -366,6 +366,10 @@ def test_a_finished_preset_table_names_every_preset():
     assert "shapes" in said and "animatediff-sdxl-juggernaut" in said and "Table 12" in said
     assert "beta_schedule: scaled_linear" in run("presets", "animatediff-sdxl-juggernaut")
     assert "did you mean 'shapes'" in run("presets", "shape", code=2)
+    whole = run("presets", "sdxl-lora")  # what it extends is in it
+    assert "model: xlMoreArtFullV1" in whole and "extends" not in whole and "guidance_scale: 5.5" in whole
+    Path("own.yaml").write_text(whole, encoding="utf-8")
+    assert run("presets", "own.yaml") == whole  # a file of its own says the same
 
 
 def test_doctor_reports_and_says_how_to_get_what_is_missing(monkeypatch, tmp_path):

@@ -29,6 +29,7 @@ from w2sd_video.eval.videos import Batch, Reader, Video, find
 from w2sd_video import video
 from w2sd_video.cli import app
 from w2sd_video.runs import Refused
+from w2sd_video.shapes import digits
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import render
 
@@ -257,6 +258,27 @@ def test_flickering_is_one_less_the_mean_difference_of_neighbours(tmp_path):
     video.write_pngs(frames, tmp_path / "v")
     scores = evaluate([tmp_path / "v"], ["temporal_flickering"])
     assert scores.of[one(tmp_path / "v")] == {"temporal_flickering": pytest.approx(1 - 34 / 255, abs=1e-7)}
+
+
+def test_clipped_counts_channel_values_at_both_ends(tmp_path):
+    pixels = np.full((2, 8, 8, 3), 128, np.uint8)
+    pixels[0, 0, :, 0], pixels[1, :, 0, 2] = 0, 255  # 16 of 384 values
+    video.write_pngs(pixels, tmp_path / "frames")
+    scores = evaluate([tmp_path / "frames"], ["clipped"])
+    assert list(scores.of.values()) == [{"clipped": pytest.approx(100 * 16 / 384)}]
+
+
+def test_the_judge_of_digits_scores_pictures_by_the_name_that_they_have(tmp_path):
+    for digit in (3, 7):
+        Image.fromarray(digits.pictures(digit, 0)[0]).save(tmp_path / f"{digits.NAMES[digit]}-0.png")
+    Image.fromarray(digits.pictures(3, 1)[0]).save(tmp_path / "8.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "eleven.png")
+    Image.new("RGB", (16, 32)).save(tmp_path / "one.png")
+    scores = evaluate([tmp_path], ["digits"], images=True)
+    right = {video.path.name: score["digits_right"] for video, score in scores.of.items() if score}
+    assert right == {"three-0.png": 1.0, "seven-0.png": 1.0, "8.png": 0.0}
+    said = {video.path.name: problem for video, _, problem in scores.problems}
+    assert "'eleven' is not accepted; give a digit" in said["eleven.png"] and "16x32" in said["one.png"]
 
 
 def test_the_judge_scores_rendered_videos_right(folder):

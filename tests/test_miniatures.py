@@ -15,7 +15,7 @@ from w2sd_video import presets, runs
 from w2sd_video.generate import load, sample
 from w2sd_video.runs import Request
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
-from w2sd_video.shapes.grammar import parse
+from w2sd_video.shapes.grammar import parse, refine
 from w2sd_video.shapes.judge import judge
 from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
 from w2sd_video.shapes.world import edges, render
@@ -75,10 +75,8 @@ def test_each_preset_samples_what_was_trained(pair, trained, tmp_path, monkeypat
         return str(WEIGHTS / name if name.split("/")[0] in ("base", "tuned", "motion") else trained / name)
 
     monkeypatch.setattr(runs, "locate", here)
-    Image.fromarray(pixels(render(SCENE, 0, frames=1))[0]).save(tmp_path / "picture.png")
-    shown = {pairs.SHOWN[pair]: str(tmp_path / "picture.png")} if pair in pairs.SHOWN else {}
-    prompt = "three" if pair == "digits" else "a red circle"
-    request = Request.of(prompt, preset=preset, num_inference_steps=3, **shown)
+    (asked,) = pairs.samples(preset, 1, tmp_path)
+    request = Request.of(asked.prompt, preset=preset, num_inference_steps=3, **asked.told)
     request = replace(request, num_frames=request.num_frames and 2)
     made = {variant: sample(load(request)["w2sd"], request, variant)[0] for variant in ("w2sd", "strong")}
     assert made["w2sd"].shape == made["strong"].shape and made["w2sd"].dtype == np.uint8
@@ -90,11 +88,12 @@ def test_the_measures_know_what_is_rendered():
     assert judge(pixels(still), SCENE)["right"] == 1.0
     outlines = pixels(render(SCENE, 3, frames=1, hole=HOLE))
     assert judge(outlines, SCENE)["right"] == 1.0
-    assert pairs.score("style", outlines, "", SCENE, {})["outlined"] == pytest.approx(1.0, abs=0.05)
-    assert pairs.score("style", pixels(still), "", SCENE, {})["outlined"] == pytest.approx(0.0, abs=0.05)
-    assert pairs.score("picture", pixels(still), "", SCENE, {})["like the picture"] == 1.0
+    asked = pairs.Sample("", pixels(still), scene=SCENE)
+    assert pairs.score("style", outlines, asked)["outlined"] == pytest.approx(1.0, abs=0.05)
+    assert pairs.score("style", pixels(still), asked)["outlined"] == pytest.approx(0.0, abs=0.05)
+    assert pairs.score("picture", pixels(still), asked)["like the picture"] == 1.0
     other = parse("a small red circle above a small blue square on a white background")
-    assert pairs.score("picture", pixels(still), "", other, {})["like the picture"] == 0.25  # one size of two
+    assert pairs.score("picture", pixels(still), replace(asked, scene=other))["like the picture"] == 0.25  # one of two
 
 
 def test_edges_are_where_pixels_change():
@@ -105,7 +104,7 @@ def test_edges_are_where_pixels_change():
     assert edges(np.full((5, 5, 3), 0.5, np.float32)).sum() == 0
 
 
-def test_edges_agree_within_a_pixel(tmp_path):
+def test_edges_agree_within_a_pixel():
     wanted = np.zeros((8, 8), bool)
     wanted[:, 3] = True
     assert pairs.agreement(wanted, wanted) == 1.0
@@ -114,9 +113,8 @@ def test_edges_agree_within_a_pixel(tmp_path):
     both = wanted | np.roll(wanted, 4, 1)  # all of it, and as much that is not: precision 1/2, recall 1
     assert pairs.agreement(both, wanted) == pytest.approx(2 / 3)
     assert pairs.agreement(np.zeros_like(wanted), wanted) == 0.0
-    still = render(SCENE, 3, frames=1)
-    Image.fromarray(pixels(edges(still[0]))).save(tmp_path / "edges.png")
-    assert pairs.score("control", pixels(still), "", SCENE, {"control": str(tmp_path / "edges.png")})["edges"] == 1.0
+    still = pixels(render(SCENE, 3, frames=1))
+    assert pairs.score("control", still, pairs.Sample("", still, scene=SCENE))["edges"] == 1.0
 
 
 def test_the_judge_of_digits_knows_the_data():
@@ -128,18 +126,46 @@ def test_the_judge_of_digits_knows_the_data():
     assert digits.judge(shown[0], str((labels[0] + 1) % 10))["right"] == 0.0
 
 
-def test_samples_are_what_they_were_whatever_their_number(tmp_path):
-    for pair in pairs.PAIRS:
-        few, more = (list(pairs.samples(pair, n, tmp_path)) for n in (3, 5))
-        assert few == more[:3]
-        for text, shown, scene in few:
-            assert (scene is None) == (pair == "digits")
-            assert list(shown) == ([pairs.SHOWN[pair]] if pair in pairs.SHOWN else [])
-            assert pair in ("video", "motion") or "moving" not in text
-    text, shown, scene = next(iter(pairs.samples("picture", 1, tmp_path)))
-    drawn = np.asarray(Image.open(shown["ip_image"]))
-    assert scene is not None and scene.background and scene.background not in text
-    assert judge(drawn[None], scene)["right"] == 1.0
+@pytest.mark.parametrize("pair", pairs.PAIRS)
+def test_samples_are_what_they_were_whatever_their_number(pair, tmp_path):
+    asked = bench.preset(pair)
+    few, more = (list(pairs.samples(asked, n, tmp_path)) for n in (3, 5))
+    told = {"control": "control", "picture": "ip_image", "prompt": "weak_prompt"}
+    for one, same in zip(few, more, strict=False):
+        assert (one.prompt, one.told, one.scene) == (same.prompt, same.told, same.scene)
+        assert np.array_equal(one.data, same.data) and one.data.dtype == np.uint8
+        assert len(one.data) == (asked.num_frames or 1) and one.data.shape[1:] == (asked.height, asked.width, 3)
+        assert list(one.told) == ([told[pair]] if pair in told else [])
+        assert asked.video or "moving" not in one.prompt
+        # The data is what is asked for.
+        assert pairs.score(pair, one.data, one)["right"] == 1.0
+
+
+def test_pictures_to_follow_say_what_the_prompt_does_not(tmp_path):
+    (asked,) = pairs.samples(bench.preset("picture"), 1, tmp_path)
+    drawn = np.asarray(Image.open(asked.told["ip_image"]))
+    assert asked.scene is not None and asked.scene.background and asked.scene.background not in asked.prompt
+    assert judge(drawn[None], asked.scene)["right"] == 1.0
+    (asked,) = pairs.samples(bench.preset("control"), 1, tmp_path)
+    shown = np.asarray(Image.open(asked.told["control"]))
+    assert set(np.unique(shown)) == {0, 255} and pairs.agreement(
+        shown[..., 0] > 127, edges(asked.data[0] / 255)[..., 0] > 0.5
+    ) == pytest.approx(1.0)
+
+
+def test_outlines_are_the_data_of_the_lora_that_ships_alone(tmp_path):
+    style = bench.preset("style")
+    (outlined,) = pairs.samples(style, 1, tmp_path)
+    assert pairs.emptiness(outlined.data) == pytest.approx(1.0, abs=0.05)
+    other = replace(style, adapters={"mine": style.adapters["outlines"]})
+    (filled,) = pairs.samples(other, 1, tmp_path)
+    assert pairs.emptiness(filled.data) == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_refined_prompt_says_more_and_the_weak_arm_is_told_the_raw_one(tmp_path):
+    for asked in pairs.samples(bench.preset("prompt"), 3, tmp_path):
+        assert len(asked.prompt.split()) > len(asked.told["weak_prompt"].split())
+        assert asked.prompt == refine(asked.told["weak_prompt"]) and asked.scene == parse(asked.prompt)
 
 
 def test_the_rows_cost_what_they_say():
@@ -147,6 +173,9 @@ def test_the_rows_cost_what_they_say():
     # 15 steps of 2, and 14 reflections of 2 and 2 at guidance 0.5: 86 evaluations, or 43 plain steps
     assert rows["equal-cost"][1]["num_inference_steps"] == 43
     assert rows["raised"][1]["controlnet"]["strong"] == 2.0
+    assert rows["guidance"][1]["guidance_scale"] == 5.0  # the arms have one guidance: 2 more
+    guided = bench.methods(bench.preset("guidance"))  # 5.5 and 0 are to first order 2 5.5 - 0
+    assert guided["guidance"][1]["guidance_scale"] == 11.0 and guided["equal-cost"][1]["num_inference_steps"] == 36
     style = bench.methods(bench.preset("style"))
     assert style["raised"][1]["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
     assert style["w2sd-paper"][1]["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows

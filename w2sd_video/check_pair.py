@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,57 +15,89 @@ from . import presets, runs, video
 from .eval.results import ENOUGH
 from .eval.statistics import Interval, interval
 from .eval.videos import find
-from .generate import load, scheduler, weak_arm
+from .generate import inputs, load, scheduler, weak_arm
 from .runs import Refused, Request
+from .shapes import pairs
+from .shapes.pairs import Sample
 
 if TYPE_CHECKING:
     from .alignment import Alignment
 
 LEVELS = 8
+SHIPPED = "package:"
 
 
-def samples(request: Request, count: int, references: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Prompts, and frames (F, H, W, 3) of data for each: of the videos that are given, or rendered by the world.
+def samples(
+    asked: presets.Preset, count: int, references: Sequence[str], control: Path | None, folder: Path
+) -> list[Sample]:
+    """Prompts, and data for each: of the videos or pictures that are given, or else drawn by the world of shapes.
+
+    Args:
+        references: files and folders, whose prompts are in sidecars or names.
+        control: a folder of what the ControlNet is shown for each of them, under the same names.
+        folder: where the world of shapes draws what a pair is shown.
 
     Raises:
-        Refused: the preset has no world that renders, and no videos with prompts are given.
+        Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
     """
     if not references:
-        if presets.load(request.preset).grammar != "shapes":
-            raise Refused("videos", "", f"preset {request.preset} has no data of its own: give videos, with prompts")
-        from .shapes import grammar
-        from .shapes.world import render
+        if asked.grammar != "shapes" and not asked.strong.startswith(SHIPPED):
+            kinds = f"{asked.kind}s"
+            raise Refused("videos", None, f"preset {asked.name} has no data of its own: give {kinds}, with prompts")
+        return list(pairs.samples(asked, count, folder))
+    found = []
+    for each in find(list(references), images=not asked.video)[:count]:
+        if not each.prompt:
+            raise Refused("videos", str(each.path), "name it as its prompt, or put a sidecar beside it")
+        told = {}
+        if asked.controlnet is not None:
+            told["control"] = str(_beside(each.path, control))
+        if asked.ip_adapter is not None:  # what it is trained to be shown: the picture itself
+            told["ip_image"] = str(each.path)
+        found.append(Sample(each.prompt, video.read(each.path), told))
+    return found
 
-        prompts = grammar.prompts(count)
-        return [(p, (render(grammar.parse(p), n) * 255).round().astype(np.uint8)) for n, p in enumerate(prompts)]
-    found = find(list(references))[:count]
-    silent = [str(each.path) for each in found if not each.prompt]
-    if silent:
-        raise Refused("videos", silent[0], "name it as its prompt, or put a sidecar beside it")
-    return [(str(each.prompt), video.read(each.path)) for each in found]
+
+def _beside(path: Path, folder: Path | None) -> Path:
+    """What a folder has under the name of a file in another."""
+    if folder is None:
+        raise Refused("control", None, "give a folder with what the ControlNet is shown, named as the videos are")
+    named = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))
+    if not named:
+        raise Refused("control", str(folder), f"it has no file of the name of {path.name}: {path.stem}.png, say")
+    return named[0]
 
 
 def alignment(
-    request: Request, data: Sequence[tuple[str, np.ndarray]], progress: Callable[[int], None]
+    requests: Sequence[Request], data: Sequence[np.ndarray], progress: Callable[[int], None]
 ) -> list[list[Alignment]]:
-    """Of each sample, what the pair's models say of it at guidance 1, noise level by noise level."""
+    """Of each request and its data, what the pair's models say of it at guidance 1, noise level by noise level."""
     from PIL import Image
 
     from .alignment import align, latents_of
 
-    pipe = load(request)["w2sd"]
-    pipe.scheduler = scheduler(request, pipe.scheduler.config.get("prediction_type"))
+    pipe = load(requests[0])["w2sd"]
+    pipe.scheduler = scheduler(requests[0], pipe.scheduler.config.get("prediction_type"))
     found = []
-    for n, (prompt, frames) in enumerate(data):
+    for n, (request, frames) in enumerate(zip(requests, data, strict=True)):
         size = (request.width, request.height)
         shown = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
         shown = shown[: request.num_frames or 1]
-        call: dict[str, Any] = {"prompt": prompt, **weak_arm(request)}
-        call |= {"num_frames": len(shown)} if request.video else {}
-        call |= {"height": request.height, "width": request.width, "guidance_scale": 1.0}
-        found.append(align(pipe, latents_of(pipe, np.stack(shown)), LEVELS, seed=n, **call))
+        if request.video:
+            request = replace(request, num_frames=len(shown))
+        call = inputs(pipe, request) | weak_arm(request)
+        found.append(align(pipe, latents_of(pipe, np.stack(shown)), LEVELS, seed=n, **call, guidance_scale=1.0))
         progress(n + 1)
     return found
+
+
+def usual_dimensions(asked: presets.Preset) -> list[str]:
+    """What a pair's videos or pictures are scored by, unless something else is asked."""
+    if asked.grammar == "shapes":
+        return ["shapes"]  # whose judge counts what is clipped too
+    if asked.family == "dit-moe" and asked.strong.startswith(SHIPPED):
+        return ["digits", "clipped"]
+    return ["six" if asked.video else "images", "clipped"]
 
 
 def by_level(found: Sequence[Sequence[Alignment]]) -> list[tuple[float, Interval]]:

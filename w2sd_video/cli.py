@@ -561,13 +561,12 @@ app.command("image", help="Make images from prompts: a PNG each, with a JSON sid
 
 @app.command("presets")
 def show_presets(
-    name: Annotated[str | None, typer.Argument(help="Show every field of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show every field of this one, or of this YAML file.")] = None,
 ) -> None:
     """The pairs of models that there are, and their settings."""
     with messages():
         if name:
-            presets.load(name)
-            out.print((presets.FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), markup=False, end="")
+            out.print(presets.text(presets.load(name)), markup=False, end="")
             return
         for preset in map(presets.load, presets.names()):
             final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
@@ -642,14 +641,27 @@ def evaluate(
 def check_pair(
     videos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="VIDEO...", help="Real videos with prompts, as files or folders (shapes: rendered)."),
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Real videos, or pictures, with prompts, as files or folders (shipped models: drawn).",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="How many prompts.", min=2, max=1000)] = 16,
-    preset: Annotated[str, _option(MODELS, "Models and settings, one of `w2sd-video presets`.")] = presets.DEFAULT,
+    preset: Annotated[
+        str,
+        _option(MODELS, "Models and settings: one of `w2sd-video presets`, or a YAML file.", "--preset", "--pair"),
+    ] = presets.DEFAULT,
     strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
     weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
     vae: Annotated[str | None, _option(MODELS, "Another autoencoder than the strong model's: likewise.")] = None,
     motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
+    loras: Annotated[
+        list[str] | None, _option(MODELS, "A LoRA and its scales, as of `generate`.", "--lora", metavar=SCALED)
+    ] = None,
+    control: Annotated[
+        Path | None,
+        _option(MODELS, "A folder: what the ControlNet is shown for each VIDEO, under the same name."),
+    ] = None,
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
@@ -657,7 +669,11 @@ def check_pair(
     weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
     steps: Annotated[int | None, _number(SIZE, "Denoising steps, T.", int)] = None,
     dimensions: Annotated[
-        str | None, typer.Option(help="What to score by, as for `eval` (default: shapes, or six); none: do not sample.")
+        str | None,
+        typer.Option(
+            help="What to score by, as for `eval` (default: the pair's judge, or six or images; and clipped); none:"
+            " do not sample."
+        ),
     ] = None,
     out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("pair"),
 ) -> None:
@@ -675,14 +691,20 @@ def check_pair(
 
         if dimensions not in (None, "none"):
             expand(dimensions.split(","))
-        world = presets.load(preset).grammar
-        request = Request.of("a red circle moving right" if world else "any", preset=preset, **fields)
-        data = check.samples(request, samples, videos or [])
+        pair = presets.load(preset)
         runs.writable(out_folder)
+        if loras:
+            pair = replace(pair, adapters=_adapters(loras, pair, weak, {}))
+        data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
+        if videos:
+            texts = _refined([each.prompt for each in data], pair.refine)
+            data = [replace(s, prompt=p, told={**s.told, **t}) for s, (p, t) in zip(data, texts, strict=True)]
+        requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
         quiet()
         with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
             task = bar.add_task("", total=len(data))
-            found = check.alignment(request, data, lambda done: bar.update(task, completed=done))
+            shown = [each.data for each in data]
+            found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
         check.write(out_folder / "alignment.csv", found)
         out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
         for sigma, cosine in check.by_level(found):
@@ -692,12 +714,12 @@ def check_pair(
         if dimensions == "none":
             return
         for variant in ("plain", "w2sd"):
-            asked = [Request.of(prompt, n, preset, variant=variant, **fields) for n, (prompt, _) in enumerate(data)]
+            asked = [replace(request, variant=variant) for request in requests]
             _generate(asked, out_folder / variant, ["mp4"], False, None)
-        named = (dimensions or ("shapes" if world == "shapes" else "six" if request.video else "images")).split(",")
+        named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
         folders = [str(out_folder / variant) for variant in ("plain", "w2sd")]
         auto = device or "auto"
-        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not request.video, []):
+        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not pair.video, []):
             raise typer.Exit(1)
 
 

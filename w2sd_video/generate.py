@@ -207,17 +207,37 @@ def sample(
             on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
         return kwargs
 
-    call: dict[str, Any] = {
-        "num_frames": request.num_frames,
-        "height": request.height,
-        "width": request.width,
+    call = inputs(pipe, request, alone=variant == "weak" and request.weak is not None) | _method(request, variant)
+    call |= {
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         "output_type": "np",
-        "callback_on_step_end": step_done,
     }
-    alone = variant == "weak" and request.weak is not None
+    if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
+        call["callback_on_step_end"] = step_done
+    loaded = pipe.scheduler
+    pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
+    try:
+        output = pipe(**call)
+    finally:
+        pipe.scheduler = loaded
+    if on_step and not done:  # a pipeline without callbacks
+        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
+    made = output.frames[0] if request.video else output.images
+    return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+
+
+def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, Any]:
+    """The arguments of a pair's call that say what is to be seen, and how large: prompt, pictures, size.
+
+    Args:
+        alone: of the weak model by itself.
+
+    Raises:
+        Refused: a picture that cannot be read, or has too few frames; a class that the model does not know.
+    """
+    call: dict[str, Any] = {"num_frames": request.num_frames, "height": request.height, "width": request.width}
     if request.family == "dit-moe":
         call["class_labels"] = [_class(pipe, request.prompt)]
     else:
@@ -232,21 +252,8 @@ def sample(
         call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
     if request.ip_adapter is not None and not alone:
         call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
-    call |= _method(request, variant)
     takes = signature(type(pipe).__call__).parameters
-    for name in ("num_frames", "height", "width", "callback_on_step_end"):
-        if name not in takes:
-            del call[name]
-    loaded = pipe.scheduler
-    pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
-    try:
-        output = pipe(**call)
-    finally:
-        pipe.scheduler = loaded
-    if on_step and not done:  # a pipeline without callbacks
-        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
-    made = output.frames[0] if request.video else output.images
-    return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+    return {name: value for name, value in call.items() if name in takes}
 
 
 def weak_arm(request: Request) -> dict[str, Any]:

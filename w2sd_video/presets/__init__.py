@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,14 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     theirs = _said(FOLDER / f"{base}.yaml", (path, *extended))
     own = {"description", "source", "expected"}  # what is said of the other pair alone
     return {key: value for key, value in theirs.items() if key not in own} | data
+
+
+def text(preset: Preset) -> str:
+    """Every field of a preset, as a file of its own would say it: one that extends no other."""
+    import yaml
+
+    said = {name: value for name, value in asdict(preset).items() if name != "name"}
+    return yaml.safe_dump(said | {"expected": list(preset.expected)}, sort_keys=False, allow_unicode=True, width=120)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

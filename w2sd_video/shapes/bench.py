@@ -2,9 +2,9 @@
 seeds, scored without a network where that can be.
 
 The rows are the paper's (weak, strong, W2SD) and the baselines that a sceptic asks for. With equal weights a reflection
-is to first order a stronger guidance; where the arms differ in a scale, it is the strong one's at 2 s - w; and it costs
-more network evaluations, which plain sampling could spend on more steps. Of videos a last row scores the renderer's
-own: what perfect is. The other methods have rows too, for who asks.
+is to first order a stronger guidance, by the difference of the arms' (where they have none, here by 2); where the arms
+differ in a scale, it is the strong one's at 2 s - w; and it costs more network evaluations, which plain sampling could
+spend on more steps. A last row scores the data: what perfect is. The other methods have rows too, for who asks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from ..eval.statistics import interval
 from ..generate import load, sample
 from ..runs import VARIANTS, Request, rows
 from .pairs import PAIRS, samples, score
-from .world import render
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,12 +49,13 @@ def methods(asked: presets.Preset) -> dict[str, tuple[str, dict[str, Any]]]:
     arms = (asked.strong_guidance_scale, asked.weak_guidance_scale)
     # A plain step takes 2 evaluations, a reflected one an evaluation or two more by each arm.
     cost = 2 * steps + (steps - 1) * sum(1 if w in (0.0, 1.0) else 2 for w in arms)
+    guided = final + (arms[0] - arms[1] or 2.0)
     plain: dict[str, Any] = {"variant": "plain"}
     found: dict[str, tuple[str, dict[str, Any]]] = {
         "weak": ("weak", {"variant": "weak"}),
         "strong": ("strong", plain),
         "w2sd": ("W2SD", {}),
-        "guidance": (f"strong, guidance {final + 2:g}", plain | {"guidance_scale": final + 2}),
+        "guidance": (f"strong, guidance {guided:g}", plain | {"guidance_scale": guided}),
         "equal-cost": (f"strong, {math.ceil(cost / 2)} steps", plain | {"num_inference_steps": math.ceil(cost / 2)}),
     }
     scaled = {"adapters": asked.adapters, "controlnet": asked.controlnet, "ip_adapter": asked.ip_adapter}
@@ -67,7 +67,7 @@ def methods(asked: presets.Preset) -> dict[str, tuple[str, dict[str, Any]]]:
             found["raised"] = (f"strong at {raised:g}", plain | {name: alone({**of, "strong": raised})})
             if name == "adapters":  # Table 2's scale
                 found["w2sd-paper"] = (f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
-    return found | ({"rendered": ("rendered truth", {})} if asked.video else {})
+    return found | {"rendered": ("digits of the data" if asked.family == "dit-moe" else "rendered truth", {})}
 
 
 def run(
@@ -93,30 +93,29 @@ def run(
     asked = preset(pair, settings)
     known = methods(asked)
     made = {(row["method"], row["n"]): row["arguments"] for row in rows(out)}
-    data = list(samples(pair, count, out.with_suffix("")))
+    data = list(samples(asked, count, out.with_suffix("")))
     for name in which or known:
         arguments = {} if name == "rendered" else {**(settings or {}), **(known | OTHERS)[name][1]}
         if any(theirs != arguments for (method, _), theirs in made.items() if method == name):
             raise ValueError(f"out: {out} holds {name} made with other settings than {arguments}; take another file")
         pipelines: dict[str, Any] = {}
-        for n, (text, shown, scene) in enumerate(data):
+        for n, each in enumerate(data):
             if (name, n) in made:
                 continue
             began, evaluations = time.perf_counter(), 0
             if name == "rendered":
-                assert scene is not None
-                frames = (render(scene, n) * 255).round().astype(np.uint8)
+                frames = each.data
             else:
-                request = Request.of(text, n, asked, **(known | OTHERS)[name][1], **shown)
+                request = Request.of(each.prompt, n, asked, **(known | OTHERS)[name][1], **each.told)
                 pipelines = pipelines or load(request)
                 (variant,) = VARIANTS[request.variant]
                 began = time.perf_counter()
                 frames, counted = sample(pipelines[variant], request, variant)
                 evaluations = counted["total"]
-            row: dict[str, Any] = {"method": name, "n": n, "prompt": text, "arguments": arguments}
+            row: dict[str, Any] = {"method": name, "n": n, "prompt": each.prompt, "arguments": arguments}
             row |= {"evaluations": evaluations, "seconds": time.perf_counter() - began}
             with open(out, "a") as file:
-                file.write(json.dumps(row | {"scores": score(pair, frames, text, scene, shown)}) + "\n")
+                file.write(json.dumps(row | {"scores": score(pair, frames, each)}) + "\n")
             progress(name, n + 1, count)
 
 

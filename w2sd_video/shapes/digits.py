@@ -51,24 +51,42 @@ def reduced(pictures: np.ndarray) -> np.ndarray:
     return grey.reshape(len(grey), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4))
 
 
+def pictures(digit: int, n: int) -> np.ndarray:
+    """The data's n-th picture of a digit, counted round, as the model makes them: (1, 32, 32, 3) in `uint8`."""
+    found, labels = data()
+    chosen = found[labels == digit]
+    return _pixels(chosen[[n % len(chosen)]])
+
+
 def judge(picture: np.ndarray, name: str) -> dict[str, float]:
     """Scores a picture (32, 32, 3) against the digit that was asked for, by the nearest of the data's 8 x 8 pixels.
 
     Returns:
         `right`: whether most of the 3 nearest digits are it; `distance`: root mean square to the nearest of all.
+
+    Raises:
+        ValueError: the name is no digit's, or the picture has another size.
     """
+    if name not in (*NAMES, *map(str, range(10))):
+        raise ValueError(f"{name!r} is not accepted; give a digit, {', '.join(NAMES)} or 0 to 9")
+    if picture.shape[:2] != (SIDE, SIDE):
+        raise ValueError(f"it is {picture.shape[1]}x{picture.shape[0]}; pictures of digits are {SIDE}x{SIDE}")
     digits, labels = data()
     distances = np.square(_references() - reduced(picture[None])).mean((1, 2))
     nearest = labels[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
-    wanted = int(name) if name.isdecimal() else NAMES.index(name)
+    wanted = NAMES.index(name) if name in NAMES else int(name)
     return {"right": float(np.bincount(nearest).argmax() == wanted), "distance": float(np.sqrt(distances.min()))}
 
 
 @cache
 def _references() -> np.ndarray:
     """The data as `reduced` gives it: enlarged and reduced again."""
-    pixels = (enlarged(data()[0]).permute(0, 2, 3, 1).numpy() + 1) * 127.5
-    return reduced(pixels.round().astype(np.uint8))
+    return reduced(_pixels(data()[0]))
+
+
+def _pixels(digits: np.ndarray) -> np.ndarray:
+    """Digits (n, 8, 8) as pictures (n, 32, 32, 3) in `uint8`."""
+    return ((enlarged(digits).permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().astype(np.uint8)
 
 
 def pipeline(vae: AutoencoderKL, transformer: DiTMoETransformer2DModel) -> Any:

@@ -28,9 +28,8 @@ from ..motion import motion_unet
 from ..runs import whole
 from . import WEIGHTS, digits
 from .train import Recipe, Trainer
-from .world import CANVAS, Scene, edges, render
+from .world import CANVAS, HOLE, Scene, edges, render
 
-HOLE = 0.5  # the style's outlines; see `world.render`
 IMAGE_WIDTH = 64
 CAPTIONED = 0.2  # as `keep` in `world.forget`: captions that leave most to the picture
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .. import presets
 from . import digits
-from .grammar import describe, parse, prompts
+from .grammar import describe, parse, prompts, refine
 from .judge import LOWER_IS_BETTER, SCORES, judge, read
-from .world import COLOURS, Scene, complete, edges, grid, render
+from .world import COLOURS, HOLE, Scene, complete, edges, grid, render
 
 COLUMNS = ("right (one object)", "right (two objects)", *(score for score in SCORES if score != "right"))
 # Of a picture's things, what there is to see of them; and what a picture of a given size, in percent, has clipped.
 SEEN = ("right", "count", "colour", "shape", "size", "relation", "background", "clipped")
-SHOWN = {"control": "control", "picture": "ip_image"}  # the field of a request that a pair's picture is for
 NEAR = 1  # pixels within which an edge agrees
 
 
@@ -39,6 +39,8 @@ class Measured:
 PAIRS = {
     "video": Measured("shapes", COLUMNS, LOWER_IS_BETTER),
     "image": Measured("shapes-image", SEEN),
+    "guidance": Measured("shapes-guidance", SEEN),
+    "prompt": Measured("shapes-prompt", SCORES, LOWER_IS_BETTER),
     "style": Measured("shapes-style", ("outlined", *SEEN)),
     "control": Measured("shapes-control", ("edges", *SEEN)),
     "picture": Measured("shapes-picture", ("like the picture", *SEEN)),
@@ -47,29 +49,56 @@ PAIRS = {
 }
 
 
-def samples(pair: str, count: int, folder: Path) -> Iterator[tuple[str, dict[str, str], Scene | None]]:
-    """Prompts, the pictures that go with them (files in `folder`), and what they should show."""
+@dataclass(frozen=True)
+class Sample:
+    """What a pair is asked for, and what is right.
+
+    Args:
+        prompt: the strong arm's.
+        data: frames (F, H, W, 3) in `uint8`, such as a perfect model would make.
+        told: what a request says beside the prompt: a picture to follow, or the weak arm's prompt.
+        scene: what is to be seen; None where no scene says it.
+    """
+
+    prompt: str
+    data: np.ndarray
+    told: dict[str, str] = field(default_factory=dict)
+    scene: Scene | None = None
+
+
+def samples(asked: presets.Preset, count: int, folder: Path) -> Iterator[Sample]:
+    """What a preset of the shipped models is asked for; pictures to follow are files in `folder`.
+
+    Sample n does not depend on how many there are.
+    """
     for n, text in enumerate(prompts(count)):
-        if pair == "digits":
-            yield digits.NAMES[n % 10], {}, None
+        if asked.family == "dit-moe":
+            yield Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
             continue
-        if pair in ("video", "motion"):
-            yield text, {}, parse(text)
+        if asked.video:
+            told = {"weak_prompt": text} if asked.refine else {}
+            text = refine(text) if asked.refine else text
+            yield Sample(text, _pixels(render(parse(text), n)), told, parse(text))
             continue
         scene, rng = _still(parse(text)), np.random.default_rng([7, n])
-        if pair not in SHOWN:
-            yield describe(scene), {}, scene
-            continue
-        scene = complete(scene, rng)
-        drawn = render(scene, rng, frames=1)[0]
-        drawn = edges(drawn) if pair == "control" else drawn
-        path = folder / f"{pair}-{n}.png"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((drawn * 255).round().astype(np.uint8)).save(path)
-        scene = said = _still(scene)
-        if pair == "picture":
+        told, said = {}, scene
+        followed = "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
+        if followed:
+            scene = complete(scene, rng)
+        drawn = render(scene, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
+        if followed:
+            said = scene = _still(scene)
+            told = {followed: str(folder / f"{followed}-{n}.png")}
+            folder.mkdir(parents=True, exist_ok=True)
+            shown = edges(drawn) if followed == "control" else drawn
+            Image.fromarray(_pixels(shown)[0]).save(told[followed])
+        if followed == "ip_image":
             said = replace(scene, background=None, things=tuple(replace(t, size=None) for t in scene.things))
-        yield describe(said), {SHOWN[pair]: str(path)}, scene
+        yield Sample(describe(said), _pixels(drawn), told, scene)
+
+
+def _pixels(frames: np.ndarray) -> np.ndarray:
+    return (frames * 255).round().astype(np.uint8)
 
 
 def _still(scene: Scene) -> Scene:
@@ -77,26 +106,26 @@ def _still(scene: Scene) -> Scene:
     return replace(scene, things=tuple(replace(t, direction=None, speed=None) for t in scene.things))
 
 
-def score(pair: str, frames: np.ndarray, text: str, scene: Scene | None, shown: dict[str, str]) -> dict[str, float]:
+def score(pair: str, frames: np.ndarray, sample: Sample) -> dict[str, float]:
     """What a picture (1, height, width, 3), or a video (frames, height, width, 3), in `uint8`, is worth.
 
     `outlined` is how empty the things are in their middle; `edges` is how many of the edges shown and made agree within
     a pixel (the harmonic mean of precision and recall); `like the picture` is whether size and background are the
     picture's, in equal parts. The rest is the judge's.
     """
-    if scene is None:
-        return digits.judge(frames[0], text)
-    scores = judge(frames, scene)
+    if sample.scene is None:
+        return digits.judge(frames[0], sample.prompt)
+    scores = judge(frames, sample.scene)
     if pair == "style":
         scores["outlined"] = emptiness(frames)
     if pair == "control":
-        wanted = np.asarray(Image.open(shown["control"]))[..., 0] > 127
-        scores["edges"] = agreement(edges(frames[0] / np.float32(255))[..., 0] > 0.5, wanted)
+        made, wanted = (edges(each[0] / np.float32(255))[..., 0] > 0.5 for each in (frames, sample.data))
+        scores["edges"] = agreement(made, wanted)
     if pair == "picture":
         seen = read(frames)
         sizes = {t.colour: t.size for t in seen.tracks}
-        right = [sizes.get(t.colour) == t.size for t in scene.things] + [seen.background == scene.background]
-        scores["like the picture"] = float(np.mean([np.mean(right[:-1]), right[-1]]))
+        sized = np.mean([sizes.get(t.colour) == t.size for t in sample.scene.things])
+        scores["like the picture"] = float(np.mean([sized, seen.background == sample.scene.background]))
     return scores
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+HOLE = 0.5  # of outlines; see `render`
 EDGE = 0.1  # a difference of neighbouring pixels from which on there is an edge
 CANVAS = 64
 FRAMES = 16
