@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
-from w2sd_video.dit_moe import SUFFIXES, load_published
-from w2sd_video.loading import on_disk
+from w2sd_video.dit_moe import SUFFIXES, load
 from w2sd_video.methods import Method
 
 from .reflection import Reflection
@@ -25,25 +24,29 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     conditional_first = True  # the order in which the stock pipeline sends its halves
 
     @classmethod
-    def from_pretrained(cls, strong: str | PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As [`DiTPipeline.from_pretrained`], and of a published checkpoint.
+    def from_pretrained(
+        cls, strong: str | PathLike[str], weak: str | PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As [`DiTPipeline.from_pretrained`], and of published checkpoints.
 
         Args:
             strong: a folder or hub id; or a checkpoint as `dit_moe.load_published` takes it, which may be on the hub:
                 `OWNER/NAME/FILE`. That needs `vae=`, the [`AutoencoderKL`] of Stable Diffusion, and takes `scheduler=`.
+            weak: likewise, another model for the weak arm. None: the strong one, which `weak_routing` tells apart.
 
         Raises:
             ValueError: `vae` is missing.
             WeightsNotFound, WeightsError: see `dit_moe.load_published`.
         """
+        dtype = kwargs.pop("torch_dtype", None)
+        if weak is not None:
+            kwargs["weak_transformer"] = load("weak", weak, dtype)
         if Path(strong).suffix not in SUFFIXES:
-            return super(Reflection, cls).from_pretrained(strong, *args, **kwargs)
-        dtype = kwargs.pop("torch_dtype", None) or torch.float32
+            return super(Reflection, cls).from_pretrained(strong, *args, torch_dtype=dtype, **kwargs)
         components = {"scheduler": DDIMScheduler(clip_sample=False), **kwargs}
         if components.get("vae") is None:
             raise ValueError(f"`vae` is None, and {str(strong)!r} has none: give Stable Diffusion's AutoencoderKL.")
-        transformer = load_published(on_disk("strong", strong))
-        return cls(transformer=transformer, **components).to(dtype)
+        return cls(transformer=load("strong", strong, dtype), **components).to(dtype or torch.float32)
 
     def _build(self, *args: Any, **components: Any) -> None:
         super()._build(*args, **components)
@@ -67,6 +70,11 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
 
     def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
+        if asked["guidance_scale"] < 1:
+            raise ValueError(
+                f"`guidance_scale` is {asked['guidance_scale']}, and DiTPipeline takes everything up to 1 as 1: give 1"
+                " or more."
+            )
         for arm, guidance in arms.items():
             if asked["guidance_scale"] <= 1 and guidance != 1:
                 raise ValueError(

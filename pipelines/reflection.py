@@ -278,6 +278,12 @@ class Reflection(DiffusionPipeline):
             else:
                 guidance = asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale
                 chosen = _method(method, {"strong_guidance": guidance, "weak_guidance": weak_guidance_scale, **options})
+            given = [name for name, value in (weak_inputs | scales).items() if value is not None]
+            if chosen.one_model and given:
+                raise ValueError(
+                    f"`{given[0]}` is given, and {type(chosen).__name__} has the strong model in both arms, which"
+                    " guidance alone tells apart."
+                )
             num_steps = self._check_method(chosen, asked, weak_inputs)
             self._check_scales(chosen, scales)
             guidances = [asked["guidance_scale"]]
@@ -505,6 +511,8 @@ class Reflection(DiffusionPipeline):
         self, method: Method, asked: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
     ) -> Conditioning:
         """The weak arm's embeddings, where they are not the strong arm's."""
+        if method.one_model:
+            return Conditioning()
         encoders = self._strong_text_encoders()
         own_loras = any(name in arms.adapters(encoder) for encoder in encoders.values() for name in loras)
         if all(value is None for value in weak.values()) and not self._has_weak_text_encoder and not own_loras:

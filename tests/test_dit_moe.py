@@ -536,7 +536,8 @@ def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, mon
     torch.save(checkpoint(), published)
     assert "weights that do not fit" in run(*asked, code=2)  # S/2 is larger
     monkeypatch.setitem(PUBLISHED, "S/2-8E2A", CONFIG)
-    run(*asked)
+    assert "--height: 256 is not accepted; the model makes pictures of 16x16" in run(*asked, code=2)
+    run(*asked, "--size", 16)
     pipe = W2SDDiTMoEPipeline.from_pretrained("feizhengcong/DiT-MoE/dit_moe_s_8E2A.pt", vae=vae())
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler(clip_sample=False)
@@ -547,6 +548,12 @@ def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, mon
     assert np.array_equal(written, (made * 255).round().astype("uint8"))
     with pytest.raises(ValueError, match=f"`vae` is None, and {str(published)!r} has none"):
         W2SDDiTMoEPipeline.from_pretrained(published)
+    pipeline(load_published(published)).save_pretrained(tmp_path / "folder")
+    for strong, weak in ((published, tmp_path / "folder"), (tmp_path / "folder", published)):
+        pair = W2SDDiTMoEPipeline.from_pretrained(strong, weak=weak, vae=vae())
+        theirs, ours = (net.state_dict() for net in (pair.weak_transformer, pair.transformer))
+        assert pair.weak_transformer is not pair.transformer
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -89,11 +89,13 @@ def test_the_measures_know_what_is_rendered():
     outlines = pixels(render(SCENE, 3, frames=1, hole=HOLE))
     assert judge(outlines, SCENE)["right"] == 1.0
     asked = pairs.Sample("", pixels(still), scene=SCENE)
-    assert pairs.score("style", outlines, asked)["outlined"] == pytest.approx(1.0, abs=0.05)
-    assert pairs.score("style", pixels(still), asked)["outlined"] == pytest.approx(0.0, abs=0.05)
-    assert pairs.score("picture", pixels(still), asked)["like the picture"] == 1.0
+    assert pairs.score("shapes-style", outlines, asked)["outlined"] == pytest.approx(1.0, abs=0.05)
+    assert pairs.score("shapes-style", pixels(still), asked)["outlined"] == pytest.approx(0.0, abs=0.05)
+    assert pairs.score("shapes-picture", pixels(still), asked)["like the picture"] == 1.0
     other = parse("a small red circle above a small blue square on a white background")
-    assert pairs.score("picture", pixels(still), replace(asked, scene=other))["like the picture"] == 0.25  # one of two
+    assert (
+        pairs.score("shapes-picture", pixels(still), replace(asked, scene=other))["like the picture"] == 0.25
+    )  # one of two
 
 
 def test_edges_are_where_pixels_change():
@@ -114,7 +116,7 @@ def test_edges_agree_within_a_pixel():
     assert pairs.agreement(both, wanted) == pytest.approx(2 / 3)
     assert pairs.agreement(np.zeros_like(wanted), wanted) == 0.0
     still = pixels(render(SCENE, 3, frames=1))
-    assert pairs.score("control", still, pairs.Sample("", still, scene=SCENE))["edges"] == 1.0
+    assert pairs.score("shapes-control", still, pairs.Sample("", still, scene=SCENE))["edges"] == 1.0
 
 
 def test_the_judge_of_digits_knows_the_data():
@@ -130,7 +132,7 @@ def test_the_judge_of_digits_knows_the_data():
 def test_samples_are_what_they_were_whatever_their_number(pair, tmp_path):
     asked = bench.preset(pair)
     few, more = (list(pairs.samples(asked, n, tmp_path)) for n in (3, 5))
-    told = {"control": "control", "picture": "ip_image", "prompt": "weak_prompt"}
+    told = {"shapes-control": "control", "shapes-picture": "ip_image", "shapes-prompt": "weak_prompt"}
     for one, same in zip(few, more, strict=False):
         assert (one.prompt, one.told, one.scene) == (same.prompt, same.told, same.scene)
         assert np.array_equal(one.data, same.data) and one.data.dtype == np.uint8
@@ -142,11 +144,11 @@ def test_samples_are_what_they_were_whatever_their_number(pair, tmp_path):
 
 
 def test_pictures_to_follow_say_what_the_prompt_does_not(tmp_path):
-    (asked,) = pairs.samples(bench.preset("picture"), 1, tmp_path)
+    (asked,) = pairs.samples(bench.preset("shapes-picture"), 1, tmp_path)
     drawn = np.asarray(Image.open(asked.told["ip_image"]))
     assert asked.scene is not None and asked.scene.background and asked.scene.background not in asked.prompt
     assert judge(drawn[None], asked.scene)["right"] == 1.0
-    (asked,) = pairs.samples(bench.preset("control"), 1, tmp_path)
+    (asked,) = pairs.samples(bench.preset("shapes-control"), 1, tmp_path)
     shown = np.asarray(Image.open(asked.told["control"]))
     assert set(np.unique(shown)) == {0, 255} and pairs.agreement(
         shown[..., 0] > 127, edges(asked.data[0] / 255)[..., 0] > 0.5
@@ -154,7 +156,7 @@ def test_pictures_to_follow_say_what_the_prompt_does_not(tmp_path):
 
 
 def test_outlines_are_the_data_of_the_lora_that_ships_alone(tmp_path):
-    style = bench.preset("style")
+    style = bench.preset("shapes-style")
     (outlined,) = pairs.samples(style, 1, tmp_path)
     assert pairs.emptiness(outlined.data) == pytest.approx(1.0, abs=0.05)
     other = replace(style, adapters={"mine": style.adapters["outlines"]})
@@ -163,29 +165,29 @@ def test_outlines_are_the_data_of_the_lora_that_ships_alone(tmp_path):
 
 
 def test_a_refined_prompt_says_more_and_the_weak_arm_is_told_the_raw_one(tmp_path):
-    for asked in pairs.samples(bench.preset("prompt"), 3, tmp_path):
+    for asked in pairs.samples(bench.preset("shapes-prompt"), 3, tmp_path):
         assert len(asked.prompt.split()) > len(asked.told["weak_prompt"].split())
         assert asked.prompt == refine(asked.told["weak_prompt"]) and asked.scene == parse(asked.prompt)
 
 
 def test_the_rows_cost_what_they_say():
-    rows = bench.methods(bench.preset("control"))
+    rows = bench.methods(bench.preset("shapes-control"))
     # 15 steps of 2, and 14 reflections of 2 and 2 at guidance 0.5: 86 evaluations, or 43 plain steps
     assert rows["equal-cost"][1]["num_inference_steps"] == 43
     assert rows["raised"][1]["controlnet"]["strong"] == 2.0
     assert rows["guidance"][1]["guidance_scale"] == 5.0  # the arms have one guidance: 2 more
-    guided = bench.methods(bench.preset("guidance"))  # 5.5 and 0 are to first order 2 5.5 - 0
+    guided = bench.methods(bench.preset("shapes-guidance"))  # 5.5 and 0 are to first order 2 5.5 - 0
     assert guided["guidance"][1]["guidance_scale"] == 11.0 and guided["equal-cost"][1]["num_inference_steps"] == 36
-    style = bench.methods(bench.preset("style"))
+    style = bench.methods(bench.preset("shapes-style"))
     assert style["raised"][1]["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
     assert style["w2sd-paper"][1]["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows
 
 
 def test_a_pair_is_measured_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "rows.jsonl"
-    bench.run("image", out, 1, ["weak", "strong"])
+    bench.run("shapes-image", out, 1, ["weak", "strong"])
     first = out.read_text()
-    bench.run("image", out, 2, ["weak", "strong"])
+    bench.run("shapes-image", out, 2, ["weak", "strong"])
     rows = runs.rows(out)
     assert out.read_text().startswith(first) and len(rows) == 4
     assert {row["evaluations"] for row in rows} == {30} and set(rows[0]["scores"]) >= {"right", "colour"}

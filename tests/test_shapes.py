@@ -259,10 +259,10 @@ def test_prompts_of_the_bench_do_not_depend_on_how_many_there_are():
 
 def test_equal_cost_is_the_reflections_own_count():
     """3 / 1 at T = 15: 14 reflected steps of 5 evaluations and one plain step of 2 make 72, or 36 plain steps."""
-    rows = bench.methods(bench.preset("video"))
+    rows = bench.methods(bench.preset("shapes"))
     assert rows["equal-cost"][1]["num_inference_steps"] == 36
     assert rows["guidance"][1]["guidance_scale"] == 5.0
-    both = bench.methods(bench.preset("video", {"weak_guidance_scale": 3.0}))  # 14 of 6 and one of 2
+    both = bench.methods(bench.preset("shapes", {"weak_guidance_scale": 3.0}))  # 14 of 6 and one of 2
     assert both["equal-cost"][1]["num_inference_steps"] == 43
 
 
@@ -272,9 +272,17 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
         for name, jerk, direction in (("strong", 2.0, 0.9), ("w2sd", 1.0, 0.5)):
             for n in range(100):
                 scores = {"right": 1.0, "jerk": jerk + 0.1 * rng.random(), "direction": float(rng.random() < direction)}
-                row = {"method": name, "n": n, "prompt": "", "evaluations": 30, "seconds": 1.0, "scores": scores}
+                row = {
+                    "pair": "shapes",
+                    "method": name,
+                    "n": n,
+                    "prompt": "",
+                    "evaluations": 30,
+                    "seconds": 1.0,
+                    "scores": scores,
+                }
                 file.write(json.dumps(row) + "\n")
-    summary = bench.summarise(tmp_path / "rows.jsonl", COLUMNS)
+    summary = bench.summarise(bench.read(tmp_path / "rows.jsonl", "shapes"), COLUMNS)
     found = summary["w2sd"]["against strong"]["jerk"]
     assert found.mean == pytest.approx(-1, abs=0.02) and found.low < found.mean < found.high
     table = bench.markdown(summary, {"strong": "strong", "w2sd": "W2SD"}, COLUMNS, LOWER_IS_BETTER)
@@ -285,32 +293,32 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
 
 def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
-    bench.run("video", path, 3, ["rendered"])
+    bench.run("shapes", path, 3, ["rendered"])
     made = [row | {"seconds": 0} for row in bench.rows(path)]
     path.write_text(path.read_text()[:-20])
     assert len(bench.rows(path)) == 2
-    bench.run("video", path, 3, ["rendered"])
+    bench.run("shapes", path, 3, ["rendered"])
     assert [row | {"seconds": 0} for row in bench.rows(path)] == made
     assert made[0]["scores"]["right"] == 1.0
 
 
 def test_a_results_file_is_not_continued_with_other_settings(tmp_path):
     path = tmp_path / "rows.jsonl"
-    bench.run("video", path, 2, ["rendered"])
+    bench.run("shapes", path, 2, ["rendered"])
     made = path.read_text()
-    bench.run("video", path, 2, ["rendered"], {"num_inference_steps": 20})
+    bench.run("shapes", path, 2, ["rendered"], {"num_inference_steps": 20})
     assert path.read_text() == made  # the renderer has no steps, and its videos are there
     row = json.loads(made.splitlines()[0]) | {"method": "strong", "arguments": {"variant": "plain"}}
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="take another file"):
-        bench.run("video", path, 1, ["strong"], {"num_inference_steps": 20})
+        bench.run("shapes", path, 1, ["strong"], {"num_inference_steps": 20})
 
 
 def test_every_other_method_has_a_row(tmp_path):
     """Each is sampled, in one step and two frames, with its own options."""
     path = tmp_path / "rows.jsonl"
     few = {"num_inference_steps": 2, "num_frames": 2}
-    bench.run("video", path, 1, ["w2sd", *bench.OTHERS], few)
+    bench.run("shapes", path, 1, ["w2sd", *bench.OTHERS], few)
     made = {row["method"]: row for row in bench.rows(path)}
     assert set(METHODS) - {"w2sd", "weak"} == {asked.get("method") for _, asked in bench.OTHERS.values()} - {None}
     assert len({json.dumps(row["scores"]) for row in made.values()}) == len(made)

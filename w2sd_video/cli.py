@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -140,7 +140,9 @@ def generate(
         Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
-    seed: Annotated[str, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each.")] = "0",
+    seed: Annotated[
+        str | None, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each (default: 0).")
+    ] = None,
     again: Annotated[
         Path | None, typer.Option("--from", metavar="SIDECAR", help="Make the video of a sidecar again.")
     ] = None,
@@ -196,7 +198,14 @@ def generate(
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
     device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
     plain: Annotated[bool, _option(METHOD, "The strong model without reflection.", "--plain")] = False,
-    weak_only: Annotated[bool, _option(METHOD, "The weak model alone.", "--weak-only")] = False,
+    weak_only: Annotated[
+        bool,
+        _option(
+            METHOD,
+            "The weak arm alone, at --guidance; where guidance is all that tells it apart, at --weak-guidance.",
+            "--weak-only",
+        ),
+    ] = False,
     compare: Annotated[
         bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
     ] = False,
@@ -302,19 +311,21 @@ def generate(
     kind = "image" if context.info_name == "image" else "video"
     prompts = [*(prompts or []), *(prompt or [])]
     with messages():
-        if size is not None and (height or width) is not None:
-            raise Refused("--size", size, "give it, or --height and --width")
-        fields |= {"height": size or height, "width": size or width}
+        if size is not None:
+            if height is not None or width is not None:
+                raise Refused("--size", size, "give it, or --height and --width")
+            height = width = size
+        fields |= {"height": height, "width": width}
         fields = {name: value for name, value in fields.items() if value is not None}
         if settings:
             fields["options"] = dict(read_setting(each) for each in settings)
-        if weak_routing:
+        if weak_routing is not None:
             ends = re.fullmatch(r"(\d+),(\d+)", weak_routing)
             fields["weak_routing"] = [int(ends[1]), int(ends[2])] if ends else weak_routing
-        if controlnet:
-            fields["controlnet"] = read_scaled(controlnet, 1.0, 0.0)
-        if ip_adapter:
-            fields["ip_adapter"] = read_scaled(ip_adapter, 0.6, 0.0)
+        if controlnet is not None:
+            fields["controlnet"] = read_scaled("--controlnet", controlnet, 1.0, 0.0)
+        if ip_adapter is not None:
+            fields["ip_adapter"] = read_scaled("--ip-adapter", ip_adapter, 0.6, 0.0)
         formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
         variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
         if len(variants) > 1:
@@ -328,8 +339,8 @@ def generate(
         scales = {"strong": strong_lora_scale, "weak": weak_lora_scale}
         before: dict[str, Any] | None = None
         if again:
-            asked = prompts or prompts_file or variants or preset or loras or refine or any(scales.values())
-            if asked or fields.keys() - {"device"}:
+            asked = (prompts_file, preset, refine, seed, *scales.values())
+            if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
                 others = "--out, --overwrite, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
@@ -337,13 +348,14 @@ def generate(
             except OSError as error:
                 raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
             requests = [replace(request, **fields)]
-            check_kind(requests[0], kind)
+            check_kind(requests[0], kind, "--from", str(again))
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
         else:
-            seeds = parse_seeds(seed)
+            seeds = parse_seeds("0" if seed is None else seed)
             fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
-            check_kind(pair, kind)
-            if adapters := _adapters(loras, pair, weak, {arm: x for arm, x in scales.items() if x is not None}):
+            check_kind(pair, kind, "--preset", pair.name)
+            said = {arm: x for arm, x in scales.items() if x is not None}
+            if adapters := _adapters(loras, pair, said, alone=weak is None and weak_motion is None):
                 fields["adapters"] = adapters
             refiner = refine or (pair.refine if weak_prompt is None else None)
             requests = [
@@ -354,12 +366,11 @@ def generate(
         _generate(requests, out_folder, formats, overwrite, before)
 
 
-def check_kind(pair: presets.Pair, kind: str) -> None:
+def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
     """Refuses, for one of the commands, what is made by the other."""
     if pair.kind != kind:
         other = "image" if kind == "video" else "generate"
-        name = pair.name if isinstance(pair, presets.Preset) else getattr(pair, "preset", "")
-        raise Refused("preset", name, f"it makes {pair.kind}s: w2sd-video {other}")
+        raise Refused(option, value, f"it makes {pair.kind}s: w2sd-video {other}")
 
 
 def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dict[str, str]]]:
@@ -460,17 +471,20 @@ def read_setting(text: str) -> tuple[str, Any]:
         read = yaml.safe_load(value)
     except yaml.YAMLError:
         read = None
+    if isinstance(read, str):
+        with suppress(ValueError):  # YAML 1.1 takes 1e-3 for a text
+            read = float(read)
     if not name or not equals or read is None:
         raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
     return name, read
 
 
-def read_scaled(text: str, strong: float, weak: float) -> dict[str, Any]:
+def read_scaled(option: str, text: str, strong: float, weak: float) -> dict[str, Any]:
     """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
-    number = r":([-+]?(?:\d+\.?\d*|\.\d+))"
+    number = r":([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
     found = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
     if not found:
-        raise Refused("model", text, f"give {SCALED}")
+        raise Refused(option, text, f"give {SCALED}")
     scales = [
         default if said is None else float(said)
         for said, default in zip(found.groups()[1:], (strong, weak), strict=True)
@@ -479,24 +493,32 @@ def read_scaled(text: str, strong: float, weak: float) -> dict[str, Any]:
 
 
 def _adapters(
-    loras: list[str], pair: presets.Preset, weak: str | None, scales: dict[str, float]
+    loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool
 ) -> dict[str, dict[str, Any]]:
     """LoRAs by name, of those that are named or else the preset's; empty where nothing is asked.
 
     Args:
-        weak: another weak model than the pair's. Where there is one, LoRAs are the strong model's alone.
         scales: by arm, in place of those that they come with.
+        alone: no other weak model or motion module is named. Where there is one, or the pair has one, LoRAs are the
+            strong model's.
     """
     named = dict(pair.adapters) if scales and not loras else {}
+    option, scale = next(((f"--{arm}_lora_scale", x) for arm, x in scales.items()), ("", 0.0))
     if scales and not (loras or named):
-        raise Refused("--strong_lora_scale", scales, f"preset {pair.name} has no LoRA: name one by --lora")
+        raise Refused(option, scale, f"preset {pair.name} has no LoRA: name one by --lora")
+    weak = -1.5 if alone and pair.weak is None and pair.weak_motion_adapter is None else 0.0
     for text in loras:
-        each = read_scaled(text, 0.8, -1.5 if (weak or pair.weak) is None else 0.0)
-        if each["model"] in pair.adapters:
-            named[each["model"]] = each | {"model": pair.adapters[each["model"]]["model"]}
-            continue
-        each["model"] = runs.absolute(each["model"])
-        name = re.sub(r"\W+", "_", Path(each["model"]).stem)
+        each = read_scaled("--lora", text, 0.8, weak)
+        if scales and text != each["model"]:
+            raise Refused(option, scale, f"--lora {text} says its scale already")
+        name = each["model"]
+        if name in pair.adapters:
+            each["model"] = pair.adapters[name]["model"]
+        else:
+            each["model"] = runs.absolute(name)
+            name = re.sub(r"\W+", "_", Path(name).stem)
+        if any(other["model"] == each["model"] for other in named.values()):
+            raise Refused("--lora", text, "it is named twice")
         named[f"{name}_{len(named)}" if name in named else name] = each
     return {name: {**each, **scales} for name, each in named.items()}
 
@@ -694,7 +716,7 @@ def check_pair(
         pair = presets.load(preset)
         runs.writable(out_folder)
         if loras:
-            pair = replace(pair, adapters=_adapters(loras, pair, weak, {}))
+            pair = replace(pair, adapters=_adapters(loras, pair, {}, alone=weak is None))
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
         if videos:
             texts = _refined([each.prompt for each in data], pair.refine)

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .levels import full_precision
-from .loading import WeightsError, WeightsNotFound
+from .loading import Argument, WeightsError, WeightsNotFound, on_disk
 
 Routing = Literal["best", "worst"] | tuple[int, int]
 
@@ -265,6 +265,22 @@ class DiTMoETransformer2DModel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`class_labels` have to be from 0 to {classes}, the null class, but are {class_labels.tolist()}."
             )
+
+
+def load(
+    argument: Argument, value: str | PathLike[str], torch_dtype: torch.dtype | None = None
+) -> DiTMoETransformer2DModel:
+    """The model of a published checkpoint, a file here or on the hub (`OWNER/NAME/FILE`), or of a pipeline's folder.
+
+    Args:
+        argument: what `value` is called in messages.
+
+    Raises:
+        WeightsNotFound, WeightsError: see [`load_published`].
+    """
+    if Path(value).suffix in SUFFIXES:
+        return load_published(on_disk(argument, value)).to(torch_dtype or torch.float32)
+    return DiTMoETransformer2DModel.from_pretrained(value, subfolder="transformer", torch_dtype=torch_dtype)
 
 
 def load_published(path: str | PathLike[str], **config: Any) -> DiTMoETransformer2DModel:

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import import_module
@@ -109,6 +110,10 @@ def _generate(
             pipelines.clear()  # let go of one pair before the next is loaded
             pipelines = load(request)
             loaded = wanted
+            if request.family == "dit-moe":  # its classes are refused before the first of them is made
+                for each in requests:
+                    if each.models == request.models:
+                        _class(next(iter(pipelines.values())), each.prompt)
         yield _make(request, pipelines, paths, formats, on_step, command)
 
 
@@ -145,6 +150,11 @@ def load(request: Request) -> dict[str, Pipeline]:
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
+        if request.family == "dit-moe":
+            side = pipe.transformer.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+            for name in ("height", "width"):
+                if getattr(request, name) != side:
+                    raise Refused(name, getattr(request, name), f"the model makes pictures of {side}x{side}")
         if request.num_frames is not None and request.num_frames > (longest := pipe.unet.config.motion_max_seq_length):
             raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
         pipe.to(device)
@@ -181,15 +191,24 @@ def _adapt(pipe: Any, request: Request) -> None:
     """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
     for name, each in request.adapters.items():
         place, folder, file = runs.split(each["model"], f"adapters.{name}")
-        pipe.load_lora_weights(place, subfolder=folder or None, weight_name=file, adapter_name=name)
+        with _refusing(f"adapters.{name}", each["model"]):
+            pipe.load_lora_weights(place, subfolder=folder or None, weight_name=file, adapter_name=name)
     if request.adapters:
         pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
     if request.ip_adapter is not None:
         place, folder, file = runs.split(request.ip_adapter["model"], "ip_adapter")
-        if file is None:
-            raise Refused("ip_adapter", request.ip_adapter["model"], "name its file of weights, beside image_encoder/")
-        pipe.load_ip_adapter(place, subfolder=folder, weight_name=file)
+        with _refusing("ip_adapter", request.ip_adapter["model"]):
+            pipe.load_ip_adapter(place, subfolder=folder, weight_name=file)
         pipe.set_ip_adapter_scale(request.ip_adapter["strong"])
+
+
+@contextmanager
+def _refusing(argument: str, value: str) -> Iterator[None]:
+    """Says which argument it is that diffusers cannot load."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise Refused(argument, value, f"it cannot be loaded: {error}") from error
 
 
 def sample(
@@ -243,8 +262,9 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
     else:
         call |= {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         if alone:
-            call["prompt"] = request.weak_prompt or request.prompt
-            call["negative_prompt"] = request.weak_negative_prompt or request.negative_prompt
+            for name in ("prompt", "negative_prompt"):
+                if (own := getattr(request, f"weak_{name}")) is not None:
+                    call[name] = own
     if request.controlnet is not None:
         size = (request.width, request.height)
         shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
@@ -264,7 +284,7 @@ def weak_arm(request: Request) -> dict[str, Any]:
         "weak_motion_scale": request.weak_motion_scale,
         "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
     }
-    if request.weak is None:
+    if request.one_network:
         call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None
         call["weak_ip_adapter_scale"] = request.ip_adapter and request.ip_adapter["weak"]
     if request.controlnet is not None:
@@ -276,7 +296,9 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
     if variant == "strong" or (variant == "weak" and request.weak is not None):
         return {"method": None}
-    call = weak_arm(request)
+    from .methods import METHODS
+
+    call = {} if variant == "w2sd" and METHODS[request.method].one_model else weak_arm(request)
     if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
         apart = call or request.weak_motion_adapter
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
@@ -343,7 +365,10 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
             raise Refused(f"argument of {name}", key, runs.presets.did_you_mean(key, known))
     if prediction_type and "prediction_type" in known:
         config.setdefault("prediction_type", prediction_type)
-    return cls(**config)
+    try:
+        return cls(**config)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise Refused("schedule", dict(request.scheduler), f"{name} takes no such value: {error}") from None
 
 
 def _make(
@@ -386,7 +411,7 @@ def _make(
         record = {
             "videos": made,
             "files": [path.name for kind, path in paths.items() if kind != "json"],
-            "formats": list(formats),
+            "formats": list(formats) if request.video else ["png"],
             "seconds": round(time.perf_counter() - started, 3),
             **_provenance(pipelines, command),
         }

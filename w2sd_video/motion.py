@@ -41,11 +41,7 @@ def motion_unet(
     if (motion_adapter.device, motion_adapter.dtype) != (unet.device, unet.dtype):
         motion_adapter.to(device=unet.device, dtype=unet.dtype)
     with init_empty_weights():
-        if isinstance(unet, UNetMotionModel):
-            length = motion_adapter.config.motion_max_seq_length
-            model = UNetMotionModel.from_config(unet.config, motion_max_seq_length=length)
-        else:
-            model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
+        model = UNetMotionModel.from_unet2d(unet, motion_adapter, load_weights=False)
 
     motion = like or motion_adapter
     tensors = {name: p for name, p in unet.named_parameters() if ".motion_modules." not in name}

@@ -95,13 +95,16 @@ class Request(presets.Pair):
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
         values |= {name: value for name, value in overrides.items() if value is not None}
-        for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
-            if name in overrides and values[name] is not None:
-                values[name] = absolute(values[name])
-        given = {name: path for name in ("control", "ip_image") if (path := values.get(name)) and os.path.exists(path)}
-        values["pictures"] = {name: _hash(Path(path)) for name, path in given.items()}
         if values["strong"] != pair.strong:
             values["grammar"] = None
+        for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
+            if isinstance(path := values.get(name), str):
+                values[name] = absolute(path)
+        for name in ("controlnet", "ip_adapter"):
+            if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
+                values[name] = {**scaled, "model": absolute(scaled["model"])}
+        given = {name: path for name in ("control", "ip_image") if (path := values.get(name)) and os.path.exists(path)}
+        values["pictures"] = {name: _hash(Path(path)) for name, path in given.items()}
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = max(values["num_inference_steps"] - 1, 0)
         request = cls(prompt=prompt, seed=seed, **values)
@@ -140,14 +143,19 @@ class Request(presets.Pair):
             raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
         if self.grammar:
             self._check_grammar()
-        self._check_pair()
-
-    def _check_pair(self) -> None:
-        """Refuses a pair that does not go with its family, and models and pictures that are not there."""
         _one_of("family", self.family, presets.FAMILIES)
-        family = presets.FAMILIES[self.family]
+        self._check_models()
+        self._check_family()
+        self._check_arms()
+        self._check_pictures()
+
+    def _check_models(self) -> None:
+        """Refuses models that are not there, and scales that are none."""
         if not isinstance(self.adapters, Mapping):
             raise Refused("adapters", self.adapters, "give names, each with model, strong and weak")
+        for name in self.adapters:
+            if not re.fullmatch(r"\w+", str(name)):
+                raise Refused("adapters", name, "name it by letters, digits and _")
         scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
         scaled |= {"controlnet": self.controlnet, "ip_adapter": self.ip_adapter}
         for name, each in scaled.items():
@@ -157,13 +165,19 @@ class Request(presets.Pair):
                 raise Refused(name, each, "give model, strong and weak: the model, and its scale in each arm")
             for arm in ("strong", "weak"):
                 _number(f"{name}.{arm}", each[arm])
-        for name, model in {"strong": self.strong, **self.models}.items():
+        for name, model in self.models.items():
             try:
                 locate(model, name)
             except OSError as error:
                 if self.preset not in presets.names() or presets.load(self.preset).models.get(name) != model:
                     raise
                 raise OSError(f"{error}. `w2sd-video presets {self.preset}` says where it is from") from None
+        if self.ip_adapter is not None and split(self.ip_adapter["model"], "ip_adapter")[2] is None:
+            raise Refused("ip_adapter", self.ip_adapter["model"], "name its file of weights, beside image_encoder/")
+
+    def _check_family(self) -> None:
+        """Refuses what the family does not have, and what it needs and nobody says."""
+        family = presets.FAMILIES[self.family]
         for name in ("motion_adapter", "num_frames", "fps"):
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
@@ -172,12 +186,6 @@ class Request(presets.Pair):
             assert self.motion_adapter is not None
             _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
             _whole("fps", self.fps, 1, 240)
-        if not isinstance(self.weak_text_encoders, bool):
-            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
-        if self.weak_text_encoders and self.weak is None:
-            raise Refused("weak_text_encoders", True, "there is no other weak model to take them of")
-        if self.weak_motion_scale is not None:
-            _number("weak_motion_scale", self.weak_motion_scale)
         lacks = ["weak_motion_scale", "weak_motion_adapter"] * (not self.video)
         lacks += ["controlnet"] * (family.with_controlnet is None)
         if self.family == "dit-moe":
@@ -187,11 +195,29 @@ class Request(presets.Pair):
         for name in lacks:
             if (value := getattr(self, name)) is not None and value != {}:
                 raise Refused(name, value, f"{self.family} has none")
-        for name in ("adapters", "ip_adapter") if self.weak is not None else ():
-            for each in self.adapters.values() if name == "adapters" else [self.ip_adapter or {}]:
-                if each.get("weak", 0) != 0:
-                    accepted = "they act on the strong model, and the weak one is another: give 0 for the weak arm"
-                    raise Refused(name, each["weak"], accepted)
+
+    def _check_arms(self) -> None:
+        """Refuses differences that cannot be."""
+        if not isinstance(self.weak_text_encoders, bool):
+            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
+        if self.weak_text_encoders and self.weak is None:
+            raise Refused("weak_text_encoders", True, "there is no other weak model to take them of")
+        if self.weak_motion_scale is not None:
+            _number("weak_motion_scale", self.weak_motion_scale)
+        match self.weak_routing:
+            case None | "best" | "worst" | [int(), int()]:
+                pass
+            case _:
+                accepted = "give worst, or two ranks, the first that runs and the first that does not: 2,4"
+                raise Refused("weak_routing", self.weak_routing, accepted)
+        scaled = [("adapters", each) for each in self.adapters.values()] + [("ip_adapter", self.ip_adapter or {})]
+        for name, each in [] if self.one_network else scaled:
+            if each.get("weak", 0) != 0:
+                accepted = "it acts on the strong arm's network, and the weak arm's is another: give 0 for that"
+                raise Refused(name, each["weak"], accepted)
+
+    def _check_pictures(self) -> None:
+        """Refuses pictures that are not there, or not those that they were."""
         for name, of in (("control", self.controlnet), ("ip_image", self.ip_adapter)):
             path = getattr(self, name)
             if of is None and path is not None:
@@ -203,13 +229,24 @@ class Request(presets.Pair):
             if path is not None and self.pictures.get(name) != _hash(Path(path)):
                 raise Refused(name, path, "it is not the picture that it was when this was asked for")
 
+    @property
+    def one_network(self) -> bool:
+        """Whether both arms are evaluated by the strong model's network, differently set."""
+        return self.weak is None and self.weak_motion_adapter is None
+
     def _check_method(self) -> None:
+        if self.variant != "w2sd" and self.guidance_scale < 1 and (self.variant != "weak" or self.weak is not None):
+            accepted = "without a method the pipelines take everything up to 1 as 1: give 1 or more"
+            raise Refused("guidance_scale", self.guidance_scale, accepted)
         if self.method == "w2sd" and not self.options:
             return  # without torch, which takes seconds to import
         from .methods import METHODS
 
         _one_of("method", self.method, [name for name in METHODS if name != "weak"])  # that is a variant
-        known = [f.name for f in fields(METHODS[self.method]) if f.name not in _REQUESTED]
+        has = [f.name for f in fields(METHODS[self.method])]
+        if self.inversion != "x_s" and "inversion" not in has:
+            raise Refused("inversion", self.inversion, f"{self.method} inverts nothing: give none")
+        known = [name for name in has if name not in _REQUESTED]
         for name in self.options:
             if name not in known:
                 raise Refused(f"option of {self.method}", name, presets.did_you_mean(name, known))
@@ -220,14 +257,16 @@ class Request(presets.Pair):
 
     def _check_grammar(self) -> None:
         """Refuses a prompt that the model never learnt to read."""
+        _one_of("grammar", self.grammar, ("shapes",))
         parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
-        for text in (self.prompt, self.weak_prompt):
+        for name in ("prompt", "weak_prompt"):
             try:
-                if text is not None:
+                if (text := getattr(self, name)) is not None:
                     parse(text)
             except ValueError as error:
+                said = str(error).removeprefix("prompt: ")
                 way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
-                raise ValueError(f"{error}\n{way}") from None
+                raise ValueError(f"{name}: {said}\n{way}") from None
 
     @property
     def stem(self) -> str:
@@ -431,11 +470,20 @@ def rows(path: Path) -> list[Any]:
     """The rows of a JSON Lines file that grows as work goes on; none where there is no file.
 
     A last line that was cut short, because the process died writing it, is removed from the file.
+
+    Raises:
+        ValueError: the file holds something else, and is left as it is.
     """
     if not path.exists():
         return []
     text = path.read_bytes()
     end = text.rfind(b"\n") + 1
+    try:
+        if text[end : end + 1] not in (b"", b"{"):
+            raise ValueError("its last line is no row")
+        found = [json.loads(line) for line in text[:end].splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
     if end < len(text):
         os.truncate(path, end)
-    return [json.loads(line) for line in text[:end].splitlines()]
+    return found

@@ -132,13 +132,15 @@ def read(path: Path) -> Preset:
     data = _said(path)
     known = {field.name: field for field in fields(Preset) if field.name != "name"}
     needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    if (family := data.get("family")) is not None and family not in FAMILIES:
+    if (family := data.get("family")) is not None and family not in list(FAMILIES):
         raise ValueError(f"{path}: family {family!r} is unknown; {did_you_mean(str(family), FAMILIES)}")
     if family is not None and FAMILIES[family].video:
         needed += ["motion_adapter", "num_frames", "fps"]
     missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")
+    if not isinstance(data["schedules"], dict):
+        raise ValueError(f"{path}: schedules is {data['schedules']!r}; give names, each with a class and its arguments")
     preset = Preset(name=path.stem if path.parent == FOLDER else str(path.absolute()), **data)
     for schedule, config in preset.schedules.items():
         if not isinstance(config, dict) or "class" not in config:
@@ -163,6 +165,8 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key in data:
         if key not in known:
             raise ValueError(f"{path}: key {key!r} is unknown; {did_you_mean(str(key), known)}")
+    if path.parent != FOLDER:
+        _find_beside(data, path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -181,6 +185,18 @@ def text(preset: Preset) -> str:
 
     said = {name: value for name, value in asdict(preset).items() if name != "name"}
     return yaml.safe_dump(said | {"expected": list(preset.expected)}, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _find_beside(data: dict[str, Any], folder: Path) -> None:
+    """Makes paths of models in a preset file those of its folder, where there is such a file; as hub ids they stay."""
+    adapters = data.get("adapters")
+    named = [data.get("controlnet"), data.get("ip_adapter")]
+    named += adapters.values() if isinstance(adapters, dict) else []
+    places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
+    places += [(each, "model") for each in named if isinstance(each, dict)]
+    for place, name in places:
+        if isinstance(model := place.get(name), str) and (folder / model).exists():
+            place[name] = str((folder / model).absolute())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -23,8 +23,8 @@ import numpy as np
 from .. import presets
 from ..eval.statistics import interval
 from ..generate import load, sample
-from ..runs import VARIANTS, Request, rows
-from .pairs import PAIRS, samples, score
+from ..runs import VARIANTS, Request, rows, writable
+from .pairs import samples, score
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,7 +40,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def preset(pair: str, settings: Mapping[str, Any] | None = None) -> presets.Preset:
     """A pair's preset, with some of its fields set otherwise."""
-    return replace(presets.load(PAIRS[pair].preset), **(settings or {}))
+    return replace(presets.load(pair), **(settings or {}))
 
 
 def methods(asked: presets.Preset) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -88,12 +88,14 @@ def run(
         settings: fields of the preset, set otherwise.
 
     Raises:
-        ValueError: the file holds what was made with other settings.
+        Refused: `out` cannot be written to.
+        ValueError: the file holds what was made of another pair, or with other settings.
     """
+    writable(out.absolute().parent)
     asked = preset(pair, settings)
     known = methods(asked)
-    made = {(row["method"], row["n"]): row["arguments"] for row in rows(out)}
-    data = list(samples(asked, count, out.with_suffix("")))
+    made = {(row["method"], row["n"]): row["arguments"] for row in read(out, pair)}
+    data = list(samples(asked, count, out.with_name(f"{out.stem}-shown")))
     for name in which or known:
         arguments = {} if name == "rendered" else {**(settings or {}), **(known | OTHERS)[name][1]}
         if any(theirs != arguments for (method, _), theirs in made.items() if method == name):
@@ -112,11 +114,23 @@ def run(
                 began = time.perf_counter()
                 frames, counted = sample(pipelines[variant], request, variant)
                 evaluations = counted["total"]
-            row: dict[str, Any] = {"method": name, "n": n, "prompt": each.prompt, "arguments": arguments}
+            row: dict[str, Any] = {"pair": pair, "method": name, "n": n, "prompt": each.prompt, "arguments": arguments}
             row |= {"evaluations": evaluations, "seconds": time.perf_counter() - began}
             with open(out, "a") as file:
                 file.write(json.dumps(row | {"scores": score(pair, frames, each)}) + "\n")
             progress(name, n + 1, count)
+
+
+def read(path: Path, pair: str) -> list[Any]:
+    """The rows of a results file.
+
+    Raises:
+        ValueError: it holds another pair's, or something else.
+    """
+    found = rows(path)
+    if others := {row["pair"] for row in found} - {pair}:
+        raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")
+    return found
 
 
 def _column(made: list[dict], column: str) -> np.ndarray:
@@ -127,10 +141,10 @@ def _column(made: list[dict], column: str) -> np.ndarray:
     return np.array([r["scores"].get(column, np.nan) for r in made], dtype=float)
 
 
-def summarise(path: Path, columns: Sequence[str]) -> dict[str, Any]:
-    """Reads a results file: by method and column the mean and interval, and its paired difference from `strong`."""
+def summarise(found: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """Of rows: by method and column the mean and interval, and its paired difference from `strong`."""
     by_method: dict[str, dict[int, dict]] = {}
-    for row in rows(path):
+    for row in found:
         by_method.setdefault(row["method"], {})[row["n"]] = row
     summary: dict[str, Any] = {}
     for name, made in by_method.items():

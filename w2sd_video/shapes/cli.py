@@ -134,12 +134,15 @@ def train(
 
 @app.command()
 def bench(
-    path: Annotated[Path, typer.Option("--out", help="The results file (JSON lines); goes on where it stands.")] = Path(
-        "shapes-bench.jsonl"
-    ),
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The results file, JSON lines; goes on where it stands (default: PAIR-bench.jsonl)."
+        ),
+    ] = None,
     pair: Annotated[
-        str, typer.Option(help="What is measured: video, image, style, control, picture, motion or digits.")
-    ] = "video",
+        str, typer.Option("--pair", "--preset", help="What is measured: a preset of the shipped models.")
+    ] = "shapes",
     samples: Annotated[int, typer.Option("--videos", "--samples", min=1, help="Videos, or pictures, a row.")] = 500,
     method: Annotated[
         list[str] | None, typer.Option(help="Only this row, or one of another method; may be repeated.")
@@ -160,7 +163,8 @@ def bench(
 
     with _messages():
         if pair not in pairs.PAIRS:
-            raise ValueError(f"--pair: {pair!r} is not one of {', '.join(pairs.PAIRS)}")
+            raise ValueError(f"--pair: {pair!r} is not accepted; {presets.did_you_mean(pair, pairs.PAIRS)}")
+        path = path or Path(f"{pair}-bench.jsonl")
         chosen = dict(read_setting(each) for each in settings or [])
         numbers = [f.name for f in fields(presets.Preset) if str(f.type).split(" | ")[0] in ("int", "float")]
         for name, value in chosen.items():
@@ -168,9 +172,14 @@ def bench(
                 raise ValueError(f"--set: {name!r} is no number of a preset; {presets.did_you_mean(name, numbers)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"--set: {name}={value!r} is not a number")
-        rows = measure.methods(measure.preset(pair, chosen))
-        if wrong := set(method or []) - set(rows | measure.OTHERS):
-            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(rows | measure.OTHERS)}")
+        asked = measure.preset(pair, chosen)
+        if not asked.video and (wrong := {"height", "width"} & chosen.keys()):
+            raise ValueError(f"--set: {', '.join(wrong)} is not accepted; the data of {pair} has its size")
+        rows = measure.methods(asked)
+        others = {n: row for n, row in measure.OTHERS.items() if asked.video or not n.startswith("motion-gain")}
+        labels = {name: label for name, (label, _) in (rows | others).items()}
+        if wrong := set(method or []) - labels.keys():
+            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(labels)}")
         if not table_only:
             quiet()
             with Progress(console=err) as bar:
@@ -182,8 +191,8 @@ def bench(
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
         of = pairs.PAIRS[pair]
-        labels = {name: label for name, (label, _) in (rows | measure.OTHERS).items()}
-        table = measure.markdown(measure.summarise(path, of.columns), labels, of.columns, of.lower)
+        summary = measure.summarise(measure.read(path, pair), of.columns)
+        table = measure.markdown(summary, labels, of.columns, of.lower)
         out.print(table, markup=False)
 
 

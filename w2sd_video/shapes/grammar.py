@@ -24,7 +24,7 @@ from .world import (
     SPEEDS,
     Scene,
     Thing,
-    complete,
+    fitting,
     forget,
     sample_scene,
 )
@@ -59,13 +59,14 @@ def describe(scene: Scene) -> str:
 
 
 def refine(prompt: str) -> str:
-    """The prompt with all said that it leaves open, drawn by the prompt itself: a refiner, see `w2sd_video.refine`.
+    """The prompt with all said that it leaves open, so that there is room for it: a refiner, see `w2sd_video.refine`.
+    What is said is drawn at random by the prompt itself.
 
     Raises:
         ValueError: the prompt is not in the grammar.
     """
     digits = hashlib.sha256(prompt.encode()).hexdigest()
-    return describe(complete(parse(prompt), np.random.default_rng(int(digits, 16))))
+    return describe(fitting(parse(prompt), np.random.default_rng(int(digits, 16))))
 
 
 def help_text() -> str:

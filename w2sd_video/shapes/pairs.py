@@ -23,29 +23,27 @@ NEAR = 1  # pixels within which an edge agrees
 
 @dataclass(frozen=True)
 class Measured:
-    """A pair and what it is scored by.
+    """What a pair is scored by.
 
     Args:
-        preset: its name.
         columns: scores, by which the table's rows go.
         lower: those of them that are better when lower.
     """
 
-    preset: str
     columns: tuple[str, ...]
     lower: tuple[str, ...] = ("clipped",)
 
 
-PAIRS = {
-    "video": Measured("shapes", COLUMNS, LOWER_IS_BETTER),
-    "image": Measured("shapes-image", SEEN),
-    "guidance": Measured("shapes-guidance", SEEN),
-    "prompt": Measured("shapes-prompt", SCORES, LOWER_IS_BETTER),
-    "style": Measured("shapes-style", ("outlined", *SEEN)),
-    "control": Measured("shapes-control", ("edges", *SEEN)),
-    "picture": Measured("shapes-picture", ("like the picture", *SEEN)),
-    "motion": Measured("shapes-motion", SCORES, LOWER_IS_BETTER),
-    "digits": Measured("shapes-digits", ("right", "distance"), ("distance",)),
+PAIRS = {  # by their presets
+    "shapes": Measured(COLUMNS, LOWER_IS_BETTER),
+    "shapes-image": Measured(SEEN),
+    "shapes-guidance": Measured(SEEN),
+    "shapes-prompt": Measured(SCORES, LOWER_IS_BETTER),
+    "shapes-style": Measured(("outlined", *SEEN)),
+    "shapes-control": Measured(("edges", *SEEN)),
+    "shapes-picture": Measured(("like the picture", *SEEN)),
+    "shapes-motion": Measured(SCORES, LOWER_IS_BETTER),
+    "shapes-digits": Measured(("right", "distance"), ("distance",)),
 }
 
 
@@ -107,7 +105,7 @@ def _still(scene: Scene) -> Scene:
 
 
 def score(pair: str, frames: np.ndarray, sample: Sample) -> dict[str, float]:
-    """What a picture (1, height, width, 3), or a video (frames, height, width, 3), in `uint8`, is worth.
+    """What a picture (1, height, width, 3), or a video (frames, height, width, 3), in `uint8`, is worth to a pair.
 
     `outlined` is how empty the things are in their middle; `edges` is how many of the edges shown and made agree within
     a pixel (the harmonic mean of precision and recall); `like the picture` is whether size and background are the
@@ -116,12 +114,12 @@ def score(pair: str, frames: np.ndarray, sample: Sample) -> dict[str, float]:
     if sample.scene is None:
         return digits.judge(frames[0], sample.prompt)
     scores = judge(frames, sample.scene)
-    if pair == "style":
+    if pair == "shapes-style":
         scores["outlined"] = emptiness(frames)
-    if pair == "control":
+    if pair == "shapes-control":
         made, wanted = (edges(each[0] / np.float32(255))[..., 0] > 0.5 for each in (frames, sample.data))
         scores["edges"] = agreement(made, wanted)
-    if pair == "picture":
+    if pair == "shapes-picture":
         seen = read(frames)
         sizes = {t.colour: t.size for t in seen.tracks}
         sized = np.mean([sizes.get(t.colour) == t.size for t in sample.scene.things])

@@ -176,6 +176,24 @@ def _paths(
     return paths[good[0]] if len(good) else None
 
 
+def _placed(
+    scene: Scene, rng: np.random.Generator, height: int, width: int, frames: int
+) -> tuple[Scene, np.ndarray] | None:
+    """The scene completed so that there is room for it, and its paths; None where there seems to be no such."""
+    for _ in range(50):
+        full = complete(scene, rng)
+        paths = _paths(full, rng, height, width, frames)
+        if paths is not None:
+            return full, paths
+    return None
+
+
+def fitting(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene completed so that `render` has room for it, or as it may be where there is no such."""
+    found = _placed(scene, rng, CANVAS, CANVAS, FRAMES)
+    return complete(scene, rng) if found is None else found[0]
+
+
 def render(
     scene: Scene,
     seed: int | np.random.Generator = 0,
@@ -196,13 +214,10 @@ def render(
         ValueError: the canvas has no room for the scene.
     """
     rng = np.random.default_rng(seed)
-    for _ in range(50):
-        full = complete(scene, rng)
-        paths = _paths(full, rng, height, width, frames)
-        if paths is not None:
-            break
-    else:
+    found = _placed(scene, rng, height, width, frames)
+    if found is None:
         raise ValueError(f"scene: no room on {width}x{height} pixels in {frames} frames for {scene}")
+    full, paths = found
     scale = min(height, width) / CANVAS
     x, y = grid(height, width)
     assert full.background
