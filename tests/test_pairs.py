@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
-from w2sd_video import presets, runs
+from w2sd_video import cli, presets, runs
 from w2sd_video.dit_moe import DiTMoETransformer2DModel
 from w2sd_video.generate import load, sample
 from w2sd_video.loading import WeightsError
@@ -295,6 +295,8 @@ def test_classes_by_experts(tmp_path):
         "source": "tests",
         "strong": str(tmp_path / "dit"),
         "vae": None,
+        "height": SIDE,
+        "width": SIDE,
     }
     Path("dit.yaml").write_text(yaml.safe_dump(said | {"dtype": "float32", "num_inference_steps": STEPS}))
     run("image", "3", "--preset", "dit.yaml", "--device", "cpu")
@@ -307,10 +309,18 @@ def test_classes_by_experts(tmp_path):
     assert np.array_equal(pixels("3-seed0"), (made.images[0] * 255).round().astype("uint8"))
     run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--weak-routing", "1,2", "--weak-only")
     assert record("3-seed0-weak")["request"]["weak_routing"] == [1, 2]
-    for prompt in ("1000", "c"):
+    made = listing()
+    for prompt in ("1000", "c"):  # before the first, whose class is known, is made
         assert f"PROMPT: '{prompt}' is not accepted; give a class by number, 0 to 3" in run(
-            "image", prompt, "--preset", "dit.yaml", "--device", "cpu", code=2
+            "image", "3", prompt, "--preset", "dit.yaml", "--device", "cpu", "--seed", 7, code=2
         )
+    for options, says in (
+        (["--size", 64], "--height: 64 is not accepted; the model makes pictures of 16x16"),
+        (["--guidance", 0], "DiTPipeline takes everything up to 1 as 1"),
+        (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
+    ):
+        assert says in run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--overwrite", *options, code=2)
+    assert listing() == made
     assert "dit-moe has none" in run("image", "3", "--preset", "dit.yaml", "--negative-prompt", "a dog", code=2)
 
 
@@ -366,7 +376,18 @@ def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_asked_for(sd):
         (["--size", "15"], "--height: 15 is not accepted; give a multiple of 8"),
         (["--size", "16", "--height", "16"], "--size: 16 is not accepted; give it, or --height and --width"),
         (["--controlnet", "a/b"], "--control is missing"),
-        (["--ip-adapter", "a/b", "--ip-image", "none.png"], "--ip-image: 'none.png' is not accepted; give a file"),
+        (["--ip-adapter", "a/b", "--ip-image", "a.png"], "--ip-adapter: 'a/b' is not accepted; name its file"),
+        (["--ip-adapter", "a/b/c.bin", "--ip-image", "a.png"], "--ip-image: 'a.png' is not accepted; give a file"),
+        (["--ip-adapter", ""], "--ip-adapter: '' is not accepted; give MODEL[:STRONG[:WEAK]]"),
+        (["--controlnet", ""], "--controlnet: '' is not accepted; give MODEL[:STRONG[:WEAK]]"),
+        (["--size", "0"], "--height: 0 is not accepted; give a multiple of 8"),
+        (["--size", "64", "--height", "0"], "--size: 64 is not accepted; give it, or --height and --width"),
+        (["--weak_lora_scale", "0"], "--weak_lora_scale: 0.0 is not accepted; preset"),
+        (["--lora", "a/b:1", "--weak_lora_scale", "0"], "--weak_lora_scale: 0.0 is not accepted; --lora a/b:1 says"),
+        (["--lora", "a/b:1", "--lora", "a/b:2"], "--lora: 'a/b:2' is not accepted; it is named twice"),
+        (["--method", "re_sampling", "--inversion", "x_t"], "--inversion: 'x_t' is not accepted; re_sampling inverts"),
+        (["--plain", "--guidance", "0.5"], "--guidance: 0.5 is not accepted; without a method"),
+        (["--method", "advanced_re_sampling", "--set", "adverse=5"], "`adverse` has to be true or false, but is 5"),
         (["--weak-routing", "worst"], "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
         (["--set", "motion_gain=2"], "there is no time in latents"),
     ],
@@ -375,6 +396,124 @@ def test_bad_input_is_refused_in_words(options, says, sd):
     path = preset("sd15-guidance", sd)
     assert says in image("--preset", path, *options, code=2)
     assert listing() == []
+
+
+@pytest.mark.parametrize(
+    "said, says",
+    [
+        ({"grammar": "shape"}, "grammar: 'shape' is not accepted; did you mean 'shapes'?"),
+        ({"family": ["stable-diffusion"]}, "family ['stable-diffusion'] is unknown"),
+        ({"schedules": ["ddim"]}, "schedules is ['ddim']; give names, each with a class and its arguments"),
+        (
+            {"schedules": {"ddim": {"class": "DDIMScheduler", "beta_schedule": "foo"}}},
+            "DDIMScheduler takes no such value",
+        ),
+        ({"adapters": {"a.b": {"model": "a/b", "strong": 1, "weak": 0}}}, "--lora: 'a.b' is not accepted; name it by"),
+        ({"weak_routing": "worst"}, "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
+    ],
+)
+def test_mistakes_in_a_preset_of_ones_own_are_refused_in_words(said, says, sd):
+    path = preset("sd15-guidance", sd, **said)
+    assert says in " ".join(image("--preset", path, code=2).split())
+    assert listing() == []
+
+
+def test_models_of_a_preset_of_ones_own_lie_beside_it(sd, tmp_path, monkeypatch):
+    preset("sd15-ip-adapter", sd, strong="strong", ip_adapter=scaled("ip/ip-adapter.safetensors", 0.6, 0.0))
+    path = Path(sd["strong"]).parent / "mine.yaml"
+    Path("tiny.yaml").rename(path)
+    image("--preset", path, "--ip-image", sd["picture"])
+    request = record()["request"]
+    assert request["strong"] == sd["strong"] and request["ip_adapter"]["model"] == sd["ip"]
+    monkeypatch.chdir(path.parent)  # what is named on the command line lies where that is run
+    folder = tmp_path / "there"
+    image("--preset", path, "--ip-image", sd["picture"], "--ip-adapter", "ip/ip-adapter.safetensors", "--out", folder)
+    assert json.loads((folder / "a-cat-seed0.json").read_text())["request"]["ip_adapter"]["model"] == sd["ip"]
+
+
+def test_what_cannot_be_loaded_is_named_by_its_option(sd):
+    path = preset("sd15-guidance", sd)
+    for lora in (sd["controlnet"], sd["ip"]):
+        assert f"--lora: '{lora}' is not accepted; it cannot be loaded" in image(
+            "--preset", path, "--lora", lora, code=2
+        )
+    says = f"--ip-adapter: '{sd['lora']}' is not accepted; it cannot be loaded"
+    assert says in image("--preset", path, "--ip-adapter", sd["lora"], "--ip-image", sd["picture"], code=2)
+
+
+def test_from_takes_everything_from_the_sidecar(sd):
+    path = preset("sd15-guidance", sd)
+    image("--preset", path)
+    for options in (["--seed", 5], ["--seed", 0], ["--strong_lora_scale", 0], ["--steps", 2]):
+        assert "--from takes everything from the sidecar" in run(
+            "image", "--from", "outputs/a-cat-seed0.json", *options, code=2
+        )
+    says = "--from: 'outputs/a-cat-seed0.json' is not accepted; it makes images: w2sd-video image"
+    assert says in run("generate", "--from", "outputs/a-cat-seed0.json", code=2)
+    assert record()["formats"] == ["png"]
+
+
+def test_z_sampling_has_the_strong_model_in_both_arms(sd):
+    """Whatever the pair's weak arm is, by weights or by a setting."""
+    made = set()
+    for n, (base, values) in enumerate(
+        (
+            ("sd15-guidance", {}),
+            ("sd15-dreamshaper", {"weak": sd["weak"]}),
+            ("sd15-controlnet", {"controlnet": None, "weak": None}),
+        )
+    ):
+        arms = {"strong_guidance_scale": 5.5, "weak_guidance_scale": 0.0}
+        image("--preset", preset(base, sd, **values, **arms), "--method", "z_sampling", "--out", f"o{n}")
+        made.add(Path(f"o{n}/a-cat-seed0-z_sampling.png").read_bytes())
+    assert len(made) == 1
+    lora = preset("sd15-guidance", sd, adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
+    image("--preset", lora, "--method", "z_sampling", "--out", "same")
+    pipe = loaded(SD, sd)
+    pipe.load_lora_weights(sd["lora"], adapter_name="style")
+    pipe.set_adapters(["style"], [0.8])
+    expected = call(pipe, method="z_sampling", weak_guidance_scale=0.0)
+    assert np.array_equal(np.asarray(Image.open("same/a-cat-seed0-z_sampling.png")), expected)
+    with pytest.raises(ValueError, match="`weak_adapter_scales` is given, and ZSampling has the strong model in both"):
+        call(pipe, method="z_sampling", weak_adapter_scales={"style": 0.0})
+
+
+def test_a_lora_beside_another_motion_module_is_the_strong_arms(sd):
+    values = {"weak_motion_adapter": sd["weak_motion"], "weak_guidance_scale": 1.0}
+    lora = animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, 0.0)})
+    made, _ = sample(load(lora)["w2sd"], lora, "w2sd")
+    pair = load(animate(sd, "animatediff-guidance", **values))["w2sd"]
+    pair.load_lora_weights(sd["lora"], adapter_name="style")
+    pair.set_adapters(["style"], [0.8])
+    assert np.array_equal(made, video_call(pair, weak_guidance_scale=1.0))
+    with pytest.raises(Refused, match="give 0 for the weak arm"):
+        animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
+
+
+def test_a_motion_module_of_another_layout_for_the_weak_arm(sd, tmp_path):
+    """AnimateDiff's first one has none in the middle block, the second has."""
+    config = {
+        **tiny.motion_adapter().config,
+        "use_motion_mid_block": not tiny.motion_adapter().config.use_motion_mid_block,
+    }
+    tiny.seeded(9, lambda: MotionAdapter.from_config(config)).save_pretrained(tmp_path / "other")
+    request = animate(sd, "animatediff-guidance", weak_motion_adapter=str(tmp_path / "other"), weak_guidance_scale=1.0)
+    pair = load(request)["w2sd"]
+    assert pair.weak_unet.config.use_motion_mid_block is not pair.unet.config.use_motion_mid_block
+    assert sample(pair, request, "w2sd")[0].shape[1:] == (SIDE, SIDE, 3)
+
+
+def test_an_empty_prompt_is_a_weak_prompt(sd):
+    path = preset("sd15-dreamshaper", sd, weak=sd["weak"])
+    image("--preset", path, "--weak-only", "--weak-prompt", "")
+    told = pixels("a-cat-seed0-weak")
+    image("--preset", path, "--weak-only", "--overwrite")
+    assert not np.array_equal(pixels("a-cat-seed0-weak"), told)
+
+
+def test_scales_and_settings_may_have_exponents(sd):
+    assert cli.read_scaled("--lora", "a/b:1e-1:-2E+1", 0.8, 0.0) == scaled("a/b", 0.1, -20.0)
+    assert cli.read_setting("cap=1e-3") == ("cap", 1e-3) and cli.read_setting("adverse=true") == ("adverse", True)
 
 
 def test_what_only_videos_have_is_no_option_of_images():

@@ -275,3 +275,15 @@ def test_an_output_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="out: .*file.* is not accepted; give a folder that can be written to"):
         runs.writable(tmp_path / "file" / "below")
+
+
+def test_a_file_that_holds_no_rows_is_left_as_it_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for held in (b"\x89PNG\r\n\x1a\n\x00\x01", b"some text", b"a line\nand another\n", b'{"a": 1}\nnot a row'):
+        path.write_bytes(held)
+        with pytest.raises(ValueError, match="is no file of rows of JSON"):
+            runs.rows(path)
+        assert path.read_bytes() == held
+    path.write_bytes(b'{"a": 1}\n{"a": 2')
+    assert runs.rows(path) == [{"a": 1}] and path.read_bytes() == b'{"a": 1}\n'
+    assert runs.rows(tmp_path / "none") == []

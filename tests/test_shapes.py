@@ -1,14 +1,17 @@
 """The shapes world: prompts are read back, the judge reads the renderer, the trainer resumes to the same weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
 from w2sd_video.shapes import bench, grammar, train, world
+from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
 from w2sd_video.shapes.judge import LOWER_IS_BETTER, judge, read
 from w2sd_video.shapes.model import tokenizer
@@ -189,7 +192,7 @@ def test_other_arrays_are_refused():
 # Trainer
 
 TINY = train.Recipe(
-    videos=6, vae_steps=3, image_steps=3, video_steps=3, tuned_steps=3, vae_batch=2, image_batch=2, video_batch=1
+    videos=3, vae_steps=2, image_steps=2, video_steps=2, tuned_steps=2, vae_batch=2, image_batch=2, video_batch=1
 )
 
 
@@ -202,7 +205,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
     train.Trainer(tmp_path / "whole", TINY, "cpu").train()
 
-    kills = {(1, 1), (2, 2), (3, 1), (4, 2)}  # (stage, step)
+    kills = {(stage, 1) for stage in (1, 2, 3, 4)}  # in its second step, after a checkpoint
     rng = train.Trainer._rng
 
     def killed(self, *key):
@@ -312,6 +315,35 @@ def test_a_results_file_is_not_continued_with_other_settings(tmp_path):
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="take another file"):
         bench.run("shapes", path, 1, ["strong"], {"num_inference_steps": 20})
+
+
+def test_a_results_file_is_of_one_pair(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bench.run("shapes", path, 1, ["rendered"])
+    held = path.read_text()
+    for table in ([], ["--table"]):
+        ran = CliRunner().invoke(app, ["bench", "--pair", "shapes-image", "--samples", "1", "--out", str(path), *table])
+        assert ran.exit_code == 2 and path.read_text() == held
+        assert "holds rows of shapes, and not of shapes-image; take another file" in " ".join(ran.output.split())
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--pair", "shapes-stile"], "did you mean 'shapes-style'?"),
+        (["--pair", "shapes-digits", "--set", "height=64"], "the data of shapes-digits has its size"),
+        (["--pair", "shapes-image", "--method", "motion-gain-2"], "--method: motion-gain-2 is not one of"),
+        (["--set", "guidance_scale=high"], "guidance_scale='high' is not a number"),
+        (["--out", "file/below/rows.jsonl"], "give a folder that can be written to"),
+        (["--table"], "--out: shapes-bench.jsonl is not there"),
+    ],
+)
+def test_the_bench_refuses_bad_input_before_it_starts(options, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    ran = CliRunner().invoke(app, ["bench", *options])
+    assert ran.exit_code == 2 and says in " ".join(ran.output.split()), ran.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_every_other_method_has_a_row(tmp_path):

@@ -213,7 +213,7 @@ class Request(presets.Pair):
         scaled = [("adapters", each) for each in self.adapters.values()] + [("ip_adapter", self.ip_adapter or {})]
         for name, each in [] if self.one_network else scaled:
             if each.get("weak", 0) != 0:
-                accepted = "it acts on the strong arm's network, and the weak arm's is another: give 0 for that"
+                accepted = "it acts on the strong arm's network, and the weak one is another: give 0 for the weak arm"
                 raise Refused(name, each["weak"], accepted)
 
     def _check_pictures(self) -> None:
