@@ -15,7 +15,7 @@ from w2sd_video import presets, runs
 from w2sd_video.generate import load, sample
 from w2sd_video.runs import Request
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
-from w2sd_video.shapes.grammar import parse, refine
+from w2sd_video.shapes.grammar import describe, parse, refine
 from w2sd_video.shapes.judge import judge
 from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
 from w2sd_video.shapes.world import edges, render
@@ -138,7 +138,7 @@ def test_samples_are_what_they_were_whatever_their_number(pair, tmp_path):
         assert np.array_equal(one.data, same.data) and one.data.dtype == np.uint8
         assert len(one.data) == (asked.num_frames or 1) and one.data.shape[1:] == (asked.height, asked.width, 3)
         assert list(one.told) == ([told[pair]] if pair in told else [])
-        assert asked.video or "moving" not in one.prompt
+        assert asked.video or asked.refine or "moving" not in one.prompt
         # The data is what is asked for.
         assert pairs.score(pair, one.data, one)["right"] == 1.0
 
@@ -167,7 +167,9 @@ def test_outlines_are_the_data_of_the_lora_that_ships_alone(tmp_path):
 def test_a_refined_prompt_says_more_and_the_weak_arm_is_told_the_raw_one(tmp_path):
     for asked in pairs.samples(bench.preset("shapes-prompt"), 3, tmp_path):
         assert len(asked.prompt.split()) > len(asked.told["weak_prompt"].split())
-        assert asked.prompt == refine(asked.told["weak_prompt"]) and asked.scene == parse(asked.prompt)
+        assert asked.prompt == refine(asked.told["weak_prompt"]) and asked.scene is not None
+        assert describe(asked.scene) != asked.prompt  # a picture does not show how things move
+        assert asked.scene.background == parse(asked.prompt).background is not None
 
 
 def test_the_rows_cost_what_they_say():

@@ -38,7 +38,7 @@ PAIRS = {  # by their presets
     "shapes": Measured(COLUMNS, LOWER_IS_BETTER),
     "shapes-image": Measured(SEEN),
     "shapes-guidance": Measured(SEEN),
-    "shapes-prompt": Measured(SCORES, LOWER_IS_BETTER),
+    "shapes-prompt": Measured(SEEN),
     "shapes-style": Measured(("outlined", *SEEN)),
     "shapes-control": Measured(("edges", *SEEN)),
     "shapes-picture": Measured(("like the picture", *SEEN)),
@@ -73,35 +73,44 @@ def samples(asked: presets.Preset, count: int, folder: Path) -> Iterator[Sample]
         if asked.family == "dit-moe":
             yield Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
             continue
+        scene, told = _shown(parse(text), asked), {}
+        text = describe(scene)
+        if asked.refine:
+            told = {"weak_prompt": text}
+            text = refine(text)
+            scene = _shown(parse(text), asked)
         if asked.video:
-            told = {"weak_prompt": text} if asked.refine else {}
-            text = refine(text) if asked.refine else text
-            yield Sample(text, _pixels(render(parse(text), n)), told, parse(text))
+            yield Sample(text, _pixels(render(scene, n)), told, scene)
             continue
-        scene, rng = _still(parse(text)), np.random.default_rng([7, n])
-        told, said = {}, scene
+        rng = np.random.default_rng([7, n])
         followed = "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
         if followed:
             scene = complete(scene, rng)
         drawn = render(scene, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
         if followed:
-            said = scene = _still(scene)
+            scene = _shown(scene, asked)
+            text = describe(_unsaid(scene) if followed == "ip_image" else scene)
             told = {followed: str(folder / f"{followed}-{n}.png")}
             folder.mkdir(parents=True, exist_ok=True)
             shown = edges(drawn) if followed == "control" else drawn
             Image.fromarray(_pixels(shown)[0]).save(told[followed])
-        if followed == "ip_image":
-            said = replace(scene, background=None, things=tuple(replace(t, size=None) for t in scene.things))
-        yield Sample(describe(said), _pixels(drawn), told, scene)
+        yield Sample(text, _pixels(drawn), told, scene)
 
 
 def _pixels(frames: np.ndarray) -> np.ndarray:
     return (frames * 255).round().astype(np.uint8)
 
 
-def _still(scene: Scene) -> Scene:
-    """What a picture can show of a scene."""
+def _shown(scene: Scene, asked: presets.Preset) -> Scene:
+    """What of a scene a video shows, or a picture."""
+    if asked.video:
+        return scene
     return replace(scene, things=tuple(replace(t, direction=None, speed=None) for t in scene.things))
+
+
+def _unsaid(scene: Scene) -> Scene:
+    """A scene without size and background, which a picture is to say."""
+    return replace(scene, background=None, things=tuple(replace(t, size=None) for t in scene.things))
 
 
 def score(pair: str, frames: np.ndarray, sample: Sample) -> dict[str, float]:
