@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from w2sd_video.check_pair import by_level, overall, samples, verdict, write
 from w2sd_video.cli import app
 from w2sd_video.levels import Level, Step, first_order
 from w2sd_video.runs import Refused
+from w2sd_video.shapes import digits
 
 
 class At:
@@ -99,6 +101,13 @@ def test_data_is_drawn_or_given_with_prompts(tmp_path):
         samples(presets.load("animatediff-sdxl-juggernaut"), 3, [], None, tmp_path)
     with pytest.raises(Refused, match="has no data of its own: give images, with prompts"):
         samples(presets.load("dit-moe-s"), 3, [], None, tmp_path)
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path, monkeypatch):
+    digits.data.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    run = CliRunner().invoke(app, ["check-pair", "--preset", "shapes-digits", "--out", str(tmp_path)])
+    assert run.exit_code == 2 and 'pip install "w2sd-video[eval,digits]"' in " ".join(run.output.split())
 
 
 def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):

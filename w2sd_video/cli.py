@@ -90,6 +90,8 @@ def messages() -> Iterator[None]:
     except (ValueError, OSError) as error:
         argument, colon, said = str(error).partition(": ")
         _fail(_named(argument) + colon + said, 2)
+    except ModuleNotFoundError as error:
+        _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
     except (FloatingPointError, MemoryError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
