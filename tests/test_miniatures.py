@@ -16,7 +16,7 @@ from w2sd_video.generate import load, sample
 from w2sd_video.runs import Request
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
 from w2sd_video.shapes.grammar import describe, parse, refine
-from w2sd_video.shapes.judge import judge
+from w2sd_video.shapes.judge import filled, judge, read
 from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
 from w2sd_video.shapes.world import edges, render
 
@@ -87,7 +87,10 @@ def test_the_measures_know_what_is_rendered():
     still = render(SCENE, 3, frames=1)
     assert judge(pixels(still), SCENE)["right"] == 1.0
     outlines = pixels(render(SCENE, 3, frames=1, hole=HOLE))
-    assert judge(outlines, SCENE)["right"] == 1.0
+    # Filled, outlines are the things that they are of; things that have no hole stay as they are.
+    for outline, thing in zip(read(filled(outlines)).tracks, read(pixels(still)).tracks, strict=True):
+        assert outline.shape == thing.shape and outline.area == pytest.approx(thing.area, rel=0.05)
+    assert np.array_equal(filled(pixels(still)), pixels(still))
     asked = pairs.Sample("", pixels(still), scene=SCENE)
     assert pairs.score("shapes-style", outlines, asked)["outlined"] == pytest.approx(1.0, abs=0.05)
     assert pairs.score("shapes-style", pixels(still), asked)["outlined"] == pytest.approx(0.0, abs=0.05)

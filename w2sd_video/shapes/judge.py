@@ -129,13 +129,7 @@ def read(video: np.ndarray) -> Reading:
     height, width = x.shape[1:3]
     scale = min(height, width) / CANVAS
 
-    low = x.min(-1, keepdims=True)
-    chroma = x.max(-1) - low[..., 0]
-    hue = (x - low) / np.maximum(chroma, 1e-6)[..., None]
-    nearest = np.stack([np.abs(hue - h).sum(-1) for h in _HUES], -1).argmin(-1)
-    cover = np.clip(chroma / _CHROMA[nearest], 0, 1)
-    cover[cover < FAINT] = 0
-
+    nearest, cover = _seen(x)
     gx, gy = grid(height, width)
     tracks = []
     for n, colour in enumerate(COLOURS):
@@ -162,6 +156,37 @@ def read(video: np.ndarray) -> Reading:
     background = min(BACKGROUNDS, key=lambda name: abs(BACKGROUNDS[name] - grey))
     clipped = float(((x <= 0) | (x >= 1)).mean())
     return Reading(tuple(tracks), background, greys, clipped)
+
+
+def _seen(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of pixels (..., 3) in [0, 1]: the number of the nearest colour, and how much of it covers them, in [0, 1]."""
+    low = x.min(-1, keepdims=True)
+    chroma = x.max(-1) - low[..., 0]
+    hue = (x - low) / np.maximum(chroma, 1e-6)[..., None]
+    nearest = np.stack([np.abs(hue - h).sum(-1) for h in _HUES], -1).argmin(-1)
+    cover = np.clip(chroma / _CHROMA[nearest], 0, 1)
+    cover[cover < FAINT] = 0
+    return nearest, cover
+
+
+def filled(video: np.ndarray) -> np.ndarray:
+    """A video (frames, height, width, 3) in `uint8`, with what a colour encloses painted in that colour.
+
+    So outlines can be judged as the things that they are of.
+    """
+    nearest, cover = _seen(video.astype(np.float32) / 255)
+    painted = video.copy()
+    for n, colour in enumerate(COLOURS.values()):
+        wall = (nearest == n) & (cover > 0.5)
+        # What can be reached from the rim without passing the colour is outside.
+        outside = np.zeros_like(wall)
+        outside[:, [0, -1]], outside[:, :, [0, -1]] = True, True
+        outside &= ~wall
+        while (grown := _around(outside) & ~wall).sum() > outside.sum():
+            outside = grown
+        within = ~outside & ~wall
+        painted[within] = np.round(np.array(colour) * 255)
+    return painted
 
 
 def _around(mask: np.ndarray) -> np.ndarray:

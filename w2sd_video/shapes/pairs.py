@@ -12,7 +12,7 @@ from PIL import Image
 from .. import presets
 from . import digits
 from .grammar import describe, parse, prompts, refine
-from .judge import LOWER_IS_BETTER, SCORES, judge, read
+from .judge import LOWER_IS_BETTER, SCORES, filled, judge, read
 from .world import COLOURS, HOLE, Scene, complete, edges, grid, render
 
 COLUMNS = ("right (one object)", "right (two objects)", *(score for score in SCORES if score != "right"))
@@ -118,11 +118,11 @@ def score(pair: str, frames: np.ndarray, sample: Sample) -> dict[str, float]:
 
     `outlined` is how empty the things are in their middle; `edges` is how many of the edges shown and made agree within
     a pixel (the harmonic mean of precision and recall); `like the picture` is whether size and background are the
-    picture's, in equal parts. The rest is the judge's.
+    picture's, in equal parts. The rest is the judge's; outlines are filled for it.
     """
     if sample.scene is None:
         return digits.judge(frames[0], sample.prompt)
-    scores = judge(frames, sample.scene)
+    scores = judge(filled(frames) if pair == "shapes-style" else frames, sample.scene)
     if pair == "shapes-style":
         scores["outlined"] = emptiness(frames)
     if pair == "shapes-control":
