@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -83,10 +83,17 @@ def test_the_command_line_starts_without_torch():
     assert ran.stdout.strip() == "set()"
 
 
-def test_help_answers_in_half_a_second():
+def processor_time(*arguments: str) -> float:
+    """The least seconds of the processor that Python takes with these arguments, of four runs."""
     times = []
-    for _ in range(4):  # the best of four: others may be using the processor
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "w2sd_video.cli", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.5
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+def test_help_takes_little_longer_than_to_import_what_prints_it():
+    """0.46 against 0.22 s where it was measured; torch alone takes seconds."""
+    assert processor_time("-m", "w2sd_video.cli", "--help") < 4 * processor_time("-c", "import typer, rich.progress")
