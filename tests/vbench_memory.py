@@ -1,4 +1,4 @@
-"""The peak of host memory that the six dimensions take on a CPU: each in a process of its own, and all in one.
+"""The peak of host memory that the six dimensions take on a CPU: all in one process, and each in one of its own.
 
     python tests/vbench_memory.py --width 1920 --height 1080 --frames 49
 
@@ -40,7 +40,7 @@ def main() -> None:
     ):
         fresh.apply(write, (Path(name), options.width, options.height, options.frames))
         print(f"{options.frames} frames {options.width}x{options.height}{'peak, MB':>14}{'seconds':>10}")
-        for chosen in [[dimension] for dimension in dimensions] + [dimensions] * (len(dimensions) > 1):
+        for chosen in [dimensions] * (len(dimensions) > 1) + [[dimension] for dimension in dimensions]:
             megabytes, seconds = fresh.apply(measure, (Path(name), chosen))
             print(f"{chosen[0] if len(chosen) == 1 else 'together':24}{megabytes:12.0f}{seconds:10.1f}", flush=True)
 
