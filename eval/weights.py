@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound="nn.Module")
 HUB = "https://huggingface.co"
 NAMES = ("model.safetensors", "pytorch_model.bin")  # of weights in transformers' layout
+# SHA-256 of files that do not carry it in their names: OpenAI's, from the addresses that it publishes them at.
+PUBLISHED = {
+    "ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-L-14.pt": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,15 @@ class Weights:
 
 
 def _check(path: Path) -> None:
-    """Refuses a file whose name ends in the first digits of a SHA-256, as torch's do, that is not its own."""
+    """Refuses a file that has not the SHA-256 of which the first digits are in its name, as in torch's, or `PUBLISHED`.
+
+    Raises:
+        ValueError: it is damaged, or another file under that name.
+    """
     named = re.search(r"-([0-9a-f]{8})\.", path.name)
-    if named and not file_sha256(path).startswith(named[1]):
-        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {named[1]}; fetch it anew")
+    digits = named[1] if named else PUBLISHED.get(path.name, "")
+    if digits and not file_sha256(path).startswith(digits):
+        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {digits[:8]}; fetch it anew")
 
 
 def cache() -> Path:

@@ -466,10 +466,17 @@ def test_missing_weights_fail_where_nothing_else_was_asked_for(folder, tmp_path)
         evaluate([folder], ["aesthetic_quality"], weights=tmp_path)
 
 
-def test_weights_that_are_not_the_published_ones_are_named(tmp_path):
-    (tmp_path / "musiq_spaq_ckpt-358bb6af.pth").write_bytes(b"cut short")
-    with pytest.raises(FileNotFoundError, match="is damaged: its SHA-256 does not begin with 358bb6af"):
-        Scorer([get("imaging_quality")], tmp_path, torch.device("cpu"))
+@pytest.mark.parametrize(
+    "dimension, file, digits",
+    [
+        ("imaging_quality", "musiq_spaq_ckpt-358bb6af.pth", "358bb6af"),  # as torch puts it into names
+        ("background_consistency", "ViT-B-32.pt", "40d36571"),  # as OpenAI publishes it
+    ],
+)
+def test_weights_that_are_not_the_published_ones_are_named(tmp_path, dimension, file, digits):
+    (tmp_path / file).write_bytes(b"cut short")
+    with pytest.raises(FileNotFoundError, match=f"{file} is damaged: its SHA-256 does not begin with {digits}"):
+        Scorer([get(dimension)], tmp_path, torch.device("cpu"))
 
 
 def test_weights_that_cannot_be_used_skip_a_dimension(folder, tmp_path):
