@@ -48,7 +48,7 @@ def read(path: Path, pix_fmt: str = "rgb24") -> tuple[np.ndarray, dict]:
 def test_an_mp4_is_h264_in_yuv420p_with_its_index_in_front(tmp_path):
     video.write_mp4(frames(), tmp_path / "v.mp4", fps=8)
     said = subprocess.run([video.ffmpeg(), "-i", tmp_path / "v.mp4"], capture_output=True, text=True).stderr
-    assert "Video: h264" in said and "yuv420p(tv, bt709" in said and "8 fps" in said
+    assert "Video: h264" in said and "yuv420p(tv, smpte170m" in said and "8 fps" in said
     data = (tmp_path / "v.mp4").read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
@@ -60,6 +60,16 @@ def test_an_mp4_gives_back_the_frames_and_their_colours(tmp_path):
     for index, frame in enumerate(back.astype(int)):
         assert np.abs(frame[12:20, 12 + 4 * index : 20 + 4 * index] - (220, 30, 40)).max() <= 4
         assert np.abs(frame[40:, :] - 128).max() <= 2
+
+
+def test_an_mp4_has_the_same_colours_for_readers_that_heed_no_tag(tmp_path):
+    video.write_mp4(frames(6), tmp_path / "v.mp4", fps=8)
+    untagged = ["-bsf:v", "h264_metadata=matrix_coefficients=2:colour_primaries=2:transfer_characteristics=2"]
+    command = [video.ffmpeg(), "-loglevel", "error", "-i", tmp_path / "v.mp4", "-c", "copy", *untagged]
+    subprocess.run([*command, tmp_path / "untagged.mp4"], check=True)
+    said = subprocess.run([video.ffmpeg(), "-i", tmp_path / "untagged.mp4"], capture_output=True, text=True).stderr
+    assert "yuv420p(tv" in said and "smpte170m" not in said
+    assert np.array_equal(read(tmp_path / "v.mp4")[0], read(tmp_path / "untagged.mp4")[0])
 
 
 @pytest.mark.parametrize("height, width", [(33, 65), (64, 65), (33, 64), (1, 1)])

@@ -6,6 +6,7 @@ given; `runs.whole` makes that path appear only when it is complete.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -42,9 +43,10 @@ def ffmpeg() -> str:
 
 
 def write_mp4(frames: Frames, path: Path, fps: int) -> None:
-    """H.264 in yuv420p with its index in front, as browsers want it; BT.709 colours, and tagged as such.
+    """H.264 in yuv420p with its index in front, as browsers want it; BT.601 colours, and tagged as such.
 
-    4:2:0 needs even sides: an odd one is filled up by repeating its last row or column.
+    Readers that heed no tag, such as OpenCV's before 5.0, take BT.601 for granted. 4:2:0 needs even sides: an odd one
+    is filled up by repeating its last row or column.
 
     Raises:
         OSError: ffmpeg failed; holds what it said.
@@ -54,9 +56,9 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     _, height, width, _ = frames.shape
     command = [ffmpeg(), "-y", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
+    command += ["-vf", "scale=out_color_matrix=bt601:out_range=tv:flags=accurate_rnd+full_chroma_int"]
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-preset", "slow"]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    command += ["-colorspace", "smpte170m", "-color_primaries", "bt709", "-color_trc", "bt709"]
     command += ["-color_range", "tv"]
     command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
     ran = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
@@ -102,7 +104,7 @@ def stream(path: Path) -> Iterator[Frames]:
         OSError: it is not there.
         ValueError: a frame cannot be read; says why.
     """
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
@@ -115,15 +117,16 @@ def stream(path: Path) -> Iterator[Frames]:
             with Image.open(file) as picture:
                 for frame in [picture] if path.is_dir() else ImageSequence.Iterator(picture):
                     if frame.mode.startswith(("I", "F")):  # Pillow would cut it off at 255
-                        raise ValueError(f"{file.name} has more than 8 bits a channel")
+                        raise ValueError("it has more than 8 bits a channel")
                     yield np.asarray(frame.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+    except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
         raise ValueError(f"{file.name} cannot be read: {error}") from None
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    """The pictures of a folder in the order of their names, 9 before 10; without hidden ones."""
+    found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    return sorted(found, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)])
 
 
 def _decoded(path: Path) -> Iterator[Frames]:
@@ -141,9 +144,10 @@ def _decoded(path: Path) -> Iterator[Frames]:
             failed = process.wait() != 0
         finally:
             process.kill()
-        if failed:
-            said.seek(0)
-            raise ValueError(said.read().decode(errors="replace").strip())
+        said.seek(0)
+        complaint = said.read().decode(errors="replace").strip()
+        if failed or complaint:  # of a damaged file it leaves frames out, and ends well
+            raise ValueError(complaint)
 
 
 def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:
