@@ -21,7 +21,7 @@ class BackgroundConsistency(Dimension):
     name = "background_consistency"
     weights = (CLIP_B32,)
     least_frames = 2
-    by_pairs = True
+    weighted = (1, 1)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = shared(image_encoder, paths[CLIP_B32.name], device, "B/32")

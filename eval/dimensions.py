@@ -63,7 +63,8 @@ class Dimension:
     least_frames: int = 1
     prompted: bool = False  # whether the score depends on the prompt
     of_motion: bool = False  # whether frames are matched with one another, in memory by their size
-    by_pairs: bool = False  # whether VBench's mean over videos weights each by its frames less one
+    # VBench's means over videos, on one process and on several, weight each by its frames less this; None: all alike.
+    weighted: tuple[int | None, int | None] = (None, None)
     scale: float = 1.0  # VBench divides its mean over videos by this
     # Whether exp(a) : exp(b) are the odds that people prefer the one of two images, of scores a and b.
     odds: bool = False
@@ -180,12 +181,18 @@ def get(name: str) -> Dimension:
     return import_module(f".{name}", __package__).DIMENSION()
 
 
-def expand(names: Iterable[str]) -> list[str]:
-    """Names, and the groups `six`, `vbench` and `images`, as names of dimensions, each once.
+def expand(names: str | Iterable[str]) -> list[str]:
+    """Names, or one text with commas between, and the groups `six`, `vbench` and `images`, as names of dimensions.
+
+    Each is there once.
 
     Raises:
         Refused: there is none of that name.
     """
+    try:
+        names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    except (TypeError, AttributeError):
+        raise Refused("dimensions", names, "give names") from None
     groups = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
     found = [each for name in names for each in groups.get(name, (name,))]
     for name in found:

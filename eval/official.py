@@ -6,6 +6,7 @@ The package pins old versions of what this project builds on, so it mostly lives
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from .videos import Video
 
 # What VBench looks for in a video of these, it knows for its own prompts only.
 OWN_PROMPTS = tuple(name for name in OFFICIAL if name not in ("human_action", "temporal_style"))
+WEIGHTED = {"subject_consistency": (1, None), "background_consistency": (1, 1), "appearance_style": (0, None)}
 
 
 class Official(Dimension):
@@ -27,7 +29,7 @@ class Official(Dimension):
     def __init__(self, name: str, version: str):
         self.name, self.version = name, version
         self.scale = 100.0 if name == "imaging_quality" else 1.0
-        self.by_pairs = name in ("subject_consistency", "background_consistency")
+        self.weighted = WEIGHTED.get(name, self.weighted)
 
 
 def dimensions(names: list[str], python: str) -> list[Dimension]:
@@ -44,7 +46,8 @@ def dimensions(names: list[str], python: str) -> list[Dimension]:
     try:
         found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        ways = "python3.10 -m venv vbench-env && vbench-env/bin/pip install vbench"
+        # Its CLIP imports what setuptools had until then.
+        ways = "python3.10 -m venv vbench-env && vbench-env/bin/pip install vbench 'setuptools<81'"
         raise FileNotFoundError(
             f"VBench's package is not installed for {python}. In an environment of its own: {ways}; then give"
             " --official-python vbench-env/bin/python"
@@ -52,8 +55,10 @@ def dimensions(names: list[str], python: str) -> list[Dimension]:
     return [Official(name, f"vbench-{found}") for name in names]
 
 
-def score(name: str, videos: list[Video], python: str, device: str) -> dict[Video, float]:
-    """The scores that the package gives videos on a dimension; without those that it gives none.
+def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dict[Video, float], dict[Video, str]]:
+    """The scores that the package gives videos on a dimension, and why others have none.
+
+    Of a dimension that looks for what VBench's own prompts ask for, videos of other prompts have neither.
 
     Raises:
         ValueError: it failed; says why.
@@ -61,14 +66,21 @@ def score(name: str, videos: list[Video], python: str, device: str) -> dict[Vide
     asked = [{"path": str(video.path), "prompt": video.prompt or ""} for video in videos]
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder, "job.json"), Path(folder, "out.json")
-        wanted = {"dimension": name, "device": device, "videos": asked, "out": str(out)}
+        wanted = {"dimension": name, "device": device, "suite": name in OWN_PROMPTS, "videos": asked, "out": str(out)}
         job.write_text(json.dumps(wanted), encoding="utf-8")
         # Not run as a file: this folder's own modules would go before those of the same names that it imports.
         worker = Path(__file__).with_name("official_worker.py").read_text(encoding="utf-8")
         ran = subprocess.run([python, "-c", worker, str(job)], capture_output=True, text=True)
         if ran.returncode:
             said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
-            suite = ", which knows the prompts of its own suite only for it" * (name in OWN_PROMPTS)
-            raise ValueError(f"VBench's package{suite}, failed: {said[-1]}")
-        scores = json.loads(out.read_text(encoding="utf-8"))
-    return {video: float(scores[str(video.path)]) for video in videos if str(video.path) in scores}
+            raise ValueError(f"VBench's package failed: {said[-1]}")
+        made = json.loads(out.read_text(encoding="utf-8"))
+    known = {video: str(video.path) for video in videos}
+    scores = {v: made["scores"][path] for v, path in known.items() if math.isfinite(made["scores"].get(path, math.nan))}
+    problems = {
+        v: f"VBench's package failed: {made['problems'][path]}" for v, path in known.items() if path in made["problems"]
+    }
+    problems |= {
+        v: "VBench gave it no score" for v, path in known.items() if path in made["scores"] and v not in scores
+    }
+    return scores, problems

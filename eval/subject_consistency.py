@@ -24,7 +24,7 @@ class SubjectConsistency(Dimension):
     name = "subject_consistency"
     weights = (DINO,)
     least_frames = 2
-    by_pairs = True
+    weighted = (1, None)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = shared(load, paths[DINO.name], device)

@@ -29,16 +29,20 @@ QUALITY = (*SIX, "temporal_flickering")
 SEMANTIC = (*OFFICIAL, "overall_consistency")
 
 
-def aggregate(scores: Sequence[float], frames: Sequence[int], by_pairs: bool, scale: float) -> tuple[float, float]:
-    """A dimension's score over videos as VBench has it on one process, and on several.
+def aggregate(
+    scores: Sequence[float], frames: Sequence[int], weighted: tuple[int | None, int | None], scale: float
+) -> tuple[float, float]:
+    """A dimension's score over videos as VBench has it on one process, and on several; NaN without videos.
 
-    The first weights each video by its pairs of frames where `by_pairs`; the second never does. NaN without videos.
+    `weighted` is, for each of the two, what is taken off a video's frames for its weight; None weights all alike.
     """
     if not scores:
         return math.nan, math.nan
-    weights = [n - 1 for n in frames] if by_pairs else [1] * len(scores)
-    weighted = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
-    return weighted / scale, sum(scores) / len(scores) / scale
+    one, several = (
+        sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights) / scale
+        for weights in ([1 if less is None else n - less for n in frames] for less in weighted)
+    )
+    return one, several
 
 
 def normalise(dimension: str, score: float) -> float:

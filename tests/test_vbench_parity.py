@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from vbench_parity import CLIPS, DIMENSIONS, GOLDEN, VIDEOS, Official, ours, write_weights
 from w2sd_video.eval import viclip, weights
 from w2sd_video.eval.dimensions import get
+from w2sd_video.eval.evaluate import evaluate
 
 PATHS = [VIDEOS / f"{name}.mp4" for name in CLIPS]
 # VBench's packages for the live comparison, which come without their own requirements.
@@ -76,6 +78,22 @@ def test_scores_are_those_that_vbench_gave(dimension, folder, golden):
         theirs = Official(folder).scores(paths, [dimension])[dimension]
         assert len(theirs) >= 9
         assert_equal(dimension, mine, theirs, recorded=False)
+
+
+def test_the_official_backend_scores_each_video_that_its_package_can(folder, tmp_path, monkeypatch):
+    for package in LIVE:
+        pytest.importorskip(package)
+    (tmp_path / "amt_model").mkdir()
+    (tmp_path / "amt_model" / "amt-s.pth").symlink_to(folder / "amt-s.pth")
+    (tmp_path / "videos").mkdir()
+    for name, clip in {"odd.mp4": "odd", "other end.webm": "fast", "short.mp4": "two"}.items():
+        (tmp_path / "videos" / name).symlink_to(VIDEOS / f"{clip}.mp4")
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path))
+    theirs = evaluate(tmp_path / "videos", "motion_smoothness", official=sys.executable)
+    mine = evaluate(tmp_path / "videos", "motion_smoothness", weights=folder, device="cpu")
+    assert mine.of == theirs.of and len(mine.of) == 2
+    ((video, _, said),) = theirs.problems
+    assert video.path.name == "short.mp4" and "VBench's package failed: " in said
 
 
 def test_all_dimensions_in_one_pass_score_as_one_by_one(folder, golden):
