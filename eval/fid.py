@@ -5,6 +5,8 @@ It takes many: of fewer pictures than features, 2048, the covariance is singular
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,15 +47,24 @@ class FID(OfInception):
         """Mean and covariance as the common files have them, under "mu" and "sigma"."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = Moments(file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                found = Moments(*(file[name].astype(np.float64, casting="same_kind") for name in ("mu", "sigma")))
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} does not hold the arrays mu and sigma: {error}") from None
         if found.mean.shape != (CHANNELS,) or found.covariance.shape != (CHANNELS, CHANNELS):
             raise ValueError(f"{path} holds mu {found.mean.shape} and sigma {found.covariance.shape}, not {CHANNELS}")
+        if not (np.isfinite(found.mean).all() and _is_covariance(found.covariance)):
+            raise ValueError(f"{path} holds no mean and covariance of features")
         return found
 
 
 DIMENSION = FID
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    largest = np.abs(matrix).max()
+    if not np.isfinite(largest) or np.abs(matrix - matrix.T).max() > 1e-3 * largest:
+        return False
+    return np.linalg.eigvalsh(matrix).min() >= -1e-3 * largest
 
 
 def moments(features: NDArray[np.float32]) -> Moments:

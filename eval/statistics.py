@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRAWS = 2000
+AT_ONCE = 2**20  # values that are drawn in one go
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ def interval(values: NDArray[np.float64]) -> Interval:
     n = len(values)
     if not n:
         return Interval(math.nan, math.nan, math.nan, 0)
-    drawn = np.random.default_rng(0).integers(n, size=(DRAWS, n))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    rng, rows = np.random.default_rng(0), max(1, AT_ONCE // n)
+    means = [values[rng.integers(n, size=(min(rows, DRAWS - done), n))].mean(1) for done in range(0, DRAWS, rows)]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high), n)
 
 
@@ -56,4 +58,4 @@ def wins(differences: NDArray[np.float64]) -> float:
 def preferred(differences: NDArray[np.float64]) -> float:
     """The mean probability of preference, NaN left out, where differences are its log odds (Bradley & Terry 1952)."""
     differences = differences[~np.isnan(differences)]
-    return float(np.mean(1 / (1 + np.exp(-differences)))) if len(differences) else math.nan
+    return float(np.mean(np.exp(-np.logaddexp(0, -differences)))) if len(differences) else math.nan

@@ -1,4 +1,4 @@
-"""Where the scorers' weights are: in a folder that is given, or in the hub's, VBench's or torch's cache.
+"""Where the scorers' weights are: in a folder that is given, or in the hub's, VBench's, torch's or OpenAI's cache.
 
 Nothing is downloaded from here: `Weights.command` is what fetches a file, once.
 """
@@ -66,12 +66,12 @@ class Weights:
         return find_spec(package.replace("-", "_")) is not None
 
     def find(self, folder: Path | None = None) -> Path | None:
-        """Where it is: in `folder` if one is given, else in VBench's, torch's or the hub's cache; or None.
+        """Where it is: in `folder` if one is given, else in VBench's, torch's, OpenAI's or the hub's cache; or None.
 
         Raises:
             ValueError: the file is damaged.
         """
-        roots = [folder] if folder else [cache(), _torch_hub()]
+        roots = [folder] if folder else [cache(), _torch_hub(), Path.home() / ".cache" / "clip"]
         names = [
             *self.places,
             *(Path(place).name for place in self.places),
@@ -113,7 +113,9 @@ def cache() -> Path:
 
 
 def _torch_hub() -> Path:
-    return Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
+    """Where `torch.hub` puts files, as its documentation has it."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
 
 
 def hashes(path: Path) -> str:

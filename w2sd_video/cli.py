@@ -57,8 +57,8 @@ OPTIONS = {
 }
 SAME = (
     "seed schedule vae reflection_steps height width fps dtype device out inversion convention strong weak method"
-    " dimensions prompts weights backend control controlnet ip_image ip_adapter weak_motion_scale weak_routing"
-    " preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
+    " dimensions prompts references weights backend control controlnet ip_image ip_adapter weak_motion_scale"
+    " weak_routing preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
@@ -657,7 +657,7 @@ def evaluate(
             raise Refused("backend", backend, "give own or official")
         official = official_python if backend == "official" else None
         options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, dimensions.split(","), *options):
+        if not run(out, err, videos, dimensions, *options):
             raise typer.Exit(1)
 
 

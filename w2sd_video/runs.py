@@ -396,6 +396,8 @@ def usable_device(name: str, auto: Sequence[str] = ("cuda", "mps")) -> torch.dev
     """
     import torch
 
+    if not isinstance(name, str) or name.startswith("meta"):  # which computes nothing
+        raise Refused("device", name, "give auto, cpu, or an accelerator such as cuda or cuda:1")
     for each in (*auto, "cpu") if name == "auto" else (name,):
         try:
             return torch.empty(0, device=each).device
@@ -458,12 +460,23 @@ def whole(finals: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=last.parent) as folder:
         staged = {kind: Path(folder) / path.name for kind, path in finals.items()}
         yield staged
+        for kind, path in finals.items():
+            if path.is_dir() and not staged[kind].is_dir():
+                raise IsADirectoryError(f"{path} is a folder, and is left as it is")
         if not last.is_dir():
             last.unlink(missing_ok=True)
         for kind, path in finals.items():
             if os.path.lexists(path) and (path.is_dir() or staged[kind].is_dir()):
                 path.rename(Path(folder) / f"replaced-{path.name}")
             os.replace(staged[kind], path)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def rows(path: Path) -> list[Any]:
@@ -481,6 +494,8 @@ def rows(path: Path) -> list[Any]:
     try:
         if text[end : end + 1] not in (b"", b"{"):
             raise ValueError("its last line is no row")
+        if text and not end and _is_json(text):
+            raise ValueError("its only line has no end")
         found = [json.loads(line) for line in text[:end].splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
