@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,15 +23,17 @@ from w2sd_video.runs import Refused, writable
 
 from . import report
 from .evaluate import evaluate
-from .results import Summary
+from .results import Summary, printable
 from .videos import Video, read_prompts
+
+MANY = 6  # groups, of which a terminal's width holds no more
 
 
 def run(
     out: Console,
     err: Console,
     videos: list[str],
-    dimensions: list[str],
+    dimensions: str,
     results: Path,
     prompts: Path | None,
     weights: Path | None,
@@ -44,10 +48,7 @@ def run(
         Refused: an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing.
     """
-    if results.suffix != ".json":
-        raise Refused("out", str(results), "give the name of a .json file")
-    if weights and not weights.is_dir():
-        raise Refused("weights", str(weights), "give a folder")
+    _free(results)
     writable(results.parent)
     texts = read_prompts(prompts) if prompts else None
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -62,40 +63,77 @@ def run(
         scores = evaluate(videos, dimensions, rows, texts, weights, device, official, images, references, progress=show)
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    try:
-        report.write(results.with_suffix(".html"), summary)
-        files.append(results.with_suffix(".html"))
-    except ModuleNotFoundError:
-        err.print("No page of plots: matplotlib is missing; pip install matplotlib", markup=False)
+
+    def say(console: Console, line: object) -> None:
+        console.print(printable(str(line)), markup=False)
 
     out.print(table(summary))
     for group, totals in summary.totals.items():
         for name, value in totals.items():
-            out.print(f"{group}: VBench {name} score {value:.4f}", markup=False)
+            say(out, f"{group}: VBench {name} score {value:.4f}")
     for file in files:
-        out.print(str(file), markup=False)
+        say(out, file)
+    try:
+        report.write(results.with_suffix(".html"), summary)
+        say(out, results.with_suffix(".html"))
+    except ModuleNotFoundError:
+        say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for note in summary.notes:
-        err.print(note, markup=False)
+        say(err, note)
     for each in scores.skipped:
-        err.print(f"{each.name} skipped: {each.reason}", markup=False)
+        say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:
-        err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
+        say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
     return not scores.problems
 
 
+def _free(results: Path) -> None:
+    """Refuses a name for the results where something else would be lost.
+
+    Raises:
+        Refused: it is no name of a .json file, or it or a name beside it is taken by what this command did not write.
+    """
+    if results.suffix != ".json":
+        raise Refused("out", str(results), "give the name of a .json file")
+    for end in (".json", ".jsonl", ".csv", ".html"):
+        if results.with_suffix(end).is_dir():
+            raise Refused("out", str(results), f"{results.with_suffix(end)} is a folder; give another name")
+    foreign = [file for end in (".csv", ".html") if (file := results.with_suffix(end)).exists()]
+    if results.with_suffix(".jsonl").exists():  # as this command leaves it when it is killed
+        foreign = []
+    if results.exists():
+        try:
+            foreign = (
+                [] if json.loads(results.read_bytes()).keys() >= {"command", "dimensions", "groups"} else [results]
+            )
+        except (OSError, ValueError, AttributeError):
+            foreign = [results]
+    if foreign:
+        raise Refused("out", str(results), f"{foreign[0]} is there and not of this command; give another name")
+
+
 def table(summary: Summary) -> Table:
-    """A row a column of scores, a column a group: the mean, its interval, and how it compares with the first group."""
+    """The means, their intervals, and how they compare with the first group.
+
+    A row a column of scores and a column a group; or, of many groups, a row each.
+    """
     compared = {(c.group, c.column): c for c in summary.comparisons}
-    shown = Table(Column("", overflow="fold"), *summary.groups, box=None, header_style="bold")
-    for column in summary.scales:
-        cells = []
-        for group in summary.groups:
-            mean, c = summary.means[group][column], compared.get((group, column))
-            cell = str(mean)
-            if c:
-                verdict = {True: " [green]better[/]", False: " [red]worse[/]", None: ""}[c.better]
-                cell += f"  ({c.said}{verdict})"
-            cells.append(cell)
-        if any(cells):
-            shown.add_row(summary.label(column), *cells)
+
+    def cell(group: str, column: str) -> str:
+        c = compared.get((group, column))
+        verdict = {True: " [green]better[/]", False: " [red]worse[/]", None: ""}[c.better] if c else ""
+        return f"{summary.means[group][column]}" + (f"  ({c.said}{verdict})" if c else "")
+
+    names = {group: escape(printable(group)) for group in summary.groups}
+    cells = {column: [cell(group, column) for group in names] for column in summary.scales}
+    cells = {column: found for column, found in cells.items() if any(found)}
+    if len(names) <= MANY:
+        shown = Table(Column("", overflow="fold"), *names.values(), box=None, header_style="bold")
+        for column, found in cells.items():
+            shown.add_row(summary.label(column), *found)
+        return shown
+    shown = Table(Column("", overflow="fold"), "", "", box=None)
+    for column, found in cells.items():
+        for number, (name, said) in enumerate(zip(names.values(), found, strict=True)):
+            shown.add_row("" if number else summary.label(column), name, said)
     return shown

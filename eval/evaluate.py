@@ -9,18 +9,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.runs import Refused, rows, usable_device
+from w2sd_video.runs import Refused, rows, usable_device, writable
 
 from . import official as vbench_package
 from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
-from .videos import FACTS, Reader, Video, find
+from .videos import FACTS, Reader, Trial, Video, find
 from .weights import hashes
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ class Scores:
 
 
 def evaluate(
-    videos: Sequence[str | Path | Video],
-    dimensions: Iterable[str] = SIX,
-    rows_file: Path | None = None,
-    prompts: dict[str, str] | None = None,
-    weights: Path | None = None,
+    videos: str | Path | Video | Iterable[str | Path | Video],
+    dimensions: str | Iterable[str] = SIX,
+    rows_file: str | Path | None = None,
+    prompts: Mapping[str, str] | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
-    official: str | None = None,
+    official: str | Path | None = None,
     images: bool = False,
-    references: Sequence[str | Path] = (),
+    references: str | Path | Iterable[str | Path] = (),
     progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
 ) -> Scores:
     """Scores videos on dimensions.
@@ -86,15 +86,24 @@ def evaluate(
         FileNotFoundError: the weights of every dimension are missing; says how to get them.
     """
     began = time.perf_counter()
-    given = [video for video in videos if isinstance(video, Video)]
-    found = given + find([v for v in videos if not isinstance(v, Video)], prompts, images)
+    asked_for = _listed("videos", videos, Video)
+    compared_to = [str(path) for path in _listed("references", references)]
+    for argument, path in (("rows_file", rows_file), ("weights", weights), ("official", official)):
+        if path is not None and not isinstance(path, (str, Path)):
+            raise Refused(argument, path, "give a path")
+    if weights and not Path(weights).is_dir():
+        raise Refused("weights", str(weights), "give a folder")
+    if rows_file:
+        writable(Path(rows_file).parent)
+    given = [video for video in asked_for if isinstance(video, Video)]
+    found = given + find([v for v in asked_for if not isinstance(v, Video)], prompts, images)
     if not found:
         raise Refused("videos", "", "give files, folders or globs of videos")
     names = expand(dimensions)
-    wanted = vbench_package.dimensions(names, official) if official else [get(name) for name in names]
-    scorer = Scorer(wanted, weights, usable_device(device, auto=("cuda",)))
-    statistics, compared_with = _references(scorer, references)
-    store = Store(rows_file)
+    wanted = vbench_package.dimensions(names, str(official)) if official else [get(name) for name in names]
+    scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
+    statistics, compared_with = _references(scorer, wanted, compared_to)
+    store = Store(Path(rows_file) if rows_file else None)
     problems: list[tuple[Video, str, str]] = []
     todo: dict[Video, list[Dimension]] = {}
     mine = set(found)
@@ -106,7 +115,7 @@ def evaluate(
             problems.append((video, "", str(error)))
 
     if official:
-        problems += _officially(official, scorer, store, todo)
+        problems += _officially(str(official), scorer, store, todo)
     else:
         problems += _score(scorer, store, todo, progress)
 
@@ -121,9 +130,11 @@ def evaluate(
             features = {video: unpacked(row["features"]) for video, row in kept.items()}
             against = statistics.get(dimension.name)
             if against is None:
-                theirs = [features[v] for v in compared_with if v in features] or [np.zeros((0, 1), np.float32)]
+                theirs = [features[v] for v in compared_with if v in features]
                 try:
-                    against = dimension.gathered(np.concatenate(theirs))
+                    if dimension.referenced and not theirs:
+                        raise ValueError("none of the references can be read")
+                    against = dimension.gathered(np.concatenate(theirs)) if theirs else None
                 except ValueError as error:
                     problems.append((compared_with[0], dimension.name, str(error)))
                     continue
@@ -132,10 +143,29 @@ def evaluate(
     return scores
 
 
-def _references(scorer: Scorer, given: Sequence[str | Path]) -> tuple[dict[str, Any], list[Video]]:
+def _listed(argument: str, given: Any, *kinds: type) -> list[Any]:
+    """Paths as a list, in which a single one stands for itself.
+
+    Raises:
+        Refused: something else is given.
+    """
+    if isinstance(given, (str, Path, *kinds)):
+        return [given]
+    listed = list(given) if isinstance(given, Iterable) else [given]
+    for each in listed:
+        if not isinstance(each, (str, Path, *kinds)):
+            raise Refused(argument, each, "give files, folders or globs")
+    return listed
+
+
+def _references(scorer: Scorer, wanted: list[Dimension], given: list[str]) -> tuple[dict[str, Any], list[Video]]:
     """What dimensions compare with: statistics by dimension, from a file; else pictures. Skips those without either."""
     statistics: dict[str, Any] = {}
-    of_file = Path(given[0]) if len(given) == 1 and str(given[0]).endswith(".npz") else None
+    of_file = Path(given[0]) if len(given) == 1 and given[0].endswith(".npz") else None
+    if of_file and not of_file.is_file():
+        raise Refused("references", given[0], "there is no such file")
+    if given and not any(isinstance(d, Compared) and d.referenced for d in wanted):
+        raise Refused("references", given[0], f"it takes {', '.join(COMPARED[:-1])} among the dimensions")
     needed = [d for d in scorer.ready if isinstance(d, Compared) and d.referenced]
     for dimension in needed:
         try:
@@ -145,9 +175,11 @@ def _references(scorer: Scorer, given: Sequence[str | Path]) -> tuple[dict[str, 
                 raise ValueError("it compares with pictures: give references")
         except ValueError as error:
             scorer.skip(dimension, str(error))
-    if given and not needed:
-        raise Refused("references", str(given[0]), f"it takes {', '.join(COMPARED[:-1])} among the dimensions")
-    return statistics, [] if of_file else find(given, images=True)
+    try:
+        pictures = [] if of_file else find(given, images=True)
+    except Refused as refused:
+        raise Refused("references", refused.value, refused.accepted) from None
+    return statistics, pictures if needed else []
 
 
 def _compare(dimension: Compared, features: dict[Video, NDArray[np.float32]], against: Any, scores: Scores) -> None:
@@ -181,6 +213,7 @@ def _score(
     """
     problems: list[tuple[Video, str, str]] = []
     waiting = [(video, wanted) for video, wanted in todo.items() if wanted]
+    trial = Trial(video.path for video, _ in waiting)
     large: dict[Video, list[Dimension]] = {}
     done, total = 0, len(waiting)
 
@@ -189,7 +222,7 @@ def _score(
         progress(done, total, video)
         done += 1
         try:
-            reader = video.open()
+            reader = video.open(trial.fatal(video.path))
             if apart and reader.height * reader.width > LARGE:
                 large[video] = wanted
                 return
@@ -201,6 +234,7 @@ def _score(
         new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
         try:
             made, unmade = scorer.score(video, reader, new)
+            video.same()
         except (ValueError, OSError) as error:
             problems.append((video, "", str(error)))
             large.pop(video, None)
@@ -218,6 +252,7 @@ def _score(
         scorer.unload()
         for video, wanted in list(large.items()):
             score(video, [dimension] if dimension in wanted else [])
+    trial.close()
     if waiting:
         progress(total, total, waiting[-1][0])
     return problems
@@ -226,18 +261,32 @@ def _score(
 def _officially(
     python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]]
 ) -> list[tuple[Video, str, str]]:
-    """Has VBench's package score what is to do; gives back what it did not."""
-    problems = []
-    for dimension in list(scorer.ready):
-        videos = [video for video, new in todo.items() if dimension in new]
+    """Has VBench's package score what is to do; gives back what it did not, and why."""
+    problems: list[tuple[Video, str, str]] = []
+    facts: dict[Video, dict[str, Any]] = {}
+    waiting = [video for video, new in todo.items() if new]
+    trial = Trial(video.path for video in waiting)
+    for video in waiting:
         try:
-            made = vbench_package.score(dimension.name, videos, python, str(scorer.device)) if videos else {}
+            if trial.fatal(video.path):
+                raise ValueError("decord, by which VBench's package reads it too, dies of it")
+            facts[video] = video.open().facts
+        except (ValueError, OSError) as error:
+            problems.append((video, "", str(error)))
+    for dimension in list(scorer.ready):
+        videos = [video for video in facts if dimension in todo[video]]
+        if not videos:
+            continue
+        try:
+            made, unmade = vbench_package.score(dimension.name, videos, python, str(scorer.device))
         except ValueError as error:
             scorer.skip(dimension, str(error))
             continue
         for video, score in made.items():
-            store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, video.open().facts)
-        problems += [(video, dimension.name, "VBench gave it no score") for video in videos if video not in made]
+            store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, facts[video])
+        problems += [(video, dimension.name, why) for video, why in unmade.items()]
+        if not unmade and not any(scorer.key(dimension, video) in store for video in facts):
+            scorer.skip(dimension, "it looks for what VBench's own prompts ask for, and no video is of one of them")
     return problems
 
 
@@ -246,7 +295,11 @@ class Store:
 
     def __init__(self, path: Path | None):
         self.path = path
-        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in (rows(path) if path else [])}
+        self.rows: dict[str, dict[str, Any]] = {}
+        for number, row in enumerate(rows(path) if path else [], 1):
+            if not isinstance(row, dict) or not {"key", "scores", *FACTS} <= row.keys():
+                raise ValueError(f"{path}, line {number}, is no score of this program")
+            self.rows[row["key"]] = row
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows

@@ -13,7 +13,7 @@ from w2sd_video.runs import whole
 
 from . import vbench
 from .dimensions import VBENCH
-from .results import ENOUGH
+from .results import ENOUGH, printable
 
 if TYPE_CHECKING:
     from .results import Comparison, Summary
@@ -45,7 +45,7 @@ def write(path: Path, summary: Summary) -> None:
     parts += _problems(summary)
     page = f"<!doctype html><meta charset='utf-8'><title>Scores</title><style>{STYLE}</style>{''.join(parts)}"
     with whole({"page": path}) as staged:
-        staged["page"].write_text(page, encoding="utf-8")
+        staged["page"].write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _table(summary: Summary) -> str:
@@ -91,15 +91,17 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes: Any = figure.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(dimensions), endpoint=False)
-    for group, aggregates in summary.aggregates.items():
+    lines = []
+    for aggregates in summary.aggregates.values():
         values = [vbench.normalise(d, aggregates[d][0]) if d in aggregates else np.nan for d in dimensions]
-        axes.plot([*angles, angles[0]], [*values, values[0]], marker="o", markersize=3, label=group)
+        lines += axes.plot([*angles, angles[0]], [*values, values[0]], marker="o", markersize=3)
     axes.set_theta_offset(np.pi / 2)
     axes.set_xticks(angles, [d.replace("_", "\n") for d in dimensions], fontsize=8)
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     axes.tick_params(axis="x", pad=18)
     axes.tick_params(axis="y", labelsize=7)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    groups = [printable(group).replace("$", r"\$") for group in summary.groups]  # not mathematics
+    figure.legend(lines, groups, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return _svg(figure)
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +61,7 @@ class Summary:
         self.groups: dict[str, list[Video]] = {}
         for video in scores.videos:
             self.groups.setdefault(video.group, []).append(video)
+        self.base, *self.others = self.groups
         self.scales = {c: d.scale for d in scores.dimensions for c in d.columns}
         self.signs = {c: d.signs.get(c, 1) for d in scores.dimensions for c in d.columns}
         self.odds = {c for d in scores.dimensions for c in d.columns if d.odds}
@@ -88,7 +90,7 @@ class Summary:
             if scored := self._scored(videos, dimension.name):
                 frames = [self.scores.facts[video]["frames"] for video, _ in scored]
                 values = [score for _, score in scored]
-                aggregates[dimension.name] = vbench.aggregate(values, frames, dimension.by_pairs, dimension.scale)
+                aggregates[dimension.name] = vbench.aggregate(values, frames, dimension.weighted, dimension.scale)
         return aggregates
 
     def _scored(self, videos: list[Video], column: str) -> list[tuple[Video, float]]:
@@ -96,14 +98,23 @@ class Summary:
         found = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
         return [(video, score) for video, score in found if score is not None]
 
-    def _comparisons(self):
-        base, *others = self.groups
-        for group in others:
-            mine = {video.pair: video for video in self.groups[group]}
-            pairs = [(video, mine[video.pair]) for video in self.groups[base] if video.pair in mine]
-            for column in self.scales:
-                if not pairs:
-                    continue
+    def _pairs(self, group: str) -> list[tuple[Video, Video]]:
+        """The videos of the first group and those of another that each is compared with; none that has several."""
+        first, second = (
+            {pair: v for pair, (v, *more) in self._by_pair(g).items() if not more} for g in (self.base, group)
+        )
+        return [(first[pair], second[pair]) for pair in first if pair in second]
+
+    def _by_pair(self, group: str) -> dict[str, list[Video]]:
+        found: dict[str, list[Video]] = {}
+        for video in self.groups[group]:
+            found.setdefault(video.pair, []).append(video)
+        return found
+
+    def _comparisons(self) -> Iterator[Comparison]:
+        for group in self.others:
+            pairs = self._pairs(group)
+            for column in self.scales if pairs else ():
                 first, second = ([pair[n] for pair in pairs] for n in (0, 1))
                 differences = self._values(second, column) - self._values(first, column)
                 found = interval(differences)
@@ -113,18 +124,33 @@ class Summary:
                 says = sign != 0 and found.n >= ENOUGH and found.excludes_zero
                 better = sign * found.mean > 0 if says else None
                 preference = preferred(differences) if column in self.odds else None
-                yield Comparison(column, base, group, found, wins((sign or 1) * differences), better, preference)
+                yield Comparison(column, self.base, group, found, wins((sign or 1) * differences), better, preference)
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the means must know."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
-        return [
+        single = len(self.groups) > 2 and all(len(videos) == 1 for videos in self.groups.values())
+        said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
+        return [*said, *self._unpaired()] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
             for group, columns in self.scores.of_groups.items()
             for column, (_, n) in columns.items()
             if n < enough[column]
         ]
+
+    def _unpaired(self) -> Iterator[str]:
+        for group in self.others:
+            theirs, mine = (self._by_pair(each) for each in (self.base, group))
+            common = [pair for pair in theirs if pair in mine]
+            several = [pair for pair in common if len(theirs[pair]) + len(mine[pair]) > 2]
+            if not common:
+                yield f"{group}: nothing to compare, no prompt and seed, or name, is that of a video of {self.base}"
+            elif several:
+                yield (
+                    f"{group}: {len(several)} of {len(common)} pairs are left out of comparisons, such as"
+                    f" '{several[0]}': {self.base} or {group} has several videos of it"
+                )
 
     def label(self, column: str) -> str:
         """A column's name, and which way is better where that is not up."""
@@ -191,7 +217,7 @@ class Summary:
         files = [out, out.with_suffix(".csv")]
         with whole({"csv": files[1], "json": out}) as staged:
             staged["json"].write_text(json.dumps(_finite(self.data(command)), indent=1) + "\n", encoding="utf-8")
-            with open(staged["csv"], "w", newline="", encoding="utf-8") as file:
+            with open(staged["csv"], "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 self._csv(csv.writer(file))
         for number, (group, videos) in enumerate(self.groups.items(), 1):
             results: vbench.Results = {}
@@ -219,6 +245,11 @@ class Summary:
                 row = [column, group, m.n, m.mean, m.low, m.high]
                 row += [c.base, d.n, d.mean, d.low, d.high, c.win_rate, c.preference] if c and d else [None] * 7
                 table.writerow("" if value is None or value != value else value for value in row)
+
+
+def printable(text: str) -> str:
+    """A text, with escapes for what of a file's name is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _versions() -> dict[str, str]:

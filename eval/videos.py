@@ -1,7 +1,8 @@
 """What is scored: finding videos, their prompts and groups, and reading their frames a batch at a time.
 
-Every video is decoded once, for all dimensions. decord decodes; where it has no wheel, ffmpeg does, to the same frames.
-(Only 10-bit 4:2:0 comes out differently, by some one level of 255, of every version of ffmpeg's own conversion.)
+Every video is decoded once, for all dimensions. decord decodes; where it has no wheel, or dies of a file, ffmpeg does,
+to the same frames. (Two differ: 10-bit 4:2:0, which every version of ffmpeg converts otherwise, by up to some 30 levels
+of 255, and frames that an edit list hides, which decord, and VBench by it, gives and ffmpeg does not.)
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +46,7 @@ class Video:
     """A video to score.
 
     `group` is what it is compared as: the argument that it was found under. Videos of different groups with the same
-    `pair`, their prompt and seed or else their name, are compared.
+    `pair`, their prompt and seed or else their name without its end, are compared.
     """
 
     path: Path
@@ -53,20 +57,38 @@ class Video:
     @cached_property
     def sha256(self) -> str:
         """Of the file's bytes; of a folder's, the hash of its pictures' names and hashes."""
+        self._hashed_at  # noqa: B018
         if self.path.is_dir():
             lines = [f"{picture.name} {file_sha256(picture)}" for picture in pictures(self.path)]
             return hashlib.sha256("\n".join(lines).encode()).hexdigest()
         return file_sha256(self.path)
 
-    def open(self) -> Reader:
-        """Its frames.
+    @cached_property
+    def _hashed_at(self) -> list[tuple[int, int]]:
+        return self._stamps()
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        files = pictures(self.path) if self.path.is_dir() else [self.path]
+        return [(state.st_size, state.st_mtime_ns) for state in (file.stat() for file in files)]
+
+    def same(self) -> None:
+        """Makes sure that it is what it was when it was hashed.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self._stamps() != self._hashed_at:
+            raise ValueError("it changed while it was scored; score it again")
+
+    def open(self, by_ffmpeg: bool = False) -> Reader:
+        """Its frames, by ffmpeg or by what is best.
 
         Raises:
             ValueError: it holds no video that can be read; says why.
         """
         if _request(self.path).get("variant") == "compare":
             raise ValueError("it shows several videos side by side; score them one by one")
-        return Reader(self.path)
+        return Reader(self.path, by_ffmpeg)
 
 
 def find(
@@ -77,16 +99,18 @@ def find(
     A folder stands for the videos in it, and in its folders; one with pictures and no videos is itself a video; or,
     with `images`, every picture is what is scored, as a video of one frame. A prompt comes from `prompts`, by file
     name, else from a sidecar, the JSON of the same name that w2sd-video writes, else from the file's name
-    (`PROMPT-3.mp4`, as VBench names them).
+    (`PROMPT-3.mp4`, as VBench names them, 3 being its seed).
 
     Raises:
         Refused: an argument names nothing that can be scored, or a prompt names a video that is not there.
     """
+    if prompts is not None and not _are_prompts(prompts):
+        raise Refused("prompts", prompts, 'give texts by file name, such as {"video.mp4": "a prompt"}')
     videos: list[Video] = []
     known: set[str] = set()
     within = _pictures if images else _videos
     for argument in map(str, arguments):
-        root = Path(argument).expanduser()
+        root = Path(argument or "?").expanduser()  # and not the current folder
         if root.is_dir():
             paths = list(within(root))
         elif root.exists():
@@ -103,9 +127,13 @@ def find(
         for path in paths:
             name = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             request = _request(path)
-            prompt = (prompts or {}).get(name) or (prompts or {}).get(path.name) or request.get("prompt")
-            pair = f"{request['prompt']}, seed {request.get('seed')}" if "prompt" in request else name
-            videos.append(Video(path, argument, pair, prompt or re.sub(r"-\d+$", "", path.stem) or None))
+            numbered = re.fullmatch(r"(.+)-(\d+)", _stem(path))
+            own, seed = numbered.groups() if numbered else (_stem(path), None)
+            pair = str(Path(name).parent / (f"{own}, seed {int(seed)}" if seed else own))
+            if request:
+                own, pair = request["prompt"], f"{request['prompt']}, seed {request['seed']}"
+            prompt = (prompts or {}).get(name) or (prompts or {}).get(path.name) or own
+            videos.append(Video(path, argument, pair, prompt or None))
             known |= {name, path.name}
     if prompts:
         if unknown := [name for name in prompts if name not in known]:
@@ -113,31 +141,50 @@ def find(
     return list({(video.path, video.group): video for video in videos}.values())
 
 
-def _videos(folder: Path) -> Iterator[Path]:
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    above = (*above, folder.resolve())
+    try:
+        files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError:
+        yield folder  # which opening it then says of it
+        return
     videos = [path for path in files if path.is_file() and path.suffix.lower() in EXTENSIONS]
     if not videos and pictures(folder):
         yield folder
-        return
     # A GIF or a folder of frames beside the MP4 of the same name is the same video, made for the eye.
-    first = {path.stem: path for path in reversed(sorted(videos, key=lambda p: EXTENSIONS.index(p.suffix.lower())))}
-    yield from sorted(first.values())
+    others = {_stem(path) for path in videos if path.suffix.lower() != ".gif"}
+    yield from (path for path in videos if path.suffix.lower() != ".gif" or _stem(path) not in others)
+    shown = {_stem(path) for path in videos}
     for path in files:
-        if path.is_dir() and path.name not in first:
-            yield from _videos(path)
+        # A link to a folder above would never end.
+        if path.is_dir() and path.resolve() not in above and not (_stem(path) in shown and _is_frames(path)):
+            yield from _videos(path, above)
+
+
+def _is_frames(folder: Path) -> bool:
+    return folder.name.endswith("-frames") or bool(pictures(folder))
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file())
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PICTURES and path.is_file() and not hidden:
+            yield path
+
+
+def _stem(path: Path) -> str:
+    """What a video, its folder of frames and its sidecar have in common of their names."""
+    return path.name.removesuffix("-frames") if path.is_dir() else path.stem
 
 
 def _request(path: Path) -> dict[str, Any]:
-    """What a video was asked for by, from its sidecar; empty without one."""
+    """The prompt, seed and variant that a video was asked for by, from its sidecar; empty without one."""
     try:
-        request = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["request"]
-        return {name: request[name] for name in ("prompt", "seed", "variant")}
+        request = json.loads(path.with_name(f"{_stem(path)}.json").read_text(encoding="utf-8"))["request"]
+        found = {name: request[name] for name in ("prompt", "seed", "variant")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    return found if isinstance(found["prompt"], str) and isinstance(found["seed"], int) else {}
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -148,12 +195,16 @@ def read_prompts(path: Path) -> dict[str, str]:
     """
     accepted = 'give a JSON file such as {"video.mp4": "a prompt"}'
     try:
-        prompts = json.loads(path.read_text(encoding="utf-8"))
+        prompts = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise Refused("prompts", str(path), f"{accepted} ({error})") from None
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
+    if not _are_prompts(prompts):
         raise Refused("prompts", str(path), accepted)
     return prompts
+
+
+def _are_prompts(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(text, str) and text.strip() for text in given.values())
 
 
 class Reader:
@@ -163,20 +214,21 @@ class Reader:
         ValueError: it holds no video that can be read; says why.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, by_ffmpeg: bool = False):
+        self.path = path.absolute()  # a relative one with a colon would be taken for a protocol
         self._decode: Callable[[], Iterator[Frames]]
         if not path.is_dir() and not path.stat().st_size:
             raise ValueError("the file is empty")
         if path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif"):
             self._open_pictures()
+        elif cut_short(path):
+            raise ValueError("the file is cut short: it says itself that it is longer")
         else:
             try:
                 import decord
             except ImportError:
-                self._open_ffmpeg()
-            else:
-                self._open_decord(decord)
+                by_ffmpeg = True
+            self._open_ffmpeg() if by_ffmpeg else self._open_decord(decord)
         if not self.frames:
             raise ValueError("it holds no frame")
 
@@ -218,11 +270,11 @@ class Reader:
             self.frames, _ = imageio_ffmpeg.count_frames_and_secs(str(self.path))
         except (OSError, RuntimeError, StopIteration) as error:
             raise ValueError(f"it is not a video that can be decoded ({_first_line(error)})") from None
-        self.fps, (self.width, self.height) = float(meta["fps"]), meta["source_size"]
+        self.fps, (self.width, self.height) = float(meta["fps"]), meta["size"]
         self._decode = lambda: stream(self.path)
 
     def _open_pictures(self) -> None:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         files = pictures(self.path) if self.path.is_dir() else [self.path]
         try:
@@ -234,7 +286,7 @@ class Reader:
                     for index in range(self.frames):
                         first.seek(index)
                         milliseconds.append(first.info.get("duration", 0))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
             raise ValueError(f"{files[0].name} is not a picture that can be read ({_first_line(error)})") from None
         self.fps = 1000 * self.frames / sum(milliseconds) if sum(milliseconds) else FOLDER_FPS
         self._decode = lambda: stream(self.path)
@@ -260,6 +312,93 @@ class Reader:
             yield Batch(first, np.stack(held), device)
         if first + len(held) != self.frames:
             raise ValueError(f"only {first + len(held)} of its {self.frames} frames can be decoded")
+
+
+def cut_short(path: Path) -> bool:
+    """Whether a file ends before its container says that it does.
+
+    By the boxes of MP4 (ISO/IEC 14496-12), the RIFF chunk of AVI, the segment of Matroska and WebM (RFC 8794), where
+    they say.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head[:4] == b"RIFF":
+            says = int.from_bytes(head[4:8], "little")
+            return says != 2**32 - 1 and 8 + says > size
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            at, header = _vint(head, 4)
+            if header is None or head[at + header : at + header + 4] != b"\x18\x53\x80\x67":
+                return False
+            at, segment = _vint(head, at + header + 4)
+            return segment is not None and at + segment > size
+        at = 0
+        while head[4:8] == b"ftyp" and at + 8 <= size:
+            file.seek(at)
+            box = file.read(16)
+            length = int.from_bytes(box[:4], "big")
+            if length == 1:
+                length = int.from_bytes(box[8:], "big")
+            if length < 8:  # to the end of the file, or damaged otherwise
+                return False
+            at += length
+        return at > size
+
+
+def _vint(data: bytes, at: int) -> tuple[int, int | None]:
+    """Where a length of EBML ends, and what it is; None where it is unknown."""
+    length = 9 - data[at].bit_length() if at < len(data) and data[at] else 8
+    value = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
+    return at + length, None if value == (1 << 7 * length) - 1 else value
+
+
+class Trial:
+    """Opens videos in another process, in their order and ahead of who asks: some damaged ones end decord's process."""
+
+    CODE = """if True:
+        import sys
+        sys.path[:] = [folder for folder in sys.path if folder]
+        import decord, json
+        for path in json.load(sys.stdin):
+            try:
+                decord.VideoReader(path, num_threads=1)[0]
+            except Exception:
+                pass
+            print(flush=True)
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self._left = [path for path in paths if path.suffix.lower() in EXTENSIONS[:-1] and not path.is_dir()]
+        self._fatal: set[Path] = set()
+        self._process: subprocess.Popen[str] | None = None
+        if not find_spec("decord"):
+            self._left.clear()
+
+    def fatal(self, path: Path) -> bool:
+        """Whether decord does not survive to open it."""
+        while path in self._left:
+            if not self._process:
+                command = [sys.executable, "-c", self.CODE]
+                pipe = subprocess.PIPE
+                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+                assert self._process.stdin
+                json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
+                self._process.stdin.close()
+            assert self._process.stdout
+            survived, tried = self._process.stdout.readline(), self._left.pop(0)
+            if not survived:
+                self._fatal.add(tried)
+                self.close()
+        return path in self._fatal
+
+    def close(self) -> None:
+        """Ends the other process."""
+        if self._process:
+            self._process.kill()
+            if self._process.stdout:
+                self._process.stdout.close()
+            self._process.wait()
+            self._process = None
 
 
 def _first_line(error: BaseException) -> str:

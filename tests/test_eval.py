@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
-from w2sd_video.eval import videos
+from w2sd_video.eval import official_worker, report, statistics, videos
+from w2sd_video.eval.cli import table
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
 from w2sd_video.eval.evaluate import Scorer, Scores, evaluate
 from w2sd_video.eval.results import Summary
@@ -76,7 +79,7 @@ def test_prompts_come_from_the_json_then_the_sidecar_then_the_name(folder):
     )
     found = find([folder], {f"{PROMPT}-2.mp4": "from the json"})
     assert [v.prompt for v in found] == [PROMPT, "from the sidecar", "from the json"]
-    assert [v.pair for v in found] == [f"{PROMPT}-0.mp4", "from the sidecar, seed 4", f"{PROMPT}-2.mp4"]
+    assert [v.pair for v in found] == [f"{PROMPT}, seed 0", "from the sidecar, seed 4", f"{PROMPT}, seed 2"]
 
 
 def test_globs_folders_and_files_are_groups(folder):
@@ -87,7 +90,17 @@ def test_globs_folders_and_files_are_groups(folder):
 def test_a_gif_or_frames_beside_an_mp4_are_not_scored_twice(folder):
     video.write_gif(shapes_video(), folder / f"{PROMPT}-0.gif", 8)
     video.write_pngs(shapes_video(), folder / f"{PROMPT}-0")
+    video.write_pngs(shapes_video(), folder / f"{PROMPT}-1-frames")  # as `generate --png` names them
     assert len(find([folder])) == 3
+
+
+def test_frames_have_the_prompt_and_seed_of_the_video_that_they_are_of(tmp_path):
+    for group, stem in {"plain": "v1.5, seed0-plain", "w2sd": "v1.5, seed0-w2sd"}.items():
+        video.write_pngs(shapes_video(), tmp_path / group / f"{stem}-frames")
+        request = {"prompt": PROMPT, "seed": 0, "variant": group}
+        (tmp_path / group / f"{stem}.json").write_text(json.dumps({"request": request}))
+    found = find([tmp_path / "plain", tmp_path / "w2sd"])
+    assert [(v.prompt, v.pair) for v in found] == [(PROMPT, f"{PROMPT}, seed 0")] * 2
 
 
 def test_a_folder_of_pictures_is_a_video(tmp_path):
@@ -96,11 +109,47 @@ def test_a_folder_of_pictures_is_a_video(tmp_path):
     assert found.path == tmp_path / "frames" and found.open().frames == 16
 
 
-@pytest.mark.parametrize("argument", ["missing.mp4", "missing/*.mp4", "empty"])
-def test_what_names_no_video_is_refused(tmp_path, argument):
+@pytest.mark.parametrize("argument", ["missing.mp4", "missing/*.mp4", "empty", ""])
+def test_what_names_no_video_is_refused(tmp_path, monkeypatch, argument):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "v.mp4").write_bytes(b"")
     with pytest.raises(Refused, match="videos: .*is not accepted; give files, folders or globs"):
-        find([tmp_path / argument])
+        find([argument])
+
+
+def test_every_video_of_a_folder_is_found_once(tmp_path):
+    for name in ("a.mp4", "a.avi", "a.gif", "a/b.mp4", "c/d.mp4", "c/e/f.mp4", ".hidden/g.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    video.write_pngs(noise(2, 8, 8), tmp_path / "pictures")
+    (tmp_path / "pictures" / "videos").mkdir()
+    (tmp_path / "pictures" / "videos" / "h.mp4").write_bytes(b"")
+    (tmp_path / "c" / "up").symlink_to(tmp_path)
+    found = [str(v.path.relative_to(tmp_path)) for v in find([tmp_path])]
+    assert found == ["a.avi", "a.mp4", "a/b.mp4", "c/d.mp4", "c/e/f.mp4", "pictures", "pictures/videos/h.mp4"]
+
+
+def test_hidden_pictures_are_none(tmp_path):
+    video.write_pngs(noise(2, 8, 8), tmp_path / "v")
+    for name in ("v/._0000.png", ".thumbnails/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    assert [v.path.name for v in find([tmp_path], images=True)] == ["0000.png", "0001.png"]
+    assert find([tmp_path])[0].open().frames == 2
+
+
+def test_pairs_are_known_by_prompt_and_seed_or_by_name(tmp_path):
+    for name in ("1/cat-0.mp4", "2/cat-0.webm", "3/other.mp4", "1/dog.mp4", "2/dog.gif", "1/null.mp4", "2/empty.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name, prompt in {"3/other": "cat", "1/null": None, "2/empty": ["cat"]}.items():
+        request = {"prompt": prompt, "seed": 0, "variant": "w2sd"}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"request": request}))
+    found = {v.path.name: v.pair for v in find([tmp_path / group for group in "123"])}
+    assert found["cat-0.mp4"] == found["cat-0.webm"] == found["other.mp4"] == "cat, seed 0"
+    assert found["dog.mp4"] == found["dog.gif"] == "dog"
+    assert (found["null.mp4"], found["empty.mp4"]) == ("null", "empty")
 
 
 def test_a_prompt_for_a_video_that_is_not_there_is_refused(folder):
@@ -146,6 +195,31 @@ def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monk
     monkeypatch.setitem(sys.modules, "decord", None)
     assert np.array_equal(frames, np.concatenate([batch.pixels for batch in Reader(path).batches()]))
     assert len(frames) == reader.frames == 8
+
+
+def test_a_rotated_video_is_read_as_it_is_shown(tmp_path, monkeypatch):
+    encode(noise(4, 48, 96), tmp_path / "v.mp4", "-pix_fmt", "yuv420p")
+    turn = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-display_rotation", "90", "-i", tmp_path / "v.mp4"]
+    subprocess.run([*turn, "-c", "copy", tmp_path / "turned.mp4"], check=True)
+    for reader in (Reader(tmp_path / "turned.mp4"), Reader(tmp_path / "turned.mp4", by_ffmpeg=True)):
+        (batch,) = reader.batches()
+        assert batch.pixels.shape == (4, 96, 48, 3)
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video.write_mp4(shapes_video(), tmp_path / "a cat: close up-0.mp4", 8)
+    (found,) = find(["."])
+    assert found.open().frames == found.open(by_ffmpeg=True).frames == 16
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    frames = noise(12, 16, 16)
+    (tmp_path / "v").mkdir()
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "v" / f"{index}.png")
+    (batch,) = Reader(tmp_path / "v").batches()
+    assert np.array_equal(batch.pixels, frames)
 
 
 def test_batches_are_bounded_by_pixels_and_lose_nothing(tmp_path, monkeypatch):
@@ -206,12 +280,70 @@ def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kin
     assert bad.path.name == "broken.mp4" and problem
 
 
+@pytest.mark.parametrize("by_ffmpeg", [False, True])
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("v.mp4", ["-pix_fmt", "yuv420p", "-movflags", "+faststart"]),
+        ("v.mp4", ["-pix_fmt", "yuv420p", "-movflags", "frag_keyframe+empty_moov"]),
+        ("v.mkv", ["-pix_fmt", "yuv420p"]),
+        ("v.webm", ["-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p"]),
+        ("v.avi", ["-c:v", "mjpeg", "-q:v", "3"]),
+    ],
+)
+def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, part, by_ffmpeg):
+    path = encode(noise(20, 48, 64), tmp_path / name, *options, "-g", "4")
+    assert sum(map(len, Reader(path, by_ffmpeg).batches())) == 20
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ValueError, match="the file is cut short"):
+        Reader(path, by_ffmpeg)
+
+
+def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
+    options = ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-g", "4"]
+    first = encode(noise(12, 64, 64), folder / f"{PROMPT}-0.mp4", *options)
+    data = bytearray(first.read_bytes())
+    data[data.index(b"stts") + 11] = (
+        206  # entries of the table of times, of which there is 1: decord runs out of memory
+    )
+    first.write_bytes(data)
+    tried = videos.Trial([first, folder / f"{PROMPT}-1.mp4"])
+    assert [tried.fatal(path) for path in (first, folder / f"{PROMPT}-1.mp4")] == [True, False]
+    tried.close()
+    scores = evaluate([folder], ["temporal_flickering"])
+    assert len(scores.of) == 3 and not scores.problems
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_gif_that_was_cut_short_is_named(folder, part):
+    video.write_gif(shapes_video(), folder / "cut.gif", 8)
+    data = (folder / "cut.gif").read_bytes()
+    (folder / "cut.gif").write_bytes(data[: int(part * len(data))])
+    scores = evaluate([folder], ["temporal_flickering"])
+    assert len(scores.of) == 3 and [bad.path.name for bad, _, _ in scores.problems] == ["cut.gif"]
+
+
+def test_a_file_that_changes_while_it_is_scored_has_no_score(folder, tmp_path):
+    last = folder / f"{PROMPT}-2.mp4"
+
+    def change(done: int, total: int, video_: Video) -> None:
+        if done == 1:
+            video.write_mp4(shapes_video(9), last, 8)
+
+    scores = evaluate([folder], ["temporal_flickering"], tmp_path / "rows.jsonl", progress=change)
+    ((bad, _, problem),) = scores.problems
+    assert bad.path == last and problem == "it changed while it was scored; score it again"
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+    assert len(evaluate([folder], ["temporal_flickering"], tmp_path / "rows.jsonl").of) == 3
+
+
 def test_pictures_of_more_than_eight_bits_of_grey_are_refused(tmp_path):
     (tmp_path / "v").mkdir()
     for n in range(2):
         Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(tmp_path / "v" / f"{n}.png")
     ((_, _, problem),) = evaluate([tmp_path / "v"], ["temporal_flickering"]).problems
-    assert "0.png has more than 8 bits a channel" in problem
+    assert "0.png cannot be read: it has more than 8 bits a channel" in problem
 
 
 def test_frames_of_different_sizes_are_refused(tmp_path):
@@ -502,14 +634,23 @@ def test_a_mean_leaves_out_what_does_not_apply():
     assert interval(np.array([np.nan])).n == 0
 
 
+def test_an_interval_is_the_same_however_many_values_are_drawn_at_once(monkeypatch):
+    values = np.random.default_rng(1).normal(size=70)
+    whole = interval(values)
+    monkeypatch.setattr(statistics, "AT_ONCE", 1000)
+    assert interval(values) == whole
+
+
 def test_wins_count_ties_half():
     assert wins(np.array([1.0, -1.0, 0.0, np.nan])) == 0.5
 
 
 def test_vbench_has_two_means():
     # Two videos of 3 and 5 frames: 2 and 4 pairs.
-    assert aggregate([0.5, 0.8], [3, 5], by_pairs=True, scale=1.0) == (pytest.approx(0.7), pytest.approx(0.65))
-    assert aggregate([50.0, 80.0], [3, 5], by_pairs=False, scale=100.0) == (pytest.approx(0.65), pytest.approx(0.65))
+    subject, background, imaging = map(get, ("subject_consistency", "background_consistency", "imaging_quality"))
+    assert aggregate([0.5, 0.8], [3, 5], subject.weighted, 1.0) == pytest.approx((0.7, 0.65))
+    assert aggregate([0.5, 0.8], [3, 5], background.weighted, 1.0) == pytest.approx((0.7, 0.7))
+    assert aggregate([50.0, 80.0], [3, 5], imaging.weighted, 100.0) == pytest.approx((0.65, 0.65))
 
 
 def test_totals_are_those_of_the_leaderboard():
@@ -570,7 +711,19 @@ def test_groups_without_pairs_are_not_compared():
     other = Video(Path("b/x.mp4"), "b", "x", None)
     scores.videos.append(other)
     scores.of[other] = {"shapes_jerk": 1.0}
-    assert Summary(scores).comparisons == []
+    summary = Summary(scores)
+    assert summary.comparisons == [] and "b: nothing to compare" in summary.notes[0]
+
+
+def test_of_a_pair_that_a_group_has_twice_none_is_compared():
+    scores = made_up({"a": [1.0, 2.0], "b": [1.5, 3.0]})
+    twin = Video(Path("b/twin.mp4"), "b", scores.videos[0].pair, None)
+    scores.videos.append(twin)
+    scores.of[twin] = {"shapes_jerk": 9.0}
+    summary = Summary(scores)
+    (found,) = summary.comparisons
+    assert (found.difference.n, found.difference.mean) == (1, 1.0)
+    assert "b: 1 of 2 pairs are left out" in summary.notes[0]
 
 
 # The command line
@@ -604,7 +757,7 @@ def test_the_command_writes_every_file_and_says_where(folder, tmp_path):
 def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
     broken(folder / "broken.mp4", "cut")
     code, said = command(folder, "--dimensions", "temporal_flickering", "--out", tmp_path / "r.json")
-    assert code == 1 and "broken.mp4: it is not a video" in said
+    assert code == 1 and "broken.mp4: the file is cut short" in said
     assert len(json.loads((tmp_path / "r.json").read_text())["videos"]) == 3
 
 
@@ -629,6 +782,87 @@ def test_bad_input_is_named_and_nothing_is_written(folder, tmp_path, monkeypatch
     code, said = command(*[each.format(folder=folder) for each in arguments])
     assert code == 2 and any(each in said for each in says.split("|")), said
     assert not list(tmp_path.glob("results*"))
+
+
+def test_what_another_program_wrote_is_left_as_it_is(folder, tmp_path):
+    cases = {
+        "folder.json": None,
+        "sidecar.json": '{"request": {"prompt": "a cat"}}',
+        "list.json": "[1]",
+        "table.csv": "a,b\n",
+        "page.html": "<p>",
+        "rows.jsonl": '{"foreign": true}\n',
+        "row.jsonl": '{"foreign": true}',
+        "part.html": None,
+    }
+    for name, content in cases.items():
+        path = tmp_path / name
+        path.mkdir() if content is None else path.write_text(content)
+        code, said = command(folder, "--dimensions", "temporal_flickering", "--out", path.with_suffix(".json"))
+        assert code in (1, 2) and name in said.replace("\n", ""), (name, said)
+        assert path.is_dir() if content is None else path.read_text() == content
+        assert content is None or name.endswith(".json") or not path.with_suffix(".json").exists()
+
+
+def test_names_that_are_no_text_or_look_like_markup_are_shown(tmp_path):
+    groups = ["g$x_$", "_u", "gr[red]x", "caf\udce9"]
+    names = ("temporal_flickering", "subject_consistency", "imaging_quality")  # three make a radar
+    scored = [Video(tmp_path / group / "v.mp4", group, "v", None) for group in groups]
+    scores = Scores([get(name) for name in names], scored, weights=dict.fromkeys(names, {}))
+    for each in scored:
+        each.path.parent.mkdir()
+        video.write_mp4(shapes_video(), each.path, 8)
+        scores.of[each], scores.facts[each] = dict.fromkeys(names, 0.5), {"frames": 16}
+    summary = Summary(scores)
+    files = summary.write(tmp_path / "r.json", [])
+    report.write(tmp_path / "r.html", summary)
+    page = (tmp_path / "r.html").read_text()
+    assert "<svg" in page and "caf\\udce9" in page and json.loads(files[0].read_text())["groups"]
+    shown = io.StringIO()
+    Console(file=shown, width=400).print(table(summary))
+    assert "gr[red]x" in shown.getvalue() and "caf\\udce9" in shown.getvalue()
+
+
+def test_many_groups_have_a_row_each():
+    scores = made_up({f"g{n}": [float(n)] for n in range(9)})
+    shown = io.StringIO()
+    Console(file=shown, width=60).print(table(Summary(scores)))
+    assert all(f"g{n}" in shown.getvalue() for n in range(9))
+    assert "put a glob in quotes" in Summary(scores).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"videos": None}, "videos"),
+        ({"videos": [3]}, "videos"),
+        ({"dimensions": [3]}, "dimensions"),
+        ({"dimensions": None}, "dimensions"),
+        ({"rows_file": 3}, "rows_file"),
+        ({"prompts": ["a prompt"]}, "prompts"),
+        ({"prompts": {"v.mp4": 3}}, "prompts"),
+        ({"weights": "nowhere"}, "weights"),
+        ({"references": [3]}, "references"),
+        ({"references": "nowhere", "dimensions": "clip_i,clipped"}, "references"),
+        ({"references": "nowhere.npz", "dimensions": "fid,clipped"}, "references"),
+        ({"official": True}, "official"),
+        ({"device": None}, "device"),
+        ({"device": 3}, "device"),
+        ({"device": "meta"}, "device"),
+    ],
+)
+def test_bad_arguments_are_named_with_their_values(folder, tmp_path, monkeypatch, arguments, argument):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path / "none"))
+    given = {"videos": [folder], "dimensions": "temporal_flickering"} | arguments
+    with pytest.raises(Refused, match="is not accepted; ") as refused:
+        evaluate(**given)
+    assert refused.value.argument == argument
+
+
+def test_one_path_stands_for_itself_and_an_iterator_for_what_it_gives(folder):
+    one_by_one = evaluate((path for path in [folder]), (name for name in ["temporal_flickering"]))
+    assert evaluate(str(folder), " temporal_flickering ").of.keys() == one_by_one.of.keys() != set()
 
 
 # VBench's own package
@@ -666,3 +900,33 @@ def test_the_official_backend_scores_as_we_do(folder):
     ours = evaluate([folder], ["temporal_flickering"])
     theirs = evaluate([folder], ["temporal_flickering"], official=sys.executable)
     assert ours.of == theirs.of and not theirs.problems
+
+
+@pytest.mark.slow
+def test_what_the_official_package_cannot_score_is_named_and_the_rest_goes_on(folder, tmp_path, monkeypatch):
+    pytest.importorskip("vbench")
+    pytest.importorskip("cv2")
+    video.write_mp4(shapes_video()[:1], folder / "one frame.mp4", 8)
+    video.write_mp4(shapes_video(7), folder / "side.mp4", 8)
+    compared = {"prompt": PROMPT, "seed": 0, "variant": "compare"}
+    (folder / "side.json").write_text(json.dumps({"request": compared}))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "decord.py").write_text("raise ImportError('the current folder is not for import')")
+    scores = evaluate([folder], ["temporal_flickering", "appearance_style"], official=sys.executable)
+    assert {v.path.name: said for v, _, said in scores.problems} == {
+        "one frame.mp4": "VBench gave it no score",
+        "side.mp4": "it shows several videos side by side; score them one by one",
+    }
+    assert len(scores.of) == 3
+    assert [each.name for each in scores.skipped] == ["appearance_style"]
+    assert "no video is of one of them" in scores.skipped[0].reason
+
+
+def test_the_official_package_is_given_names_that_it_reads(tmp_path):
+    (tmp_path / "a-person-is-riding-a-bike-35-seed0.webm").write_bytes(b"a video")
+    asked = {"path": str(next(tmp_path.iterdir())), "prompt": "A person is riding a bike"}
+    (tmp_path / "links").mkdir()
+    place = official_worker.linked(asked, 7, str(tmp_path / "links"))
+    assert Path(place).read_bytes() == b"a video" and place.endswith(".mp4")
+    # human_action.py, line 78 of vbench 0.1.5
+    assert place.split("/")[-1].lower().split("-")[0].split("person is ")[-1].split("_")[0] == "riding a bike"

@@ -217,15 +217,24 @@ def test_references_are_asked_for_by_name(folder: Path, tmp_path: Path):
     np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.zeros((3, 3)))
     (tmp_path / "text.npz").write_text("no")
     np.savez(tmp_path / "code.npz", mu=np.array([print], dtype=object), sigma=0)
-    for file, said in {
-        "odd.npz": r"mu \(3,\) and sigma \(3, 3\), not 2048",
-        "text.npz": "does not hold",
-        "code.npz": "does not hold",
-    }.items():
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "odd.npz").read_bytes()[:-100])
+    one = np.eye(2048, dtype=np.float32)
+    np.savez(tmp_path / "nan.npz", mu=np.full(2048, np.nan), sigma=one)
+    np.savez(tmp_path / "negative.npz", mu=np.zeros(2048), sigma=-one)
+    np.savez(tmp_path / "lopsided.npz", mu=np.zeros(2048), sigma=np.triu(np.ones_like(one)))
+    np.savez(tmp_path / "complex.npz", mu=np.zeros(2048), sigma=1j * one)
+    says = dict.fromkeys(("text.npz", "code.npz", "cut.npz", "complex.npz"), "does not hold")
+    says |= dict.fromkeys(("nan.npz", "negative.npz", "lopsided.npz"), "holds no mean and covariance")
+    says |= {"odd.npz": r"mu \(3,\) and sigma \(3, 3\), not 2048"}
+    for file, said in says.items():
         with pytest.raises(FileNotFoundError, match=said):
             scored(folder, ["fid"], references=[tmp_path / file])
     with pytest.raises(FileNotFoundError, match="compares with pictures, and .*odd.npz holds statistics"):
         scored(folder, ["dino"], references=[tmp_path / "odd.npz"])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "0.png").write_text("no picture")
+    said = [problem for _, _, problem in scored(folder, ["dino"], references=[tmp_path / "broken"]).problems]
+    assert "none of the references can be read" in said
 
 
 def test_other_weights_are_refused_by_name(folder: Path, tmp_path: Path):
