@@ -114,10 +114,11 @@ def evaluate(
         except OSError as error:
             problems.append((video, "", str(error)))
 
-    if official:
-        problems += _officially(str(official), scorer, store, todo)
-    else:
-        problems += _score(scorer, store, todo, progress)
+    with contextlib.closing(Trial(video.path for video, new in todo.items() if new)) as trial:
+        if official:
+            problems += _officially(str(official), scorer, store, todo, trial)
+        else:
+            problems += _score(scorer, store, todo, trial, progress)
 
     scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
@@ -204,6 +205,7 @@ def _score(
     scorer: Scorer,
     store: Store,
     todo: dict[Video, list[Dimension]],
+    trial: Trial,
     progress: Callable[[int, int, Video], None],
 ) -> list[tuple[Video, str, str]]:
     """Scores what is to do; gives back what could not be scored, and why.
@@ -213,7 +215,6 @@ def _score(
     """
     problems: list[tuple[Video, str, str]] = []
     waiting = [(video, wanted) for video, wanted in todo.items() if wanted]
-    trial = Trial(video.path for video, _ in waiting)
     large: dict[Video, list[Dimension]] = {}
     done, total = 0, len(waiting)
 
@@ -252,21 +253,18 @@ def _score(
         scorer.unload()
         for video, wanted in list(large.items()):
             score(video, [dimension] if dimension in wanted else [])
-    trial.close()
     if waiting:
         progress(total, total, waiting[-1][0])
     return problems
 
 
 def _officially(
-    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]]
+    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]], trial: Trial
 ) -> list[tuple[Video, str, str]]:
     """Has VBench's package score what is to do; gives back what it did not, and why."""
     problems: list[tuple[Video, str, str]] = []
     facts: dict[Video, dict[str, Any]] = {}
-    waiting = [video for video, new in todo.items() if new]
-    trial = Trial(video.path for video in waiting)
-    for video in waiting:
+    for video in (video for video, new in todo.items() if new):
         try:
             if trial.fatal(video.path):
                 raise ValueError("decord, by which VBench's package reads it too, dies of it")

@@ -14,7 +14,9 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -368,24 +370,24 @@ class Trial:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self._left = [path for path in paths if path.suffix.lower() in EXTENSIONS[:-1] and not path.is_dir()]
-        self._fatal: set[Path] = set()
+        tried = (path for path in paths if path.suffix.lower() in EXTENSIONS[:-1] and not path.is_dir())
+        self._left = deque(dict.fromkeys(tried) if find_spec("decord") else ())
+        self._waiting, self._fatal = set(self._left), set[Path]()
         self._process: subprocess.Popen[str] | None = None
-        if not find_spec("decord"):
-            self._left.clear()
 
     def fatal(self, path: Path) -> bool:
         """Whether decord does not survive to open it."""
-        while path in self._left:
+        while path in self._waiting:
             if not self._process:
                 command = [sys.executable, "-c", self.CODE]
                 pipe = subprocess.PIPE
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
                 assert self._process.stdin
-                json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
-                self._process.stdin.close()
+                with suppress(BrokenPipeError), self._process.stdin:
+                    json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
             assert self._process.stdout
-            survived, tried = self._process.stdout.readline(), self._left.pop(0)
+            survived, tried = self._process.stdout.readline(), self._left.popleft()
+            self._waiting.discard(tried)
             if not survived:
                 self._fatal.add(tried)
                 self.close()
