@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +28,13 @@ from .results import Summary, printable
 from .videos import Video, read_prompts
 
 MANY = 6  # groups, of which a terminal's width holds no more
+# What near its start tells a file of this command's from another one.
+SIGNS = {
+    ".json": b'"command": [',
+    ".jsonl": b'{"key": ',
+    ".csv": b"column,group,n,mean",
+    ".html": b"<title>Scores</title>",
+}
 
 
 def run(
@@ -95,19 +103,20 @@ def _free(results: Path) -> None:
     """
     if results.suffix != ".json":
         raise Refused("out", str(results), "give the name of a .json file")
-    for end in (".json", ".jsonl", ".csv", ".html"):
-        if results.with_suffix(end).is_dir():
-            raise Refused("out", str(results), f"{results.with_suffix(end)} is a folder; give another name")
-    foreign = [file for end in (".csv", ".html") if (file := results.with_suffix(end)).exists()]
-    if results.with_suffix(".jsonl").exists():  # as this command leaves it when it is killed
-        foreign = []
-    if results.exists():
-        try:
-            foreign = (
-                [] if json.loads(results.read_bytes()).keys() >= {"command", "dimensions", "groups"} else [results]
-            )
-        except (OSError, ValueError, AttributeError):
-            foreign = [results]
+    there = {end: file for end in SIGNS if os.path.lexists(file := results.with_suffix(end))}
+    named = re.compile(re.escape(results.stem) + r"(_\d+)?_eval_results\.json")
+    vbench = [file for file in results.parent.glob("*_eval_results.json") if named.fullmatch(file.name)]
+    starts = {}
+    try:
+        for end, file in there.items():
+            with file.open("rb") as opened:
+                starts[end] = opened.read(4096)
+    except OSError as error:
+        raise Refused("out", str(results), f"{error.filename} is not a file to write to; give another name") from None
+    foreign = [
+        there[end] for end, start in starts.items() if SIGNS[end] not in start and not SIGNS[end].startswith(start)
+    ]
+    foreign += [file for file in vbench if file.is_dir() or not there]
     if foreign:
         raise Refused("out", str(results), f"{foreign[0]} is there and not of this command; give another name")
 

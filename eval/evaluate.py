@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def evaluate(
         raise Refused("weights", str(weights), "give a folder")
     if rows_file:
         writable(Path(rows_file).parent)
-    given = [video for video in asked_for if isinstance(video, Video)]
+    given = [replace(video) for video in asked_for if isinstance(video, Video)]  # to be hashed as they are now
     found = given + find([v for v in asked_for if not isinstance(v, Video)], prompts, images)
     if not found:
         raise Refused("videos", "", "give files, folders or globs of videos")
@@ -281,9 +281,14 @@ def _officially(
             scorer.skip(dimension, str(error))
             continue
         for video, score in made.items():
+            try:
+                video.same()
+            except (ValueError, OSError) as error:
+                problems.append((video, dimension.name, str(error)))
+                continue
             store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, facts[video])
         problems += [(video, dimension.name, why) for video, why in unmade.items()]
-        if not unmade and not any(scorer.key(dimension, video) in store for video in facts):
+        if not unmade and not any(scorer.key(dimension, video) in store for video in todo):
             scorer.skip(dimension, "it looks for what VBench's own prompts ask for, and no video is of one of them")
     return problems
 
@@ -295,7 +300,8 @@ class Store:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = {}
         for number, row in enumerate(rows(path) if path else [], 1):
-            if not isinstance(row, dict) or not {"key", "scores", *FACTS} <= row.keys():
+            own = isinstance(row, dict) and row.keys() >= {"key", "scores", *FACTS}
+            if not own or not isinstance(row["key"], str) or not isinstance(row["scores"], dict):
                 raise ValueError(f"{path}, line {number}, is no score of this program")
             self.rows[row["key"]] = row
 

@@ -64,7 +64,11 @@ def _is_covariance(matrix: NDArray[np.float64]) -> bool:
     largest = np.abs(matrix).max()
     if not np.isfinite(largest) or np.abs(matrix - matrix.T).max() > 1e-3 * largest:
         return False
-    return np.linalg.eigvalsh(matrix).min() >= -1e-3 * largest
+    try:
+        np.linalg.cholesky(matrix + (1e-3 * largest + 1e-30) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:  # it has a negative eigenvalue
+        return False
+    return True
 
 
 def moments(features: NDArray[np.float32]) -> Moments:

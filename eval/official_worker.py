@@ -7,6 +7,7 @@ Its argument is a JSON file: a `dimension`, a `device`, `videos` (each a `path` 
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -64,7 +65,8 @@ def linked(video, index, folder):
         return video["path"]
     end = os.path.splitext(video["path"])[1].lower()
     end = end if end in (".gif", ".png", ".jpg") else ".mp4"
-    place = os.path.join(folder, f"{video['prompt'].replace('/', ' ')[:60]}-{index}{end}")
+    prompt = re.sub(r'[\\/:*?"<>|]', " ", video["prompt"])[:60]
+    place = os.path.join(folder, f"{prompt}-{index}{end}")
     if os.path.lexists(place):
         os.remove(place)
     try:

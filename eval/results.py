@@ -140,13 +140,18 @@ class Summary:
         ]
 
     def _unpaired(self) -> Iterator[str]:
+        if all(isinstance(d, Compared) and d.of_groups for d in self.scores.dimensions):
+            return
         for group in self.others:
             theirs, mine = (self._by_pair(each) for each in (self.base, group))
             common = [pair for pair in theirs if pair in mine]
             several = [pair for pair in common if len(theirs[pair]) + len(mine[pair]) > 2]
+            alone = len(theirs) + len(mine) - 2 * len(common)
             if not common:
                 yield f"{group}: nothing to compare, no prompt and seed, or name, is that of a video of {self.base}"
-            elif several:
+            elif alone:
+                yield f"{group}: {alone} videos of it and {self.base} have no pair in the other, and are not compared"
+            if several:
                 yield (
                     f"{group}: {len(several)} of {len(common)} pairs are left out of comparisons, such as"
                     f" '{several[0]}': {self.base} or {group} has several videos of it"

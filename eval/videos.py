@@ -112,7 +112,9 @@ def find(
     known: set[str] = set()
     within = _pictures if images else _videos
     for argument in map(str, arguments):
-        root = Path(argument or "?").expanduser()  # and not the current folder
+        if not argument:  # which would be the current folder
+            raise Refused("videos", argument, "give files, folders or globs")
+        root = Path(os.path.expanduser(argument))
         if root.is_dir():
             paths = list(within(root))
         elif root.exists():
@@ -147,24 +149,29 @@ def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     above = (*above, folder.resolve())
     try:
         files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        videos = [path for path in files if path.is_file() and path.suffix.lower() in EXTENSIONS]
     except OSError:
         yield folder  # which opening it then says of it
         return
-    videos = [path for path in files if path.is_file() and path.suffix.lower() in EXTENSIONS]
-    if not videos and pictures(folder):
+    frames = not videos and _is_frames(folder)
+    if frames:
         yield folder
     # A GIF or a folder of frames beside the MP4 of the same name is the same video, made for the eye.
     others = {_stem(path) for path in videos if path.suffix.lower() != ".gif"}
     yield from (path for path in videos if path.suffix.lower() != ".gif" or _stem(path) not in others)
     shown = {_stem(path) for path in videos}
     for path in files:
-        # A link to a folder above would never end.
-        if path.is_dir() and path.resolve() not in above and not (_stem(path) in shown and _is_frames(path)):
-            yield from _videos(path, above)
+        if path.is_dir() and path.resolve() not in above:  # a link to a folder above would never end
+            within = _videos(path, above)
+            # Beside a video of its name, or frames, a folder has no more frames to score.
+            yield from (found for found in within if found.is_file()) if frames or _stem(path) in shown else within
 
 
 def _is_frames(folder: Path) -> bool:
-    return folder.name.endswith("-frames") or bool(pictures(folder))
+    try:
+        return bool(pictures(folder))
+    except OSError:
+        return False
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
@@ -182,9 +189,9 @@ def _stem(path: Path) -> str:
 def _request(path: Path) -> dict[str, Any]:
     """The prompt, seed and variant that a video was asked for by, from its sidecar; empty without one."""
     try:
-        request = json.loads(path.with_name(f"{_stem(path)}.json").read_text(encoding="utf-8"))["request"]
+        request = json.loads(path.with_name(f"{_stem(path)}.json").read_text(encoding="utf-8-sig"))["request"]
         found = {name: request[name] for name in ("prompt", "seed", "variant")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return found if isinstance(found["prompt"], str) and isinstance(found["seed"], int) else {}
 
@@ -241,7 +248,8 @@ class Reader:
 
     def _open_decord(self, decord: Any) -> None:
         try:
-            reader = decord.VideoReader(str(self.path), num_threads=1)
+            # It would put what is at hand in the place of a frame that it cannot decode, but for this many of them.
+            reader = decord.VideoReader(str(self.path), num_threads=1, fault_tol=1e-6)
             self.frames, self.fps = len(reader), float(reader.get_avg_fps())
             start = reader[0]
             self.height, self.width = start.shape[:2]
@@ -279,6 +287,8 @@ class Reader:
         from PIL import Image
 
         files = pictures(self.path) if self.path.is_dir() else [self.path]
+        if not files:
+            raise ValueError("it holds no picture")
         try:
             with Image.open(files[0]) as first:
                 self.frames = len(files) if self.path.is_dir() else getattr(first, "n_frames", 1)
@@ -316,6 +326,9 @@ class Reader:
             raise ValueError(f"only {first + len(held)} of its {self.frames} frames can be decoded")
 
 
+BOXES = [name.encode() for name in "ftyp moov mdat moof mfra sidx styp free skip wide udta uuid meta emsg prft".split()]
+
+
 def cut_short(path: Path) -> bool:
     """Whether a file ends before its container says that it does.
 
@@ -341,7 +354,7 @@ def cut_short(path: Path) -> bool:
             length = int.from_bytes(box[:4], "big")
             if length == 1:
                 length = int.from_bytes(box[8:], "big")
-            if length < 8:  # to the end of the file, or damaged otherwise
+            if length < 8 or box[4:8] not in BOXES:  # to the end of the file, or something after the boxes
                 return False
             at += length
         return at > size
@@ -361,6 +374,7 @@ class Trial:
         import sys
         sys.path[:] = [folder for folder in sys.path if folder]
         import decord, json
+        print(flush=True)
         for path in json.load(sys.stdin):
             try:
                 decord.VideoReader(path, num_threads=1)[0]
@@ -370,7 +384,7 @@ class Trial:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        tried = (path for path in paths if path.suffix.lower() in EXTENSIONS[:-1] and not path.is_dir())
+        tried = (path for path in paths if path.suffix.lower() not in (*PICTURES, ".gif") and not path.is_dir())
         self._left = deque(dict.fromkeys(tried) if find_spec("decord") else ())
         self._waiting, self._fatal = set(self._left), set[Path]()
         self._process: subprocess.Popen[str] | None = None
@@ -385,6 +399,11 @@ class Trial:
                 assert self._process.stdin
                 with suppress(BrokenPipeError), self._process.stdin:
                     json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
+                assert self._process.stdout
+                if not self._process.stdout.readline():  # decord cannot be imported there, which says nothing of files
+                    self._waiting.clear()
+                    self.close()
+                    break
             assert self._process.stdout
             survived, tried = self._process.stdout.readline(), self._left.popleft()
             self._waiting.discard(tried)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
-from w2sd_video.eval import official_worker, report, statistics, videos
+from w2sd_video.eval import official, official_worker, report, statistics, videos
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
-from w2sd_video.eval.evaluate import Scorer, Scores, evaluate
+from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.statistics import interval, wins
 from w2sd_video.eval.vbench import aggregate, normalise, totals
@@ -126,6 +127,8 @@ def test_every_video_of_a_folder_is_found_once(tmp_path):
     (tmp_path / "pictures" / "videos").mkdir()
     (tmp_path / "pictures" / "videos" / "h.mp4").write_bytes(b"")
     (tmp_path / "c" / "up").symlink_to(tmp_path)
+    video.write_pngs(noise(2, 8, 8), tmp_path / "pictures" / "masks")
+    video.write_pngs(noise(1, 8, 8), tmp_path / "a" / "more")
     found = [str(v.path.relative_to(tmp_path)) for v in find([tmp_path])]
     assert found == ["a.avi", "a.mp4", "a/b.mp4", "c/d.mp4", "c/e/f.mp4", "pictures", "pictures/videos/h.mp4"]
 
@@ -187,9 +190,11 @@ def test_decord_and_ffmpeg_give_the_same_frames(tmp_path, monkeypatch, size, opt
     assert np.array_equal(frames, np.concatenate([batch.pixels for batch in second.batches()]))
 
 
-def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("jitter", [False, True])
+def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monkeypatch, jitter):
     path = tmp_path / "v.mp4"
-    encode(noise(8, 48, 48), path, "-vf", "setpts=N*N/8/TB", "-fps_mode", "vfr", "-pix_fmt", "yuv420p")
+    times = "settb=1/90000,setpts=N*3600+random(0)*3000" if jitter else "setpts=N*N/8/TB"
+    encode(noise(8, 48, 48), path, "-vf", times, "-fps_mode", "passthrough", "-pix_fmt", "yuv420p")
     reader = Reader(path)
     frames = np.concatenate([batch.pixels for batch in reader.batches()])
     monkeypatch.setitem(sys.modules, "decord", None)
@@ -300,7 +305,27 @@ def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, 
         Reader(path, by_ffmpeg)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("v.avi", ["-c:v", "mjpeg"]),  # whose length is not known yet where it is written to a pipe
+        ("v.webm", ["-c:v", "libvpx-vp9"]),
+        ("v.mp4", ["-pix_fmt", "yuv420p"]),
+    ],
+)
+def test_a_file_that_does_not_say_how_long_it_is_is_not_cut_short(tmp_path, name, options):
+    path = encode(noise(4, 48, 64), tmp_path / name, *options)
+    if name == "v.mp4":
+        path.write_bytes(path.read_bytes() + b"TAG, as some cameras write it, and no box")
+    else:
+        pipe = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-c", "copy", "-f", name[2:], "-"]
+        path.write_bytes(subprocess.run(pipe, capture_output=True, check=True).stdout)
+    assert not videos.cut_short(path)
+    assert sum(map(len, Reader(path, by_ffmpeg=True).batches())) == 4
+
+
 def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
+    pytest.importorskip("decord")
     options = ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-g", "4"]
     first = encode(noise(12, 64, 64), folder / f"{PROMPT}-0.mp4", *options)
     data = bytearray(first.read_bytes())
@@ -311,8 +336,9 @@ def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
     tried = videos.Trial([first, folder / f"{PROMPT}-1.mp4"])
     assert [tried.fatal(path) for path in (first, folder / f"{PROMPT}-1.mp4")] == [True, False]
     tried.close()
-    scores = evaluate([folder], ["temporal_flickering"])
-    assert len(scores.of) == 3 and not scores.problems
+    shutil.copy(first, folder / "other end.m4v")
+    scores = evaluate([folder, folder / "other end.m4v"], ["temporal_flickering"])
+    assert len(scores.of) == 4 and not scores.problems
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
@@ -336,6 +362,10 @@ def test_a_file_that_changes_while_it_is_scored_has_no_score(folder, tmp_path):
     assert bad.path == last and problem == "it changed while it was scored; score it again"
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
     assert len(evaluate([folder], ["temporal_flickering"], tmp_path / "rows.jsonl").of) == 3
+    found = find([folder])
+    evaluate(found, ["temporal_flickering"])
+    video.write_mp4(shapes_video(10), last, 8)
+    assert not evaluate(found, ["temporal_flickering"]).problems
 
 
 def test_pictures_of_more_than_eight_bits_of_grey_are_refused(tmp_path):
@@ -715,6 +745,11 @@ def test_groups_without_pairs_are_not_compared():
     assert summary.comparisons == [] and "b: nothing to compare" in summary.notes[0]
 
 
+def test_videos_without_a_pair_are_counted():
+    scores = made_up({"a": [1.0, 2.0, 3.0], "b": [1.0]})
+    assert Summary(scores).notes == ["b: 2 videos of it and a have no pair in the other, and are not compared"]
+
+
 def test_of_a_pair_that_a_group_has_twice_none_is_compared():
     scores = made_up({"a": [1.0, 2.0], "b": [1.5, 3.0]})
     twin = Video(Path("b/twin.mp4"), "b", scores.videos[0].pair, None)
@@ -802,6 +837,20 @@ def test_what_another_program_wrote_is_left_as_it_is(folder, tmp_path):
         assert code in (1, 2) and name in said.replace("\n", ""), (name, said)
         assert path.is_dir() if content is None else path.read_text() == content
         assert content is None or name.endswith(".json") or not path.with_suffix(".json").exists()
+
+
+def test_what_this_command_wrote_it_writes_again(folder, tmp_path):
+    out = tmp_path / "r.json"
+    options = ["--dimensions", "temporal_flickering", "--out", out]
+    (tmp_path / "r2_eval_results.json").write_text("{}")
+    for removed in ("", "r.json", "r.json r.jsonl", "r.json r.csv r.html"):
+        for name in removed.split():
+            (tmp_path / name).unlink()
+        assert command(folder, *options)[0] == 0
+    for name in ("r.json", "r.jsonl", "r.csv", "r.html"):
+        (tmp_path / name).unlink()
+    code, said = command(folder, *options)  # by whom it was written, a file in VBench's schema does not say
+    assert code == 2 and "r_eval_results.json is there" in said.replace("\n", "")
 
 
 def test_names_that_are_no_text_or_look_like_markup_are_shown(tmp_path):
@@ -920,6 +969,17 @@ def test_what_the_official_package_cannot_score_is_named_and_the_rest_goes_on(fo
     assert len(scores.of) == 3
     assert [each.name for each in scores.skipped] == ["appearance_style"]
     assert "no video is of one of them" in scores.skipped[0].reason
+
+
+@pytest.mark.slow
+def test_scores_of_the_official_package_are_kept_beside_videos_of_other_prompts(folder, tmp_path):
+    pytest.importorskip("vbench")
+    first, *_ = find([folder])
+    (dimension,) = official.dimensions(["appearance_style"], sys.executable)
+    key = Scorer([dimension], None, torch.device("cpu")).key(dimension, first)
+    Store(tmp_path / "rows.jsonl").add({key: (dimension.name, {dimension.name: 0.5})}, first.open().facts)
+    scores = evaluate([folder], [dimension.name], tmp_path / "rows.jsonl", official=sys.executable)
+    assert scores.of == {first: {"appearance_style": 0.5}} and not scores.problems and not scores.skipped
 
 
 def test_the_official_package_is_given_names_that_it_reads(tmp_path):

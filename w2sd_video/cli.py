@@ -655,6 +655,8 @@ def evaluate(
 
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
+        if not official_python:
+            raise Refused("official_python", "", "give the Python of an environment that has VBench's package")
         official = official_python if backend == "official" else None
         options = (out_file, prompts_file, weights, device, official, images, references or [])
         if not run(out, err, videos, dimensions, *options):

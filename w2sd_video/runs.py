@@ -388,7 +388,7 @@ def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, An
         raise Refused(argument, value, presets.did_you_mean(str(value), known))
 
 
-def usable_device(name: str, auto: Sequence[str] = ("cuda", "mps")) -> torch.device:
+def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps")) -> torch.device:
     """The device of that name; for "auto" the first of those that is here, else the CPU.
 
     Raises:
@@ -396,7 +396,7 @@ def usable_device(name: str, auto: Sequence[str] = ("cuda", "mps")) -> torch.dev
     """
     import torch
 
-    if not isinstance(name, str) or name.startswith("meta"):  # which computes nothing
+    if not isinstance(name, (str, torch.device)) or str(name).startswith("meta"):  # which computes nothing
         raise Refused("device", name, "give auto, cpu, or an accelerator such as cuda or cuda:1")
     for each in (*auto, "cpu") if name == "auto" else (name,):
         try:

@@ -126,12 +126,13 @@ def stream(path: Path) -> Iterator[Frames]:
 def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of their names, 9 before 10; without hidden ones."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    return sorted(found, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)])
+    return sorted(found, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)] + [p.name])
 
 
 def _decoded(path: Path) -> Iterator[Frames]:
     """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures."""
     command = [ffmpeg(), "-loglevel", "error", "-i", str(path), "-fps_mode", "passthrough"]
+    command += ["-vf", "settb=1,setpts=N*1000"]  # of times that do not rise, it would complain
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
         assert process.stdout is not None
