@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import ImageFile
 from torch import Tensor, nn
 
 from .correlations import correlations, on_demand
@@ -61,12 +62,13 @@ def _network() -> nn.Module:
     spec = find_spec("vbench")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(MISSING, name="vbench")
-    before = set(sys.modules)
+    before, truncated = set(sys.modules), ImageFile.LOAD_TRUNCATED_IMAGES
     if "vbench" not in before:
         sys.modules["vbench"] = module_from_spec(spec)
     try:
         model = import_module("vbench.third_party.amt.networks.AMT-S").Model
     finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated  # they have Pillow fill up what a damaged picture lacks
         if "vbench" not in before:
             for name in [name for name in sys.modules if name.split(".")[0] == "vbench"]:
                 del sys.modules[name]

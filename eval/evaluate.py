@@ -74,7 +74,7 @@ def evaluate(
             again: they are known by the video's bytes, the dimension, its version and weights, and, where it counts,
             the prompt.
         prompts: prompts by file name.
-        weights: a folder with the networks' weights; default: the hub's, VBench's and torch's caches.
+        weights: a folder with the networks' weights; default: the hub's, VBench's, torch's and OpenAI's caches.
         device: auto, cpu, cuda, cuda:N.
         images: whether the pictures in folders are scored one by one, and not as the frames of a video.
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
@@ -288,7 +288,7 @@ def _officially(
                 continue
             store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, facts[video])
         problems += [(video, dimension.name, why) for video, why in unmade.items()]
-        if not unmade and not any(scorer.key(dimension, video) in store for video in todo):
+        if not made and not unmade and not any(scorer.key(dimension, video) in store for video in todo):
             scorer.skip(dimension, "it looks for what VBench's own prompts ask for, and no video is of one of them")
     return problems
 

@@ -1,8 +1,8 @@
 """What is scored: finding videos, their prompts and groups, and reading their frames a batch at a time.
 
-Every video is decoded once, for all dimensions. decord decodes; where it has no wheel, or dies of a file, ffmpeg does,
-to the same frames. (Two differ: 10-bit 4:2:0, which every version of ffmpeg converts otherwise, by up to some 30 levels
-of 255, and frames that an edit list hides, which decord, and VBench by it, gives and ffmpeg does not.)
+Every video is decoded once, for all dimensions. decord decodes; where it has no wheel, or cannot open a file, ffmpeg
+does, to the same frames. (Two differ: 10-bit 4:2:0, which every version of ffmpeg converts otherwise, by up to some 30
+levels of 255, and frames that an edit list hides, which decord, and VBench by it, gives and ffmpeg does not.)
 """
 
 from __future__ import annotations
@@ -228,16 +228,22 @@ class Reader:
         self._decode: Callable[[], Iterator[Frames]]
         if not path.is_dir() and not path.stat().st_size:
             raise ValueError("the file is empty")
+        if not path.is_dir() and cut_short(path):
+            raise ValueError("the file is cut short: it says itself that it is longer")
         if path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif"):
             self._open_pictures()
-        elif cut_short(path):
-            raise ValueError("the file is cut short: it says itself that it is longer")
         else:
             try:
                 import decord
             except ImportError:
                 by_ffmpeg = True
-            self._open_ffmpeg() if by_ffmpeg else self._open_decord(decord)
+            if not by_ffmpeg:
+                try:
+                    self._open_decord(decord)
+                except ValueError:  # as of AV1, and of WebM whose length is not known
+                    by_ffmpeg = True
+            if by_ffmpeg:
+                self._open_ffmpeg()
         if not self.frames:
             raise ValueError("it holds no frame")
 
@@ -333,7 +339,7 @@ def cut_short(path: Path) -> bool:
     """Whether a file ends before its container says that it does.
 
     By the boxes of MP4 (ISO/IEC 14496-12), the RIFF chunk of AVI, the segment of Matroska and WebM (RFC 8794), where
-    they say.
+    they say, and the blocks of GIF.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -347,6 +353,8 @@ def cut_short(path: Path) -> bool:
                 return False
             at, segment = _vint(head, at + header + 4)
             return segment is not None and at + segment > size
+        if head[:4] == b"GIF8":
+            return _gif_is_cut_short(head + file.read())
         at = 0
         while head[4:8] == b"ftyp" and at + 8 <= size:
             file.seek(at)
@@ -358,6 +366,22 @@ def cut_short(path: Path) -> bool:
                 return False
             at += length
         return at > size
+
+
+def _gif_is_cut_short(data: bytes) -> bool:
+    def colours(flags: int) -> int:
+        return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+    try:
+        at = 13 + colours(data[10])
+        while at < len(data) and data[at] in (0x21, 0x2C):  # an extension, an image
+            at += 2 if data[at] == 0x21 else 11 + colours(data[at + 9])
+            while data[at]:
+                at += 1 + data[at]
+            at += 1
+    except IndexError:
+        return True
+    return False
 
 
 def _vint(data: bytes, at: int) -> tuple[int, int | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import ImageFile
 from record_amt import FRAMES, GOLDEN, SIZES, official, official_score, seeded
 from record_raft import video
 from torch import Tensor, nn
@@ -117,6 +118,12 @@ def test_without_vbench_the_error_says_how_to_install_it_and_its_licence(monkeyp
     monkeypatch.setattr(amt, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps vbench==0\.1\.5 .*CC BY-NC 4\.0"):
         load(Path("amt-s.pth"))
+
+
+def test_loading_does_not_have_pillow_fill_up_damaged_pictures(weights, without_vbench, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    load(weights)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 def test_loading_leaves_float32_without_gradients_and_the_random_state(weights):
