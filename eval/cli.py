@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from w2sd_video.runs import Refused, writable
+from w2sd_video.runs import Refused
 
 from . import report
 from .evaluate import evaluate
@@ -57,7 +57,6 @@ def run(
         FileNotFoundError: the weights of every dimension are missing.
     """
     _free(results)
-    writable(results.parent)
     texts = read_prompts(prompts) if prompts else None
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())

@@ -75,12 +75,13 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
             said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
             raise ValueError(f"VBench's package failed: {said[-1]}")
         made = json.loads(out.read_text(encoding="utf-8"))
-    known = {video: str(video.path) for video in videos}
-    scores = {v: made["scores"][path] for v, path in known.items() if math.isfinite(made["scores"].get(path, math.nan))}
-    problems = {
-        v: f"VBench's package failed: {made['problems'][path]}" for v, path in known.items() if path in made["problems"]
-    }
-    problems |= {
-        v: "VBench gave it no score" for v, path in known.items() if path in made["scores"] and v not in scores
-    }
+    scores, problems = {}, {}
+    for video in videos:
+        if (problem := made["problems"].get(str(video.path))) is not None:
+            problems[video] = f"VBench's package failed: {problem}"
+        elif (score := made["scores"].get(str(video.path))) is not None:
+            if math.isfinite(score):
+                scores[video] = score
+            else:
+                problems[video] = "VBench gave it no score"
     return scores, problems

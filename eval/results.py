@@ -62,6 +62,9 @@ class Summary:
         for video in scores.videos:
             self.groups.setdefault(video.group, []).append(video)
         self.base, *self.others = self.groups
+        self.paired: dict[str, dict[str, list[Video]]] = {group: {} for group in self.groups}
+        for video in scores.videos:
+            self.paired[video.group].setdefault(video.pair, []).append(video)
         self.scales = {c: d.scale for d in scores.dimensions for c in d.columns}
         self.signs = {c: d.signs.get(c, 1) for d in scores.dimensions for c in d.columns}
         self.odds = {c for d in scores.dimensions for c in d.columns if d.odds}
@@ -101,15 +104,9 @@ class Summary:
     def _pairs(self, group: str) -> list[tuple[Video, Video]]:
         """The videos of the first group and those of another that each is compared with; none that has several."""
         first, second = (
-            {pair: v for pair, (v, *more) in self._by_pair(g).items() if not more} for g in (self.base, group)
+            {pair: v for pair, (v, *more) in self.paired[g].items() if not more} for g in (self.base, group)
         )
         return [(first[pair], second[pair]) for pair in first if pair in second]
-
-    def _by_pair(self, group: str) -> dict[str, list[Video]]:
-        found: dict[str, list[Video]] = {}
-        for video in self.groups[group]:
-            found.setdefault(video.pair, []).append(video)
-        return found
 
     def _comparisons(self) -> Iterator[Comparison]:
         for group in self.others:
@@ -143,7 +140,7 @@ class Summary:
         if all(isinstance(d, Compared) and d.of_groups for d in self.scores.dimensions):
             return
         for group in self.others:
-            theirs, mine = (self._by_pair(each) for each in (self.base, group))
+            theirs, mine = self.paired[self.base], self.paired[group]
             common = [pair for pair in theirs if pair in mine]
             several = [pair for pair in common if len(theirs[pair]) + len(mine[pair]) > 2]
             alone = len(theirs) + len(mine) - 2 * len(common)

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from w2sd_video.provenance import file_sha256
+from w2sd_video.provenance import file_sha256, stamp
 from w2sd_video.runs import Refused
-from w2sd_video.video import PICTURES, pictures, stream
+from w2sd_video.video import PICTURES, of_pictures, pictures, stream
 
 if TYPE_CHECKING:
     import torch
@@ -56,22 +56,22 @@ class Video:
     pair: str
     prompt: str | None
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Of the file's bytes; of a folder's, the hash of its pictures' names and hashes."""
-        self._hashed_at  # noqa: B018
-        if self.path.is_dir():
-            lines = [f"{picture.name} {file_sha256(picture)}" for picture in pictures(self.path)]
-            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        return file_sha256(self.path)
+        return self._hashed[1]
 
     @cached_property
-    def _hashed_at(self) -> list[tuple[int, int]]:
-        return self._stamps()
+    def _hashed(self) -> tuple[list[tuple[int, int]], str]:
+        """What its files' stamps were before it was hashed, and the hash."""
+        stamps = self._stamps()
+        if self.path.is_dir():
+            lines = [f"{picture.name} {file_sha256(picture)}" for picture in pictures(self.path)]
+            return stamps, hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return stamps, file_sha256(self.path)
 
     def _stamps(self) -> list[tuple[int, int]]:
-        files = pictures(self.path) if self.path.is_dir() else [self.path]
-        return [(state.st_size, state.st_mtime_ns) for state in (file.stat() for file in files)]
+        return [stamp(file) for file in (pictures(self.path) if self.path.is_dir() else [self.path])]
 
     def same(self) -> None:
         """Makes sure that it is what it was when it was hashed.
@@ -79,7 +79,7 @@ class Video:
         Raises:
             ValueError: it is not.
         """
-        if self._stamps() != self._hashed_at:
+        if self._stamps() != self._hashed[0]:
             raise ValueError("it changed while it was scored; score it again")
 
     def open(self, by_ffmpeg: bool = False) -> Reader:
@@ -230,7 +230,7 @@ class Reader:
             raise ValueError("the file is empty")
         if not path.is_dir() and cut_short(path):
             raise ValueError("the file is cut short: it says itself that it is longer")
-        if path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif"):
+        if of_pictures(path):
             self._open_pictures()
         else:
             try:
@@ -408,7 +408,7 @@ class Trial:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        tried = (path for path in paths if path.suffix.lower() not in (*PICTURES, ".gif") and not path.is_dir())
+        tried = (path for path in paths if not of_pictures(path))
         self._left = deque(dict.fromkeys(tried) if find_spec("decord") else ())
         self._waiting, self._fatal = set(self._left), set[Path]()
         self._process: subprocess.Popen[str] | None = None
@@ -416,25 +416,29 @@ class Trial:
     def fatal(self, path: Path) -> bool:
         """Whether decord does not survive to open it."""
         while path in self._waiting:
-            if not self._process:
-                command = [sys.executable, "-c", self.CODE]
-                pipe = subprocess.PIPE
-                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-                assert self._process.stdin
-                with suppress(BrokenPipeError), self._process.stdin:
-                    json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
-                assert self._process.stdout
-                if not self._process.stdout.readline():  # decord cannot be imported there, which says nothing of files
-                    self._waiting.clear()
-                    self.close()
-                    break
-            assert self._process.stdout
-            survived, tried = self._process.stdout.readline(), self._left.popleft()
+            if not self._process and not self._start():
+                self._waiting.clear()  # decord cannot be imported there, which says nothing of files
+                break
+            survived, tried = self._line(), self._left.popleft()
             self._waiting.discard(tried)
             if not survived:
                 self._fatal.add(tried)
                 self.close()
         return path in self._fatal
+
+    def _start(self) -> bool:
+        """Starts the other process on what is left; whether it could import decord."""
+        command, pipe = [sys.executable, "-c", self.CODE], subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert self._process.stdin
+        with suppress(BrokenPipeError), self._process.stdin:
+            json.dump([str(each.absolute()) for each in self._left], self._process.stdin)
+        return bool(self._line())
+
+    def _line(self) -> str:
+        """What it says next; nothing where it has ended."""
+        assert self._process and self._process.stdout
+        return self._process.stdout.readline()
 
     def close(self) -> None:
         """Ends the other process."""

@@ -18,7 +18,7 @@ REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 
 def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
     """Note on a module which files its weights were loaded from, and their size and time then."""
-    module._w2sd_files = tuple((str(file), *_stamp(file)) for file in files)  # type: ignore[assignment]
+    module._w2sd_files = tuple((str(file), *stamp(file)) for file in files)  # type: ignore[assignment]
 
 
 def weight_hashes(pipeline: Any) -> dict[str, str]:
@@ -54,7 +54,7 @@ def file_sha256(path: Path) -> str:
     real = path.resolve()
     if path.is_symlink() and real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
-    size, changed = _stamp(real)
+    size, changed = stamp(real)
     if size < REMEMBER_ABOVE:
         return hashlib.sha256(real.read_bytes()).hexdigest()
 
@@ -91,13 +91,14 @@ def _combined(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and time of last change, by which a file is known to be what it was."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 def _unchanged(path: str, size: int, changed: int) -> bool:
     try:
-        return _stamp(Path(path)) == (size, changed)
+        return stamp(Path(path)) == (size, changed)
     except OSError:
         return False

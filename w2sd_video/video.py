@@ -108,7 +108,7 @@ def stream(path: Path) -> Iterator[Frames]:
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
-    if not path.is_dir() and path.suffix.lower() not in (*PICTURES, ".gif"):
+    if not of_pictures(path):
         yield from _decoded(path)
         return
     file = path
@@ -121,6 +121,11 @@ def stream(path: Path) -> Iterator[Frames]:
                     yield np.asarray(frame.convert("RGB"))
     except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
         raise ValueError(f"{file.name} cannot be read: {error}") from None
+
+
+def of_pictures(path: Path) -> bool:
+    """Whether Pillow reads it, a folder of pictures, a picture or a GIF, and not a decoder of videos."""
+    return path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif")
 
 
 def pictures(folder: Path) -> list[Path]:
