@@ -79,9 +79,10 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
     for video in videos:
         if (problem := made["problems"].get(str(video.path))) is not None:
             problems[video] = f"VBench's package failed: {problem}"
-        elif (score := made["scores"].get(str(video.path))) is not None:
-            if math.isfinite(score):
-                scores[video] = score
-            else:
-                problems[video] = "VBench gave it no score"
+            continue
+        score = made["scores"].get(str(video.path))
+        if score is not None and math.isfinite(score):
+            scores[video] = score
+        elif score is not None or name not in OWN_PROMPTS:
+            problems[video] = "VBench gave it no score"
     return scores, problems

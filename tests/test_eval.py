@@ -958,6 +958,7 @@ def test_what_the_official_package_cannot_score_is_named_and_the_rest_goes_on(fo
     pytest.importorskip("cv2")
     video.write_mp4(shapes_video()[:1], folder / "one frame.mp4", 8)
     video.write_mp4(shapes_video(7), folder / "side.mp4", 8)
+    video.write_pngs(shapes_video(8), folder / "pictures")  # which its temporal_flickering leaves out without a word
     compared = {"prompt": PROMPT, "seed": 0, "variant": "compare"}
     (folder / "side.json").write_text(json.dumps({"request": compared}))
     monkeypatch.chdir(tmp_path)
@@ -965,6 +966,7 @@ def test_what_the_official_package_cannot_score_is_named_and_the_rest_goes_on(fo
     scores = evaluate([folder], ["temporal_flickering", "appearance_style"], official=sys.executable)
     assert {v.path.name: said for v, _, said in scores.problems} == {
         "one frame.mp4": "VBench gave it no score",
+        "pictures": "VBench gave it no score",
         "side.mp4": "it shows several videos side by side; score them one by one",
     }
     assert len(scores.of) == 3
