@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from w2sd_video.runs import Refused
+from w2sd_video.errors import Refused
 
 from . import report
 from .evaluate import evaluate

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2sd_video.presets import did_you_mean
-from w2sd_video.runs import Refused
+from w2sd_video.errors import Refused, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

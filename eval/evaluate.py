@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.runs import Refused, rows, usable_device, writable
+from w2sd_video.errors import Refused
+from w2sd_video.runs import rows, usable_device, writable
 
 from . import official as vbench_package
 from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get

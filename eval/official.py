@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from w2sd_video.runs import Refused
+from w2sd_video.errors import Refused
 
 from .dimensions import OFFICIAL, VBENCH, Dimension
 from .videos import Video

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
-from w2sd_video.runs import Refused
 from w2sd_video.video import PICTURES, of_pictures, pictures, stream
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import presets, runs
+from .errors import did_you_mean
 from .runs import Refused, Request
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def _class(pipe: Any, name: str) -> int:
     if name in pipe.labels:
         return int(pipe.labels[name])
     named = [label for label in pipe.labels if not label.isdecimal()]
-    accepted = presets.did_you_mean(name, named) if named else "the model names none"
+    accepted = did_you_mean(name, named) if named else "the model names none"
     raise Refused("prompt", name, f"give a class by number, 0 to {max(classes)}, or by name; {accepted}")
 
 
@@ -362,7 +363,7 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
     known = list(signature(cls).parameters)
     for key in config:
         if key not in known:
-            raise Refused(f"argument of {name}", key, runs.presets.did_you_mean(key, known))
+            raise Refused(f"argument of {name}", key, did_you_mean(key, known))
     if prediction_type and "prediction_type" in known:
         config.setdefault("prediction_type", prediction_type)
     try:

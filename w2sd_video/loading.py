@@ -42,6 +42,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.levels import check_scheduler
 from w2sd_video.motion import motion_unet, share_parameters
 from w2sd_video.provenance import remember_files, weight_hashes
@@ -117,14 +118,6 @@ BASES = {
 
 # Newer versions of diffusers warn of the older name.
 _DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used: damaged, of another architecture, or not matching each other."""
-
-
-class WeightsNotFound(FileNotFoundError):
-    """Weights that are not on this machine. The message says how to get them."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ one cannot be silently ignored.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from ..errors import did_you_mean
 
 FOLDER = Path(__file__).parent
 DEFAULT = "shapes"
@@ -197,10 +198,3 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     for place, name in places:
         if isinstance(model := place.get(name), str) and (folder / model).exists():
             place[name] = str((folder / model).absolute())
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, and all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Available: {', '.join(known)}"

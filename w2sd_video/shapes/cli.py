@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ..errors import did_you_mean
 from . import grammar, world
 
 app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
@@ -163,13 +164,13 @@ def bench(
 
     with _messages():
         if pair not in pairs.PAIRS:
-            raise ValueError(f"--pair: {pair!r} is not accepted; {presets.did_you_mean(pair, pairs.PAIRS)}")
+            raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
         chosen = dict(read_setting(each) for each in settings or [])
         numbers = [f.name for f in fields(presets.Preset) if str(f.type).split(" | ")[0] in ("int", "float")]
         for name, value in chosen.items():
             if name not in numbers:
-                raise ValueError(f"--set: {name!r} is no number of a preset; {presets.did_you_mean(name, numbers)}")
+                raise ValueError(f"--set: {name!r} is no number of a preset; {did_you_mean(name, numbers)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"--set: {name}={value!r} is not a number")
         asked = measure.preset(pair, chosen)

@@ -11,20 +11,19 @@ import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import presets
+from .. import presets
+from ..errors import Refused, did_you_mean
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
 VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
 FORMATS = ("mp4", "gif", "png")
@@ -32,14 +31,6 @@ DTYPES = ("float32", "float16", "bfloat16")
 CONVENTIONS = ("exact", "published")
 # What a method has as a field of its own, and a request too.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
-
-
-class Refused(ValueError):
-    """An argument that cannot be used: which, the value, and what is accepted."""
-
-    def __init__(self, argument: str, value: object, accepted: str):
-        super().__init__(f"{argument}: {value!r} is not accepted; {accepted}")
-        self.argument, self.value, self.accepted = argument, value, accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +81,7 @@ class Request(presets.Pair):
         pair = presets.load(preset) if isinstance(preset, str) else preset
         schedule = schedule or pair.schedule
         if schedule not in pair.schedules:
-            raise Refused("schedule", schedule, presets.did_you_mean(schedule, pair.schedules))
+            raise Refused("schedule", schedule, did_you_mean(schedule, pair.schedules))
         shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
@@ -240,7 +231,7 @@ class Request(presets.Pair):
             raise Refused("guidance_scale", self.guidance_scale, accepted)
         if self.method == "w2sd" and not self.options:
             return  # without torch, which takes seconds to import
-        from .methods import METHODS
+        from ..methods import METHODS
 
         _one_of("method", self.method, [name for name in METHODS if name != "weak"])  # that is a variant
         has = [f.name for f in fields(METHODS[self.method])]
@@ -249,7 +240,7 @@ class Request(presets.Pair):
         known = [name for name in has if name not in _REQUESTED]
         for name in self.options:
             if name not in known:
-                raise Refused(f"option of {self.method}", name, presets.did_you_mean(name, known))
+                raise Refused(f"option of {self.method}", name, did_you_mean(name, known))
         try:
             METHODS[self.method](**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
         except ValueError as error:
@@ -385,7 +376,7 @@ def _number(argument: str, value: object) -> None:
 
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in known:
-        raise Refused(argument, value, presets.did_you_mean(str(value), known))
+        raise Refused(argument, value, did_you_mean(str(value), known))
 
 
 def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps")) -> torch.device:
@@ -432,73 +423,3 @@ def sidecar(request: Request, made: Mapping[str, Any]) -> str:
     """The text of a sidecar."""
     data = {"request": asdict(request), **made}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def writable(out: Path) -> None:
-    """Makes the output folder, and refuses one that cannot be written to.
-
-    Raises:
-        Refused: it is not a folder that can be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=out):
-            pass
-    except OSError as error:
-        raise Refused("out", str(out), f"give a folder that can be written to ({error.strerror})") from None
-
-
-@contextmanager
-def whole(finals: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Files and folders that appear whole or not at all.
-
-    The body writes to the paths that it is given, which lie in a hidden folder beside; when it ends without
-    an exception they take their places, in order. The last one, the sidecar, is removed before anything is
-    replaced, so that it never stands beside files that are not its own.
-    """
-    last = list(finals.values())[-1]
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=last.parent) as folder:
-        staged = {kind: Path(folder) / path.name for kind, path in finals.items()}
-        yield staged
-        for kind, path in finals.items():
-            if path.is_dir() and not staged[kind].is_dir():
-                raise IsADirectoryError(f"{path} is a folder, and is left as it is")
-        if not last.is_dir():
-            last.unlink(missing_ok=True)
-        for kind, path in finals.items():
-            if os.path.lexists(path) and (path.is_dir() or staged[kind].is_dir()):
-                path.rename(Path(folder) / f"replaced-{path.name}")
-            os.replace(staged[kind], path)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def rows(path: Path) -> list[Any]:
-    """The rows of a JSON Lines file that grows as work goes on; none where there is no file.
-
-    A last line that was cut short, because the process died writing it, is removed from the file.
-
-    Raises:
-        ValueError: the file holds something else, and is left as it is.
-    """
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    end = text.rfind(b"\n") + 1
-    try:
-        if text[end : end + 1] not in (b"", b"{"):
-            raise ValueError("its last line is no row")
-        if text and not end and _is_json(text):
-            raise ValueError("its only line has no end")
-        found = [json.loads(line) for line in text[:end].splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
-    if end < len(text):
-        os.truncate(path, end)
-    return found

@@ -1,0 +1,29 @@
+"""What is refused: one class for an argument, two for weights; each message names what it got and what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Refused(ValueError):
+    """An argument that cannot be used: which, the value, and what is accepted."""
+
+    def __init__(self, argument: str, value: object, accepted: str):
+        super().__init__(f"{argument}: {value!r} is not accepted; {accepted}")
+        self.argument, self.value, self.accepted = argument, value, accepted
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used: damaged, of another architecture, or not matching each other."""
+
+
+class WeightsNotFound(FileNotFoundError):
+    """Weights that are not on this machine. The message says how to get them."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known word, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Available: {', '.join(known)}"
