@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from w2sd_video import arms, loading
-from w2sd_video.hook import Conditioning, DenoiserHook, apply_reflection
+from w2sd_video.hook import Conditioning, Group, apply_reflection
 from w2sd_video.levels import check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.motion import share_parameters, unshare_parameters
@@ -114,7 +114,7 @@ class Reflection(DiffusionPipeline):
         self.register_modules(**weak)
         for ours, theirs in self._pairs():
             share_parameters(ours, theirs)
-        self._hook: DenoiserHook | None = None
+        self._hook: Group | None = None
         self._forced_halves = False
 
     @classmethod
@@ -301,7 +301,6 @@ class Reflection(DiffusionPipeline):
             weak_conditioning=weak_conditioning,
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
-            eta=asked.get("eta", 0.0),
             generator=asked.get("generator"),
         )
         try:

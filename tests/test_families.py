@@ -249,7 +249,7 @@ def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
     x = family.latents()
     drawn = [torch.randn(x.shape, generator=generator(60 + i), dtype=x.dtype) for i in range(3)]
     left = list(drawn)
-    monkeypatch.setattr("w2sd_video.hook.following_noise", lambda generator: lambda x: left.pop(0))
+    monkeypatch.setattr("w2sd_video.hook.attach.following_noise", lambda generator: lambda x: left.pop(0))
     ours = family(pipe, latents=x, **arguments)
     assert close(ours, Literal(family, pipe, noises=drawn).run(x, reflect))
 

@@ -18,7 +18,16 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from w2sd_video.hook import HOOK_NAME, Conditioning, DenoiserHook, apply_reflection, attached, branches
+from w2sd_video.hook import (
+    HOOK_NAME,
+    Conditioning,
+    DenoiserHook,
+    Group,
+    apply_reflection,
+    attached,
+    branches,
+    stepping,
+)
 from w2sd_video.levels import convert, read_step
 from w2sd_video.methods import METHODS, W2SD
 
@@ -61,38 +70,34 @@ def half(told: dict, branch: str) -> dict:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @torch.no_grad()
-def test_an_image_unet_answers_with_the_methods_halves(kind):
-    """A plain UNet2DConditionModel, in the halves of its pipeline: uncond + delta and cond + delta, by
-    hand."""
+def test_an_image_unet_answers_with_its_halves_at_the_displaced_latents(kind):
+    """A plain UNet2DConditionModel, in the halves of its pipeline, and the scheduler's step from x~_t, by hand."""
     strong, weak = tiny.unet2d(0).double(), tiny.unet2d(1).double()
     scheduler = ddim(prediction_type=kind)
     t = scheduler.timesteps[1]
     step = read_step(scheduler, t)
     x, told = draw(2, 4, 8, 8, dtype=torch.float64), inputs(4, torch.float64)
 
-    def eps(network: nn.Module, at: Tensor, branch: str) -> Tensor:
-        p = network(at, t, **half(told, branch)).sample
-        return convert(p, at, step.level, kind, "epsilon") if kind == "sample" else p
-
     def guided(network: nn.Module, at: Tensor, w: float) -> Tensor:
-        uncond, cond = eps(network, at, "uncond"), eps(network, at, "cond")
+        uncond, cond = (network(at, t, **half(told, branch)).sample for branch in ("uncond", "cond"))
         return uncond + w * (cond - uncond)
 
-    p_s = guided(strong, x, 2.0)
-    delta = p_s - guided(weak, step.forward.forward(x, p_s), -1.0)
-    x_ref = x + step.forward.b / step.forward.a * delta
-    expected = torch.cat([eps(strong, x_ref, branch) + delta for branch in ("uncond", "cond")])
-    if kind == "sample":
-        expected = convert(expected, torch.cat([x, x]), step.level, "epsilon", "sample")
+    x_s = step.forward.forward(x, guided(strong, x, 2.0))
+    x_ref = step.inverse.inverse(x_s, guided(weak, x_s, -1.0))
+    expected = torch.cat([strong(x_ref, t, **half(told, branch)).sample for branch in ("uncond", "cond")])
+    stepped = scheduler.step(guided(strong, x_ref, 3.0), t, x_ref).prev_sample
 
-    hook = DenoiserHook(W2SD(2.0, -1.0), scheduler, weak=weak, guidance=lambda: 3.0, doubled=lambda: True)
-    with attached(strong, hook):
+    group = Group(W2SD(2.0, -1.0), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+    with attached(strong, DenoiserHook(group, weak)), stepping(group):
         as_object = strong(torch.cat([x, x]), t, **told)
+        uncond, cond = as_object.sample.chunk(2)
+        ours = scheduler.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
         as_tuple = strong(torch.cat([x, x]), t, return_dict=False, **told)
     assert type(as_object) is type(strong(torch.cat([x, x]), t, **told))
     assert torch.allclose(as_object.sample, expected, atol=1e-10)
+    assert torch.allclose(ours, stepped, atol=1e-10)
     assert torch.equal(as_tuple[0], as_object.sample)
-    assert hook.evaluations.per_video() == {"strong": 8, "weak": 4, "total": 12}
+    assert group.evaluations.per_video() == {"strong": 8, "weak": 4, "total": 12}
 
 
 class Flow(nn.Module):
@@ -123,10 +128,11 @@ def test_a_flow_transformer_reflects_from_pure_noise():
     x_s = x + dt * u(x, 1)
     x_ref = x_s - dt * u(x_s, 0)
     expected = x_ref + dt * u(x_ref, 1)
-    hook = DenoiserHook(W2SD(1.0, 0.0), scheduler, guidance=lambda: 1.0, doubled=lambda: True)
-    with attached(network, hook):
+    group = Group(W2SD(1.0, 0.0), scheduler, guidance=lambda: 1.0, doubled=lambda: True)
+    with attached(network, DenoiserHook(group)), stepping(group):
         p = network(hidden_states=torch.cat([x, x]), return_dict=False, **told)[0]
-    assert torch.allclose(x + dt * p[1:], expected, atol=1e-7)
+        ours = scheduler.step(p[1:], t, x, return_dict=False)[0]
+    assert torch.allclose(ours, expected, atol=1e-7)
     assert network.seen == [(1, 1)] * 3
 
 
@@ -226,11 +232,11 @@ def test_only_the_branches_that_count_are_named():
 @torch.no_grad()
 def test_without_a_method_the_call_goes_through_untouched_and_is_counted():
     unet, told, x = tiny.unet2d(), inputs(4), draw(4, 4, 8, 8)
-    hook = DenoiserHook(None, scheduler=None, doubled=lambda: True)
-    with attached(unet, hook):
+    group = Group(None, scheduler=None, doubled=lambda: True)
+    with attached(unet, DenoiserHook(group)):
         ours = unet(x, torch.tensor(7), **told).sample
     assert torch.equal(ours, unet(x, torch.tensor(7), **told).sample)
-    assert hook.evaluations.per_video() == {"strong": 2, "weak": 0, "total": 2}
+    assert group.evaluations.per_video() == {"strong": 2, "weak": 0, "total": 2}
 
 
 @torch.no_grad()
@@ -243,15 +249,14 @@ def test_the_weak_arm_is_told_its_own_conditioning():
     other = tiny.unet2d(1).double()
     weak_seen: list[dict] = []
     other.register_forward_pre_hook(lambda module, args, kwargs: weak_seen.append(kwargs), with_kwargs=True)
-    hook = DenoiserHook(
+    group = Group(
         W2SD(1.0, 2.0),
         scheduler,
-        weak=other,
         weak_conditioning=Conditioning(cond={"encoder_hidden_states": own}),
         guidance=lambda: 3.0,
         doubled=lambda: True,
     )
-    with attached(unet, hook):
+    with attached(unet, DenoiserHook(group, other)):
         unet(torch.cat([x, x]), scheduler.timesteps[0], **told)
     heard = weak_seen[0]["encoder_hidden_states"]
     assert torch.equal(heard[1:], own)
@@ -264,7 +269,7 @@ def test_the_network_is_as_it_was_however_the_context_is_left(error):
     unet = tiny.unet2d()
     before = dict(vars(unet))
     try:
-        with attached(unet, DenoiserHook(None, None)):
+        with attached(unet, DenoiserHook(Group(None, None))):
             assert HOOK_NAME in unet._diffusers_hook.hooks
             if error is not None:
                 raise error
@@ -279,7 +284,7 @@ def test_other_hooks_on_the_network_stay():
     unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     others = dict(unet._diffusers_hook.hooks) if hasattr(unet, "_diffusers_hook") else None
     expected = unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample
-    with attached(unet, DenoiserHook(None, None)):
+    with attached(unet, DenoiserHook(Group(None, None))):
         assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
     assert others is None or unet._diffusers_hook.hooks == others
     assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
@@ -292,13 +297,14 @@ def test_controlnet_residuals_are_refused_under_a_reflection_alone(name):
     residual = torch.zeros(2, tiny.WIDTHS[1], 4, 4)
     told = {**inputs(2), name: (torch.zeros(2, 8, 8, 8),) * 3 if name.startswith("down") else residual}
     for lam, refused in ((1, True), (0, False)):
-        hook = DenoiserHook(W2SD(reflection_steps=lam), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
-        with attached(unet, hook):
+        group = Group(W2SD(reflection_steps=lam), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+        latents = torch.cat([draw(1, 4, 8, 8)] * 2)
+        with attached(unet, DenoiserHook(group)):
             if refused:
                 with pytest.raises(ValueError, match=f"`{name}`.*ControlNet"):
-                    unet(draw(2, 4, 8, 8), scheduler.timesteps[0], **told)
+                    unet(latents, scheduler.timesteps[0], **told)
             elif name.startswith("mid"):
-                unet(draw(2, 4, 8, 8), scheduler.timesteps[0], **told)
+                unet(latents, scheduler.timesteps[0], **told)
 
 
 @pytest.mark.parametrize(
@@ -317,15 +323,15 @@ def test_non_finite_values_stop_the_run_and_say_where(broken, message):
         x[0, 0, 0, :3] = float("nan")
     else:
         (unet if broken == "strong" else weak).conv_out.bias.fill_(float("inf"))
-    hook = DenoiserHook(W2SD(2.0, -1.0), scheduler, weak=weak, guidance=lambda: 3.0, doubled=lambda: True)
-    with attached(unet, hook), pytest.raises(FloatingPointError, match=message):
+    group = Group(W2SD(2.0, -1.0), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+    with attached(unet, DenoiserHook(group, weak)), pytest.raises(FloatingPointError, match=message):
         unet(torch.cat([x, x]), scheduler.timesteps[1], **inputs(2))
 
 
 @torch.no_grad()
 def test_guidance_without_the_unconditional_half_is_refused():
     unet, scheduler = tiny.unet2d(), ddim()
-    with attached(unet, DenoiserHook(W2SD(1.0, 0.0), scheduler)):
+    with attached(unet, DenoiserHook(Group(W2SD(1.0, 0.0), scheduler))):
         with pytest.raises(ValueError, match="weak arm's guidance 0 needs the unconditional branch"):
             unet(draw(1, 4, 8, 8), scheduler.timesteps[0], **inputs(1))
 
@@ -343,18 +349,22 @@ class Linear(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_forms_the_difference_in_float32(dtype):
-    """Late in the run b/a is near 0 (here -0.02). (x~ - x)/(b/a) in half precision would be all rounding;
-    what is returned stays within a rounding or two of the float64 result."""
+    """Late in the run b/a is near 0 (here -0.02), and x~_t in half precision would be all rounding; the step stays
+    within a rounding or two of the float64 result."""
     scheduler = ddim(200)
     t = scheduler.timesteps[-20]
     strong, weak = Linear(0.75), Linear(0.5)
     x = draw(1, 4000, dtype=dtype)
-    exact = {}
+    moved = {}
     for each in (dtype, torch.float64):
-        with attached(strong, DenoiserHook(W2SD(), scheduler, weak=weak)):
-            exact[each] = strong(x.to(each), t, return_dict=False)[0].double()
-    error = (exact[dtype] - exact[torch.float64]).abs().max() / exact[torch.float64].abs().max()
-    assert error < 3 * torch.finfo(dtype).eps
+        group = Group(W2SD(), scheduler)
+        with attached(strong, DenoiserHook(group, weak)), stepping(group):
+            p = strong(x.to(each), t, return_dict=False)[0]
+            stepped = scheduler.step(p, t, x.to(each)).prev_sample
+        assert stepped.dtype == each
+        moved[each] = stepped.double() - x.double()
+    error = (moved[dtype] - moved[torch.float64]).abs().max() / x.double().abs().max()
+    assert error < 1.5 * torch.finfo(dtype).eps
 
 
 class Stub(nn.Module):
@@ -387,8 +397,15 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
 
     stub = Stub(draw(2, 4, frames, 8, 8, seed=5))
     method = W2SD(3.0, 1.0)
-    with attached(stub, DenoiserHook(method, scheduler, guidance=lambda: 3.0, doubled=lambda: True)):
-        overhead = best(lambda: stub(x, t, return_dict=False, **told), 50)
+    x = torch.cat([x[:1]] * 2)
+    group = Group(method, scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+
+    def a_step() -> None:
+        uncond, cond = stub(x, t, return_dict=False, **told)[0].chunk(2)
+        scheduler.step(uncond + 3.0 * (cond - uncond), t, x[:1])
+
+    with attached(stub, DenoiserHook(group)), stepping(group):
+        overhead = best(a_step, 50)
 
     settings = {"block_out_channels": (48, 96), "norm_num_groups": 8}
     adapter = tiny.motion_adapter(block_out_channels=(48, 96), motion_norm_num_groups=8, motion_max_seq_length=frames)

@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from w2sd_video.levels import Level, Step, convert, first_order, read_step
-from w2sd_video.methods import W2SD, w2sd
+from w2sd_video.levels import FirstOrder, Level, Step, convert, first_order, read_step
+from w2sd_video.methods import W2SD, Answer, w2sd
 from w2sd_video.methods.w2sd import displacement
 
 SDXL = {
@@ -85,10 +85,16 @@ def solve(step: Callable[[Tensor], Tensor], x_s: Tensor) -> Tensor:
     return (x_s - c) / (step(one) - c)
 
 
+def effective(answer: Answer, step: Step | FirstOrder) -> Tensor:
+    """The prediction (k, B, …) with which one plain step from x_t is the answer's step from x_t + d."""
+    order = step.forward if isinstance(step, Step) else step
+    return answer.p if answer.d is None else answer.p + (order.a / order.b) * answer.d
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("lam", [0, 1, 6, 9, 10])
-def test_one_plain_step_with_the_prediction_is_one_step_of_algorithm_1(spacing, kind, lam):
+def test_a_step_from_the_displaced_latents_is_one_step_of_algorithm_1(spacing, kind, lam):
     """The literal algorithm calls diffusers' step, forwards for M and solved for x for its inverse."""
     scheduler = ddim(10, spacing, prediction_type=kind)
     ours = theirs = draw(50, 3)
@@ -99,8 +105,8 @@ def test_one_plain_step_with_the_prediction_is_one_step_of_algorithm_1(spacing, 
         def move(prediction: Tensor, x: Tensor, t: Tensor = t) -> Tensor:
             return scheduler.step(prediction, t, x).prev_sample
 
-        p = w2sd(ours, step, strong, weak)[0] if i < lam else strong.denoise(ours)[0]
-        ours = move(p, ours)
+        answer = w2sd(ours, step, strong, weak) if i < lam else Answer(strong.denoise(ours))
+        ours = move(answer.p[0], ours if answer.d is None else ours + answer.d)
 
         if i < lam:
             x_s = move(strong.reflect(theirs), theirs)
@@ -117,8 +123,8 @@ def test_the_prediction_is_the_identity_of_the_design():
     x_t = draw(20, 3)
     difference = STRONG(x_t, t) - WEAK(step.a * x_t + step.b * STRONG(x_t, t), t)
     expected = STRONG(x_t + step.b / step.a * difference, t) + difference
-    whole = Step(0.0, "epsilon", t, s, step, step, step)
-    assert torch.allclose(w2sd(x_t, whole, At(STRONG, t), At(WEAK, t))[0], expected, atol=1e-12)
+    whole = Step(0.0, "epsilon", t, s, step, step)
+    assert torch.allclose(effective(w2sd(x_t, whole, At(STRONG, t), At(WEAK, t)), step)[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
@@ -132,8 +138,8 @@ def test_n_iterations_are_n_more_inverses_evaluated_where_the_last_one_landed(n)
         landed = step.inverse(x_s, WEAK(landed, t))
     expected = step.forward(landed, STRONG(landed, t))
     weak = At(WEAK, t)
-    p = w2sd(x_t, Step(0.0, "epsilon", t, s, step, step, step), At(STRONG, t), weak, n)[0]
-    assert torch.allclose(step.forward(x_t, p), expected, atol=1e-12)
+    answer = w2sd(x_t, Step(0.0, "epsilon", t, s, step, step), At(STRONG, t), weak, n)
+    assert torch.allclose(step.forward(x_t + answer.d, answer.p[0]), expected, atol=1e-12)
     assert weak.evaluations == 1 + n
 
 
@@ -150,7 +156,7 @@ def test_theorem_1_moves_by_the_difference_of_the_scores():
             seen.append(x)
             return super().denoise(x)
 
-    w2sd(x_t, Step(0.0, "epsilon", t, s, step, step, step), Watch(STRONG, t), At(WEAK, t), "x_t")
+    w2sd(x_t, Step(0.0, "epsilon", t, s, step, step), Watch(STRONG, t), At(WEAK, t), "x_t")
     factor = -step.b / step.a * t.sigma
     assert factor > 0
     assert torch.allclose(seen[0] - x_t, factor * scores, atol=1e-12)
@@ -163,11 +169,11 @@ def test_equal_arms_with_the_exact_inverse_change_nothing(kind):
     for t in scheduler.timesteps:
         step = read_step(scheduler, t)
         plain = At(STRONG, step.level, kind).denoise(x)
-        p = w2sd(x, step, At(STRONG, step.level, kind), At(STRONG, step.level, kind), "x_t")
-        assert torch.equal(p, plain)
+        answer = w2sd(x, step, At(STRONG, step.level, kind), At(STRONG, step.level, kind), "x_t")
+        assert torch.equal(answer.p, plain) and not answer.d.any()
         # The fixed-point iteration converges to the same.
-        p = w2sd(x, step, At(STRONG, step.level, kind), At(STRONG, step.level, kind), 40)
-        assert torch.allclose(p, plain, atol=1e-6)
+        answer = w2sd(x, step, At(STRONG, step.level, kind), At(STRONG, step.level, kind), 40)
+        assert torch.allclose(effective(answer, step), plain, atol=1e-6)
         x = step.forward.forward(x, plain[0])
 
 
@@ -176,7 +182,7 @@ def test_swapped_arms_move_the_other_way():
         t = Level(alpha, math.sqrt(1 - alpha**2))
         s = Level(alpha + 0.05, math.sqrt(1 - (alpha + 0.05) ** 2))
         step = first_order(t, s)
-        whole = Step(0.0, "epsilon", t, s, step, step, step)
+        whole = Step(0.0, "epsilon", t, s, step, step)
         x = draw(50, 3)
         d = displacement(x, whole, STRONG(x, t), WEAK(x, t))
         swapped = displacement(x, whole, WEAK(x, t), STRONG(x, t))
@@ -202,8 +208,8 @@ def test_reflection_moves_a_strong_model_away_from_its_weak_ones_bias():
         for t in scheduler.timesteps:
             step = read_step(scheduler, t)
             arm = At(first, step.level)
-            p = arm.denoise(x) if second is None else w2sd(x, step, arm, At(second, step.level))
-            x = step.forward.forward(x, p[0])
+            answer = Answer(arm.denoise(x)) if second is None else w2sd(x, step, arm, At(second, step.level))
+            x = step.forward.forward(x, effective(answer, step)[0])
         return float((x < 0).double().mean())
 
     assert left(weak, strong) < left(strong, None) - 0.02
@@ -254,8 +260,8 @@ def test_the_published_convention_is_what_diffusers_inverse_scheduler_does_with_
         x_s = scheduler.step(STRONG(x, step.level), t, x).prev_sample
         x_ref = inverse.step(WEAK(x_s, step.level), scheduler.timesteps[i + 1], x_s).prev_sample
         literal = scheduler.step(STRONG(x_ref, step.level), t, x_ref).prev_sample
-        p = w2sd(x, step, At(STRONG, step.level), At(WEAK, step.level))[0]
-        x = scheduler.step(p, t, x).prev_sample
+        answer = w2sd(x, step, At(STRONG, step.level), At(WEAK, step.level))
+        x = scheduler.step(answer.p[0], t, x + answer.d).prev_sample
         assert torch.allclose(x, literal, rtol=0, atol=1e-10)
 
 
@@ -264,14 +270,14 @@ def test_eta_adds_the_noise_to_the_final_step_alone():
     x = draw(50, 3)
     for i, t in enumerate(scheduler.timesteps):
         noise = draw(50, 3, seed=100 + i)
-        step = read_step(scheduler, t, eta=0.7)
+        step = read_step(scheduler, t)
         strong, weak = At(STRONG, step.level), At(WEAK, step.level)
-        p = w2sd(x, step, strong, weak)[0]
+        answer = w2sd(x, step, strong, weak)
         x_s = scheduler.step(strong.reflect(x), t, x).prev_sample
         p_w = weak.reflect(x_s)
         x_ref = solve(lambda v, p_w=p_w, t=t: scheduler.step(p_w, t, v).prev_sample, x_s)
         literal = scheduler.step(STRONG(x_ref, step.level), t, x_ref, eta=0.7, variance_noise=noise).prev_sample
-        x = scheduler.step(p, t, x, eta=0.7, variance_noise=noise).prev_sample
+        x = scheduler.step(answer.p[0], t, x + answer.d, eta=0.7, variance_noise=noise).prev_sample
         assert torch.allclose(x, literal, rtol=0, atol=1e-9)
 
 
@@ -289,7 +295,7 @@ def test_the_reflected_step_is_of_first_order_on_a_gaussian():
         for t, s in zip(levels, levels[1:], strict=False):
             move = first_order(t, s)
             step = Step(0.0, "epsilon", t, s, move, move, move)
-            x = move.forward(x, w2sd(x, step, At(eps, t), At(eps, t), inversion)[0])
+            x = move.forward(x, effective(w2sd(x, step, At(eps, t), At(eps, t), inversion), move)[0])
         t, s = levels[0], levels[-1]
         std = math.hypot(s.alpha * c, s.sigma) / math.hypot(t.alpha * c, t.sigma)
         return float((x - s.alpha * mu - std * (start - t.alpha * mu)).abs().max())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .levels import Step
-from .methods.method import Arm, Method, Noise
+from .methods.method import Answer, Arm, Method, Noise
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,22 @@ class Probe(Method):
     generator: torch.Generator | None = None
     found: list[Alignment] = field(default_factory=list)
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         z = self.data.to(x_t)
         eps = torch.randn(z.shape, generator=self.generator).to(x_t)
         x = step.level.alpha * z + step.level.sigma * eps
         p_s, p_w = strong.reflect(x), weak.reflect(x)
-        # An arm's predictions of the sample come as noise.
-        kind = "epsilon" if step.prediction == "sample" else step.prediction
         alpha, sigma = step.level.alpha, step.level.sigma
-        target = {"epsilon": eps, "v_prediction": alpha * eps - sigma * z, "flow_prediction": eps - z}[kind]
+        target = {
+            "epsilon": eps,
+            "v_prediction": alpha * eps - sigma * z,
+            "sample": z,
+            "flow_prediction": eps - z,
+        }[step.prediction]
         d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))
         for a, b in zip(d, r, strict=True):
             self.found.append(Alignment(step.level.sigma, float(a @ b), float(a @ a), float(b @ b)))
-        return p_s[None]
+        return Answer(p_s[None])
 
 
 def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) -> list[Alignment]:

@@ -6,7 +6,7 @@ Notation, everywhere in this package:
     eps                 noise, standard normal
     x = alpha z + sigma eps     what the network sees at the level (alpha, sigma)
     t, s                the level a step leaves, and the level it arrives at
-    p                   what the network predicts: eps, v = alpha eps - sigma z, or the flow u = eps - z
+    p                   what the network predicts: eps, z, v = alpha eps - sigma z, or the flow u = eps - z
 
 All of it is in the network's input space, after the scheduler's `scale_model_input`. There every scheduler
 looks alike: sigma-space Euler shows its network (z + sigma eps) / sqrt(1 + sigma^2).
@@ -76,33 +76,37 @@ def first_order(t: Level, s: Level, prediction: str = "epsilon") -> FirstOrder:
 
         epsilon             a = alpha_s / alpha_t                       b = sigma_s - a sigma_t
         v_prediction        a = alpha_s alpha_t + sigma_s sigma_t       b = sigma_s alpha_t - alpha_s sigma_t
+        sample              a = sigma_s / sigma_t                       b = alpha_s - a alpha_t
         flow_prediction     a = 1                                       b = sigma_s - sigma_t
 
-    The three are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the
-    network predicts. So a v network works at alpha_t = 0 (zero terminal SNR), and a flow network at sigma_t =
-    1, where eps says nothing about z. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha +
-    sigma = 1.
+    All are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the network
+    predicts, whichever it is. So a network of v or of samples works at alpha_t = 0 (zero terminal SNR), and a
+    flow network at sigma_t = 1, where eps says nothing about z; and of samples there is no inverse at sigma_s =
+    0, where x_s is z whatever x_t was. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha + sigma
+    = 1.
 
     Raises:
-        ValueError: for epsilon at alpha_t = 0, and for any other prediction: "sample" has no inverse at
-            sigma_s = 0; `convert` it to epsilon first.
+        ValueError: for epsilon at alpha_t = 0, for a sample at sigma_t = 0, and for any other prediction.
     """
     if prediction == "epsilon":
         if t.alpha == 0:
             raise ValueError(
-                "A network that predicts `epsilon` or `sample` cannot be reflected at a level of pure noise"
-                " (alpha = 0, from `rescale_betas_zero_snr=True` or sigma = 1). Use a v or flow network, or"
-                " another schedule."
+                "A network that predicts `epsilon` cannot be reflected at a level of pure noise (alpha = 0, from"
+                " `rescale_betas_zero_snr=True` or sigma = 1). Use a network of v, flow or samples, or another"
+                " schedule."
             )
         a = s.alpha / t.alpha
         return FirstOrder(a, s.sigma - a * t.sigma)
+    if prediction == "sample":
+        if t.sigma == 0:
+            raise ValueError("There is no step from a level without noise (sigma = 0) for a network of samples.")
+        a = s.sigma / t.sigma
+        return FirstOrder(a, s.alpha - a * t.alpha)
     if prediction == "v_prediction":
         return FirstOrder(s.alpha * t.alpha + s.sigma * t.sigma, s.sigma * t.alpha - s.alpha * t.sigma)
     if prediction == "flow_prediction":
         return FirstOrder(1.0, s.sigma - t.sigma)
-    raise ValueError(
-        f"`prediction` is {prediction!r}; a step exists for 'epsilon', 'v_prediction' and 'flow_prediction'."
-    )
+    raise ValueError(f"`prediction` is {prediction!r}; a step exists for {', '.join(map(repr, PREDICTIONS))}.")
 
 
 def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Tensor:
@@ -153,31 +157,30 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
 class Step:
     """One step of a sampling loop, as a method sees it.
 
-    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same.
-    `final` is what the scheduler will do with the prediction that is returned to it; it differs from
-    `forward` where noise is added (DDIM with eta > 0).
+    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same. The step that
+    is taken is the scheduler's own, which may add noise (DDIM with eta > 0) or use its history (DPM-Solver++ 2M).
     """
 
     timestep: float
-    prediction: str  # the kind; the steps are linear in it, or in epsilon where it is "sample"
+    prediction: str  # the kind; the steps are linear in it
     level: Level  # t
     target: Level  # s
     forward: FirstOrder
     inverse: FirstOrder
-    final: FirstOrder
+    scale: float = 1.0  # the scheduler's sample, over what the network sees of it
 
 
-def read_step(scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, convention: str = "exact") -> Step:
-    """The step that `scheduler.step(…, timestep, …)` is about to make.
+def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "exact", index: int | None = None) -> Step:
+    """The step that `scheduler.step(…, timestep, …)` is about to make, to first order and without noise.
 
     Args:
         scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), Euler, DPM-Solver(++)
             multistep (its first-order step) or flow-matching Euler.
         timestep: the timestep of the step, an element of `scheduler.timesteps`.
-        eta: DDIM's noise, from 0 to 1, as the pipeline passes it to `scheduler.step`.
         convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They
             hand `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at:
             the inverse goes from t - 2D to t - D (D = N // n), not from t - D to t.
+        index: which element that is. Default: the one that the scheduler is at.
 
     Raises:
         ValueError: for a scheduler or a setting of one that has no such step; it names both.
@@ -185,11 +188,10 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, con
     reader = _reader(scheduler)
     if convention not in CONVENTIONS:
         raise ValueError(f"`convention` is one of {', '.join(CONVENTIONS)}; got {convention!r}.")
-    index = step_index(scheduler, timestep)
-    level, target, end = reader(scheduler, index, eta)
+    index = step_index(scheduler, timestep) if index is None else index
+    level, target = reader(scheduler, index)
     prediction = _prediction(scheduler)
-    linear_in = "epsilon" if prediction == "sample" else prediction
-    forward = first_order(level, target, linear_in)
+    forward = first_order(level, target, prediction)
     return Step(
         timestep=float(timestep),
         prediction=prediction,
@@ -197,8 +199,18 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, eta: float = 0.0, con
         target=target,
         forward=forward,
         inverse=forward if convention == "exact" else _published_inverse(scheduler, index),
-        final=forward if end == target else first_order(level, end, linear_in),
+        scale=1 / level.alpha if _supported(scheduler) == "EulerDiscreteScheduler" else 1.0,
     )
+
+
+def check_invertible(step: Step) -> None:
+    """Raise the ValueError for a step that has no inverse: of a network of samples, to sigma_s = 0."""
+    if step.inverse.a == 0:
+        raise ValueError(
+            f"The step from timestep {step.timestep:g} cannot be reflected: the network predicts samples, and at its"
+            " end there is no noise left, so that it has no inverse. Accepted `reflection_steps`: those that leave out"
+            " the last step, as the default does."
+        )
 
 
 def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
@@ -233,20 +245,14 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
     return int(found[0].item())
 
 
-# A reader gives the levels (t, s, end) of the step at an index; `end` is s, less the noise that DDIM adds.
-Levels = tuple[Level, Level, Level]
+# A reader gives the levels (t, s) of the step at an index.
+Levels = tuple[Level, Level]
 
 
-def _ddim(scheduler: Any, index: int, eta: float) -> Levels:
+def _ddim(scheduler: Any, index: int) -> Levels:
     t = int(scheduler.timesteps[index])
-    alpha_bar_t = float(scheduler.alphas_cumprod[t])
-    alpha_bar_s = _ddim_alpha_bar(scheduler, t - _ddim_stride(scheduler))
-    level, target = Level.from_alpha_bar(alpha_bar_t), Level.from_alpha_bar(alpha_bar_s)
-    if eta == 0 or alpha_bar_t == 1:
-        return level, target, target
-    # DDIM, Eq. 16: noise of this variance is added, and the direction shrinks by as much.
-    variance = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
-    return level, target, Level(target.alpha, math.sqrt(1 - alpha_bar_s - variance))
+    at = (float(scheduler.alphas_cumprod[t]), _ddim_alpha_bar(scheduler, t - _ddim_stride(scheduler)))
+    return Level.from_alpha_bar(at[0]), Level.from_alpha_bar(at[1])
 
 
 def _ddim_stride(scheduler: Any) -> int:
@@ -258,38 +264,41 @@ def _ddim_alpha_bar(scheduler: Any, t: int) -> float:
     return float(scheduler.alphas_cumprod[t] if t >= 0 else scheduler.final_alpha_cumprod)
 
 
-def _sigmas(level_of: Callable[[float], Level]) -> Callable[[Any, int, float], Levels]:
-    def read(scheduler: Any, index: int, eta: float) -> Levels:
-        level = level_of(float(scheduler.sigmas[index]))
-        target = level_of(float(scheduler.sigmas[index + 1]))
-        return level, target, target
+def _sigmas(level_of: Callable[[float], Level]) -> Callable[[Any, int], Levels]:
+    def read(scheduler: Any, index: int) -> Levels:
+        return level_of(float(scheduler.sigmas[index])), level_of(float(scheduler.sigmas[index + 1]))
 
     return read
 
 
-def _dpm(scheduler: Any, index: int, eta: float) -> Levels:
+def _dpm(scheduler: Any, index: int) -> Levels:
     level_of = Level.from_flow if scheduler.config.use_flow_sigmas else Level.from_sigma
-    return _sigmas(level_of)(scheduler, index, eta)
+    return _sigmas(level_of)(scheduler, index)
 
 
-_READERS: dict[str, Callable[[Any, int, float], Levels]] = {
+_READERS: dict[str, Callable[[Any, int], Levels]] = {
     "DDIMScheduler": _ddim,
     "EulerDiscreteScheduler": _sigmas(Level.from_sigma),
     "DPMSolverMultistepScheduler": _dpm,
     "FlowMatchEulerDiscreteScheduler": _sigmas(Level.from_flow),
 }
 
+_CLIPPED = "it clips what the network predicts, so that its step has no exact inverse"
+_RANDOM = "its step is random, so that it has no inverse"
 # Settings under which a supported scheduler's step is not the deterministic first-order one: what is accepted
-# instead.
-_REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "DDIMScheduler": {"clip_sample": (False,), "thresholding": (False,)},
+# instead, and why nothing else is.
+_REFUSED: dict[str, dict[str, tuple[tuple[Any, ...], str]]] = {
+    "DDIMScheduler": {"clip_sample": ((False,), _CLIPPED), "thresholding": ((False,), _CLIPPED)},
     "EulerDiscreteScheduler": {},
     "DPMSolverMultistepScheduler": {
-        "algorithm_type": ("dpmsolver++", "dpmsolver"),
-        "thresholding": (False,),
-        "variance_type": (None, "fixed_small", "fixed_large"),
+        "algorithm_type": (("dpmsolver++", "dpmsolver"), _RANDOM),
+        "thresholding": ((False,), _CLIPPED),
+        "variance_type": ((None, "fixed_small", "fixed_large"), "its network predicts a variance too"),
     },
-    "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": (False,), "invert_sigmas": (False,)},
+    "FlowMatchEulerDiscreteScheduler": {
+        "stochastic_sampling": ((False,), _RANDOM),
+        "invert_sigmas": ((False,), "its sigmas count the signal, as Mochi's do, which is not read here yet"),
+    },
 }
 
 
@@ -303,15 +312,15 @@ def _supported(scheduler: Any) -> str:
     )
 
 
-def _reader(scheduler: Any) -> Callable[[Any, int, float], Levels]:
+def _reader(scheduler: Any) -> Callable[[Any, int], Levels]:
     name = _supported(scheduler)
-    for setting, accepted in _REFUSED[name].items():
+    for setting, (accepted, reason) in _REFUSED[name].items():
         value = scheduler.config.get(setting, accepted[0])
         if value not in accepted:
             raise ValueError(
-                f"{type(scheduler).__name__} with `{setting}={value!r}` is not supported: its step has no"
-                f" exact inverse. Accepted: {', '.join(map(repr, accepted))}, as in"
-                f" `{type(scheduler).__name__}.from_config(scheduler.config, {setting}={accepted[0]!r})`."
+                f"{type(scheduler).__name__} with `{setting}={value!r}` is not supported under a method: {reason}."
+                f" Accepted: {', '.join(map(repr, accepted))}, if the model is sampled so without a method too: another"
+                " value changes plain sampling as well."
             )
     return _READERS[name]
 

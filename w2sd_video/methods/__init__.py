@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from .auto_guidance import AutoGuidance
-from .method import Method
+from .method import Answer, Method
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
 from .w2sd import W2SD, w2sd
@@ -18,6 +18,7 @@ __all__ = [
     "S2WD",
     "W2SD",
     "AdvancedReSampling",
+    "Answer",
     "AutoGuidance",
     "Method",
     "ReSampling",

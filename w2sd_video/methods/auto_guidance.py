@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..levels import Step
-from .method import Arm, Method, Noise, finite
+from .method import Answer, Arm, Method, Noise, finite
 
 
 @dataclass(frozen=True)
 class AutoGuidance(Method):
-    """x_s = x^good + w (x^good - x^bad), both from x_t; so the prediction p_s + w (p_s - p_w), all at x_t.
+    """x_s = x^good + w (x^good - x^bad), both from x_t: w (p_s - p_w) is added to the prediction, all at x_t.
 
     Args:
         weight: w; the paper has 1.
@@ -24,5 +24,6 @@ class AutoGuidance(Method):
         super().__post_init__()
         finite("weight", self.weight)
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        return strong.denoise(x_t) + self.weight * (strong.reflect(x_t) - weak.reflect(x_t))
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        p = strong.denoise(x_t)
+        return Answer(p, e=self.weight * (strong.reflect(x_t) - weak.reflect(x_t)))

@@ -1,4 +1,4 @@
-"""What a method is: a prediction made of the predictions of two arms."""
+"""What a method is: an answer to the pipeline's loop, made of the predictions of two arms."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ class Arm(Protocol):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a method makes of one step: from where the scheduler steps, and with what prediction.
+
+    The step goes from x~_t = x_t + d with the prediction mix(p) + e, where `mix` is the pipeline's own guidance (and
+    its rescaling, where it has one). Both parts are added after it, so they are exact whatever the pipeline mixes.
+
+    Args:
+        p: (k, B, …), the arm's prediction at x~_t, as of `Arm.denoise`.
+        d: (B, …), the displacement x~_t - x_t, in the network's input space. None: 0.
+        e: (B, …), what is added to the mixed prediction. None: 0.
+    """
+
+    p: Tensor
+    d: Tensor | None = None
+    e: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """What every method has: which steps it changes, and the guidance of the two arms while it does.
 
@@ -46,6 +64,7 @@ class Method:
     """
 
     uses_weak: ClassVar[bool] = True  # whether the weak arm is evaluated
+    inverts: ClassVar[bool] = False  # whether it goes back along a step
     one_model: ClassVar[bool] = False  # whether the weak arm is the strong model, even where there is another
 
     strong_guidance: float = 1.0
@@ -83,14 +102,14 @@ class Method:
             ValueError: says which setting.
         """
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        """The prediction (k, B, …) for a step from x_t (B, …), as of `strong.denoise`."""
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        """The answer to a step from x_t (B, …)."""
         raise NotImplementedError
 
 
-def displaced(x_t: Tensor, step: Step, strong: Arm, d: Tensor) -> Tensor:
-    """The strong arm's step from x_t + d, as a prediction for a plain step from x_t: p_s(x_t + d) + (a / b) d."""
-    return strong.denoise(x_t + d) + (step.final.a / step.final.b) * d
+def displaced(x_t: Tensor, strong: Arm, d: Tensor) -> Answer:
+    """The strong arm's step from x_t + d."""
+    return Answer(strong.denoise(x_t + d), d)
 
 
 def finite(name: str, value: object, least: float = -math.inf) -> None:

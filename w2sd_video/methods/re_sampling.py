@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..levels import Step
-from .method import Arm, Method, Noise, displaced
+from .method import Answer, Arm, Method, Noise, displaced
 from .w2sd import reflection
 
 
@@ -31,10 +31,8 @@ class ReSampling(Method):
 
     uses_weak: ClassVar[bool] = False
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        if step.forward.b == 0:
-            return strong.denoise(x_t)
-        return displaced(x_t, step, strong, renoised(x_t, step, strong.reflect(x_t), noise()))
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        return displaced(x_t, strong, renoised(x_t, step, strong.reflect(x_t), noise()))
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class AdvancedReSampling(Method):
         adverse: take noise of cosine < 0 instead (the paper's Table 14).
     """
 
+    inverts: ClassVar[bool] = True
+
     adverse: bool = False
 
     def __post_init__(self) -> None:
@@ -55,11 +55,9 @@ class AdvancedReSampling(Method):
         if not isinstance(self.adverse, bool):
             raise ValueError(f"`adverse` has to be true or false, but is {self.adverse!r}.")
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        if step.forward.b == 0:
-            return strong.denoise(x_t)
-        d, p_s = reflection(x_t, step, strong, weak)
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        d, p_s, _ = reflection(x_t, step, strong, weak)
         drawn = noise()
         along = (drawn * d).flatten(1).sum(1).reshape(-1, *[1] * (d.ndim - 1)) >= 0
         drawn = drawn.where(along ^ self.adverse, -drawn)
-        return displaced(x_t, step, strong, renoised(x_t, step, p_s, drawn))
+        return displaced(x_t, strong, renoised(x_t, step, p_s, drawn))

@@ -14,7 +14,8 @@ from .w2sd import W2SD, reflection
 @dataclass(frozen=True)
 class S2WD(W2SD):
     """W2SD with x~_t = M_inv^s(M^w(x_t)): there with the weak arm, back with the strong one, and the final step is
-    still the strong arm's. The settings are W2SD's."""
+    still the strong arm's. The settings are W2SD's; `cap` goes by the strong prediction, here the one at x_s."""
 
     def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:
-        return reflection(x_t, step, weak, strong, self.inversion)
+        d, _, p_s = reflection(x_t, step, weak, strong, self.inversion)
+        return d, p_s

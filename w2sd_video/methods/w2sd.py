@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..levels import Step
-from .method import Arm, Method, Noise, displaced, finite
+from ..levels import Step, check_invertible
+from .method import Answer, Arm, Method, Noise, displaced, finite
 
 Inversion = Literal["x_s", "x_t"] | int
 
 
-def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion = "x_s") -> Tensor:
-    """Algorithm 1 as a prediction: one plain step with it is one reflected step.
+def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion = "x_s") -> Answer:
+    """Algorithm 1 as an answer: the strong arm's step from the x~_t to which a reflection leads.
 
     With x_s = a x_t + b p (see `levels.first_order`), Algorithm 1 reads
 
         x_s  = M^s(x_t)      = a x_t + b p_s(x_t)
         x~_t = M_inv^w(x_s)  = (x_s - b p_w(x_s)) / a  = x_t + d,     d = (b / a) (p_s(x_t) - p_w(x_s))
-        x_s' = M^s(x~_t)     = a x~_t + b p_s(x~_t)    = a x_t + b [p_s(x~_t) + (a / b) d]
+        x_s' = M^s(x~_t)     = a x~_t + b p_s(x~_t)
 
-    and the bracket is what is returned. Every network is queried with the time of x_t (the paper's Eq. 5).
+    Every network is queried with the time of x_t (the paper's Eq. 5). With a first-order scheduler the last line is one
+    plain step from x_t with the prediction p_s(x~_t) + (a / b) d.
 
     Args:
         x_t: (B, …), what the network sees.
         step: the step from x_t.
         strong, weak: the two arms.
         inversion: where the weak arm is evaluated; see `reflection`.
-
-    Returns:
-        Tensor of the shape of `strong.denoise(x_t)`.
     """
-    if step.forward.b == 0:  # the level stays: there is nothing to come back from
-        return strong.denoise(x_t)
-    return displaced(x_t, step, strong, reflection(x_t, step, strong, weak, inversion)[0])
+    return displaced(x_t, strong, reflection(x_t, step, strong, weak, inversion)[0])
 
 
-def reflection(x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s") -> tuple[Tensor, Tensor]:
-    """d = x~_t - x_t (B, …), where a step with the first arm and back with the second leads; and the first's p(x_t).
+def reflection(
+    x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """d = x~_t - x_t (B, …), where a step with the first arm and back with the second leads; and the arms' predictions.
+
+    What the network predicts is held between x_s and x_t: eps, v, z or the flow, each by the same rule.
 
     Args:
         inversion: where the second arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
             inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the
             x~_t found so far, which on short steps converges to the exact inverse of the second arm's step.
+
+    Returns:
+        d; the first arm's prediction at x_t; and the second arm's, where it was last evaluated.
     """
-    p_s = first.reflect(x_t)
-    p_w = second.reflect(x_t if inversion == "x_t" else step.forward.forward(x_t, p_s))
-    d = displacement(x_t, step, p_s, p_w)
+    p = first.reflect(x_t)
+    q = second.reflect(x_t if inversion == "x_t" else step.forward.forward(x_t, p))
+    d = displacement(x_t, step, p, q)
     for _ in range(inversion if isinstance(inversion, int) else 0):
-        p_w = second.reflect(x_t + d)
-        d = displacement(x_t, step, p_s, p_w)
-    return d, p_s
+        q = second.reflect(x_t + d)
+        d = displacement(x_t, step, p, q)
+    return d, p, q
 
 
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
@@ -60,7 +63,11 @@ def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
 
     Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w). Under `convention="published"` they
     are not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
+
+    Raises:
+        ValueError: a is 0, for a network of samples at sigma_s = 0.
     """
+    check_invertible(step)
     (a, b), (a_, b_) = (step.forward.a, step.forward.b), (step.inverse.a, step.inverse.b)
     if (a, b) == (a_, b_):
         return (b / a) * (p_s - p_w)
@@ -77,11 +84,13 @@ class W2SD(Method):
         still_gain, motion_gain: for videos (B, C, F, H, W), gains of d's mean over frames and of the rest of it. 1
             and 1 is the paper; so reflection can sharpen frames without freezing them, or move them more.
         cap: the norm of (a / b) d, the difference of the predictions, is at most this times the norm of the strong
-            arm's prediction, for each video. None: no cap (the paper).
+            arm's prediction in the reflection, for each video. None: no cap (the paper).
 
     Raises:
         ValueError: for a value outside what is said here.
     """
+
+    inverts: ClassVar[bool] = True
 
     inversion: Inversion = "x_s"
     inversion_noise: float = 0.0
@@ -107,13 +116,13 @@ class W2SD(Method):
             if getattr(self, name) != 1 and len(shape) != 5:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and there is no time in latents {shape}: give 1.")
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        if step.forward.b == 0:
-            return strong.denoise(x_t)
-        return displaced(x_t, step, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        return displaced(x_t, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
 
     def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:
-        return reflection(x_t, step, strong, weak, self.inversion)
+        """The displacement d, and the strong arm's prediction in the reflection."""
+        d, p_s, _ = reflection(x_t, step, strong, weak, self.inversion)
+        return d, p_s
 
     def _changed(self, step: Step, noise: Noise, d: Tensor, p: Tensor) -> Tensor:
         """d with the gains, the cap and the noise."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..levels import Level, Step
-from .method import Arm, Method, Noise
+from .method import Answer, Arm, Method, Noise
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,5 @@ class Weak(Method):
     def reflects(self, index: int, num_steps: int, level: Level | None = None) -> bool:
         return True
 
-    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Tensor:
-        return weak.reflect(x_t)[None]
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        return Answer(weak.reflect(x_t)[None])

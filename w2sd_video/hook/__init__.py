@@ -1,0 +1,19 @@
+"""Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
+
+from .arm import Conditioning, Evaluations, branches
+from .attach import HOOK_NAME, apply_reflection, attached, stepping
+from .control import ControlHook
+from .group import DenoiserHook, Group
+
+__all__ = [
+    "HOOK_NAME",
+    "Conditioning",
+    "ControlHook",
+    "DenoiserHook",
+    "Evaluations",
+    "Group",
+    "apply_reflection",
+    "attached",
+    "branches",
+    "stepping",
+]

@@ -1,0 +1,231 @@
+"""Putting a method on a pipeline, and taking it off again."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.utils.torch_utils import randn_tensor, unwrap_module
+from torch import Tensor, nn
+
+from ..arms import Settings, switched
+from ..levels import check_scheduler
+from ..methods import Method
+from .arm import PIPELINES_OWN, Conditioning
+from .control import ControlHook
+from .group import DenoiserHook, Group
+
+HOOK_NAME = "w2sd_video"
+DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
+_NOISE = 0x5DEECE66D  # parts a method's noise from that of the latents, which come of the same generator
+
+Hook = TypeVar("Hook", bound=ModelHook)
+
+_busy: set[int] = set()  # networks that a call is using, by id
+_lock = threading.Lock()
+
+
+@contextmanager
+def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
+    """The hook on the network while the context lasts; however it is left, the network is then as it was."""
+    had_registry, had_forward = hasattr(network, "_diffusers_hook"), "forward" in vars(network)
+    registry = HookRegistry.check_if_exists_or_initialize(network)
+    registry.register_hook(hook, HOOK_NAME)
+    try:
+        yield hook
+    finally:
+        registry.remove_hook(HOOK_NAME, recurse=False)
+        if not registry.hooks and not had_forward:
+            del network.forward  # the registry leaves the bound method behind as an attribute
+        if not registry.hooks and not had_registry:
+            del network._diffusers_hook
+
+
+@contextmanager
+def stepping(group: Group) -> Iterator[None]:
+    """The group between the pipeline and its scheduler, while the context lasts."""
+    scheduler = group.scheduler
+
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        group.restart()
+        theirs["set_timesteps"](*args, **kwargs)
+
+    theirs = {name: getattr(scheduler, name) for name in ("step", "set_timesteps")}
+    ours: dict[str, Callable[..., Any]] = {
+        "step": functools.partial(group.step, theirs["step"]),
+        "set_timesteps": set_timesteps,
+    }
+    seams = [(vars(scheduler), name, _Seam(group.name, theirs[name], ours[name])) for name in ours]
+    with switched(seams):
+        yield
+
+
+class _Seam:
+    """A scheduler's method, gone through by ours. It stays with its scheduler: a copy would act on the first one."""
+
+    def __init__(self, pipeline: str, theirs: Callable[..., Any], ours: Callable[..., Any]):
+        functools.update_wrapper(self, theirs)  # pipelines look at the signature
+        self._pipeline, self._ours = pipeline, ours
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._ours(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise ValueError(
+            f"{self._pipeline} is not supported under a method: it copies its scheduler during the call, and steps of"
+            " a copy cannot be reflected. Use it with `method=None`."
+        )
+
+
+@contextmanager
+def one_call_at_a_time(name: str, networks: list[nn.Module]) -> Iterator[None]:
+    """Refuse the networks to a second call while the context lasts: both would change the same hooks and settings.
+
+    Raises:
+        RuntimeError: another call is using one of them.
+    """
+    ids = {id(network) for network in networks}
+    with _lock:
+        if ids & _busy:
+            raise RuntimeError(
+                f"{name} is in use: another call of it, or of a pipeline that shares a network with it, has not ended."
+                " Make one call at a time, or give each thread a pipeline of its own (`copy.deepcopy`)."
+            )
+        _busy.update(ids)
+    try:
+        yield
+    finally:
+        with _lock:
+            _busy.difference_update(ids)
+
+
+@contextmanager
+def apply_reflection(
+    pipeline: DiffusionPipeline,
+    method: Method | None,
+    *,
+    weak: nn.Module | None = None,
+    weak_conditioning: Conditioning = PIPELINES_OWN,
+    weak_settings: Settings | None = None,
+    weak_controlnet_conditioning_scale: float | list[float] | None = None,
+    eta: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Iterator[Group]:
+    """Puts a method into a pipeline of diffusers that this package does not subclass, while the context lasts.
+
+    It takes a pipeline that evaluates its `unet` or `transformer` once a step, on [unconditional; conditional] halves
+    where it guides, and has one of `levels.read_step`'s schedulers. The reflection's guidance can be other than 1 only
+    while the pipeline guides, so while its own guidance is over 1. Whether the pipeline does so is checked at its every
+    step: what is not supported is refused by name, at the first step at the latest.
+
+    `guidance_rescale` acts on the final step alone; the reflection mixes its predictions plainly.
+
+    Args:
+        pipeline: the strong arm, as it is set.
+        method: one of `methods`, such as `W2SD(strong_guidance=5.5, weak_guidance=1.0)`. None: only count evaluations.
+        weak: the weak arm's network. None: the pipeline's own.
+        weak_conditioning, weak_settings: what the weak arm is told, and what is set while it is evaluated (see `arms`).
+        weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
+        eta: without effect, since the scheduler makes the final step with the `eta` of the pipeline's call.
+        generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
+
+    Yields:
+        The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent.
+
+    Raises:
+        ValueError: the pipeline has no denoiser that is known, or does not say how it guides; the scheduler has no such
+            step; or, during the pipeline's call, the pipeline does something that is not supported.
+        RuntimeError: another call is using one of the networks.
+    """
+    name = type(pipeline).__name__
+    denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
+    if not denoisers:
+        raise ValueError(f"{name} has neither `unet` nor `transformer`.")
+    says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
+    if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
+        raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
+    if method is not None:
+        check_scheduler(pipeline.scheduler, convention=method.convention)
+        _check_denoisers(name, denoisers, weak)
+
+    def number(attribute: str) -> Callable[[], bool]:
+        return lambda: (getattr(pipeline, attribute, None) or 0) > 0
+
+    group = Group(
+        method,
+        pipeline.scheduler,
+        name=name,
+        weak_conditioning=weak_conditioning,
+        weak_settings=weak_settings,
+        weak_control_scale=weak_controlnet_conditioning_scale,
+        guidance=lambda: pipeline.guidance_scale,
+        doubled=lambda: pipeline.do_classifier_free_guidance,
+        rescaled=number("guidance_rescale"),
+        perturbed=number("do_perturbed_attention_guidance"),
+        num_steps=lambda: pipeline.num_timesteps,
+        noise=following_noise(generator),
+        conditional_first=getattr(pipeline, "conditional_first", False),
+    )
+    with ExitStack() as stack:
+        stack.enter_context(one_call_at_a_time(name, [*denoisers, *([] if weak is None else [weak])]))
+        for network in denoisers:
+            stack.enter_context(attached(network, DenoiserHook(group, weak)))
+        if method is not None:
+            stack.enter_context(stepping(group))
+            if getattr(pipeline, "controlnet", None) is not None:
+                stack.enter_context(attached(pipeline.controlnet, ControlHook()))
+        free = pipeline.maybe_free_model_hooks
+
+        def freed() -> None:
+            stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
+            free()
+
+        stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
+        yield group
+
+
+def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | None) -> None:
+    """Refuse networks that a method cannot evaluate, before anything is computed."""
+    if len(denoisers) > 1 and weak is not None:
+        raise ValueError(
+            f"`weak` is one network, and {name} has {len(denoisers)} denoisers, which take turns: that is not supported"
+            " yet. Accepted: None, with what tells the arms apart in `method`, `weak_conditioning` or `weak_settings`."
+        )
+    for network in [*denoisers, *([] if weak is None else [weak])]:
+        kind = type(unwrap_module(network)).__name__
+        for module in network.modules():
+            for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+                if hook._is_stateful:
+                    raise ValueError(
+                        f"{kind} has a {type(hook).__name__}, which keeps what the network computed at one place for"
+                        " another: a cache is not supported under a method, which evaluates the network at several"
+                        " places a step. Use `disable_cache()`, or `method=None`."
+                    )
+        config = getattr(network, "config", {})
+        taken, predicted = config.get("in_channels"), config.get("out_channels")
+        if isinstance(taken, int) and isinstance(predicted, int) and predicted not in (taken, 2 * taken):
+            raise ValueError(
+                f"{kind} takes {taken} channels and predicts {predicted}: something else lies beside the latents in"
+                " its input (a mask or a picture, as in inpainting and image to video), which is not supported under a"
+                " method. Use `method=None`."
+            )
+
+
+def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
+    """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
+
+    def following(given: torch.Generator) -> torch.Generator:
+        ahead = given.clone_state()
+        seed = int(torch.randint(2**62, (), generator=ahead, device=given.device))
+        return torch.Generator(given.device).manual_seed(seed ^ _NOISE)
+
+    if generator is None:
+        return torch.randn_like
+    ours = [following(each) for each in generator] if isinstance(generator, list) else following(generator)
+    return lambda x: randn_tensor(tuple(x.shape), generator=ours, device=x.device, dtype=x.dtype)

@@ -1,0 +1,65 @@
+"""A ControlNet under a method: its residuals are made anew wherever an arm is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.hooks import ModelHook
+from diffusers.utils.torch_utils import unwrap_module
+from torch import Tensor, nn
+
+from .inputs import parameters
+
+
+class ControlHook(ModelHook):
+    """Puts a ControlNet's call off, so that its residuals are those of the x at which an arm is evaluated.
+
+    The pipeline hands on what it gets, and the denoiser's hook makes the residuals of it, for each x anew.
+    """
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        names = parameters(type(unwrap_module(module)).forward)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        kind = type(unwrap_module(module)).__name__
+        if names[0] != "sample":
+            raise ValueError(
+                f"{kind} is not supported under a method, where ControlNets of UNets are, and no others. Use"
+                " `method=None`."
+            )
+        if inputs.get("guess_mode"):
+            raise ValueError(
+                "`guess_mode` is not supported under a method: there the unconditional branch has no residuals."
+                " Accepted: False, or `method=None`."
+            )
+        inputs.pop(names[0])
+        deferred = Deferred(self.fn_ref.original_forward, names[0], inputs)
+        return deferred, deferred
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A call of a ControlNet, to be made with other latents."""
+
+    controlnet: Callable[..., Any]
+    x_name: str
+    inputs: dict[str, Any]
+
+    def at_scale(self, scale: float | list[float] | None) -> dict[str, Any]:
+        """The inputs at this conditioning scale, outside of whose steps it stays 0. Empty: it has no effect."""
+        now = self.inputs["conditioning_scale"]
+        if scale is not None:
+            several = [scale] * len(now) if isinstance(now, list) and not isinstance(scale, list) else scale
+            if isinstance(now, list) and isinstance(several, list):
+                now = [s * (current != 0) for s, current in zip(several, now, strict=True)]
+            else:
+                now = scale * (now != 0)
+        off = not any(now) if isinstance(now, list) else now == 0
+        return {} if off else {**self.inputs, "conditioning_scale": now}
+
+    def __call__(self, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The residuals at x (B, C, …) as the denoiser takes them; a video's frames are images to the ControlNet."""
+        images = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x
+        down, mid = self.controlnet(**{self.x_name: images}, **inputs)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

@@ -1,0 +1,328 @@
+"""What a pipeline calls between two steps of its scheduler, and the method's answer to it.
+
+A pipeline keeps its own loop: it calls its denoiser, mixes what comes back by its guidance, and hands the mixture to
+`scheduler.step`. Two places in that loop are ours. The denoiser's call is answered with the strong arm's prediction
+at x~_t, for which the networks are evaluated as often as the method needs; and `scheduler.step` then goes from x~_t
+instead of x_t, after the pipeline has mixed, rescaled or normalised. So the final step is the pipeline's own, whatever
+it does with its guidance, and a multistep scheduler keeps a history of predictions at x~_t.
+
+Between two steps the denoiser has to be called once: on [unconditional; conditional] rows where the pipeline guides, or
+on plain ones. What the scheduler gets has to be the mixture of what was answered. A pipeline that does anything else is
+refused by name, at its first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from diffusers.hooks import ModelHook
+from diffusers.utils.torch_utils import unwrap_module
+from torch import Tensor, nn
+
+from ..arms import Settings
+from ..levels import Step, check_invertible, full_precision, read_step, step_index
+from ..methods import Answer, Method
+from .arm import BOTH, PIPELINES_OWN, BoundArm, Conditioning, Evaluations, branches, check_finite
+from .control import Deferred
+from .inputs import parameters
+
+# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. Those of a ControlNet a
+# `ControlHook` defers.
+STALE_UNDER_REFLECTION = (
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "down_intrablock_additional_residuals",
+    "controlnet_block_samples",
+    "controlnet_single_block_samples",
+    "block_controlnet_hidden_states",
+)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An answer that the scheduler has not stepped with yet."""
+
+    step: Step
+    where: str
+    x_t: Tensor
+    answer: Answer
+    prediction: Tensor  # (k, B, …), as the pipeline got it
+    doubled: bool
+
+
+class Group:
+    """One pipeline's denoisers and scheduler, under a method.
+
+    Args:
+        method: the method, or None to pass calls through untouched and only count them.
+        scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
+        name: the pipeline's, for messages.
+        weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
+        weak_settings: what is set while the weak arm is evaluated; see `arms`.
+        weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
+            Default: the pipeline's.
+        guidance: the pipeline's guidance number, read at every step.
+        doubled: whether the pipeline sends [unconditional; conditional] rows, read at every step.
+        rescaled: whether it scales its mixture, by both branches (`guidance_rescale`), read at every step.
+        perturbed: whether it evaluates a third, perturbed branch (PAG), read at every step.
+        num_steps: steps of the current loop, read at every step. Default: all of `scheduler.timesteps`.
+        noise: draws standard normal noise like a tensor. Default: from torch's global generator.
+        conditional_first: whether the rows come as [conditional; unconditional], as `DiTPipeline` sends them.
+    """
+
+    def __init__(
+        self,
+        method: Method | None,
+        scheduler: Any,
+        *,
+        name: str = "The pipeline",
+        weak_conditioning: Conditioning = PIPELINES_OWN,
+        weak_settings: Settings | None = None,
+        weak_control_scale: float | list[float] | None = None,
+        guidance: Callable[[], float] = lambda: 1.0,
+        doubled: Callable[[], bool] = lambda: False,
+        rescaled: Callable[[], bool] = lambda: False,
+        perturbed: Callable[[], bool] = lambda: False,
+        num_steps: Callable[[], int] | None = None,
+        noise: Callable[[Tensor], Tensor] = torch.randn_like,
+        conditional_first: bool = False,
+    ):
+        self.method = method
+        self.scheduler = scheduler
+        self.name = name
+        self.weak_conditioning = weak_conditioning
+        self.weak_settings = weak_settings or []
+        self.weak_control_scale = weak_control_scale
+        self.guidance = guidance
+        self.doubled = doubled
+        self.rescaled = rescaled
+        self.perturbed = perturbed
+        self.num_steps = num_steps
+        self.noise = noise
+        self.conditional_first = conditional_first
+        self.evaluations = Evaluations()
+        self._pending: Pending | None = None
+        self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
+
+    def restart(self) -> None:
+        """A new loop begins: what an earlier one left, ended by an error, does not count."""
+        self._pending = None
+
+    def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The denoiser's call, answered."""
+        forward = hook.fn_ref.original_forward
+        names = parameters(type(unwrap_module(module)).forward)
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        x = inputs.pop(names[0])
+        doubled = self.doubled()
+        if self.method is None:
+            self.evaluations.videos = len(x) // 2 if doubled else len(x)
+            self.evaluations.strong += len(x)
+            return forward(*args, **kwargs)
+        x_t = self._latents(x, doubled)
+        self.evaluations.videos = len(x_t)
+        index, num_steps, step = self._step(self.method, inputs)
+        where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
+        if self._pending is not None:
+            self._refuse(
+                "calls its denoiser more than once a step, with the prompt and without it, or with layers skipped;"
+                " supported is one call, with both in one batch"
+            )
+        check_finite(x_t, f"the latents before {where}")
+        reflects = self.method.reflects(index, num_steps, step.level)
+        control = inputs.get("down_block_additional_residuals")
+        if isinstance(control, Deferred):
+            inputs = {key: value for key, value in inputs.items() if value is not control}
+        else:
+            control = None
+        guidance = self.guidance() if doubled else 1.0
+        common: dict[str, Any] = {
+            "x_name": names[0],
+            "x_dtype": x.dtype,
+            "inputs": inputs,
+            "control": control,
+            "doubled": doubled,
+            "conditional_first": self.conditional_first,
+            "step": step,
+            "where": where,
+            "final": BOTH if doubled and self.rescaled() else branches(guidance),
+            "evaluations": self.evaluations,
+        }
+        strong = BoundArm("strong", forward, self.method.strong_guidance, **common)
+        running = strong
+        if reflects:
+            self._check_reflectable(inputs)
+            self.method.check(tuple(x_t.shape))
+            weak = BoundArm(
+                "weak",
+                forward if hook.weak is None else hook.weak,
+                self.method.weak_guidance,
+                conditioning=self.weak_conditioning,
+                settings=self.weak_settings,
+                control_scale=self.weak_control_scale,
+                **common,
+            )
+            answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
+            if not isinstance(answer, Answer):
+                raise TypeError(f"{type(self.method).__name__} returns a {type(answer).__name__}, not an `Answer`.")
+            running = strong if strong.evaluated else weak
+        else:
+            answer = Answer(strong.denoise(x_t))
+        for name, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
+            if tensor is not None:
+                check_finite(tensor, f"the method's {name} at {where}")
+        p = answer.p.to(x.dtype)
+        self._pending = Pending(step, where, x_t, answer, p, doubled)
+        if doubled:
+            p = p.expand(2, *p.shape[1:])  # one branch stands for both: their mixture is that branch
+            p = p.flip(0) if self.conditional_first else p
+        p = p.flatten(0, 1)
+        if running.learned_sigma:  # the supported schedulers take no variance from the network
+            p = torch.cat([p, torch.zeros_like(p)], 1)
+        return (p,) if running.output_type is tuple else running.output_type(sample=p)
+
+    def step(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The scheduler's step: from x~_t where the method displaced x_t, with what it adds to the prediction."""
+        names = ("model_output", "timestep", "sample")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        rest = args[len(names) :]
+        pending, self._pending = self._pending, None
+        if pending is None:
+            self._refuse("makes a step of its scheduler without a call of its denoiser before it (a cache, perhaps)")
+        output, sample = given["model_output"], given["sample"]
+        times = self._check_stepped(pending, output, sample)
+        answer = pending.answer
+        if answer.d is None and answer.e is None:
+            return step(*args, **kwargs)
+        dtype = torch.promote_types(sample.dtype, output.dtype)
+        if answer.d is not None:  # half precision would round away what tells x~_t from x_t
+            given["sample"] = full_precision(sample) + pending.step.scale * torch.cat([answer.d] * times)
+        if answer.e is not None:
+            given["model_output"] = full_precision(output) + torch.cat([answer.e] * times)
+        made = step(*(given.pop(name) for name in names), *rest, **given)
+        if isinstance(made, tuple):
+            return (made[0].to(dtype), *made[1:])
+        made.prev_sample = made.prev_sample.to(dtype)
+        return made
+
+    def _latents(self, x: Any, doubled: bool) -> Tensor:
+        """x_t (B, …) in float32 or better, from the denoiser's input."""
+        if not isinstance(x, Tensor):
+            self._refuse(f"hands its denoiser a {type(x).__name__} where others hand one tensor of latents")
+        if self.perturbed():
+            self._refuse("evaluates a third, perturbed branch; set `pag_scale` to 0")
+        if not doubled:
+            return full_precision(x)
+        first, second = x[: len(x) // 2], x[len(x) // 2 :]
+        if len(x) % 2 or not (torch.equal(first, second) or not torch.isfinite(x).all()):  # NaN is not equal to NaN
+            self._refuse(
+                f"guides and sends its denoiser {len(x)} {'rows' if len(x) != 1 else 'row'} that are not the same"
+                " latents twice: one call with the prompt and one without it, or more branches than two; supported are"
+                " two branches in one batch"
+            )
+        return full_precision(first)
+
+    def _step(self, method: Method, inputs: Mapping[str, Any]) -> tuple[int, int, Step]:
+        """Which step of the loop this is, from 0; of how many; and the step."""
+        timestep = inputs["timestep"] if "timestep" in inputs else inputs.get("t")
+        if timestep is None:
+            self._refuse("tells its denoiser no `timestep`")
+        if isinstance(timestep, Tensor):
+            if timestep.numel() > 1 and (timestep.ndim > 1 or not bool((timestep == timestep[0]).all())):
+                self._refuse("gives parts of the latents times of their own (tokens or frames that are held still)")
+            timestep = timestep.flatten()[0]
+        try:
+            found = step_index(self.scheduler, timestep)
+        except (ValueError, IndexError):
+            self._refuse(f"tells its denoiser the time {float(timestep):g}, which is none of its scheduler's timesteps")
+        index = found
+        num_steps = len(self.scheduler.timesteps)
+        if self.num_steps is not None:
+            num_steps = self.num_steps()
+            if found <= self._last or self._last < 0:  # a loop may start late in the schedule, or anew
+                self._first = found
+            self._last = found
+            index = found - self._first
+        timesteps = self.scheduler.timesteps
+        step = read_step(self.scheduler, timesteps[found])
+        last = found - index + num_steps - 1
+        if index == 0 and method.inverts and method.reflects(num_steps - 1, num_steps) and last < len(timesteps):
+            check_invertible(read_step(self.scheduler, timesteps[last], index=last))
+        if method.convention != "exact" and method.reflects(index, num_steps, step.level):
+            step = read_step(self.scheduler, timesteps[found], convention=method.convention)
+        return index, num_steps, step
+
+    def _check_reflectable(self, inputs: Mapping[str, Any]) -> None:
+        for name in STALE_UNDER_REFLECTION:
+            if inputs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too: such"
+                    " residuals are not supported under a method that reflects, but for a ControlNet's that a"
+                    " `ControlHook` defers. Use `method=None`, or `reflection_steps=0`."
+                )
+
+    def _check_stepped(self, pending: Pending, output: Any, sample: Any) -> int:
+        """Refuse a step from other latents, or with another prediction, than those of the denoiser's call.
+
+        Returns:
+            How many times the scheduler's batch holds the latents: 2 where it steps the doubled batch.
+        """
+        x, tolerance = pending.x_t, max(16 * torch.finfo(pending.prediction.dtype).eps, 1e-4)
+        if not isinstance(sample, Tensor) or not isinstance(output, Tensor):
+            self._refuse("steps its scheduler with something else than tensors")
+        times = 2 if pending.doubled and len(sample) == 2 * len(x) else 1
+        expected = pending.step.scale * torch.cat([x] * times)
+        if sample.shape != expected.shape or not _near(sample, expected, tolerance):
+            self._refuse("hands its scheduler other latents than its denoiser")
+        branch = full_precision(pending.prediction)
+        mixed = branch[0] if len(branch) == 1 else branch[0] + self.guidance() * (branch[1] - branch[0])
+        mixed = torch.cat([mixed] * times)
+        if output.shape == mixed.shape:
+            if _near(output, mixed, tolerance):
+                return times
+            if self.rescaled() and _near(output, _scaled_like(output, mixed), tolerance):
+                return times
+            if _near(-output, mixed, tolerance):
+                self._refuse("negates what its denoiser predicts before its scheduler gets it")
+        self._refuse(
+            "hands its scheduler something else than `uncond + guidance_scale * (cond - uncond)` of what its denoiser"
+            " predicts"
+        )
+
+    def _refuse(self, does: str) -> NoReturn:
+        raise ValueError(f"{self.name} is not supported under a method: it {does}. Use it with `method=None`.")
+
+
+class DenoiserHook(ModelHook):
+    """Answers one denoiser's calls for its group.
+
+    Args:
+        group: the pipeline's.
+        weak: the weak arm's network. None: the denoiser itself.
+    """
+
+    def __init__(self, group: Group, weak: nn.Module | None = None):
+        super().__init__()
+        self.group = group
+        self.weak = weak
+
+    # A compiler that traced the method would do so anew for every step's numbers. The networks that it evaluates are
+    # compiled all the same.
+    @torch.compiler.disable(recursive=False)
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.group.answer(self, module, args, kwargs)
+
+
+def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
+    x, y = full_precision(x), full_precision(y)
+    return bool((x - y).norm() <= tolerance * y.norm() + torch.finfo(x.dtype).tiny)
+
+
+def _scaled_like(x: Tensor, y: Tensor) -> Tensor:
+    """y, each sample times the number from 0 up that brings it nearest to x."""
+    x, y = full_precision(x), full_precision(y)
+    axes = tuple(range(1, y.ndim))
+    return y * ((x * y).sum(axes, keepdim=True) / (y * y).sum(axes, keepdim=True).clamp(min=1e-30)).clamp(min=0)

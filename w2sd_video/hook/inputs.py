@@ -1,0 +1,148 @@
+"""A denoiser's inputs beside the latents: which hold a half for each branch of guidance, and which are common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Inputs whose tensors run over the doubled batch, or over a multiple of it: (2 B, …), for every frame (2 B F, …). Names
+# of arguments of diffusers' UNets and transformers, or of entries of their dictionaries.
+SPLIT = {
+    "additional_t_cond",
+    "attention_mask",
+    "boxes",  # GLIGEN's, as the next three
+    "masks",
+    "positive_embeddings",
+    "image_masks",
+    "image_embeddings",
+    "phrases_embeddings",
+    "block_controlnet_hidden_states",
+    "class_labels",
+    "clip_img",
+    "clip_text",
+    "clip_text_pooled",
+    "controlnet_block_samples",
+    "controlnet_cond",
+    "controlnet_single_block_samples",
+    "control_type",
+    "crop_coords",
+    "down_block_additional_residuals",
+    "down_intrablock_additional_residuals",
+    "encoder_attention_mask",
+    "encoder_attention_mask_2",
+    "encoder_hidden_states",
+    "encoder_hidden_states_2",
+    "encoder_hidden_states_image",
+    "encoder_hidden_states_llama3",
+    "encoder_hidden_states_mask",
+    "encoder_hidden_states_t5",
+    "guidance",
+    "image_embeds",
+    "image_meta_size",
+    "ip_adapter_image_embeds",
+    "mid_block_additional_residual",
+    "original_size",
+    "phrases_masks",
+    "pooled_embeds",
+    "pooled_projections",
+    "resolution",
+    "aspect_ratio",
+    "style",
+    "target_size",
+    "text_embedding_mask",
+    "text_embedding_mask_t5",
+    "text_embeds",
+    "time_ids",
+    "timestep",
+    "timestep_cond",
+}
+# Inputs that both branches see whole, whatever their first axis: position tables, sizes, masks of adapters, lists of
+# layers.
+SHARED = {
+    "freqs_cis_img",
+    "height",
+    "image_rotary_emb",
+    "img_ids",
+    "img_shapes",
+    "ip_adapter_masks",
+    "num_frames",
+    "position_ids",
+    "rope_interpolation_scale",
+    "rotary",
+    "skip_layers",
+    "txt_ids",
+    "video_coords",
+    "width",
+}
+
+
+def half(key: str, value: Any, second: bool, batch: int) -> Any:
+    """The first or second half of an input of a doubled batch; what is common to both branches as it is.
+
+    Args:
+        key: the input's name; in a dictionary, each entry goes by its own.
+        value: a tensor, a list or a dictionary of them, or anything else, which is common.
+        second: which half.
+        batch: the doubled batch, 2 B.
+
+    Raises:
+        ValueError: a tensor that no table names and whose first axis is the doubled batch's, so that it may be halves
+            or not; or one that the table says to split and that has no two halves.
+    """
+    if key in SHARED:
+        return value
+    if isinstance(value, Mapping):
+        return {k: half(k, v, second, batch) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(half(key, v, second, batch) for v in value)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    length = len(value)
+    if key in SPLIT:
+        if length % batch == 0 and length:
+            return value.chunk(2)[second]
+        if length == 1:
+            return value
+        raise ValueError(
+            f"`{key}` is a tensor of shape {tuple(value.shape)}, and the batch has {batch} rows, unconditional and"
+            f" conditional: its first axis has to be 1 or a multiple of {batch}."
+        )
+    if length == batch:
+        raise ValueError(
+            f"`{key}` is a tensor of shape {tuple(value.shape)}, whose first axis is as long as the batch of"
+            f" unconditional and conditional rows: whether it holds a half for each is not known. Accepted: an input"
+            " that `w2sd_video.hook.inputs` names in `SPLIT` or `SHARED`; add it to one of them."
+        )
+    return value
+
+
+def override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, with `values` in the place of those of the same name, nested as they are."""
+    merged = dict(inputs)
+    for key, value in values.items():
+        merged[key] = override(inputs[key], value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def join(uncond: Any, cond: Any) -> Any:
+    """Two branches' inputs as one batch. What is one and the same object in both stays as it is."""
+    if uncond is cond:
+        return cond
+    if isinstance(cond, Mapping):
+        return {key: join(uncond[key], cond[key]) for key in cond}
+    if isinstance(cond, (list, tuple)):
+        return type(cond)(join(u, c) for u, c in zip(uncond, cond, strict=True))
+    if isinstance(cond, Tensor):
+        return torch.cat([uncond, cond])
+    return cond
+
+
+@functools.cache
+def parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a forward's arguments, without `self`; the first is the latents'."""
+    return tuple(inspect.signature(forward).parameters)[1:]
