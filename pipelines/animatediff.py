@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from diffusers import AnimateDiffPipeline, UNet2DConditionModel
+from diffusers import AnimateDiffPipeline, UNet2DConditionModel, UNetMotionModel
 
 from w2sd_video.motion import motion_unet
 
@@ -26,6 +26,9 @@ class VideoReflection(Reflection):
             components["unet"] = motion_unet(components["unet"], adapter)
         if isinstance(weak["weak_unet"], UNet2DConditionModel):
             weak["weak_unet"] = motion_unet(weak["weak_unet"], adapter, like=components["unet"])
+        for unet in (components["unet"], weak["weak_unet"]):
+            if isinstance(unet, UNetMotionModel) and not unet._repeated_blocks:  # diffusers 0.42 names none
+                unet._repeated_blocks = ["BasicTransformerBlock"]  # what `compile_repeated_blocks` compiles
         return components, weak
 
     def _check_numbers(self, asked: dict[str, Any]) -> None:

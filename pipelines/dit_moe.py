@@ -64,9 +64,9 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     def do_classifier_free_guidance(self) -> bool:
         return self.guidance_scale > 1
 
-    def _check_numbers(self, asked: dict[str, Any]) -> None:
-        super()._check_numbers(asked)
+    def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._guidance_scale = asked["guidance_scale"]
+        return super()._sample(asked, *args, **kwargs)
 
     def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}

@@ -5,21 +5,31 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, ClassVar, get_type_hints
 
 import torch
 from diffusers import DiffusionPipeline, MotionAdapter
+from diffusers.callbacks import (
+    SD3CFGCutoffCallback,
+    SDCFGCutoffCallback,
+    SDXLCFGCutoffCallback,
+    SDXLControlnetCFGCutoffCallback,
+)
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from w2sd_video import arms, loading
-from w2sd_video.hook import Conditioning, Group, apply_reflection
-from w2sd_video.levels import check_scheduler, read_step
+from w2sd_video.hook import Conditioning, Group, apply_reflection, check_free
+from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.motion import share_parameters, unshare_parameters
 
+# Callbacks of diffusers that end guidance during a call.
+CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback)
 # Arguments of a call that only some families have: by the stock pipeline's argument that goes with them.
 _NEEDS = {
     "weak_prompt": "prompt",
@@ -241,6 +251,7 @@ class Reflection(DiffusionPipeline):
             ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
                 the stock pipeline's own to it, but for `num_frames`, `num_inference_steps` and
                 `guidance_scale`.
+            RuntimeError: another call is using the pipeline, or a network of it.
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance.
         """
@@ -267,9 +278,10 @@ class Reflection(DiffusionPipeline):
         for name, value in (weak_inputs | scales).items():
             if value is not None and _NEEDS[name] not in asked:
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
+        check_free(type(self).__name__, self._networks())
         self._check_numbers(asked)
-        chosen, weak_conditioning = None, Conditioning()
-        self._hook, self._forced_halves = None, False
+        chosen, weak_conditioning, forced_halves = None, Conditioning(), False
+        self._hook = None
         if method is not None:
             if isinstance(method, Method):
                 if options or strong_guidance_scale is not None or weak_guidance_scale != 1:
@@ -292,7 +304,8 @@ class Reflection(DiffusionPipeline):
                 if chosen.uses_weak:
                     weak_conditioning = self._weak_conditioning(chosen, asked, weak_inputs, weak_adapter_scales or {})
                     guidances += [chosen.weak_guidance]
-            self._forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+            forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+            self._check_callback(chosen, asked, num_steps, forced_halves)
 
         applied = apply_reflection(
             self,
@@ -303,11 +316,16 @@ class Reflection(DiffusionPipeline):
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
             generator=asked.get("generator"),
         )
-        try:
-            with applied as self._hook:
-                return self._stock.__call__(self, *args, **kwargs)
-        finally:
-            self._forced_halves = False
+        with applied as self._hook:
+            self._forced_halves = forced_halves
+            try:
+                return self._sample(asked, *args, **kwargs)
+            finally:
+                self._forced_halves = False
+
+    def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The stock pipeline's own sampling."""
+        return self._stock.__call__(self, *args, **kwargs)
 
     @property
     def evaluations(self) -> dict[str, int]:
@@ -355,8 +373,7 @@ class Reflection(DiffusionPipeline):
                 f" conditioning of a batch wrongly; got {_batch_size(asked)} prompts."
             )
         check_scheduler(self.scheduler, convention=method.convention)
-        timesteps = self._timesteps(asked)
-        num_steps = len(timesteps)
+        num_steps, last = self._steps(asked)
         lam = method.reflection_steps
         if lam is not None and lam > num_steps:
             raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
@@ -365,6 +382,8 @@ class Reflection(DiffusionPipeline):
                 f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
                 f" which cannot reflect the last step, but is {lam}."
             )
+        if method.inverts and method.reflects(num_steps - 1, num_steps):
+            check_invertible(last)
         method.check((1, 1, 1, 1, 1) if "num_frames" in asked else (1, 1, 1, 1))
         self._check_weak_inputs(asked, weak_inputs)
         return num_steps
@@ -377,18 +396,37 @@ class Reflection(DiffusionPipeline):
         given = {**asked, **size, "callback_steps": None}
         self.check_inputs(**{n: given[n] for n in inspect.signature(self.check_inputs).parameters if n in given})
 
-    def _timesteps(self, asked: dict[str, Any]) -> list[float]:
-        """The timesteps of the run, from a copy of the scheduler. The first step is read: it may refuse."""
+    def _steps(self, asked: dict[str, Any]) -> tuple[int, Step]:
+        """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
         scheduler = copy.deepcopy(self.scheduler)
         timesteps, _ = retrieve_timesteps(
             scheduler, asked["num_inference_steps"], "cpu", asked.get("timesteps"), asked.get("sigmas")
         )
         read_step(scheduler, timesteps[0])
-        end = asked.get("denoising_end")
+        num_steps, end = len(timesteps), asked.get("denoising_end")
         if isinstance(end, float) and 0 < end < 1:  # the stock pipelines' own rule
             total = scheduler.config.num_train_timesteps
-            timesteps = [t for t in timesteps if t >= int(round(total - end * total))]
-        return [float(t) for t in timesteps]
+            num_steps = sum(float(t) >= int(round(total - end * total)) for t in timesteps)
+        last = max(num_steps - 1, 0)
+        return num_steps, read_step(scheduler, timesteps[last], index=last)
+
+    def _check_callback(self, method: Method, asked: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
+        """Refuse a callback of diffusers that ends guidance before the steps that need it."""
+        callback = asked.get("callback_on_step_end")
+        for each in getattr(callback, "callbacks", [callback]):
+            if not isinstance(each, CUTOFFS):
+                continue
+            at, ratio = each.config.cutoff_step_index, each.config.cutoff_step_ratio
+            after = (int(num_steps * ratio) if at is None else at) + 1  # the first step without guidance
+            guidances = [method.strong_guidance, *([method.weak_guidance] if method.uses_weak else [])]
+            reflects = [i for i in range(num_steps) if method.reflects(i, num_steps) and any(w != 1 for w in guidances)]
+            if after < num_steps and (forced_halves or (reflects and reflects[-1] >= after)):
+                raise ValueError(
+                    f"`callback_on_step_end` is a {type(each).__name__}, which ends guidance after step {after} of"
+                    f" {num_steps}, and later steps need the unconditional branch. Accepted: `reflection_steps` up to"
+                    f" {after} with a `guidance_scale` over 1, guidance 1 for both arms of the reflection, or no such"
+                    " callback."
+                )
 
     def _check_weak(self, asked: dict[str, Any]) -> None:
         """The two denoisers see the same latents."""
@@ -410,7 +448,7 @@ class Reflection(DiffusionPipeline):
 
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
         """Refuse scales of what the weak arm does not have."""
-        network = self._weak_network(method) or getattr(self, self._denoiser)
+        network = self._weak_arm(method)
         where = self._denoiser if network is getattr(self, self._denoiser) else f"weak_{self._denoiser}"
         loras = scales["weak_adapter_scales"]
         if loras is not None:
@@ -419,10 +457,7 @@ class Reflection(DiffusionPipeline):
                 there |= arms.adapters(encoder)
             for name, scale in loras.items() if isinstance(loras, dict) else [(loras, None)]:
                 if name not in there:
-                    raise ValueError(
-                        f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; accepted:"
-                        f" {', '.join(map(repr, there)) or 'none; load_lora_weights loads one'}."
-                    )
+                    raise ValueError(self._no_lora(name, where, there))
                 _check_scale(f"weak_adapter_scales[{name!r}]", scale)
                 if any(layer.merged for layer in there[name]):
                     raise ValueError(f"`weak_adapter_scales` names {name!r}, which is fused: `unfuse_lora()` first.")
@@ -445,6 +480,18 @@ class Reflection(DiffusionPipeline):
         nets = len(getattr(getattr(self, "controlnet", None), "nets", [None]))
         if isinstance(control, list) and len(control) != nets:
             raise ValueError(f"`weak_controlnet_conditioning_scale` has {len(control)} scales for {nets} ControlNets.")
+
+    def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
+        """What to say of a LoRA that the weak arm does not have."""
+        accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
+        if where != self._denoiser and name in arms.adapters(getattr(self, self._denoiser)):
+            return (
+                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self._denoiser}`, the strong arm's"
+                f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
+                f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
+            )
+        way = "" if there else ": `load_lora_weights` loads one"
+        return f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; {accepted}{way}."
 
     def _check_weak_inputs(self, asked: dict[str, Any], weak: dict[str, Any]) -> None:
         batch = _batch_size(asked)
@@ -486,7 +533,7 @@ class Reflection(DiffusionPipeline):
 
     def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
         """What is set on the weak arm's denoiser while it is evaluated."""
-        network: Any = self._weak_network(method) or getattr(self, self._denoiser)
+        network: Any = self._weak_arm(method)
         settings: arms.Settings = []
         for name, of in (
             ("weak_adapter_scales", arms.adapter_scales),
@@ -497,6 +544,16 @@ class Reflection(DiffusionPipeline):
             if scales[name] is not None:
                 settings += of(network, scales[name])
         return settings
+
+    def _weak_arm(self, method: Method) -> Any:
+        """The network that the weak arm is evaluated by."""
+        weak = self._weak_network(method)
+        return getattr(self, self._denoiser) if weak is None else weak
+
+    def _networks(self) -> list[nn.Module]:
+        """The denoisers, strong and weak."""
+        names = (self._denoiser, f"weak_{self._denoiser}")
+        return [network for name in names if (network := getattr(self, name)) is not None]
 
     @property
     def _has_weak_text_encoder(self) -> bool:
@@ -606,7 +663,18 @@ class Reflection(DiffusionPipeline):
         """
         unet = getattr(self, self._denoiser).config
         loading.check_adapter("LoRA", given, unet, kwargs.get("weight_name"), kwargs.get("subfolder"))
-        super().load_lora_weights(given, *args, **kwargs)
+        with self._weak_trainable_as_before():
+            super().load_lora_weights(given, *args, **kwargs)
+
+    @contextmanager
+    def _weak_trainable_as_before(self) -> Iterator[None]:
+        """Restores what of the weak arm takes gradients: PEFT turns them off in the strong arm, which shares it."""
+        before = {p: p.requires_grad for weak, _ in self._pairs() for p in weak.parameters()}
+        try:
+            yield
+        finally:
+            for parameter, takes_gradients in before.items():
+                parameter.requires_grad_(takes_gradients)
 
     def load_ip_adapter(self, given: Any, subfolder: Any, weight_name: Any, *args: Any, **kwargs: Any) -> None:
         """As diffusers', but that an IP-Adapter for another base is refused before anything changes.

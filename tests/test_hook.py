@@ -28,7 +28,7 @@ from w2sd_video.hook import (
     branches,
     stepping,
 )
-from w2sd_video.levels import convert, read_step
+from w2sd_video.levels import read_step
 from w2sd_video.methods import METHODS, W2SD
 
 DDIM = {
@@ -136,7 +136,7 @@ def test_a_flow_transformer_reflects_from_pure_noise():
     assert network.seen == [(1, 1)] * 3
 
 
-def stable_diffusion_3(seed: int = 0) -> StableDiffusion3Pipeline:
+def stable_diffusion_3(seed: int = 0, layers: int = 1) -> StableDiffusion3Pipeline:
     """A pipeline of a transformer and a flow schedule, which this package does not subclass."""
     _, first = tiny.text_encoders()
     _, second = tiny.text_encoders(50)
@@ -146,7 +146,7 @@ def stable_diffusion_3(seed: int = 0) -> StableDiffusion3Pipeline:
             sample_size=tiny.SIZE,
             patch_size=2,
             in_channels=4,
-            num_layers=1,
+            num_layers=layers,
             attention_head_dim=8,
             num_attention_heads=2,
             joint_attention_dim=32,

@@ -1,7 +1,7 @@
 """Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
 
 from .arm import Conditioning, Evaluations, branches
-from .attach import HOOK_NAME, apply_reflection, attached, stepping
+from .attach import HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
 from .group import DenoiserHook, Group
 
@@ -15,5 +15,6 @@ __all__ = [
     "apply_reflection",
     "attached",
     "branches",
+    "check_free",
     "stepping",
 ]

@@ -83,20 +83,25 @@ class _Seam:
         )
 
 
+def check_free(name: str, networks: list[nn.Module]) -> None:
+    """Raise the RuntimeError for networks that a call is using: two would change the same hooks and settings."""
+    if any(id(network) in _busy for network in networks):
+        raise RuntimeError(
+            f"{name} is in use: another call of it, or of a pipeline that shares a network with it, has not ended."
+            " Make one call at a time, or give each thread a pipeline of its own (`copy.deepcopy`)."
+        )
+
+
 @contextmanager
-def one_call_at_a_time(name: str, networks: list[nn.Module]) -> Iterator[None]:
-    """Refuse the networks to a second call while the context lasts: both would change the same hooks and settings.
+def used(name: str, networks: list[nn.Module]) -> Iterator[None]:
+    """The networks, refused to other calls while the context lasts.
 
     Raises:
-        RuntimeError: another call is using one of them.
+        RuntimeError: a call is using one of them.
     """
     ids = {id(network) for network in networks}
     with _lock:
-        if ids & _busy:
-            raise RuntimeError(
-                f"{name} is in use: another call of it, or of a pipeline that shares a network with it, has not ended."
-                " Make one call at a time, or give each thread a pipeline of its own (`copy.deepcopy`)."
-            )
+        check_free(name, networks)
         _busy.update(ids)
     try:
         yield
@@ -136,7 +141,7 @@ def apply_reflection(
         generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
 
     Yields:
-        The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent.
+        The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent in the context.
 
     Raises:
         ValueError: the pipeline has no denoiser that is known, or does not say how it guides; the scheduler has no such
@@ -172,21 +177,30 @@ def apply_reflection(
         noise=following_noise(generator),
         conditional_first=getattr(pipeline, "conditional_first", False),
     )
-    with ExitStack() as stack:
-        stack.enter_context(one_call_at_a_time(name, [*denoisers, *([] if weak is None else [weak])]))
+    free = pipeline.maybe_free_model_hooks
+    stack = ExitStack()
+
+    def attach() -> None:
+        stack.enter_context(used(name, [*denoisers, *([] if weak is None else [weak])]))
         for network in denoisers:
-            stack.enter_context(attached(network, DenoiserHook(group, weak)))
+            hook = DenoiserHook(group, weak)
+            if (compiled := vars(network).get("_compiled_call_impl")) is not None:
+                hook.compiled = compiled
+                stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
+            stack.enter_context(attached(network, hook))
         if method is not None:
             stack.enter_context(stepping(group))
             if getattr(pipeline, "controlnet", None) is not None:
                 stack.enter_context(attached(pipeline.controlnet, ControlHook()))
-        free = pipeline.maybe_free_model_hooks
-
-        def freed() -> None:
-            stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
-            free()
-
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
+
+    def freed() -> None:
+        stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
+        free()
+        attach()  # for the next call while the context lasts
+
+    with stack:
+        attach()
         yield group
 
 

@@ -22,7 +22,7 @@ from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from ..arms import Settings
+from ..arms import Settings, switched
 from ..levels import Step, check_invertible, full_precision, read_step, step_index
 from ..methods import Answer, Method
 from .arm import BOTH, PIPELINES_OWN, BoundArm, Conditioning, Evaluations, branches, check_finite
@@ -67,7 +67,7 @@ class Group:
         guidance: the pipeline's guidance number, read at every step.
         doubled: whether the pipeline sends [unconditional; conditional] rows, read at every step.
         rescaled: whether it scales its mixture, by both branches (`guidance_rescale`), read at every step.
-        perturbed: whether it evaluates a third, perturbed branch (PAG), read at every step.
+        perturbed: whether it evaluates a third branch (PAG), read at every step.
         num_steps: steps of the current loop, read at every step. Default: all of `scheduler.timesteps`.
         noise: draws standard normal noise like a tensor. Default: from torch's global generator.
         conditional_first: whether the rows come as [conditional; unconditional], as `DiTPipeline` sends them.
@@ -113,7 +113,7 @@ class Group:
 
     def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call, answered."""
-        forward = hook.fn_ref.original_forward
+        forward = hook.evaluation(module)
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         x = inputs.pop(names[0])
@@ -122,15 +122,15 @@ class Group:
             self.evaluations.videos = len(x) // 2 if doubled else len(x)
             self.evaluations.strong += len(x)
             return forward(*args, **kwargs)
+        if self._pending is not None:
+            self._refuse(
+                "calls its denoiser more than once a step (with the prompt and without it, or with layers skipped);"
+                " supported is one call, with both in one batch"
+            )
         x_t = self._latents(x, doubled)
         self.evaluations.videos = len(x_t)
         index, num_steps, step = self._step(self.method, inputs)
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
-        if self._pending is not None:
-            self._refuse(
-                "calls its denoiser more than once a step, with the prompt and without it, or with layers skipped;"
-                " supported is one call, with both in one batch"
-            )
         check_finite(x_t, f"the latents before {where}")
         reflects = self.method.reflects(index, num_steps, step.level)
         control = inputs.get("down_block_additional_residuals")
@@ -213,7 +213,7 @@ class Group:
         if not isinstance(x, Tensor):
             self._refuse(f"hands its denoiser a {type(x).__name__} where others hand one tensor of latents")
         if self.perturbed():
-            self._refuse("evaluates a third, perturbed branch; set `pag_scale` to 0")
+            self._refuse("evaluates a third branch, with its attention perturbed; set `pag_scale` to 0")
         if not doubled:
             return full_precision(x)
         first, second = x[: len(x) // 2], x[len(x) // 2 :]
@@ -299,6 +299,9 @@ class Group:
 class DenoiserHook(ModelHook):
     """Answers one denoiser's calls for its group.
 
+    Networks may be compiled before or after, by `network.compile()`, `torch.compile(network)` or, block by block,
+    `network.compile_repeated_blocks()`.
+
     Args:
         group: the pipeline's.
         weak: the weak arm's network. None: the denoiser itself.
@@ -308,12 +311,22 @@ class DenoiserHook(ModelHook):
         super().__init__()
         self.group = group
         self.weak = weak
+        self.compiled: Any = None
 
-    # A compiler that traced the method would do so anew for every step's numbers. The networks that it evaluates are
-    # compiled all the same.
-    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self.group.answer(self, module, args, kwargs)
+
+    def evaluation(self, module: nn.Module) -> Callable[..., Any]:
+        """The network itself, compiled if `module.compile()` was called: then its forward is, and not the method's."""
+        forward = self.fn_ref.original_forward
+        if self.compiled is None:
+            return forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with switched([(vars(module), "forward", forward)]):
+                return self.compiled(*args, **kwargs)
+
+        return run
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
