@@ -33,6 +33,7 @@ def musiq(checkpoint):
 
 
 @pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
+@pytest.mark.slow_unless(case=lambda size: size[0] * size[1] < 100_000)
 def test_scores_are_those_recorded_from_the_reference(musiq, size):
     recorded = [float(score) for score in RECORDED["scores"]["{}x{}".format(*size)].split()]
     assert musiq(pictures(*size)).tolist() == pytest.approx(recorded, abs=TOLERANCE)
@@ -44,12 +45,14 @@ def test_the_recorded_scores_tell_pictures_and_sizes_apart():
 
 
 @pytest.mark.parametrize("size", [(100, 37), (224, 224)])
+@pytest.mark.slow_unless(case=lambda size: size == (100, 37))
 def test_a_batch_scores_as_its_frames_do_alone(musiq, size):
     frames = pictures(*size)
     assert musiq(frames).tolist() == pytest.approx(scores(musiq, frames), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (190, 113)])
+@pytest.mark.slow
 def test_scores_are_those_of_the_installed_reference(musiq, checkpoint, size):
     pytest.importorskip("pyiqa")
     frames = pictures(*size)

@@ -37,6 +37,7 @@ def model(published, tmp_path_factory) -> Flow:
 
 
 @pytest.mark.parametrize("case", GOLD["cases"], ids=lambda case: "{}x{}".format(*case["size"]))
+@pytest.mark.slow_unless(case=lambda case: case["size"][0] * case["size"][1] < 30_000)
 def test_flow_and_magnitudes_are_those_that_vbench_computes(model, case):
     seed = SIZES.index(tuple(case["size"]))
     frames = [model.features(frame) for frame in video(seed, FRAMES, *case["size"]).split(1)]
@@ -68,6 +69,7 @@ def test_correlations_looked_up_are_those_of_the_whole_volume(size):
     torch.testing.assert_close(looked_up, block.index_pyramid(centres), rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_the_flow_is_the_same_whether_correlations_are_looked_up_or_in_a_volume(model, monkeypatch):
     frames = [model.features(frame) for frame in video(3, 2, 136, 200).split(1)]
     whole, magnitude = model.flow(*frames), model.magnitude(*frames)
@@ -76,6 +78,7 @@ def test_the_flow_is_the_same_whether_correlations_are_looked_up_or_in_a_volume(
     assert model.magnitude(*frames) == pytest.approx(magnitude, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_of_large_frames_no_volume_is_made(model, monkeypatch):
     class Largest(TorchDispatchMode):
         bytes = 0
@@ -187,6 +190,7 @@ def theirs():
     return official()
 
 
+@pytest.mark.slow
 def test_equals_the_installed_vbench(model, theirs):
     before, after = video(9, 2, 133, 170).split(1)
     flow, score = official_flow(theirs, before, after)
@@ -195,6 +199,7 @@ def test_equals_the_installed_vbench(model, theirs):
     assert model.magnitude(*pair) == pytest.approx(score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_we_refuse_for_its_size_is_nan_in_vbench(theirs):
     flow, score = official_flow(theirs, *video(9, 2, 120, 128).split(1))
     assert flow.isnan().all() and math.isnan(score)
