@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 
 import pytest
+
+# The tests' networks are so small that threads only get in the way; before torch is loaded, and for its processes too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

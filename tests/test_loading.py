@@ -509,12 +509,16 @@ BAD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def bad_files(shelf, tmp_path_factory) -> dict[str, tuple[dict, type, str]]:
+    return _bad_files(shelf, tmp_path_factory.mktemp("bad"))
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_error(shelf, tmp_path, monkeypatch, case):
+def test_bad_input_is_one_clear_error(shelf, bad_files, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    cases = _bad_files(shelf, tmp_path)
-    assert list(cases) == BAD
-    arguments, kind, says = cases[case]
+    assert list(bad_files) == BAD
+    arguments, kind, says = bad_files[case]
     with pytest.raises(kind, match="(?s)" + says):
         load(**arguments, config=shelf.config)
     assert not (tmp_path / "pwned").exists()
