@@ -40,6 +40,22 @@ def generator(seed: int = 0) -> torch.Generator:
 # Invariants 1, 2, 5 - 8 of every family
 
 
+def test_what_a_test_does_to_its_pipeline_is_not_in_the_next_ones():
+    """Pipelines are copies of one that is built once a session."""
+    expected = IMAGE(IMAGE.pipeline())
+    pipe = IMAGE.pipeline()
+    add_lora(pipe.unet)
+    with torch.no_grad():
+        pipe.weak_unet.conv_out.weight.fill_(float("nan"))
+        pipe.vae.to(torch.float32)
+    pipe.scheduler.register_to_config(prediction_type="v_prediction")
+    pipe.text_encoder = None
+    pipe.enable_model_cpu_offload(device="cpu")
+    again = IMAGE.pipeline()
+    assert torch.equal(IMAGE(again), expected)
+    assert not arms.adapters(again.unet) and again.vae.dtype == torch.float64
+
+
 @each_family
 @pytest.mark.parametrize("arguments", [{}, {"guidance_scale": 1.0}, {"eta": 0.7, "negative_prompt": "a dog"}], ids=str)
 @pytest.mark.slow_unless(case=lambda family, arguments: family is IMAGE or not arguments)
