@@ -68,35 +68,23 @@ def pickled(content: Any) -> bytes:
 
 
 WHOLE = {"weight": torch.ones(1000)}
-# By name: the file's suffix, and its bytes, which may depend on where they lie.
-DAMAGE: dict[str, tuple[str, Callable[[Path], bytes]]] = {
-    f"{name}{suffix}": (suffix, content)
-    for suffixes, contents in (
-        (
-            (".pth", ".safetensors"),
-            {
-                "empty": lambda folder: b"",
-                "text": lambda folder: b"not weights",
-                "begun as an archive": lambda folder: b"PK\x03\x04 cut off",
-            },
-        ),
-        ((".safetensors",), {"cut": lambda folder: save(WHOLE)[:2000]}),
-        (
-            (".pth",),
-            {
-                "cut": lambda folder: pickled(WHOLE)[:2000],
-                "a list": lambda folder: pickled([1, 2]),
-                "numbers by name": lambda folder: pickled({"epoch": 3}),
-                "text by name": lambda folder: pickled({"model": {"a": "b"}}),
-                "a path": lambda folder: pickled(Path("x")),
-                "a path by name": lambda folder: pickled({"path": Path("x")}),
-                "a path for weights": lambda folder: pickled({"state_dict": Path("x")}),
-                "code": lambda folder: pickled({"state_dict": Code(folder / "it ran")}),
-            },
-        ),
-    )
-    for suffix in suffixes
-    for name, content in contents.items()
+# By name and suffix, what a file holds, which may depend on where it lies.
+DAMAGE: dict[str, Callable[[Path], bytes]] = {
+    "empty.pth": lambda folder: b"",
+    "empty.safetensors": lambda folder: b"",
+    "text.pth": lambda folder: b"not weights",
+    "text.safetensors": lambda folder: b"not weights",
+    "begun as an archive.pth": lambda folder: b"PK\x03\x04 cut off",
+    "begun as an archive.safetensors": lambda folder: b"PK\x03\x04 cut off",
+    "cut.pth": lambda folder: pickled(WHOLE)[:2000],
+    "cut.safetensors": lambda folder: save(WHOLE)[:2000],
+    "a list.pth": lambda folder: pickled([1, 2]),
+    "numbers by name.pth": lambda folder: pickled({"epoch": 3}),
+    "text by name.pth": lambda folder: pickled({"model": {"a": "b"}}),
+    "a path.pth": lambda folder: pickled(Path("x")),
+    "a path by name.pth": lambda folder: pickled({"path": Path("x")}),
+    "a path for weights.pth": lambda folder: pickled({"state_dict": Path("x")}),
+    "code.pth": lambda folder: pickled({"state_dict": Code(folder / "it ran")}),
 }
 
 
@@ -104,19 +92,22 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], bytes]]] = {
 SAYS = "is damaged|tensors by name|not {'state_dict': the weights of AMT-S}"
 
 
-@pytest.mark.parametrize("opener", OPENERS)
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_refused_by_its_name(tmp_path, opener, damage):
-    suffix, content = DAMAGE[damage]
+@pytest.mark.parametrize(
+    ("damage", "opener"),
+    [(damage, opener) for damage in DAMAGE for opener in OPENERS if opener != "AMT" or damage.endswith(".pth")],
+)
+def test_a_damaged_checkpoint_is_refused_by_its_name(tmp_path, damage, opener):
+    suffix = Path(damage).suffix
     if opener == "DiT-MoE":  # whose files end in .pt
         suffix = suffix.replace(".pth", ".pt")
-    if opener == "AMT" and suffix == ".safetensors":
-        pytest.skip("AMT is published as .pth alone")
     path = tmp_path / f"odd{suffix}"
-    path.write_bytes(content(tmp_path))
+    path.write_bytes(DAMAGE[damage](tmp_path))
     with pytest.raises(ValueError, match=rf"(?s)odd\{suffix}.*({SAYS})"):
         OPENERS[opener](path)
-    assert not (tmp_path / "it ran").exists()
+    if damage == "code.pth":
+        assert not (tmp_path / "it ran").exists()
+        torch.load(path, weights_only=False)
+        assert (tmp_path / "it ran").exists()  # or nothing would have been shown
 
 
 @pytest.mark.parametrize("opener", OPENERS)
