@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 import tiny
@@ -82,7 +84,12 @@ class Family:
         return parts | overrides
 
     def pipeline(self, *, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
-        pipe = self.cls(**self.components(**overrides)).to(dtype)
+        """A pipeline that a test may change: of components of its own, or copies of those built once a session."""
+        if overrides.keys() <= {"weak", "scheduler"}:
+            parts = deepcopy(_built(self, dtype, overrides.get("weak", True)))
+            pipe = self.cls(**parts | {name: part for name, part in overrides.items() if name == "scheduler"})
+        else:
+            pipe = self.cls(**self.components(**overrides)).to(dtype)
         pipe.set_progress_bar_config(disable=True)
         if dtype == torch.float64 and isinstance(pipe.scheduler, DDIMScheduler):
             pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
@@ -189,6 +196,12 @@ class Classes(Family):
         finally:
             pipe.scheduler.step = step
         return last[0].prev_sample[: len(asked["class_labels"])]
+
+
+@cache
+def _built(family: Family, dtype: torch.dtype, weak: bool) -> dict[str, Any]:
+    parts = family.components(weak=weak)
+    return parts | family.cls(**parts).to(dtype).components
 
 
 def picture(pixels: Tensor) -> Any:
@@ -320,12 +333,19 @@ class Literal:
     def weak_at(self, x: Tensor, t: Tensor) -> Tensor:
         return self.guided("weak", x, t, self.weak)
 
-    def run(self, x: Tensor, reflect: Callable[[Literal, Tensor, Tensor], Tensor], steps: int = 4) -> Tensor:
-        """The loop: `reflect(self, x, t)` gives x~_t on all steps but the last."""
+    def run(
+        self,
+        x: Tensor,
+        reflect: Callable[[Literal, Tensor, Tensor], Tensor],
+        steps: int = 4,
+        reflected: int | None = None,
+    ) -> Tensor:
+        """The loop: `reflect(self, x, t)` gives x~_t on the first `reflected` steps, by default all but the last."""
+        reflected = steps - 1 if reflected is None else reflected
         self.pipe.scheduler.set_timesteps(steps)
         with torch.no_grad():
             for i, t in enumerate(self.pipe.scheduler.timesteps):
-                if i < steps - 1:
+                if i < reflected:
                     x = reflect(self, x, t)
                 x = self.move(self.guided("strong", x, t, self.main), t, x)
         return x

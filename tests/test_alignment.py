@@ -127,6 +127,7 @@ def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize("pair", ["shapes-control", "shapes-picture", "shapes-digits", "shapes-prompt", "mine"])
+@pytest.mark.slow_unless(case=lambda pair: pair in ("shapes-control", "shapes-digits"))
 def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     """In two samples of two steps: each by what it is shown, told, and scored by."""
     monkeypatch.chdir(tmp_path)

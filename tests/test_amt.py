@@ -146,11 +146,6 @@ def test_a_file_that_does_not_hold_amts_weights_is_refused_by_name(weights, tmp_
         load(path)
 
 
-def test_a_missing_file_is_named(weights, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
-        load(tmp_path / "none.pth")
-
-
 def test_frames_too_small_for_four_levels_of_correlation_are_refused():
     with pytest.raises(ValueError, match="frames: 256x112 px is too small for AMT: sides must be 113 px or more"):
         between(nn.Identity(), torch.zeros(1, 3, 112, 256), torch.zeros(1, 3, 112, 256))

@@ -55,6 +55,13 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.fixture
+def offline(monkeypatch, tmp_path) -> None:
+    """An empty cache of the hub, and no hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path.with_name("hub")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 def run(*arguments: object, code: int = 0, typed: str | None = None) -> str:
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=typed)
     assert result.exit_code == code, result.output
@@ -120,6 +127,9 @@ def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
         (["--method", "z_sampling"], 2 * 4 + 2, 2 * 1),
         (["--method", "auto_guidance"], 2 * 2 + 2, 2 * 1),
     ],
+)
+@pytest.mark.slow_unless(
+    case=lambda options: options in ([], ["--reflection-steps", 3], ["--plain", "--guidance", 1], ["--weak-only"])
 )
 def test_the_sidecar_counts_network_evaluations_as_the_arithmetic_says(small, options, strong, weak):
     generate(PROMPT, *small, *options)
@@ -201,10 +211,8 @@ def test_the_weak_arm_has_its_own_text_encoders_where_it_is_asked_for(small):
     assert hashes() != hashes(folder="other")
 
 
-def test_the_shipped_model_makes_a_video_from_any_folder_without_a_hub():
-    command = [sys.executable, "-m", "w2sd_video.cli", "generate", "a red circle moving right"]
-    ran = subprocess.run([*command, "--steps", "2", "--frames", "4"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+def test_the_shipped_model_makes_a_video_from_any_folder_without_a_hub(offline):
+    generate("a red circle moving right", "--steps", 2, "--frames", 4)
     assert listing() == [f"a-red-circle-moving-right-seed0.{kind}" for kind in ("json", "mp4")]
 
 
@@ -307,22 +315,12 @@ def test_a_device_that_is_not_there_is_refused(small):
     assert "--device: 'cuda:99' is not accepted" in said and listing() == []
 
 
-def test_without_weights_a_real_preset_says_how_to_get_them(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    command = [
-        sys.executable,
-        "-m",
-        "w2sd_video.cli",
-        "generate",
-        "a cat",
-        "--preset",
-        "animatediff-sdxl-juggernaut",
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 2 and "hf download RunDiffusion/Juggernaut-XL-v9" in ran.stderr
-    assert "Traceback" not in ran.stderr and listing() == []
+def test_without_weights_a_real_preset_says_how_to_get_them(offline):
+    said = generate("a cat", "--preset", "animatediff-sdxl-juggernaut", code=2)
+    assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
 
 
+@pytest.mark.slow
 def test_interrupting_leaves_whole_videos_only_and_the_same_command_goes_on(small):
     command = [
         sys.executable,
@@ -372,10 +370,8 @@ def test_a_finished_preset_table_names_every_preset():
     assert run("presets", "own.yaml") == whole  # a file of its own says the same
 
 
-def test_doctor_reports_and_says_how_to_get_what_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    ran = subprocess.run([sys.executable, "-m", "w2sd_video.cli", "doctor"], capture_output=True, text=True)
-    assert ran.returncode == 0 and "Traceback" not in ran.stderr
+def test_doctor_reports_and_says_how_to_get_what_is_missing(offline):
+    said = run("doctor")
     for what in (
         "Versions",
         "torch: ",
@@ -384,7 +380,27 @@ def test_doctor_reports_and_says_how_to_get_what_is_missing(monkeypatch, tmp_pat
         "package:shapes/weights/tuned: shipped",
         "hf download RunDiffusion/Juggernaut-XL-v9",
     ):
-        assert what in ran.stdout
+        assert what in said
+
+
+@pytest.mark.slow
+def test_the_command_in_a_process_of_its_own_does_as_it_does_here(tmp_path):
+    """What a test within a process cannot see: what is read as the package is imported, and the streams."""
+
+    def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_HOME": str(tmp_path / "empty")}
+        command = [sys.executable, "-m", "w2sd_video.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    ran = process("generate", "a red circle moving right", "--steps", "2", "--frames", "4")
+    assert ran.returncode == 0, ran.stderr
+    assert listing() == [f"a-red-circle-moving-right-seed0.{kind}" for kind in ("json", "mp4")]
+    ran = process("generate", "a cat", "--preset", "animatediff-sdxl-juggernaut", "--out", "other")
+    assert ran.returncode == 2 and "hf download RunDiffusion/Juggernaut-XL-v9" in ran.stderr
+    assert "Traceback" not in ran.stderr and listing("other") == []
+    ran = process("doctor")
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr
+    assert "hf download RunDiffusion/Juggernaut-XL-v9" in ran.stdout
 
 
 def test_a_prompt_outside_the_shapes_grammar_is_refused_with_the_words_and_the_way_out():

@@ -62,13 +62,18 @@ def one(path: Path) -> Video:
     return found
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "videos"
-    made.mkdir()
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("written")
     for seed in range(3):
         video.write_mp4(shapes_video(seed), made / f"{PROMPT}-{seed}.mp4", 8)
     return made
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """Three videos, a test's own."""
+    return Path(shutil.copytree(written, tmp_path / "videos"))
 
 
 # Finding
@@ -275,6 +280,7 @@ def broken(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("decoder", ["decord", "ffmpeg"])
 @pytest.mark.parametrize("kind", ["zero bytes", "text", "cut", "sound"])
+@pytest.mark.slow_unless(case=lambda kind, decoder: decoder == "decord" or kind == "cut")
 def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kind, decoder):
     if decoder == "ffmpeg":
         monkeypatch.setitem(sys.modules, "decord", None)
@@ -297,6 +303,7 @@ def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kin
         ("v.avi", ["-c:v", "mjpeg", "-q:v", "3"]),
     ],
 )
+@pytest.mark.slow_unless(case=lambda part: part == 0.5)
 def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, part, by_ffmpeg):
     path = encode(noise(20, 48, 64), tmp_path / name, *options, "-g", "4")
     assert sum(map(len, Reader(path, by_ffmpeg).batches())) == 20

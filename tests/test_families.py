@@ -40,8 +40,25 @@ def generator(seed: int = 0) -> torch.Generator:
 # Invariants 1, 2, 5 - 8 of every family
 
 
+def test_what_a_test_does_to_its_pipeline_is_not_in_the_next_ones():
+    """Pipelines are copies of one that is built once a session."""
+    expected = IMAGE(IMAGE.pipeline())
+    pipe = IMAGE.pipeline()
+    add_lora(pipe.unet)
+    with torch.no_grad():
+        pipe.weak_unet.conv_out.weight.fill_(float("nan"))
+        pipe.vae.to(torch.float32)
+    pipe.scheduler.register_to_config(prediction_type="v_prediction")
+    pipe.text_encoder = None
+    pipe.enable_model_cpu_offload(device="cpu")
+    again = IMAGE.pipeline()
+    assert torch.equal(IMAGE(again), expected)
+    assert not arms.adapters(again.unet) and again.vae.dtype == torch.float64
+
+
 @each_family
 @pytest.mark.parametrize("arguments", [{}, {"guidance_scale": 1.0}, {"eta": 0.7, "negative_prompt": "a dog"}], ids=str)
+@pytest.mark.slow_unless(case=lambda family, arguments: family is IMAGE or not arguments)
 def test_with_the_method_off_the_output_is_the_stock_pipelines_bit_for_bit(family, arguments):
     takes = inspect.signature(family.stock.__call__).parameters
     if not takes.keys() >= arguments.keys():
@@ -56,6 +73,7 @@ def test_with_the_method_off_the_output_is_the_stock_pipelines_bit_for_bit(famil
 @pytest.mark.parametrize(
     "guidance", [{}, {"strong": 1.0, "main": 5.5}, {"main": 1.0, "strong": 5.5, "weak": -2.0}, {"weak": 0.0}], ids=str
 )
+@pytest.mark.slow_unless(case=lambda family, guidance: family in (IMAGE, CLASSES) or not guidance)
 def test_with_the_method_on_the_output_is_algorithm_1(family, guidance):
     pipe = family.pipeline()
     x = family.latents()
@@ -70,7 +88,67 @@ def test_with_the_method_on_the_output_is_algorithm_1(family, guidance):
     assert close(ours, Literal(family, pipe, **numbers).run(x, algorithm_1))
 
 
+# Whole matrices, on the cheapest family. Of the first two, test_animatediff_sdxl.py has one case in the fast part, and
+# all in the slow one.
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("reflected", [1, None, 4])
+def test_every_schedule_prediction_and_lambda_is_algorithm_1(spacing, kind, reflected):
+    pipe = IMAGE.pipeline(scheduler=tiny.scheduler(timestep_spacing=spacing, prediction_type=kind))
+    x = IMAGE.latents()
+    ours = IMAGE(pipe, latents=x, reflection_steps=reflected)
+    assert close(ours, Literal(IMAGE, pipe).run(x, algorithm_1, reflected=reflected))
+
+
+@pytest.mark.parametrize("main", [1.0, 3.0, 0.0, -1.0])
+@pytest.mark.parametrize(("strong", "weak"), [(3.0, 1.0), (1.0, 1.0), (5.5, 0.0), (1.0, -10.0), (0.0, 3.0)])
+def test_every_combination_of_guidance_is_algorithm_1(main, strong, weak):
+    pipe, x = IMAGE.pipeline(), IMAGE.latents()
+    told = {"guidance_scale": main, "strong_guidance_scale": strong, "weak_guidance_scale": weak}
+    ours = IMAGE(pipe, latents=x, num_inference_steps=3, **told)
+    assert close(ours, Literal(IMAGE, pipe, main=main, strong=strong, weak=weak).run(x, algorithm_1, steps=3))
+
+
+# Arguments of a call of four steps; evaluations in each of the three reflected steps, and in the last one.
+EVALUATIONS = [
+    ({}, 5, 2),  # 3.0 / 1.0, main 3.0: 2 + 1 + 2
+    ({"strong_guidance_scale": 1.0}, 4, 2),  # 1.0 / 1.0, main 3.0
+    ({"guidance_scale": 1.0}, 3, 1),
+    ({"guidance_scale": 1.0, "strong_guidance_scale": 3.0}, 4, 1),
+    ({"strong_guidance_scale": 5.5, "weak_guidance_scale": 0.0}, 5, 2),
+    ({"weak_guidance_scale": -10.0}, 6, 2),
+    ({"inversion": 2}, 7, 2),
+    ({"inversion": "x_t"}, 5, 2),
+    ({"guidance_scale": 0.0}, 3, 1),
+    ({"method": None}, 2, 2),
+    ({"method": None, "guidance_scale": 1.0}, 1, 1),
+]
+
+
+@pytest.mark.parametrize("family", [IMAGE, FAMILIES[0]], ids=str)
+@pytest.mark.parametrize(("arguments", "a_step", "last"), EVALUATIONS, ids=str)
+@pytest.mark.slow_unless(case=lambda family, arguments: family is IMAGE or not arguments)
+def test_the_number_of_network_evaluations_is_what_the_arithmetic_says(family, arguments, a_step, last):
+    pipe = family.pipeline(dtype=torch.float32)
+    counted = {"strong": 0, "weak": 0}
+
+    def count(arm: str) -> Any:
+        def hook(module: Any, args: Any) -> None:
+            counted[arm] += len(args[0]) // (tiny.FRAMES if family.video else 1)
+
+        return hook
+
+    for arm, unet in zip(counted, family.networks(pipe), strict=True):
+        unet.conv_in.register_forward_pre_hook(count(arm))
+    family(pipe, **arguments)
+    assert counted["strong"] + counted["weak"] == 3 * a_step + last
+    assert pipe.evaluations == {**counted, "total": sum(counted.values())}
+
+
 @each_of_text
+@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, VIDEO, FAMILIES[3]))
 def test_the_weak_arm_can_have_its_own_prompt_and_text_encoders(family):
     pipe = family.pipeline(weak=False)
     x = family.latents()
@@ -83,18 +161,20 @@ def test_the_weak_arm_can_have_its_own_prompt_and_text_encoders(family):
 
 
 @each_family
-def test_a_batch_gives_its_members(family):
+@pytest.mark.parametrize("method", ["w2sd", "re_sampling"])
+@pytest.mark.slow_unless(case=lambda family, method: family is IMAGE or method == "w2sd" and family is not FAMILIES[0])
+def test_a_batch_gives_its_members(family, method):
     pipe = family.pipeline()
     prompts = ["a cat", "a dog"]
     control = {"image": family.picture().repeat(2, 1, 1, 1)} if family.control and not family.video else {}
-    for method in ("w2sd", "re_sampling"):
-        both = family(pipe, **family.told(*prompts), generator=[generator(1), generator(2)], method=method, **control)
-        for i, prompt in enumerate(prompts):
-            alone = family(pipe, **family.told(prompt), generator=[generator(1 + i)], method=method)
-            assert close(both[i : i + 1], alone)
+    both = family(pipe, **family.told(*prompts), generator=[generator(1), generator(2)], method=method, **control)
+    for i, prompt in enumerate(prompts):
+        alone = family(pipe, **family.told(prompt), generator=[generator(1 + i)], method=method)
+        assert close(both[i : i + 1], alone)
 
 
 @each_family
+@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, CONTROL[2], CLASSES))
 def test_a_save_and_a_load_give_the_same(family, tmp_path):
     pipe = family.pipeline(dtype=torch.float32)
     first = family(pipe)
@@ -108,6 +188,7 @@ def test_a_save_and_a_load_give_the_same(family, tmp_path):
 
 @each_family
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+@pytest.mark.slow_unless(case=lambda family, error: family is IMAGE or error is None)
 def test_however_a_call_ends_the_pipeline_is_as_it_was_and_says_what_it_spent(family, error, monkeypatch):
     pipe = family.pipeline()
     counted = {"strong": 0, "weak": 0} | ({"controlnet": 0} if family.control else {})
@@ -240,6 +321,9 @@ METHODS = {
 
 @pytest.mark.parametrize("family", [VIDEO, IMAGE, CONTROL[0], CLASSES], ids=str)
 @pytest.mark.parametrize(("arguments", "reflect"), METHODS.values(), ids=METHODS)
+@pytest.mark.slow_unless(
+    case=lambda family, arguments: family in (IMAGE, CLASSES) or {"still_gain", "cap"} & {*arguments}
+)
 def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
     if "still_gain" in arguments and not family.video:
         with pytest.raises(ValueError, match="`still_gain` is 0.5, and there is no time in latents"):
@@ -266,6 +350,7 @@ def test_the_weak_arm_alone_is_the_stock_pipeline_of_its_network(family):
 
 
 @pytest.mark.parametrize("family", [VIDEO, IMAGE, CLASSES], ids=str)
+@pytest.mark.slow_unless(case=lambda family: family is not VIDEO)
 def test_auto_guidance_is_its_step(family):
     pipe = family.pipeline()
     x = start = family.latents()
@@ -280,6 +365,7 @@ def test_auto_guidance_is_its_step(family):
 
 
 @pytest.mark.parametrize("family", [VIDEO, IMAGE, CLASSES], ids=str)
+@pytest.mark.slow_unless(case=lambda family: family is not VIDEO)
 def test_z_sampling_leaves_the_weak_model_out(family):
     pipe, x = family.pipeline(), family.latents()
     ours = family(pipe, latents=x, method="z_sampling", strong_guidance_scale=5.5, weak_guidance_scale=0.0)
@@ -325,6 +411,7 @@ def set_for_a_while(model: Any, name: str, scale: float, back: float) -> Any:
 
 @pytest.mark.parametrize("family", [FAMILIES[0], VIDEO, IMAGE, CONTROL[1]], ids=str)
 @pytest.mark.parametrize("scale", [-1.5, 0.0])
+@pytest.mark.slow_unless(case=lambda family, scale: family is IMAGE or scale and family is not FAMILIES[0])
 def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
     pipe, x = family.pipeline(weak=False), family.latents()
     add_lora(pipe.unet)
@@ -382,6 +469,7 @@ def test_an_ip_adapter_at_two_scales_is_algorithm_1(family):
 
 @pytest.mark.parametrize("family", CONTROL, ids=str)
 @pytest.mark.parametrize("weak", [0.0, 0.5])
+@pytest.mark.slow_unless(case=lambda family, weak: weak or family is CONTROL[1])
 def test_a_controlnet_at_two_scales_is_algorithm_1_with_residuals_made_anew(family, weak):
     pipe, x = family.pipeline(weak=False), family.latents()
     scales = {"controlnet_conditioning_scale": 0.8, "weak_controlnet_conditioning_scale": weak}
@@ -400,6 +488,7 @@ def test_where_the_controlnet_is_off_it_is_not_evaluated(family):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
 @pytest.mark.parametrize("scale", [0.0, 0.5])
+@pytest.mark.slow_unless(case=lambda family, scale: (family, scale) in ((VIDEO, 0.0), (FAMILIES[0], 0.5)))
 def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
     """Motion modules end in a residual sum, so scaling the last projection scales what they add."""
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -423,6 +512,7 @@ def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
 
 
 @pytest.mark.parametrize("family", [CONTROL[0], CONTROL[2]], ids=str)
+@pytest.mark.slow_unless(case=lambda family: family is CONTROL[0])
 def test_differences_compose_by_being_named_together(family):
     """Table 6, and more: LoRA, ControlNet, prompt and guidance at once."""
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -455,8 +545,14 @@ EQUAL = {
 }
 
 
+def own_difference(family: Family) -> str:
+    """The pair that a family has in the fast part: one that the cheapest, of images, does not have."""
+    return "ControlNet" if family.control else "motion" if family is VIDEO else "weights"
+
+
 @pytest.mark.parametrize("pair", EQUAL)
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.slow_unless(case=lambda family, pair: family in (IMAGE, CLASSES) or pair == own_difference(family))
 def test_equal_arms_with_the_exact_inversion_are_plain_sampling(family, pair):
     arguments = dict(EQUAL[pair])
     has = {"weights": True, "motion": family.video, "ControlNet": family.control, "experts": not family.text}
@@ -483,6 +579,7 @@ def test_equal_arms_with_the_exact_inversion_are_plain_sampling(family, pair):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.slow_unless(case=lambda error: error is KeyboardInterrupt)
 def test_switches_are_restored_after_an_exception_inside_the_weak_arm(error):
     family = FAMILIES[0]
     pipe = family.pipeline(weak=False)
@@ -590,6 +687,7 @@ def test_several_controlnets_are_the_sum_of_their_residuals():
         family(pipe, image=shown, weak_controlnet_conditioning_scale=[0.1])
 
 
+@pytest.mark.slow
 def test_free_noise_goes_beyond_the_motion_modules_length():
     pipe = VIDEO.pipeline()
     pipe.enable_free_noise(context_length=4, context_stride=2)
@@ -606,6 +704,7 @@ def test_free_noise_goes_beyond_the_motion_modules_length():
 
 
 @each_of_text
+@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, FAMILIES[3], CONTROL[1]))
 def test_other_arguments_of_the_stock_pipelines_work(family):
     pipe = family.pipeline(scheduler=EulerDiscreteScheduler(), dtype=torch.float32)
     seen = []
@@ -624,6 +723,7 @@ def test_other_arguments_of_the_stock_pipelines_work(family):
 
 
 @each_of_text  # DiT-MoE draws its latents in half precision too: other ones
+@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, VIDEO))
 def test_half_precision_stays_near_float32(family):
     exact = family(family.pipeline(dtype=torch.float32))
     half = family(family.pipeline(dtype=torch.bfloat16)).float()
@@ -631,6 +731,7 @@ def test_half_precision_stays_near_float32(family):
 
 
 @pytest.mark.parametrize("family", [IMAGE, CONTROL[1], CONTROL[2]], ids=str)
+@pytest.mark.slow_unless(case=lambda family: family is not CONTROL[2])
 def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(family):
     expected = family(family.pipeline(dtype=torch.float32))
     pipe = family.pipeline(dtype=torch.float32)
@@ -668,6 +769,7 @@ def test_a_lora_for_another_base_is_refused_before_it_changes_anything(tmp_path,
     assert not arms.adapters(pipe.unet)
 
 
+@pytest.mark.slow  # on the clock
 def test_switching_a_lora_at_sdxls_size_takes_under_two_percent_of_the_fastest_step():
     """722 layers; an evaluation of SDXL's UNet takes tens of milliseconds on the fastest devices there are."""
     with init_empty_weights():

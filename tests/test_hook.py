@@ -378,6 +378,7 @@ class Stub(nn.Module):
         return (self.answer[: len(sample)],)
 
 
+@pytest.mark.slow  # on the clock
 @torch.no_grad()
 def test_the_hook_costs_less_than_two_percent_of_a_step():
     """The networks stubbed out of the timing, at the size of a small video model on a CPU (16 frames of 8x8

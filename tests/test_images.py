@@ -10,6 +10,8 @@ import image_parity
 import numpy as np
 import pytest
 import torch
+import vbench_parity
+from shared import shared
 from w2sd_video.eval import clip, weights
 from w2sd_video.eval.dimensions import IMAGES, get
 from w2sd_video.eval.evaluate import Scores, evaluate, unpacked
@@ -27,7 +29,9 @@ TOLERANCES = {"laion_aesthetic": 1e-5, "pick_score": 1e-3, "hps_v2": 1e-3}  # of
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights, `pictures`, and `references`, the first two of them."""
     folder = tmp_path_factory.mktemp("images")
-    image_parity.write_weights(folder)
+    recipe = [Path(module.__file__) for module in (image_parity, vbench_parity, clip)]
+    for path in shared("images", image_parity.write_weights, *recipe).iterdir():
+        (folder / path.name).symlink_to(path)
     image_parity.write_pictures(folder / "pictures")
     image_parity.write_pictures(folder / "references", dict(list(image_parity.SIZES.items())[:2]))
     return folder

@@ -156,6 +156,7 @@ def test_the_shipped_tokenizer_is_clips():
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+@pytest.mark.slow_unless(case=lambda suffix: suffix == "safetensors")
 def test_single_files_give_what_their_folders_give(shelf, tmp_path, suffix):
     strong, weak = shelf.strong_file, shelf.weak_file
     if suffix == "ckpt":
@@ -225,6 +226,7 @@ def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
+@pytest.mark.slow_unless(case=lambda layout: layout == "folder")
 def test_weak_text_encoders_are_loaded_when_asked_for_and_different(shelf, layout):
     weak, same = (shelf.weak, shelf.strong) if layout == "folder" else (shelf.weak_file, shelf.strong_file)
     pipe = load(shelf.strong, weak, shelf.motion, weak_text_encoders=True, config=shelf.config)
@@ -284,6 +286,7 @@ def test_a_lora_on_the_strong_unet_leaves_the_weak_one_alone(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
+@pytest.mark.slow_unless(case=lambda offload_type: offload_type == "block_level")
 def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_type):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     expected = video(pipe)
@@ -327,6 +330,7 @@ def test_the_stock_pipeline_loads_the_folder(shelf, tmp_path):
     assert_same_video(video(stock), video(pipe, method=None))
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_path):
     load(shelf.strong, shelf.strong, shelf.motion).save_pretrained(tmp_path / "pair")
     tiny.motion_adapter(seed=7).save_pretrained(tmp_path / "motion")
@@ -505,12 +509,16 @@ BAD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def bad_files(shelf, tmp_path_factory) -> dict[str, tuple[dict, type, str]]:
+    return _bad_files(shelf, tmp_path_factory.mktemp("bad"))
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_error(shelf, tmp_path, monkeypatch, case):
+def test_bad_input_is_one_clear_error(shelf, bad_files, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    cases = _bad_files(shelf, tmp_path)
-    assert list(cases) == BAD
-    arguments, kind, says = cases[case]
+    assert list(bad_files) == BAD
+    arguments, kind, says = bad_files[case]
     with pytest.raises(kind, match="(?s)" + says):
         load(**arguments, config=shelf.config)
     assert not (tmp_path / "pwned").exists()
@@ -569,10 +577,13 @@ def stock(family: Family, seed: int = 0):
 
 
 OTHERS = [family for family in FAMILIES if family.text and family.name != "W2SDAnimateDiffSDXLPipeline"]
+# Of each family one layout is in the fast part: a single file of these.
+ONE_FILE = ("StableDiffusionXL", "StableDiffusionControlNet", "AnimateDiff")
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
 @pytest.mark.parametrize("family", OTHERS, ids=str)
+@pytest.mark.slow_unless(case=lambda family, layout: (layout == "file") == (str(family) in ONE_FILE))
 def test_every_family_loads_a_pair_from_folders_and_single_files(family, layout, tmp_path):
     arms, kwargs = {}, {}
     for name, seed in (("strong", 0), ("weak", 10)):

@@ -50,6 +50,7 @@ def trained(tmp_path_factory) -> Path:
     return folder / "weights"
 
 
+@pytest.mark.slow
 def test_each_miniature_is_written_in_the_layout_that_its_kind_is_shared_in(trained):
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert files >= {
@@ -66,6 +67,7 @@ def test_each_miniature_is_written_in_the_layout_that_its_kind_is_shared_in(trai
 
 
 @pytest.mark.parametrize("pair", ["style", "control", "picture", "motion", "digits"])
+@pytest.mark.slow
 def test_each_preset_samples_what_was_trained(pair, trained, tmp_path, monkeypatch):
     """The presets' own paths, with the folder of the weights in place of the shipped one."""
     preset = presets.load(f"shapes-{pair}")

@@ -43,6 +43,7 @@ def test_every_package_folder_is_listed():
     assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_all_code_and_all_data(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = set()
@@ -56,6 +57,7 @@ def test_a_wheel_holds_all_code_and_all_data(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
+@pytest.mark.slow
 def test_a_wheel_works_from_another_folder(wheel, tmp_path):
     target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -127,6 +127,7 @@ def loaded(family: families.Family, models: dict[str, str], **pair):
 
 
 @pytest.mark.parametrize("family, base", [(XL, "sdxl-juggernaut"), (SD, "sd15-dreamshaper")])
+@pytest.mark.slow_unless(case=lambda family: family is SD)
 def test_image_makes_what_the_pipeline_makes(family, base, xl, sd):
     models = xl if family.xl else sd
     path = preset(base, models, weak=models["weak"])

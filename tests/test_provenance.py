@@ -29,13 +29,20 @@ def sha256(path: Path) -> str:
 def test_a_loaded_component_has_the_hash_of_its_file(tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "pair")
     pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")
-    start = time.perf_counter()
     hashes = weight_hashes(pipe)
-    assert time.perf_counter() - start < 0.5
     assert hashes.keys() == {"unet", "weak_unet", "motion_adapter", "vae", "text_encoder", "text_encoder_2"}
     for name, value in hashes.items():
         (file,) = (tmp_path / "pair" / name).glob("*.safetensors")
         assert value == f"sha256:{sha256(file)}"
+
+
+@pytest.mark.slow  # on the clock
+def test_the_hashes_of_small_files_take_under_half_a_second(tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path / "pair")
+    pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")
+    start = time.perf_counter()
+    weight_hashes(pipe)
+    assert time.perf_counter() - start < 0.5
 
 
 def test_a_component_built_in_memory_or_replaced_has_the_hash_of_its_tensors(tmp_path):

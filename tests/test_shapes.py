@@ -119,10 +119,12 @@ def test_a_scene_without_room_is_refused():
 
 
 @pytest.mark.parametrize("things", [1, 2])
-def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos(things):
+@pytest.mark.parametrize("count", [30, 300])
+@pytest.mark.slow_unless(case=lambda count: count == 30)
+def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos(things, count):
     right = [
         judge((render(scene, rng) * 255).round().astype(np.uint8), scene)["right"]
-        for scene, rng in scenes(300, seed=things, things=things)
+        for scene, rng in scenes(count, seed=things, things=things)
     ]
     assert np.mean(right) >= 0.99
 
@@ -346,6 +348,7 @@ def test_the_bench_refuses_bad_input_before_it_starts(options, says, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_every_other_method_has_a_row(tmp_path):
     """Each is sampled, in one step and two frames, with its own options."""
     path = tmp_path / "rows.jsonl"

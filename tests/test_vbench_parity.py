@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vbench_parity
+from shared import shared
 from vbench_parity import CLIPS, DIMENSIONS, GOLDEN, VIDEOS, Official, ours, write_weights
 from w2sd_video.eval import viclip, weights
 from w2sd_video.eval.dimensions import get
@@ -32,11 +34,10 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, golden) -> Path:
+def folder(golden) -> Path:
     """All weights, random; ViT-L/14 with 2 layers."""
-    path = tmp_path_factory.mktemp("weights")
-    write_weights(path, golden["shapes"])
-    return path
+    source = Path(vbench_parity.__file__)
+    return shared("vbench", lambda path: write_weights(path, golden["shapes"]), source, golden["shapes"])
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ Every builder takes a seed, leaves the global random state as it was, and return
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -134,9 +136,16 @@ def components(*, weak: bool = True, **overrides) -> dict:
 
 
 def pipeline(*, weak: bool = True, **overrides) -> W2SDAnimateDiffSDXLPipeline:
-    pipe = W2SDAnimateDiffSDXLPipeline(**components(weak=weak, **overrides))
+    """A pipeline that a test may change: components that are not given are copies of those built once a session."""
+    kept = {name: part for name, part in _built(weak).items() if name not in overrides}
+    pipe = W2SDAnimateDiffSDXLPipeline(**deepcopy(kept), **overrides)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@cache
+def _built(weak: bool) -> dict:
+    return W2SDAnimateDiffSDXLPipeline(**components(weak=weak)).components
 
 
 def call(**overrides) -> dict:
