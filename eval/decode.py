@@ -18,6 +18,7 @@ import faulthandler
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,8 @@ PATIENCE = 120  # seconds without a frame, after which a decoder counts as crash
 ANIMATIONS = (".gif", ".webp", ".apng", ".avif")
 # FFmpeg's readers of lists, which would open the files and addresses that a list names.
 LISTS = {"concat", "hls", "dash", "sdp", "rtsp", "imf", "webm_dash_manifest", "image2", "lavfi"}
+# Of a stream that was cut at another picture than a key frame, whose frames are whole.
+HARMLESS = ("mmco: unref short failure", "Invalid frame dimensions 0x0.")
 ALPHA = "it has transparency, which is left out: its colours are scored as if nothing shone through"
 
 
@@ -82,39 +85,28 @@ class Decoder:
         Raises:
             Crashed, ValueError: as for `open`.
         """
-        pixels = bytearray(3 * self._ask({"read": count})["read"] * height * width)
-        assert self._process and self._process.stdout
-        view, filled = memoryview(pixels), 0
-        while filled < len(pixels):
-            filled += (size := self._process.stdout.readinto(view[filled:]))  # type: ignore[attr-defined]
-            if not size:
-                self._crashed()
-        return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
+        return self._ask({"read": count}, 3 * height * width).reshape(-1, height, width, 3)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if not self._process:
-            # The modules of this process, not what happens to lie in the current folder.
-            code = f"import sys; sys.path[:] = {[folder for folder in sys.path if folder]!r}; "
-            code += "from w2sd_video.eval import decode; decode.main()"
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
-            )
-        assert self._process.stdin and self._process.stdout
-        with suppress(OSError):  # of a process that has ended, which its answer then shows
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer.endswith(b"\n"):
-            self._crashed()
-        said: dict[str, Any] = json.loads(answer)
-        if "error" in said:
-            raise ValueError(said["error"])
-        return said
-
-    def _crashed(self) -> None:
-        self.close()
-        raise Crashed("its decoder crashes on it")
+    def _ask(self, request: dict[str, Any], bytes_of_frame: int = 0) -> Any:
+        """The answer to a request, or the pixels of the frames that it announces."""
+        try:
+            process = self._process = self._process or _started()
+            assert process.stdin and process.stdout
+            with suppress(OSError):  # of a process that has ended, which its answer then shows
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
+            line = process.stdout.readline()
+            answer = json.loads(line) if line.endswith(b"\n") else {}
+            pixels = bytearray(bytes_of_frame * answer.get("read", 0))
+            if not answer or process.stdout.readinto(pixels) < len(pixels):  # type: ignore[attr-defined]
+                self.close()
+                raise Crashed("its decoder crashes on it")
+        except (KeyboardInterrupt, SystemExit):  # the rest of the answer would be taken for the next one
+            self.close()
+            raise
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return np.frombuffer(pixels, np.uint8) if bytes_of_frame else answer
 
     def close(self) -> None:
         """Ends the process."""
@@ -131,11 +123,20 @@ class Decoder:
         self.close()
 
 
+def _started() -> subprocess.Popen[bytes]:
+    """A process that runs `main`, with this process's modules, and not what happens to lie in the current folder."""
+    code = f"import sys; sys.path[:] = {[folder for folder in sys.path if folder]!r}; "
+    code += "from w2sd_video.eval import decode; decode.main()"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+
+
 def main() -> None:
     """Answers requests, a line of JSON each, until there are no more; the pixels follow the answer to `read`.
 
     The next frames are decoded while the last ones are scored.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its input
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not come between the answers
     frames: Iterator[Frames] = iter(())
@@ -148,6 +149,7 @@ def main() -> None:
             return first_line(error)
 
     for line in sys.stdin.buffer:
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
         request, answer, pixels = json.loads(line), {}, []
         if "open" in request:
             frames, ahead = iter(()), None
@@ -241,6 +243,7 @@ def check(path: Path, size: int, changed: int) -> tuple[Facts, bool]:
             raise ValueError(f"it is damaged; ffmpeg reports: {first_line(error)}") from None
         others = {each.codec_context.name for each in container.streams if each.type == "audio" and each.codec_context}
         said = [line.strip() for _, source, line in complaints if source not in others]
+        said = [line for line in said if line not in HARMLESS]
         if corrupt or said:
             said.append(f"{corrupt} of {frames} frames are corrupt")
             raise ValueError(f"it is damaged; ffmpeg reports: {said[0]}")

@@ -247,13 +247,7 @@ def _score(
         # A dimension may have been skipped, and a video with the same bytes scored, since this was to do.
         new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
         try:
-            try:
-                made, unmade = scorer.score(video, reader, new)
-            except ValueError:
-                if reader.decoder != "decord":
-                    raise
-                reader = video.open(by_ffmpeg=True, process=process)
-                made, unmade = scorer.score(video, reader, new)
+            made, unmade = scorer.score(video, reader, new)
             video.same()
         except (ValueError, OSError) as error:
             problems.append((video, "", str(error)))
