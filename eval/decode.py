@@ -181,6 +181,11 @@ def watched(frames: Iterable[Frame]) -> Iterator[Frame]:
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
 
 
+def of_pillow(path: Path) -> bool:
+    """Whether Pillow reads it."""
+    return of_pictures(path) or path.suffix.lower() in ANIMATIONS
+
+
 def open_video(path: Path, decord: bool) -> tuple[Facts, Iterator[Frames]]:
     """Opens a video file, an animation, a picture or a folder of pictures; reads a file once to its end.
 
@@ -195,7 +200,7 @@ def open_video(path: Path, decord: bool) -> tuple[Facts, Iterator[Frames]]:
             raise ValueError("the file is empty")
         if cut_short(path):
             raise ValueError("the file is cut short: it says itself that it is longer")
-    if of_pictures(path) or path.suffix.lower() in ANIMATIONS:
+    if of_pillow(path):
         facts, frames = by_pillow(path)
     else:
         facts, alike = check(path, path.stat().st_size, path.stat().st_mtime_ns)
@@ -376,14 +381,15 @@ def by_pillow(path: Path) -> tuple[Facts, Iterator[Frames]]:
 
 
 def is_animated(path: Path) -> bool | None:
-    """Whether a picture has several frames; None where it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return getattr(picture, "n_frames", 1) > 1
-    except Exception:  # of damaged files, Pillow's plug-ins raise errors of every kind
-        return None
+    """Whether a WebP, APNG or AVIF says that it moves; None where it is none of them, or cannot be read."""
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(21)
+    if head[:4] == b"RIFF" and head[8:11] == b"WEB":
+        return head[12:16] == b"VP8X" and bool(head[20:21] and head[20] & 2)
+    if head[4:8] == b"ftyp":
+        return head[8:12] == b"avis"
+    return path.suffix.lower() == ".apng" if head[:4] == b"\x89PNG" else None
 
 
 def _pillow_frames(files: list[Path], moving: bool) -> Iterator[Any]:

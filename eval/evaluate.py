@@ -122,8 +122,7 @@ def evaluate(
         except OSError as error:
             problems.append((video, "", str(error)))
 
-    readable = [video for video in found if video in todo]
-    said = list(notes.of_files(readable, scorer.ready, arguments, prompts, images))
+    said = list(notes.of_files(found, scorer.ready, arguments, prompts, images))
     for note in said:
         say(note)
     with contextlib.closing(Decoder()) as process:
@@ -249,8 +248,8 @@ def _score(
         try:
             made, unmade = scorer.score(video, reader, new)
             video.same()
-        except (ValueError, OSError) as error:
-            problems.append((video, "", str(error)))
+        except (ValueError, OSError, MemoryError) as error:
+            problems.append((video, "", str(error) or "it takes more memory than there is"))
             large.pop(video, None)
             return
         store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)

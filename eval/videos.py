@@ -22,9 +22,9 @@ import numpy as np
 
 from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
-from w2sd_video.video import PICTURES, of_pictures, pictures
+from w2sd_video.video import PICTURES, pictures
 
-from .decode import ANIMATIONS, Crashed, Decoder, is_animated
+from .decode import ANIMATIONS, Crashed, Decoder, is_animated, of_pillow
 from .prompts import match
 
 if TYPE_CHECKING:
@@ -97,9 +97,13 @@ class Video:
         hashes = _sidecar(self.path).get("hashes")
         if not isinstance(hashes, dict):
             return False
-        files = pictures(self.path) if self.path.is_dir() else [self.path]
-        named = ((f"{self.path.name}/{file.name}" if self.path.is_dir() else file.name, file) for file in files)
-        return any(name in hashes and hashes[name] != file_sha256(file) for name, file in named)
+        try:
+            self._stamps()
+            files = pictures(self.path) if self.path.is_dir() else [self.path]
+            named = {f"{self.path.name}/{file.name}" if self.path.is_dir() else file.name: file for file in files}
+            return any(hashes[name] != file_sha256(file) for name, file in named.items() if name in hashes)
+        except OSError:  # which reading it then names
+            return False
 
     def open(self, by_ffmpeg: bool = False, process: Decoder | None = None) -> Reader:
         """Its frames; arguments as for `Reader`.
@@ -192,9 +196,8 @@ def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def left_out(arguments: Sequence[str | Path]) -> list[Path]:
     """The videos that `find` leaves out of folders because it does not score their suffix there."""
-    folders = [Path(os.path.expanduser(argument)) for argument in arguments]
-    files = {file for folder in folders if folder.is_dir() for file in folder.rglob("*")}
-    return sorted(file for file in files if file.suffix.lower() in OTHERS and not file.name.startswith("."))
+    folders = [folder for argument in arguments if (folder := Path(os.path.expanduser(argument))).is_dir()]
+    return sorted({file for folder in folders for file in _seen(folder, OTHERS)})
 
 
 def _is_frames(folder: Path) -> bool:
@@ -205,9 +208,14 @@ def _is_frames(folder: Path) -> bool:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
+    return _seen(folder, PICTURES)
+
+
+def _seen(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files in a folder, and in its folders, that have one of some suffixes; without hidden ones."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and path.is_file() and not hidden:
+        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
             yield path
 
 
@@ -218,8 +226,9 @@ def _stem(path: Path) -> str:
 
 def _sidecar(path: Path) -> dict[str, Any]:
     """What a video's sidecar says; empty without one."""
+    file = path.with_name(f"{_stem(path)}.json")
     try:
-        said = json.loads(path.with_name(f"{_stem(path)}.json").read_bytes())
+        said = json.loads(file.read_bytes()) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
@@ -260,7 +269,7 @@ class Reader:
         self._process = process or Decoder()
         self._decord = not by_ffmpeg and find_spec("decord") is not None
         self.decord_crashed = False
-        if not of_pictures(path) and find_spec("av") is None:
+        if not of_pillow(path) and find_spec("av") is None:
             raise ModuleNotFoundError("No module named 'av'")
         self._open()
 

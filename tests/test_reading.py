@@ -234,6 +234,10 @@ def test_what_no_dimension_foresaw_in_a_video_is_named_and_the_rest_is_scored(go
 def test_a_pipe_is_no_video_and_is_not_waited_for(good):
     os.mkfifo(good / "pipe.mp4")
     assert problems(good / "good.mp4", good / "pipe.mp4") == {"pipe.mp4": "pipe.mp4 is not a file"}
+    (good / "pipe.json").write_text(json.dumps({"request": {}, "hashes": {"pipe.mp4": "0"}}))
+    assert problems(good / "good.mp4", good / "pipe.mp4", prompts={"pipe.mp4": "a pipe"}) == {
+        "pipe.mp4": "pipe.mp4 is not a file"
+    }
 
 
 # What would mislead
