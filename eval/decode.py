@@ -2,7 +2,8 @@
 
 decord reads first, as VBench does. PyAV, which brings its own FFmpeg, checks every file before that, and reads what
 decord cannot open, or has no wheel for. Pillow reads pictures and animations. The frames of decord and PyAV are the
-same to the last bit, but for these kinds (levels of 255 by which noise differed):
+same to the last bit, but for these kinds (levels of 255 by which noise differed); where a video's first frame differs
+by more than 2, a note says so:
 
 - 4:2:0 of an odd width or height (WebM), by up to 98: decord's FFmpeg is of 2019;
 - 4:2:0 of 10 bits, by up to 95, which no two versions of FFmpeg convert alike; ProRes, by 1;
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Frame = TypeVar("Frame")
 FOLDER_FPS = 8.0  # of a folder of pictures, which has no clock: VBench takes every picture
+ALIKE = 2  # levels of 255, up to which two decoders agree
 PATIENCE = 120  # seconds without a frame, after which a decoder counts as crashed
 ANIMATIONS = (".gif", ".webp", ".apng", ".avif")
 # FFmpeg's readers of lists, which would open the files and addresses that a list names.
@@ -331,31 +333,39 @@ def _by_pyav(path: Path) -> Iterator[Frames]:
 
 def by_decord(path: Path, checked: Facts) -> tuple[Facts, Iterator[Frames]] | None:
     """A video by decord; by PyAV with a note where edit lists hide frames; None where decord does not open it."""
+
+    def frame(index: int) -> Frames:
+        # Narrow frames come with their rows filled up, taken for a fourth channel.
+        rows = reader[index].asnumpy().reshape(checked.height, -1)
+        return rows[:, : 3 * checked.width].reshape(checked.height, checked.width, 3)
+
+    def decoded() -> Iterator[Frames]:
+        yield first
+        for index in range(1, checked.frames):
+            try:
+                yield frame(index)
+            except Exception as error:
+                raise ValueError(f"frame {index} of {checked.frames} cannot be decoded ({first_line(error)})") from None
+
     try:
         import decord
 
         # It would put what is at hand in the place of a frame that it cannot decode, but for this many of them.
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-6)
         frames, fps, shape = len(reader), float(reader.get_avg_fps()), reader[0].shape[:2]
+        if frames != checked.frames:
+            note = f"decord, and VBench by it, counts {frames} frames; {checked.frames} are shown and scored"
+            return checked._replace(notes=(*checked.notes, note)), _by_pyav(path)
+        if shape != (checked.height, checked.width):
+            return None
+        first = frame(0)
     except Exception:
         return None
-    if frames != checked.frames:
-        note = f"decord, and VBench by it, counts {frames} frames; {checked.frames} are shown and scored"
-        return checked._replace(notes=(*checked.notes, note)), _by_pyav(path)
-    if shape != (checked.height, checked.width):
-        return None
-
-    def decode() -> Iterator[Frames]:
-        for index in range(frames):
-            try:
-                frame = reader[index].asnumpy()
-            except Exception as error:
-                raise ValueError(f"frame {index} of {frames} cannot be decoded ({first_line(error)})") from None
-            rows = frame.reshape(checked.height, -1)  # of narrow frames filled up, and taken for a fourth channel
-            yield rows[:, : 3 * checked.width].reshape(checked.height, checked.width, 3)
-
-    fps = fps if math.isfinite(fps) and fps > 0 else checked.fps
-    return checked._replace(fps=fps, decoder="decord"), decode()
+    levels = int(np.abs(first.astype(int) - next(_by_pyav(path))).max())
+    if levels > ALIKE:
+        note = "it is read by decord, as by VBench; the FFmpeg of today reads the colours of its first frame otherwise,"
+        checked = checked._replace(notes=(*checked.notes, f"{note} by up to {levels} of 255"))
+    return checked._replace(fps=fps if math.isfinite(fps) and fps > 0 else checked.fps, decoder="decord"), decoded()
 
 
 def by_pillow(path: Path) -> tuple[Facts, Iterator[Frames]]:

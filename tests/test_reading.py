@@ -140,6 +140,15 @@ def test_pyav_gives_the_frames_of_decord_and_of_ffmpeg(tmp_path, size, options, 
         assert np.array_equal(frames, pixels(path))
 
 
+def test_where_decord_reads_other_colours_than_ffmpeg_the_video_says_so(tmp_path):
+    pytest.importorskip("decord")
+    other = encode(noise(2, 61, 97), tmp_path / "v.webm", "-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p")
+    levels = np.abs(pixels(other).astype(int) - pixels(other, by_ffmpeg=True)).max(axis=(1, 2, 3))
+    assert f"otherwise, by up to {levels[0]} of 255" in opened(other).notes[0] and levels[0] > 2
+    same = encode(noise(2), tmp_path / "v.mp4", "-pix_fmt", "yuv420p")
+    assert opened(same).decoder == "decord" and not opened(same).notes
+
+
 def test_of_several_streams_both_decoders_read_the_one_that_is_marked_and_say_so(tmp_path):
     small = encode(noise(3), tmp_path / "small.mp4", "-pix_fmt", "yuv420p")
     large = encode(noise(3, 64, 96), tmp_path / "large.mp4", "-pix_fmt", "yuv420p")
