@@ -196,8 +196,10 @@ def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def left_out(arguments: Sequence[str | Path]) -> list[Path]:
     """The videos that `find` leaves out of folders because it does not score their suffix there."""
-    folders = [folder for argument in arguments if (folder := Path(os.path.expanduser(argument))).is_dir()]
-    return sorted({file for folder in folders for file in _seen(folder, OTHERS)})
+    roots = [os.path.expanduser(argument) for argument in arguments]
+    named = [Path(path) for root in roots for path in ([root] if os.path.exists(root) else glob.glob(root))]
+    found = {file for folder in named if folder.is_dir() for file in _seen(folder, OTHERS)}
+    return sorted(found.difference(named))
 
 
 def _is_frames(folder: Path) -> bool:

@@ -317,7 +317,8 @@ def test_videos_that_a_folder_leaves_out_are_counted(good):
     assert left_out([good]) == [good / "a.m4v", good / "b.MPG"]
     said = f"2 videos, such as {good / 'a.m4v'}, are left out of folders for the suffix (.m4v, .mpg)"
     assert said in notes(good)
-    assert not left_out([good / "a.m4v"])
+    assert not left_out([good / "a.m4v"]) and not left_out([good / "*"])  # which are named one by one
+    assert left_out([f"{good.parent}/vid*"]) == left_out([good, good / "missing.mp4"]) == left_out([good])
 
 
 # Prompts
