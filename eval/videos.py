@@ -24,7 +24,8 @@ from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
 from w2sd_video.video import PICTURES, pictures
 
-from .decode import ANIMATIONS, Crashed, Decoder, is_animated, of_pillow
+from .containers import is_animated
+from .decode import ANIMATIONS, Crashed, Decoder, of_pillow
 from .prompts import match
 
 if TYPE_CHECKING:

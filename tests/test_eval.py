@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
-from w2sd_video.eval import decode, official, official_worker, report, statistics, videos
+from w2sd_video.eval import containers, official, official_worker, report, statistics, videos
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
 from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
@@ -320,7 +320,7 @@ def test_a_file_that_does_not_say_how_long_it_is_is_not_cut_short(tmp_path, name
     else:
         pipe = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-c", "copy", "-f", name[2:], "-"]
         path.write_bytes(subprocess.run(pipe, capture_output=True, check=True).stdout)
-    assert not decode.cut_short(path)
+    assert not containers.cut_short(path)
     scores = evaluate(path, "temporal_flickering")  # by ffmpeg where decord does not open it, or dies of it
     assert [fact["frames"] for fact in scores.facts.values()] == [4] and not scores.problems
 
