@@ -24,8 +24,9 @@ from w2sd_video.errors import Refused
 
 from . import report
 from .evaluate import evaluate
+from .prompts import read_prompts
 from .results import Summary, printable
-from .videos import Video, read_prompts
+from .videos import Video
 
 MANY = 6  # groups, of which a terminal's width holds no more
 # What near its start tells a file of this command's from another one.
@@ -58,6 +59,11 @@ def run(
     """
     _free(results)
     texts = read_prompts(prompts) if prompts else None
+    early: list[str] = []
+
+    def say(console: Console, line: object) -> None:
+        console.print(printable(str(line)), markup=False)
+
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
@@ -66,14 +72,15 @@ def run(
         def show(done: int, total: int, video: Video) -> None:
             bar.update(task, completed=done, total=total, description=video.path.name[-40:])
 
+        def note(line: str) -> None:
+            early.append(line)
+            say(err, line)
+
         rows = results.with_suffix(".jsonl")
-        scores = evaluate(videos, dimensions, rows, texts, weights, device, official, images, references, progress=show)
+        options = (rows, texts, weights, device, official, images, references)
+        scores = evaluate(videos, dimensions, *options, progress=show, say=note)
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-
-    def say(console: Console, line: object) -> None:
-        console.print(printable(str(line)), markup=False)
-
     out.print(table(summary))
     for group, totals in summary.totals.items():
         for name, value in totals.items():
@@ -85,8 +92,9 @@ def run(
         say(out, results.with_suffix(".html"))
     except ModuleNotFoundError:
         say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
-    for note in summary.notes:
-        say(err, note)
+    for line in summary.notes:
+        if line not in early:
+            say(err, line)
     for each in scores.skipped:
         say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:

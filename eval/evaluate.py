@@ -19,9 +19,11 @@ import numpy as np
 from w2sd_video.errors import Refused
 from w2sd_video.runs import rows, usable_device, writable
 
+from . import notes
 from . import official as vbench_package
+from .decode import Decoder, first_line
 from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
-from .videos import FACTS, Reader, Trial, Video, find
+from .videos import FACTS, MORE_FACTS, Reader, Video, find
 from .weights import hashes
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Scores:
     """What came of scoring: `of[video][column]` is a score, or None where the column says nothing of the video.
 
     `of_groups[group][column]` are the scores that only a group as a whole has, and of how many pictures. `facts` are
-    a video's frames, fps, height and width; `problems` say what could not be scored and why.
+    a video's frames, fps, height and width, its decoder, and what is peculiar about it; `problems` say what could not
+    be scored and why, and `notes` what one must know of the rest.
     """
 
     dimensions: list[Dimension]
@@ -49,6 +52,7 @@ class Scores:
     facts: dict[Video, dict[str, Any]] = field(default_factory=dict)
     problems: list[tuple[Video, str, str]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
     device: str = "cpu"
     seconds: float = 0.0
@@ -65,6 +69,7 @@ def evaluate(
     images: bool = False,
     references: str | Path | Iterable[str | Path] = (),
     progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> Scores:
     """Scores videos on dimensions.
 
@@ -81,6 +86,7 @@ def evaluate(
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
         official: a Python that has VBench's own package, which then computes the scores, of any of its 16 dimensions.
         progress: called before each video, and once after the last, with how many are done, of how many, and which.
+        say: called before scoring with each note that is known by then; `Scores.notes` has all.
 
     Raises:
         Refused: an argument cannot be used.
@@ -97,7 +103,8 @@ def evaluate(
     if rows_file:
         writable(Path(rows_file).parent)
     given = [replace(video) for video in asked_for if isinstance(video, Video)]  # to be hashed as they are now
-    found = given + find([v for v in asked_for if not isinstance(v, Video)], prompts, images)
+    arguments = [v for v in asked_for if not isinstance(v, Video)]
+    found = given + find(arguments, prompts, images)
     if not found:
         raise Refused("videos", "", "give files, folders or globs of videos")
     names = expand(dimensions)
@@ -115,11 +122,14 @@ def evaluate(
         except OSError as error:
             problems.append((video, "", str(error)))
 
-    with contextlib.closing(Trial(video.path for video, new in todo.items() if new)) as trial:
+    said = list(notes.of_files(found, scorer.ready, arguments, prompts, images))
+    for note in said:
+        say(note)
+    with contextlib.closing(Decoder()) as process:
         if official:
-            problems += _officially(str(official), scorer, store, todo, trial)
+            problems += _officially(str(official), scorer, store, todo, process)
         else:
-            problems += _score(scorer, store, todo, trial, progress)
+            problems += _score(scorer, store, todo, process, progress)
 
     scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
@@ -127,7 +137,7 @@ def evaluate(
         kept = {v: row for v in todo if (row := store.rows.get(scorer.key(dimension, v)))}
         for video in (video for video in found if video in kept):
             scores.of.setdefault(video, {}).update(kept[video]["scores"])
-            scores.facts[video] = {name: kept[video][name] for name in FACTS}
+            scores.facts[video] = {name: kept[video][name] for name in (*FACTS, *MORE_FACTS) if name in kept[video]}
         if isinstance(dimension, Compared):
             features = {video: unpacked(row["features"]) for video, row in kept.items()}
             against = statistics.get(dimension.name)
@@ -141,6 +151,7 @@ def evaluate(
                     problems.append((compared_with[0], dimension.name, str(error)))
                     continue
             _compare(dimension, {v: f for v, f in features.items() if v in mine}, against, scores)
+    scores.notes = [*said, *notes.of_scores(scores, images)]
     scores.seconds = time.perf_counter() - began
     return scores
 
@@ -206,7 +217,7 @@ def _score(
     scorer: Scorer,
     store: Store,
     todo: dict[Video, list[Dimension]],
-    trial: Trial,
+    process: Decoder,
     progress: Callable[[int, int, Video], None],
 ) -> list[tuple[Video, str, str]]:
     """Scores what is to do; gives back what could not be scored, and why.
@@ -224,7 +235,7 @@ def _score(
         progress(done, total, video)
         done += 1
         try:
-            reader = video.open(trial.fatal(video.path))
+            reader = video.open(process=process)
             if apart and reader.height * reader.width > LARGE:
                 large[video] = wanted
                 return
@@ -237,8 +248,8 @@ def _score(
         try:
             made, unmade = scorer.score(video, reader, new)
             video.same()
-        except (ValueError, OSError) as error:
-            problems.append((video, "", str(error)))
+        except (ValueError, OSError, MemoryError) as error:
+            problems.append((video, "", str(error) or "it takes more memory than there is"))
             large.pop(video, None)
             return
         store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
@@ -260,16 +271,17 @@ def _score(
 
 
 def _officially(
-    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]], trial: Trial
+    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]], process: Decoder
 ) -> list[tuple[Video, str, str]]:
     """Has VBench's package score what is to do; gives back what it did not, and why."""
     problems: list[tuple[Video, str, str]] = []
     facts: dict[Video, dict[str, Any]] = {}
     for video in (video for video, new in todo.items() if new):
         try:
-            if trial.fatal(video.path):
-                raise ValueError("decord, by which VBench's package reads it too, dies of it")
-            facts[video] = video.open().facts
+            reader = video.open(process=process)
+            if reader.decord_crashed:
+                raise ValueError("decord, which VBench's package also uses, crashes on this file")
+            facts[video] = reader.facts
         except (ValueError, OSError) as error:
             problems.append((video, "", str(error)))
     for dimension in list(scorer.ready):
@@ -424,6 +436,9 @@ class Scorer:
                 del running[name]
             except (ValueError, ImportError) as error:
                 problems[name] = str(error)
+                del running[name]
+            except Exception as error:  # what no dimension foresaw in one video must not end the run for the rest
+                problems[name] = f"{type(error).__name__}: {first_line(error)}"
                 del running[name]
 
         with torch.inference_mode(), _exact():

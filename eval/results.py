@@ -23,7 +23,7 @@ from .statistics import Interval, interval, preferred, wins
 from .videos import Video
 
 ENOUGH = 10  # pairs; the bootstrap of fewer says that they differ too readily
-PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "decord", "vbench")
+PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "decord", "av", "pillow", "vbench")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Summary:
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
         single = len(self.groups) > 2 and all(len(videos) == 1 for videos in self.groups.values())
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
-        return [*said, *self._unpaired()] + [
+        return [*said, *self.scores.notes, *self._unpaired()] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
             for group, columns in self.scores.of_groups.items()
             for column, (_, n) in columns.items()
@@ -177,6 +177,7 @@ class Summary:
                 }
                 for d in scores.dimensions
             },
+            "notes": scores.notes,
             "skipped": {each.name: each.reason for each in scores.skipped},
             "groups": {
                 group: {

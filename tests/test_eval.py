@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
-from w2sd_video.eval import official, official_worker, report, statistics, videos
+from w2sd_video.eval import containers, official, official_worker, report, statistics, videos
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
 from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
@@ -327,7 +327,7 @@ def test_a_file_that_does_not_say_how_long_it_is_is_not_cut_short(tmp_path, name
     else:
         pipe = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-c", "copy", "-f", name[2:], "-"]
         path.write_bytes(subprocess.run(pipe, capture_output=True, check=True).stdout)
-    assert not videos.cut_short(path)
+    assert not containers.cut_short(path)
     scores = evaluate(path, "temporal_flickering")  # by ffmpeg where decord does not open it, or dies of it
     assert [fact["frames"] for fact in scores.facts.values()] == [4] and not scores.problems
 
@@ -341,9 +341,9 @@ def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
         206  # entries of the table of times, of which there is 1: decord runs out of memory
     )
     first.write_bytes(data)
-    tried = videos.Trial([first, folder / f"{PROMPT}-1.mp4"])
-    assert [tried.fatal(path) for path in (first, folder / f"{PROMPT}-1.mp4")] == [True, False]
-    tried.close()
+    reader, other = Reader(first), Reader(folder / f"{PROMPT}-1.mp4")
+    assert (reader.decoder, reader.decord_crashed) == ("PyAV", True)
+    assert (other.decoder, other.decord_crashed) == ("decord", False)
     shutil.copy(first, folder / "other end.m4v")
     scores = evaluate([folder, folder / "other end.m4v"], ["temporal_flickering"])
     assert len(scores.of) == 4 and not scores.problems

@@ -1,0 +1,74 @@
+"""What a reader of scores must know, because a number without it would mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .dimensions import VBENCH, Dimension
+from .prompts import match
+from .videos import Video, left_out
+
+if TYPE_CHECKING:
+    from .evaluate import Scores
+
+LONG = 5.0  # seconds, from which on VBench-Long takes videos
+
+
+def of_files(
+    videos: Sequence[Video],
+    dimensions: Iterable[Dimension],
+    arguments: Sequence[str | Path],
+    prompts: Mapping[str, str] | None,
+    images: bool,
+) -> Iterator[str]:
+    """What is known before scoring: of prompts, of files left out, and of videos that are not what was made."""
+    for source, owner in (("sidecar", "sidecar"), ("name", "file's name")):
+        taking = [video for video in videos if video.prompt_from == source]
+        if taking and prompts:
+            yield f"{_videos(taking)} not in the prompts file, so the prompt is taken from the {owner}"
+        elif taking and source == "name" and any(dimension.prompted for dimension in dimensions):
+            yield f"{_videos(taking)} without a prompt, so the prompt is taken from the {owner}: {taking[0].prompt!r}"
+    _, unused = match(prompts, [video.path for video in videos])
+    if unused:
+        yield f"{len(unused)} of the {len(prompts or ())} prompts are of no video that is scored, such as {unused[0]!r}"
+    if not images and (others := left_out(arguments)):
+        suffixes = ", ".join(sorted({path.suffix.lower() for path in others}))
+        yield f"{_files(others)} left out of folders for the suffix ({suffixes}); name such files to score them"
+    if changed := [video for video in videos if video.differs_from_its_sidecar]:
+        yield f"{_videos(changed)} not the file that the sidecar has the hash of: it was changed after it was made"
+
+
+def of_scores(scores: Scores, images: bool) -> Iterator[str]:
+    """What is known after scoring: of videos that are peculiar, and of dimensions that VBench restricts."""
+    peculiar: dict[str, list[Video]] = {}
+    for video, facts in scores.facts.items():
+        for note in facts.get("notes", ()):
+            peculiar.setdefault(note, []).append(video)
+    for note, videos in peculiar.items():
+        yield f"{videos[0].path}{f' and {len(videos) - 1} more' * (len(videos) > 1)}: {note}"
+    names = {dimension.name for dimension in scores.dimensions}
+    timed = {video: facts for video, facts in scores.facts.items() if not images and not video.path.is_dir()}
+    long = [video for video, facts in timed.items() if facts["frames"] >= LONG * facts["fps"] > 0]
+    if long and not names.isdisjoint(VBENCH):
+        yield (
+            f"{_videos(long)} {LONG:g} s long or longer: VBench-Long scores such videos by short clips, and its"
+            " scores do not compare with those of whole videos"
+        )
+    if "temporal_flickering" in names and not images:
+        rule = "temporal_flickering counts motion as flicker, and VBench scores still videos only"
+        moving = [video for video, of in scores.of.items() if of.get("dynamic_degree")]
+        if moving:
+            yield f"{rule}; {_videos(moving)} moving"
+        elif "dynamic_degree" not in names:
+            yield f"{rule}; dynamic_degree tells which move"
+
+
+def _videos(videos: Sequence[Video]) -> str:
+    """How many, and the first of them, as the start of a sentence."""
+    return _files([video.path for video in videos])
+
+
+def _files(paths: Sequence[Path]) -> str:
+    return f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} videos, such as {paths[0]}, are"

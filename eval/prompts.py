@@ -1,0 +1,102 @@
+"""Which prompt of a JSON file is a video's: keys are its file name, or a path of any system that ends in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from w2sd_video.errors import Refused
+
+Parts = tuple[str, ...]
+EXAMPLE = '{"video.mp4": "a prompt"}'
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """A JSON object of file names and prompts, in any of Unicode's encodings.
+
+    Raises:
+        Refused: it is something else.
+    """
+    try:
+        prompts = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused("prompts", str(path), f"give a JSON file such as {EXAMPLE} ({error})") from None
+    if not _are_prompts(prompts):
+        raise Refused("prompts", str(path), f"give a JSON file such as {EXAMPLE}")
+    return prompts
+
+
+def match(given: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The prompts of videos, and the keys that are of none of them.
+
+    A relative key is the end of a video's path, at least its name; of several the longest counts. An absolute key is
+    the whole path, or else, as of another machine, the path that has the most of its end in common, at least the
+    name. Separators, `./` and Unicode's normal forms make no difference.
+
+    Raises:
+        Refused: they are no prompts, two keys are one path with different prompts, or there are prompts and none is of
+            any of the videos.
+    """
+    if given is not None and not _are_prompts(given):
+        raise Refused("prompts", given, f"give texts by file name, such as {EXAMPLE}")
+    prompts = dict(given or {})
+    keys: dict[Parts, str] = {}
+    for key in prompts:
+        if prompts[keys.setdefault(parts := _parts(key), key)] != prompts[key]:
+            raise Refused("prompts", key, f"{keys[parts]!r} is the same path, and has another prompt")
+    named: dict[str, list[Parts]] = {}
+    for parts in keys:
+        named.setdefault(parts[-1] if parts else "", []).append(parts)
+    found: dict[Path, Parts] = {}
+    elsewhere: list[tuple[Path, Parts]] = []
+    for path in paths:
+        whole = _parts(os.path.abspath(path))
+        same = [parts for parts in named.get(whole[-1], ()) if whole[len(whole) - len(parts) :] == parts]
+        if same:
+            found[path] = max(same, key=len)
+        else:
+            elsewhere.append((path, whole))
+    here = set(found.values())
+    for path, whole in elsewhere:
+        others = [parts for parts in named.get(whole[-1], ()) if _absolute(parts) and parts not in here]
+        common = [len(os.path.commonprefix([parts[::-1], whole[::-1]])) for parts in others]
+        best = {keys[parts]: parts for parts, n in zip(others, common, strict=True) if n == max(common)}
+        if len({prompts[key] for key in best}) == 1:
+            found[path] = next(iter(best.values()))
+    if prompts and not found:
+        accepted = "its keys are file names of the videos that are scored, and none is of any"
+        raise Refused("prompts", next(iter(prompts)), accepted)
+    used = set(found.values())
+    unused = [key for key in prompts if _parts(key) not in used]
+    return {path: prompts[keys[parts]] for path, parts in found.items()}, unused
+
+
+def _parts(key: str) -> Parts:
+    """A path's parts, an absolute one's with its root, `/` or a drive, as the first."""
+    key = unicodedata.normalize("NFC", key).replace("\\", "/")
+    if key.startswith("../"):
+        key = f"{os.getcwd()}/{key}".replace("\\", "/")
+    root = re.match(r"[A-Za-z]:/|/*", key)
+    assert root
+    parts: list[str] = [root[0].upper()] if root[0] else []
+    for part in key[root.end() :].split("/"):
+        if part == ".." and len(parts) > bool(root[0]):
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)
+
+
+def _absolute(parts: Parts) -> bool:
+    return "/" in parts[0]
+
+
+def _are_prompts(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(key, str) and isinstance(text, str) and text.strip() for key, text in given.items()
+    )
