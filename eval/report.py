@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from .statistics import Comparison, Interval
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .9rem; text-align: right }
 th { vertical-align: bottom } td { vertical-align: top }
 th:first-child, td:first-child { text-align: left } tr + tr { border-top: 1px solid #ddd }
-small { color: #666; font-weight: normal; white-space: nowrap }
+small { color: #666; font-weight: normal } td { min-width: 9rem } .mean { white-space: nowrap }
+.wide { overflow-x: auto }
 .notes { max-width: 52rem; color: #444; font-size: 13px }
 .better { color: #14713d; font-weight: 600 } .worse { color: #a3261c; font-weight: 600 }
 .differs { color: #1d5fa8; font-weight: 600 } .notes li { margin: .2rem 0 }
@@ -72,13 +73,13 @@ def _table(summary: Summary) -> str:
         if any(cells):
             rows.append(f"<tr><td>{html.escape(column.label)}" + "".join(f"<td>{cell}" for cell in cells))
     lines = "".join(f"<li>{html.escape(line)}" for line in [*summary.legend, *summary.notes])
-    return f"<table><tr><th>{head}{''.join(rows)}</table><ul class=notes>{lines}</ul>"
+    return f"<ul class=notes>{lines}</ul><div class=wide><table><tr><th>{head}{''.join(rows)}</table></div>"
 
 
 def _cell(mean: Interval, c: Comparison | None) -> str:
     if not mean.n:
         return ""
-    lines = [f"{mean} <small>({mean.counted})</small>"]
+    lines = [f"<span class=mean>{mean} <small>({mean.counted})</small></span>"]
     if c:
         pairs = f" ({c.difference.counted} pairs)" if c.difference.n < mean.n or any(c.lost) else ""
         lines.append(f"<small>{html.escape(c.said + pairs)}</small>")
@@ -128,12 +129,15 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
 
     shown = []
     for c in compared:
-        values = [v for seeds in summary.values(c.base, c.column).values() for v in seeds.values() if v is not None]
+        groups = [summary.values(group, c.column) for group in (c.base, c.group)]
+        values = [v for group in groups for seeds in group.values() for v in seeds.values() if v is not None]
         spread = float(np.nanstd(values))
         if spread > 0:
             shown.append((c, spread))
+    constant = [c.column for c in compared if not any(c is drawn for drawn, _ in shown)]
+    note = f"<p class=notes>Not drawn, as all videos have the same score: {', '.join(constant)}." if constant else ""
     if not shown:
-        return "<p>No column differs from video to video."
+        return note
     figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     for row, (c, spread) in enumerate(reversed(shown)):
@@ -143,15 +147,13 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
         axes.plot([low, high], [row, row], color=colour)
     axes.axvline(0, color="#444", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [summary.columns[c.column].label for c, _ in reversed(shown)], fontsize=8)
-    axes.set_xlabel(
-        "paired difference, in standard deviations over videos; line: its 95 % interval, not adjusted", fontsize=8
-    )
+    axes.set_xlabel("difference in standard deviations over videos, and its 95 % interval, not adjusted", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     kinds = [verdict for verdict in COLOURS if any(c.verdict == verdict for c, _ in shown)]
     labels = [verdict or "not decided" for verdict in kinds]
     patches = [Patch(color=COLOURS[verdict], alpha=0.6) for verdict in kinds]
     figure.legend(patches, labels, loc="outside upper right", ncols=len(kinds), fontsize=8, frameon=False)
-    return _svg(figure)
+    return _svg(figure) + note
 
 
 def _svg(figure: Any) -> str:

@@ -143,42 +143,46 @@ class Summary:
     @property
     def legend(self) -> list[str]:
         """What a reader of the table has to know."""
-        lines = [
-            "Mean with its 95 % interval, and how many of the group's videos have a score in the column (n of N)."
-            " Intervals are over prompts, of which each is the mean of its videos, and are not adjusted for the number"
-            " of columns."
-        ]
-        if any(column.classes for column in self.columns.values()):
-            lines.append("Where all ten digits are there, they are weighted alike and intervals are over their videos.")
-        if any(column.kind == "verdict" for column in self.columns.values()) and self.failed:
-            lines.append("A video that failed counts as 0 in columns that are 0 or 1 for a video.")
+        units = {self.means[g][c].unit for g in self.groups for c in self.columns if self.columns[c].kind != "group"}
+        lines = ["Each cell: the mean, its 95 % interval, and how many of the group's videos have a score (n of N)."]
+        if "prompt" in units:
+            lines.append("Seeds of a prompt are averaged first: intervals and tests are over prompts, not over videos.")
+        if "seed" in units:
+            lines.append("There is one prompt: intervals and tests are over its seeds, and are of this prompt only.")
+        if "video" in units:
+            lines.append("The ten digits are weighted alike, and intervals and tests of their columns are over videos.")
+        if self.failed and any(column.kind == "verdict" for column in self.columns.values()):
+            lines.append("Where a column is 0 or 1 for a video, a video that failed counts as 0.")
         if not self.comparisons:
-            return lines
-        lines.append(
-            f"Below it the mean paired difference from {self.base}, with its interval, not adjusted either; how often"
-            " the group wins a pair; and p of no difference, adjusted by Holm's method over"
-            f" {self._families()}."
-        )
-        lines.append(
-            f"Better, worse and differs (of columns without a better side) are said, and coloured, where the adjusted"
-            f" p is at most {LEVEL}, of at least {ENOUGH} prompts. Where nothing is said, the groups may be equal or"
-            " not: too little is known."
-        )
+            return [*lines, "Intervals are not adjusted for the number of columns and groups."]
+        lines += [
+            f"Difference: from {self.base}, the mean over pairs of the same prompt and seed. Wins: the share of pairs"
+            " in which the group is better; of ties, half.",
+            "Intervals are not adjusted for the number of columns and groups, so that some differences exclude 0 by"
+            " chance.",
+            f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
+            " the group is better, worse or, in a column without a better side, differs. Colour marks that and nothing"
+            " else. Not decided is not the same as equal.",
+        ]
         if any(any(c.lost) for c in self.comparisons):
             lines.append(
-                "Measures of an object are compared in pairs where both videos show it (n of N pairs), and never in"
-                " favour of the group that shows it in fewer."
+                "Measures of an object are compared where both videos of a pair show it (n of N pairs), and never in"
+                " favour of the group that shows it in fewer videos."
             )
         if any(c.failed and self.columns[c.column].kind != "verdict" for c in self.comparisons):
-            lines.append("p of a measure also holds with the worst value of either group for each video that failed.")
+            lines.append(
+                "Where videos failed, p of a measure is the larger of two: without their pairs, and with the worst"
+                " value of either group in their place."
+            )
         return lines
 
     def _families(self) -> str:
-        tested = [self.columns[c.column].primary for c in self.comparisons if c.p_adjusted == c.p_adjusted]
+        tested = [self.columns[c.column].primary for c in self.comparisons if not math.isnan(c.p_adjusted)]
         if not any(tested):
-            return f"all {len(tested)} comparisons with {ENOUGH} prompts or more"
+            return f"all {len(tested)} comparisons of {ENOUGH} prompts or more"
         names = ", ".join(name for name, column in self.columns.items() if column.primary)
-        return f"{sum(tested)} comparisons of primary columns ({names}) and {len(tested) - sum(tested)} others apart"
+        others = len(tested) - sum(tested)
+        return f"the {sum(tested)} comparisons of primary columns ({names}), and apart from them the other {others}"
 
     @property
     def notes(self) -> list[str]:

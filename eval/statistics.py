@@ -128,13 +128,14 @@ class Comparison:
     def said(self) -> str:
         """Difference, win rate and preference, as they are printed."""
         preference = "" if self.preferred is None else f", preferred {self.preferred.mean:.0%}"
-        return f"{self.difference.text(sign='+')}, wins {self.wins.mean:.0%}{preference}"
+        return f"difference {self.difference.text(sign='+')}, wins {self.wins.mean:.0%}{preference}"
 
     @property
     def decision(self) -> str:
         """The verdict or the reason that there is none, with the adjusted p, as they are printed."""
-        p = "" if math.isnan(self.p_adjusted) else f"adjusted p {small(self.p_adjusted)}"
-        return ", ".join(part for part in (self.verdict or self.reason, p) if part)
+        if math.isnan(self.p_adjusted):
+            return self.reason
+        return f"{self.verdict or self.reason or 'not decided'}, adjusted p {small(self.p_adjusted)}"
 
 
 def small(p: float) -> str:
@@ -385,8 +386,8 @@ def _decided(c: Comparison, column: Column, adjusted: float, hopeless: bool) -> 
         reason = f"cannot be decided with {c.difference.over}"
     less = {"better": c.lost[0] - c.lost[1], "worse": c.lost[1] - c.lost[0], "differs": 0}
     if verdict and less[verdict] > 0:
-        which = c.group if verdict == "better" else c.base
-        verdict, reason = "", f"no verdict: {which} has nothing to measure in more videos"
+        loser, other = (c.group, c.base) if verdict == "better" else (c.base, c.group)
+        verdict, reason = "", f"no verdict: {loser} has more videos with nothing to measure than {other}"
     return replace(c, p_adjusted=adjusted, verdict=verdict, reason=reason)
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 from w2sd_video.eval import official, official_worker, report, videos
 from w2sd_video.eval.cli import table
+from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
 from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
 from w2sd_video.eval.results import Summary
@@ -969,3 +970,7 @@ def test_the_official_package_is_given_names_that_it_reads(tmp_path):
     assert Path(place).read_bytes() == b"a video" and place.endswith(".mp4")
     # human_action.py, line 78 of vbench 0.1.5
     assert place.split("/")[-1].lower().split("-")[0].split("person is ")[-1].split("_")[0] == "riding a bike"
+
+
+def test_every_column_of_a_dimension_has_a_record():
+    assert {column for name in NAMES for column in get(name).columns} | set(OFFICIAL) == set(COLUMNS)

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from w2sd_video.eval import claims, report
-from w2sd_video.eval.columns import COLUMNS
-from w2sd_video.eval.dimensions import NAMES, OFFICIAL, get
+from w2sd_video.eval.dimensions import Dimension, get
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.statistics import (
@@ -36,6 +35,7 @@ from w2sd_video.eval.videos import Video
 
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
+from w2sd_video.shapes.columns import DIGITS
 
 MEASURE, VERDICT = Column("measure"), Column("verdict", kind="verdict")
 SIZES = [(20, 5), (10, 1), (93, 5)]  # prompts and seeds
@@ -285,7 +285,7 @@ def test_a_measure_of_what_is_not_there_never_favours_the_arm_that_lost_it():
     lost[0] = [math.nan]
     found = verdict(UP, lost)
     assert found.p < 0.001 and found.lost == (1, 0) and found.difference.counted == "19 of 20"
-    assert found.verdict == "" and found.reason == "no verdict: group has nothing to measure in more videos"
+    assert found.verdict == "" and found.reason == "no verdict: group has more videos with nothing to measure than base"
     assert verdict(lost, UP).verdict == "" and verdict(lost, UP).lost == (0, 1)  # "worse" would favour the base
     assert verdict(UP, lost, replace(MEASURE, sign=-1)).verdict == "worse"
     both: list = [[math.nan], *UP[1:]]
@@ -425,7 +425,7 @@ def test_a_video_that_failed_is_wrong_and_is_counted(tmp_path, monkeypatch):
     assert right.mean == pytest.approx(11 / 12) and (right.counted, jerk.counted) == ("12 of 12", "11 of 12")
     assert summary.counted("w2sd") == "12 prompts, 12 videos; 1 of 12 failed"
     assert {c.column: c.failed for c in summary.comparisons} == {"shapes_right": 1, "shapes_jerk": 1}
-    assert any("failed counts as 0" in line for line in summary.legend)
+    assert any("a video that failed counts as 0" in line for line in summary.legend)
     empty_files(scores)
     assert summary.data([])["groups"]["w2sd"]["failed"] == 1
 
@@ -447,6 +447,13 @@ def test_a_measurement_that_fails_is_not_the_videos_failure():
     assert Summary(scores).means["plain"]["shapes_right"].counted == "2 of 3"
 
 
+class DigitsColumns(Dimension):
+    """The columns of the judge of digits, without the judge, which imports all that trains the digits' model."""
+
+    name = "digits"
+    columns = tuple(f"digits_{column.name}" for column in DIGITS)
+
+
 def test_all_ten_digits_are_strata():
     numbers = np.random.default_rng(18)
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -454,7 +461,9 @@ def test_all_ten_digits_are_strata():
         group: {(name, s): {"digits_right": float(numbers.random() < 0.9)} for name in names for s in range(4)}
         for group in "ab"
     }
-    summary = Summary(scored(videos, ["digits"]))
+    scores = scored(videos, [])
+    scores.dimensions.append(DigitsColumns())
+    summary = Summary(scores)
     assert summary.means["a"]["digits_right"].unit == "video" and summary.comparisons[0].difference.units == 40
     assert any("ten digits" in line for line in summary.legend)
 
@@ -463,13 +472,12 @@ def test_primary_columns_are_declared_by_name():
     scores = shapes_scores(12, 1, right=lambda *_: 1.0, jerk=lambda group, i, s: float(i))
     summary = Summary(scores, primary=["shapes_right"])
     assert [name for name, column in summary.columns.items() if column.primary] == ["shapes_right"]
-    assert any("1 comparisons of primary columns (shapes_right) and 1 others" in line for line in summary.legend)
+    assert any(
+        "the 1 comparisons of primary columns (shapes_right), and apart from them the other 1" in line
+        for line in summary.legend
+    )
     with pytest.raises(Refused, match="primary: 'shapes_rihgt' is not accepted; did you mean 'shapes_right'"):
         Summary(scores, primary=["shapes_rihgt"])
-
-
-def test_every_column_of_a_dimension_has_a_record():
-    assert {column for name in NAMES for column in get(name).columns} | set(OFFICIAL) == set(COLUMNS)
 
 
 def test_the_order_of_videos_changes_no_byte(tmp_path, monkeypatch):
@@ -515,7 +523,7 @@ def test_the_page_says_what_colours_and_counts_mean(tmp_path):
     for verdict in ("better", "worse", "differs"):
         assert f"<span class={verdict}>{verdict}, adjusted p" in page
     assert "no verdict: under 10 prompts" in page and "not adjusted" in page
-    assert "over all 3 comparisons with 10 prompts or more" in page
+    assert "over all 3 comparisons of 10 prompts or more" in page
 
 
 # Simulations
@@ -583,7 +591,8 @@ def interacting(rng: np.random.Generator, prompts: int, seeds: int) -> tuple[np.
 
 
 @pytest.mark.parametrize(
-    ("prompts", "seeds", "runs"), [(20, 5, 1000), (10, 1, 1000), pytest.param(93, 5, 4000, marks=pytest.mark.slow)]
+    ("prompts", "seeds", "runs"),
+    [(20, 5, 500), (10, 1, 1000)] + [pytest.param(*size, 4000, marks=pytest.mark.slow) for size in SIZES],
 )
 def test_the_exact_test_keeps_its_size_where_prompts_interact_with_arms(prompts, seeds, runs):
     rng = np.random.default_rng(14)
@@ -592,9 +601,9 @@ def test_the_exact_test_keeps_its_size_where_prompts_interact_with_arms(prompts,
         a, b = interacting(rng, prompts, seeds)
         d = b.sum(1, dtype=int) - a.sum(1, dtype=int)
         wrong += sign_flip(map(int, d)) <= 0.05
-        by_video += sign_flip(map(int, (b.astype(int) - a).flatten())) <= 0.05
+        by_video += prompts == 20 and sign_flip(map(int, (b.astype(int) - a).flatten())) <= 0.05
     assert wrong / runs <= above(0.05, runs)
-    assert seeds == 1 or by_video / runs > 0.15  # what this test is for: McNemar's test over videos
+    assert prompts != 20 or by_video / runs > 0.15  # what this test is for: McNemar's test over videos
 
 
 @pytest.mark.parametrize("n", [10, 20, pytest.param(93, marks=pytest.mark.slow)])
