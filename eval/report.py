@@ -51,7 +51,7 @@ def page(summary: Summary) -> str:
     Raises:
         ModuleNotFoundError: matplotlib, which draws, is not installed.
     """
-    parts = [f"<h1>Scores of {len(summary.scores.videos)} videos</h1>", _table(summary), _totals(summary)]
+    parts = [f"<h1>Scores of {len(summary.scores.videos)} {summary.thing}s</h1>", _table(summary), _totals(summary)]
     dimensions = [d for d in VBENCH if d in summary.columns]
     if len(dimensions) >= 3:
         parts += ["<h2>VBench, normalised</h2>", _radar(summary, dimensions)]
@@ -130,8 +130,8 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
     shown = []
     for c in compared:
         groups = [summary.values(group, c.column) for group in (c.base, c.group)]
-        values = [v for group in groups for seeds in group.values() for v in seeds.values() if v is not None]
-        spread = float(np.nanstd(values))
+        values = [v for group in groups for seeds in group.values() for v in seeds.values() if v is not None and v == v]
+        spread = float(np.std(values)) if values else 0.0
         if spread > 0:
             shown.append((c, spread))
     constant = [c.column for c in compared if not any(c is drawn for drawn, _ in shown)]

@@ -58,6 +58,8 @@ class Summary:
                 raise Refused("primary", name, did_you_mean(name, self.columns))
             self.columns[name] = replace(self.columns[name], primary=True)
         self.failed = {v for v, dimension, _ in scores.problems if not dimension and v not in scores.of}
+        frames = [facts["frames"] for facts in scores.facts.values()]
+        self.thing = "picture" if frames and max(frames) == 1 else "video"
         self._silent = self._silences()
         self.means = {g: {c: self._mean(g, c) for c in self.columns} for g in self.groups}
         self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
@@ -137,22 +139,24 @@ class Summary:
         videos = self.groups[group]
         prompts = len({self.prompt(video) for video in videos})
         failed = sum(video in self.failed for video in videos)
-        counts = f"{prompts} prompt{'s' * (prompts != 1)}, {len(videos)} video{'s' * (len(videos) != 1)}"
+        counts = f"{prompts} prompt{'s' * (prompts != 1)}, {len(videos)} {self.thing}{'s' * (len(videos) != 1)}"
         return counts + (f"; {failed} of {len(videos)} failed" if failed else "")
 
     @property
     def legend(self) -> list[str]:
         """What a reader of the table has to know."""
-        units = {self.means[g][c].unit for g in self.groups for c in self.columns if self.columns[c].kind != "group"}
-        lines = ["Each cell: the mean, its 95 % interval, and how many of the group's videos have a score (n of N)."]
+        means = [self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group"]
+        units = {mean.unit for mean in (*means, *(c.difference for c in self.comparisons)) if mean.n}
+        things = f"{self.thing}s"
+        lines = [f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."]
         if "prompt" in units:
-            lines.append("Seeds of a prompt are averaged first: intervals and tests are over prompts, not over videos.")
+            lines.append(f"Seeds of a prompt are averaged first: intervals and tests are over prompts, not {things}.")
         if "seed" in units:
-            lines.append("There is one prompt: intervals and tests are over its seeds, and are of this prompt only.")
+            lines.append("With one prompt only, intervals and tests are over its seeds, and are of this prompt alone.")
         if "video" in units:
-            lines.append("The ten digits are weighted alike, and intervals and tests of their columns are over videos.")
+            lines.append(f"The ten digits are weighted alike; intervals and tests of their columns are over {things}.")
         if self.failed and any(column.kind == "verdict" for column in self.columns.values()):
-            lines.append("Where a column is 0 or 1 for a video, a video that failed counts as 0.")
+            lines.append(f"Where a column is 0 or 1 for a {self.thing}, one that failed counts as 0.")
         if not self.comparisons:
             return [*lines, "Intervals are not adjusted for the number of columns and groups."]
         lines += [
@@ -166,12 +170,12 @@ class Summary:
         ]
         if any(any(c.lost) for c in self.comparisons):
             lines.append(
-                "Measures of an object are compared where both videos of a pair show it (n of N pairs), and never in"
-                " favour of the group that shows it in fewer videos."
+                f"Measures of an object are compared where both {things} of a pair show it (n of N pairs), and never in"
+                f" favour of the group that shows it in fewer {things}."
             )
         if any(c.failed and self.columns[c.column].kind != "verdict" for c in self.comparisons):
             lines.append(
-                "Where videos failed, p of a measure is the larger of two: without their pairs, and with the worst"
+                f"Where {things} failed, p of a measure is the larger of two: without their pairs, and with the worst"
                 " value of either group in their place."
             )
         return lines

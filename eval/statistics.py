@@ -387,7 +387,7 @@ def _decided(c: Comparison, column: Column, adjusted: float, hopeless: bool) -> 
     less = {"better": c.lost[0] - c.lost[1], "worse": c.lost[1] - c.lost[0], "differs": 0}
     if verdict and less[verdict] > 0:
         loser, other = (c.group, c.base) if verdict == "better" else (c.base, c.group)
-        verdict, reason = "", f"no verdict: {loser} has more videos with nothing to measure than {other}"
+        verdict, reason = "", f"no verdict: {loser} shows less often than {other} what is measured"
     return replace(c, p_adjusted=adjusted, verdict=verdict, reason=reason)
 
 
@@ -458,7 +458,7 @@ def _described(paired: Mapping[str, Mapping[str, float]], column: Column, of: Ca
 
 def by_prompt(prompts: Sequence[str], values: Sequence[float | None]) -> Values:
     """Values of videos with these prompts, as `mean` and `compare` take them; their places are the seeds."""
-    found: dict[str, dict[str, float | None]] = {}
+    placed: dict[str, dict[str, float | None]] = {}
     for n, (prompt, value) in enumerate(zip(prompts, values, strict=True)):
-        found.setdefault(prompt, {})[str(n)] = value
-    return found
+        placed.setdefault(prompt, {})[str(n)] = value
+    return placed

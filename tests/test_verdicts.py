@@ -62,6 +62,29 @@ def verdict(base: object, group: object, column: Column = MEASURE) -> Comparison
 # Formulas
 
 
+def test_the_exact_test_is_fishers_of_darwins_maize():
+    """Fisher, The Design of Experiments (1935), section 21: of 32,768 sums, 1,726 are as far from 0 as 314."""
+    eighths_of_an_inch = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert sum(eighths_of_an_inch) == 314
+    assert sign_flip(eighths_of_an_inch) == 1726 / 32768
+
+
+def test_the_t_test_is_that_of_students_sleep_data():
+    """R's documentation of `sleep`: t.test(..., paired = TRUE) gives p = 0.002833 and -2.4598858 to -0.7001142."""
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = between([[v] for v in second], [[v] for v in first])
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    interval = found.difference.mean, found.difference.low, found.difference.high
+    assert interval == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
+
+
+def test_a_share_without_an_effect_of_prompts_has_clopper_and_pearsons_interval():
+    """R's documentation of `binom.test`, Mendel's 682 of 925: 0.7076683 to 0.7654066."""
+    low, high = korn_graubard(682 / 925, 0.0, 924, 925, 925)
+    assert (low, high) == (pytest.approx(0.7076683, abs=5e-8), pytest.approx(0.7654066, abs=5e-8))
+
+
 def test_a_mean_of_prompts_has_students_interval():
     rows = np.random.default_rng(0).normal(3, 1, (12, 5))
     found = mean(MEASURE, by_row(rows))
@@ -285,7 +308,7 @@ def test_a_measure_of_what_is_not_there_never_favours_the_arm_that_lost_it():
     lost[0] = [math.nan]
     found = verdict(UP, lost)
     assert found.p < 0.001 and found.lost == (1, 0) and found.difference.counted == "19 of 20"
-    assert found.verdict == "" and found.reason == "no verdict: group has more videos with nothing to measure than base"
+    assert found.verdict == "" and found.reason == "no verdict: group shows less often than base what is measured"
     assert verdict(lost, UP).verdict == "" and verdict(lost, UP).lost == (0, 1)  # "worse" would favour the base
     assert verdict(UP, lost, replace(MEASURE, sign=-1)).verdict == "worse"
     both: list = [[math.nan], *UP[1:]]
@@ -425,7 +448,7 @@ def test_a_video_that_failed_is_wrong_and_is_counted(tmp_path, monkeypatch):
     assert right.mean == pytest.approx(11 / 12) and (right.counted, jerk.counted) == ("12 of 12", "11 of 12")
     assert summary.counted("w2sd") == "12 prompts, 12 videos; 1 of 12 failed"
     assert {c.column: c.failed for c in summary.comparisons} == {"shapes_right": 1, "shapes_jerk": 1}
-    assert any("a video that failed counts as 0" in line for line in summary.legend)
+    assert any("one that failed counts as 0" in line for line in summary.legend)
     empty_files(scores)
     assert summary.data([])["groups"]["w2sd"]["failed"] == 1
 
@@ -466,6 +489,22 @@ def test_all_ten_digits_are_strata():
     summary = Summary(scores)
     assert summary.means["a"]["digits_right"].unit == "video" and summary.comparisons[0].difference.units == 40
     assert any("ten digits" in line for line in summary.legend)
+
+
+def test_the_legend_says_what_the_units_are():
+    several = Summary(shapes_scores(2, 2, jerk=lambda group, i, s: float(s)))
+    alone = Summary(shapes_scores(1, 12, jerk=lambda group, i, s: float(s)))
+    over_prompts = [any("over prompts" in line for line in each.legend) for each in (several, alone)]
+    over_seeds = [any("of this prompt alone" in line for line in each.legend) for each in (several, alone)]
+    assert (over_prompts, over_seeds) == ([True, False], [False, True])
+    assert several.counted("w2sd") == "2 prompts, 4 videos" and alone.counted("w2sd") == "1 prompt, 12 videos"
+
+
+def test_scores_of_nothing_but_failed_videos_make_a_page(recwarn):
+    scores = scored({group: {("a", 0): None, ("b", 0): None} for group in ("plain", "w2sd")}, ["shapes"])
+    summary = Summary(scores)
+    assert summary.means["w2sd"]["shapes_right"].mean == 0 and "2 of 2 failed" in report.page(summary)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
 def test_primary_columns_are_declared_by_name():
