@@ -1,7 +1,7 @@
 """Claims of their own: "nothing worse", "within 2 %", "80 % of the gain". Not significant is not equal.
 
 Each takes a margin that was fixed before the scores were seen, and holds where its one-sided p is at most 0.05 over at
-least 10 prompts. Values are as `statistics` takes them, of the same prompts in each arm.
+least 10 prompts. Values are as `verdicts` takes them, of the same prompts in each arm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy import special
 
 from w2sd_video.columns import Column
 
-from .statistics import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
+from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from .results import printable
 
 if TYPE_CHECKING:
     from .results import Summary
-    from .statistics import Comparison, Interval
+    from .verdicts import Comparison, Interval
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }

@@ -21,7 +21,7 @@ from . import vbench
 from .columns import COLUMNS
 from .dimensions import Compared
 from .evaluate import Scores
-from .statistics import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
+from .verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 from .videos import Video
 
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "vbench")
@@ -35,7 +35,7 @@ class Summary:
 
     Args:
         primary: columns that were declared as primary before the scores were seen: a family of their own, see
-            `statistics.decide`.
+            `verdicts.decide`.
 
     Raises:
         Refused: a primary column is not among the scores.

@@ -17,20 +17,8 @@ from w2sd_video.eval import claims, report
 from w2sd_video.eval.dimensions import Dimension, get
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
-from w2sd_video.eval.statistics import (
-    Comparison,
-    Values,
-    by_prompt,
-    compare,
-    decide,
-    half_width,
-    holm,
-    korn_graubard,
-    mean,
-    pseudo_prompts,
-    sign_flip,
-    t_test,
-)
+from w2sd_video.eval.statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
+from w2sd_video.eval.verdicts import Comparison, Values, by_prompt, compare, decide, mean
 from w2sd_video.eval.videos import Video
 
 from w2sd_video.columns import Column
@@ -450,7 +438,19 @@ def test_a_video_that_failed_is_wrong_and_is_counted(tmp_path, monkeypatch):
     assert {c.column: c.failed for c in summary.comparisons} == {"shapes_right": 1, "shapes_jerk": 1}
     assert any("one that failed counts as 0" in line for line in summary.legend)
     empty_files(scores)
-    assert summary.data([])["groups"]["w2sd"]["failed"] == 1
+    data = summary.data([])
+    assert data["groups"]["w2sd"]["failed"] == 1
+    assert data["groups"]["w2sd"]["columns"]["shapes_jerk"].keys() >= {
+        "mean",
+        "low",
+        "high",
+        "n",
+        "of",
+        "units",
+        "unit",
+    }
+    tests = {"p", "p_adjusted", "verdict", "reason", "difference", "win_rate", "wins", "better", "failed", "lost"}
+    assert data["comparisons"][0].keys() >= tests
 
 
 def test_a_failed_video_is_not_wrong_in_what_its_prompt_does_not_ask():

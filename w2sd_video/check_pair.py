@@ -14,7 +14,7 @@ import numpy as np
 
 from . import presets, runs, video
 from .columns import Column
-from .eval.statistics import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
+from .eval.verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
 from .eval.videos import find
 from .generate import inputs, load, scheduler, weak_arm
 from .runs import Refused, Request

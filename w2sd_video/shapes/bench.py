@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import presets
 from ..columns import Column
-from ..eval.statistics import ENOUGH, LEVEL, Comparison, Values, compare, decide, mean
+from ..eval.verdicts import LEVEL, Values, compare, decide, mean
 from ..generate import load, sample
 from ..runs import VARIANTS, Request, rows, writable
 from .pairs import samples, score
@@ -196,25 +196,28 @@ def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[
             cells.append(marks[compared.verdict if compared else ""].format(cell))
         label = column.name + (f" ({means[0].counted})" if alike else "")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return (
-        "\n".join(lines) + "\n\n" + _legend([c for n in names for c in summary[n].get("against strong", {}).values()])
-    )
+    return "\n".join(lines) + "\n\n" + _legend(summary, labels)
 
 
-def _legend(comparisons: Sequence[Comparison]) -> str:
-    tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
+def _legend(summary: dict[str, Any], labels: dict[str, str]) -> str:
+    """What the table's marks mean, and why columns have none."""
+    names = [n for n in labels if n in summary]
+    comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
+    units = sorted({each.unit for n in names for each in summary[n]["columns"].values() if each.n})
+    over = {"prompt": "prompts", "seed": "seeds of the only prompt", "video": "samples, the ten digits weighted alike"}
     lines = [
-        "Means with 95 % intervals over prompts (of digits: over pictures, the ten digits weighted alike), not"
-        " adjusted; in parentheses how many of the samples have a score."
+        f"Means with 95 % intervals over {' or '.join(over[unit] for unit in units)}, not adjusted; in parentheses how"
+        " many of the samples have a score."
     ]
+    tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
     if tested:
         lines.append(
             "**Bold**: better than strong, *italics*: worse, ≠: differs, where the p of paired samples, adjusted by"
             f" Holm's method over all {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not"
             " decided, which is not the same as equal."
         )
-    if few := sorted({c.column for c in comparisons} - {c.column for c in tested}):
-        lines.append(f"No verdict under {ENOUGH} prompts: {', '.join(few)}.")
-    if hopeless := sorted({f"{c.column} ({c.reason})" for c in tested if c.reason}):
-        lines.append(f"No verdict: {', '.join(hopeless)}.")
-    return " ".join(lines)
+    reasons: dict[str, list[str]] = {}
+    for c in comparisons:
+        if c.reason:
+            reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
+    return " ".join([*lines, *(f"No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())])
