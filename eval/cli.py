@@ -82,6 +82,8 @@ def run(
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     out.print(table(summary))
+    for line in summary.legend:
+        say(out, line)
     for group, totals in summary.totals.items():
         for name, value in totals.items():
             say(out, f"{group}: VBench {name} score {value:.4f}")
@@ -134,22 +136,29 @@ def table(summary: Summary) -> Table:
     A row a column of scores and a column a group; or, of many groups, a row each.
     """
     compared = {(c.group, c.column): c for c in summary.comparisons}
+    styles = {"better": "green", "worse": "red", "differs": "blue"}
 
     def cell(group: str, column: str) -> str:
-        c = compared.get((group, column))
-        verdict = {True: " [green]better[/]", False: " [red]worse[/]", None: ""}[c.better] if c else ""
-        return f"{summary.means[group][column]}" + (f"  ({c.said}{verdict})" if c else "")
+        mean, c = summary.means[group][column], compared.get((group, column))
+        if not mean.n:
+            return ""
+        lines = [f"{escape(str(mean))} ({mean.counted})"]
+        if c:
+            style = styles.get(c.verdict, "dim")
+            lines += [c.said, f"[{style}]{escape(c.decision)}[/]"] if c.decision else [c.said]
+        return "\n".join(lines)
 
     names = {group: escape(printable(group)) for group in summary.groups}
-    cells = {column: [cell(group, column) for group in names] for column in summary.scales}
-    cells = {column: found for column, found in cells.items() if any(found)}
+    heads = [f"{name}\n{summary.counted(group)}" for group, name in names.items()]
+    cells = {column: [cell(group, column) for group in names] for column in summary.columns}
+    cells = {column: each for column, each in cells.items() if any(each)}
     if len(names) <= MANY:
-        shown = Table(Column("", overflow="fold"), *names.values(), box=None, header_style="bold")
-        for column, found in cells.items():
-            shown.add_row(summary.label(column), *found)
+        shown = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
+        for column, each in cells.items():
+            shown.add_row(summary.columns[column].label, *each)
         return shown
     shown = Table(Column("", overflow="fold"), "", "", box=None)
-    for column, found in cells.items():
-        for number, (name, said) in enumerate(zip(names.values(), found, strict=True)):
-            shown.add_row("" if number else summary.label(column), name, said)
+    for column, each in cells.items():
+        for number, (head, said) in enumerate(zip(heads, each, strict=True)):
+            shown.add_row("" if number else summary.columns[column].label, head, said)
     return shown

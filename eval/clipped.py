@@ -15,7 +15,6 @@ class Clipped(Dimension):
     """The percentage of channel values that are 0 or 255."""
 
     name = "clipped"
-    signs = {"clipped": -1}
 
     def score(self, video: Video, reader: Reader) -> Scoring:
         clipped = values = 0

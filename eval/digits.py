@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from w2sd_video.shapes import digits
+from w2sd_video.shapes.columns import DIGITS
 
 from .dimensions import Dimension
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 class Digits(Dimension):
     name = "digits"
     prompted = True
-    columns = ("digits_right", "digits_distance")
-    signs = {"digits_distance": -1}
+    columns = tuple(f"digits_{column.name}" for column in DIGITS)
 
     def score(self, video: Video, reader: Reader) -> Scoring:
         """The judge's scores of the first frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -64,15 +64,10 @@ class Dimension:
     of_motion: bool = False  # whether frames are matched with one another, in memory by their size
     # VBench's means over videos, on one process and on several, weight each by its frames less this; None: all alike.
     weighted: tuple[int | None, int | None] = (None, None)
-    scale: float = 1.0  # VBench divides its mean over videos by this
-    # Whether exp(a) : exp(b) are the odds that people prefer the one of two images, of scores a and b.
-    odds: bool = False
-    # Of its columns: -1 where lower is better, 0 where neither is; 1 for the rest.
-    signs: Mapping[str, int] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the scores that it gives a video."""
+        """The names of the scores that it gives a video; `columns.COLUMNS` has a record of each."""
         return (self.name,)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:

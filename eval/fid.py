@@ -31,7 +31,6 @@ class Moments(NamedTuple):
 
 class FID(OfInception):
     name = "fid"
-    signs = {"fid": -1}
     enough = CHANNELS
 
     def features(self, batch: Batch) -> torch.Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class HPSv2(ByFrame):
     name = "hps_v2"
     weights = (HPS_V2,)
-    prompted = odds = True
+    prompted = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.clip = Clip(paths[self.weights[0].name], device, "H/14")

@@ -166,7 +166,7 @@ def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Reward(ByFrame):
     name = "image_reward"
     weights = (IMAGE_REWARD, BERT_VOCABULARY)
-    prompted = odds = True
+    prompted = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = load(paths[IMAGE_REWARD.name], paths[BERT_VOCABULARY.name]).to(device)

@@ -21,7 +21,6 @@ LONGEST = 512
 class ImagingQuality(ByFrame):
     name = "imaging_quality"
     weights = (MUSIQ_SPAQ,)
-    scale = 100.0
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = load(paths[MUSIQ_SPAQ.name]).to(device)

@@ -286,7 +286,7 @@ def _state(module: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor
 class Preference(ByFrame):
     name = "mps"
     weights = (MPS_OVERALL,)
-    prompted = odds = True
+    prompted = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.network = load(paths[MPS_OVERALL.name]).to(device)

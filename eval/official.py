@@ -28,7 +28,6 @@ class Official(Dimension):
 
     def __init__(self, name: str, version: str):
         self.name, self.version = name, version
-        self.scale = 100.0 if name == "imaging_quality" else 1.0
         self.weighted = WEIGHTED.get(name, self.weighted)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class PickScore(ByFrame):
     name = "pick_score"
     weights = (PICK_SCORE,)
-    prompted = odds = True
+    prompted = True
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
         self.clip = Clip(paths[PICK_SCORE.name], device, "H/14", clean=False)

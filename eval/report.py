@@ -13,18 +13,25 @@ from w2sd_video.runs import whole
 
 from . import vbench
 from .dimensions import VBENCH
-from .results import ENOUGH, printable
+from .results import printable
 
 if TYPE_CHECKING:
-    from .results import Comparison, Summary
+    from .results import Summary
+    from .verdicts import Comparison, Interval
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; text-align: right }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .9rem; text-align: right }
+th { vertical-align: bottom } td { vertical-align: top }
 th:first-child, td:first-child { text-align: left } tr + tr { border-top: 1px solid #ddd }
-.better { color: #14713d; font-weight: 600 } .worse { color: #a3261c; font-style: italic } small { color: #666 }
+small { color: #666; font-weight: normal } td { min-width: 9rem } .mean { white-space: nowrap }
+.wide { overflow-x: auto }
+.notes { max-width: 52rem; color: #444; font-size: 13px }
+.better { color: #14713d; font-weight: 600 } .worse { color: #a3261c; font-weight: 600 }
+.differs { color: #1d5fa8; font-weight: 600 } .notes li { margin: .2rem 0 }
 """
-BETTER, WORSE, EITHER = "#14713d", "#a3261c", "#8a8a8a"
+# What bars are drawn in, by verdict.
+COLOURS = {"better": "#14713d", "worse": "#a3261c", "differs": "#1d5fa8", "": "#8a8a8a"}
 
 
 def write(path: Path, summary: Summary) -> None:
@@ -33,8 +40,19 @@ def write(path: Path, summary: Summary) -> None:
     Raises:
         ModuleNotFoundError: matplotlib, which draws, is not installed.
     """
-    parts = [f"<h1>Scores of {len(summary.scores.videos)} videos</h1>", _table(summary), _totals(summary)]
-    dimensions = [d for d in VBENCH if d in summary.scales]
+    text = page(summary)
+    with whole({"page": path}) as staged:
+        staged["page"].write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def page(summary: Summary) -> str:
+    """The page's text; the same of the same scores.
+
+    Raises:
+        ModuleNotFoundError: matplotlib, which draws, is not installed.
+    """
+    parts = [f"<h1>Scores of {len(summary.scores.videos)} {summary.thing}s</h1>", _table(summary), _totals(summary)]
+    dimensions = [d for d in VBENCH if d in summary.columns]
     if len(dimensions) >= 3:
         parts += ["<h2>VBench, normalised</h2>", _radar(summary, dimensions)]
     for group in list(summary.groups)[1:]:
@@ -43,33 +61,32 @@ def write(path: Path, summary: Summary) -> None:
             base = html.escape(compared[0].base)
             parts += [f"<h2>{html.escape(group)} against {base}</h2>", _bars(summary, compared)]
     parts += _problems(summary)
-    page = f"<!doctype html><meta charset='utf-8'><title>Scores</title><style>{STYLE}</style>{''.join(parts)}"
-    with whole({"page": path}) as staged:
-        staged["page"].write_text(page, encoding="utf-8", errors="backslashreplace")
+    return f"<!doctype html><meta charset='utf-8'><title>Scores</title><style>{STYLE}</style>{''.join(parts)}"
 
 
 def _table(summary: Summary) -> str:
     compared = {(c.group, c.column): c for c in summary.comparisons}
-    head = "".join(f"<th>{html.escape(group)}" for group in summary.groups)
+    head = "".join(f"<th>{html.escape(g)}<br><small>{summary.counted(g)}</small>" for g in summary.groups)
     rows = []
-    for column in summary.scales:
-        cells = []
-        for group in summary.groups:
-            mean, c = summary.means[group][column], compared.get((group, column))
-            if not mean.n:
-                cells.append("<td>")
-                continue
-            kind = "" if c is None or c.better is None else " class=better" if c.better else " class=worse"
-            cells.append(f"<td{kind}>{mean}" + (f"<br><small>{c.said}</small>" if c else ""))
-        if "<td>" * len(summary.groups) != "".join(cells):
-            rows.append(f"<tr><td>{summary.label(column)}{''.join(cells)}")
-    note = "Mean and half-width of its 95 % bootstrap interval over videos."
-    if summary.comparisons:
-        base = summary.comparisons[0].base
-        note += f" Under it the mean paired difference from {base}, coloured where it"
-        note += f" is of at least {ENOUGH} pairs and its interval excludes 0."
-    notes = "<br>".join(html.escape(line) for line in [note, *summary.notes])
-    return f"<table><tr><th>{head}{''.join(rows)}</table><p><small>{notes}</small>"
+    for name, column in summary.columns.items():
+        cells = [_cell(summary.means[group][name], compared.get((group, name))) for group in summary.groups]
+        if any(cells):
+            rows.append(f"<tr><td>{html.escape(column.label)}" + "".join(f"<td>{cell}" for cell in cells))
+    lines = "".join(f"<li>{html.escape(line)}" for line in [*summary.legend, *summary.notes])
+    return f"<ul class=notes>{lines}</ul><div class=wide><table><tr><th>{head}{''.join(rows)}</table></div>"
+
+
+def _cell(mean: Interval, c: Comparison | None) -> str:
+    if not mean.n:
+        return ""
+    lines = [f"<span class=mean>{mean} <small>({mean.counted})</small></span>"]
+    if c:
+        pairs = f" ({c.difference.counted} pairs)" if c.difference.n < mean.n or any(c.lost) else ""
+        lines.append(f"<small>{html.escape(c.said + pairs)}</small>")
+        decision = html.escape(c.decision)
+        if decision:
+            lines.append(f"<span class={c.verdict}>{decision}</span>" if c.verdict else f"<small>{decision}</small>")
+    return "<br>".join(lines)
 
 
 def _totals(summary: Summary) -> str:
@@ -108,30 +125,41 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
 def _bars(summary: Summary, compared: list[Comparison]) -> str:
     """Paired differences in units of the columns' standard deviation over videos, so that they share an axis."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     shown = []
     for c in compared:
-        spread = float(np.nanstd(summary.values(c.base, c.column)))
+        groups = [summary.values(group, c.column) for group in (c.base, c.group)]
+        values = [v for group in groups for seeds in group.values() for v in seeds.values() if v is not None and v == v]
+        spread = float(np.std(values)) if values else 0.0
         if spread > 0:
             shown.append((c, spread))
+    constant = [c.column for c in compared if not any(c is drawn for drawn, _ in shown)]
+    note = f"<p class=notes>Not drawn, as all videos have the same score: {', '.join(constant)}." if constant else ""
     if not shown:
-        return "<p>No column differs from video to video."
-    figure = Figure(figsize=(7.5, 0.8 + 0.32 * len(shown)), layout="constrained")
+        return note
+    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     for row, (c, spread) in enumerate(reversed(shown)):
-        colour = EITHER if c.better is None else BETTER if c.better else WORSE
+        colour = COLOURS[c.verdict]
         low, mean, high = (value / spread for value in (c.difference.low, c.difference.mean, c.difference.high))
         axes.barh(row, mean, color=colour, alpha=0.45)
         axes.plot([low, high], [row, row], color=colour)
     axes.axvline(0, color="#444", linewidth=0.8)
-    names = [summary.label(c.column) for c, _ in reversed(shown)]
-    axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.set_xlabel("paired difference, in standard deviations over videos, with its 95 % interval", fontsize=8)
+    axes.set_yticks(range(len(shown)), [summary.columns[c.column].label for c, _ in reversed(shown)], fontsize=8)
+    axes.set_xlabel("difference in standard deviations over videos, and its 95 % interval, not adjusted", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    return _svg(figure)
+    kinds = [verdict for verdict in COLOURS if any(c.verdict == verdict for c, _ in shown)]
+    labels = [verdict or "not decided" for verdict in kinds]
+    patches = [Patch(color=COLOURS[verdict], alpha=0.6) for verdict in kinds]
+    figure.legend(patches, labels, loc="outside upper right", ncols=len(kinds), fontsize=8, frameon=False)
+    return _svg(figure) + note
 
 
 def _svg(figure: Any) -> str:
+    from matplotlib import rc_context
+
     drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
+    with rc_context({"svg.hashsalt": "w2sd-video"}):  # its identifiers are random otherwise
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()[drawn.getvalue().index("<svg") :]

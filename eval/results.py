@@ -4,88 +4,104 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 
 from . import vbench
+from .columns import COLUMNS
 from .dimensions import Compared
 from .evaluate import Scores
-from .statistics import Interval, interval, preferred, wins
+from .verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 from .videos import Video
 
-ENOUGH = 10  # pairs; the bootstrap of fewer says that they differ too readily
-PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "decord", "av", "pillow", "vbench")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A column in a group against the first group, over videos of the same name.
-
-    `difference` is group less base; `win_rate` the share of pairs that the group does better in, ties counting half;
-    `better` whether the interval of at least 10 pairs says that it does, None where it does not say. `preference` is
-    the mean probability that people prefer the group's of the two, by a dimension that says so.
-    """
-
-    column: str
-    base: str
-    group: str
-    difference: Interval
-    win_rate: float
-    better: bool | None
-    preference: float | None = None
-
-    @property
-    def said(self) -> str:
-        """Difference, win rate and preference, as they are printed."""
-        preference = "" if self.preference is None else f", preferred {self.preference:.0%}"
-        return f"{self.difference.mean:+.4f}, wins {self.win_rate:.0%}{preference}"
+PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "av", "pillow", "vbench")
 
 
 class Summary:
     """Scores by group. `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
 
     Means are on VBench's scale: imaging_quality in 0-1. `aggregates[group][dimension]` are VBench's own two means.
+    `scores.videos` are all that were expected: one that could not be read counts as failed.
+
+    Args:
+        primary: columns that were declared as primary before the scores were seen: a family of their own, see
+            `verdicts.decide`.
+
+    Raises:
+        Refused: a primary column is not among the scores.
     """
 
-    def __init__(self, scores: Scores):
+    def __init__(self, scores: Scores, primary: Iterable[str] = ()):
         self.scores = scores
         self.groups: dict[str, list[Video]] = {}
         for video in scores.videos:
             self.groups.setdefault(video.group, []).append(video)
+        for videos in self.groups.values():
+            videos.sort(key=lambda video: str(video.path))
         self.base, *self.others = self.groups
         self.paired: dict[str, dict[str, list[Video]]] = {group: {} for group in self.groups}
-        for video in scores.videos:
+        for video in (video for videos in self.groups.values() for video in videos):
             self.paired[video.group].setdefault(video.pair, []).append(video)
-        self.scales = {c: d.scale for d in scores.dimensions for c in d.columns}
-        self.signs = {c: d.signs.get(c, 1) for d in scores.dimensions for c in d.columns}
-        self.odds = {c for d in scores.dimensions for c in d.columns if d.odds}
-        self.means = {g: {c: self._mean(g, c) for c in self.scales} for g in self.groups}
+        self.columns = {c: COLUMNS.get(c, Column(c)) for d in scores.dimensions for c in d.columns}
+        for name in primary:
+            if name not in self.columns:
+                raise Refused("primary", name, did_you_mean(name, self.columns))
+            self.columns[name] = replace(self.columns[name], primary=True)
+        self.failed = {v for v, dimension, _ in scores.problems if not dimension and v not in scores.of}
+        frames = [facts["frames"] for facts in scores.facts.values()]
+        self.thing = "picture" if frames and max(frames) == 1 else "video"
+        self._silent = self._silences()
+        self.means = {g: {c: self._mean(g, c) for c in self.columns} for g in self.groups}
         self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
         self.totals = {g: vbench.totals({d: one for d, (one, _) in a.items()}) for g, a in self.aggregates.items()}
-        self.comparisons = list(self._comparisons())
+        self.comparisons = decide(self._comparisons(), self.columns)
+
+    def prompt(self, video: Video) -> str:
+        """The text by which a video is one of a prompt's: its prompt, or that of its pair in the first group."""
+        first = self.paired[self.base].get(video.pair, [video])[0]
+        return first.prompt or video.prompt or video.pair
+
+    def _silences(self) -> set[tuple[str, str]]:
+        """Prompts and columns that say nothing of any video of the prompt that was scored."""
+        speaks: dict[tuple[str, str], bool] = {}
+        for video in (v for videos in self.groups.values() for v in videos if v not in self.failed):
+            for column in self.columns:
+                key = self.prompt(video), column
+                speaks[key] = speaks.get(key, False) or self.scores.of.get(video, {}).get(column) is not None
+        return {key for key, any_score in speaks.items() if not any_score}
 
     def _mean(self, group: str, column: str) -> Interval:
-        if found := self.scores.of_groups.get(group, {}).get(column):
-            return Interval(found[0], np.nan, np.nan, found[1])
-        return interval(self.values(group, column))
+        if kept := self.scores.of_groups.get(group, {}).get(column):
+            score, n = kept
+            of = n + sum(video in self.failed for video in self.groups[group])
+            return Interval(score, math.nan, math.nan, n, of, n, "video")
+        return mean(self.columns[column], self.values(group, column))
 
-    def values(self, group: str, column: str) -> np.ndarray:
-        """A column by video of a group, on VBench's scale; NaN where a video has none."""
+    def values(self, group: str, column: str) -> Values:
+        """A column of a group, on VBench's scale, by prompt and by seed or name."""
         return self._values(self.groups[group], column)
 
-    def _values(self, videos: list[Video], column: str) -> np.ndarray:
-        """A column by video, on VBench's scale; NaN where a video has none."""
-        found = [self.scores.of.get(video, {}).get(column) for video in videos]
-        return np.array([np.nan if value is None else value / self.scales[column] for value in found])
+    def _values(self, videos: list[Video], column: str) -> dict[str, dict[str, float | None]]:
+        values: dict[str, dict[str, float | None]] = {}
+        for video in videos:
+            prompt, score = self.prompt(video), self.scores.of.get(video, {}).get(column)
+            of_prompt = values.setdefault(prompt, {})
+            seed = video.pair if video.pair not in of_prompt else str(video.path)
+            if video in self.failed and (prompt, column) not in self._silent:
+                of_prompt[seed] = None
+            else:
+                of_prompt[seed] = math.nan if score is None else score / self.columns[column].scale
+        return values
 
     def _aggregates(self, videos: list[Video]) -> dict[str, tuple[float, float]]:
         aggregates = {}
@@ -93,35 +109,84 @@ class Summary:
             if scored := self._scored(videos, dimension.name):
                 frames = [self.scores.facts[video]["frames"] for video, _ in scored]
                 values = [score for _, score in scored]
-                aggregates[dimension.name] = vbench.aggregate(values, frames, dimension.weighted, dimension.scale)
+                scale = self.columns[dimension.name].scale
+                aggregates[dimension.name] = vbench.aggregate(values, frames, dimension.weighted, scale)
         return aggregates
 
     def _scored(self, videos: list[Video], column: str) -> list[tuple[Video, float]]:
         """The videos that have a score in a column, with it."""
-        found = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
-        return [(video, score) for video, score in found if score is not None]
+        every = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
+        return [(video, score) for video, score in every if score is not None]
 
-    def _pairs(self, group: str) -> list[tuple[Video, Video]]:
-        """The videos of the first group and those of another that each is compared with; none that has several."""
-        first, second = (
-            {pair: v for pair, (v, *more) in self.paired[g].items() if not more} for g in (self.base, group)
-        )
-        return [(first[pair], second[pair]) for pair in first if pair in second]
+    def _comparable(self, group: str) -> tuple[list[Video], list[Video]]:
+        """The videos of the first group and of another that are compared: none of a pair that either has twice."""
+        theirs, own = self.paired[self.base], self.paired[group]
+        twice = {pair for each in (theirs, own) for pair, videos in each.items() if len(videos) > 1}
+        first, second = ([videos[0] for pair, videos in each.items() if pair not in twice] for each in (theirs, own))
+        return first, second
 
     def _comparisons(self) -> Iterator[Comparison]:
         for group in self.others:
-            pairs = self._pairs(group)
-            for column in self.scales if pairs else ():
-                first, second = ([pair[n] for pair in pairs] for n in (0, 1))
-                differences = self._values(second, column) - self._values(first, column)
-                found = interval(differences)
-                if not found.n:
-                    continue
-                sign = self.signs[column]
-                says = sign != 0 and found.n >= ENOUGH and found.excludes_zero
-                better = sign * found.mean > 0 if says else None
-                preference = preferred(differences) if column in self.odds else None
-                yield Comparison(column, self.base, group, found, wins((sign or 1) * differences), better, preference)
+            videos = self._comparable(group)
+            for name, column in self.columns.items():
+                if column.kind != "group":
+                    first, second = (self._values(each, name) for each in videos)
+                    if compared := compare(column, self.base, group, first, second):
+                        yield compared
+
+    def counted(self, group: str) -> str:
+        """How many prompts and videos a group has, and how many of them failed."""
+        videos = self.groups[group]
+        prompts = len({self.prompt(video) for video in videos})
+        failed = sum(video in self.failed for video in videos)
+        counts = f"{prompts} prompt{'s' * (prompts != 1)}, {len(videos)} {self.thing}{'s' * (len(videos) != 1)}"
+        return counts + (f"; {failed} of {len(videos)} failed" if failed else "")
+
+    @property
+    def legend(self) -> list[str]:
+        """What a reader of the table has to know."""
+        means = [self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group"]
+        units = {mean.unit for mean in (*means, *(c.difference for c in self.comparisons)) if mean.n}
+        things = f"{self.thing}s"
+        lines = [f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."]
+        if "prompt" in units:
+            lines.append(f"Seeds of a prompt are averaged first: intervals and tests are over prompts, not {things}.")
+        if "seed" in units:
+            lines.append("With one prompt only, intervals and tests are over its seeds, and are of this prompt alone.")
+        if "video" in units:
+            lines.append(f"The ten digits are weighted alike; intervals and tests of their columns are over {things}.")
+        if self.failed and any(column.kind == "verdict" for column in self.columns.values()):
+            lines.append(f"Where a column is 0 or 1 for a {self.thing}, one that failed counts as 0.")
+        if not self.comparisons:
+            return [*lines, "Intervals are not adjusted for the number of columns and groups."]
+        lines += [
+            f"Difference: from {self.base}, the mean over pairs of the same prompt and seed. Wins: the share of pairs"
+            " in which the group is better; of ties, half.",
+            "Intervals are not adjusted for the number of columns and groups, so that some differences exclude 0 by"
+            " chance.",
+            f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
+            " the group is better, worse or, in a column without a better side, differs. Colour marks that and nothing"
+            " else. Not decided is not the same as equal.",
+        ]
+        if any(any(c.lost) for c in self.comparisons):
+            lines.append(
+                f"Measures of an object are compared where both {things} of a pair show it (n of N pairs), and never in"
+                f" favour of the group that shows it in fewer {things}."
+            )
+        if any(c.failed and self.columns[c.column].kind != "verdict" for c in self.comparisons):
+            lines.append(
+                f"Where {things} failed, p of a measure is the larger of two: without their pairs, and with the worst"
+                " value of either group in their place."
+            )
+        return lines
+
+    def _families(self) -> str:
+        tested = [self.columns[c.column].primary for c in self.comparisons if not math.isnan(c.p_adjusted)]
+        if not any(tested):
+            return f"all {len(tested)} comparisons of {ENOUGH} prompts or more"
+        names = ", ".join(name for name, column in self.columns.items() if column.primary)
+        others = len(tested) - sum(tested)
+        return f"the {sum(tested)} comparisons of primary columns ({names}), and apart from them the other {others}"
 
     @property
     def notes(self) -> list[str]:
@@ -137,26 +202,38 @@ class Summary:
         ]
 
     def _unpaired(self) -> Iterator[str]:
-        if all(isinstance(d, Compared) and d.of_groups for d in self.scores.dimensions):
+        if all(column.kind == "group" for column in self.columns.values()):
             return
         for group in self.others:
-            theirs, mine = self.paired[self.base], self.paired[group]
-            common = [pair for pair in theirs if pair in mine]
-            several = [pair for pair in common if len(theirs[pair]) + len(mine[pair]) > 2]
-            alone = len(theirs) + len(mine) - 2 * len(common)
-            if not common:
-                yield f"{group}: nothing to compare, no prompt and seed, or name, is that of a video of {self.base}"
+            theirs, own = self.paired[self.base], self.paired[group]
+            common = [pair for pair in theirs if pair in own]
+            several = [pair for pair in common if len(theirs[pair]) + len(own[pair]) > 2]
+            first, second = ({self.prompt(v): v for v in videos} for videos in self._comparable(group))
+            paired = {self.prompt(theirs[pair][0]) for pair in common}
+            unlike = (first.keys() & second.keys()) - paired
+            alone = [
+                v
+                for a, b in ((theirs, own), (own, theirs))
+                for pair in a
+                if pair not in b
+                for v in a[pair]
+                if self.prompt(v) not in unlike
+            ]
+            if not common and not unlike:
+                yield f"{group}: nothing to compare: no video shares a prompt, or a name, with a video of {self.base}"
             elif alone:
-                yield f"{group}: {alone} videos of it and {self.base} have no pair in the other, and are not compared"
+                count = len(alone)
+                yield f"{group}: {count} videos of it and {self.base} have no pair in the other, and are not compared"
+            if unlike:
+                yield (
+                    f"{group}: of {len(unlike)} prompts, such as '{min(unlike)}', no seed is common with {self.base};"
+                    " the means over their seeds are compared"
+                )
             if several:
                 yield (
                     f"{group}: {len(several)} of {len(common)} pairs are left out of comparisons, such as"
                     f" '{several[0]}': {self.base} or {group} has several videos of it"
                 )
-
-    def label(self, column: str) -> str:
-        """A column's name, and which way is better where that is not up."""
-        return column + {1: "", 0: " (neither is better)", -1: " (lower is better)"}[self.signs[column]]
 
     def data(self, command: list[str]) -> dict[str, Any]:
         """All of it, with its provenance, as it is written to JSON."""
@@ -173,15 +250,24 @@ class Summary:
                     "version": d.version,
                     "weights": scores.weights[d.name],
                     "licences": {w.name: w.licence for w in d.weights},
-                    "columns": [self.label(c) for c in d.columns],
+                    "columns": [self.columns[c].label for c in d.columns],
                 }
                 for d in scores.dimensions
             },
             "notes": scores.notes,
             "skipped": {each.name: each.reason for each in scores.skipped},
+            "statistics": {
+                "intervals": "95 %, over units, not adjusted for the number of columns",
+                "adjustment": "Holm",
+                "level": LEVEL,
+                "least units of a verdict": ENOUGH,
+                "primary": [name for name, column in self.columns.items() if column.primary],
+            },
             "groups": {
                 group: {
+                    "prompts": len({self.prompt(video) for video in videos}),
                     "videos": len(videos),
+                    "failed": sum(video in self.failed for video in videos),
                     "columns": {c: asdict(m) for c, m in self.means[group].items() if m.n},
                     "vbench": {
                         d: {"one process": one, "several": several}
@@ -191,7 +277,10 @@ class Summary:
                 }
                 for group, videos in self.groups.items()
             },
-            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "comparisons": [
+                {**asdict(c), "win_rate": c.win_rate, "preference": c.preference, "better": c.better}
+                for c in self.comparisons
+            ],
             "videos": [
                 {
                     "path": str(video.path),
@@ -202,7 +291,8 @@ class Summary:
                     **scores.facts[video],
                     "scores": scores.of[video],
                 }
-                for video in scores.videos
+                for videos in self.groups.values()
+                for video in videos
                 if video in scores.facts
             ],
             "problems": [
@@ -239,14 +329,17 @@ class Summary:
     def _csv(self, table: Any) -> None:
         head = "column group n mean low high"
         head += " base pairs difference difference_low difference_high win_rate preference"
+        head += " of units unit compared_units p p_adjusted verdict reason"
         table.writerow(head.split())
         compared = {(c.group, c.column): c for c in self.comparisons}
-        for column in self.scales:
+        for column in self.columns:
             for group in self.groups:
                 m, c = self.means[group][column], compared.get((group, column))
                 d = c.difference if c else None
                 row = [column, group, m.n, m.mean, m.low, m.high]
                 row += [c.base, d.n, d.mean, d.low, d.high, c.win_rate, c.preference] if c and d else [None] * 7
+                row += [m.of, m.units, m.unit]
+                row += [d.units, c.p, c.p_adjusted, c.verdict, c.reason] if c and d else [None] * 5
                 table.writerow("" if value is None or value != value else value for value in row)
 
 
@@ -271,4 +364,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

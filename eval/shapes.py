@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from w2sd_video.shapes.columns import SHAPES
 from w2sd_video.shapes.grammar import parse
-from w2sd_video.shapes.judge import LOWER_IS_BETTER, SCORES, judge
+from w2sd_video.shapes.judge import judge
 
 from .dimensions import Dimension
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 class Shapes(Dimension):
     name = "shapes"
     prompted = True
-    columns = tuple(f"shapes_{score}" for score in SCORES)
-    signs = {"shapes_motion": 0} | {f"shapes_{score}": -1 for score in LOWER_IS_BETTER}
+    columns = tuple(f"shapes_{column.name}" for column in SHAPES)
 
     def score(self, video: Video, reader: Reader) -> Scoring:
         """The judge's scores; NaN where the prompt does not say what one is about."""
@@ -30,7 +30,7 @@ class Shapes(Dimension):
         while (batch := (yield)) is not None:
             frames.append(batch.pixels)
         judged = judge(np.concatenate(frames), scene)
-        return {f"shapes_{score}": judged.get(score, math.nan) for score in SCORES}
+        return {f"shapes_{column.name}": judged.get(column.name, math.nan) for column in SHAPES}
 
 
 DIMENSION = Shapes

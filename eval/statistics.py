@@ -1,61 +1,103 @@
-"""Means with intervals, and paired comparisons, by the bootstrap over videos."""
+"""Tests and 95 % intervals of means over units, and Holm's adjustment; of numbers or of arrays alike.
+
+`variance` is that of the mean, `df` its degrees of freedom, and `n` the number of units. `verdicts` says which of them
+a column has.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-DRAWS = 2000
-AT_ONCE = 2**20  # values that are drawn in one go
+GRID = 2**18  # sums that the exact test tells apart
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean of `n` values and its 95 % bootstrap interval; NaN where there are none.
+def student(share: float, df: ArrayLike) -> Any:
+    """The quantile of Student's t distribution."""
+    return special.stdtrit(df, share)
 
-    Of a score that only the `n` together have, there is no interval.
+
+def t_test(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike) -> Any:
+    """Two-sided p of a mean of 0, with the variance of the mean; 2^(1 - n) of n equal values that are not 0."""
+    mean, variance = np.asarray(mean, float), np.asarray(variance, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * special.stdtr(df, -np.abs(mean) / np.sqrt(variance))
+    return np.where(variance > 0, p, np.where(mean == 0, 1.0, 2.0 ** (1 - np.asarray(n, float))))
+
+
+def half_width(variance: ArrayLike, df: ArrayLike) -> Any:
+    """Of the 95 % interval of a mean, by the variance of the mean."""
+    return student(0.975, df) * np.sqrt(variance)
+
+
+def korn_graubard(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike, videos: ArrayLike) -> Any:
+    """The ends of the 95 % interval of a proportion over n units: Clopper & Pearson's at the effective sample size.
+
+    n_e = min(m (1 - m) / v, videos) (t(videos - 1) / t(df))^2, and n where the variance v of the mean is 0.
     """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        if not self.n:
-            return ""
-        return f"{self.mean:.4f}" + (f" ± {(self.high - self.low) / 2:.4f}" if self.high >= self.low else "")
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+    mean, variance, videos = np.asarray(mean, float), np.asarray(variance, float), np.asarray(videos, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effective = np.minimum(mean * (1 - mean) / variance, videos)
+    effective = effective * (student(0.975, videos - 1) / student(0.975, df)) ** 2
+    size = np.where(variance > 0, effective, n)
+    successes = mean * size
+    with np.errstate(invalid="ignore"):
+        low = np.where(mean > 0, special.betaincinv(successes, size - successes + 1, 0.025), 0.0)
+        high = np.where(mean < 1, special.betaincinv(successes + 1, size - successes, 0.975), 1.0)
+    return low, high
 
 
-def interval(values: NDArray[np.float64]) -> Interval:
-    """The mean of the values that are not NaN, with its 95 % interval; the same values give the same interval."""
-    values = values[~np.isnan(values)]
-    n = len(values)
-    if not n:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    rng, rows = np.random.default_rng(0), max(1, AT_ONCE // n)
-    means = [values[rng.integers(n, size=(min(rows, DRAWS - done), n))].mean(1) for done in range(0, DRAWS, rows)]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high), n)
+def pseudo_prompts(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike, seeds: ArrayLike) -> Any:
+    """The half-width of the 95 % interval of a difference of proportions over n units.
+
+    It is Student's, of the units and of two more, +-1 / sqrt(seeds).
+    """
+    mean, variance, n = np.asarray(mean, float), np.asarray(variance, float), np.asarray(n, float)
+    squares = n * (n - 1) * variance + 2 * n * mean**2 / (n + 2) + 2 / np.asarray(seeds, float)
+    return half_width(squares / ((n + 1) * (n + 2)), np.asarray(df, float) + 2)
 
 
-def wins(differences: NDArray[np.float64]) -> float:
-    """The share of differences, NaN left out, that are above 0; those of 0 count half."""
-    differences = differences[~np.isnan(differences)]
-    return float(np.mean((np.sign(differences) + 1) / 2)) if len(differences) else math.nan
+def sign_flip(differences: Iterable[Fraction | float]) -> float:
+    """Two-sided p of a sum of differences where each has either sign with the same chance, exactly.
+
+    The sums are those of whole numbers, by the differences' common denominator. Where there are more than GRID of them,
+    the differences are rounded to a grid and p is the largest that the rounding allows.
+    """
+    exact = [Fraction(d) for d in differences]
+    scale, slack = Fraction(math.lcm(*(d.denominator for d in exact))), 0
+    total = sum((abs(d) for d in exact), Fraction())
+    if total * scale > GRID:
+        scale, slack = GRID / total, len(exact) + 1
+    sizes = sorted(abs(round(d * scale)) for d in exact)
+    observed = abs(round(sum(exact, Fraction()) * scale)) - slack
+    if observed <= 0:
+        return 1.0
+    divisor = math.gcd(*sizes)
+    sizes = [size // divisor for size in sizes]
+    # The chance of each sum W of those with a minus: S = sum - 2 W.
+    chances = np.ones(1)
+    for size in sizes:
+        if size:
+            padded = np.zeros(len(chances) + size)
+            padded[: len(chances)] = chances / 2
+            padded[size:] += chances / 2
+            chances = padded
+    least = -(-observed // divisor)  # |S| >= observed, on both sides alike
+    return min(1.0, 2 * math.fsum(chances[: (sum(sizes) - least) // 2 + 1]))
 
 
-def preferred(differences: NDArray[np.float64]) -> float:
-    """The mean probability of preference, NaN left out, where differences are its log odds (Bradley & Terry 1952)."""
-    differences = differences[~np.isnan(differences)]
-    return float(np.mean(np.exp(-np.logaddexp(0, -differences)))) if len(differences) else math.nan
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """p values (..., m) adjusted by Holm's method over the last axis."""
+    p = np.asarray(p, float)
+    order = np.argsort(p, axis=-1, kind="stable")
+    steps = np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1)
+    adjusted = np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0)
+    placed = np.empty_like(adjusted)
+    np.put_along_axis(placed, order, adjusted, -1)
+    return placed

@@ -72,16 +72,16 @@ def test_a_pipeline_is_asked_through_its_own_loop(family):
 
 def test_what_is_found_is_summed_up_and_written(tmp_path):
     found = [[Alignment(0.9, 1.0, 4.0, 1.0), Alignment(0.1, 0.0, 0.0, 1.0)] for _ in range(5)]
-    assert [(sigma, mean.mean) for sigma, mean in by_level(found)] == [(0.9, 0.5), (0.1, 0.0)]
-    assert overall(found).mean == 0.25
+    assert [(sigma, mean.mean) for sigma, mean in by_level(found, "abcde")] == [(0.9, 0.5), (0.1, 0.0)]
+    assert overall(found, "abcde").difference.mean == 0.25
     write(tmp_path / "found.csv", found)
     rows = list(csv.DictReader(open(tmp_path / "found.csv", encoding="utf-8")))
     assert len(rows) == 10 and float(rows[0]["cosine"]) == 0.5
 
 
-def test_the_verdict_needs_an_interval_that_excludes_zero_and_samples_enough():
+def test_the_verdict_needs_a_cosine_that_differs_from_zero_and_prompts_enough():
     def of(values):
-        return verdict(overall([[Alignment(0.5, v, 1.0, 1.0)] for v in values]))
+        return verdict(overall([[Alignment(0.5, v, 1.0, 1.0)] for v in values], list(map(str, range(len(values))))))
 
     assert of([0.1, 0.2] * 10) == "the models' difference points towards the data"
     assert of([-0.1, -0.2] * 10).startswith("WARNING: the models' difference points away from the data")

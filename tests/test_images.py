@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ import torch
 import vbench_parity
 from shared import shared
 from w2sd_video.eval import clip, weights
-from w2sd_video.eval.dimensions import IMAGES, get
+from w2sd_video.eval.columns import COLUMNS
+from w2sd_video.eval.dimensions import IMAGES
 from w2sd_video.eval.evaluate import Scores, evaluate, unpacked
 from w2sd_video.eval.fid import Moments, distance, moments
 from w2sd_video.eval.results import Summary
-from w2sd_video.eval.statistics import preferred
 
 from w2sd_video.runs import Refused
 
@@ -185,11 +186,8 @@ def test_a_video_is_scored_by_its_frames(folder: Path, tmp_path: Path):
         assert whole.of[whole.videos[0]][name] == pytest.approx(mean, abs=2e-5)
 
 
-def test_preference():
-    """Bradley and Terry: a score that is higher by log 3 is preferred three times out of four."""
-    assert preferred(np.log([3.0, 1 / 3])) == pytest.approx(0.5)
-    assert preferred(np.array([np.log(3), np.nan])) == pytest.approx(0.75)
-    assert {name for name in IMAGES if get(name).odds} == set(IMAGES) - {"clip_t", "laion_aesthetic"}
+def test_preferences_are_said_of_networks_that_were_trained_to_give_their_odds():
+    assert {name for name in COLUMNS if COLUMNS[name].odds} == set(IMAGES) - {"clip_t", "laion_aesthetic"}
 
 
 def test_groups_are_compared_by_preference(folder: Path, tmp_path: Path):
@@ -206,8 +204,11 @@ def test_groups_are_compared_by_preference(folder: Path, tmp_path: Path):
     assert picked.preference == pytest.approx(pairs.softmax(1)[:, 1].mean().item(), abs=1e-6)
     assert "preferred" in picked.said and plain.preference is None and "preferred" not in plain.said
     files = summary.write(tmp_path / "r.json", [])
-    head, first, *_ = files[1].read_text().splitlines()
-    assert head.endswith("win_rate,preference") and first.startswith("pick_score,") and first.endswith(",,,,,,,")
+    first, second, *_ = csv.DictReader(files[1].read_text().splitlines())
+    assert (first["column"], first["group"]) == ("pick_score", str(groups[0]))
+    assert (first["n"], first["of"], first["units"], first["unit"]) == ("2", "2", "2", "prompt")
+    assert not first["preference"] and float(second["preference"]) == pytest.approx(picked.preference)
+    assert second["reason"] == "no verdict: under 10 prompts"
 
 
 def test_references_are_asked_for_by_name(folder: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ from w2sd_video.methods import METHODS
 from w2sd_video.shapes import bench, grammar, train, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
-from w2sd_video.shapes.judge import LOWER_IS_BETTER, judge, read
+from w2sd_video.shapes.judge import judge, read
 from w2sd_video.shapes.model import tokenizer
 from w2sd_video.shapes.pairs import COLUMNS
 from w2sd_video.shapes.world import Scene, Thing, forget, render, sample_scene
@@ -281,7 +281,7 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
                     "pair": "shapes",
                     "method": name,
                     "n": n,
-                    "prompt": "",
+                    "prompt": f"prompt {n % 50}",
                     "evaluations": 30,
                     "seconds": 1.0,
                     "scores": scores,
@@ -289,11 +289,15 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
                 file.write(json.dumps(row) + "\n")
     summary = bench.summarise(bench.read(tmp_path / "rows.jsonl", "shapes"), COLUMNS)
     found = summary["w2sd"]["against strong"]["jerk"]
-    assert found.mean == pytest.approx(-1, abs=0.02) and found.low < found.mean < found.high
-    table = bench.markdown(summary, {"strong": "strong", "w2sd": "W2SD"}, COLUMNS, LOWER_IS_BETTER)
+    assert found.difference.mean == pytest.approx(-1, abs=0.02) and found.verdict == "better"
+    assert (found.difference.counted, found.difference.units) == ("100 of 100", 50)
+    table = bench.markdown(summary, {"strong": "strong", "w2sd": "W2SD"}, COLUMNS)
     jerk_line = next(line for line in table.splitlines() if line.startswith("| jerk"))
     direction_line = next(line for line in table.splitlines() if line.startswith("| direction"))
     assert "| **1.0" in jerk_line and "| *0." in direction_line
+    assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (one object) (50 of 100) |" in table
+    assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in table
+    assert "adjusted by Holm's method over all 4 comparisons of the table" in table
 
 
 def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):

@@ -14,6 +14,7 @@ import vbench_parity
 from shared import shared
 from vbench_parity import CLIPS, DIMENSIONS, GOLDEN, VIDEOS, Official, ours, write_weights
 from w2sd_video.eval import viclip, weights
+from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import get
 from w2sd_video.eval.evaluate import evaluate
 
@@ -61,7 +62,7 @@ def assert_equal(dimension: str, mine: dict[str, Any], theirs: dict[str, Any], r
         if isinstance(theirs[clip], str) or math.isnan(theirs[clip]):
             assert isinstance(mine[clip], str) and "at least" in mine[clip]
         else:
-            tolerance = 0.0 if dimension in EXACT else 1e-5 * get(dimension).scale
+            tolerance = 0.0 if dimension in EXACT else 1e-5 * COLUMNS[dimension].scale
             if recorded and (dimension, clip) == ("motion_smoothness", "black"):
                 tolerance = 1 / 255  # of all equal pixels, rounding on another machine can floor all to the next level
             assert mine[clip] == pytest.approx(float(theirs[clip]), abs=tolerance, rel=0), clip
@@ -105,7 +106,7 @@ def test_all_dimensions_in_one_pass_score_as_one_by_one(folder, golden):
     for dimension in DIMENSIONS:
         for path in paths:
             theirs = float(golden["scores"][dimension][path.stem])
-            assert together[dimension][path.stem] == pytest.approx(theirs, abs=1e-5 * get(dimension).scale, rel=0)
+            assert together[dimension][path.stem] == pytest.approx(theirs, abs=1e-5 * COLUMNS[dimension].scale, rel=0)
 
 
 def test_the_two_verdicts_of_dynamic_degree_are_both_among_the_clips(golden):

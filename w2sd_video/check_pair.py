@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import presets, runs, video
-from .eval.results import ENOUGH
-from .eval.statistics import Interval, interval
+from .columns import Column
+from .eval.verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
 from .eval.videos import find
 from .generate import inputs, load, scheduler, weak_arm
 from .runs import Refused, Request
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .alignment import Alignment
 
 LEVELS = 8
+COSINE = Column("cosine")
 SHIPPED = "package:"
 
 
@@ -100,25 +102,31 @@ def usual_dimensions(asked: presets.Preset) -> list[str]:
     return ["six" if asked.video else "images", "clipped"]
 
 
-def by_level(found: Sequence[Sequence[Alignment]]) -> list[tuple[float, Interval]]:
-    """Noise levels sigma, and the mean cosine at each."""
-    return [(level[0].sigma, interval(np.array([each.cosine for each in level]))) for level in zip(*found, strict=True)]
+def by_level(found: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[tuple[float, Interval]]:
+    """Noise levels sigma, and the mean cosine at each, over the samples' prompts."""
+    levels = zip(*found, strict=True)
+    return [(level[0].sigma, mean(COSINE, by_prompt(prompts, [each.cosine for each in level]))) for level in levels]
 
 
-def overall(found: Sequence[Sequence[Alignment]]) -> Interval:
-    """The mean cosine over levels, of samples."""
-    return interval(np.array([np.mean([each.cosine for each in sample]) for sample in found]))
+def overall(found: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Comparison:
+    """The mean cosine over levels of samples with these prompts, against 0."""
+    cosines = [math.fsum(each.cosine for each in sample) / len(sample) for sample in found]
+    none = by_prompt(prompts, [0.0] * len(prompts))
+    compared = compare(COSINE, "0", "cosine", none, by_prompt(prompts, cosines))
+    assert compared is not None  # there are samples
+    (decided,) = decide([compared], {COSINE.name: COSINE})
+    return decided
 
 
-def verdict(mean: Interval) -> str:
-    """What an interval of cosines says."""
-    if mean.n < ENOUGH:
-        return f"too few to say; it takes {ENOUGH}"
-    if mean.low > 0:
+def verdict(cosine: Comparison) -> str:
+    """What cosines say."""
+    if cosine.difference.units < ENOUGH:
+        return f"too few to say; it takes {ENOUGH} {cosine.difference.unit}s"
+    if cosine.verdict == "better":
         return "the models' difference points towards the data"
-    if mean.high < 0:
+    if cosine.verdict == "worse":
         return "WARNING: the models' difference points away from the data; this pair is likely to hurt"
-    if mean.mean == 0 and mean.high == mean.low:
+    if cosine.difference.low == cosine.difference.high == 0:
         return "the models are the same: what is left of the pair is guidance, which only the scores below can judge"
     return "no direction is certain: more --samples would tell"
 

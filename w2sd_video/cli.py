@@ -733,10 +733,13 @@ def check_pair(
             found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
         check.write(out_folder / "alignment.csv", found)
         out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
-        for sigma, cosine in check.by_level(found):
+        units = [each.prompt for each in data]
+        for sigma, cosine in check.by_level(found, units):
             out.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
-        mean = check.overall(found)
-        out.print(f"  mean         {mean}, {mean.n} samples: {check.verdict(mean)}", markup=False)
+        overall = check.overall(found, units)
+        mean = overall.difference
+        said = f"{mean}, {mean.n} samples of {mean.over}: {check.verdict(overall)}"
+        out.print(f"  mean         {said}", markup=False)
         if dimensions == "none":
             return
         for variant in ("plain", "w2sd"):

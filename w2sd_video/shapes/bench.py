@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from .. import presets
-from ..eval.statistics import interval
+from ..columns import Column
+from ..eval.verdicts import LEVEL, Values, compare, decide, mean
 from ..generate import load, sample
 from ..runs import VARIANTS, Request, rows, writable
 from .pairs import samples, score
@@ -133,63 +134,90 @@ def read(path: Path, pair: str) -> list[Any]:
     return found
 
 
-def _column(made: list[dict], column: str) -> np.ndarray:
-    """A column's values by video; NaN where a video has none."""
-    if column.startswith("right ("):
-        things = 1 if "one" in column else 2
-        return np.array([r["scores"]["right"] if 1 + r["n"] % 2 == things else np.nan for r in made])
-    return np.array([r["scores"].get(column, np.nan) for r in made], dtype=float)
+def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:
+    """A column's values by prompt and seed; NaN where a video has none."""
+    values: dict[str, dict[str, float | None]] = {}
+    for n, row in made.items():
+        name, scores = column.name, row["scores"]
+        if name.startswith("right ("):
+            things = 1 if "one" in name else 2
+            name = "right" if 1 + n % 2 == things else ""
+        value = scores.get(name)
+        values.setdefault(row["prompt"], {})[str(n)] = math.nan if value is None else float(value)
+    return values
 
 
-def summarise(found: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
-    """Of rows: by method and column the mean and interval, and its paired difference from `strong`."""
+def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
+    """Of rows: by method and column the mean and interval, and its paired comparison with `strong`."""
     by_method: dict[str, dict[int, dict]] = {}
     for row in found:
         by_method.setdefault(row["method"], {})[row["n"]] = row
+    strong = by_method.get("strong", {})
+    comparisons = []
+    for name, made in by_method.items():
+        if name not in ("strong", "rendered"):
+            each = (compare(c, "strong", name, _values(strong, c), _values(made, c)) for c in columns)
+            comparisons += [comparison for comparison in each if comparison]
+    decided = decide(comparisons, {c.name: c for c in columns})
     summary: dict[str, Any] = {}
     for name, made in by_method.items():
-        mine = [made[n] for n in sorted(made)]
-        entry: dict[str, Any] = {
-            "samples": len(mine),
-            "evaluations": mine[0]["evaluations"],
-            "seconds": float(np.mean([r["seconds"] for r in mine])),
-            "columns": {c: interval(_column(mine, c)) for c in columns},
+        first = made[min(made)]
+        summary[name] = {
+            "samples": len(made),
+            "prompts": len({row["prompt"] for row in made.values()}),
+            "evaluations": first["evaluations"],
+            "seconds": float(np.mean([row["seconds"] for row in made.values()])),
+            "columns": {c.name: mean(c, _values(made, c)) for c in columns},
         }
-        strong = by_method.get("strong", {})
-        both = [n for n in sorted(made) if n in strong]
-        if both and name not in ("strong", "rendered"):
-            entry["against strong"] = {
-                c: interval(_column([made[n] for n in both], c) - _column([strong[n] for n in both], c))
-                for c in columns
-            }
-        summary[name] = entry
+        if against := {c.column: c for c in decided if c.group == name}:
+            summary[name]["against strong"] = against
     return summary
 
 
-def markdown(
-    summary: dict[str, Any],
-    labels: dict[str, str],
-    columns: Sequence[str],
-    lower_is_better: Sequence[str],
-) -> str:
-    """The summary as a Markdown table: a row a measure, a column a method, mean and half-width of the interval.
+def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:
+    """The summary as a Markdown table, and what its marks mean: a row a measure, a column a method.
 
-    A figure is bold where its paired difference from plain strong excludes 0 and is an improvement, in italics where
-    it excludes 0 and is not. `motion` has no better or worse, and is only compared.
+    A figure is bold where it is better than plain strong sampling's, in italics where it is worse, and marked by ≠
+    where it differs and neither side is better.
     """
     names = [n for n in labels if n in summary]
+    marks = {"better": "**{}**", "worse": "*{}*", "differs": "{} ≠", "": "{}"}
     lines = ["| | " + " | ".join(labels[n] for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    counts = [f"{summary[n]['samples']} of {summary[n]['prompts']}" for n in names]
+    lines.append("| samples, of prompts | " + " | ".join(counts) + " |")
     lines.append("| network evaluations | " + " | ".join(str(summary[n]["evaluations"]) for n in names) + " |")
     for column in columns:
+        means = [summary[name]["columns"][column.name] for name in names]
+        alike = len({each.counted for each in means}) == 1
         cells = []
-        for name in names:
-            found = summary[name]["columns"][column]
-            digits = 3 if abs(found.mean) < 10 else 1
-            cell = f"{found.mean:.{digits}f} ± {(found.high - found.low) / 2:.{digits}f}"
-            paired = summary[name].get("against strong", {}).get(column)
-            if paired and column != "motion" and paired.excludes_zero:
-                better = (paired.mean < 0) == (column in lower_is_better)
-                cell = f"**{cell}**" if better else f"*{cell}*"
-            cells.append(cell)
-        lines.append(f"| {column} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for name, own in zip(names, means, strict=True):
+            compared = summary[name].get("against strong", {}).get(column.name)
+            cell = own.text(3 if abs(own.mean) < 10 else 1) + ("" if alike else f" ({own.counted})")
+            cells.append(marks[compared.verdict if compared else ""].format(cell))
+        label = column.name + (f" ({means[0].counted})" if alike else "")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + _legend(summary, labels)
+
+
+def _legend(summary: dict[str, Any], labels: dict[str, str]) -> str:
+    """What the table's marks mean, and why columns have none."""
+    names = [n for n in labels if n in summary]
+    comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
+    units = sorted({each.unit for n in names for each in summary[n]["columns"].values() if each.n})
+    over = {"prompt": "prompts", "seed": "seeds of the only prompt", "video": "samples, the ten digits weighted alike"}
+    lines = [
+        f"Means with 95 % intervals over {' or '.join(over[unit] for unit in units)}, not adjusted; in parentheses how"
+        " many of the samples have a score."
+    ]
+    tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
+    if tested:
+        lines.append(
+            "**Bold**: better than strong, *italics*: worse, ≠: differs, where the p of paired samples, adjusted by"
+            f" Holm's method over all {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not"
+            " decided, which is not the same as equal."
+        )
+    reasons: dict[str, list[str]] = {}
+    for c in comparisons:
+        if c.reason:
+            reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
+    return " ".join([*lines, *(f"No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())])

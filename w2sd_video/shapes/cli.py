@@ -191,10 +191,8 @@ def bench(
                 )  # fmt: skip
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        of = pairs.PAIRS[pair]
-        summary = measure.summarise(measure.read(path, pair), of.columns)
-        table = measure.markdown(summary, labels, of.columns, of.lower)
-        out.print(table, markup=False)
+        summary = measure.summarise(measure.read(path, pair), pairs.PAIRS[pair])
+        out.print(measure.markdown(summary, labels, pairs.PAIRS[pair]), markup=False)
 
 
 def _messages():

@@ -24,25 +24,6 @@ from .world import (
     grid,
 )
 
-# What a video is scored on, verdicts first.
-SCORES = (
-    "right",
-    "count",
-    "colour",
-    "shape",
-    "size",
-    "direction",
-    "speed",
-    "relation",
-    "background",
-    "area_instability",
-    "colour_instability",
-    "background_instability",
-    "jerk",
-    "motion",
-    "clipped",
-)
-LOWER_IS_BETTER = ("area_instability", "colour_instability", "background_instability", "jerk", "clipped")
 # A pixel with less of its colour's chroma than this is background; an object with fewer pixels than this is a speck.
 FAINT = 0.35
 SPECK = 20.0

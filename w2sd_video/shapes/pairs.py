@@ -10,40 +10,34 @@ import numpy as np
 from PIL import Image
 
 from .. import presets
+from ..columns import Column
 from . import digits
+from .columns import DIGITS, SHAPES
 from .grammar import describe, parse, prompts, refine
-from .judge import LOWER_IS_BETTER, SCORES, filled, judge, read
+from .judge import filled, judge, read
 from .world import COLOURS, HOLE, Scene, complete, edges, grid, render
 
-COLUMNS = ("right (one object)", "right (two objects)", *(score for score in SCORES if score != "right"))
+_RIGHT, *_OTHERS = SHAPES
+COLUMNS = (replace(_RIGHT, name="right (one object)"), replace(_RIGHT, name="right (two objects)"), *_OTHERS)
 # Of a picture's things, what there is to see of them; and what a picture of a given size, in percent, has clipped.
-SEEN = ("right", "count", "colour", "shape", "size", "relation", "background", "clipped")
+SEEN = tuple(
+    column
+    for column in SHAPES
+    if column.name in ("right", "count", "colour", "shape", "size", "relation", "background", "clipped")
+)
 NEAR = 1  # pixels within which an edge agrees
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a pair is scored by.
-
-    Args:
-        columns: scores, by which the table's rows go.
-        lower: those of them that are better when lower.
-    """
-
-    columns: tuple[str, ...]
-    lower: tuple[str, ...] = ("clipped",)
-
-
-PAIRS = {  # by their presets
-    "shapes": Measured(COLUMNS, LOWER_IS_BETTER),
-    "shapes-image": Measured(SEEN),
-    "shapes-guidance": Measured(SEEN),
-    "shapes-prompt": Measured(SEEN),
-    "shapes-style": Measured(("outlined", *SEEN)),
-    "shapes-control": Measured(("edges", *SEEN)),
-    "shapes-picture": Measured(("like the picture", *SEEN)),
-    "shapes-motion": Measured(SCORES, LOWER_IS_BETTER),
-    "shapes-digits": Measured(("right", "distance"), ("distance",)),
+PAIRS: dict[str, tuple[Column, ...]] = {  # what a pair is scored by, by its preset
+    "shapes": COLUMNS,
+    "shapes-image": SEEN,
+    "shapes-guidance": SEEN,
+    "shapes-prompt": SEEN,
+    "shapes-style": (Column("outlined"), *SEEN),
+    "shapes-control": (Column("edges"), *SEEN),
+    "shapes-picture": (Column("like the picture", kind="verdict"), *SEEN),
+    "shapes-motion": SHAPES,
+    "shapes-digits": DIGITS,
 }
 
 

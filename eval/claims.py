@@ -1,0 +1,144 @@
+"""Claims of their own: "nothing worse", "within 2 %", "80 % of the gain". Not significant is not equal.
+
+Each takes a margin that was fixed before the scores were seen, and holds where its one-sided p is at most 0.05 over at
+least 10 prompts. Values are as `verdicts` takes them, of the same prompts in each arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from scipy import special
+
+from w2sd_video.columns import Column
+
+from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, its one-sided p, and the units that p is over; NaN where there are too few for one."""
+
+    text: str
+    p: float
+    units: int
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether it does; None where under 10 units decide nothing."""
+        return None if self.units < ENOUGH else self.p <= LEVEL
+
+
+def suggested_margin(strong: float, weak: float) -> float:
+    """A tenth of what the strong and the weak arm's means differ by."""
+    return 0.1 * abs(strong - weak)
+
+
+def not_worse(column: Column, ours: Values, base: Values, margin: float) -> Claim:
+    """That ours is worse than the base by less than a margin: mean of sign (ours - base) > -margin.
+
+    Raises:
+        ValueError: the column has no better side, or the margin is no positive number.
+    """
+    _checked(column, margin)
+    text = f"{column.name}: not worse by {margin:g} or more"
+    return _claim(text, column, (ours, base), margin, lambda v: column.sign * (v[0] - v[1]))
+
+
+def nothing_worse(claims: Iterable[Claim]) -> Claim:
+    """That claims hold together: all have to, so that the largest p is theirs and nothing is adjusted.
+
+    Raises:
+        ValueError: there are none.
+    """
+    each = list(claims)
+    if not each:
+        raise ValueError("claims: none are given; give one of each column")
+    p = math.nan if any(math.isnan(claim.p) for claim in each) else max(claim.p for claim in each)
+    return Claim("; ".join(claim.text for claim in each), p, min(claim.units for claim in each))
+
+
+def within(column: Column, ours: Values, reference: Values, share: float = 0.02) -> Claim:
+    """That the mean of ours is within a share of the reference's: two one-sided tests, of which the larger p counts.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share: {share} is not accepted; give a number between 0 and 1")
+    text = f"{column.name}: within {share:.0%}"
+    above = _claim(text, column, (ours, reference), 0.0, lambda v: v[0] - (1 - share) * v[1])
+    below = _claim(text, column, (ours, reference), 0.0, lambda v: (1 + share) * v[1] - v[0])
+    return replace(nothing_worse([above, below]), text=text)
+
+
+def gain(column: Column, ours: Values, strong: Values, better: Values, margin: float, share: float = 0.8) -> Claim:
+    """That ours has at least a share of what `better` gains over `strong`, but for less than a margin.
+
+    Mean of sign (ours - ((1 - share) strong + share better)) > -margin.
+
+    Raises:
+        ValueError: the column has no better side, the margin is no positive number, or the share not between 0 and 1.
+    """
+    _checked(column, margin)
+    if not 0 < share < 1:
+        raise ValueError(f"share: {share} is not accepted; give a number between 0 and 1")
+    text = f"{column.name}: {share:.0%} of the gain, but for {margin:g}"
+    arms = (ours, strong, better)
+    return _claim(text, column, arms, margin, lambda v: column.sign * (v[0] - (1 - share) * v[1] - share * v[2]))
+
+
+def _checked(column: Column, margin: float) -> None:
+    if not column.sign:
+        raise ValueError(f"column: {column.name} has no better side, so that nothing is worse")
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin: {margin} is not accepted; give a positive number, fixed beforehand")
+
+
+def _claim(
+    text: str, column: Column, arms: Sequence[Values], margin: float, of: Callable[[list[float]], float]
+) -> Claim:
+    """That the mean over units of a function of the arms' means is above -margin.
+
+    It also has to hold with the worst value of any arm in place of each that is missing because its video failed.
+    Where the first arm has nothing to measure in more videos than another, it does not hold.
+    """
+    verdict = column.kind == "verdict"
+    failed = any(value is None for arm in arms for seeds in arm.values() for value in seeds.values())
+    fills = [failure_value(column)] + (worst_values(column, *arms) if failed and not verdict else [])
+    own = [_together([numbers_of(arm, fill) for arm in arms], of) for fill in fills]
+    over = [units(each, column) for each in own]
+    p = max((_above(each, -margin) for each in over), key=lambda p: (math.isnan(p), p))
+    for other in arms[1:]:
+        (lost, gained), _ = one_sided(other, arms[0], own[0])
+        if lost > gained:  # what ours does not show is not in its favour
+            p = 1.0
+    return Claim(text, p, over[0].n)
+
+
+Arm = dict[str, dict[str, float]]
+
+
+def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
+    """A function of the arms by prompt and seed, or of their means where no seed is common to all."""
+    values: Arm = {}
+    for prompt in set.intersection(*(set(arm) for arm in arms)):
+        seeds = set.intersection(*(set(arm[prompt]) for arm in arms))
+        if seeds:
+            values[prompt] = {seed: of([arm[prompt][seed] for arm in arms]) for seed in seeds}
+        else:
+            there = [[v for v in arm[prompt].values() if not math.isnan(v)] for arm in arms]
+            values[prompt] = {"": of([math.fsum(each) / len(each) if each else math.nan for each in there])}
+    return values
+
+
+def _above(own: Units, bound: float) -> float:
+    """One-sided p of a mean above a bound; 2^-n of n equal values above it."""
+    mean, variance, df = own.moments
+    if math.isnan(variance):
+        return math.nan
+    if not variance:
+        return 2.0**-own.n if mean > bound else 1.0
+    return float(special.stdtr(df, -(mean - bound) / math.sqrt(variance)))

@@ -1,0 +1,47 @@
+"""The record of every column that a dimension gives: which way is better, its kind and its scale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from w2sd_video.columns import Column
+from w2sd_video.shapes.columns import DIGITS, SHAPES
+
+_DIMENSIONS = (
+    Column("subject_consistency"),
+    Column("background_consistency"),
+    Column("motion_smoothness"),
+    Column("dynamic_degree", kind="verdict"),
+    Column("aesthetic_quality"),
+    Column("imaging_quality", scale=100.0),  # VBench divides its mean over videos by this
+    Column("temporal_flickering"),
+    Column("overall_consistency"),
+    # By VBench's own package alone.
+    Column("object_class"),
+    Column("multiple_objects"),
+    Column("human_action", kind="verdict"),
+    Column("color"),
+    Column("spatial_relationship"),
+    Column("scene"),
+    Column("appearance_style"),
+    Column("temporal_style"),
+    # Of pictures.
+    Column("clip_t"),
+    Column("laion_aesthetic"),
+    Column("pick_score", odds=True),
+    Column("hps_v2", odds=True),
+    Column("hps_v2_1", odds=True),
+    Column("image_reward", odds=True),
+    Column("mps", odds=True),
+    Column("clip_i"),
+    Column("dino"),
+    Column("fid", sign=-1, kind="group"),
+    Column("inception_score", kind="group"),
+    Column("clipped", sign=-1),
+)
+_JUDGES = {"shapes": SHAPES, "digits": DIGITS}
+COLUMNS: dict[str, Column] = {column.name: column for column in _DIMENSIONS} | {
+    f"{world}_{column.name}": replace(column, name=f"{world}_{column.name}")
+    for world, columns in _JUDGES.items()
+    for column in columns
+}

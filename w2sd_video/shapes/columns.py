@@ -1,0 +1,26 @@
+"""The columns that the judges give: of a video of shapes, and of a picture of a digit."""
+
+from __future__ import annotations
+
+from ..columns import Column
+
+# Verdicts, then measures.
+SHAPES = (
+    Column("right", kind="verdict"),
+    Column("count", kind="verdict"),
+    Column("colour", kind="verdict"),
+    Column("shape", kind="verdict"),
+    Column("size", kind="verdict"),
+    Column("direction", kind="verdict"),
+    Column("speed", kind="verdict"),
+    Column("relation", kind="verdict"),
+    Column("background", kind="verdict"),
+    Column("area_instability", sign=-1),
+    Column("colour_instability", sign=-1),
+    Column("background_instability", sign=-1),
+    Column("jerk", sign=-1),
+    Column("motion", sign=0),
+    Column("clipped", sign=-1),
+)
+# The ten digits are all that there are.
+DIGITS = (Column("right", kind="verdict", classes=10), Column("distance", sign=-1, classes=10))
