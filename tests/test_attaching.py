@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from diffusers import (
+    DPMSolverMultistepScheduler,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     LTXPipeline,
@@ -33,6 +34,7 @@ from w2sd_video.hook.inputs import half
 from w2sd_video.methods import S2WD, W2SD, AutoGuidance
 
 SDXL = families.FAMILIES[2]
+DPM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -451,3 +453,24 @@ def test_the_cap_of_s2wd_goes_by_the_strong_prediction():
     order = first_order(t, s)
     answer = S2WD(cap=0.1)(torch.zeros(1, 4), Step(0.0, "epsilon", t, s, order, order), Arm(1.0), Arm(10.0), None)
     assert (order.a / order.b * answer.d).norm().item() == pytest.approx(0.1 * 2.0, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_multistep_scheduler_steps_from_the_displaced_latents_with_its_history():
+    """DPM-Solver++ 2M: its own step from x~_t, by the prediction there; the reflection is of the first-order step."""
+    pipe, x = SDXL.pipeline(), SDXL.latents()
+    pipe.scheduler = DPMSolverMultistepScheduler(**DPM)
+    ours = SDXL(pipe, latents=x)
+    run = families.Literal(SDXL, pipe)
+    pipe.scheduler.set_timesteps(4)
+    sigmas = pipe.scheduler.sigmas.double()
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        if i < 3:
+            alphas = 1 / (1 + sigmas[i : i + 2] ** 2).sqrt()
+            (alpha_t, alpha_s), (sigma_t, sigma_s) = alphas, alphas * sigmas[i : i + 2]
+            a = alpha_s / alpha_t
+            b = sigma_s - a * sigma_t
+            x_s = a * x + b * run.strong_at(x, t)
+            x = (x_s - b * run.weak_at(x_s, t)) / a
+        x = pipe.scheduler.step(run.guided("strong", x, t, run.main), t, x).prev_sample
+    assert families_close(ours, x)
