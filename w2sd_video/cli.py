@@ -48,9 +48,7 @@ DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt")  # options that may be an empty text
 # Errors of the machine, not of what the user gave.
-MACHINE = {
-    getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, name)
-}
+MACHINE = {getattr(errno, n, None) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split()} - {None}
 # The options of arguments that are not settings of a run, for messages.
 OPTIONS = {
     "formats": "--gif/--png",
@@ -558,7 +556,10 @@ def _adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], 
         if any(other["model"] == each["model"] for other in named.values()):
             raise Refused("--lora", text, "it is named twice")
         named[f"{name}_{len(named)}" if name in named else name] = each
-    return {name: {**each, **scales} for name, each in named.items()}
+    return {
+        name: {"model": e["model"], "strong": scales.get("strong", e["strong"]), "weak": scales.get("weak", e["weak"])}
+        for name, e in named.items()
+    }
 
 
 def parse_seeds(text: str) -> list[int]:

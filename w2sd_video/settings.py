@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, regex_engine="python-re")
 DTYPES = ("float32", "float16", "bfloat16")
 CONVENTIONS = ("exact", "published")
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
@@ -174,7 +174,7 @@ Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
 Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
 ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
 Adapters = Annotated[
-    dict[Annotated[str, Field(pattern=r"^\w+$")], ScaledModel],
+    dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
     BeforeValidator(_as_dict),
     Field(max_length=100),
 ]
@@ -366,7 +366,7 @@ class Settings(Pair):
     ]
     device: Annotated[
         str,
-        Field(pattern=r"^(auto|(cpu|cuda|mps|xpu)(:[0-9]{1,4})?)$"),
+        Field(pattern=r"\A(auto|(cpu|cuda|mps|xpu)(:[0-9]{1,4})?)\Z"),
         Setting(
             "auto, cpu, cuda, cuda:N, mps or xpu.",
             ("--device",),
@@ -484,7 +484,7 @@ def refusal(error: ValidationError, cls: type) -> Refused:
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         if len(loc) == 1:
             return Refused(str(loc[0]), value, f"no setting has this name; {did_you_mean(str(loc[0]), names(cls))}")
-        return Refused(_dotted(loc), value, _accepted(first, loc[:-1], cls))
+        return Refused(_dotted(loc), value, _SCALED)
     if loc and loc[-1] == "[key]":
         loc = loc[:-2]
     return Refused(_dotted(loc), value, _accepted(first, loc, cls))
