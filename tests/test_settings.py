@@ -83,7 +83,7 @@ BAD = [
         "scheduler",
         {"class": "DDIMScheduler", "num_train_timesteps": 10**12},
         "scheduler.num_train_timesteps",
-        "to 1000",
+        "to 1000000",
     ),
     ("scheduler", {"class": "DDIMScheduler", "beta_start": float("nan")}, "scheduler", "finite numbers"),
     ("options", {"cap": 10**30}, "options", "smaller whole numbers"),
