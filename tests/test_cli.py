@@ -405,5 +405,13 @@ def test_every_option_in_a_message_is_one_that_there_is():
     options = {option for name in ("generate", "eval") for option in re.findall(r"--[a-z-]+", run(name, "--help"))}
     messages = [*cli.OPTIONS.values(), *map(settings.option, settings.names())]
     assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
-    known = {*inspect.signature(evaluate).parameters, "out", "formats", "schedule", "backend", "official_python"}
+    known = {
+        *inspect.signature(evaluate).parameters,
+        "out",
+        "formats",
+        "schedule",
+        "backend",
+        "official_python",
+        "stage",
+    }
     assert set(cli.OPTIONS) <= known

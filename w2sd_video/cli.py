@@ -52,6 +52,7 @@ MACHINE = {getattr(errno, n, None) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFI
 # The options of arguments that are not settings of a run, for messages.
 OPTIONS = {
     "formats": "--gif/--png",
+    "stage": "--stage",
     "videos": "VIDEO",
     "out": "--out",
     "dimensions": "--dimensions",
@@ -334,6 +335,12 @@ def generate(
             except ValueError as error:
                 raise ValueError(f"--from: {error}") from None
             requests = [replace(request, **fields)]
+            try:
+                requests[0].check()
+            except Refused as error:
+                if error.argument in fields:
+                    raise
+                raise ValueError(f"--from: {again}: its request's {error}") from None
             check_kind(requests[0], kind, "--from", str(again))
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
         else:

@@ -121,6 +121,9 @@ def run(
             progress(name, n + 1, count)
 
 
+_COLUMNS = {"pair", "method", "n", "arguments", "evaluations", "seconds", "scores"}
+
+
 def read(path: Path, pair: str) -> list[Any]:
     """The rows of a results file.
 
@@ -128,6 +131,8 @@ def read(path: Path, pair: str) -> list[Any]:
         ValueError: it holds another pair's, or something else.
     """
     found = rows(path)
+    if not all(isinstance(row, dict) and _COLUMNS <= row.keys() and isinstance(row["scores"], dict) for row in found):
+        raise ValueError(f"out: {path} holds rows that are not of this command; take another file")
     if others := {row["pair"] for row in found} - {pair}:
         raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")
     return found
