@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import cli, documents, video
 from w2sd_video.errors import Refused
+from w2sd_video.generate import load
 from w2sd_video.runs import Request, read_sidecar, sidecar
 
 PROMPT = "a red circle moving right"
@@ -231,6 +232,25 @@ def test_a_sidecar_of_whole_numbers_and_without_a_record_still_loads():
     text["request"]["guidance_scale"] = 3  # as a person writes 3.0
     Path("v.json").write_text(json.dumps(text))
     assert read_sidecar(Path("v.json"))[0] == request
+
+
+@pytest.mark.parametrize(
+    "schedule, says",
+    [
+        ({"class": "DDIMScheduler", "beta_start": "x"}, "schedule.beta_start: 'x' is not accepted"),
+        ({"class": "DDIMScheduler", "clip_sample": 1}, "schedule.clip_sample: 1 is not accepted"),
+        ({"class": "DDIMScheduler", "trained_betas": [["x"]]}, "schedule: .* takes no such value"),
+        ({"class": "DDIMScheduler", "timestep_spacing": "x"}, "schedule: .* diffusers refuses it"),
+        (
+            {"class": "DDIMScheduler", "steps_offset": -500},
+            "timesteps go from -500 to 424, and its levels from 0 to 999",
+        ),
+        ({"class": ["DDIMScheduler"]}, "scheduler class: .* give a scheduler of diffusers"),
+    ],
+)
+def test_a_noise_schedule_that_cannot_be_sampled_is_refused_before_weights_are_read(schedule, says):
+    with pytest.raises(Refused, match=says):
+        load(Request.of(PROMPT, scheduler=schedule))
 
 
 # Options that are empty, given twice, or without effect

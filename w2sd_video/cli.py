@@ -476,7 +476,9 @@ def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
         of = f" ({count['strong']} by the strong arm, {count['weak']} by the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
-    if before:
+    if before and not before.get("videos"):
+        yield "the sidecar does not say which frames it had"
+    elif before:
         differing = differences(before, made.record)
         yield (
             "frames differ from the sidecar's; what differs: " + ", ".join(differing)

@@ -125,7 +125,7 @@ def load(request: Request) -> dict[str, Pipeline]:
         OSError, ValueError: weights that are missing or cannot be read, with the way to get them.
         Refused: a device that is not there, or more frames than the motion module has positions.
     """
-    scheduler(request)  # refuses what diffusers cannot build, before anything is read
+    _check_schedule(request)  # before anything is read
     device = runs.usable_device(request.device)
     shown = runs.VARIANTS[request.variant]
     # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
@@ -342,6 +342,26 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
     if len(shown) < count:
         raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
     return shown[:count]
+
+
+def _check_schedule(request: Request) -> None:
+    """Refuses what diffusers cannot build, and steps that a table of noise levels does not have.
+
+    Raises:
+        Refused: says which argument of the schedule, or how many steps.
+    """
+    made = scheduler(request)
+    if not hasattr(made, "alphas_cumprod") or hasattr(made, "sigmas"):  # these look levels up between timesteps too
+        return
+    try:
+        made.set_timesteps(request.num_inference_steps)
+    except ValueError as error:
+        raise Refused("schedule", dict(request.scheduler), f"diffusers refuses it: {error}") from None
+    last, levels = [int(made.timesteps.max()), int(made.timesteps.min())], len(made.alphas_cumprod)
+    if last[0] >= levels or last[1] < 0:
+        accepted = f"its timesteps go from {last[1]} to {last[0]}, and its levels from 0 to {levels - 1}"
+        accepted += ": give fewer, or another steps_offset"
+        raise Refused("num_inference_steps", request.num_inference_steps, accepted)
 
 
 def scheduler(request: Request, prediction_type: str | None = None) -> Any:

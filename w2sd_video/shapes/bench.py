@@ -94,7 +94,7 @@ def run(
     writable(out.absolute().parent)
     asked = preset(pair, settings)
     known = methods(asked)
-    made = {(row["method"], row["n"]): row["arguments"] for row in read(out, pair)}
+    made = {(row["method"], row["n"]): row.get("arguments") for row in read(out, pair)}
     data = list(samples(asked, count, out.with_name(f"{out.stem}-shown")))
     for name in which or known:
         arguments = {} if name == "rendered" else {**(settings or {}), **(known | OTHERS)[name][1]}
@@ -121,7 +121,7 @@ def run(
             progress(name, n + 1, count)
 
 
-_COLUMNS = {"pair", "method", "n", "arguments", "evaluations", "seconds", "scores"}
+_COLUMNS = {"pair", "method", "n", "evaluations", "seconds", "scores"}
 
 
 def read(path: Path, pair: str) -> list[Any]:
