@@ -155,7 +155,7 @@ PRESETS = [yaml.safe_load((presets.FOLDER / f"{name}.yaml").read_text()) for nam
 
 def a_sidecar(data: Any) -> None:
     Path("v.json").write_text(json.dumps(data), encoding="utf-8")
-    says_one_thing("generate", "--from", "v.json", "--out", NOWHERE, names=("v.json", "--", "PROMPT", "image"))
+    says_one_thing("generate", "--from", "v.json", "--out", NOWHERE, names=("v.json", "--out"))
 
 
 def a_sidecar_of_bytes(data: bytes) -> None:

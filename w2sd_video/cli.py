@@ -48,7 +48,7 @@ DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt")  # options that may be an empty text
 # Errors of the machine, not of what the user gave.
-MACHINE = {getattr(errno, n, None) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split()} - {None}
+MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
 # The options of arguments that are not settings of a run, for messages.
 OPTIONS = {
     "formats": "--gif/--png",
@@ -337,8 +337,8 @@ def generate(
             requests = [replace(request, **fields)]
             try:
                 requests[0].check()
-            except Refused as error:
-                if error.argument in fields:
+            except (ValueError, OSError) as error:
+                if getattr(error, "argument", None) in fields or getattr(error, "errno", None) in MACHINE:
                     raise
                 raise ValueError(f"--from: {again}: its request's {error}") from None
             check_kind(requests[0], kind, "--from", str(again))
