@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from w2sd_video.documents import read_text
 from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
 from w2sd_video.video import PICTURES, of_pictures, pictures, stream
@@ -117,6 +118,8 @@ def find(
         root = Path(os.path.expanduser(argument))
         if root.is_dir():
             paths = list(within(root))
+        elif root.exists() and not root.is_file():  # reading a pipe may wait for ever
+            raise Refused("videos", argument, "give files, folders or globs; this is a pipe or a device")
         elif root.exists():
             paths = [root]
         else:
@@ -189,7 +192,7 @@ def _stem(path: Path) -> str:
 def _request(path: Path) -> dict[str, Any]:
     """The prompt, seed and variant that a video was asked for by, from its sidecar; empty without one."""
     try:
-        request = json.loads(path.with_name(f"{_stem(path)}.json").read_text(encoding="utf-8-sig"))["request"]
+        request = json.loads(read_text(path.with_name(f"{_stem(path)}.json")))["request"]
         found = {name: request[name] for name in ("prompt", "seed", "variant")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
@@ -204,8 +207,8 @@ def read_prompts(path: Path) -> dict[str, str]:
     """
     accepted = 'give a JSON file such as {"video.mp4": "a prompt"}'
     try:
-        prompts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        prompts = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused("prompts", str(path), f"{accepted} ({error})") from None
     if not _are_prompts(prompts):
         raise Refused("prompts", str(path), accepted)

@@ -261,7 +261,8 @@ def test_a_noise_schedule_that_cannot_be_sampled_is_refused_before_weights_are_r
     " --set --inversion --convention --controlnet --control --ip-adapter --ip-image --weak-routing --seed".split()
 )  # fmt: skip
 def test_an_empty_option_is_refused_by_name(option):
-    assert f"{option}: '' is not accepted; give a value, or leave the option out" in generate(PROMPT, option, "")
+    said = generate(PROMPT, option, "")
+    assert f"{option}: '' is not accepted; give" in said and "or leave the option out" in said
 
 
 def test_an_empty_negative_prompt_is_one():
@@ -347,6 +348,29 @@ def test_bad_arguments_of_shapes_are_refused_by_name(command, says):
 def test_a_rendering_of_more_pixels_than_memory_holds_is_refused(options):
     said = run("shapes", "render", "a red circle", *options.split(), code=2)
     assert options.split()[0] in said
+
+
+# Scoring
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ("v.mp4 --prompts pipe", "--prompts: 'pipe' is not accepted; give a JSON file"),
+        ("v.mp4 --prompts /dev/zero", "--prompts: '/dev/zero' is not accepted; give a JSON file"),
+        ("v.mp4 --prompts deep", "--prompts: 'deep' is not accepted; give a JSON file"),
+        ("pipe.mp4", "VIDEO: 'pipe.mp4' is not accepted"),
+        ("v.mp4 --out pipe.json", "--out: 'pipe.json' is not accepted"),
+        ("v.mp4 --dimensions=", "--dimensions: '' is not accepted"),
+    ],
+)
+def test_scoring_waits_for_no_pipe_and_reads_no_endless_file(options, says):
+    for name in ("pipe", "pipe.mp4", "pipe.json"):
+        os.mkfifo(name)
+    Path("deep").write_text("[" * 100_000)
+    Path("v.mp4").touch()
+    dimensions = [] if "--dimensions=" in options else ["--dimensions", "clipped"]
+    assert says in run("eval", *options.split(), *dimensions, code=2)
 
 
 # Exit codes

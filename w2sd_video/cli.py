@@ -371,7 +371,7 @@ def _refuse_empty(context: typer.Context) -> None:
         value = context.params.get(str(parameter.name))
         empty = value == "" or (isinstance(value, (list, tuple)) and "" in value)
         if empty and parameter.param_type_name == "option" and parameter.name not in (*EMPTY, "prompt"):
-            raise Refused(parameter.opts[0], "", "give a value, or leave the option out")
+            raise Refused(parameter.opts[0], "", f"give {parameter.metavar or 'a value'}, or leave the option out")
 
 
 def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: float | None) -> str:
