@@ -401,8 +401,11 @@ def test_more_seeds_than_anyone_means_are_refused_at_once():
     assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
 
 
+HELPS = ("generate", "eval", "shapes train")
+
+
 def test_every_option_in_a_message_is_one_that_there_is():
-    options = {option for name in ("generate", "eval") for option in re.findall(r"--[a-z-]+", run(name, "--help"))}
+    options = {option for name in HELPS for option in re.findall(r"--[a-z-]+", run(*name.split(), "--help"))}
     messages = [*cli.OPTIONS.values(), *map(settings.option, settings.names())]
     assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
     known = {

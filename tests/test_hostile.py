@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -442,3 +443,20 @@ def test_bytes_of_the_command_line_that_are_not_utf8_are_refused_or_kept():
     assert b"out\xff/a-red-circle-seed0.mp4" in ran.stdout
     record = json.loads(Path(os.fsdecode(b"out\xff"), "a-red-circle-seed0.json").read_text())
     assert record["command"][-1] == "out\\xff"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_program_with_its_code(ending, code):
+    os.mkfifo("pipe")
+    keep = os.open("pipe", os.O_RDWR)
+    command = [sys.executable, "-m", "w2sd_video.cli", "generate", "--prompts", "pipe"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(ending, signal.SIG_DFL)
+    )
+    time.sleep(8)  # by then it waits for prompts
+    process.send_signal(ending)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == code and b"Traceback" not in said
+    os.close(keep)

@@ -704,6 +704,8 @@ def evaluate(
         if not official_python:
             raise Refused("official_python", "", "give the Python of an environment that has VBench's package")
         official = official_python if backend == "official" else None
+        if official is None and official_python != sys.executable:
+            err.print("Note: --official-python has no effect without --backend official.")
         options = (out_file, prompts_file, weights, device, official, images, references or [])
         if not run(out, err, videos, dimensions, *options):
             raise typer.Exit(1)
