@@ -75,7 +75,7 @@ BAD = [
     ("strong", "package:../../etc", "strong", "what the package ships"),
     ("dtype", "float", "dtype", "did you mean 'float"),
     ("adapters", {"a b": LORA}, "adapters", "letters, digits and _"),
-    ("adapters", {"a": LORA | {"weak": "0"}}, "adapters.a.weak", "a finite number from"),
+    ("adapters", {"a": LORA | {"weak": "0"}}, "adapters.a.weak", "a finite number"),
     ("adapters", {"a": LORA | {"weight": 1.0}}, "adapters.a.weight", "model, strong and weak"),
     ("ip_adapter", {"model": "a/b", "strong": 1.0}, "ip_adapter", "it lacks weak"),
     ("scheduler", {"class": {1, 2}}, "scheduler", "numbers, texts, true, false"),
@@ -111,7 +111,7 @@ def test_a_list_that_holds_itself_is_refused():
 def test_every_setting_has_a_help_and_every_option_is_one_setting_only():
     options = [option for name in settings.names() for option in settings.of(name).options]
     assert len(options) == len(set(options)) and all(settings.of(name).help for name in settings.names())
-    assert all(set(settings.of(name).families) <= set(presets.FAMILIES) for name in settings.names())
+    assert all(set(settings.of(name).families or ()) <= set(presets.FAMILIES) for name in settings.names())
 
 
 @pytest.mark.parametrize(

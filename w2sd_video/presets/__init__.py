@@ -16,7 +16,8 @@ from pydantic import BeforeValidator
 
 from ..documents import read_yaml, words_as_booleans
 from ..errors import Refused, did_you_mean, shown
-from ..settings import FAMILIES, Family, Names, Note, Pair, Setting, Text, plain, validated
+from ..settings import FAMILIES, Family, Names, Note, Pair, Text
+from ..validation import Setting, plain, validated
 
 __all__ = ["DEFAULT", "FAMILIES", "FOLDER", "Family", "Pair", "Preset", "load", "names", "read", "text"]
 

@@ -123,7 +123,8 @@ class Request(Settings):
         if self.motion_adapter is not None:
             _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
         for name in settings.names():
-            if self.family not in settings.of(name).families and (value := getattr(self, name)) not in (None, {}):
+            having = settings.of(name).families
+            if having and self.family not in having and (value := getattr(self, name)) not in (None, {}):
                 raise Refused(name, value, f"{self.family} has none")
 
     def _check_arms(self) -> None:

@@ -25,7 +25,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..motion import motion_unet
 from ..runs import whole
-from ..settings import validated
+from ..validation import validated
 from . import WEIGHTS, digits
 from .train import Count, Rate, Recipe, Trainer
 from .world import CANVAS, HOLE, Scene, edges, render

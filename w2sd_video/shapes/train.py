@@ -44,7 +44,7 @@ from ..documents import read_text
 from ..errors import Refused
 from ..motion import motion_unet
 from ..runs import rows, usable_device, whole, writable
-from ..settings import validated
+from ..validation import validated
 from .grammar import describe
 from .model import HERE, build_image_model, build_motion_adapter
 from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
