@@ -60,10 +60,12 @@ def _as_dict(value: object) -> object:
 class Scaled(TypedDict):
     """A model, and its scale in each arm."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
     model: str
     strong: Scale
     weak: Scale
+
+
+setattr(Scaled, "__pydantic_config__", STRICT)  # noqa: B010 - a TypedDict has no other members for mypy
 
 
 def _inversion(value: object) -> object:
