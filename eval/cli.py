@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -118,6 +119,8 @@ def _free(results: Path) -> None:
     starts = {}
     try:
         for end, file in there.items():
+            if file.exists() and not file.is_file():
+                raise OSError(errno.EINVAL, "no file", str(file))
             with file.open("rb") as opened:
                 starts[end] = opened.read(4096)
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from w2sd_video.documents import read_bytes
 from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
 from w2sd_video.video import PICTURES, pictures
@@ -138,6 +139,8 @@ def find(
         root = Path(os.path.expanduser(argument))
         if root.is_dir():
             paths = list(within(root))
+        elif root.exists() and not root.is_file():  # reading a pipe may wait for ever
+            raise Refused("videos", argument, "give files, folders or globs; this is a pipe or a device")
         elif root.exists():
             paths = [root]
         else:
@@ -231,7 +234,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
     """What a video's sidecar says; empty without one."""
     file = path.with_name(f"{_stem(path)}.json")
     try:
-        said = json.loads(file.read_bytes()) if file.is_file() else {}
+        said = json.loads(read_bytes(file)) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

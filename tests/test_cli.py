@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from w2sd_video.eval.evaluate import evaluate
 
-from w2sd_video import cli, runs
+from w2sd_video import cli, settings
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"
@@ -417,9 +417,20 @@ def test_more_seeds_than_anyone_means_are_refused_at_once():
     assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
 
 
+HELPS = ("generate", "eval", "shapes train")
+
+
 def test_every_option_in_a_message_is_one_that_there_is():
-    options = {option for name in ("generate", "eval") for option in re.findall(r"--[a-z-]+", run(name, "--help"))}
-    named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}
-    assert named <= options
-    arguments = {*runs.Request.__dataclass_fields__, *inspect.signature(evaluate).parameters}
-    assert set(cli.OPTIONS) - {"out", "formats", "schedule", "backend"} <= arguments
+    options = {option for name in HELPS for option in re.findall(r"--[a-z-]+", run(*name.split(), "--help"))}
+    messages = [*cli.OPTIONS.values(), *map(settings.option, settings.names())]
+    assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
+    known = {
+        *inspect.signature(evaluate).parameters,
+        "out",
+        "formats",
+        "schedule",
+        "backend",
+        "official_python",
+        "stage",
+    }
+    assert set(cli.OPTIONS) <= known

@@ -364,7 +364,7 @@ def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_asked_for(sd):
     Image.new("RGB", (8, 8)).save("shown.png")
     assert "made differently" in image("--preset", path, "--ip-image", "shown.png", code=2)
     said = run("image", "--from", "outputs/a-cat-seed0.json", "--overwrite", code=2)
-    assert "--ip-image: " in said and "it is not the picture that it was" in said
+    assert "ip_image: " in said and "it is not the picture that it was" in said
 
 
 @pytest.mark.parametrize(
@@ -404,12 +404,18 @@ def test_bad_input_is_refused_in_words(options, says, sd):
     [
         ({"grammar": "shape"}, "grammar: 'shape' is not accepted; did you mean 'shapes'?"),
         ({"family": ["stable-diffusion"]}, "family ['stable-diffusion'] is unknown"),
-        ({"schedules": ["ddim"]}, "schedules is ['ddim']; give names, each with a class and its arguments"),
+        (
+            {"schedules": ["ddim"]},
+            "schedules: ['ddim'] is not accepted; give names, each with a class and its arguments",
+        ),
         (
             {"schedules": {"ddim": {"class": "DDIMScheduler", "beta_schedule": "foo"}}},
             "DDIMScheduler takes no such value",
         ),
-        ({"adapters": {"a.b": {"model": "a/b", "strong": 1, "weak": 0}}}, "--lora: 'a.b' is not accepted; name it by"),
+        (
+            {"adapters": {"a.b": {"model": "a/b", "strong": 1, "weak": 0}}},
+            "adapters: 'a.b' is not accepted; give names",
+        ),
         ({"weak_routing": "worst"}, "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
     ],
 )

@@ -5,14 +5,16 @@ torch and diffusers take seconds to import, so nothing here imports them before 
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import os
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -22,10 +24,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import presets, runs
+from . import presets, runs, settings
+from .documents import parse_yaml, read_text, words_as_booleans
+from .errors import shown
 from .generate import Made, conflicts, differences
 from .generate import generate as make
 from .runs import Refused, Request
+from .settings import METHOD, MODELS, SCALED, SIZE, Scaled
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -40,32 +45,35 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 MOST_SEEDS = 10_000
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
-# The option that sets each field of a request, for messages.
+MOST_REQUESTS = 1_000_000
+EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt")  # options that may be an empty text
+# Errors of the machine, not of what the user gave.
+MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
+# The options of arguments that are not settings of a run, for messages.
 OPTIONS = {
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "strong_guidance_scale": "--strong-guidance",
-    "weak_guidance_scale": "--weak-guidance",
-    "num_frames": "--frames",
-    "motion_adapter": "--motion",
-    "weak_motion_adapter": "--weak-motion",
     "formats": "--gif/--png",
-    "prompt": "PROMPT",
+    "stage": "--stage",
     "videos": "VIDEO",
-    "adapters": "--lora",
-    "options": "--set",
+    "out": "--out",
+    "dimensions": "--dimensions",
+    "prompts": "--prompts",
+    "references": "--references",
+    "weights": "--weights",
+    "backend": "--backend",
+    "official_python": "--official-python",
+    "schedule": "--schedule",
 }
-SAME = (
-    "seed schedule vae reflection_steps height width fps dtype device out inversion convention strong weak method"
-    " dimensions prompts references weights backend control controlnet ip_image ip_adapter weak_motion_scale"
-    " weak_routing preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
-)
-OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
 
 def main() -> None:
-    """The program. Exit codes: 0 done; 1 it failed; 2 the input cannot be used; 130 interrupted."""
+    """The program. Its exit codes are those of `EXITS`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    for stream in ("stdin", "stdout", "stderr"):  # that are closed: without this, the next file opened takes its place
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "r" if stream == "stdin" else "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # what they warn of, a user of this program cannot mend
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -84,28 +92,36 @@ def messages() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        option = _named(error.argument)
-        what = " is missing" if error.value is None else f": {error.value!r} is not accepted"
-        _fail(f"{option}{what}; {error.accepted}", 2)
+        what = " is missing" if error.value is None else f": {shown(error.value)} is not accepted"
+        _fail(f"{_named(error.argument)}{what}; {error.accepted}", 2)
+    except BrokenPipeError:  # nobody reads on; typer ends the program
+        raise
     except (ValueError, OSError) as error:
         argument, colon, said = str(error).partition(": ")
-        _fail(_named(argument) + colon + said, 2)
+        _fail(_named(argument) + colon + said, 1 if isinstance(error, OSError) and error.errno in MACHINE else 2)
     except ModuleNotFoundError as error:
         _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
-    except (FloatingPointError, MemoryError) as error:
+    except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
+        if not _out_of_memory(error):
             raise
         _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is one of Python's or torch's ways to say so, told without importing torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no class for what a CPU cannot allocate.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def _named(argument: str) -> str:
     """The option that sets an argument, or a part of one, as in `controlnet.strong`."""
-    whole = "options" if argument.startswith("option of ") else argument.partition(".")[0]
-    return OPTIONS.get(whole, argument)
+    return OPTIONS.get(argument.partition(".")[0]) or settings.option(argument)
 
 
 def _fail(message: str, code: int) -> None:
@@ -117,20 +133,33 @@ def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
-def _number(panel: str, text: str, kind: type[int] | type[float], *names: str) -> Any:
-    """An option that takes a number, and names what it got instead."""
+def _number(kind: type) -> Callable[[str], Any]:
+    """A parser of numbers that names what it got instead."""
 
-    def parse(value: str) -> int | float:
+    def parse(value: str) -> Any:
         try:
             return kind(value)
         except ValueError:
             raise typer.BadParameter(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
 
-    return _option(panel, text, *names, parser=parse, metavar="N" if kind is int else "NUMBER")
+    return parse
 
 
-MODELS, METHOD, SIZE, OUTPUT = "Models", "Method", "Steps and size", "Output"
-SCALED = "MODEL[:STRONG[:WEAK]]"
+def _setting(name: str, text: str | None = None, of: type = settings.Settings) -> Any:
+    """The option of a setting of a run; see `settings`."""
+    about, kind = settings.of(name, of), settings.number(name, of)
+    more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
+    if kind:
+        more = {"parser": _number(kind), "metavar": "N" if kind is int else "NUMBER"}
+    return typer.Option(*about.options, help=text or about.help, rich_help_panel=about.panel, **more)
+
+
+OUTPUT = "Output"
+EXITS = (
+    "Exit codes: 0 done; 1 something failed or the machine did (a broken video, a full disk, no memory); 2 the input"
+    " cannot be used; 130 and 143 interrupted."
+)
+app.info.epilog = EXITS
 
 
 @app.command()
@@ -141,7 +170,7 @@ def generate(
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.")
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
+    negative_prompt: Annotated[str | None, _setting("negative_prompt")] = None,
     seed: Annotated[
         str | None, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each (default: 0).")
     ] = None,
@@ -157,48 +186,39 @@ def generate(
             "--pair",
         ),
     ] = None,
-    schedule: Annotated[str | None, _option(MODELS, "One of the preset's noise schedules.")] = None,
-    strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
-    weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
-    vae: Annotated[str | None, _option(MODELS, "Another autoencoder than the strong model's: likewise.")] = None,
-    motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
-    weak_motion: Annotated[str | None, _option(MODELS, "Another motion module for the weak arm: likewise.")] = None,
-    weak_text_encoders: Annotated[
-        bool | None,
-        _option(MODELS, "Whether the weak arm encodes prompts with the weak model's own text encoders."),
-    ] = None,
-    loras: Annotated[
-        list[str] | None,
-        _option(
-            MODELS,
-            "A LoRA, and its scales in the two arms (0.8, -1.5; beside another weak model 0.8, 0), in place of the"
-            " preset's; can be given again.",
-            "--lora",
-            metavar=SCALED,
-        ),
-    ] = None,
+    schedule: Annotated[str | None, _setting("schedule", of=presets.Preset)] = None,
+    strong: Annotated[str | None, _setting("strong")] = None,
+    weak: Annotated[str | None, _setting("weak")] = None,
+    vae: Annotated[str | None, _setting("vae")] = None,
+    motion: Annotated[str | None, _setting("motion_adapter")] = None,
+    weak_motion: Annotated[str | None, _setting("weak_motion_adapter")] = None,
+    weak_text_encoders: Annotated[bool | None, _setting("weak_text_encoders")] = None,
+    loras: Annotated[list[str] | None, _setting("adapters")] = None,
     lora_path: Annotated[
         str | None, _option(MODELS, "The same, as the published script has it.", "--lora_path")
     ] = None,
     strong_lora_scale: Annotated[
-        float | None, _number(MODELS, "The LoRA's scale in the strong arm.", float, "--strong_lora_scale")
+        float | None,
+        _option(
+            MODELS,
+            "The LoRA's scale in the strong arm.",
+            "--strong_lora_scale",
+            parser=_number(float),
+            metavar="NUMBER",
+        ),
     ] = None,
     weak_lora_scale: Annotated[
-        float | None, _number(MODELS, "The LoRA's scale in the weak arm.", float, "--weak_lora_scale")
+        float | None,
+        _option(
+            MODELS, "The LoRA's scale in the weak arm.", "--weak_lora_scale", parser=_number(float), metavar="NUMBER"
+        ),
     ] = None,
-    controlnet: Annotated[
-        str | None, _option(MODELS, "A ControlNet, and its scales in the two arms (1, 0).", metavar=SCALED)
-    ] = None,
-    control: Annotated[
-        str | None, _option(MODELS, "What the ControlNet is shown: a picture; for videos also a video or a folder.")
-    ] = None,
-    ip_adapter: Annotated[
-        str | None,
-        _option(MODELS, "An IP-Adapter's file, and its scales in the two arms (0.6, 0).", metavar=SCALED),
-    ] = None,
-    ip_image: Annotated[str | None, _option(MODELS, "The picture that the IP-Adapter is shown.")] = None,
-    dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
-    device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
+    controlnet: Annotated[str | None, _setting("controlnet")] = None,
+    control: Annotated[str | None, _setting("control")] = None,
+    ip_adapter: Annotated[str | None, _setting("ip_adapter")] = None,
+    ip_image: Annotated[str | None, _setting("ip_image")] = None,
+    dtype: Annotated[str | None, _setting("dtype")] = None,
+    device: Annotated[str | None, _setting("device")] = None,
     plain: Annotated[bool, _option(METHOD, "The strong model without reflection.", "--plain")] = False,
     weak_only: Annotated[
         bool,
@@ -211,45 +231,15 @@ def generate(
     compare: Annotated[
         bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
     ] = False,
-    method: Annotated[
-        str | None,
-        _option(
-            METHOD,
-            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling or auto_guidance.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        _option(
-            METHOD, "An option of the method, as motion_gain=2; can be given again.", "--set", metavar="NAME=VALUE"
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        _number(METHOD, "Guidance of the final denoising step.", float, "--guidance", "--guidance_scale"),
-    ] = None,
-    strong_guidance: Annotated[
-        float | None,
-        _number(
-            METHOD,
-            "Guidance of the reflection's strong arm.",
-            float,
-            "--strong-guidance",
-            "--strong_guidance_scale",
-        ),
-    ] = None,
-    weak_guidance: Annotated[
-        float | None,
-        _number(METHOD, "Guidance of the reflection's weak arm.", float, "--weak-guidance", "--weak_guidance_scale"),
-    ] = None,
-    weak_motion_scale: Annotated[
-        float | None, _number(METHOD, "Times which the weak arm's motion module counts; 0 is off.", float)
-    ] = None,
-    weak_routing: Annotated[
-        str | None, _option(METHOD, "The weak arm's experts, of a mixture: worst, or FROM,TO of their ranking.")
-    ] = None,
-    weak_prompt: Annotated[str | None, _option(METHOD, "Another prompt for the weak arm.")] = None,
-    weak_negative_prompt: Annotated[str | None, _option(METHOD, "Another negative prompt for the weak arm.")] = None,
+    method: Annotated[str | None, _setting("method")] = None,
+    chosen: Annotated[list[str] | None, _setting("options")] = None,
+    guidance: Annotated[float | None, _setting("guidance_scale")] = None,
+    strong_guidance: Annotated[float | None, _setting("strong_guidance_scale")] = None,
+    weak_guidance: Annotated[float | None, _setting("weak_guidance_scale")] = None,
+    weak_motion_scale: Annotated[float | None, _setting("weak_motion_scale")] = None,
+    weak_routing: Annotated[str | None, _setting("weak_routing")] = None,
+    weak_prompt: Annotated[str | None, _setting("weak_prompt")] = None,
+    weak_negative_prompt: Annotated[str | None, _setting("weak_negative_prompt")] = None,
     refine: Annotated[
         str | None,
         _option(
@@ -257,23 +247,15 @@ def generate(
             "Refine prompts, of which the weak arm keeps the raw ones: shapes, or a language model's folder or hub id.",
         ),
     ] = None,
-    reflection_steps: Annotated[
-        int | None,
-        _number(METHOD, "Steps that reflect, from the noisiest down (lambda; default: T - 1).", int),
-    ] = None,
-    inversion: Annotated[
-        str | None,
-        _option(METHOD, "Where the inverse evaluates: x_s (default), x_t, or after N iterations."),
-    ] = None,
-    convention: Annotated[
-        str | None, _option(METHOD, "Level of the inverse: exact (default), or published (the paper's code).")
-    ] = None,
-    steps: Annotated[int | None, _number(SIZE, "Denoising steps, T.", int, "--steps", "--T")] = None,
-    frames: Annotated[int | None, _number(SIZE, "Frames.", int)] = None,
-    size: Annotated[int | None, _number(SIZE, "Height and width.", int)] = None,
-    height: Annotated[int | None, _number(SIZE, "Height in pixels, a multiple of 8.", int)] = None,
-    width: Annotated[int | None, _number(SIZE, "Width in pixels, a multiple of 8.", int)] = None,
-    fps: Annotated[int | None, _number(SIZE, "Frames a second.", int)] = None,
+    reflection_steps: Annotated[int | None, _setting("reflection_steps")] = None,
+    inversion: Annotated[str | None, _setting("inversion")] = None,
+    convention: Annotated[str | None, _setting("convention")] = None,
+    steps: Annotated[int | None, _setting("num_inference_steps")] = None,
+    frames: Annotated[int | None, _setting("num_frames")] = None,
+    size: Annotated[int | None, _option(SIZE, "Height and width.", parser=_number(int), metavar="N")] = None,
+    height: Annotated[int | None, _setting("height")] = None,
+    width: Annotated[int | None, _setting("width")] = None,
+    fps: Annotated[int | None, _setting("fps")] = None,
     out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", "--save_dir")] = Path("outputs"),
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
@@ -296,7 +278,7 @@ def generate(
         "strong_guidance_scale": strong_guidance,
         "weak_guidance_scale": weak_guidance,
         "reflection_steps": reflection_steps,
-        "inversion": int(inversion) if inversion and re.fullmatch(r"-?\d+", inversion) else inversion,
+        "inversion": int(inversion) if inversion and re.fullmatch(r"-?\d{1,9}", inversion) else inversion,
         "convention": convention,
         "method": method,
         "negative_prompt": negative_prompt,
@@ -313,16 +295,17 @@ def generate(
     kind = "image" if context.info_name == "image" else "video"
     prompts = [*(prompts or []), *(prompt or [])]
     with messages():
+        _refuse_empty(context)
         if size is not None:
             if height is not None or width is not None:
                 raise Refused("--size", size, "give it, or --height and --width")
             height = width = size
         fields |= {"height": height, "width": width}
         fields = {name: value for name, value in fields.items() if value is not None}
-        if settings:
-            fields["options"] = dict(read_setting(each) for each in settings)
+        if chosen:
+            fields["options"] = read_settings(chosen)
         if weak_routing is not None:
-            ends = re.fullmatch(r"(\d+),(\d+)", weak_routing)
+            ends = re.fullmatch(r"(\d{1,9}),(\d{1,9})", weak_routing)
             fields["weak_routing"] = [int(ends[1]), int(ends[2])] if ends else weak_routing
         if controlnet is not None:
             fields["controlnet"] = read_scaled("--controlnet", controlnet, 1.0, 0.0)
@@ -349,7 +332,15 @@ def generate(
                 request, before = runs.read_sidecar(again)
             except OSError as error:
                 raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
+            except ValueError as error:
+                raise ValueError(f"--from: {error}") from None
             requests = [replace(request, **fields)]
+            try:
+                requests[0].check()
+            except (ValueError, OSError) as error:
+                if getattr(error, "argument", None) in fields or getattr(error, "errno", None) in MACHINE:
+                    raise
+                raise ValueError(f"--from: {again}: its request's {error}") from None
             check_kind(requests[0], kind, "--from", str(again))
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
         else:
@@ -360,12 +351,53 @@ def generate(
             if adapters := _adapters(loras, pair, said, alone=weak is None and weak_motion is None):
                 fields["adapters"] = adapters
             refiner = refine or (pair.refine if weak_prompt is None else None)
+            texts = read_prompts(prompts, prompts_file, kind)
+            if len(texts) * len(seeds) > MOST_REQUESTS:
+                accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {kind}s: give fewer at once"
+                raise Refused("seed", seed, accepted)
             requests = [
                 Request.of(text, number, **{**told, **fields}, variant=variants[0] if variants else "w2sd")
-                for text, told in _refined(read_prompts(prompts, prompts_file, kind), refiner)
+                for text, told in _refined(texts, refiner)
                 for number in seeds
             ]
+            if idle := _without_effect(requests[0], fields, weak_lora_scale):
+                err.print(escape(f"Note: {idle}"))
         _generate(requests, out_folder, formats, overwrite, before)
+
+
+def _refuse_empty(context: typer.Context) -> None:
+    """Refuses options whose value is an empty text, as of a shell's variable that is not set."""
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        empty = value == "" or (isinstance(value, (list, tuple)) and "" in value)
+        if empty and parameter.param_type_name == "option" and parameter.name not in (*EMPTY, "prompt"):
+            raise Refused(parameter.opts[0], "", f"give {parameter.metavar or 'a value'}, or leave the option out")
+
+
+def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: float | None) -> str:
+    """What is said where options have no part in what is made; empty where each has."""
+    from .generate import weak_arm
+
+    arms: tuple[str, ...] = ("weak",)
+    used: tuple[str, ...] = ()
+    match request.variant, request.method:
+        case "plain", _:
+            by, arms = "--plain samples the strong model alone", ("weak", "reflection")
+        case "weak", _:
+            by, arms = "--weak-only samples the weak arm alone, without reflection", ("reflection",)
+            if "weak_guidance_scale" in fields and (request.weak or request.weak_motion_adapter or weak_arm(request)):
+                return f"--weak-only samples at --guidance {request.guidance_scale:g}; --weak-guidance has no effect."
+        case "w2sd", "z_sampling":
+            by, used = "z_sampling has the strong model in both arms", ("weak_guidance_scale",)
+        case "w2sd", "re_sampling":
+            by = "re_sampling has no weak arm"
+        case _:
+            return ""
+    named = [name for name in fields if name in settings.names() and name not in used]
+    idle = [settings.option(name) for name in named if settings.of(name).arm in arms]
+    if weak_lora_scale is not None and "weak" in arms:
+        idle.append("--weak_lora_scale")
+    return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""
 
 
 def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
@@ -410,14 +442,14 @@ def _generate(
     if taken:
         names = ", ".join(map(str, taken[:3])) + (f" and {len(taken) - 3} more" if taken[3:] else "")
         there = f"{names}: there already, and made differently."
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
             raise FileExistsError(f"{there} Give --overwrite, or another --out")
         if not typer.confirm(f"{there} Replace?", err=True):
             raise typer.Exit(1)
         overwrite = True
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
-    to_terminal = sys.stdout.isatty()
+    to_terminal = sys.stdout is not None and sys.stdout.isatty()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal) as progress:
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
@@ -429,7 +461,7 @@ def _generate(
             progress.update(steps, completed=done)
 
         quiet()
-        for made in make(requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]):
+        for made in make(requests, folder, formats, overwrite, on_step, command=_command()):
             progress.update(videos, advance=1)
             print(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}")
             if not made.kept:
@@ -444,7 +476,9 @@ def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
         of = f" ({count['strong']} by the strong arm, {count['weak']} by the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
-    if before:
+    if before and not before.get("videos"):
+        yield "the sidecar does not say which frames it had"
+    elif before:
         differing = differences(before, made.record)
         yield (
             "frames differ from the sidecar's; what differs: " + ", ".join(differing)
@@ -466,22 +500,33 @@ def quiet() -> None:
 
 def read_setting(text: str) -> tuple[str, Any]:
     """`NAME=VALUE`, the value as YAML reads it."""
-    import yaml
-
     name, equals, value = text.partition("=")
     try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
+        read = words_as_booleans(parse_yaml(value))
+    except ValueError:
         read = None
-    if isinstance(read, str):
-        with suppress(ValueError):  # YAML 1.1 takes 1e-3 for a text
-            read = float(read)
     if not name or not equals or read is None:
         raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
     return name, read
 
 
-def read_scaled(option: str, text: str, strong: float, weak: float) -> dict[str, Any]:
+def read_settings(texts: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` of several options, each name once."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, value = read_setting(text)
+        if name in values:
+            raise Refused("--set", text, f"{name} is set twice")
+        values[name] = value
+    return values
+
+
+def _command() -> list[str]:
+    """The command line, for the record; what is not UTF-8 in it is escaped."""
+    return ["w2sd-video", *(a.encode(errors="surrogateescape").decode(errors="backslashreplace") for a in sys.argv[1:])]
+
+
+def read_scaled(option: str, text: str, strong: float, weak: float) -> Scaled:
     """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
     number = r":([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
     found = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
@@ -494,9 +539,7 @@ def read_scaled(option: str, text: str, strong: float, weak: float) -> dict[str,
     return {"model": found[1], "strong": scales[0], "weak": scales[1]}
 
 
-def _adapters(
-    loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool
-) -> dict[str, dict[str, Any]]:
+def _adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool) -> dict[str, Scaled]:
     """LoRAs by name, of those that are named or else the preset's; empty where nothing is asked.
 
     Args:
@@ -522,7 +565,10 @@ def _adapters(
         if any(other["model"] == each["model"] for other in named.values()):
             raise Refused("--lora", text, "it is named twice")
         named[f"{name}_{len(named)}" if name in named else name] = each
-    return {name: {**each, **scales} for name, each in named.items()}
+    return {
+        name: {"model": e["model"], "strong": scales.get("strong", e["strong"]), "weak": scales.get("weak", e["weak"])}
+        for name, e in named.items()
+    }
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -533,7 +579,7 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise Refused("seed", text, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
         numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
@@ -552,8 +598,8 @@ def read_prompts(prompts: list[str], file: Path | None, kind: str = "video") -> 
     prompts = list(prompts)
     if file:
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
+            lines = [line.strip() for line in read_text(file).splitlines()]
+        except (OSError, ValueError) as error:
             raise Refused("--prompts", str(file), f"give a text file in UTF-8 ({error})") from None
         prompts += [line for line in lines if line and not line.startswith("#")]
         if not prompts:
@@ -658,6 +704,8 @@ def evaluate(
         if not official_python:
             raise Refused("official_python", "", "give the Python of an environment that has VBench's package")
         official = official_python if backend == "official" else None
+        if official is None and official_python != sys.executable:
+            err.print("Note: --official-python has no effect without --backend official.")
         options = (out_file, prompts_file, weights, device, official, images, references or [])
         if not run(out, err, videos, dimensions, *options):
             raise typer.Exit(1)
@@ -665,6 +713,7 @@ def evaluate(
 
 @app.command("check-pair")
 def check_pair(
+    context: typer.Context,
     videos: Annotated[
         list[str] | None,
         typer.Argument(
@@ -677,23 +726,21 @@ def check_pair(
         str,
         _option(MODELS, "Models and settings: one of `w2sd-video presets`, or a YAML file.", "--preset", "--pair"),
     ] = presets.DEFAULT,
-    strong: Annotated[str | None, _option(MODELS, "Strong model: hub id, folder or single file.")] = None,
-    weak: Annotated[str | None, _option(MODELS, "Weak model: likewise.")] = None,
-    vae: Annotated[str | None, _option(MODELS, "Another autoencoder than the strong model's: likewise.")] = None,
-    motion: Annotated[str | None, _option(MODELS, "Motion module: likewise.")] = None,
-    loras: Annotated[
-        list[str] | None, _option(MODELS, "A LoRA and its scales, as of `generate`.", "--lora", metavar=SCALED)
-    ] = None,
+    strong: Annotated[str | None, _setting("strong")] = None,
+    weak: Annotated[str | None, _setting("weak")] = None,
+    vae: Annotated[str | None, _setting("vae")] = None,
+    motion: Annotated[str | None, _setting("motion_adapter")] = None,
+    loras: Annotated[list[str] | None, _setting("adapters", "A LoRA and its scales, as of `generate`.")] = None,
     control: Annotated[
         Path | None,
         _option(MODELS, "A folder: what the ControlNet is shown for each VIDEO, under the same name."),
     ] = None,
-    dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
-    device: Annotated[str | None, _option(MODELS, "auto, cpu, cuda, cuda:N, mps or xpu.")] = None,
-    guidance: Annotated[float | None, _number(METHOD, "Guidance of the final denoising step.", float)] = None,
-    strong_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's strong arm.", float)] = None,
-    weak_guidance: Annotated[float | None, _number(METHOD, "Guidance of the reflection's weak arm.", float)] = None,
-    steps: Annotated[int | None, _number(SIZE, "Denoising steps, T.", int)] = None,
+    dtype: Annotated[str | None, _setting("dtype")] = None,
+    device: Annotated[str | None, _setting("device")] = None,
+    guidance: Annotated[float | None, _setting("guidance_scale")] = None,
+    strong_guidance: Annotated[float | None, _setting("strong_guidance_scale")] = None,
+    weak_guidance: Annotated[float | None, _setting("weak_guidance_scale")] = None,
+    steps: Annotated[int | None, _setting("num_inference_steps")] = None,
     dimensions: Annotated[
         str | None,
         typer.Option(
@@ -711,6 +758,9 @@ def check_pair(
     fields |= {"device": device, "guidance_scale": guidance, "strong_guidance_scale": strong_guidance}
     fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps, "vae": vae}
     with messages():
+        _refuse_empty(context)
+        if control is not None and not videos:
+            raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from . import check_pair as check
         from .eval.cli import run
         from .eval.dimensions import expand

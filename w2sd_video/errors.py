@@ -6,11 +6,20 @@ import difflib
 from collections.abc import Iterable
 
 
+def shown(value: object, longest: int = 300) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or too deep
+        return f"a {type(value).__name__}"
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 class Refused(ValueError):
     """An argument that cannot be used: which, the value, and what is accepted."""
 
     def __init__(self, argument: str, value: object, accepted: str):
-        super().__init__(f"{argument}: {value!r} is not accepted; {accepted}")
+        super().__init__(f"{argument}: {shown(value)} is not accepted; {accepted}")
         self.argument, self.value, self.accepted = argument, value, accepted
 
 

@@ -125,7 +125,7 @@ def load(request: Request) -> dict[str, Pipeline]:
         OSError, ValueError: weights that are missing or cannot be read, with the way to get them.
         Refused: a device that is not there, or more frames than the motion module has positions.
     """
-    scheduler(request)  # refuses what diffusers cannot build, before anything is read
+    _check_schedule(request)  # before anything is read
     device = runs.usable_device(request.device)
     shown = runs.VARIANTS[request.variant]
     # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
@@ -335,13 +335,33 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        shown = [Image.fromarray(frame) for frame in video.read(Path(path))]
+        shown = [Image.fromarray(frame) for frame in video.read(Path(path), most=max(count, 2))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
     shown *= count if len(shown) == 1 else 1
     if len(shown) < count:
         raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
     return shown[:count]
+
+
+def _check_schedule(request: Request) -> None:
+    """Refuses what diffusers cannot build, and steps that a table of noise levels does not have.
+
+    Raises:
+        Refused: says which argument of the schedule, or how many steps.
+    """
+    made = scheduler(request)
+    if not hasattr(made, "alphas_cumprod") or hasattr(made, "sigmas"):  # these look levels up between timesteps too
+        return
+    try:
+        made.set_timesteps(request.num_inference_steps)
+    except ValueError as error:
+        raise Refused("schedule", dict(request.scheduler), f"diffusers refuses it: {error}") from None
+    last, levels = [int(made.timesteps.max()), int(made.timesteps.min())], len(made.alphas_cumprod)
+    if last[0] >= levels or last[1] < 0:
+        accepted = f"its timesteps go from {last[1]} to {last[0]}, and its levels from 0 to {levels - 1}"
+        accepted += ": give fewer, or another steps_offset"
+        raise Refused("num_inference_steps", request.num_inference_steps, accepted)
 
 
 def scheduler(request: Request, prediction_type: str | None = None) -> Any:
@@ -361,14 +381,22 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
         raise Refused("scheduler class", name, "give a scheduler of diffusers, such as DDIMScheduler")
     known = list(signature(cls).parameters)
-    for key in config:
+    for key, value in config.items():
         if key not in known:
             raise Refused(f"argument of {name}", key, did_you_mean(key, known))
+        usual = signature(cls).parameters[key].default
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(usual, kind)), None)
+        kinds = (int, float) if kind in (int, float) else kind
+        if kinds and value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
+            accepted = f"give a value of {name} such as its default, {usual!r}"
+            raise Refused(f"schedule.{key}", value, accepted)
     if prediction_type and "prediction_type" in known:
         config.setdefault("prediction_type", prediction_type)
     try:
         return cls(**config)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers checks few of its values
         raise Refused("schedule", dict(request.scheduler), f"{name} takes no such value: {error}") from None
 
 
@@ -460,7 +488,7 @@ def _provenance(pipelines: dict[str, Pipeline], command: Sequence[str]) -> dict[
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Empty where all frames of two records are the same; else what else differs, and may be the reason."""
-    frames = [{name: video["frames_sha256"] for name, video in r["videos"].items()} for r in (before, now)]
+    frames = [{name: video["frames_sha256"] for name, video in r.get("videos", {}).items()} for r in (before, now)]
     if frames[0] == frames[1]:
         return []
     keys = ("weights", "versions", "device", "device_name", "threads", "platform")

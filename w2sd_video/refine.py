@@ -6,8 +6,10 @@ world has its own, `shapes.grammar.refine`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from os import PathLike
+from typing import Any
 
 Refiner = Callable[[str], str]
 
@@ -21,16 +23,25 @@ INSTRUCTION = (
 def language_model(model: str | PathLike[str], device: str = "cpu", max_new_tokens: int = 100) -> Refiner:
     """A refiner by a causal language model in transformers' layout: a folder, or a hub id that is on this machine.
 
-    It is decoded greedily, so the same prompt is refined the same way. No code of the model's is run.
+    It is decoded greedily, so the same prompt is refined the same way. No code of the model's is run: a model that
+    needs some is refused.
 
     Raises:
-        OSError: there is no such model here.
+        ValueError: there is no such model here, or it cannot be read.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    network = AutoModelForCausalLM.from_pretrained(model, local_files_only=True, use_safetensors=True, dtype="auto")
+    model = os.path.expanduser(model)
+    # Where it is left out, transformers asks on the terminal whether to run the code.
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, **local)
+        network = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, dtype="auto", **local)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged folder, transformers raises errors of every kind
+        raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
     network = network.to(device).eval()
 
     def refine(prompt: str) -> str:

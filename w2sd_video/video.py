@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,13 @@ PANEL = 256  # a compared video is enlarged to at least this many pixels a side 
 THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
 SHEET_COLUMNS = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# What ffmpeg may read: files that hold their frames; not concat, hls, dash, imf, sdp and svg, which name other files.
+CONTAINERS = (
+    "mov mp4 m4a 3gp 3g2 mj2 matroska webm avi mpeg mpegts mpegvideo mpegtsraw m4v h261 h263 h264 hevc vvc av1 obu ivf"
+    " vc1 avs avs2 avs3 dirac dv ogg flv live_flv asf mxf nut rm wtv gif apng webp_anim webp_pipe png_pipe jpeg_pipe"
+    " bmp_pipe tiff_pipe jpegxl_pipe jpegxl_anim mjpeg mjpeg_2000 mpjpeg yuv4mpegpipe swf gxf lxf nuv pva roq smk bink"
+    " film_cpk flic rl2 ea mm mtv mv mvi mxg nsv pmp psxstr r3d smjpeg thp tmv vmd xmv cine cdxl cavsvideo amv"
+).split()
 INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
 
 
@@ -84,20 +93,24 @@ def write_pngs(frames: Frames, folder: Path) -> None:
         Image.fromarray(frame).save(folder / f"{index:04d}.png")
 
 
-def read(path: Path) -> Frames:
+def read(path: Path, most: int | None = None) -> Frames:
     """The frames of a video file, a GIF, a picture, or a folder of pictures in the order of their names.
+
+    Args:
+        most: read the first frames only, so many.
 
     Raises:
         OSError: it is not there.
         ValueError: it holds no video that can be read.
     """
     try:
-        return np.stack(list(stream(path)))
+        with closing(stream(path)) as frames:
+            return np.stack(list(islice(frames, most)))
     except ValueError as error:
         raise ValueError(f"{path} is not a video, a GIF or a folder of pictures of one size ({error})") from None
 
 
-def stream(path: Path) -> Iterator[Frames]:
+def stream(path: Path) -> Generator[Frames, None, None]:
     """The frames of `read` one by one, each (height, width, 3).
 
     Raises:
@@ -108,12 +121,16 @@ def stream(path: Path) -> Iterator[Frames]:
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
+    if not path.is_file() and not path.is_dir():  # reading a pipe may wait for ever
+        raise ValueError("it is neither a file nor a folder")
     if not of_pictures(path):
         yield from _decoded(path)
         return
     file = path
     try:
         for file in pictures(path) if path.is_dir() else [path]:
+            if not file.is_file():
+                raise ValueError("it is not a file")
             with Image.open(file) as picture:
                 for frame in [picture] if path.is_dir() else ImageSequence.Iterator(picture):
                     if frame.mode.startswith(("I", "F")):  # Pillow would cut it off at 255
@@ -135,8 +152,12 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def _decoded(path: Path) -> Iterator[Frames]:
-    """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures."""
-    command = [ffmpeg(), "-loglevel", "error", "-i", str(path), "-fps_mode", "passthrough"]
+    """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures.
+
+    ffmpeg goes by a file's content, not its name: a list of other files, which it would read too, is refused.
+    """
+    command = [ffmpeg(), "-loglevel", "error", "-nostdin", "-protocol_whitelist", "file"]
+    command += ["-format_whitelist", ",".join(CONTAINERS), "-i", f"file:{path}", "-fps_mode", "passthrough"]
     command += ["-vf", "settb=1,setpts=N*1000"]  # of times that do not rise, it would complain
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
@@ -153,7 +174,7 @@ def _decoded(path: Path) -> Iterator[Frames]:
         said.seek(0)
         complaint = said.read().decode(errors="replace").strip()
         if failed or complaint:  # of a damaged file it leaves frames out, and ends well
-            raise ValueError(complaint)
+            raise ValueError(" ".join(complaint.split())[:300])
 
 
 def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:

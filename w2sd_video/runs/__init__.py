@@ -1,13 +1,11 @@
 """Runs: what was asked, what was made, what is left; and their files."""
 
 from ..errors import Refused
+from ..settings import CONVENTIONS, DTYPES, VARIANTS
 from .files import rows, whole, writable
 from .request import (
-    CONVENTIONS,
-    DTYPES,
     FORMATS,
     PACKAGE,
-    VARIANTS,
     Request,
     absolute,
     locate,

@@ -8,58 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .. import presets
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from .. import presets, settings
+from ..documents import Unreadable, read_json
 from ..errors import Refused, did_you_mean
+from ..settings import MOST_STEPS, WIDEST, Settings
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGE = Path(__file__).parents[1]
-# What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
-VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
 FORMATS = ("mp4", "gif", "png")
-DTYPES = ("float32", "float16", "bfloat16")
-CONVENTIONS = ("exact", "published")
 # What a method has as a field of its own, and a request too.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(presets.Pair):
-    """One output to make, with everything that decides its frames. `Request.of` fills it from a preset.
-
-    `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. `scheduler` is a diffusers
-    class and its arguments. `options` are the method's own, by name; see `methods`. `control` and `ip_image` are files:
-    what a ControlNet is shown (for a video: a video or a folder of frames), and what an IP-Adapter is; `pictures` are
-    their hashes, so that another picture of that name is not taken for it.
-    """
-
-    prompt: str
-    seed: int
-    preset: str
-    scheduler: Mapping[str, Any]
-    reflection_steps: int
-    device: str = "auto"
-    variant: str = "w2sd"
-    negative_prompt: str | None = None
-    weak_prompt: str | None = None
-    weak_negative_prompt: str | None = None
-    control: str | None = None
-    ip_image: str | None = None
-    pictures: Mapping[str, str] = field(default_factory=dict)
-    inversion: str | int = "x_s"
-    convention: str = "exact"
-    method: str = "w2sd"
-    options: Mapping[str, Any] = field(default_factory=dict)
+class Request(Settings):
+    """One output to make, with everything that decides its frames. `Request.of` fills it from a preset."""
 
     @classmethod
     def of(
@@ -94,8 +69,11 @@ class Request(presets.Pair):
         for name in ("controlnet", "ip_adapter"):
             if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
                 values[name] = {**scaled, "model": absolute(scaled["model"])}
-        given = {name: path for name in ("control", "ip_image") if (path := values.get(name)) and os.path.exists(path)}
-        values["pictures"] = {name: _hash(Path(path)) for name, path in given.items()}
+        values["pictures"] = {
+            name: _hash(path)
+            for name in ("control", "ip_image")
+            if isinstance(path := values.get(name), str) and _is_there(name, path)
+        }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = max(values["num_inference_steps"] - 1, 0)
         request = cls(prompt=prompt, seed=seed, **values)
@@ -110,52 +88,22 @@ class Request(presets.Pair):
             ValueError: the prompt is outside the preset's grammar.
             OSError: a model of the package, or a folder, is missing.
         """
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise Refused("prompt", self.prompt, "give a text that is not empty")
-        _whole("seed", self.seed, 0, 2**63 - 1)
         trained = self.scheduler.get("num_train_timesteps", 1000)
+        _whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
         _whole("num_inference_steps", self.num_inference_steps, 1, trained)
         # The published code's inverse has no level for the last step.
         most = self.num_inference_steps - (self.convention == "published")
         _whole("reflection_steps", self.reflection_steps, 0, most)
-        for name in ("guidance_scale", "strong_guidance_scale", "weak_guidance_scale"):
-            _number(name, getattr(self, name))
-        for name in ("height", "width"):
-            _whole(name, getattr(self, name), 8, None, multiple=8)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("convention", self.convention, CONVENTIONS)
-        _one_of("variant", self.variant, VARIANTS)
-        if self.inversion not in ("x_s", "x_t"):
-            if isinstance(self.inversion, str):
-                raise Refused("inversion", self.inversion, "give x_s, x_t or a number of iterations")
-            _whole("inversion", self.inversion, 0, None)
         self._check_method()
-        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", str(self.device)):
-            raise Refused("device", self.device, "give auto, cpu, cuda, cuda:N, mps or xpu")
         if self.grammar:
             self._check_grammar()
-        _one_of("family", self.family, presets.FAMILIES)
         self._check_models()
         self._check_family()
         self._check_arms()
         self._check_pictures()
 
     def _check_models(self) -> None:
-        """Refuses models that are not there, and scales that are none."""
-        if not isinstance(self.adapters, Mapping):
-            raise Refused("adapters", self.adapters, "give names, each with model, strong and weak")
-        for name in self.adapters:
-            if not re.fullmatch(r"\w+", str(name)):
-                raise Refused("adapters", name, "name it by letters, digits and _")
-        scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
-        scaled |= {"controlnet": self.controlnet, "ip_adapter": self.ip_adapter}
-        for name, each in scaled.items():
-            if each is None:
-                continue
-            if not isinstance(each, Mapping) or set(each) != {"model", "strong", "weak"}:
-                raise Refused(name, each, "give model, strong and weak: the model, and its scale in each arm")
-            for arm in ("strong", "weak"):
-                _number(f"{name}.{arm}", each[arm])
+        """Refuses models that are not there."""
         for name, model in self.models.items():
             try:
                 locate(model, name)
@@ -168,40 +116,24 @@ class Request(presets.Pair):
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
-        family = presets.FAMILIES[self.family]
         for name in ("motion_adapter", "num_frames", "fps"):
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
-        if self.video:
-            assert self.motion_adapter is not None
+        if self.motion_adapter is not None:
             _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
-            _whole("fps", self.fps, 1, 240)
-        lacks = ["weak_motion_scale", "weak_motion_adapter"] * (not self.video)
-        lacks += ["controlnet"] * (family.with_controlnet is None)
-        if self.family == "dit-moe":
-            lacks += ["weak", "adapters", "ip_adapter", "negative_prompt", "weak_prompt", "weak_negative_prompt"]
-        else:
-            lacks += ["weak_routing"]
-        for name in lacks:
-            if (value := getattr(self, name)) is not None and value != {}:
+        for name in settings.names():
+            having = settings.of(name).families
+            if having and self.family not in having and (value := getattr(self, name)) not in (None, {}):
                 raise Refused(name, value, f"{self.family} has none")
 
     def _check_arms(self) -> None:
         """Refuses differences that cannot be."""
-        if not isinstance(self.weak_text_encoders, bool):
-            raise Refused("weak_text_encoders", self.weak_text_encoders, "give true or false")
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them of")
-        if self.weak_motion_scale is not None:
-            _number("weak_motion_scale", self.weak_motion_scale)
-        match self.weak_routing:
-            case None | "best" | "worst" | [int(), int()]:
-                pass
-            case _:
-                accepted = "give worst, or two ranks, the first that runs and the first that does not: 2,4"
-                raise Refused("weak_routing", self.weak_routing, accepted)
-        scaled = [("adapters", each) for each in self.adapters.values()] + [("ip_adapter", self.ip_adapter or {})]
+        scaled: list[tuple[str, Any]] = [("adapters", each) for each in self.adapters.values()] + [
+            ("ip_adapter", self.ip_adapter or {})
+        ]
         for name, each in [] if self.one_network else scaled:
             if each.get("weak", 0) != 0:
                 accepted = "it acts on the strong arm's network, and the weak one is another: give 0 for the weak arm"
@@ -215,9 +147,9 @@ class Request(presets.Pair):
                 raise Refused(name, path, "the pair has no use for it; give a preset that has")
             if of is not None and path is None:
                 raise Refused(name, path, f"preset {self.preset} needs a picture: give a file")
-            if path is not None and not os.path.exists(path):
+            if path is not None and not _is_there(name, path):
                 raise Refused(name, path, "give a file that is there")
-            if path is not None and self.pictures.get(name) != _hash(Path(path)):
+            if path is not None and self.pictures.get(name) != _hash(path):
                 raise Refused(name, path, "it is not the picture that it was when this was asked for")
 
     @property
@@ -243,12 +175,11 @@ class Request(presets.Pair):
                 raise Refused(f"option of {self.method}", name, did_you_mean(name, known))
         try:
             METHODS[self.method](**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise Refused("options", dict(self.options), str(error)) from None
 
     def _check_grammar(self) -> None:
         """Refuses a prompt that the model never learnt to read."""
-        _one_of("grammar", self.grammar, ("shapes",))
         parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
         for name in ("prompt", "weak_prompt"):
             try:
@@ -310,12 +241,14 @@ def locate(reference: str, argument: str = "model") -> str:
     if not isinstance(reference, str) or not reference.strip():
         raise Refused(argument, reference, "give a hub id, a folder or a file")
     if reference.startswith("package:"):
-        path = PACKAGE / reference.removeprefix("package:")
-        if not path.exists():
+        path = Path(os.path.normpath(PACKAGE / reference.removeprefix("package:")))
+        if not path.is_relative_to(PACKAGE):
+            raise Refused(argument, reference, "what the package ships lies in it")
+        if not os.path.exists(path):
             raise OSError(f"{argument}: the shipped model is missing: {path}. Install the package anew")
         return str(path)
-    path = Path(reference).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(reference))
+    if os.path.exists(path):
         return str(path)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.(safetensors|bin|ckpt|pth|pt))?", reference):
         raise OSError(f"{argument}: {reference!r} is not there, and is no hub id (OWNER/NAME) either")
@@ -340,38 +273,41 @@ def absolute(reference: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else reference
 
 
-def _hash(path: Path) -> str:
+def _is_there(argument: str, path: str) -> bool:
+    """Whether there is a file or folder of that name.
+
+    Raises:
+        Refused: something else is there, such as a pipe, which could be read once only.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise Refused(argument, path, "give a file or a folder; this is a pipe or a device")
+    return os.path.exists(path)
+
+
+def _hash(path: str) -> str:
     """Of a file's bytes; of a folder, of its files' in order of their names."""
     whole = hashlib.sha256()
-    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for each in sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]:
         if each.is_file():
-            whole.update(each.read_bytes())
+            with each.open("rb") as file:
+                while chunk := file.read(2**20):
+                    whole.update(chunk)
     return whole.hexdigest()
 
 
-def _most_frames(motion_adapter: str) -> int | None:
+def _most_frames(motion_adapter: str) -> int:
     """How many frames the motion module was built for, where its configuration is at hand."""
-    config = Path(locate(motion_adapter)) / "config.json"
+    config = Path(locate(motion_adapter, "motion_adapter")) / "config.json"
     try:
-        length = json.loads(config.read_text(encoding="utf-8")).get("motion_max_seq_length")
+        length = read_json(config).get("motion_max_seq_length") if config.is_file() else None
     except (OSError, ValueError, AttributeError):
-        return None
-    return length if isinstance(length, int) else None
+        return WIDEST
+    return length if isinstance(length, int) else WIDEST
 
 
-def _whole(argument: str, value: object, least: int, most: int | None, multiple: int = 1) -> None:
-    accepted = f"give a whole number from {least} " + ("up" if most is None else f"to {most}")
-    if multiple > 1:
-        accepted = f"give a multiple of {multiple}, from {least} up"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Refused(argument, value, accepted)
-    if value < least or (most is not None and value > most) or value % multiple:
-        raise Refused(argument, value, accepted)
-
-
-def _number(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise Refused(argument, value, "give a finite number")
+def _whole(argument: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Refused(argument, value, f"give a whole number from {least} to {most}")
 
 
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
@@ -405,18 +341,39 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
         ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        asked = data["request"]
-        names = {f.name for f in fields(Request)}
+        data = read_json(path)
+        wanted = data["request"]
         needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
-        unknown, missing = asked.keys() - names, needed - asked.keys()
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        unknown, missing = wanted.keys() - set(settings.names()), needed - wanted.keys()
+    except (Unreadable, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
     if unknown or missing:
-        says = [f"has unknown {', '.join(sorted(unknown))}"] if unknown else []
+        says = [f"has unknown {', '.join(sorted(unknown))[:300]}"] if unknown else []
         says += [f"lacks {', '.join(sorted(missing))}"] if missing else []
         raise ValueError(f"{path}: its request {' and '.join(says)}: it is of another version")
-    return Request(**asked), data
+    try:
+        request = Request(**wanted)
+        _RECORD.validate_python(data)
+    except Refused as error:
+        raise ValueError(f"{path}: its request's {error}") from None
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{path}: {place} is not what w2sd-video writes there") from None
+    return request, data
+
+
+class _Video(TypedDict):
+    frames_sha256: str
+
+
+class _Record(TypedDict, total=False):
+    """Of what a sidecar says beside its request, that which is read again."""
+
+    videos: dict[str, _Video]
+    formats: list[Literal["mp4", "gif", "png"]]
+
+
+_RECORD = TypeAdapter(_Record)
 
 
 def sidecar(request: Request, made: Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ def run(
     writable(out.absolute().parent)
     asked = preset(pair, settings)
     known = methods(asked)
-    made = {(row["method"], row["n"]): row["arguments"] for row in read(out, pair)}
+    made = {(row["method"], row["n"]): row.get("arguments") for row in read(out, pair)}
     data = list(samples(asked, count, out.with_name(f"{out.stem}-shown")))
     for name in which or known:
         arguments = {} if name == "rendered" else {**(settings or {}), **(known | OTHERS)[name][1]}
@@ -122,6 +122,9 @@ def run(
             progress(name, n + 1, count)
 
 
+_COLUMNS = {"pair", "method", "n", "evaluations", "seconds", "scores"}
+
+
 def read(path: Path, pair: str) -> list[Any]:
     """The rows of a results file.
 
@@ -129,6 +132,8 @@ def read(path: Path, pair: str) -> list[Any]:
         ValueError: it holds another pair's, or something else.
     """
     found = rows(path)
+    if not all(isinstance(row, dict) and _COLUMNS <= row.keys() and isinstance(row["scores"], dict) for row in found):
+        raise ValueError(f"out: {path} holds rows that are not of this command; take another file")
     if others := {row["pair"] for row in found} - {pair}:
         raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")
     return found

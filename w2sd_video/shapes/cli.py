@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..errors import did_you_mean
+from ..errors import Refused, did_you_mean
 from . import grammar, world
 
 app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+MOST_PIXELS = 2**30  # of a video to render
 Prompt = Annotated[str, typer.Argument(help="A prompt of the shapes world.")]
 
 
@@ -34,9 +36,9 @@ def render(
         "rendered.mp4"
     ),
     seed: Annotated[int, typer.Option(min=0, help="What the prompt leaves open is drawn with this.")] = 0,
-    frames: Annotated[int, typer.Option(min=1, help="Frames.")] = world.FRAMES,
-    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = world.CANVAS,
-    fps: Annotated[int, typer.Option(min=1, help="Frames a second.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="Frames.")] = world.FRAMES,
+    size: Annotated[int, typer.Option(min=16, max=8192, help="Height and width in pixels.")] = world.CANVAS,
+    fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames a second.")] = 8,
     edges: Annotated[bool, typer.Option("--edges", help="Its edges, as the shipped ControlNet is shown them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
@@ -47,6 +49,8 @@ def render(
 
     with _messages():
         scene = grammar.parse(prompt)
+        if frames * size**2 > MOST_PIXELS:
+            raise ValueError(f"--frames: {frames} of {size}x{size} are too many; give at most {MOST_PIXELS // size**2}")
         if path.suffix not in (".mp4", ".png"):
             raise ValueError(f"--out: {path} is not accepted; give an .mp4 or a .png")
         if path.exists() and not overwrite:
@@ -113,15 +117,18 @@ def train(
         recipe: Any
         maker, recipe = (MiniatureTrainer, MiniatureRecipe) if miniatures else (Trainer, Recipe)
         known: dict[str, type] = {name: type(value) for name, value in asdict(recipe()).items()}
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for setting in settings or []:
             name, _, value = setting.partition("=")
             if name not in known:
                 raise ValueError(f"--set: {name!r} is not a setting; there are {', '.join(known)}")
+            if name in chosen:
+                raise ValueError(f"--set: {name} is set twice")
             try:
                 chosen[name] = known[name](value)
             except ValueError:
                 raise ValueError(f"--set: {name}={value!r} is not of type {known[name].__name__}") from None
+        _of_set(lambda: recipe(**chosen))
         if wrong := set(only or []) - set(maker.stages):
             raise ValueError(f"--stage: {', '.join(wrong)} is not one of {', '.join(maker.stages)}")
         trainer = maker(folder, recipe(**chosen), device)
@@ -144,7 +151,9 @@ def bench(
     pair: Annotated[
         str, typer.Option("--pair", "--preset", help="What is measured: a preset of the shipped models.")
     ] = "shapes",
-    samples: Annotated[int, typer.Option("--videos", "--samples", min=1, help="Videos, or pictures, a row.")] = 500,
+    samples: Annotated[
+        int, typer.Option("--videos", "--samples", min=1, max=1_000_000, help="Videos, or pictures, a row.")
+    ] = 500,
     method: Annotated[
         list[str] | None, typer.Option(help="Only this row, or one of another method; may be repeated.")
     ] = None,
@@ -158,7 +167,8 @@ def bench(
 ) -> None:
     """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table."""
     from .. import presets
-    from ..cli import quiet, read_setting
+    from ..cli import quiet, read_settings
+    from ..settings import names, number
     from . import bench as measure
     from . import pairs
 
@@ -166,14 +176,14 @@ def bench(
         if pair not in pairs.PAIRS:
             raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
-        chosen = dict(read_setting(each) for each in settings or [])
-        numbers = [f.name for f in fields(presets.Preset) if str(f.type).split(" | ")[0] in ("int", "float")]
+        chosen = read_settings(settings or [])
+        numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
         for name, value in chosen.items():
             if name not in numbers:
                 raise ValueError(f"--set: {name!r} is no number of a preset; {did_you_mean(name, numbers)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"--set: {name}={value!r} is not a number")
-        asked = measure.preset(pair, chosen)
+        asked = _of_set(lambda: measure.preset(pair, chosen))
         if not asked.video and (wrong := {"height", "width"} & chosen.keys()):
             raise ValueError(f"--set: {', '.join(wrong)} is not accepted; the data of {pair} has its size")
         rows = measure.methods(asked)
@@ -193,6 +203,14 @@ def bench(
             raise ValueError(f"--out: {path} is not there")
         summary = measure.summarise(measure.read(path, pair), pairs.PAIRS[pair])
         out.print(measure.markdown(summary, labels, pairs.PAIRS[pair]), markup=False)
+
+
+def _of_set(make: Callable[[], Any]) -> Any:
+    """What is made of settings; what is refused of them was given by --set."""
+    try:
+        return make()
+    except Refused as error:
+        raise Refused("--set", f"{error.argument}={error.value}", error.accepted) from None
 
 
 def _messages():

@@ -12,7 +12,6 @@ Each is written in the layout that its kind is shared in. Each takes some 10 to 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,28 +25,29 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..motion import motion_unet
 from ..runs import whole
+from ..validation import validated
 from . import WEIGHTS, digits
-from .train import Recipe, Trainer
+from .train import Count, Rate, Recipe, Trainer
 from .world import CANVAS, HOLE, Scene, edges, render
 
 IMAGE_WIDTH = 64
 CAPTIONED = 0.2  # as `keep` in `world.forget`: captions that leave most to the picture
 
 
-@dataclass(frozen=True)
+@validated
 class MiniatureRecipe(Recipe):
     """Everything that decides the miniatures. The defaults made those that ship."""
 
-    videos: int = 2000
-    style_steps: int = 3000
-    control_steps: int = 1500
-    picture_steps: int = 1500
-    motion_steps: int = 800
-    digits_steps: int = 4000
-    lora_rank: int = 8
-    lora_learning_rate: float = 1e-3
-    adapter_learning_rate: float = 1e-3
-    motion_learning_rate: float = 4e-4
+    videos: Count = 2000
+    style_steps: Count = 3000
+    control_steps: Count = 1500
+    picture_steps: Count = 1500
+    motion_steps: Count = 800
+    digits_steps: Count = 4000
+    lora_rank: Count = 8
+    lora_learning_rate: Rate = 1e-3
+    adapter_learning_rate: Rate = 1e-3
+    motion_learning_rate: Rate = 4e-4
 
 
 RENDERED = "pictures that this project renders"
@@ -104,6 +104,7 @@ class MiniatureTrainer(Trainer):
     """Makes the miniatures of a recipe in a run folder, which goes on where it stands; `FOLDER/miniatures` has them."""
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")
+    each_goes_on: ClassVar[bool] = False  # each begins with the shipped models
     recipe: MiniatureRecipe
 
     def __init__(self, folder: Path, recipe: MiniatureRecipe | None = None, device: str | None = None):

@@ -25,9 +25,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import diffusers
 import numpy as np
@@ -37,35 +37,43 @@ from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionM
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
+from pydantic import Field
 from rich.progress import Progress, track
 
+from ..documents import read_text
+from ..errors import Refused
 from ..motion import motion_unet
-from ..runs import rows, whole
+from ..runs import rows, usable_device, whole, writable
+from ..validation import validated
 from .grammar import describe
 from .model import HERE, build_image_model, build_motion_adapter
 from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
 
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
-@dataclass(frozen=True)
+
+@validated
 class Recipe:
     """Everything that decides what the trainer makes. The defaults made the shipped weights."""
 
-    seed: int = 0
-    videos: int = 8000
-    vae_steps: int = 1500
-    image_steps: int = 4500
-    video_steps: int = 3200
-    tuned_steps: int = 4000
-    vae_batch: int = 64
-    image_batch: int = 64
-    video_batch: int = 16
-    vae_learning_rate: float = 1.5e-3
-    learning_rate: float = 8e-4
-    tuned_learning_rate: float = 8e-4
-    caption_noise: float = 0.12
-    unconditional: float = 0.12
-    kl_weight: float = 1e-3
-    ema_decay: float = 0.995
+    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    videos: Count = 8000
+    vae_steps: Count = 1500
+    image_steps: Count = 4500
+    video_steps: Count = 3200
+    tuned_steps: Count = 4000
+    vae_batch: Count = 64
+    image_batch: Count = 64
+    video_batch: Count = 16
+    vae_learning_rate: Rate = 1.5e-3
+    learning_rate: Rate = 8e-4
+    tuned_learning_rate: Rate = 8e-4
+    caption_noise: Share = 0.12
+    unconditional: Share = 0.12
+    kl_weight: Rate = 1e-3
+    ema_decay: Share = 0.995
 
 
 CHECKPOINT_EVERY = 200
@@ -152,18 +160,22 @@ class Trainer:
     """Makes the weights of a `Recipe` in a run folder. `train()` goes on where the folder stands."""
 
     stages: ClassVar[tuple[str, ...]] = STAGES
+    each_goes_on: ClassVar[bool] = True  # whether a stage needs those before it
 
     def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
         self.folder = Path(folder)
         self.recipe = recipe or Recipe()
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = usable_device(device or "auto", auto=("cuda",))
+        try:
+            writable(self.folder)
+        except Refused as error:
+            raise Refused("FOLDER", str(self.folder), error.accepted) from None
         note = self.folder / "recipe.json"
         wanted = json.dumps(asdict(self.recipe), indent=1)
         if not note.exists():
             with whole({"note": note}) as staged:
                 staged["note"].write_text(wanted)
-        elif note.read_text() != wanted:
+        elif read_text(note) != wanted:
             raise ValueError(
                 f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
             )
@@ -172,9 +184,20 @@ class Trainer:
         self._latents: torch.Tensor | None = None
 
     def train(self, stages: Iterable[str] | None = None) -> None:
-        """Runs the stages that are not yet done, in order."""
+        """Runs the stages that are not yet done, in order.
+
+        Raises:
+            Refused: one goes on from another that is neither done nor to be run.
+        """
+        chosen = self.stages if stages is None else tuple(stages)
+        for number, stage in enumerate(self.stages):
+            earlier = [name for name in self.stages[:number] if name not in chosen and not self._done(name).exists()]
+            if self.each_goes_on and stage in chosen and earlier and not self._done(stage).exists():
+                raise Refused(
+                    "stage", stage, f"it goes on from {earlier[-1]}, which {self.folder} lacks: train it first"
+                )
         for stage in self.stages:
-            if (stages is None or stage in stages) and not self._done(stage).exists():
+            if stage in chosen and not self._done(stage).exists():
                 getattr(self, f"_{stage}")()
                 self._done(stage).touch()
 
@@ -205,7 +228,10 @@ class Trainer:
 
     def _facts(self, stages: Iterable[str]) -> dict[str, str]:
         """What a card says of how stages were trained: a table, the recipe, and on what."""
-        last = {line["stage"]: line for line in rows(self.folder / "log.jsonl")}
+        log = self.folder / "log.jsonl"
+        last = {line["stage"]: line for line in rows(log) if line.keys() >= {"stage", "step", "loss", "seconds"}}
+        if lacking := [stage for stage in stages if stage not in last]:
+            raise ValueError(f"{log} says nothing of {', '.join(lacking)}, of which the model card tells")
         threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
         return {
             "stages": "\n".join(
@@ -377,13 +403,19 @@ class Trainer:
         ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75)
         done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
         if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            for p, value in zip(parameters, state["parameters"], strict=True):
-                p.data.copy_(value)
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
-            ema.load_state_dict(state["ema"])
-            done, spent = state["step"], state["seconds"]
+            try:
+                state = torch.load(path, map_location=self.device, weights_only=True)
+                for p, value in zip(parameters, state["parameters"], strict=True):
+                    p.data.copy_(value)
+                optimizer.load_state_dict(state["optimizer"])
+                schedule.load_state_dict(state["schedule"])
+                ema.load_state_dict(state["ema"])
+                done, spent = int(state["step"]), float(state["seconds"])
+            except MemoryError:
+                raise
+            except Exception as error:  # of a damaged file, torch raises errors of every kind
+                said = " ".join(str(error).split())[:300]
+                raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({said})") from error
         ema.to(self.device)
         for module in modules:
             module.train()

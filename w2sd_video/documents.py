@@ -1,0 +1,202 @@
+"""Reads the small files that people write or edit by hand: prompts, presets (YAML) and sidecars (JSON).
+
+Such a file may be damaged or hostile, so reading it takes bounded time and memory: a file is at most so large, nests at
+most so deep, and its YAML anchors expand to at most so many values. A key stands once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 16 * 2**20
+MOST_YAML_BYTES = 256 * 2**10
+MOST_VALUES = 10_000
+DEEPEST = 32
+_SCALARS = ("str", "int", "float", "bool", "null", "seq", "map")
+_TAGS = (None, "!", *(f"tag:yaml.org,2002:{name}" for name in _SCALARS))
+
+
+class Unreadable(ValueError):
+    """A file whose content is not what it has to be; the message starts with its path and says what is wrong."""
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """The bytes of a small file.
+
+    A pipe is read to its end, as of `<(command)` in a shell; one that no process writes to counts as empty.
+
+    Raises:
+        OSError: it cannot be opened.
+        Unreadable: it is larger than `most` bytes.
+    """
+    path = os.path.expanduser(path)
+    if "\0" in path:
+        raise Unreadable(f"{path!r}: a path has no NUL character")
+    # Without O_NONBLOCK, opening a named pipe waits until a process writes to it.
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(file, "rb") as opened:
+        if stat.S_ISFIFO(os.fstat(file).st_mode):
+            os.set_blocking(file, True)
+        data = opened.read(most + 1) or b""
+    if len(data) > most:
+        raise Unreadable(f"{path}: it is larger than {most // 2**10} KiB")
+    return data
+
+
+def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
+    """The text of a small file in UTF-8, with or without a byte order mark; see `read_bytes`.
+
+    Raises:
+        OSError: it cannot be opened.
+        Unreadable: it is larger than `most` bytes, or not UTF-8.
+    """
+    data = read_bytes(path, most)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: not a text in UTF-8, at byte {error.start}") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds. `NaN` and `Infinity`, which JSON does not have, are refused.
+
+    Raises:
+        OSError: it cannot be opened.
+        Unreadable: it is no JSON, or has a key twice.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+    except RecursionError:
+        raise Unreadable(f"{path}: not a JSON file: it nests too deep") from None
+    except ValueError as error:
+        raise Unreadable(f"{path}: not a JSON file: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return values
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """What a YAML file holds; see `parse_yaml`.
+
+    Raises:
+        OSError: it cannot be opened.
+        Unreadable: it is no YAML, or not of the plain kind.
+    """
+    text = read_text(path, MOST_YAML_BYTES)
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise Unreadable(f"{path}: not a YAML file: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, in numbers, texts, booleans, lists and dictionaries.
+
+    Scalars are read as YAML 1.2 says where 1.1 surprises: `1e-3` is a number; `no`, `on` and `2024-05-01` are texts.
+
+    Raises:
+        ValueError: says where the text is no YAML, has a key twice, a tag of its own, or nests or expands too far.
+    """
+    try:
+        _check_size(text)
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    except (KeyError, OverflowError, AttributeError) as error:  # of a tag that its text does not fit
+        raise ValueError(f"it has a value that cannot be read ({error})") from None
+
+
+def _check_size(text: str) -> None:
+    """Refuses what would be large or deep when read, without reading it: an alias counts as what it stands for."""
+    open_sizes: list[int] = [0]
+    names: list[str | None] = [None]
+    sizes: dict[str, int | None] = {}
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag not in _TAGS:
+            raise ValueError(f"tag {event.tag!r} is not accepted; give plain values")
+        if isinstance(event, yaml.CollectionStartEvent):
+            if event.anchor:
+                sizes[event.anchor] = None
+            names.append(event.anchor)
+            open_sizes.append(1)
+            if len(open_sizes) > DEEPEST:
+                raise ValueError(f"it nests deeper than {DEEPEST} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, name = open_sizes.pop(), names.pop()
+            open_sizes[-1] += size
+            if name:
+                sizes[name] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            open_sizes[-1] += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            size_of = sizes.get(event.anchor or "", 1)  # of an unknown one, the loader says so
+            if size_of is None:
+                raise ValueError(f"alias *{event.anchor} stands within what it stands for")
+            open_sizes[-1] += size_of
+        if sum(open_sizes) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES} values")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's numbers and booleans, and each key once."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError("a key is a list or a dictionary; give a name")
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"key {key.value!r} stands twice")
+            seen.add((key.tag, key.value))
+        return node
+
+    def construct_yaml_float(self, node: Any) -> float:
+        return float(self.construct_scalar(node).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_FIRST = {  # of each kind, how a scalar is written, and which characters it starts with
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0b[01_]+|0[xX][0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "merge": (r"<<", "<"),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_written, _starts) in _FIRST.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_written})$"), list(_starts))
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def words_as_booleans(value: Any) -> Any:
+    """`yes`, `no`, `on` and `off` within a value as booleans, which YAML 1.1 reads them as."""
+    if isinstance(value, dict):
+        return {key: words_as_booleans(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [words_as_booleans(each) for each in value]
+    words = {"yes": True, "on": True, "no": False, "off": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value

@@ -1,0 +1,366 @@
+"""Every setting of a run, once: its type, bounds, default, help, option, the arm that it is of, and the families that
+have it.
+
+`Pair` has what a preset and a request both say, `Settings` what a request says beside. They are dataclasses that
+pydantic validates: a value of another type, out of bounds, infinite or NaN, or a name that is not known, is `Refused`
+when one is made, by `dataclasses.replace` too. What depends on several settings or on files is for `Request.check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
+
+from . import validation
+from .validation import STRICT, Setting, plain, refuse, validated
+
+DTYPES = ("float32", "float16", "bfloat16")
+CONVENTIONS = ("exact", "published")
+# What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
+VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
+MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
+LONGEST = 100_000  # characters of a text
+WIDEST = 65_536  # pixels a side, and frames
+STRONGEST = 1e6  # guidance, scales
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a pair's `family` says: the classes of `w2sd_video.pipelines`, and whether they make videos."""
+
+    pipeline: str
+    with_controlnet: str | None = None
+    video: bool = False
+
+
+FAMILIES = {
+    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True),
+    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True),
+    "stable-diffusion-xl": Family("W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline"),
+    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline"),
+    "dit-moe": Family("W2SDDiTMoEPipeline"),
+}
+VIDEOS = tuple(name for name, family in FAMILIES.items() if family.video)
+CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_controlnet)
+TEXTUAL = tuple(name for name in FAMILIES if name != "dit-moe")  # the others are told a class
+MIXTURES = ("dit-moe",)
+
+MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
+SCALED = "MODEL[:STRONG[:WEAK]]"
+
+
+def _as_dict(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+class Scaled(TypedDict):
+    """A model, and its scale in each arm."""
+
+    model: str
+    strong: Scale
+    weak: Scale
+
+
+setattr(Scaled, "__pydantic_config__", STRICT)  # noqa: B010 - a TypedDict has no other members for mypy
+
+
+def _inversion(value: object) -> object:
+    if value in ("x_s", "x_t"):
+        return value
+    if isinstance(value, str):
+        raise refuse("give x_s, x_t or a number of iterations")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
+        raise refuse("give x_s, x_t or a whole number of iterations from 0 to 10000")
+    return value
+
+
+def _routing(value: object) -> object:
+    match value:
+        case None | "best" | "worst":
+            return value
+        case [int() as first, int() as last] if not isinstance(first, bool) and not isinstance(last, bool):
+            if 0 <= first <= last <= 100_000:
+                return [first, last]
+    raise refuse("give worst, or two ranks, the first that runs and the first that does not: 2,4")
+
+
+def _text(value: object) -> object:
+    """A number where a file says one in place of a text, as in `source: 2024`."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, Field(max_length=LONGEST)]
+Plain = Annotated[Any, BeforeValidator(plain)]
+Names = Annotated[dict[str, Any], BeforeValidator(plain)]
+Note = Annotated[str, BeforeValidator(_text), Field(max_length=LONGEST)]
+Model = Annotated[str, Field(max_length=4096)]
+Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
+Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
+ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
+Adapters = Annotated[
+    dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
+    BeforeValidator(_as_dict),
+    Field(max_length=100),
+]
+_SCALED = "give model, strong and weak: the model, and its scale in each arm"
+_FAMILY = Literal["animatediff-sdxl", "animatediff", "stable-diffusion-xl", "stable-diffusion", "dit-moe"]
+
+
+@validated
+class Pair:
+    """What a preset and a request both say: two arms, as the differences between them, and how they are sampled.
+
+    Models are hub ids, files in a hub repository (`OWNER/NAME/FILE`), paths, or `package:FOLDER` for what the package
+    itself ships. Guidance is `uncond + w (cond - uncond)`: 1 is the conditional prediction alone, 0 the unconditional
+    one. Differences compose by being named together.
+    """
+
+    family: Annotated[_FAMILY, Setting("The pipelines of the pair, one of FAMILIES.")]
+    strong: Annotated[Model, Setting("Strong model: hub id, folder or single file.", ("--strong",), MODELS)]
+    weak: Annotated[
+        Model | None,
+        Setting("Weak model: likewise.", ("--weak",), MODELS, "weak", TEXTUAL),
+    ] = None  # the weak arm is the strong model
+    vae: Annotated[
+        Model | None, Setting("Another autoencoder than the strong model's: likewise.", ("--vae",), MODELS)
+    ] = None
+    weak_text_encoders: Annotated[
+        bool,
+        Setting(
+            "Whether the weak arm encodes prompts with the weak model's own text encoders.",
+            ("--weak-text-encoders/--no-weak-text-encoders",),
+            MODELS,
+            "weak",
+        ),
+    ] = False
+    motion_adapter: Annotated[Model | None, Setting("Motion module: likewise.", ("--motion",), MODELS)] = None
+    weak_motion_adapter: Annotated[
+        Model | None,
+        Setting("Another motion module for the weak arm: likewise.", ("--weak-motion",), MODELS, "weak", VIDEOS),
+    ] = None
+    weak_motion_scale: Annotated[
+        Scale | None,
+        Setting(
+            "Factor on the weak arm's motion module; 0 disables it.", ("--weak-motion-scale",), METHOD, "weak", VIDEOS
+        ),
+    ] = None
+    adapters: Annotated[
+        Adapters,
+        Setting(
+            "A LoRA, and its scales in the two arms (0.8, -1.5; beside another weak model 0.8, 0), in place of the"
+            " preset's; can be given again.",
+            ("--lora",),
+            MODELS,
+            families=TEXTUAL,
+            accepted="give names of letters, digits and _, each with model, strong and weak",
+            metavar=SCALED,
+        ),
+    ] = field(default_factory=dict)
+    controlnet: Annotated[
+        ScaledModel | None,
+        Setting(
+            "A ControlNet, and its scales in the two arms (1, 0).",
+            ("--controlnet",),
+            MODELS,
+            families=CONTROLLED,
+            accepted=_SCALED,
+            metavar=SCALED,
+        ),
+    ] = None
+    ip_adapter: Annotated[
+        ScaledModel | None,
+        Setting(
+            "An IP-Adapter's file, and its scales in the two arms (0.6, 0).",
+            ("--ip-adapter",),
+            MODELS,
+            families=TEXTUAL,
+            accepted=_SCALED,
+            metavar=SCALED,
+        ),
+    ] = None
+    weak_routing: Annotated[
+        Annotated[Any, BeforeValidator(_routing)],
+        Setting(
+            "The weak arm's experts, of a mixture: worst, or FROM,TO of their ranking.",
+            ("--weak-routing",),
+            METHOD,
+            "weak",
+            MIXTURES,
+        ),
+    ] = None
+    grammar: Annotated[
+        Literal["shapes"] | None, Setting("The `w2sd_video.GRAMMAR.grammar` that prompts must follow; null: any text.")
+    ] = None
+    num_inference_steps: Annotated[
+        int, Field(ge=1, le=MOST_STEPS), Setting("Denoising steps, T.", ("--steps", "--T"), SIZE)
+    ]
+    guidance_scale: Annotated[
+        Scale, Setting("Guidance of the final denoising step.", ("--guidance", "--guidance_scale"), METHOD)
+    ]
+    strong_guidance_scale: Annotated[
+        Scale,
+        Setting(
+            "Guidance of the reflection's strong arm.",
+            ("--strong-guidance", "--strong_guidance_scale"),
+            METHOD,
+            "reflection",
+        ),
+    ]
+    weak_guidance_scale: Annotated[
+        Scale,
+        Setting("Guidance of the reflection's weak arm.", ("--weak-guidance", "--weak_guidance_scale"), METHOD, "weak"),
+    ]
+    num_frames: Annotated[int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE)] = None
+    fps: Annotated[int | None, Field(ge=1, le=240), Setting("Frames a second.", ("--fps",), SIZE)] = None
+    height: Annotated[Side, Setting("Height in pixels, a multiple of 8.", ("--height",), SIZE)]
+    width: Annotated[Side, Setting("Width in pixels, a multiple of 8.", ("--width",), SIZE)]
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], Setting("float32, float16 or bfloat16.", ("--dtype",), MODELS)
+    ]
+
+    @property
+    def video(self) -> bool:
+        """Whether it makes videos, or else images."""
+        return FAMILIES[self.family].video
+
+    @property
+    def kind(self) -> str:
+        """What it makes: `video` or `image`."""
+        return "video" if self.video else "image"
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Every model that it names, by what it is."""
+        named = {
+            name: getattr(self, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+        }
+        named |= {f"adapters.{name}": each["model"] for name, each in self.adapters.items()}
+        named |= {
+            f"{name}.model": each["model"]
+            for name in ("controlnet", "ip_adapter")
+            if (each := getattr(self, name)) is not None
+        }
+        return {name: model for name, model in named.items() if model is not None}
+
+
+@validated
+class Settings(Pair):
+    """All that decides a run's frames.
+
+    `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. `scheduler` is a diffusers
+    class and its arguments. `options` are the method's own, by name; see `methods`. `control` and `ip_image` are files:
+    what a ControlNet is shown (for a video: a video or a folder of frames), and what an IP-Adapter is; `pictures` are
+    their hashes, so that another picture of that name is not taken for it.
+    """
+
+    prompt: Annotated[
+        Text, Field(pattern=r"\S"), Setting("What to show.", ("PROMPT",), accepted="give a text that is not empty")
+    ]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Setting("What the noise is drawn from.", ("--seed",))]
+    preset: Annotated[Text, Setting("The pair that the settings are from.", ("--preset",), MODELS)]
+    scheduler: Annotated[Names, Setting("A diffusers scheduler: its class and arguments.", ("--schedule",), MODELS)]
+    reflection_steps: Annotated[
+        int,
+        Field(ge=0, le=MOST_STEPS),
+        Setting(
+            "Steps that reflect, from the noisiest down (lambda; default: T - 1).",
+            ("--reflection-steps",),
+            METHOD,
+            "reflection",
+        ),
+    ]
+    device: Annotated[
+        str,
+        Field(pattern=r"\A(auto|(cpu|cuda|mps|xpu)(:[0-9]{1,4})?)\Z"),
+        Setting(
+            "auto, cpu, cuda, cuda:N, mps or xpu.",
+            ("--device",),
+            MODELS,
+            accepted="give auto, cpu, cuda, cuda:N, mps or xpu",
+        ),
+    ] = "auto"
+    variant: Annotated[Literal["w2sd", "plain", "weak", "compare"], Setting("What is shown, one of VARIANTS.")] = "w2sd"
+    negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
+        None
+    )
+    weak_prompt: Annotated[
+        Text | None,
+        Setting("Another prompt for the weak arm.", ("--weak-prompt",), METHOD, "weak", TEXTUAL),
+    ] = None
+    weak_negative_prompt: Annotated[
+        Text | None,
+        Setting("Another negative prompt for the weak arm.", ("--weak-negative-prompt",), METHOD, "weak", TEXTUAL),
+    ] = None
+    control: Annotated[
+        Model | None,
+        Setting(
+            "What the ControlNet is shown: a picture; for videos also a video or a folder.", ("--control",), MODELS
+        ),
+    ] = None
+    ip_image: Annotated[Model | None, Setting("The picture that the IP-Adapter is shown.", ("--ip-image",), MODELS)] = (
+        None
+    )
+    pictures: Annotated[
+        dict[str, Annotated[str, Field(max_length=128)]],
+        BeforeValidator(_as_dict),
+        Setting("Hashes of the pictures."),
+    ] = field(default_factory=dict)
+    inversion: Annotated[
+        Annotated[Any, BeforeValidator(_inversion)],
+        Setting(
+            "Where the inverse evaluates: x_s (default), x_t, or after N iterations.",
+            ("--inversion",),
+            METHOD,
+            "reflection",
+        ),
+    ] = "x_s"
+    convention: Annotated[
+        Literal["exact", "published"],
+        Setting(
+            "Level of the inverse: exact (default), or published (the paper's code).",
+            ("--convention",),
+            METHOD,
+            "reflection",
+        ),
+    ] = "exact"
+    method: Annotated[
+        Annotated[str, Field(max_length=100)],
+        Setting(
+            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling or auto_guidance.",
+            ("--method",),
+            METHOD,
+        ),
+    ] = "w2sd"
+    options: Annotated[
+        Names,
+        Setting(
+            "An option of the method, as motion_gain=2; can be given again.", ("--set",), METHOD, metavar="NAME=VALUE"
+        ),
+    ] = field(default_factory=dict)
+
+
+def of(name: str, cls: type = Settings) -> Setting:
+    """What there is to say of a setting."""
+    return validation.setting_of(name, cls)
+
+
+def number(name: str, cls: type = Settings) -> type[int] | type[float] | None:
+    """`int` or `float` where a setting is a number."""
+    return validation.number(name, cls)
+
+
+def names(cls: type = Settings) -> list[str]:
+    """The names of all settings."""
+    return validation.names(cls)
+
+
+def option(argument: str) -> str:
+    """The command line's name for an argument, or a part of one, as in `controlnet.strong`; else its own."""
+    whole = "options" if argument.startswith("option of ") else argument.partition(".")[0]
+    if whole in names() and (options := of(whole).options):
+        return options[0].partition("/")[0]
+    return argument

@@ -1,0 +1,222 @@
+"""Dataclasses that pydantic validates, and what is wrong with a value in words: a `Refused` that names the field.
+
+A field is `Annotated` with its bounds and, for the command line and for messages, with a `Setting`. Types are strict,
+names that are not known and numbers that are not finite are refused. The words are made of pydantic's list of errors,
+never of its text.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import PydanticCustomError
+from typing_extensions import dataclass_transform
+
+from .errors import Refused, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, regex_engine="python-re")
+DEEPEST, MOST_VALUES = 16, 10_000  # of what stands in lists and dictionaries
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the command line and messages say of a setting.
+
+    Args:
+        help: what it is, for `--help`.
+        options: the command line's names for it, the usual one first.
+        panel: where `--help` lists it.
+        arm: "weak" or "reflection", where it has no part in sampling by the strong model alone.
+        families: those that have it; all where it is None.
+        accepted: what is accepted, for messages, where its type and bounds do not say it.
+        metavar: what `--help` shows for its value.
+    """
+
+    help: str
+    options: tuple[str, ...] = ()
+    panel: str | None = None
+    arm: Literal["weak", "reflection"] | None = None
+    families: tuple[str, ...] | None = None
+    accepted: str | None = None
+    metavar: str | None = None
+
+
+def refuse(accepted: str) -> PydanticCustomError:
+    return PydanticCustomError("refused", "{accepted}", {"accepted": accepted})
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold, tuples as lists.
+
+    Raises:
+        PydanticCustomError: there is something else in it.
+    """
+    left = MOST_VALUES
+
+    def copy(each: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > DEEPEST:
+            raise refuse(f"give at most {MOST_VALUES} values, {DEEPEST} deep")
+        if each is None or isinstance(each, bool):
+            return each
+        if isinstance(each, str):
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                raise refuse("give text that is Unicode") from None
+            return each
+        if isinstance(each, (int, float)):
+            if not -(2**63) <= each < 2**64 and math.isfinite(each) and isinstance(each, int):
+                raise refuse("give smaller whole numbers")
+            if not math.isfinite(each):
+                raise refuse("give finite numbers")
+            return each
+        if isinstance(each, Mapping) and all(isinstance(key, str) for key in each):
+            return {copy(key, depth): copy(one, depth + 1) for key, one in each.items()}
+        if isinstance(each, (list, tuple)):
+            return [copy(one, depth + 1) for one in each]
+        raise refuse("give numbers, texts, true, false, null, lists and names with values")
+
+    return copy(value, 0)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def validated(cls: Class) -> Class:
+    """A frozen dataclass of keywords whose values pydantic validates; what it cannot hold is `Refused`."""
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+    init = made.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            init(self, **values)
+        except ValidationError as error:
+            raise refusal(error, type(self)) from None
+
+    made.__init__ = __init__
+    return made
+
+
+def info(cls: type, name: str) -> FieldInfo:
+    """What pydantic knows of a field of a validated class."""
+    found: FieldInfo = cls.__pydantic_fields__[name]  # type: ignore[attr-defined]
+    return found
+
+
+def setting_of(name: str, cls: type) -> Setting:
+    """What there is to say of a setting."""
+    return next(each for each in info(cls, name).metadata if isinstance(each, Setting))
+
+
+def number(name: str, cls: type) -> type[int] | type[float] | None:
+    """`int` or `float` where a setting is a number."""
+    kinds = _kinds(info(cls, name))
+    return int if int in kinds else float if float in kinds else None
+
+
+def _kinds(about: FieldInfo) -> list[Any]:
+    """The types of a field's values, but for None."""
+    kinds: list[Any] = [about.annotation]
+    if get_origin(about.annotation) in (Union, UnionType):
+        kinds = [kind for kind in get_args(about.annotation) if kind is not type(None)]
+    return [kind.__origin__ if get_origin(kind) is Annotated else kind for kind in kinds]
+
+
+def names(cls: type) -> list[str]:
+    """The names of a validated class's fields."""
+    return list(cls.__pydantic_fields__)  # type: ignore[attr-defined]
+
+
+def refusal(error: ValidationError, cls: type) -> Refused:
+    """The first of pydantic's errors as a refusal: which setting, the value, and what is accepted."""
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] == "missing")
+    kind, loc, value = first["type"], list(first["loc"]), first["input"]
+    if kind == "missing" or kind == "missing_keyword_only_argument":
+        if len(loc) == 1:
+            return Refused(str(loc[0]), None, "give one")
+        lacking = f"it lacks {loc.pop()}"
+        return Refused(_dotted(loc), value, f"{lacking}; {_accepted(first, loc, cls)}")
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        if len(loc) == 1:
+            return Refused(str(loc[0]), value, f"no setting has this name; {did_you_mean(str(loc[0]), names(cls))}")
+        return Refused(_dotted(loc), value, _accepted(first, loc, cls))
+    if loc and loc[-1] == "[key]":
+        loc = loc[:-2]
+    return Refused(_dotted(loc), value, _accepted(first, loc, cls))
+
+
+def _dotted(loc: Sequence[int | str]) -> str:
+    return ".".join(map(str, loc))
+
+
+WAYS = (("least", "ge"), ("most", "le"))
+
+
+def _accepted(error: ErrorDetails, loc: Sequence[int | str], cls: type) -> str:
+    """What is accepted in the place of an error."""
+    kind, known = error["type"], error.get("ctx", {})
+    if kind == "refused":
+        return str(known["accepted"])
+    if kind == "string_unicode":
+        return "give text that is Unicode"
+    if kind == "string_too_long":
+        return f"give at most {known['max_length']} characters"
+    if kind == "too_long":
+        return f"give at most {known['max_length']}"
+    about = info(cls, str(loc[0]))
+    setting = next((each for each in about.metadata if isinstance(each, Setting)), None)
+    if len(loc) > 1 and kind == "string_type":
+        return "give a text"
+    if len(loc) > 1 and ("float" in kind or kind in ("finite_number", "greater_than_equal", "less_than_equal")):
+        return "give a finite number" + "".join(f", at {way} {known[of]:.0f}" for way, of in WAYS if of in known)
+    if setting and setting.accepted:
+        return setting.accepted
+    kinds = _kinds(about)
+    words = [str(word) for each in kinds if get_origin(each) is Literal for word in get_args(each)]
+    if words:
+        return did_you_mean(str(error["input"])[:100], words)
+    bounds = {
+        name: getattr(each, name)
+        for each in _flat(about)
+        for name in ("ge", "le", "multiple_of")
+        if getattr(each, name, None) is not None
+    }
+    if kind == "finite_number":
+        return "give a finite number"
+    if bool in kinds:
+        return "give true or false"
+    if int in kinds or float in kinds:
+        return _number(bounds, whole=int in kinds)
+    return "give a text" if str in kinds else "give names and values"
+
+
+def _flat(about: FieldInfo) -> list[Any]:
+    """A field's metadata, and that of the types within its own."""
+    flat: list[Any] = []
+    waiting: list[Any] = [*about.metadata, *get_args(about.annotation)]
+    while waiting:
+        each = waiting.pop(0)
+        flat.append(each)
+        waiting += [*getattr(each, "__metadata__", ()), *(getattr(each, "metadata", None) or ())]
+    return flat
+
+
+def _number(bounds: Mapping[str, float], whole: bool = False) -> str:
+    if "multiple_of" in bounds:
+        return f"give a multiple of {bounds['multiple_of']}, from {bounds['ge']} to {bounds['le']}"
+    if not whole:
+        return "give a finite number" + (f" from {bounds['ge']:.0f} to {bounds['le']:.0f}" if bounds else "")
+    return f"give a whole number from {bounds['ge']} to {bounds['le']}"
