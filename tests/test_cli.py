@@ -174,7 +174,8 @@ def test_plain_and_weak_only_are_the_strong_and_the_weak_model_alone(small, mode
 def test_compare_makes_the_three_videos_that_are_made_alone(small):
     generate(PROMPT, *small, "--compare", "--gif", "--png")
     name = f"{STEM}-compare"
-    assert listing() == [f"{name}{end}" for end in ("-frames", ".gif", ".json", ".mp4", ".png")]
+    made = [f"{name}{end}" for end in ("-frames", ".gif", ".json", ".mp4", ".png")]
+    assert listing() == [*made, "plain", "w2sd", "weak"]
     for option, variant, stem in (
         ("--plain", "strong", f"{STEM}-plain"),
         ("--weak-only", "weak", f"{STEM}-weak"),

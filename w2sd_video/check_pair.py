@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LEVELS = 8
 SHIPPED = "package:"
+COSINES = "alignment.csv"
 
 
 def samples(
@@ -121,6 +122,16 @@ def verdict(mean: Interval) -> str:
     if mean.mean == 0 and mean.high == mean.low:
         return "the models are the same: what is left of the pair is guidance, which only the scores below can judge"
     return "no direction is certain: more --samples would tell"
+
+
+def writable(folder: Path) -> None:
+    """Refuses, before anything long, a folder in which `write` will fail.
+
+    Raises:
+        Refused: something in it that is no file has the name of the cosines' file.
+    """
+    if (path := folder / COSINES).is_dir():
+        raise Refused("out", str(folder), f"{path} is a folder: give another one")
 
 
 def write(path: Path, found: Sequence[Sequence[Alignment]]) -> None:

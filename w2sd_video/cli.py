@@ -5,14 +5,16 @@ torch and diffusers take seconds to import, so nothing here imports them before 
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import os
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -38,6 +40,9 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 MOST_SEEDS = 10_000
+# Errors of the machine, which no other argument would mend.
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
 # The option that sets each field of a request, for messages.
@@ -66,6 +71,13 @@ OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 def main() -> None:
     """The program. Exit codes: 0 done; 1 it failed; 2 the input cannot be used; 130 interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    for stream, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, stream) is None:  # closed: a file that is opened next would have its number
+            while (opened := os.open(os.devnull, os.O_RDWR)) < descriptor:
+                pass
+            setattr(sys, stream, os.fdopen(opened, "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names that are not UTF-8
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # what they warn of, a user of this program cannot mend
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -88,6 +100,8 @@ def messages() -> Iterator[None]:
         what = " is missing" if error.value is None else f": {error.value!r} is not accepted"
         _fail(f"{option}{what}; {error.accepted}", 2)
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
         argument, colon, said = str(error).partition(": ")
         _fail(_named(argument) + colon + said, 2)
     except ModuleNotFoundError as error:
@@ -100,6 +114,23 @@ def messages() -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":  # torch.OutOfMemoryError, without importing torch
             raise
         _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+
+
+def _say(*lines: str) -> None:
+    """Prints lines; where nobody reads them any more, ends as programs then do.
+
+    Raises:
+        OSError: they cannot be written, as to a full disk.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held back goes nowhere
+        raise SystemExit(BROKEN_PIPE) from None
+    except OSError as error:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _named(argument: str) -> str:
@@ -278,6 +309,12 @@ def generate(
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
     overwrite: Annotated[bool, _option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
+    verify: Annotated[
+        bool,
+        _option(
+            OUTPUT, "Compare what is made already with its sidecar by hashes, not by sizes and times alone.", "--verify"
+        ),
+    ] = False,
 ) -> None:
     """Make videos from prompts: an MP4 each, and a JSON sidecar with all that it takes to make it again.
 
@@ -343,7 +380,7 @@ def generate(
         if again:
             asked = (prompts_file, preset, refine, seed, *scales.values())
             if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
-                others = "--out, --overwrite, --gif, --png and --device"
+                others = "--out, --overwrite, --verify, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
                 request, before = runs.read_sidecar(again)
@@ -352,6 +389,10 @@ def generate(
             requests = [replace(request, **fields)]
             check_kind(requests[0], kind, "--from", str(again))
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
+            verify = True
+            for path, what in runs.check_files(again.parent, before, hashed=True).items():
+                if os.path.lexists(path):
+                    err.print(f"{path} {what}: it is damaged or another one", markup=False)
         else:
             seeds = parse_seeds("0" if seed is None else seed)
             fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
@@ -365,7 +406,7 @@ def generate(
                 for text, told in _refined(read_prompts(prompts, prompts_file, kind), refiner)
                 for number in seeds
             ]
-        _generate(requests, out_folder, formats, overwrite, before)
+        _generate(requests, out_folder, formats, overwrite, before, verify)
 
 
 def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
@@ -399,22 +440,16 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
 
 
 def _generate(
-    requests: list[Request], folder: Path, formats: list[str], overwrite: bool, before: dict[str, Any] | None
+    requests: list[Request],
+    folder: Path,
+    formats: list[str],
+    overwrite: bool,
+    before: dict[str, Any] | None,
+    verify: bool = False,
+    way: str = "Give --overwrite, or another --out",
 ) -> None:
     """Runs the requests under progress bars, and says where everything is."""
-    for request in requests:
-        request.check()
-    runs.writable(folder)
-
-    taken = [] if overwrite else conflicts(requests, folder, formats)
-    if taken:
-        names = ", ".join(map(str, taken[:3])) + (f" and {len(taken) - 3} more" if taken[3:] else "")
-        there = f"{names}: there already, and made differently."
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise FileExistsError(f"{there} Give --overwrite, or another --out")
-        if not typer.confirm(f"{there} Replace?", err=True):
-            raise typer.Exit(1)
-        overwrite = True
+    overwrite = _free(requests, folder, formats, overwrite, verify, way=way)
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
     to_terminal = sys.stdout.isatty()
@@ -429,16 +464,50 @@ def _generate(
             progress.update(steps, completed=done)
 
         quiet()
-        for made in make(requests, folder, formats, overwrite, on_step, command=["w2sd-video", *sys.argv[1:]]):
-            progress.update(videos, advance=1)
-            print(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}")
-            if not made.kept:
-                print(*(f"  {line}" for line in _summary(made, before)), sep="\n", flush=True)
+        command = ["w2sd-video", *sys.argv[1:]]
+        with closing(make(requests, folder, formats, overwrite, on_step, command, verify)) as results:
+            for made in results:
+                progress.update(videos, advance=1)
+                lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
+                _say(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines)
+
+
+def _free(
+    requests: list[Request], folder: Path, formats: list[str], overwrite: bool, verify: bool = False, *, way: str
+) -> bool:
+    """Makes sure, before any model is loaded, that the names of the outputs can be written to.
+
+    Args:
+        way: what a user can do where they cannot; on a terminal, one who can overwrite is asked.
+
+    Returns:
+        Whether files may be replaced.
+
+    Raises:
+        FileExistsError: they are taken.
+    """
+    for request in requests:
+        request.check()
+        runs.recordable(request)
+    runs.writable(folder)
+    never = conflicts(requests, folder, formats, overwrite=True)
+    taken = never or ([] if overwrite else conflicts(requests, folder, formats, hashed=verify))
+    if not taken:
+        return overwrite
+    there = f"{'; '.join(taken[:3])}{f'; and {len(taken) - 3} more' * bool(taken[3:])}."
+    if never:
+        raise FileExistsError(f"{there} Give another --out")
+    if "--overwrite" not in way or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise FileExistsError(f"{there} {way}")
+    if not typer.confirm(f"{there} Replace?", err=True):
+        raise typer.Exit(1)
+    return True
 
 
 def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
     """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
     yield from map(str, list(made.paths.values())[1:])
+    yield from (str(next(iter(paths.values()))) for paths in made.singles.values())
     for variant, video in made.record["videos"].items():
         name = video["method"] or variant
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
@@ -712,7 +781,7 @@ def check_pair(
     fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps, "vae": vae}
     with messages():
         from . import check_pair as check
-        from .eval.cli import run
+        from .eval.cli import free, run
         from .eval.dimensions import expand
 
         if dimensions not in (None, "none"):
@@ -726,12 +795,19 @@ def check_pair(
             texts = _refined([each.prompt for each in data], pair.refine)
             data = [replace(s, prompt=p, told={**s.told, **t}) for s, (p, t) in zip(data, texts, strict=True)]
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
+        variants = {} if dimensions == "none" else {"plain": out_folder / "plain", "w2sd": out_folder / "w2sd"}
+        batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
+        check.writable(out_folder)
+        for variant, folder in variants.items():
+            _free(batches[variant], folder, ["mp4"], False, way="Give another --out")
+        if variants:
+            free(out_folder / "scores.json")
         quiet()
         with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
             task = bar.add_task("", total=len(data))
             shown = [each.data for each in data]
             found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
-        check.write(out_folder / "alignment.csv", found)
+        check.write(out_folder / check.COSINES, found)
         out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
         for sigma, cosine in check.by_level(found):
             out.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
@@ -739,11 +815,10 @@ def check_pair(
         out.print(f"  mean         {mean}, {mean.n} samples: {check.verdict(mean)}", markup=False)
         if dimensions == "none":
             return
-        for variant in ("plain", "w2sd"):
-            asked = [replace(request, variant=variant) for request in requests]
-            _generate(asked, out_folder / variant, ["mp4"], False, None)
+        for variant, folder in variants.items():
+            _generate(batches[variant], folder, ["mp4"], False, None, way="Give another --out")
         named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
-        folders = [str(out_folder / variant) for variant in ("plain", "w2sd")]
+        folders = [str(folder) for folder in variants.values()]
         auto = device or "auto"
         if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not pair.video, []):
             raise typer.Exit(1)

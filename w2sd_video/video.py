@@ -6,10 +6,14 @@ given; `runs.whole` makes that path appear only when it is complete.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +29,7 @@ PANEL = 256  # a compared video is enlarged to at least this many pixels a side 
 THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
 SHEET_COLUMNS = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
 
 
@@ -49,7 +54,7 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     is filled up by repeating its last row or column.
 
     Raises:
-        OSError: ffmpeg failed; holds what it said.
+        OSError: ffmpeg failed; holds what it said, and ENOSPC where the disk is full.
     """
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -60,10 +65,13 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-preset", "slow"]
     command += ["-colorspace", "smpte170m", "-color_primaries", "bt709", "-color_trc", "bt709"]
     command += ["-color_range", "tv"]
-    command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
+    # A relative path with a colon would be taken for a protocol.
+    command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
     ran = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
     if ran.returncode:
-        raise OSError(f"ffmpeg could not write {path}: {ran.stderr.decode(errors='replace').strip()}")
+        said = ran.stderr.decode(errors="replace").strip()
+        full = next((code for code in FULL if os.strerror(code) in said), None)
+        raise OSError(full or errno.EIO, os.strerror(full) if full else f"ffmpeg failed: {said}", str(path))
 
 
 def write_gif(frames: Frames, path: Path, fps: int) -> None:
@@ -72,7 +80,8 @@ def write_gif(frames: Frames, path: Path, fps: int) -> None:
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     duration = max(10 * round(100 / fps), 20)  # viewers slow down anything quicker than 2 ticks
-    first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    with _naming(path):
+        first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def write_pngs(frames: Frames, folder: Path) -> None:
@@ -81,7 +90,23 @@ def write_pngs(frames: Frames, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{index:04d}.png")
+        write_picture(Image.fromarray(frame), folder / f"{index:04d}.png")
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """A PNG, whatever the path's end."""
+    with _naming(path):
+        picture.save(path, format="PNG")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of writing to it, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read(path: Path) -> Frames:
@@ -136,7 +161,7 @@ def pictures(folder: Path) -> list[Path]:
 
 def _decoded(path: Path) -> Iterator[Frames]:
     """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures."""
-    command = [ffmpeg(), "-loglevel", "error", "-i", str(path), "-fps_mode", "passthrough"]
+    command = [ffmpeg(), "-loglevel", "error", "-i", str(path.absolute()), "-fps_mode", "passthrough"]
     command += ["-vf", "settb=1,setpts=N*1000"]  # of times that do not rise, it would complain
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
     with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
@@ -224,12 +249,12 @@ def _page(width: int, height: int, caption: str, line: int) -> Image.Image:
 
 
 def _text(page: Image.Image, text: str, left: int, top: int, width: int, line: int) -> None:
-    """One line of text, cut with an ellipsis where it is too long."""
+    """One line of text, cut with an ellipsis where it is too long; ends of lines become spaces."""
     from PIL import ImageDraw
 
     font = _font(line)
+    text = " ".join(text[: 16 * width].splitlines())  # measuring a text takes a time that grows with its length
     if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text += "…"
+        fitting = bisect_left(range(len(text)), True, key=lambda end: font.getlength(text[:end] + "…") > width)
+        text = text[: max(fitting - 1, 0)] + "…"
     ImageDraw.Draw(page).text((left, top + line // 2), text, fill=INK, font=font, anchor="lm")

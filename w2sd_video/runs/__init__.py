@@ -2,20 +2,19 @@
 
 from ..errors import Refused
 from .files import rows, whole, writable
+from .outputs import FORMATS, Output, claimed, place
 from .request import (
     CONVENTIONS,
     DTYPES,
-    FORMATS,
     PACKAGE,
     VARIANTS,
     Request,
     absolute,
     locate,
-    read_sidecar,
-    sidecar,
     split,
     usable_device,
 )
+from .sidecar import check_files, hashes, read_sidecar, recordable, sidecar
 
 __all__ = [
     "CONVENTIONS",
@@ -23,11 +22,17 @@ __all__ = [
     "FORMATS",
     "PACKAGE",
     "VARIANTS",
+    "Output",
     "Refused",
     "Request",
     "absolute",
+    "check_files",
+    "claimed",
+    "hashes",
     "locate",
+    "place",
     "read_sidecar",
+    "recordable",
     "rows",
     "sidecar",
     "split",

@@ -1,8 +1,4 @@
-"""What was asked, what was made, what is left: requests, their files, and the sidecars that make them again.
-
-A `Request` is one output with everything that decides its frames. Beside every video lies `NAME.json`, its
-sidecar: the request, and what came of it. A sidecar is written last, so a video that has one is complete.
-"""
+"""Requests: one output each, with everything that decides its frames."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +22,6 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1]
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
 VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
-FORMATS = ("mp4", "gif", "png")
 DTYPES = ("float32", "float16", "bfloat16")
 CONVENTIONS = ("exact", "published")
 # What a method has as a field of its own, and a request too.
@@ -272,32 +267,11 @@ class Request(presets.Pair):
         by = [self.method] if self.variant in ("w2sd", "compare") else []
         return "-".join([words, f"seed{self.seed}", *(name for name in [*by, self.variant] if name != "w2sd")])
 
-    def outputs(self, out: Path, formats: Sequence[str]) -> dict[str, Path]:
-        """Where each format goes in `out`; `json` is the sidecar, `sheet` a comparison's contact sheet. The formats are
-        of videos: an image is a PNG."""
-        if not self.video:
-            return {kind: out / f"{self.stem}.{kind}" for kind in ("png", "json")}
-        paths = {kind: out / f"{self.stem}.{kind}" for kind in formats if kind != "png"}
-        if "png" in formats:
-            paths["png"] = out / f"{self.stem}-frames"
-        if self.variant == "compare":
-            paths["sheet"] = out / f"{self.stem}.png"
-        return paths | {"json": out / f"{self.stem}.json"}
-
-    def state(self, out: Path, formats: Sequence[str]) -> str:
-        """`made`: this very request is in `out`, in all these formats. `taken`: something else has one of its
-        names. `new`: neither."""
-        paths = self.outputs(out, formats)
-        there = [path for path in paths.values() if os.path.lexists(path)]
-        if not there:
-            return "new"
-        try:
-            same = read_sidecar(paths["json"])[0] == self
-        except (OSError, ValueError):
-            same = False
-        if not same:
-            return "taken"
-        return "made" if len(there) == len(paths) else "new"
+    @property
+    def long_stem(self) -> str:
+        """Another name, for where another request has `stem`: with a hash of the whole request."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def locate(reference: str, argument: str = "model") -> str:
@@ -395,31 +369,3 @@ def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps"
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             said = str(error).partition("\n")[0]
     raise Refused("device", name, f"it cannot be used here: {said}")
-
-
-def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
-    """The request of a sidecar, and all that the sidecar says.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        asked = data["request"]
-        names = {f.name for f in fields(Request)}
-        needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
-        unknown, missing = asked.keys() - names, needed - asked.keys()
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
-    if unknown or missing:
-        says = [f"has unknown {', '.join(sorted(unknown))}"] if unknown else []
-        says += [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        raise ValueError(f"{path}: its request {' and '.join(says)}: it is of another version")
-    return Request(**asked), data
-
-
-def sidecar(request: Request, made: Mapping[str, Any]) -> str:
-    """The text of a sidecar."""
-    data = {"request": asdict(request), **made}
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
