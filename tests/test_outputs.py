@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -383,3 +384,54 @@ def test_a_broken_pipe_ends_quietly_as_sigpipe_does_and_a_full_one_is_named(monk
             with pytest.raises(OSError) as failed:
                 cli._say("a line")
             assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, "standard output")
+
+
+def generate(*arguments: str) -> list[str]:
+    """The command line with the shipped model at its smallest, for ten videos."""
+    small = "--steps 1 --frames 2 --size 16 --device cpu --plain --seed 0-9 --out outputs".split()
+    return [sys.executable, "-m", "w2sd_video.cli", "generate", "a red circle moving right", *small, *arguments]
+
+
+def whole_videos(folder: Path) -> int:
+    """How many videos there are, all of them with what their sidecars record; and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    for path in folder.glob("*.json"):
+        record = runs.read_sidecar(path)[1]
+        assert runs.check_files(folder, record, hashed=True) == {}
+        names -= {path.name, *record["files"]}
+    assert not names
+    return len(list(folder.glob("*.json")))
+
+
+@pytest.mark.slow
+def test_who_reads_no_further_gets_whole_videos_and_the_code_of_sigpipe(tmp_path):
+    process = subprocess.Popen(generate(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read().strip()) == (141, "")
+    assert 1 <= whole_videos(tmp_path / "outputs") < 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_report_that_cannot_be_written_is_an_error_and_the_video_is_kept(tmp_path):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(generate(), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1 and "standard output: No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr and whole_videos(tmp_path / "outputs") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, options", [("48k", ["--fps=8"]), ("60k", ["--gif"]), ("100k", ["--png"])])
+def test_a_full_disk_is_named_ends_with_1_and_leaves_what_was_finished(tmp_path, size, options):
+    out = tmp_path / "outputs"
+    out.mkdir()
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", out], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    script = f'mount -t tmpfs -o size={size} tmpfs outputs && "$@"; code=$?; cp -a outputs kept; exit $code'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", *generate(*options)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 1 and "No space left on device" in ran.stderr and "Traceback" not in ran.stderr
+    # The folder is named where the disk is too full for the first, hidden file.
+    assert re.search(r"Error: outputs(/a-red-circle-moving-right-seed\d-plain\S+)?: No space", ran.stderr)
+    assert 1 <= whole_videos(tmp_path / "kept") < 10

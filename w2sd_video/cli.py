@@ -240,7 +240,12 @@ def generate(
         ),
     ] = False,
     compare: Annotated[
-        bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
+        bool,
+        _option(
+            METHOD,
+            "Weak, strong and W2SD side by side: video and contact sheet; and each alone, in weak/, plain/ and w2sd/.",
+            "--compare",
+        ),
     ] = False,
     method: Annotated[
         str | None,

@@ -439,7 +439,8 @@ def _make(
             record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]
             record["formats"] = list(each.formats) if request.video else ["png"]
             record["hashes"] = runs.hashes(path for kind, path in files.items() if kind != "json")
-            files["json"].write_text(runs.sidecar(each.request, record), encoding="utf-8")
+            with runs.naming(files["json"]):
+                files["json"].write_text(runs.sidecar(each.request, record), encoding="utf-8")
     return Made(request, output.paths, record, {name: each.paths for name, each in output.singles.items()})
 
 

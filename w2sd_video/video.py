@@ -13,11 +13,12 @@ import subprocess
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .runs.files import FULL, naming
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,6 @@ PANEL = 256  # a compared video is enlarged to at least this many pixels a side 
 THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
 SHEET_COLUMNS = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
 
 
@@ -80,7 +80,7 @@ def write_gif(frames: Frames, path: Path, fps: int) -> None:
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     duration = max(10 * round(100 / fps), 20)  # viewers slow down anything quicker than 2 ticks
-    with _naming(path):
+    with naming(path):
         first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
 
 
@@ -95,18 +95,8 @@ def write_pngs(frames: Frames, folder: Path) -> None:
 
 def write_picture(picture: Image.Image, path: Path) -> None:
     """A PNG, whatever the path's end."""
-    with _naming(path):
+    with naming(path):
         picture.save(path, format="PNG")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Names the file in an error of writing to it, as of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def read(path: Path) -> Frames:

@@ -1,7 +1,7 @@
 """Runs: what was asked, what was made, what is left; and their files."""
 
 from ..errors import Refused
-from .files import rows, whole, writable
+from .files import naming, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
     CONVENTIONS,
@@ -30,6 +30,7 @@ __all__ = [
     "claimed",
     "hashes",
     "locate",
+    "naming",
     "place",
     "read_sidecar",
     "recordable",

@@ -64,6 +64,17 @@ def writable(out: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in an error of writing to it, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """SIGINT and SIGTERM wait until the body's end. Python handles them in its main thread only."""
     waiting: list[int] = []
@@ -128,7 +139,8 @@ def hidden(parent: Path) -> Iterator[Path]:
             descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             with suppress(OSError):
                 _hold(descriptor, wait=False)
-            os.write(descriptor, json.dumps([os.getpid(), socket.gethostname()]).encode())
+            with naming(parent):
+                os.write(descriptor, json.dumps([os.getpid(), socket.gethostname()]).encode())
         yield folder
     finally:
         with uninterrupted():
@@ -244,7 +256,8 @@ def _plan(folder: Path, moves: Mapping[Path, Path], stale: Iterable[Path]) -> No
         "removed": [os.path.relpath(path, parent) for path in removed],
     }
     draft = folder / f"{PLAN}.draft"
-    draft.write_text(json.dumps(plan), encoding="ascii")
+    with naming(parent):
+        draft.write_text(json.dumps(plan), encoding="ascii")
     draft.replace(folder / PLAN)
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .files import alive, hidden, hidden_folders, locked
+from .files import alive, hidden, hidden_folders, locked, naming
 from .request import VARIANTS, Request
 from .sidecar import check_files, read_sidecar, unlike
 
@@ -183,7 +183,8 @@ def claimed(folder: Path, outputs: Sequence[Output]) -> Iterator[None]:
                             f"{folder / name} is being made by process {process} with other settings; wait for its end,"
                             " or give another --out"
                         )
-            (own / CLAIMS).write_text(json.dumps(mine), encoding="utf-8")
+            with naming(folder):
+                (own / CLAIMS).write_text(json.dumps(mine), encoding="utf-8")
         yield
 
 
