@@ -26,7 +26,8 @@ KINDS = {
     "overwrite": [*BATCH, *SMALL, "--png", "--overwrite"],
     "compare": [BATCH[1], *SMALL, "--compare"],
 }
-# The plan; MP4, GIF, frames and sidecar; MP4, sheet and sidecar, and three singles; and what is set aside before: sidecar, GIF, frames.
+# The plan; MP4, GIF, frames and sidecar, or MP4, sheet, sidecar and three single videos; and what is set aside before:
+# sidecar, GIF and frames.
 RENAMES = {"new": 1 + 4, "overwrite": 1 + 3 + 3, "compare": 1 + 3 + 3 * 2}
 FORMER = [*BATCH, *SMALL, "--gif", "--png", "--guidance", "2"]  # what is overwritten; its GIFs are stale then
 EXITS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
