@@ -495,8 +495,9 @@ def _free(
         request.check()
         runs.recordable(request)
     runs.writable(folder)
-    never = conflicts(requests, folder, formats, overwrite=True)
-    taken = never or ([] if overwrite else conflicts(requests, folder, formats, hashed=verify))
+    states = conflicts(requests, folder, formats, verify)
+    never = [reason for state, reason in states if state == "blocked"]
+    taken = never or [reason for _, reason in states if not overwrite]
     if not taken:
         return overwrite
     there = f"{'; '.join(taken[:3])}{f'; and {len(taken) - 3} more' * bool(taken[3:])}."

@@ -99,11 +99,11 @@ def _free(output: Output, overwrite: bool, hashed: bool = False) -> tuple[str, s
 
 
 def conflicts(
-    requests: Sequence[Request], out: Path, formats: Sequence[str], overwrite: bool = False, hashed: bool = False
-) -> list[str]:
-    """What stands in the way of these requests in `out`, in words; with `overwrite`, what is never replaced."""
+    requests: Sequence[Request], out: Path, formats: Sequence[str], hashed: bool = False
+) -> list[tuple[str, str]]:
+    """What stands in the way of these requests in `out`: `taken` or `blocked`, as of `Output.state`, and what it is."""
     states = [output.state(hashed) for output in runs.place(requests, out, formats)]
-    return [reason for state, reason in states if state == "blocked" or (state == "taken" and not overwrite)]
+    return [(state, reason) for state, reason in states if reason]
 
 
 def _generate(

@@ -67,6 +67,8 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
 
 def unlike(request: Request, other: Request) -> list[str]:
     """The fields in which two requests differ, as sidecars record them: a tuple is a list."""
+    if request == other:
+        return []
     one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
     return [name for name in one if one[name] != two[name]]
 
