@@ -29,14 +29,14 @@ OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, st
 
 @dataclass(frozen=True)
 class Made:
-    """One request's outputs: paths by format (`json` is the sidecar), what the sidecar says, the paths of a
-    comparison's single videos by variant, and whether they were there already."""
+    """One request's outputs: paths by format (`json` is the sidecar), what the sidecar says, whether they were there
+    already, and the paths of a comparison's single videos by variant."""
 
     request: Request
     paths: dict[str, Path]
     record: dict[str, Any]
-    singles: Mapping[str, dict[str, Path]] = field(default_factory=dict)
     kept: bool = False
+    singles: Mapping[str, dict[str, Path]] = field(default_factory=dict)
 
 
 def generate(
@@ -78,7 +78,7 @@ def generate(
     runs.writable(out)
     outputs = []
     for output in runs.place(requests, out, formats):
-        state, _ = _free(output, overwrite, hashed)
+        state = _free(output, overwrite, hashed)
         if state == "new" and not overwrite:
             output = output.widened()
             _free(output, overwrite, hashed)
@@ -86,7 +86,7 @@ def generate(
     return _generate(outputs, out, overwrite, on_step, command)
 
 
-def _free(output: Output, overwrite: bool, hashed: bool = False) -> tuple[str, str]:
+def _free(output: Output, overwrite: bool, hashed: bool = False) -> str:
     """The state of an output whose names may be written to.
 
     Raises:
@@ -95,7 +95,7 @@ def _free(output: Output, overwrite: bool, hashed: bool = False) -> tuple[str, s
     state, reason = output.state(hashed)
     if state == "blocked" or (state == "taken" and not overwrite):
         raise FileExistsError(reason)
-    return state, reason
+    return state
 
 
 def conflicts(
@@ -121,7 +121,7 @@ def _generate(
         for output, kept in outputs:
             request = output.request
             # Another process may have come since, and may have made the very same.
-            if kept or (_free(output, overwrite)[0] == "made" and not overwrite):
+            if kept or (_free(output, overwrite) == "made" and not overwrite):
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
@@ -441,7 +441,7 @@ def _make(
             record["hashes"] = runs.hashes(path for kind, path in files.items() if kind != "json")
             with runs.naming(files["json"]):
                 files["json"].write_text(runs.sidecar(each.request, record), encoding="utf-8")
-    return Made(request, output.paths, record, {name: each.paths for name, each in output.singles.items()})
+    return Made(request, output.paths, record, singles={name: each.paths for name, each in output.singles.items()})
 
 
 def _write(request: Request, shown: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:
