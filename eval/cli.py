@@ -58,7 +58,7 @@ def run(
         Refused: an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing.
     """
-    _free(results)
+    free(results)
     texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
 
@@ -105,7 +105,7 @@ def run(
     return not scores.problems
 
 
-def _free(results: Path) -> None:
+def free(results: Path) -> None:
     """Refuses a name for the results where something else would be lost.
 
     Raises:

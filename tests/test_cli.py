@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from w2sd_video.eval.evaluate import evaluate
 
-from w2sd_video import cli, settings
+from w2sd_video import check_pair, cli, presets, runs, settings
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"
@@ -184,7 +184,8 @@ def test_plain_and_weak_only_are_the_strong_and_the_weak_model_alone(small, mode
 def test_compare_makes_the_three_videos_that_are_made_alone(small):
     generate(PROMPT, *small, "--compare", "--gif", "--png")
     name = f"{STEM}-compare"
-    assert listing() == [f"{name}{end}" for end in ("-frames", ".gif", ".json", ".mp4", ".png")]
+    made = [f"{name}{end}" for end in ("-frames", ".gif", ".json", ".mp4", ".png")]
+    assert listing() == [*made, "plain", "w2sd", "weak"]
     for option, variant, stem in (
         ("--plain", "strong", f"{STEM}-plain"),
         ("--weak-only", "weak", f"{STEM}-weak"),
@@ -434,3 +435,63 @@ def test_every_option_in_a_message_is_one_that_there_is():
         "stage",
     }
     assert set(cli.OPTIONS) <= known
+
+
+def test_overwriting_leaves_no_file_of_the_former_video(small):
+    generate(PROMPT, *small, "--gif", "--png")
+    Path("outputs/mine.gif").touch()
+    generate(PROMPT, *small, "--guidance", 5, "--overwrite")
+    assert listing() == [f"{STEM}.json", f"{STEM}.mp4", "mine.gif"]
+
+
+def test_a_truncated_video_is_not_said_to_be_made_and_is_made_again_once_it_is_deleted(small):
+    generate(PROMPT, *small)
+    path = Path(f"outputs/{STEM}.mp4")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    said = generate(PROMPT, *small, code=2)
+    assert (
+        f"{path} has {len(whole) // 2} bytes, and its sidecar says {len(whole)}" in said and "already made" not in said
+    )
+    assert f"{path} has {len(whole) // 2} bytes" in generate("--from", f"outputs/{STEM}.json", "--out", "again")
+    path.unlink()
+    generate(PROMPT, *small)
+    assert path.read_bytes() == whole == Path(f"again/{STEM}.mp4").read_bytes()
+
+
+def test_verify_compares_hashes(small):
+    generate(PROMPT, *small)
+    path = Path(f"outputs/{STEM}.mp4")
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "(already made)" in generate(PROMPT, *small)
+    assert "is not the file whose hash its sidecar has" in generate(PROMPT, *small, "--verify", code=2)
+
+
+def test_a_comparison_is_three_groups_that_eval_compares(small):
+    generate(PROMPT, *small, "--compare")
+    folders = [f"outputs/{name}" for name in ("plain", "weak", "w2sd")]
+    assert "(already made)" in generate(PROMPT, *small, "--plain", "--out", folders[0])
+    assert "(already made)" in generate(PROMPT, *small, "--compare")
+    run("eval", *folders, "--dimensions", "temporal_flickering")
+    pairs = json.loads(Path("results.json").read_text())
+    assert "outputs/w2sd" in json.dumps(pairs) and f"{PROMPT}, seed 0" in json.dumps(pairs)
+
+
+def test_an_image_comparison_has_single_images(small):
+    run("image", "a red circle", "--steps", 1, "--compare", "--device", "cpu")
+    name = "a-red-circle-seed0"
+    assert listing() == [f"{name}-compare.json", f"{name}-compare.png", "plain", "w2sd", "weak"]
+    assert listing("outputs/w2sd") == [f"{name}.json", f"{name}.png"]
+
+
+def test_check_pair_refuses_a_name_before_it_asks_the_models_and_names_only_options_that_it_has():
+    Path("pair/plain").mkdir(parents=True)
+    first = check_pair.samples(presets.load("shapes"), 2, [], None, Path("pair/shown"))[0]
+    (output,) = runs.place([runs.Request.of(first.prompt, 0, variant="plain")], Path("pair/plain"), ["mp4"])
+    output.paths["mp4"].write_text("of the user")
+    said = run("check-pair", "--samples", 2, code=2)
+    assert f"{output.paths['mp4']} is there already" in said and "Give another --out" in said
+    assert "--overwrite" not in said and not Path("pair/alignment.csv").exists()

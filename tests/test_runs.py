@@ -191,17 +191,21 @@ def test_a_sidecar_with_unknown_or_missing_fields_is_refused(tmp_path):
             runs.read_sidecar(path)
 
 
-def test_the_state_of_a_request_is_read_off_the_folder(tmp_path):
+def test_the_state_of_an_output_is_read_off_the_folder(tmp_path):
+    def state(of: Request, *formats: str) -> str:
+        (output,) = runs.place([of], tmp_path, formats or ["mp4"])
+        return output.state()[0]
+
     asked = request()
-    assert asked.state(tmp_path, ["mp4"]) == "new"
-    paths = asked.outputs(tmp_path, ["mp4"])
-    paths["mp4"].touch()
-    assert asked.state(tmp_path, ["mp4"]) == "taken"  # no sidecar says what this is
-    paths["json"].write_text(runs.sidecar(asked, {}))
-    assert asked.state(tmp_path, ["mp4"]) == "made"
-    assert asked.state(tmp_path, ["mp4", "gif"]) == "new"  # the GIF is still to make
-    assert replace(asked, guidance_scale=4.0).state(tmp_path, ["mp4"]) == "taken"
-    assert replace(asked, seed=1).state(tmp_path, ["mp4"]) == "new"
+    assert state(asked) == "new"
+    (output,) = runs.place([asked], tmp_path, ["mp4"])
+    output.paths["mp4"].touch()
+    assert state(asked) == "taken"  # no sidecar says what this is
+    output.paths["json"].write_text(runs.sidecar(asked, {}))
+    assert state(asked) == "made"
+    assert state(asked, "mp4", "gif") == "new"  # the GIF is still to make
+    assert state(replace(asked, guidance_scale=4.0)) == "taken"
+    assert state(replace(asked, seed=1)) == "new"
 
 
 def test_different_prompts_seeds_and_variants_have_different_names():

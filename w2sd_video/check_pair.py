@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LEVELS = 8
 COSINE = Column("cosine")
 SHIPPED = "package:"
+COSINES = "alignment.csv"
 
 
 def samples(
@@ -129,6 +130,16 @@ def verdict(cosine: Comparison) -> str:
     if cosine.difference.low == cosine.difference.high == 0:
         return "the models are the same: what is left of the pair is guidance, which only the scores below can judge"
     return "no direction is certain: more --samples would tell"
+
+
+def writable(folder: Path) -> None:
+    """Refuses, before anything long, a folder in which `write` will fail.
+
+    Raises:
+        Refused: something in it that is no file has the name of the cosines' file.
+    """
+    if (path := folder / COSINES).is_dir():
+        raise Refused("out", str(folder), f"{path} is a folder: give another one")
 
 
 def write(path: Path, found: Sequence[Sequence[Alignment]]) -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -30,7 +30,7 @@ from .errors import shown
 from .generate import Made, conflicts, differences
 from .generate import generate as make
 from .runs import Refused, Request
-from .settings import METHOD, MODELS, SCALED, SIZE, Scaled
+from .settings import METHOD, MODELS, SCALED, SIZE, Scaled, Variant
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -43,6 +43,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 MOST_SEEDS = 10_000
+BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
 MOST_REQUESTS = 1_000_000
@@ -97,6 +98,8 @@ def messages() -> Iterator[None]:
     except BrokenPipeError:  # nobody reads on; typer ends the program
         raise
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
         argument, colon, said = str(error).partition(": ")
         _fail(_named(argument) + colon + said, 1 if isinstance(error, OSError) and error.errno in MACHINE else 2)
     except ModuleNotFoundError as error:
@@ -117,6 +120,23 @@ def _out_of_memory(error: Exception) -> bool:
         return True
     # torch has no class for what a CPU cannot allocate.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _say(*lines: str) -> None:
+    """Prints lines; where nobody reads them any more, ends as programs then do.
+
+    Raises:
+        OSError: they cannot be written, as to a full disk.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held back goes nowhere
+        raise SystemExit(BROKEN_PIPE) from None
+    except OSError as error:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _named(argument: str) -> str:
@@ -229,7 +249,12 @@ def generate(
         ),
     ] = False,
     compare: Annotated[
-        bool, _option(METHOD, "Weak, strong and W2SD side by side: video and contact sheet.", "--compare")
+        bool,
+        _option(
+            METHOD,
+            "Weak, strong and W2SD side by side: video and contact sheet; and each alone, in weak/, plain/ and w2sd/.",
+            "--compare",
+        ),
     ] = False,
     method: Annotated[str | None, _setting("method")] = None,
     chosen: Annotated[list[str] | None, _setting("options")] = None,
@@ -260,6 +285,12 @@ def generate(
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
     overwrite: Annotated[bool, _option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
+    verify: Annotated[
+        bool,
+        _option(
+            OUTPUT, "Compare what is made already with its sidecar by hashes, not by sizes and times alone.", "--verify"
+        ),
+    ] = False,
 ) -> None:
     """Make videos from prompts: an MP4 each, and a JSON sidecar with all that it takes to make it again.
 
@@ -326,7 +357,7 @@ def generate(
         if again:
             asked = (prompts_file, preset, refine, seed, *scales.values())
             if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
-                others = "--out, --overwrite, --gif, --png and --device"
+                others = "--out, --overwrite, --verify, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
                 request, before = runs.read_sidecar(again)
@@ -343,6 +374,10 @@ def generate(
                 raise ValueError(f"--from: {again}: its request's {error}") from None
             check_kind(requests[0], kind, "--from", str(again))
             formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
+            verify = True
+            for path, what in runs.check_files(again.parent, before, hashed=True).items():
+                if os.path.lexists(path):
+                    err.print(f"{path} {what}: it is damaged or another one", markup=False)
         else:
             seeds = parse_seeds("0" if seed is None else seed)
             fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
@@ -362,7 +397,7 @@ def generate(
             ]
             if idle := _without_effect(requests[0], fields, weak_lora_scale):
                 err.print(escape(f"Note: {idle}"))
-        _generate(requests, out_folder, formats, overwrite, before)
+        _generate(requests, out_folder, formats, overwrite, before, verify)
 
 
 def _refuse_empty(context: typer.Context) -> None:
@@ -431,22 +466,16 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
 
 
 def _generate(
-    requests: list[Request], folder: Path, formats: list[str], overwrite: bool, before: dict[str, Any] | None
+    requests: list[Request],
+    folder: Path,
+    formats: list[str],
+    overwrite: bool,
+    before: dict[str, Any] | None,
+    verify: bool = False,
+    way: str = "Give --overwrite, or another --out",
 ) -> None:
     """Runs the requests under progress bars, and says where everything is."""
-    for request in requests:
-        request.check()
-    runs.writable(folder)
-
-    taken = [] if overwrite else conflicts(requests, folder, formats)
-    if taken:
-        names = ", ".join(map(str, taken[:3])) + (f" and {len(taken) - 3} more" if taken[3:] else "")
-        there = f"{names}: there already, and made differently."
-        if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
-            raise FileExistsError(f"{there} Give --overwrite, or another --out")
-        if not typer.confirm(f"{there} Replace?", err=True):
-            raise typer.Exit(1)
-        overwrite = True
+    overwrite = _free(requests, folder, formats, overwrite, verify, way=way)
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
     to_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -461,16 +490,50 @@ def _generate(
             progress.update(steps, completed=done)
 
         quiet()
-        for made in make(requests, folder, formats, overwrite, on_step, command=_command()):
-            progress.update(videos, advance=1)
-            print(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}")
-            if not made.kept:
-                print(*(f"  {line}" for line in _summary(made, before)), sep="\n", flush=True)
+        with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
+            for made in results:
+                progress.update(videos, advance=1)
+                lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
+                _say(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines)
+
+
+def _free(
+    requests: list[Request], folder: Path, formats: list[str], overwrite: bool, verify: bool = False, *, way: str
+) -> bool:
+    """Makes sure, before any model is loaded, that the names of the outputs can be written to.
+
+    Args:
+        way: what a user can do where they cannot; on a terminal, one who can overwrite is asked.
+
+    Returns:
+        Whether files may be replaced.
+
+    Raises:
+        FileExistsError: they are taken.
+    """
+    for request in requests:
+        request.check()
+        runs.recordable(request)
+    runs.writable(folder)
+    states = conflicts(requests, folder, formats, verify)
+    never = [reason for state, reason in states if state == "blocked"]
+    taken = never or [reason for _, reason in states if not overwrite]
+    if not taken:
+        return overwrite
+    there = f"{'; '.join(taken[:3])}{f'; and {len(taken) - 3} more' * bool(taken[3:])}."
+    if never:
+        raise FileExistsError(f"{there} Give another --out")
+    if "--overwrite" not in way or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise FileExistsError(f"{there} {way}")
+    if not typer.confirm(f"{there} Replace?", err=True):
+        raise typer.Exit(1)
+    return True
 
 
 def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
     """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
     yield from map(str, list(made.paths.values())[1:])
+    yield from (str(next(iter(paths.values()))) for paths in made.singles.values())
     for variant, video in made.record["videos"].items():
         name = video["method"] or variant
         count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
@@ -762,7 +825,7 @@ def check_pair(
         if control is not None and not videos:
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from . import check_pair as check
-        from .eval.cli import run
+        from .eval.cli import free, run
         from .eval.dimensions import expand
 
         if dimensions not in (None, "none"):
@@ -776,12 +839,20 @@ def check_pair(
             texts = _refined([each.prompt for each in data], pair.refine)
             data = [replace(s, prompt=p, told={**s.told, **t}) for s, (p, t) in zip(data, texts, strict=True)]
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
+        sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
+        variants = {variant: out_folder / variant for variant in sampled}
+        batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
+        check.writable(out_folder)
+        for variant, folder in variants.items():
+            _free(batches[variant], folder, ["mp4"], False, way="Give another --out")
+        if variants:
+            free(out_folder / "scores.json")
         quiet()
         with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
             task = bar.add_task("", total=len(data))
             shown = [each.data for each in data]
             found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
-        check.write(out_folder / "alignment.csv", found)
+        check.write(out_folder / check.COSINES, found)
         out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
         units = [each.prompt for each in data]
         for sigma, cosine in check.by_level(found, units):
@@ -792,11 +863,10 @@ def check_pair(
         out.print(f"  mean         {said}", markup=False)
         if dimensions == "none":
             return
-        for variant in ("plain", "w2sd"):
-            asked = [replace(request, variant=variant) for request in requests]
-            _generate(asked, out_folder / variant, ["mp4"], False, None)
+        for variant, folder in variants.items():
+            _generate(batches[variant], folder, ["mp4"], False, None, way="Give another --out")
         named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
-        folders = [str(out_folder / variant) for variant in ("plain", "w2sd")]
+        folders = [str(folder) for folder in variants.values()]
         auto = device or "auto"
         if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not pair.video, []):
             raise typer.Exit(1)

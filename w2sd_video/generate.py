@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import presets, runs
 from .errors import did_you_mean
-from .runs import Refused, Request
+from .runs import Output, Refused, Request
 
 if TYPE_CHECKING:
     from .pipelines.reflection import Reflection as Pipeline
@@ -29,13 +29,14 @@ OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, st
 
 @dataclass(frozen=True)
 class Made:
-    """One request's outputs: paths by format (`json` is the sidecar), what the sidecar says, and whether they
-    were there already."""
+    """One request's outputs: paths by format (`json` is the sidecar), what the sidecar says, whether they were there
+    already, and the paths of a comparison's single videos by variant."""
 
     request: Request
     paths: dict[str, Path]
     record: dict[str, Any]
     kept: bool = False
+    singles: Mapping[str, dict[str, Path]] = field(default_factory=dict)
 
 
 def generate(
@@ -45,11 +46,13 @@ def generate(
     overwrite: bool = False,
     on_step: OnStep | None = None,
     command: Sequence[str] = (),
-) -> Iterator[Made]:
+    hashed: bool = False,
+) -> Generator[Made, None, None]:
     """Makes each request's outputs, a video or an image, in the folder `out`, one after another, and yields them.
 
     A request whose outputs are already there is kept as it is, unless `overwrite`: an interrupted batch goes
-    on where it was. Each video has a generator of its own, seeded by its request alone.
+    on where it was. Each video has a generator of its own, seeded by its request alone. Other processes may make other
+    videos in the same folder meanwhile.
 
     Args:
         requests: what to make.
@@ -58,11 +61,12 @@ def generate(
         overwrite: replace what is there.
         on_step: called after each sampling step.
         command: the command line, for the record.
+        hashed: of what is there already, compare the hashes with the sidecar's, not only sizes and times.
 
     Raises:
         runs.Refused: an argument that cannot be used; before anything is made.
-        FileExistsError: an output's name is taken by something else; before anything is made.
-        OSError: weights that are missing or cannot be read.
+        FileExistsError: an output's name is taken by something else; before anything is made, unless it came meanwhile.
+        OSError: weights that are missing or cannot be read; a file that cannot be written.
     """
     out = Path(out)
     for kind in formats:
@@ -70,52 +74,67 @@ def generate(
             raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}")
     for request in requests:
         request.check()
+        runs.recordable(request)
     runs.writable(out)
-    states = [request.state(out, formats) for request in requests]
-    taken = conflicts(requests, out, formats)
-    if taken and not overwrite:
-        raise FileExistsError(f"{taken[0]} is there already, and is not this very video")
-    return _generate(requests, states, out, formats, overwrite, on_step, command)
+    outputs = []
+    for output in runs.place(requests, out, formats):
+        state = _free(output, overwrite, hashed)
+        if state == "new" and not overwrite:
+            output = output.widened()
+            _free(output, overwrite, hashed)
+        outputs.append((output, state == "made" and not overwrite))
+    return _generate(outputs, out, overwrite, on_step, command)
 
 
-def conflicts(requests: Sequence[Request], out: Path, formats: Sequence[str]) -> list[Path]:
-    """The files in `out` that these requests would replace by something else."""
-    return [
-        path
-        for request in requests
-        if request.state(out, formats) == "taken"
-        for path in request.outputs(out, formats).values()
-        if path.exists()
-    ]
+def _free(output: Output, overwrite: bool, hashed: bool = False) -> str:
+    """The state of an output whose names may be written to.
+
+    Raises:
+        FileExistsError: they may not.
+    """
+    state, reason = output.state(hashed)
+    if state == "blocked" or (state == "taken" and not overwrite):
+        raise FileExistsError(reason)
+    return state
+
+
+def conflicts(
+    requests: Sequence[Request], out: Path, formats: Sequence[str], hashed: bool = False
+) -> list[tuple[str, str]]:
+    """What stands in the way of these requests in `out`: `taken` or `blocked`, as of `Output.state`, and what it is."""
+    states = [output.state(hashed) for output in runs.place(requests, out, formats)]
+    return [(state, reason) for state, reason in states if reason]
 
 
 def _generate(
-    requests: Sequence[Request],
-    states: Sequence[str],
+    outputs: Sequence[tuple[Output, bool]],
     out: Path,
-    formats: Sequence[str],
     overwrite: bool,
     on_step: OnStep | None,
     command: Sequence[str],
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
+    """Makes outputs, each of which comes with whether it is there already."""
     pipelines: dict[str, Pipeline] = {}
     loaded: tuple[object, ...] | None = None
-    for request, state in zip(requests, states, strict=True):
-        paths = request.outputs(out, formats)
-        if state == "made" and not overwrite:
-            yield Made(request, paths, runs.read_sidecar(paths["json"])[1], kept=True)
-            continue
-        models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
-        wanted = (request.variant, request.family, *models, request.dtype, request.device)
-        if wanted != loaded:
-            pipelines.clear()  # let go of one pair before the next is loaded
-            pipelines = load(request)
-            loaded = wanted
-            if request.family == "dit-moe":  # its classes are refused before the first of them is made
-                for each in requests:
-                    if each.models == request.models:
-                        _class(next(iter(pipelines.values())), each.prompt)
-        yield _make(request, pipelines, paths, formats, on_step, command)
+    missing = [output for output, kept in outputs if not kept]
+    with runs.claimed(out, missing) if missing else nullcontext():
+        for output, kept in outputs:
+            request = output.request
+            # Another process may have come since, and may have made the very same.
+            if kept or (_free(output, overwrite) == "made" and not overwrite):
+                yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
+                continue
+            models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
+            wanted = (request.variant, request.family, *models, request.dtype, request.device)
+            if wanted != loaded:
+                pipelines.clear()  # let go of one pair before the next is loaded
+                pipelines = load(request)
+                loaded = wanted
+                if request.family == "dit-moe":  # its classes are refused before the first of them is made
+                    for each, _ in outputs:
+                        if each.request.models == request.models:
+                            _class(next(iter(pipelines.values())), each.request.prompt)
+            yield _make(output, pipelines, overwrite, on_step, command)
 
 
 def load(request: Request) -> dict[str, Pipeline]:
@@ -401,17 +420,15 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
 
 
 def _make(
-    request: Request,
+    output: Output,
     pipelines: dict[str, Pipeline],
-    paths: dict[str, Path],
-    formats: Sequence[str],
+    overwrite: bool,
     on_step: OnStep | None,
     command: Sequence[str],
 ) -> Made:
-    from PIL import Image
-
     from . import video
 
+    request = output.request
     started = time.perf_counter()
     videos: dict[str, Frames] = {}
     made: dict[str, Any] = {}
@@ -429,37 +446,49 @@ def _make(
     labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method}
     labelled = {labels[variant]: frames for variant, frames in videos.items()}
     caption = f"{request.prompt}  (seed {request.seed})"
-    shown = video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
-    with runs.whole(paths) as staged:
-        if not request.video:
-            Image.fromarray(shown[0]).save(staged["png"], format="PNG")
-        else:
-            _write(request, shown, videos, staged)
-            if compared:
-                video.contact_sheet(labelled, caption).save(staged["sheet"], format="PNG")
-        record = {
-            "videos": made,
-            "files": [path.name for kind, path in paths.items() if kind != "json"],
-            "formats": list(formats) if request.video else ["png"],
-            "seconds": round(time.perf_counter() - started, 3),
-            **_provenance(pipelines, command),
-        }
-        staged["json"].write_text(runs.sidecar(request, record), encoding="utf-8")
-    return Made(request, paths, record)
+    provenance = _provenance(pipelines, command)
+    every = {**output.singles, "": output}
+    finals = {(name, kind): path for name, each in every.items() for kind, path in each.paths.items()}
+    stale = [path for each in every.values() for path in each.stale()]
+    with runs.whole(finals, stale, lambda: _free(output, overwrite)) as staged:
+        for name, each in every.items():
+            files = {kind: staged[name, kind] for kind in each.paths}
+            record: dict[str, Any] = {"videos": made, "seconds": 0.0, **provenance}
+            if name:  # a single video of a comparison
+                of, shown = {name: videos[name]}, videos[name]
+                record |= {"videos": {name: made[name]}, "seconds": made[name]["seconds"]}
+                record["weights"] = {name: provenance["weights"][name]}
+            else:
+                of, shown = videos, video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
+                record["seconds"] = round(time.perf_counter() - started, 3)
+                if "sheet" in files:
+                    video.write_picture(video.contact_sheet(labelled, caption), files["sheet"])
+            _write(each.request, shown, of, files)
+            record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]
+            record["formats"] = list(each.formats) if request.video else ["png"]
+            record["hashes"] = runs.hashes(path for kind, path in files.items() if kind != "json")
+            with runs.naming(files["json"]):
+                files["json"].write_text(runs.sidecar(each.request, record), encoding="utf-8")
+    return Made(request, output.paths, record, singles={name: each.paths for name, each in output.singles.items()})
 
 
-def _write(request: Request, shown: Frames, videos: dict[str, Frames], staged: dict[str, Path]) -> None:
-    """A video's files, in the formats that there is a path for."""
+def _write(request: Request, shown: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:
+    """A video's or an image's files, in the formats that there is a path for."""
+    from PIL import Image
+
     from . import video
 
+    if not request.video:
+        video.write_picture(Image.fromarray(shown[0]), files["png"])
+        return
     assert request.fps is not None
-    if "mp4" in staged:
-        video.write_mp4(shown, staged["mp4"], request.fps)
-    if "gif" in staged:
-        video.write_gif(shown, staged["gif"], request.fps)
-    if "png" in staged:
+    if "mp4" in files:
+        video.write_mp4(shown, files["mp4"], request.fps)
+    if "gif" in files:
+        video.write_gif(shown, files["gif"], request.fps)
+    if "png" in files:
         for variant, frames in videos.items():
-            video.write_pngs(frames, staged["png"] / variant if len(videos) > 1 else staged["png"])
+            video.write_pngs(frames, files["png"] / variant if len(videos) > 1 else files["png"])
 
 
 def versions() -> dict[str, str]:
@@ -481,7 +510,8 @@ def _provenance(pipelines: dict[str, Pipeline], command: Sequence[str]) -> dict[
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
-        "command": list(command),
+        # An argument may be a path that is not UTF-8, which JSON does not hold.
+        "command": [argument.encode("utf-8", "backslashreplace").decode() for argument in command],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -21,7 +21,13 @@ from .validation import STRICT, Setting, plain, refuse, validated
 DTYPES = ("float32", "float16", "bfloat16")
 CONVENTIONS = ("exact", "published")
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
-VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
+Variant = Literal["w2sd", "plain", "weak", "compare"]
+VARIANTS: dict[Variant, tuple[str, ...]] = {
+    "w2sd": ("w2sd",),
+    "plain": ("strong",),
+    "weak": ("weak",),
+    "compare": ("weak", "strong", "w2sd"),
+}
 MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
 LONGEST = 100_000  # characters of a text
 WIDEST = 65_536  # pixels a side, and frames
@@ -283,7 +289,7 @@ class Settings(Pair):
             accepted="give auto, cpu, cuda, cuda:N, mps or xpu",
         ),
     ] = "auto"
-    variant: Annotated[Literal["w2sd", "plain", "weak", "compare"], Setting("What is shown, one of VARIANTS.")] = "w2sd"
+    variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None
     )

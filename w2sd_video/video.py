@@ -6,9 +6,12 @@ given; `runs.whole` makes that path appear only when it is complete.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import tempfile
+from bisect import bisect_left
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .runs.files import FULL, naming
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +63,7 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     is filled up by repeating its last row or column.
 
     Raises:
-        OSError: ffmpeg failed; holds what it said.
+        OSError: ffmpeg failed; holds what it said, and ENOSPC where the disk is full.
     """
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -69,10 +74,13 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "12", "-preset", "slow"]
     command += ["-colorspace", "smpte170m", "-color_primaries", "bt709", "-color_trc", "bt709"]
     command += ["-color_range", "tv"]
-    command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
+    # A relative path with a colon would be taken for a protocol.
+    command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
     ran = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
     if ran.returncode:
-        raise OSError(f"ffmpeg could not write {path}: {ran.stderr.decode(errors='replace').strip()}")
+        said = ran.stderr.decode(errors="replace").strip()
+        full = next((code for code in FULL if os.strerror(code) in said), None)
+        raise OSError(full or errno.EIO, os.strerror(full) if full else f"ffmpeg failed: {said}", str(path))
 
 
 def write_gif(frames: Frames, path: Path, fps: int) -> None:
@@ -81,7 +89,8 @@ def write_gif(frames: Frames, path: Path, fps: int) -> None:
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     duration = max(10 * round(100 / fps), 20)  # viewers slow down anything quicker than 2 ticks
-    first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    with naming(path):
+        first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def write_pngs(frames: Frames, folder: Path) -> None:
@@ -90,7 +99,13 @@ def write_pngs(frames: Frames, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     for index, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{index:04d}.png")
+        write_picture(Image.fromarray(frame), folder / f"{index:04d}.png")
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """A PNG, whatever the path's end."""
+    with naming(path):
+        picture.save(path, format="PNG")
 
 
 def read(path: Path, most: int | None = None) -> Frames:
@@ -245,12 +260,12 @@ def _page(width: int, height: int, caption: str, line: int) -> Image.Image:
 
 
 def _text(page: Image.Image, text: str, left: int, top: int, width: int, line: int) -> None:
-    """One line of text, cut with an ellipsis where it is too long."""
+    """One line of text, cut with an ellipsis where it is too long; ends of lines become spaces."""
     from PIL import ImageDraw
 
     font = _font(line)
+    text = " ".join(text[: 16 * width].splitlines())  # measuring a text takes a time that grows with its length
     if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text += "…"
+        fitting = bisect_left(range(len(text)), True, key=lambda end: font.getlength(text[:end] + "…") > width)
+        text = text[: max(fitting - 1, 0)] + "…"
     ImageDraw.Draw(page).text((left, top + line // 2), text, fill=INK, font=font, anchor="lm")

@@ -2,18 +2,17 @@
 
 from ..errors import Refused
 from ..settings import CONVENTIONS, DTYPES, VARIANTS
-from .files import rows, whole, writable
+from .files import naming, rows, whole, writable
+from .outputs import FORMATS, Output, claimed, place
 from .request import (
-    FORMATS,
     PACKAGE,
     Request,
     absolute,
     locate,
-    read_sidecar,
-    sidecar,
     split,
     usable_device,
 )
+from .sidecar import check_files, hashes, read_sidecar, recordable, sidecar
 
 __all__ = [
     "CONVENTIONS",
@@ -21,11 +20,18 @@ __all__ = [
     "FORMATS",
     "PACKAGE",
     "VARIANTS",
+    "Output",
     "Refused",
     "Request",
     "absolute",
+    "check_files",
+    "claimed",
+    "hashes",
     "locate",
+    "naming",
+    "place",
     "read_sidecar",
+    "recordable",
     "rows",
     "sidecar",
     "split",

@@ -1,8 +1,4 @@
-"""What was asked, what was made, what is left: requests, their files, and the sidecars that make them again.
-
-A `Request` is one output with everything that decides its frames. Beside every video lies `NAME.json`, its
-sidecar: the request, and what came of it. A sidecar is written last, so a video that has one is complete.
-"""
+"""Requests: one output each, with everything that decides its frames."""
 
 from __future__ import annotations
 
@@ -11,16 +7,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import TYPE_CHECKING, Any
 
 from .. import presets, settings
-from ..documents import Unreadable, read_json
+from ..documents import read_json
 from ..errors import Refused, did_you_mean
 from ..settings import MOST_STEPS, WIDEST, Settings
 
@@ -28,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGE = Path(__file__).parents[1]
-FORMATS = ("mp4", "gif", "png")
 # What a method has as a field of its own, and a request too.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
@@ -203,32 +195,11 @@ class Request(Settings):
         by = [self.method] if self.variant in ("w2sd", "compare") else []
         return "-".join([words, f"seed{self.seed}", *(name for name in [*by, self.variant] if name != "w2sd")])
 
-    def outputs(self, out: Path, formats: Sequence[str]) -> dict[str, Path]:
-        """Where each format goes in `out`; `json` is the sidecar, `sheet` a comparison's contact sheet. The formats are
-        of videos: an image is a PNG."""
-        if not self.video:
-            return {kind: out / f"{self.stem}.{kind}" for kind in ("png", "json")}
-        paths = {kind: out / f"{self.stem}.{kind}" for kind in formats if kind != "png"}
-        if "png" in formats:
-            paths["png"] = out / f"{self.stem}-frames"
-        if self.variant == "compare":
-            paths["sheet"] = out / f"{self.stem}.png"
-        return paths | {"json": out / f"{self.stem}.json"}
-
-    def state(self, out: Path, formats: Sequence[str]) -> str:
-        """`made`: this very request is in `out`, in all these formats. `taken`: something else has one of its
-        names. `new`: neither."""
-        paths = self.outputs(out, formats)
-        there = [path for path in paths.values() if os.path.lexists(path)]
-        if not there:
-            return "new"
-        try:
-            same = read_sidecar(paths["json"])[0] == self
-        except (OSError, ValueError):
-            same = False
-        if not same:
-            return "taken"
-        return "made" if len(there) == len(paths) else "new"
+    @property
+    def long_stem(self) -> str:
+        """Another name, for where another request has `stem`: with a hash of the whole request."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def locate(reference: str, argument: str = "model") -> str:
@@ -331,52 +302,3 @@ def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps"
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             said = str(error).partition("\n")[0]
     raise Refused("device", name, f"it cannot be used here: {said}")
-
-
-def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
-    """The request of a sidecar, and all that the sidecar says.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
-    """
-    try:
-        data = read_json(path)
-        wanted = data["request"]
-        needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
-        unknown, missing = wanted.keys() - set(settings.names()), needed - wanted.keys()
-    except (Unreadable, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
-    if unknown or missing:
-        says = [f"has unknown {', '.join(sorted(unknown))[:300]}"] if unknown else []
-        says += [f"lacks {', '.join(sorted(missing))}"] if missing else []
-        raise ValueError(f"{path}: its request {' and '.join(says)}: it is of another version")
-    try:
-        request = Request(**wanted)
-        _RECORD.validate_python(data)
-    except Refused as error:
-        raise ValueError(f"{path}: its request's {error}") from None
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(f"{path}: {place} is not what w2sd-video writes there") from None
-    return request, data
-
-
-class _Video(TypedDict):
-    frames_sha256: str
-
-
-class _Record(TypedDict, total=False):
-    """Of what a sidecar says beside its request, that which is read again."""
-
-    videos: dict[str, _Video]
-    formats: list[Literal["mp4", "gif", "png"]]
-
-
-_RECORD = TypeAdapter(_Record)
-
-
-def sidecar(request: Request, made: Mapping[str, Any]) -> str:
-    """The text of a sidecar."""
-    data = {"request": asdict(request), **made}
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,165 @@
+"""Sidecars: beside every video lies `NAME.json`, its request and what came of it.
+
+A sidecar is written last, so a video that has one is complete. It records the size, time of change and SHA-256 of every
+file that belongs to it, by which a file that was cut short or replaced since is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from .. import settings
+from ..documents import Unreadable, read_json
+from ..errors import Refused, shown
+from .request import Request
+
+FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
+
+
+def sidecar(request: Request, made: Mapping[str, Any]) -> str:
+    """The text of a sidecar."""
+    data = {"format": FORMAT, "request": asdict(request), **made}
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def recordable(request: Request) -> None:
+    """Refuses, before any sampling, a value that a sidecar cannot hold.
+
+    Raises:
+        Refused: a field whose text is not UTF-8, or whose value JSON does not have.
+    """
+    for name, value in asdict(request).items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise Refused(name, value, "give text in UTF-8") from None
+        except (TypeError, ValueError) as error:
+            raise Refused(name, value, f"give what JSON can hold, for the sidecar ({error})") from None
+
+
+def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
+    """The request of a sidecar, and all that the sidecar says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
+    """
+    try:
+        data = read_json(path)
+        recorded, version = data["request"], data.get("format", 1)
+        needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
+        unknown, missing = recorded.keys() - set(settings.names()), needed - recorded.keys()
+    except (Unreadable, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
+    if isinstance(version, bool) or version not in range(1, FORMAT + 1):
+        raise ValueError(f"{path} is a sidecar of format {shown(version)}; this version reads 1 to {FORMAT}")
+    if unknown or missing:
+        says = [f"has unknown {', '.join(sorted(unknown))[:300]}"] if unknown else []
+        says += [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        raise ValueError(f"{path}: its request {' and '.join(says)}: it is of another version")
+    try:
+        request = Request(**recorded)
+        _RECORD.validate_python(data)
+    except Refused as error:
+        raise ValueError(f"{path}: its request's {error}") from None
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"{path}: {place} is not what w2sd-video writes there") from None
+    return request, data
+
+
+class _Video(TypedDict):
+    frames_sha256: str
+
+
+class _Record(TypedDict, total=False):
+    """Of what a sidecar says beside its request, that which is read again."""
+
+    videos: dict[str, _Video]
+    formats: list[Literal["mp4", "gif", "png"]]
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+def unlike(request: Request, other: Request) -> list[str]:
+    """The fields in which two requests differ, as sidecars record them: a tuple is a list."""
+    if request == other:
+        return []
+    one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
+    return [name for name in one if one[name] != two[name]]
+
+
+def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Size in bytes, time of change in ns and SHA-256 of files and folders' files, by name (`FOLDER/FILE`)."""
+    found = {}
+    for path in paths:
+        for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
+            stat = file.stat()
+            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": _sha256(file)}
+            found[file.relative_to(path.parent).as_posix()] = of
+    return found
+
+
+def check_files(
+    folder: Path, record: Mapping[str, Any], hashed: bool = False, only: Iterable[str] | None = None
+) -> dict[Path, str]:
+    """What is wrong with the files that a sidecar records; empty where nothing is.
+
+    Sizes and times of change are compared always. A file of another time, as a copy has, is compared by its hash.
+
+    Args:
+        folder: where the sidecar lies.
+        record: what it says; one of format 1 says nothing of its files, in which nothing is found wrong then.
+        hashed: compare all hashes, for files that were changed in place and dated back, and for failing disks.
+        only: names of files, and of folders of frames, of which alone to say.
+
+    Returns:
+        What is wrong, in words, by path.
+    """
+    wrong: dict[Path, str] = {}
+    recorded = record.get("hashes")
+    names = None if only is None else set(only)
+    for name, of in recorded.items() if isinstance(recorded, Mapping) else ():
+        parts = PurePosixPath(name).parts
+        if names is not None and not names & {name, *parts[:1]}:
+            continue
+        path = folder / name
+        if ".." in parts or os.path.isabs(name):
+            wrong[path] = "lies elsewhere than its sidecar"
+        elif not path.is_file():
+            wrong[path] = "is no file" if path.exists() else "is missing"
+        elif what := _unlike_record(path, of, hashed):
+            wrong[path] = what
+    return wrong
+
+
+def _unlike_record(path: Path, of: Any, hashed: bool) -> str:
+    """How a file differs from what a sidecar records of it; empty where it does not."""
+    try:
+        size, modified, sha256 = (of[key] for key in ("size", "modified_ns", "sha256"))
+    except (KeyError, TypeError):
+        return "has no size, time and hash in its sidecar"
+    now = path.stat()
+    if now.st_size != size:
+        return f"has {now.st_size} bytes, and its sidecar says {size}"
+    if (hashed or now.st_mtime_ns != modified) and _sha256(path) != sha256:
+        return "is not the file whose hash its sidecar has"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
