@@ -23,6 +23,7 @@ import numpy as np
 from w2sd_video.documents import read_bytes
 from w2sd_video.errors import Refused
 from w2sd_video.provenance import file_sha256, stamp
+from w2sd_video.runs import check_files
 from w2sd_video.video import PICTURES, pictures
 
 from .containers import is_animated
@@ -96,14 +97,9 @@ class Video:
     @property
     def differs_from_its_sidecar(self) -> bool:
         """Whether its sidecar has hashes, and another one of it."""
-        hashes = _sidecar(self.path).get("hashes")
-        if not isinstance(hashes, dict):
-            return False
         try:
             self._stamps()
-            files = pictures(self.path) if self.path.is_dir() else [self.path]
-            named = {f"{self.path.name}/{file.name}" if self.path.is_dir() else file.name: file for file in files}
-            return any(hashes[name] != file_sha256(file) for name, file in named.items() if name in hashes)
+            return bool(check_files(self.path.parent, _sidecar(self.path), hashed=True, only=[self.path.name]))
         except OSError:  # which reading it then names
             return False
 

@@ -23,7 +23,7 @@ from w2sd_video.eval.prompts import match, read_prompts
 from w2sd_video.eval.temporal_flickering import DIMENSION as Flickering
 from w2sd_video.eval.videos import Reader, find, left_out
 
-from w2sd_video import video
+from w2sd_video import runs, video
 from w2sd_video.runs import Refused
 
 CASES = Path(__file__).with_name("golden") / "cases"
@@ -301,10 +301,13 @@ def test_flickering_is_said_to_be_of_still_videos(good):
 
 def test_a_video_that_is_not_the_one_of_its_sidecar_is_pointed_out_before_it_is_scored(good):
     request = {"prompt": "a prompt", "seed": 0, "variant": "w2sd"}
-    for hashes in (None, {}, {"good.mp4": find([good])[0].sha256}, {"other.mp4": "0"}, "damaged"):
+    recorded = runs.hashes([good / "good.mp4"])
+    for hashes in (None, {}, recorded, {"other.mp4": "0"}, "damaged"):
         (good / "good.json").write_text(json.dumps({"request": request, "files": ["good.mp4"], "hashes": hashes}))
         assert "sidecar has the hash" not in notes(good)
-    (good / "good.json").write_text(json.dumps({"request": request, "hashes": {"good.mp4": "0" * 64}}))
+    (good / "good.json").write_text(
+        json.dumps({"request": request, "hashes": {"good.mp4": {**recorded["good.mp4"], "sha256": "0" * 64}}})
+    )
     happened: list[str] = []
     evaluate([good], "temporal_flickering", say=happened.append, progress=lambda *_: happened.append("scoring"))
     assert "not the file that the sidecar has the hash of" in happened[0] and happened[1] == "scoring"
