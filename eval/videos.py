@@ -135,8 +135,6 @@ def find(
         root = Path(os.path.expanduser(argument))
         if root.is_dir():
             paths = list(within(root))
-        elif root.exists() and not root.is_file():  # reading a pipe may wait for ever
-            raise Refused("videos", argument, "give files, folders or globs; this is a pipe or a device")
         elif root.exists():
             paths = [root]
         else:
