@@ -58,7 +58,7 @@ OPTIONS = {
 SAME = (
     "seed schedule vae reflection_steps height width fps dtype device out inversion convention strong weak method"
     " dimensions prompts references weights backend control controlnet ip_image ip_adapter weak_motion_scale"
-    " weak_routing preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
+    " image_encoder lora weak_routing preset weak_text_encoders negative_prompt weak_prompt weak_negative_prompt"
 )
 OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in SAME.split()}
 
@@ -195,6 +195,9 @@ def generate(
     ip_adapter: Annotated[
         str | None,
         _option(MODELS, "An IP-Adapter's file, and its scales in the two arms (0.6, 0).", metavar=SCALED),
+    ] = None,
+    image_encoder: Annotated[
+        str | None, _option(MODELS, "The IP-Adapter's image encoder, where it is not beside it: a folder.")
     ] = None,
     ip_image: Annotated[str | None, _option(MODELS, "The picture that the IP-Adapter is shown.")] = None,
     dtype: Annotated[str | None, _option(MODELS, "float32, float16 or bfloat16.")] = None,
@@ -341,7 +344,7 @@ def generate(
         scales = {"strong": strong_lora_scale, "weak": weak_lora_scale}
         before: dict[str, Any] | None = None
         if again:
-            asked = (prompts_file, preset, refine, seed, *scales.values())
+            asked = (prompts_file, preset, refine, seed, image_encoder, *scales.values())
             if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
                 others = "--out, --overwrite, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
@@ -356,6 +359,10 @@ def generate(
             seeds = parse_seeds("0" if seed is None else seed)
             fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
             check_kind(pair, kind, "--preset", pair.name)
+            if image_encoder is not None:
+                if (ip := fields.get("ip_adapter") or pair.ip_adapter) is None:
+                    raise Refused("image_encoder", image_encoder, "the pair has no IP-Adapter; give --ip-adapter")
+                fields["ip_adapter"] = {**ip, "image_encoder": image_encoder}
             said = {arm: x for arm, x in scales.items() if x is not None}
             if adapters := _adapters(loras, pair, said, alone=weak is None and weak_motion is None):
                 fields["adapters"] = adapters

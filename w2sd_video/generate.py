@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import import_module
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .pipelines.reflection import Reflection as Pipeline
     from .video import Frames
 
+logger = logging.getLogger("w2sd_video")
 LABELS = {"weak": "weak", "strong": "strong", "w2sd": "W2SD"}
 OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, steps in all
 
@@ -100,6 +102,7 @@ def _generate(
 ) -> Iterator[Made]:
     pipelines: dict[str, Pipeline] = {}
     loaded: tuple[object, ...] | None = None
+    said: set[str] = set()
     for request, state in zip(requests, states, strict=True):
         paths = request.outputs(out, formats)
         if state == "made" and not overwrite:
@@ -115,7 +118,12 @@ def _generate(
                 for each in requests:
                     if each.models == request.models:
                         _class(next(iter(pipelines.values())), each.prompt)
-        yield _make(request, pipelines, paths, formats, on_step, command)
+        cut = cut_off(request, pipelines)
+        for note in notes(request, cut, pipelines):
+            if note not in said:
+                logger.warning("note: %s", note)
+                said.add(note)
+        yield _make(request, pipelines, paths, formats, on_step, command, cut)
 
 
 def load(request: Request) -> dict[str, Pipeline]:
@@ -134,20 +142,19 @@ def load(request: Request) -> dict[str, Pipeline]:
     if both := [variant for variant in shown if variant not in apart]:
         pair: dict[str, Any] = {}
         if "w2sd" in shown and request.weak is not None:
-            weak = runs.locate(request.weak, "weak")
-            pair = {"weak": weak, "weak_text_encoders": request.weak_text_encoders}
+            pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
         if set(both) != {"strong"} and request.weak_motion_adapter is not None:
-            pair["weak_motion_adapter"] = runs.locate(request.weak_motion_adapter, "weak_motion_adapter")
-        pipe = _load(request, runs.locate(request.strong, "strong"), **pair)
+            pair["weak_motion_adapter"] = request.weak_motion_adapter
+        pipe = _load(request, request.strong, **pair)
         _adapt(pipe, request)
         pipelines = dict.fromkeys(both, pipe)
     if apart:
         assert request.weak is not None
         try:
             motion = request.weak_motion_adapter or request.motion_adapter
-            pipelines["weak"] = _load(replace(request, motion_adapter=motion), runs.locate(request.weak, "weak"))
+            pipelines["weak"] = _load(replace(request, motion_adapter=motion), request.weak)
         except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
-            raise OSError(str(error).replace("strong=", "weak=")) from error
+            raise OSError(re.sub(r"^strong: ", "weak: ", str(error))) from error
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
@@ -168,16 +175,14 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
     """A pipeline of the request's family."""
     import torch
 
-    from .loading import autoencoder
-
     family = presets.FAMILIES[request.family]
     name = family.pipeline if request.controlnet is None else family.with_controlnet
     if request.motion_adapter is not None:
-        pair["motion_adapter"] = runs.locate(request.motion_adapter, "motion_adapter")
+        pair["motion_adapter"] = request.motion_adapter
     if request.vae is not None:
-        pair["vae"] = autoencoder(runs.locate(request.vae, "vae"), getattr(torch, request.dtype))
+        pair["vae"] = request.vae
     if request.controlnet is not None:
-        pair["controlnet"] = runs.locate(request.controlnet["model"], "controlnet")
+        pair["controlnet"] = request.controlnet["model"]
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
     made, read = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
@@ -191,31 +196,19 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
 def _adapt(pipe: Any, request: Request) -> None:
     """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
     for name, each in request.adapters.items():
-        place, folder, file = runs.split(each["model"], f"adapters.{name}")
-        with _refusing(f"adapters.{name}", each["model"]):
-            pipe.load_lora_weights(place, subfolder=folder or None, weight_name=file, adapter_name=name)
+        pipe.load_lora_weights(each["model"], adapter_name=name)
     if request.adapters:
         pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
-    if request.ip_adapter is not None:
-        place, folder, file = runs.split(request.ip_adapter["model"], "ip_adapter")
-        with _refusing("ip_adapter", request.ip_adapter["model"]):
-            pipe.load_ip_adapter(place, subfolder=folder, weight_name=file)
-        pipe.set_ip_adapter_scale(request.ip_adapter["strong"])
-
-
-@contextmanager
-def _refusing(argument: str, value: str) -> Iterator[None]:
-    """Says which argument it is that diffusers cannot load."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise Refused(argument, value, f"it cannot be loaded: {error}") from error
+    if (ip := request.ip_adapter) is not None:
+        pipe.load_ip_adapter(ip["model"], image_encoder_folder=ip.get("image_encoder") or "image_encoder")
+        pipe.set_ip_adapter_scale(ip["strong"])
 
 
 def sample(
     pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None
 ) -> tuple[Frames, dict[str, int]]:
     """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
+    import numpy as np
     import torch
 
     done = 0
@@ -237,7 +230,7 @@ def sample(
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
-    pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
+    pipe.scheduler = scheduler(request, loaded.config)
     try:
         output = pipe(**call)
     finally:
@@ -245,6 +238,13 @@ def sample(
     if on_step and not done:  # a pipeline without callbacks
         on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
     made = output.frames[0] if request.video else output.images
+    broken = ~np.isfinite(made).reshape(len(made), -1).all(axis=1)
+    if broken.any():
+        where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
+        raise FloatingPointError(
+            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; give --dtype"
+            " float32, or another autoencoder by --vae"
+        )
     return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
 
 
@@ -315,6 +315,38 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
     }
 
 
+def cut_off(request: Request, pipelines: Mapping[str, Pipeline]) -> dict[str, str]:
+    """What the text encoders do not read of each of a request's prompts, by field; they read 77 tokens (CLIP)."""
+    cut = {}
+    for pipe in pipelines.values():
+        names = [name for name in ("tokenizer", "tokenizer_2") if getattr(pipe, name, None) is not None]
+        for field in ("prompt", "negative_prompt", "weak_prompt", "weak_negative_prompt"):
+            for name in names if (text := getattr(request, field)) else ():
+                tokenizer, most = getattr(pipe, name), _most_tokens(pipe, name)
+                tokens = tokenizer(text, truncation=False, add_special_tokens=False, return_offsets_mapping=True)
+                kept = most - tokenizer.num_special_tokens_to_add()
+                if len(tokens.input_ids) > kept and field not in cut:
+                    cut[field] = text[tokens.offset_mapping[kept][0] :]
+    return cut
+
+
+def _most_tokens(pipe: Any, tokenizer: str) -> int:
+    encoder = getattr(pipe, tokenizer.replace("tokenizer", "text_encoder"))
+    return min(getattr(pipe, tokenizer).model_max_length, encoder.config.max_position_embeddings)
+
+
+def notes(request: Request, cut: Mapping[str, str], pipelines: Mapping[str, Pipeline]) -> Iterator[str]:
+    """What a user would want to know of a request before it is sampled, each in a sentence."""
+    for field, text in cut.items():
+        pipe = next(iter(pipelines.values()))
+        name, most = field.replace("_", " "), _most_tokens(pipe, "tokenizer")
+        beginning = f"{text[:100]} …" if len(text) > 100 else text
+        yield f"the text encoder reads the first {most} tokens of a text; cut off the {name}: {beginning!r}"
+    numbers = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
+    if not any(numbers) and request.variant in ("w2sd", "compare"):
+        yield "all three guidance scales are 0, the unconditional prediction: the prompt has no effect"
+
+
 def _class(pipe: Any, name: str) -> int:
     """The number of a class, by name or number."""
     classes = set(pipe.labels.values()) or range(pipe.transformer.config.num_embeds_ada_norm)
@@ -335,7 +367,7 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        shown = [Image.fromarray(frame) for frame in video.read(Path(path))]
+        shown = [Image.fromarray(frame) for frame in video.shown(Path(path))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
     shown *= count if len(shown) == 1 else 1
@@ -344,14 +376,16 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
     return shown[:count]
 
 
-def scheduler(request: Request, prediction_type: str | None = None) -> Any:
+def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any:
     """The request's diffusers scheduler.
 
     Args:
-        prediction_type: what the networks predict, which is theirs to say where the request does not.
+        trained: the configuration of the scheduler that was loaded with the networks. What these predict, and whether
+            they were trained to a signal-to-noise ratio of zero, is theirs to say where the request does not.
 
     Raises:
-        Refused: diffusers has no such class, or the class no such argument.
+        Refused: diffusers has no such class, or the class no such argument; or the networks predict a flow and the
+            scheduler is none of flow matching.
     """
     import diffusers
 
@@ -364,8 +398,18 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
     for key in config:
         if key not in known:
             raise Refused(f"argument of {name}", key, did_you_mean(key, known))
-    if prediction_type and "prediction_type" in known:
-        config.setdefault("prediction_type", prediction_type)
+    trained = trained or {}
+    flow = (
+        str(trained.get("_class_name", "")).startswith("FlowMatch")
+        or trained.get("prediction_type") == "flow_prediction"
+    )
+    if flow and not (name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise Refused("schedule", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        if trained.get(key) and key in known:
+            config.setdefault(key, trained[key])
+    if config.get("rescale_betas_zero_snr") and trained.get("timestep_spacing") == "trailing":
+        config["timestep_spacing"] = "trailing"  # any other leaves the noisiest level out
     try:
         return cls(**config)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -379,6 +423,7 @@ def _make(
     formats: Sequence[str],
     on_step: OnStep | None,
     command: Sequence[str],
+    cut: dict[str, str],
 ) -> Made:
     from PIL import Image
 
@@ -414,6 +459,7 @@ def _make(
             "files": [path.name for kind, path in paths.items() if kind != "json"],
             "formats": list(formats) if request.video else ["png"],
             "seconds": round(time.perf_counter() - started, 3),
+            **({"cut": cut} if cut else {}),
             **_provenance(pipelines, command),
         }
         staged["json"].write_text(runs.sidecar(request, record), encoding="utf-8")

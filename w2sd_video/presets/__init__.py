@@ -55,7 +55,7 @@ class Pair:
     weak_motion_scale: float | None = None  # times which the weak arm's motion module adds what it adds
     adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # LoRAs: name -> {model, strong, weak}
     controlnet: Mapping[str, Any] | None = None  # {model, strong, weak}: scales of the residuals
-    ip_adapter: Mapping[str, Any] | None = None  # {model, strong, weak}: scales of the picture's attention
+    ip_adapter: Mapping[str, Any] | None = None  # {model, strong, weak, image_encoder}: the last where it is elsewhere
     weak_routing: str | list[int] | None = None  # of a mixture of experts: the weak arm's
     grammar: str | None = None  # the `w2sd_video.GRAMMAR.grammar` that prompts must follow; null: any text
     num_inference_steps: int
@@ -194,7 +194,7 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
     places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
-    places += [(each, "model") for each in named if isinstance(each, dict)]
+    places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and (folder / model).exists():
             place[name] = str((folder / model).absolute())

@@ -1,19 +1,16 @@
 """Runs: what was asked, what was made, what is left; and their files."""
 
 from ..errors import Refused
+from ..models.sources import absolute
 from .files import rows, whole, writable
 from .request import (
     CONVENTIONS,
     DTYPES,
     FORMATS,
-    PACKAGE,
     VARIANTS,
     Request,
-    absolute,
-    locate,
     read_sidecar,
     sidecar,
-    split,
     usable_device,
 )
 
@@ -21,16 +18,13 @@ __all__ = [
     "CONVENTIONS",
     "DTYPES",
     "FORMATS",
-    "PACKAGE",
     "VARIANTS",
     "Refused",
     "Request",
     "absolute",
-    "locate",
     "read_sidecar",
     "rows",
     "sidecar",
-    "split",
     "usable_device",
     "whole",
     "writable",

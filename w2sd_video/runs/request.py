@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import presets
 from ..errors import Refused, did_you_mean
+from ..models.sources import absolute, resolve
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).parents[1]
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
 VARIANTS = {"w2sd": ("w2sd",), "plain": ("strong",), "weak": ("weak",), "compare": ("weak", "strong", "w2sd")}
 FORMATS = ("mp4", "gif", "png")
@@ -93,7 +93,8 @@ class Request(presets.Pair):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
             if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
-                values[name] = {**scaled, "model": absolute(scaled["model"])}
+                paths = {k: absolute(v) for k, v in scaled.items() if k in ("model", "image_encoder") and v is not None}
+                values[name] = {**scaled, **paths}
         given = {name: path for name in ("control", "ip_image") if (path := values.get(name)) and os.path.exists(path)}
         values["pictures"] = {name: _hash(Path(path)) for name, path in given.items()}
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
@@ -152,19 +153,22 @@ class Request(presets.Pair):
         for name, each in scaled.items():
             if each is None:
                 continue
-            if not isinstance(each, Mapping) or set(each) != {"model", "strong", "weak"}:
+            also = {"image_encoder"} if name == "ip_adapter" else set()
+            if not isinstance(each, Mapping) or set(each) - also != {"model", "strong", "weak"}:
                 raise Refused(name, each, "give model, strong and weak: the model, and its scale in each arm")
             for arm in ("strong", "weak"):
                 _number(f"{name}.{arm}", each[arm])
         for name, model in self.models.items():
             try:
-                locate(model, name)
+                resolve(model, name)
             except OSError as error:
                 if self.preset not in presets.names() or presets.load(self.preset).models.get(name) != model:
                     raise
                 raise OSError(f"{error}. `w2sd-video presets {self.preset}` says where it is from") from None
-        if self.ip_adapter is not None and split(self.ip_adapter["model"], "ip_adapter")[2] is None:
+        if self.ip_adapter is not None and not resolve(self.ip_adapter["model"], "ip_adapter").is_file:
             raise Refused("ip_adapter", self.ip_adapter["model"], "name its file of weights, beside image_encoder/")
+        if self.ip_adapter is not None and (encoder := self.ip_adapter.get("image_encoder")) is not None:
+            resolve(encoder, "image_encoder", folders=True)
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
@@ -300,46 +304,6 @@ class Request(presets.Pair):
         return "made" if len(there) == len(paths) else "new"
 
 
-def locate(reference: str, argument: str = "model") -> str:
-    """A model reference as a loader takes it: `package:PATH` becomes a path; hub ids, files in them and paths stay.
-
-    Raises:
-        OSError: the package does not have that folder; or it cannot be a hub id, and no such path is there.
-        Refused: it is empty.
-    """
-    if not isinstance(reference, str) or not reference.strip():
-        raise Refused(argument, reference, "give a hub id, a folder or a file")
-    if reference.startswith("package:"):
-        path = PACKAGE / reference.removeprefix("package:")
-        if not path.exists():
-            raise OSError(f"{argument}: the shipped model is missing: {path}. Install the package anew")
-        return str(path)
-    path = Path(reference).expanduser()
-    if path.exists():
-        return str(path)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.(safetensors|bin|ckpt|pth|pt))?", reference):
-        raise OSError(f"{argument}: {reference!r} is not there, and is no hub id (OWNER/NAME) either")
-    return reference
-
-
-def split(reference: str, argument: str = "model") -> tuple[str, str, str | None]:
-    """A model reference as diffusers loads adapters: a folder or hub id, a folder in it, and the file if it says."""
-    located = locate(reference, argument)
-    path = Path(located)
-    if path.is_file():
-        return str(path.parent), "", path.name
-    if path.is_dir():
-        return located, "", None
-    owner, name, *inner = located.split("/")
-    return f"{owner}/{name}", "/".join(inner[:-1]), inner[-1] if inner else None
-
-
-def absolute(reference: str) -> str:
-    """A path in full, where there is one of that name; a hub id as it is."""
-    path = os.path.expanduser(reference)
-    return os.path.abspath(path) if os.path.exists(path) else reference
-
-
 def _hash(path: Path) -> str:
     """Of a file's bytes; of a folder, of its files' in order of their names."""
     whole = hashlib.sha256()
@@ -351,8 +315,9 @@ def _hash(path: Path) -> str:
 
 def _most_frames(motion_adapter: str) -> int | None:
     """How many frames the motion module was built for, where its configuration is at hand."""
-    config = Path(locate(motion_adapter)) / "config.json"
+    path = resolve(motion_adapter, "motion_adapter").path
     try:
+        config = (path or Path(motion_adapter)) / "config.json"
         length = json.loads(config.read_text(encoding="utf-8")).get("motion_max_seq_length")
     except (OSError, ValueError, AttributeError):
         return None

@@ -39,7 +39,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from rich.progress import Progress, track
 
-from ..motion import motion_unet
+from ..models.motion import motion_unet
 from ..runs import rows, whole
 from .grammar import describe
 from .model import HERE, build_image_model, build_motion_adapter
