@@ -126,6 +126,8 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
         layers = _kohya(named, tensors, convert)
     else:
         layers = _renamed(named, tensors, networks, source)
+    kohya = any(name.startswith(KOHYA) for name in tensors)
+    what = "layers" if kohya else "weights"
     modules = {component: dict(network.named_modules()) for component, network in networks.items()}
     placed: Tensors = {}
     left, wrong = [], []
@@ -137,11 +139,14 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
             placed |= renamed
         else:
             wrong.append(original)
+    if (wrong or not placed) and (said_of_width := _other_width(tensors, modules)):
+        raise WeightsError(f"{named} {said_of_width}")
     if wrong:
-        raise WeightsError(_other_shape(named, tensors, wrong, modules))
+        raise WeightsError(
+            f"{named} is made for another model: {len(wrong)} of its {what} have another width than the model's layers,"
+            f" {wrong[0][:150]!r} first."
+        )
     denoiser = type(next(iter(networks.values()))).__name__
-    kohya = any(name.startswith(KOHYA) for name in tensors)
-    what = "layers" if kohya else "weights"
     if not placed:
         first = f", {left[0][:150]!r} first" if left else ""
         raise WeightsError(
@@ -299,7 +304,8 @@ def _fits(name: str, tensor: torch.Tensor, modules: Mapping[str, Mapping[str, nn
     return tensor.shape[0] == weight.shape[0]
 
 
-def _other_shape(named: Any, tensors: Tensors, wrong: list[str], modules: Any) -> str:
+def _other_width(tensors: Tensors, modules: Mapping[str, Mapping[str, nn.Module]]) -> str | None:
+    """Which base a LoRA is made for, if the width of the texts in it says another than the UNet's."""
     into = re.compile(r"attn2[._](?:processor\.)?to_[kv]\W.*(lora_?down|lora\.down|lora_A)|attn2.*to_[kv]_lora\.down")
     names = {n: tuple(t.shape) for n, t in tensors.items()}
     widths = sorted({shape[-1] for n, shape in names.items() if into.search(n) and "motion_modules" not in n and shape})
@@ -313,13 +319,10 @@ def _other_shape(named: Any, tensors: Tensors, wrong: list[str], modules: Any) -
     }
     if len(own) == 1 and (other := [width for width in widths if width not in own]):
         return (
-            f"{named} is made for a UNet of cross-attention width {other[0]}{_base(other[0])}. Accepted:"
+            f"is made for a UNet of cross-attention width {other[0]}{_base(other[0])}. Accepted:"
             f" {next(iter(own))}{_base(next(iter(own)))}, as the pipeline's."
         )
-    return (
-        f"{named} is made for another model: {len(wrong)} of its layers have another width than the model's,"
-        f" {wrong[0][:150]!r} first."
-    )
+    return None
 
 
 def _base(width: int) -> str:
