@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
+from w2sd_video.dit_moe import load
 from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
-from w2sd_video.models.dit_moe import load
 from w2sd_video.models.loading import autoencoder, find
 
 from .reflection import Reflection

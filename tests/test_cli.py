@@ -406,4 +406,4 @@ def test_every_option_in_a_message_is_one_that_there_is():
     named = {part for option in cli.OPTIONS.values() for part in option.split("/") if part.startswith("--")}
     assert named <= options
     arguments = {*runs.Request.__dataclass_fields__, *inspect.signature(evaluate).parameters}
-    assert set(cli.OPTIONS) - {"out", "formats", "schedule", "backend"} <= arguments
+    assert set(cli.OPTIONS) - {"out", "formats", "schedule", "backend", "lora", "image_encoder"} <= arguments

@@ -443,11 +443,20 @@ def test_layers_without_a_place_are_counted_named_and_left_out(caplog):
         assert lora_weights(pipe.unet, f"x{n}").keys() == {name.removeprefix("unet.") for name in tensors}
 
 
-def test_a_lora_of_a_text_encoder_alone_loads():
+@pytest.mark.parametrize("layout", ["today's names", "names of before", "older diffusers", "sd-scripts"])
+def test_a_lora_of_a_text_encoder_alone_loads(layout):
     pipe = SD.pipeline(weak=False, dtype=torch.float32)
-    tensors = lora_of(copy.deepcopy(pipe.text_encoder), ("q_proj", "v_proj"), "text_encoder.")
-    pipe.load_lora_weights(write("te.safetensors", tensors), adapter_name="te")
+    tensors = lora_of(copy.deepcopy(pipe.text_encoder), ("q_proj", "v_proj"), "")
+    named = {f"text_encoder.{'' if layout.startswith('today') else 'text_model.'}{n}": t for n, t in tensors.items()}
+    if layout == "older diffusers":
+        parts = {"lora_A": "lora_linear_layer.down", "lora_B": "lora_linear_layer.up"}
+        named = {re.sub("lora_[AB]", lambda m: parts[m[0]], n): t for n, t in named.items()}
+    if layout == "sd-scripts":
+        named = kohya({n.replace("text_encoder.", "unet."): t for n, t in named.items()}, "lora_te_")
+    pipe.load_lora_weights(write("te.safetensors", named), adapter_name="te")
     assert not arms.adapters(pipe.unet) and arms.adapters(pipe.text_encoder).keys() == {"te"}
+    loaded = {n.removeprefix("base_model.model."): t for n, t in lora_weights(pipe.text_encoder, "te").items()}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def no_lora() -> dict[str, tuple[Tensors, str]]:

@@ -159,6 +159,12 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
             *(named, len(left), what, denoiser, left[0][:150]),
         )
     own = kohya or all(name.startswith(tuple(f"{each}." for each in networks)) for name in tensors)
+    own &= kohya or all(_peft(name) in placed for name in tensors)
+    if kohya and any("text_encoder" in n for n in placed) and not any("out_proj" in n for n in placed):
+        # diffusers (0.42.1) tells this layout of a text encoder by `out_proj`; so scales are worked in, and names PEFT's.
+        return {
+            n: t for group, renamed in layers.items() if group not in left for n, t in _worked(group, renamed, tensors)
+        }
     if own and not left and not any(".temporal_transformer." in name for name in tensors):
         safe = source is not None and source.path is not None and source.path.suffix == ".safetensors"
         return source.path if safe and source is not None else tensors  # a file, with the scales in its metadata
@@ -251,6 +257,8 @@ def _renamed(named: Any, tensors: Tensors, networks: Networks, source: Source | 
             continue
         if not renamed.startswith(tuple(f"{component}." for component in networks)):
             renamed = f"{denoiser}.{renamed}"
+        # As published before transformers 5.6 took `text_model.` out of CLIPTextModel, which is how it takes LoRAs.
+        renamed = re.sub(r"^(text_encoder(_2)?)\.(?=encoder\.)", r"\1.text_model.", renamed)
         layers[name] = {renamed: tensor * scale if ".lora_B." in renamed and scale != 1 else tensor}
     return layers
 
@@ -266,6 +274,13 @@ def _peft_scale(source: Source | None) -> float:
     if said.get("alpha_pattern") or said.get("rank_pattern") or said.get("use_rslora"):
         raise WeightsError(f"{source} has scales of its layers in adapter_config.json, which is not supported.")
     return alpha / rank if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank else 1.0
+
+
+def _worked(group: str, renamed: Tensors, tensors: Tensors) -> Iterable[tuple[str, torch.Tensor]]:
+    """One layer of sd-scripts', with its alpha / r worked in."""
+    alpha, down = tensors.get(f"{group}.alpha"), tensors[f"{group}.lora_down.weight"]
+    scale = 1.0 if alpha is None else float(alpha) / len(down)
+    return [(name, tensor * scale if ".lora_B." in name else tensor) for name, tensor in renamed.items()]
 
 
 def _scaled(placed: Tensors, said: Mapping[str, Any]) -> Tensors:
@@ -309,8 +324,8 @@ def _other_width(tensors: Tensors, modules: Mapping[str, Mapping[str, nn.Module]
     into = re.compile(r"attn2[._](?:processor\.)?to_[kv]\W.*(lora_?down|lora\.down|lora_A)|attn2.*to_[kv]_lora\.down")
     names = {n: tuple(t.shape) for n, t in tensors.items()}
     widths = sorted({shape[-1] for n, shape in names.items() if into.search(n) and "motion_modules" not in n and shape})
-    own = {
-        module.weight.shape[1]
+    own: set[int] = {
+        int(module.weight.shape[1])  # type: ignore[index]
         for of in modules.values()
         for name, module in of.items()
         if re.search(r"attn2\.to_k(\.base_layer)?$", name)
