@@ -161,7 +161,7 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
     own = kohya or all(name.startswith(tuple(f"{each}." for each in networks)) for name in tensors)
     own &= kohya or all(_peft(name) in placed for name in tensors)
     if kohya and any("text_encoder" in n for n in placed) and not any("out_proj" in n for n in placed):
-        # diffusers (0.42.1) tells this layout of a text encoder by `out_proj`; so scales are worked in, and names PEFT's.
+        # diffusers (0.42.1) knows this layout of a text encoder by `out_proj` alone: give it PEFT's names
         return {
             n: t for group, renamed in layers.items() if group not in left for n, t in _worked(group, renamed, tensors)
         }
