@@ -22,7 +22,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from w2sd_video.loading import clip_tokenizer
+from w2sd_video.models.bases import clip_tokenizer
 
 from .first_token import read_first_token
 from .weights import assign, shared, tensors

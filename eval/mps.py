@@ -21,7 +21,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from w2sd_video.loading import clip_tokenizer
+from w2sd_video.models.bases import clip_tokenizer
 
 from .clip import LAYOUTS, tokenize
 from .dimensions import ByFrame

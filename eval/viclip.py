@@ -23,7 +23,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from w2sd_video.loading import clip_tokenizer
+from w2sd_video.models.bases import clip_tokenizer
 
 from .clip import LAYOUTS, cleaned, renamed, tokenize
 from .weights import assign, tensors

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import AnimateDiffPipeline, UNet2DConditionModel, UNetMotionModel
 
-from w2sd_video.motion import motion_unet
+from w2sd_video.models.motion import motion_unet
 
 from .reflection import Reflection, _is
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
-from w2sd_video.dit_moe import SUFFIXES, load
+from w2sd_video.dit_moe import load
 from w2sd_video.methods import Method
+from w2sd_video.models.bases import BASES
+from w2sd_video.models.checkpoints import explained
+from w2sd_video.models.loading import autoencoder, find
 
 from .reflection import Reflection
 
@@ -39,10 +41,16 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
             WeightsNotFound, WeightsError: see `dit_moe.load_published`.
         """
         dtype = kwargs.pop("torch_dtype", None)
+        if isinstance(kwargs.get("vae"), (str, PathLike)):
+            kwargs["vae"] = autoencoder(kwargs["vae"], dtype, BASES["Stable Diffusion"])
         if weak is not None:
             kwargs["weak_transformer"] = load("weak", weak, dtype)
-        if Path(strong).suffix not in SUFFIXES:
-            return super(Reflection, cls).from_pretrained(strong, *args, torch_dtype=dtype, **kwargs)
+        source = find("strong", strong)
+        if not source.is_file:
+            with explained(source):
+                return super(Reflection, cls).from_pretrained(
+                    source.path or source.value, *args, torch_dtype=dtype, trust_remote_code=False, **kwargs
+                )
         components = {"scheduler": DDIMScheduler(clip_sample=False), **kwargs}
         if components.get("vae") is None:
             raise ValueError(f"`vae` is None, and {str(strong)!r} has none: give Stable Diffusion's AutoencoderKL.")

@@ -16,8 +16,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from w2sd_video import pipelines
-from w2sd_video.dit_moe import DiTMoETransformer2DModel
-from w2sd_video.motion import motion_unet
+from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
+from w2sd_video.models.motion import motion_unet
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def pick_score(folder: Path, pictures: list[Path], references: list[Path]) -> li
     """As its model card shows, with transformers' preprocessing by Pillow."""
     from transformers import CLIPImageProcessorPil, CLIPModel
 
-    from w2sd_video.loading import clip_tokenizer
+    from w2sd_video.models.bases import clip_tokenizer
 
     model = CLIPModel.from_pretrained(folder / "yuvalkirstain/PickScore_v1").eval()
     images = CLIPImageProcessorPil()(images=[Image.open(path) for path in pictures], return_tensors="pt")

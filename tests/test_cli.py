@@ -433,6 +433,8 @@ def test_every_option_in_a_message_is_one_that_there_is():
         "backend",
         "official_python",
         "stage",
+        "lora",
+        "image_encoder",
     }
     assert set(cli.OPTIONS) <= known
 

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from w2sd_video import arms
-from w2sd_video.loading import SDXL, WeightsError
+from w2sd_video.errors import WeightsError
+from w2sd_video.models.bases import SDXL
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
 CONTROL = [family for family in FAMILIES if family.control]

@@ -360,7 +360,6 @@ def test_a_rendering_of_more_pixels_than_memory_holds_is_refused(options):
         ("v.mp4 --prompts pipe", "--prompts: 'pipe' is not accepted; give a JSON file"),
         ("v.mp4 --prompts /dev/zero", "--prompts: '/dev/zero' is not accepted; give a JSON file"),
         ("v.mp4 --prompts deep", "--prompts: 'deep' is not accepted; give a JSON file"),
-        ("pipe.mp4", "VIDEO: 'pipe.mp4' is not accepted"),
         ("v.mp4 --out pipe.json", "--out: 'pipe.json' is not accepted"),
         ("v.mp4 --dimensions=", "--dimensions: '' is not accepted"),
     ],
@@ -372,6 +371,11 @@ def test_scoring_waits_for_no_pipe_and_reads_no_endless_file(options, says):
     Path("v.mp4").touch()
     dimensions = [] if "--dimensions=" in options else ["--dimensions", "clipped"]
     assert says in run("eval", *options.split(), *dimensions, code=2)
+
+
+def test_scoring_names_a_pipe_among_the_videos():
+    os.mkfifo("pipe.mp4")
+    assert "pipe.mp4 is not a file" in run("eval", "pipe.mp4", "--dimensions", "clipped", code=1)
 
 
 # Exit codes

@@ -25,6 +25,7 @@ KNOW_DIFFUSERS = (
     "w2sd_video.dit_moe",
     "w2sd_video.hook",
     "w2sd_video.loading",
+    "w2sd_video.models",
     "w2sd_video.motion",
     "w2sd_video.pipelines",
     "w2sd_video.refine",

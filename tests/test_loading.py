@@ -30,9 +30,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
-from w2sd_video import loading
-from w2sd_video.loading import SD15, SDXL, WeightsError, WeightsNotFound, clip_tokenizer, download_command
-from w2sd_video.motion import unshare_parameters
+from w2sd_video.errors import WeightsError, WeightsNotFound
+from w2sd_video.models import loading
+from w2sd_video.models.bases import SD15, SDXL, clip_tokenizer
+from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.models.sources import download_command
 from w2sd_video.provenance import file_sha256, weight_hashes
 
 load = W2SDAnimateDiffSDXLPipeline.from_pretrained
@@ -357,9 +359,9 @@ def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
     for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
         tensors = getattr(pipe, name).state_dict().values()
         assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.bfloat16}, name
-    with pytest.raises(WeightsNotFound, match="strong=.*has no weights"):
-        load(*paths)
-    with pytest.raises(WeightsNotFound, match="weak=.*has no 'fp16' weights"):
+    plain = load(*paths)  # the only variant that there is
+    assert_same_weights(plain.unet, load(*paths, variant="fp16", torch_dtype=torch.float32).unet)
+    with pytest.raises(WeightsNotFound, match="weak: .*has no 'fp16' weights"):
         load(paths[0], shelf.weak, paths[2], variant="fp16")
     paths = [shelf.strong_file, shelf.weak_file, shelf.motion_file]
     files = load(*paths, config=shelf.config, torch_dtype=torch.bfloat16)
@@ -389,7 +391,7 @@ def test_a_hub_repository_is_read_from_its_cache(shelf, tmp_path):
     (weights / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(WeightsNotFound) as error:
         load("me/strong", "me/weak", "me/motion", cache_dir=tmp_path, local_files_only=True)
-    assert "weak='me/weak'" in str(error.value) and download_command("weak", "me/weak") in str(error.value)
+    assert "weak: 'me/weak'" in str(error.value) and download_command("weak", "me/weak") in str(error.value)
 
 
 @pytest.mark.parametrize("argument", ["strong", "weak", "motion_adapter"])
@@ -397,7 +399,7 @@ def test_missing_hub_weights_name_the_argument_and_the_download_command(shelf, t
     values = {"strong": shelf.strong, "weak": shelf.weak, "motion_adapter": shelf.motion}
     with pytest.raises(WeightsNotFound) as error:
         load(**{**values, argument: "some/model"}, cache_dir=tmp_path, variant=None)
-    assert f"{argument}='some/model'" in str(error.value)
+    assert f"{argument}: 'some/model'" in str(error.value)
     assert f"  {download_command(argument, 'some/model')}\n" in str(error.value)
 
 
@@ -440,59 +442,59 @@ def _bad_files(shelf: Shelf, root: Path) -> dict[str, tuple[dict, type, str]]:
     torch.save({"state_dict": _Code()}, root / "zipped.ckpt")
     (root / "empty").mkdir()
     return {
-        "missing": ({**good, "strong": root / "none.ckpt"}, WeightsNotFound, "strong=.*does not exist"),
-        "missing folder": ({**good, "weak": root / "none"}, WeightsNotFound, "weak=.*does not exist"),
-        "empty folder": ({**good, "weak": root / "empty"}, WeightsNotFound, "weak=.*model_index.json"),
-        "wrong type": ({**good, "weak": file("a.zip", b"")}, WeightsError, "weak=.*zip file.*safetensors"),
+        "missing": ({**good, "strong": root / "none.ckpt"}, WeightsNotFound, "strong: .*is not there"),
+        "missing folder": ({**good, "weak": root / "none"}, WeightsNotFound, "weak: .*is not there"),
+        "empty folder": ({**good, "weak": root / "empty"}, WeightsNotFound, "weak: .*model_index.json"),
+        "wrong type": ({**good, "weak": file("a.zip", b"")}, WeightsError, "weak: .*zip file.*safetensors"),
         "truncated": (
             {**good, "weak": file("cut.safetensors", whole[: len(whole) // 2])},
             WeightsError,
-            "weak=.*damaged",
+            "weak: .*damaged",
         ),
         "not safetensors": (
             {**good, "strong": file("text.safetensors", b"version 1")},
             WeightsError,
-            "strong=.*damaged",
+            "strong: .*damaged",
         ),
-        "code": ({**good, "weak": root / "code.ckpt"}, WeightsError, "weak=.*never run"),
-        "code, zipped": ({**good, "strong": root / "zipped.ckpt"}, WeightsError, "strong=.*never run"),
+        "code": ({**good, "weak": root / "code.ckpt"}, WeightsError, "weak: .*never run"),
+        "code, zipped": ({**good, "strong": root / "zipped.ckpt"}, WeightsError, "strong: .*never run"),
         "SD 1.5": (
             {**good, "strong": file("sd15.safetensors", sd15)},
             WeightsError,
-            "strong=.*Stable Diffusion 1",
+            "strong: .*Stable Diffusion 1",
         ),
         "SD 1.5 motion": (
             {**good, "motion_adapter": file("mm.safetensors", motion_names(sd15_motion.state_dict()))},
             WeightsError,
-            r"motion_adapter=.*\(8, 16, 16\)",
+            r"motion_adapter: .*\(8, 16, 16\)",
         ),
         "inpainting": (
             {**good, "strong": file("paint.safetensors", tensors | {first: torch.zeros(8, 9, 3, 3)})},
             WeightsError,
-            "strong=.*9 input channels",
+            "strong: .*9 input channels",
         ),
         "a LoRA": (
             {**good, "weak": file("lora.safetensors", {"lora_unet_x.lora_down.weight": torch.zeros(2)})},
             WeightsError,
-            "weak=.*LoRA",
+            "weak: .*LoRA",
         ),
-        "swapped": ({**good, "strong": shelf.motion_file}, WeightsError, "strong=.*as `motion_adapter`"),
+        "swapped": ({**good, "strong": shelf.motion_file}, WeightsError, "strong: .*as `motion_adapter`"),
         "no motion": ({**good, "motion_adapter": shelf.weak_file}, WeightsError, "not a motion module"),
         "motion folder of a UNet": (
             {**good, "motion_adapter": shelf.strong / "unet"},
             WeightsError,
-            "motion_adapter=.*is a UNet2DConditionModel",
+            "motion_adapter: .*is a UNet2DConditionModel",
         ),
-        "no motion at all": ({**good, "motion_adapter": None}, WeightsError, "=None.*hf download"),
+        "no motion at all": ({**good, "motion_adapter": None}, WeightsError, "motion_adapter: None.*hf download"),
         "incomplete": (
             {**good, "weak": file("part.safetensors", without("out.2."))},
             WeightsError,
-            "weak=.*weights are missing",
+            "weak: .*weights are missing",
         ),
         "without VAE": (
             {**good, "strong": file("novae.safetensors", without("first_stage"))},
             WeightsError,
-            "strong=.*vae",
+            "strong: .*vae",
         ),
         "v-prediction": (
             {**good, "weak": file("v.safetensors", tensors | {"v_pred": torch.tensor([])})},
@@ -535,7 +537,7 @@ def test_bad_input_is_one_clear_error(shelf, bad_files, tmp_path, monkeypatch, c
 def test_arms_that_do_not_go_together_are_refused_before_loading(shelf, tmp_path, monkeypatch, change, says):
     image_pipeline(10, **change).save_pretrained(tmp_path / "weak")
     monkeypatch.setattr(loading.Pair, "components", lambda self: pytest.fail("loaded"))
-    with pytest.raises(WeightsError, match=f"strong=.* and weak=.*{says}"):
+    with pytest.raises(WeightsError, match=f"strong: .* and weak: .*{says}"):
         load(shelf.strong, tmp_path / "weak", shelf.motion)
 
 
@@ -544,7 +546,7 @@ def test_a_folder_of_another_pipeline_is_refused(shelf, tmp_path):
     shutil.copytree(shelf.strong, folder)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionPipeline"))
-    with pytest.raises(WeightsError, match="strong=.*is a StableDiffusionPipeline. Accepted"):
+    with pytest.raises(WeightsError, match="strong: .*is a StableDiffusionPipeline. Accepted"):
         load(folder, motion_adapter=shelf.motion)
 
 
@@ -640,7 +642,7 @@ def test_the_shipped_configurations_are_stable_diffusion_15s():
 
 
 WRONG_FAMILY = {
-    "an SDXL file for Stable Diffusion": (3, {"strong": "xl.safetensors"}, "strong=.* is a checkpoint of "),
+    "an SDXL file for Stable Diffusion": (3, {"strong": "xl.safetensors"}, "strong: .* is a checkpoint of "),
     "an SDXL folder for Stable Diffusion": (
         3,
         {"strong": "xl"},
@@ -654,8 +656,8 @@ WRONG_FAMILY = {
         {"strong": "sd", "controlnet": "sd/unet"},
         "is a UNet2DConditionModel. Accepted: a C",
     ),
-    "no such ControlNet": (5, {"strong": "sd", "controlnet": "none"}, "controlnet=.*none' does not exist"),
-    "arms of two bases": (3, {"strong": "sd", "weak": "xl"}, "weak=.* is a StableDiffusionXLPipeline"),
+    "no such ControlNet": (5, {"strong": "sd", "controlnet": "none"}, "controlnet: .*none' is not there"),
+    "arms of two bases": (3, {"strong": "sd", "weak": "xl"}, "weak: .* is a StableDiffusionXLPipeline"),
 }
 
 

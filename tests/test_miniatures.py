@@ -13,6 +13,7 @@ from w2sd_video.pipelines import W2SDDiTMoEPipeline, W2SDStableDiffusionXLPipeli
 
 from w2sd_video import presets, runs
 from w2sd_video.generate import load, sample
+from w2sd_video.models import sources
 from w2sd_video.runs import Request
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
 from w2sd_video.shapes.grammar import describe, parse, refine
@@ -72,11 +73,11 @@ def test_each_preset_samples_what_was_trained(pair, trained, tmp_path, monkeypat
     """The presets' own paths, with the folder of the weights in place of the shipped one."""
     preset = presets.load(f"shapes-{pair}")
 
-    def here(reference: str, argument: str = "model") -> str:
+    def here(argument: str, reference: str) -> Path:
         name = reference.removeprefix("package:shapes/weights/")
-        return str(WEIGHTS / name if name.split("/")[0] in ("base", "tuned", "motion") else trained / name)
+        return WEIGHTS / name if name.split("/")[0] in ("base", "tuned", "motion") else trained / name
 
-    monkeypatch.setattr(runs, "locate", here)
+    monkeypatch.setattr(sources, "_shipped", here)
     (asked,) = pairs.samples(preset, 1, tmp_path)
     request = Request.of(asked.prompt, preset=preset, num_inference_steps=3, **asked.told)
     request = replace(request, num_frames=request.num_frames and 2)

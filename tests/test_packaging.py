@@ -65,12 +65,13 @@ def test_a_wheel_works_from_another_folder(wheel, tmp_path):
     subprocess.run(pip, check=True, capture_output=True)
     code = """if True:
         import w2sd_video.pipelines, w2sd_video.eval, w2sd_video.prompts
-        from w2sd_video import presets, runs
+        from w2sd_video import presets
+        from w2sd_video.models.sources import resolve
         print(w2sd_video.pipelines.W2SDAnimateDiffSDXLPipeline.__module__)
         for name in presets.names():
             preset = presets.load(name)
         for role in ("strong", "weak", "motion_adapter"):
-            print(runs.locate(getattr(presets.load("shapes"), role)))
+            print(resolve(getattr(presets.load("shapes"), role)).path)
     """
     environment = os.environ | {"PYTHONPATH": str(target)}
     ran = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)

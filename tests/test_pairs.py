@@ -19,11 +19,12 @@ from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
-from w2sd_video import cli, presets, runs
-from w2sd_video.dit_moe import DiTMoETransformer2DModel
+from w2sd_video import cli, presets
+from w2sd_video.errors import WeightsError
 from w2sd_video.generate import load, sample
-from w2sd_video.loading import WeightsError
-from w2sd_video.motion import unshare_parameters
+from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
+from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.models.sources import resolve
 from w2sd_video.runs import Refused, Request
 
 XL, SD, ANIMATE = (families.FAMILIES[i] for i in (2, 3, 1))
@@ -441,10 +442,8 @@ def test_models_of_a_preset_of_ones_own_lie_beside_it(sd, tmp_path, monkeypatch)
 def test_what_cannot_be_loaded_is_named_by_its_option(sd):
     path = preset("sd15-guidance", sd)
     for lora in (sd["controlnet"], sd["ip"]):
-        assert f"--lora: '{lora}' is not accepted; it cannot be loaded" in image(
-            "--preset", path, "--lora", lora, code=2
-        )
-    says = f"--ip-adapter: '{sd['lora']}' is not accepted; it cannot be loaded"
+        assert f"--lora: '{lora}' does not fit this model" in image("--preset", path, "--lora", lora, code=2)
+    says = f"--ip-adapter: '{sd['lora']}' is a LoRA"
     assert says in image("--preset", path, "--ip-adapter", sd["lora"], "--ip-image", sd["picture"], code=2)
 
 
@@ -540,11 +539,12 @@ def test_adapters_beside_another_weak_model_act_on_the_strong_one(xl):
 @pytest.mark.parametrize(
     "reference, expected",
     [
-        ("owner/name", ("owner/name", "", None)),
-        ("owner/name/w.safetensors", ("owner/name", "", "w.safetensors")),
-        ("owner/name/a/b/w.safetensors", ("owner/name", "a/b", "w.safetensors")),
+        ("owner/name", ("owner/name", "", False)),
+        ("owner/name/w.safetensors", ("owner/name", "w.safetensors", True)),
+        ("owner/name/a/b/w.safetensors", ("owner/name", "a/b/w.safetensors", True)),
     ],
 )
 def test_a_file_in_a_hub_repository(reference, expected):
-    assert runs.split(reference) == expected
+    source = resolve(reference)
+    assert (source.repository, source.inside, source.is_file) == expected
     assert presets.FAMILIES.keys() >= {"stable-diffusion", "stable-diffusion-xl"}

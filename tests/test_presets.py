@@ -165,12 +165,12 @@ def test_presets_that_extend_one_another_in_a_circle_are_refused(tmp_path, monke
 
 
 def test_what_the_networks_predict_is_theirs_to_say_where_a_schedule_does_not():
-    request = Request.of("a red circle")
-    assert scheduler(request, "v_prediction").config.prediction_type == "v_prediction"
+    request, v = Request.of("a red circle"), {"prediction_type": "v_prediction"}
+    assert scheduler(request, v).config.prediction_type == "v_prediction"
     said = dict(request.scheduler) | {"prediction_type": "sample"}
-    assert scheduler(replace(request, scheduler=said), "v_prediction").config.prediction_type == "sample"
+    assert scheduler(replace(request, scheduler=said), v).config.prediction_type == "sample"
     euler = replace(request, scheduler={"class": "FlowMatchEulerDiscreteScheduler"})
-    assert "prediction_type" not in scheduler(euler, "v_prediction").config
+    assert "prediction_type" not in scheduler(euler, v).config
 
 
 def test_the_shapes_preset_samples_as_the_shipped_model_does_by_itself():

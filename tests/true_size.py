@@ -38,7 +38,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
-from w2sd_video.loading import SDXL, clip_tokenizer
+from w2sd_video.models.bases import SDXL, clip_tokenizer
 from w2sd_video.provenance import weight_hashes
 
 GB = 2**30

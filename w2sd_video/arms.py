@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .dit_moe import DiTMoETransformer2DModel, Routing
+from .models.dit_moe import DiTMoETransformer2DModel, Routing
 
 # Of a dictionary (an object's own attributes are one too), a key, and its value while the switch is on.
 Settings = list[tuple[dict[str, Any], str, Any]]
@@ -39,11 +39,14 @@ def switched(settings: Settings) -> Iterator[None]:
 
 
 def adapters(network: nn.Module) -> dict[str, list[Any]]:
-    """The LoRA layers of a network, by the adapters that are active in them."""
+    """The LoRA layers of a network, by the adapters that are active in them and have weights there.
+
+    PEFT names every active adapter at every layer that any LoRA changes, those too that do not change that layer.
+    """
     found: dict[str, list[Any]] = {}
     for layer in network.modules():
         if isinstance(layer, BaseTunerLayer):
-            for name in layer.active_adapters:
+            for name in set(layer.active_adapters) & layer.scaling.keys():
                 found.setdefault(name, []).append(layer)
     return found
 

@@ -57,7 +57,7 @@ def samples(
             told["control"] = str(_beside(each.path, control))
         if asked.ip_adapter is not None:  # what it is trained to be shown: the picture itself
             told["ip_image"] = str(each.path)
-        found.append(Sample(each.prompt, video.read(each.path), told))
+        found.append(Sample(each.prompt, video.shown(each.path), told))
     return found
 
 
@@ -80,7 +80,7 @@ def alignment(
     from .alignment import align, latents_of
 
     pipe = load(requests[0])["w2sd"]
-    pipe.scheduler = scheduler(requests[0], pipe.scheduler.config.get("prediction_type"))
+    pipe.scheduler = scheduler(requests[0], pipe.scheduler.config)
     found = []
     for n, (request, frames) in enumerate(zip(requests, data, strict=True)):
         size = (request.width, request.height)

@@ -63,6 +63,8 @@ OPTIONS = {
     "backend": "--backend",
     "official_python": "--official-python",
     "schedule": "--schedule",
+    "lora": "--lora",
+    "image_encoder": "--image-encoder",
 }
 
 
@@ -236,6 +238,9 @@ def generate(
     controlnet: Annotated[str | None, _setting("controlnet")] = None,
     control: Annotated[str | None, _setting("control")] = None,
     ip_adapter: Annotated[str | None, _setting("ip_adapter")] = None,
+    image_encoder: Annotated[
+        str | None, _option(MODELS, "The IP-Adapter's image encoder, where it is not beside it: a folder.")
+    ] = None,
     ip_image: Annotated[str | None, _setting("ip_image")] = None,
     dtype: Annotated[str | None, _setting("dtype")] = None,
     device: Annotated[str | None, _setting("device")] = None,
@@ -355,7 +360,7 @@ def generate(
         scales = {"strong": strong_lora_scale, "weak": weak_lora_scale}
         before: dict[str, Any] | None = None
         if again:
-            asked = (prompts_file, preset, refine, seed, *scales.values())
+            asked = (prompts_file, preset, refine, seed, image_encoder, *scales.values())
             if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
                 others = "--out, --overwrite, --verify, --gif, --png and --device"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
@@ -382,6 +387,10 @@ def generate(
             seeds = parse_seeds("0" if seed is None else seed)
             fields["preset"] = pair = presets.load(preset or DEFAULTS[kind])
             check_kind(pair, kind, "--preset", pair.name)
+            if image_encoder is not None:
+                if (ip := fields.get("ip_adapter") or pair.ip_adapter) is None:
+                    raise Refused("image_encoder", image_encoder, "the pair has no IP-Adapter; give --ip-adapter")
+                fields["ip_adapter"] = {**ip, "image_encoder": image_encoder}
             said = {arm: x for arm, x in scales.items() if x is not None}
             if adapters := _adapters(loras, pair, said, alone=weak is None and weak_motion is None):
                 fields["adapters"] = adapters

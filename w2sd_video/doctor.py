@@ -7,12 +7,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-from . import presets, runs, video
-
-if TYPE_CHECKING:
-    from .loading import Argument
+from . import presets, video
+from .errors import Refused, WeightsNotFound
 
 PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
@@ -108,32 +105,33 @@ def scorers() -> Rows:
 
 def find(reference: str, role: str) -> str:
     """Where a model of a preset is: `shipped`, `found` with the place, or `missing` with the way to it."""
-    if reference.startswith("package:"):
-        place = runs.PACKAGE / reference.removeprefix("package:")
-        if place.is_file() or any(place.rglob("*.safetensors")):
-            return f"shipped, {_megabytes(place)}"
-        return f"missing: {place}; install the package anew"
-    from huggingface_hub import try_to_load_from_cache
+    from .models.sources import cached, download_command, resolve
 
-    from .loading import download_command
-
-    if Path(reference).exists():
-        return f"found, {_megabytes(Path(reference))}: {Path(reference).absolute()}"
     try:
-        repository, folder, file = runs.split(reference)
-    except OSError:
+        source = resolve(reference, role)
+    except WeightsNotFound as error:
+        if reference.startswith("package:"):
+            return str(error).partition(": ")[2]
         return "missing: put it there; `w2sd-video presets NAME` says where it comes from"
-    inside = f"{folder}/{file}" if folder else file
-    for name in [inside] if inside else ["model_index.json", "config.json"]:
-        cached = try_to_load_from_cache(repository, name)
-        if isinstance(cached, str) and (file or any(Path(cached).parent.rglob("*.safetensors"))):
-            place = Path(cached) if file else Path(cached).parent
+    except Refused as error:
+        return str(error)
+    if source.path is not None:
+        if reference.startswith("package:"):
+            there = source.is_file or any(source.path.rglob("*.safetensors"))
+            return f"shipped, {_megabytes(source.path)}" if there else "missing: install the package anew"
+        return f"found, {_megabytes(source.path)}: {source.path.absolute()}"
+    for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
+        file = cached(source, None, name)
+        if file and (source.inside or any(any(file.parent.rglob(f"*.{kind}")) for kind in ("safetensors", "bin"))):
+            place = file if source.inside else file.parent
             return f"found, {_megabytes(place)}: {place}"
-    if file:
-        command = f'hf download {repository} --include "{inside}"'
+    assert source.repository is not None
+    if source.inside:
+        command = f'hf download {source.repository} --include "{source.inside}"'
+        folder = source.inside.rpartition("/")[0]
         command += f' --include "{folder}/image_encoder/*"' if role == "ip_adapter" else ""
     else:
-        command = download_command(cast("Argument", role), repository)
+        command = download_command(role, source.repository)
     return f"missing; get it with: {command}"
 
 

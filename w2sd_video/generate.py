@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import import_module
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .pipelines.reflection import Reflection as Pipeline
     from .video import Frames
 
+logger = logging.getLogger("w2sd_video")
 LABELS = {"weak": "weak", "strong": "strong", "w2sd": "W2SD"}
 OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, steps in all
 
@@ -116,6 +119,7 @@ def _generate(
     """Makes outputs, each of which comes with whether it is there already."""
     pipelines: dict[str, Pipeline] = {}
     loaded: tuple[object, ...] | None = None
+    said: set[str] = set()
     missing = [output for output, kept in outputs if not kept]
     with runs.claimed(out, missing) if missing else nullcontext():
         for output, kept in outputs:
@@ -134,7 +138,12 @@ def _generate(
                     for each, _ in outputs:
                         if each.request.models == request.models:
                             _class(next(iter(pipelines.values())), each.request.prompt)
-            yield _make(output, pipelines, overwrite, on_step, command)
+            cut = cut_off(request, pipelines)
+            for note in notes(request, cut, pipelines):
+                if note not in said:
+                    logger.warning("note: %s", note)
+                    said.add(note)
+            yield _make(output, pipelines, overwrite, on_step, command, cut)
 
 
 def load(request: Request) -> dict[str, Pipeline]:
@@ -153,20 +162,19 @@ def load(request: Request) -> dict[str, Pipeline]:
     if both := [variant for variant in shown if variant not in apart]:
         pair: dict[str, Any] = {}
         if "w2sd" in shown and request.weak is not None:
-            weak = runs.locate(request.weak, "weak")
-            pair = {"weak": weak, "weak_text_encoders": request.weak_text_encoders}
+            pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
         if set(both) != {"strong"} and request.weak_motion_adapter is not None:
-            pair["weak_motion_adapter"] = runs.locate(request.weak_motion_adapter, "weak_motion_adapter")
-        pipe = _load(request, runs.locate(request.strong, "strong"), **pair)
+            pair["weak_motion_adapter"] = request.weak_motion_adapter
+        pipe = _load(request, request.strong, **pair)
         _adapt(pipe, request)
         pipelines = dict.fromkeys(both, pipe)
     if apart:
         assert request.weak is not None
         try:
             motion = request.weak_motion_adapter or request.motion_adapter
-            pipelines["weak"] = _load(replace(request, motion_adapter=motion), runs.locate(request.weak, "weak"))
+            pipelines["weak"] = _load(replace(request, motion_adapter=motion), request.weak)
         except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
-            raise OSError(str(error).replace("strong=", "weak=")) from error
+            raise OSError(re.sub(r"^strong: ", "weak: ", str(error))) from error
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
@@ -187,16 +195,14 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
     """A pipeline of the request's family."""
     import torch
 
-    from .loading import autoencoder
-
     family = presets.FAMILIES[request.family]
     name = family.pipeline if request.controlnet is None else family.with_controlnet
     if request.motion_adapter is not None:
-        pair["motion_adapter"] = runs.locate(request.motion_adapter, "motion_adapter")
+        pair["motion_adapter"] = request.motion_adapter
     if request.vae is not None:
-        pair["vae"] = autoencoder(runs.locate(request.vae, "vae"), getattr(torch, request.dtype))
+        pair["vae"] = request.vae
     if request.controlnet is not None:
-        pair["controlnet"] = runs.locate(request.controlnet["model"], "controlnet")
+        pair["controlnet"] = request.controlnet["model"]
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
     made, read = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
@@ -210,31 +216,19 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
 def _adapt(pipe: Any, request: Request) -> None:
     """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
     for name, each in request.adapters.items():
-        place, folder, file = runs.split(each["model"], f"adapters.{name}")
-        with _refusing(f"adapters.{name}", each["model"]):
-            pipe.load_lora_weights(place, subfolder=folder or None, weight_name=file, adapter_name=name)
+        pipe.load_lora_weights(each["model"], adapter_name=name)
     if request.adapters:
         pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
-    if request.ip_adapter is not None:
-        place, folder, file = runs.split(request.ip_adapter["model"], "ip_adapter")
-        with _refusing("ip_adapter", request.ip_adapter["model"]):
-            pipe.load_ip_adapter(place, subfolder=folder, weight_name=file)
-        pipe.set_ip_adapter_scale(request.ip_adapter["strong"])
-
-
-@contextmanager
-def _refusing(argument: str, value: str) -> Iterator[None]:
-    """Says which argument it is that diffusers cannot load."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise Refused(argument, value, f"it cannot be loaded: {error}") from error
+    if (ip := request.ip_adapter) is not None:
+        pipe.load_ip_adapter(ip["model"], image_encoder_folder=ip.get("image_encoder") or "image_encoder")
+        pipe.set_ip_adapter_scale(ip["strong"])
 
 
 def sample(
     pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None
 ) -> tuple[Frames, dict[str, int]]:
     """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
+    import numpy as np
     import torch
 
     done = 0
@@ -256,7 +250,7 @@ def sample(
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
-    pipe.scheduler = scheduler(request, loaded.config.get("prediction_type"))
+    pipe.scheduler = scheduler(request, loaded.config)
     try:
         output = pipe(**call)
     finally:
@@ -264,6 +258,13 @@ def sample(
     if on_step and not done:  # a pipeline without callbacks
         on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
     made = output.frames[0] if request.video else output.images
+    broken = ~np.isfinite(made).reshape(len(made), -1).all(axis=1)
+    if broken.any():
+        where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
+        raise FloatingPointError(
+            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; give --dtype"
+            " float32, or another autoencoder by --vae"
+        )
     return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
 
 
@@ -334,6 +335,38 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
     }
 
 
+def cut_off(request: Request, pipelines: Mapping[str, Pipeline]) -> dict[str, str]:
+    """What the text encoders do not read of each of a request's prompts, by field; they read 77 tokens (CLIP)."""
+    cut = {}
+    for pipe in pipelines.values():
+        names = [name for name in ("tokenizer", "tokenizer_2") if getattr(pipe, name, None) is not None]
+        for kind in ("prompt", "negative_prompt", "weak_prompt", "weak_negative_prompt"):
+            for name in names if (text := getattr(request, kind)) else ():
+                tokenizer, most = getattr(pipe, name), _most_tokens(pipe, name)
+                tokens = tokenizer(text, truncation=False, add_special_tokens=False, return_offsets_mapping=True)
+                kept = most - tokenizer.num_special_tokens_to_add()
+                if len(tokens.input_ids) > kept and kind not in cut:
+                    cut[kind] = text[tokens.offset_mapping[kept][0] :]
+    return cut
+
+
+def _most_tokens(pipe: Any, tokenizer: str) -> int:
+    encoder = getattr(pipe, tokenizer.replace("tokenizer", "text_encoder"))
+    return min(getattr(pipe, tokenizer).model_max_length, encoder.config.max_position_embeddings)
+
+
+def notes(request: Request, cut: Mapping[str, str], pipelines: Mapping[str, Pipeline]) -> Iterator[str]:
+    """What a user would want to know of a request before it is sampled, each in a sentence."""
+    for kind, text in cut.items():
+        pipe = next(iter(pipelines.values()))
+        name, most = kind.replace("_", " "), _most_tokens(pipe, "tokenizer")
+        beginning = f"{text[:100]} …" if len(text) > 100 else text
+        yield f"the text encoder reads the first {most} tokens of a text; cut off the {name}: {beginning!r}"
+    numbers = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
+    if not any(numbers) and request.variant in ("w2sd", "compare"):
+        yield "all three guidance scales are 0, the unconditional prediction: the prompt has no effect"
+
+
 def _class(pipe: Any, name: str) -> int:
     """The number of a class, by name or number."""
     classes = set(pipe.labels.values()) or range(pipe.transformer.config.num_embeds_ada_norm)
@@ -354,7 +387,7 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        shown = [Image.fromarray(frame) for frame in video.read(Path(path), most=max(count, 2))]
+        shown = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
     shown *= count if len(shown) == 1 else 1
@@ -383,14 +416,16 @@ def _check_schedule(request: Request) -> None:
         raise Refused("num_inference_steps", request.num_inference_steps, accepted)
 
 
-def scheduler(request: Request, prediction_type: str | None = None) -> Any:
+def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any:
     """The request's diffusers scheduler.
 
     Args:
-        prediction_type: what the networks predict, which is theirs to say where the request does not.
+        trained: the configuration of the scheduler that was loaded with the networks. What these predict, and whether
+            they were trained to a signal-to-noise ratio of zero, is theirs to say where the request does not.
 
     Raises:
-        Refused: diffusers has no such class, or the class no such argument.
+        Refused: diffusers has no such class, or the class no such argument; or the networks predict a flow and the
+            scheduler is none of flow matching.
     """
     import diffusers
 
@@ -409,8 +444,18 @@ def scheduler(request: Request, prediction_type: str | None = None) -> Any:
         if kinds and value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
             accepted = f"give a value of {name} such as its default, {usual!r}"
             raise Refused(f"schedule.{key}", value, accepted)
-    if prediction_type and "prediction_type" in known:
-        config.setdefault("prediction_type", prediction_type)
+    trained = trained or {}
+    flow = (
+        str(trained.get("_class_name", "")).startswith("FlowMatch")
+        or trained.get("prediction_type") == "flow_prediction"
+    )
+    if flow and not (name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise Refused("schedule", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        if trained.get(key) and key in known:
+            config.setdefault(key, trained[key])
+    if config.get("rescale_betas_zero_snr") and trained.get("timestep_spacing") == "trailing":
+        config["timestep_spacing"] = "trailing"  # any other leaves the noisiest level out
     try:
         return cls(**config)
     except MemoryError:
@@ -425,6 +470,7 @@ def _make(
     overwrite: bool,
     on_step: OnStep | None,
     command: Sequence[str],
+    cut: dict[str, str],
 ) -> Made:
     from . import video
 
@@ -464,6 +510,8 @@ def _make(
                 if "sheet" in files:
                     video.write_picture(video.contact_sheet(labelled, caption), files["sheet"])
             _write(each.request, shown, of, files)
+            if cut:
+                record["cut"] = cut
             record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]
             record["formats"] = list(each.formats) if request.video else ["png"]
             record["hashes"] = runs.hashes(path for kind, path in files.items() if kind != "json")

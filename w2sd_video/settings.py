@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from . import validation
 from .validation import STRICT, Setting, plain, refuse, validated
@@ -71,7 +71,14 @@ class Scaled(TypedDict):
     weak: Scale
 
 
+class Pictured(Scaled):
+    """An IP-Adapter, its scale in each arm, and its image encoder where it is not beside it."""
+
+    image_encoder: NotRequired[str | None]
+
+
 setattr(Scaled, "__pydantic_config__", STRICT)  # noqa: B010 - a TypedDict has no other members for mypy
+setattr(Pictured, "__pydantic_config__", STRICT)  # noqa: B010
 
 
 def _inversion(value: object) -> object:
@@ -107,6 +114,7 @@ Model = Annotated[str, Field(max_length=4096)]
 Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
 Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
 ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
+PicturedModel = Annotated[Pictured, BeforeValidator(_as_dict)]
 Adapters = Annotated[
     dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
     BeforeValidator(_as_dict),
@@ -178,7 +186,7 @@ class Pair:
         ),
     ] = None
     ip_adapter: Annotated[
-        ScaledModel | None,
+        PicturedModel | None,
         Setting(
             "An IP-Adapter's file, and its scales in the two arms (0.6, 0).",
             ("--ip-adapter",),

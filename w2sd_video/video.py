@@ -155,6 +155,92 @@ def stream(path: Path) -> Generator[Frames, None, None]:
         raise ValueError(f"{file.name} cannot be read: {error}") from None
 
 
+def shown(path: Path, most: int | None = None) -> Frames:
+    """The frames of a picture, a folder of pictures, a GIF or a video, as viewers show them.
+
+    A photograph is turned as its EXIF orientation says; what is transparent lies over white; 16 bits a channel become
+    8; CMYK is converted by the colour profile in the file, where there is one. Of several pictures in a file that is no
+    animation, such as a thumbnail beside a photograph, the first one is taken.
+
+    Args:
+        most: read the first frames only, so many.
+
+    Returns:
+        (frames, height, width, 3), RGB in `uint8`.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it cannot be read, or the pictures of a folder differ in size.
+    """
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    files = pictures(path) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
+    frames: list[Frames] = []
+    for file in files[:most]:
+        if not file.is_file():
+            raise ValueError(f"{file.name} is not a file")
+        try:
+            with Image.open(file) as picture:
+                animated = not path.is_dir() and picture.format in ("GIF", "WEBP", "PNG")
+                for frame in islice(ImageSequence.Iterator(picture) if animated else [picture], most):
+                    frames.append(_as_shown(frame))
+        except UnidentifiedImageError as error:
+            if of_pictures(path):
+                raise ValueError(f"{file.name} cannot be read as a picture: {error}") from None
+            return read(path, most)  # a video
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
+            raise ValueError(f"{file.name} cannot be read: {error}") from None
+    if len(sizes := {frame.shape[:2] for frame in frames}) > 1:
+        raise ValueError(f"{path} holds pictures of {len(sizes)} sizes; give pictures of one size")
+    return np.stack(frames)
+
+
+def _as_shown(picture: Image.Image) -> Frames:
+    """One picture as a viewer shows it, (height, width, 3)."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("F"):
+        raise ValueError("its pixels are floating-point numbers, whose range is not known")
+    if picture.mode.startswith("I"):  # 16 bits, or as many in 32
+        deep = np.asarray(picture).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("it has more than 16 bits a channel")
+        grey = np.round(deep * (255 / 65535)).astype(np.uint8)
+        if (clear := picture.info.get("transparency")) is not None:
+            grey[deep == clear] = 255
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode in ("CMYK", "LAB"):
+        picture = _in_srgb(picture)
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB by the colour profile in its file; where none can be read, as Pillow converts it."""
+    import io
+
+    from PIL import ImageCms
+
+    if profile := picture.info.get("icc_profile"):
+        try:
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(picture, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            assert converted is not None
+            return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+    return picture.convert("RGB")
+
+
 def of_pictures(path: Path) -> bool:
     """Whether Pillow reads it, a folder of pictures, a picture or a GIF, and not a decoder of videos."""
     return path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif")

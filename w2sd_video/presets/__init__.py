@@ -132,7 +132,7 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
     places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
-    places += [(each, "model") for each in named if isinstance(each, dict)]
+    places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and (folder / model).exists():
             place[name] = str((folder / model).absolute())

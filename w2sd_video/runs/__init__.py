@@ -1,15 +1,12 @@
 """Runs: what was asked, what was made, what is left; and their files."""
 
 from ..errors import Refused
+from ..models.sources import absolute
 from ..settings import CONVENTIONS, DTYPES, VARIANTS
 from .files import naming, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
-    PACKAGE,
     Request,
-    absolute,
-    locate,
-    split,
     usable_device,
 )
 from .sidecar import check_files, hashes, read_sidecar, recordable, sidecar
@@ -18,7 +15,6 @@ __all__ = [
     "CONVENTIONS",
     "DTYPES",
     "FORMATS",
-    "PACKAGE",
     "VARIANTS",
     "Output",
     "Refused",
@@ -27,14 +23,12 @@ __all__ = [
     "check_files",
     "claimed",
     "hashes",
-    "locate",
     "naming",
     "place",
     "read_sidecar",
     "recordable",
     "rows",
     "sidecar",
-    "split",
     "usable_device",
     "whole",
     "writable",

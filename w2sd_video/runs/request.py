@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from .. import presets, settings
 from ..documents import read_json
 from ..errors import Refused, did_you_mean
+from ..models.sources import absolute, resolve
 from ..settings import MOST_STEPS, WIDEST, Settings
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).parents[1]
 # What a method has as a field of its own, and a request too.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
@@ -60,7 +60,8 @@ class Request(Settings):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
             if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
-                values[name] = {**scaled, "model": absolute(scaled["model"])}
+                keys = ("model", "image_encoder")
+                values[name] = {**scaled, **{k: absolute(v) for k, v in scaled.items() if k in keys and v is not None}}
         values["pictures"] = {
             name: _hash(path)
             for name in ("control", "ip_image")
@@ -98,13 +99,15 @@ class Request(Settings):
         """Refuses models that are not there."""
         for name, model in self.models.items():
             try:
-                locate(model, name)
+                resolve(model, name)
             except OSError as error:
                 if self.preset not in presets.names() or presets.load(self.preset).models.get(name) != model:
                     raise
                 raise OSError(f"{error}. `w2sd-video presets {self.preset}` says where it is from") from None
-        if self.ip_adapter is not None and split(self.ip_adapter["model"], "ip_adapter")[2] is None:
+        if self.ip_adapter is not None and not resolve(self.ip_adapter["model"], "ip_adapter").is_file:
             raise Refused("ip_adapter", self.ip_adapter["model"], "name its file of weights, beside image_encoder/")
+        if self.ip_adapter is not None and (encoder := self.ip_adapter.get("image_encoder")) is not None:
+            resolve(encoder, "image_encoder", folders=True)
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
@@ -202,48 +205,6 @@ class Request(Settings):
         return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def locate(reference: str, argument: str = "model") -> str:
-    """A model reference as a loader takes it: `package:PATH` becomes a path; hub ids, files in them and paths stay.
-
-    Raises:
-        OSError: the package does not have that folder; or it cannot be a hub id, and no such path is there.
-        Refused: it is empty.
-    """
-    if not isinstance(reference, str) or not reference.strip():
-        raise Refused(argument, reference, "give a hub id, a folder or a file")
-    if reference.startswith("package:"):
-        path = Path(os.path.normpath(PACKAGE / reference.removeprefix("package:")))
-        if not path.is_relative_to(PACKAGE):
-            raise Refused(argument, reference, "what the package ships lies in it")
-        if not os.path.exists(path):
-            raise OSError(f"{argument}: the shipped model is missing: {path}. Install the package anew")
-        return str(path)
-    path = Path(os.path.expanduser(reference))
-    if os.path.exists(path):
-        return str(path)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+\.(safetensors|bin|ckpt|pth|pt))?", reference):
-        raise OSError(f"{argument}: {reference!r} is not there, and is no hub id (OWNER/NAME) either")
-    return reference
-
-
-def split(reference: str, argument: str = "model") -> tuple[str, str, str | None]:
-    """A model reference as diffusers loads adapters: a folder or hub id, a folder in it, and the file if it says."""
-    located = locate(reference, argument)
-    path = Path(located)
-    if path.is_file():
-        return str(path.parent), "", path.name
-    if path.is_dir():
-        return located, "", None
-    owner, name, *inner = located.split("/")
-    return f"{owner}/{name}", "/".join(inner[:-1]), inner[-1] if inner else None
-
-
-def absolute(reference: str) -> str:
-    """A path in full, where there is one of that name; a hub id as it is."""
-    path = os.path.expanduser(reference)
-    return os.path.abspath(path) if os.path.exists(path) else reference
-
-
 def _is_there(argument: str, path: str) -> bool:
     """Whether there is a file or folder of that name.
 
@@ -268,8 +229,9 @@ def _hash(path: str) -> str:
 
 def _most_frames(motion_adapter: str) -> int:
     """How many frames the motion module was built for, where its configuration is at hand."""
-    config = Path(locate(motion_adapter, "motion_adapter")) / "config.json"
+    path = resolve(motion_adapter, "motion_adapter").path
     try:
+        config = (path or Path(motion_adapter)) / "config.json"
         length = read_json(config).get("motion_max_seq_length") if config.is_file() else None
     except (OSError, ValueError, AttributeError):
         return WIDEST

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler
 
-from ..dit_moe import DiTMoETransformer2DModel
+from ..models.dit_moe import DiTMoETransformer2DModel
 from ..runs import whole
 
 if TYPE_CHECKING:

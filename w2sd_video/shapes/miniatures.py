@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..motion import motion_unet
+from ..models.motion import motion_unet
 from ..runs import whole
 from ..validation import validated
 from . import WEIGHTS, digits

@@ -42,7 +42,7 @@ from rich.progress import Progress, track
 
 from ..documents import read_text
 from ..errors import Refused
-from ..motion import motion_unet
+from ..models.motion import motion_unet
 from ..runs import rows, usable_device, whole, writable
 from ..validation import validated
 from .grammar import describe
