@@ -522,7 +522,6 @@ def _free(
     """
     for request in requests:
         request.check()
-        runs.recordable(request)
     runs.writable(folder)
     states = conflicts(requests, folder, formats, verify)
     never = [reason for state, reason in states if state == "blocked"]

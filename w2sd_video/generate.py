@@ -77,7 +77,6 @@ def generate(
             raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}")
     for request in requests:
         request.check()
-        runs.recordable(request)
     runs.writable(out)
     outputs = []
     for output in runs.place(requests, out, formats):

@@ -117,6 +117,8 @@ class W2SD(Method):
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and there is no time in latents {shape}: give 1.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        if step.forward.b == 0:  # the step stays at its level: there is nothing to come back from
+            return Answer(strong.denoise(x_t))
         return displaced(x_t, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
 
     def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:

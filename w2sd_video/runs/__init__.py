@@ -9,7 +9,7 @@ from .request import (
     Request,
     usable_device,
 )
-from .sidecar import check_files, hashes, read_sidecar, recordable, sidecar
+from .sidecar import check_files, hashes, read_sidecar, sidecar
 
 __all__ = [
     "CONVENTIONS",
@@ -26,7 +26,6 @@ __all__ = [
     "naming",
     "place",
     "read_sidecar",
-    "recordable",
     "rows",
     "sidecar",
     "usable_device",

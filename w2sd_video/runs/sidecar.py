@@ -31,21 +31,6 @@ def sidecar(request: Request, made: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def recordable(request: Request) -> None:
-    """Refuses, before any sampling, a value that a sidecar cannot hold.
-
-    Raises:
-        Refused: a field whose text is not UTF-8, or whose value JSON does not have.
-    """
-    for name, value in asdict(request).items():
-        try:
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            raise Refused(name, value, "give text in UTF-8") from None
-        except (TypeError, ValueError) as error:
-            raise Refused(name, value, f"give what JSON can hold, for the sidecar ({error})") from None
-
-
 def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
     """The request of a sidecar, and all that the sidecar says.
 
