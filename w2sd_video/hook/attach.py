@@ -19,7 +19,7 @@ from ..levels import check_scheduler
 from ..methods import Method
 from .arm import PIPELINES_OWN, Conditioning
 from .control import ControlHook
-from .group import DenoiserHook, Group
+from .group import DenoiserHook, Group, channels
 
 HOOK_NAME = "w2sd_video"
 DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
@@ -166,6 +166,7 @@ def apply_reflection(
         method,
         pipeline.scheduler,
         name=name,
+        current=lambda: pipeline.scheduler,
         weak_conditioning=weak_conditioning,
         weak_settings=weak_settings,
         weak_control_scale=weak_controlnet_conditioning_scale,
@@ -191,7 +192,7 @@ def apply_reflection(
         if method is not None:
             stack.enter_context(stepping(group))
             if getattr(pipeline, "controlnet", None) is not None:
-                stack.enter_context(attached(pipeline.controlnet, ControlHook()))
+                stack.enter_context(attached(pipeline.controlnet, ControlHook(group.doubled)))
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
 
     def freed() -> None:
@@ -211,6 +212,13 @@ def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | No
             f"`weak` is one network, and {name} has {len(denoisers)} denoisers, which take turns: that is not supported"
             " yet. Accepted: None, with what tells the arms apart in `method`, `weak_conditioning` or `weak_settings`."
         )
+    if weak is not None:
+        for says, ours, theirs in zip(("takes", "predicts"), channels(weak), channels(denoisers[0]), strict=True):
+            if None not in (ours, theirs) and ours != theirs:
+                raise ValueError(
+                    f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}: accepted is a network of the same"
+                    " latents."
+                )
     for network in [*denoisers, *([] if weak is None else [weak])]:
         kind = type(unwrap_module(network)).__name__
         for module in network.modules():
@@ -221,14 +229,6 @@ def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | No
                         " another: a cache is not supported under a method, which evaluates the network at several"
                         " places a step. Use `disable_cache()`, or `method=None`."
                     )
-        config = getattr(network, "config", {})
-        taken, predicted = config.get("in_channels"), config.get("out_channels")
-        if isinstance(taken, int) and isinstance(predicted, int) and predicted not in (taken, 2 * taken):
-            raise ValueError(
-                f"{kind} takes {taken} channels and predicts {predicted}: something else lies beside the latents in"
-                " its input (a mask or a picture, as in inpainting and image to video), which is not supported under a"
-                " method. Use `method=None`."
-            )
 
 
 def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
