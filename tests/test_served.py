@@ -19,6 +19,7 @@ from diffusers import (
     LTXConditionPipeline,
     SparseControlNetModel,
     StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
@@ -274,3 +275,41 @@ def test_a_scheduler_that_is_replaced_under_a_method_is_refused():
         pipe.scheduler = first
         pipe("a cat", **call)
     assert isinstance(pipe.scheduler, DDIMScheduler) and "step" not in vars(pipe.scheduler)
+
+
+@torch.no_grad()
+def test_another_pipeline_of_the_same_parts_is_refused_while_a_method_is_applied():
+    """Its guidance and its number of steps are not those of the first one."""
+    pipe = stock(StableDiffusionPipeline, SD)
+    other = StableDiffusionImg2ImgPipeline(**pipe.components)
+    other.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 4, "output_type": "latent"}
+    with apply_reflection(pipe, W2SD()):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="another pipeline uses the networks and the scheduler of StableDiff"):
+                other("a cat", image=draw(1, 3, 16, 16), strength=0.5, **call)
+            pipe("a cat", **call)
+            pipe.scheduler.set_timesteps(3)
+    with apply_reflection(other, W2SD()):
+        other("a cat", image=draw(1, 3, 16, 16), strength=0.5, **call)
+
+
+@torch.no_grad()
+def test_the_strong_network_as_the_weak_one_is_the_default():
+    pipe = stock(StableDiffusionPipeline, SD)
+    call = {"num_inference_steps": 2, "output_type": "latent"}
+    with apply_reflection(pipe, W2SD(3.0, 1.0)):
+        expected = pipe("a cat", generator=generator(), **call).images
+    with apply_reflection(pipe, W2SD(3.0, 1.0), weak=pipe.unet):
+        assert torch.equal(pipe("a cat", generator=generator(), **call).images, expected)
+
+
+@torch.no_grad()
+def test_a_network_that_is_compiled_under_a_method():
+    pipe = stock(StableDiffusionPipeline, SD)
+    call = {"num_inference_steps": 2, "output_type": "latent"}
+    torch._dynamo.reset()
+    with apply_reflection(pipe, W2SD(3.0, 1.0)):
+        expected = pipe("a cat", generator=generator(), **call).images
+        pipe.unet.compile(backend="eager")
+        assert families_close(pipe("a cat", generator=generator(), **call).images, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -152,6 +153,8 @@ def apply_reflection(
     denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
     if not denoisers:
         raise ValueError(f"{name} has neither `unet` nor `transformer`.")
+    if len(denoisers) == 1 and weak is denoisers[0]:
+        weak = None
     says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
     if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
         raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
@@ -167,6 +170,7 @@ def apply_reflection(
         pipeline.scheduler,
         name=name,
         current=lambda: pipeline.scheduler,
+        running=lambda: _calls(pipeline),
         weak_conditioning=weak_conditioning,
         weak_settings=weak_settings,
         weak_control_scale=weak_controlnet_conditioning_scale,
@@ -203,6 +207,16 @@ def apply_reflection(
     with stack:
         attach()
         yield group
+
+
+def _calls(pipeline: DiffusionPipeline) -> bool:
+    """Whether a method of the pipeline is being run, in this thread."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if frame.f_locals.get("self") is pipeline:
+            return True
+    return False
 
 
 def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | None) -> None:

@@ -61,6 +61,7 @@ class Group:
         method: the method, or None to pass calls through untouched and only count them.
         scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
         current: the scheduler that the pipeline has now, read at every step. Default: that one.
+        running: whether it is the pipeline's own call that sets the scheduler's timesteps, read when they are set.
         name: the pipeline's, for messages.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
         weak_settings: what is set while the weak arm is evaluated; see `arms`.
@@ -82,6 +83,7 @@ class Group:
         *,
         name: str = "The pipeline",
         current: Callable[[], Any] | None = None,
+        running: Callable[[], bool] = lambda: True,
         weak_conditioning: Conditioning = PIPELINES_OWN,
         weak_settings: Settings | None = None,
         weak_control_scale: float | list[float] | None = None,
@@ -97,6 +99,8 @@ class Group:
         self.scheduler = scheduler
         self.name = name
         self.current = current or (lambda: scheduler)
+        self.running = running
+        self._foreign = False
         self.weak_conditioning = weak_conditioning
         self.weak_settings = weak_settings or []
         self.weak_control_scale = weak_control_scale
@@ -115,6 +119,7 @@ class Group:
         """A new loop begins: what an earlier one left, ended by an error, does not count."""
         self._pending = None
         self._first = self._last = -1
+        self._foreign = not self.running()
 
     def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call, answered."""
@@ -122,6 +127,11 @@ class Group:
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         x = inputs.pop(names[0])
+        if self._foreign:
+            raise ValueError(
+                f"another pipeline uses the networks and the scheduler of {self.name}, to which a method is applied:"
+                " apply one to that pipeline instead."
+            )
         doubled = self.doubled()
         if self.method is None:
             self.evaluations.videos = len(x) // 2 if doubled else len(x)
@@ -343,6 +353,7 @@ class DenoiserHook(ModelHook):
         self.weak = weak
         self.compiled: Any = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self.group.answer(self, module, args, kwargs)
 
