@@ -353,7 +353,7 @@ class DenoiserHook(ModelHook):
         self.weak = weak
         self.compiled: Any = None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self.group.answer(self, module, args, kwargs)
 
