@@ -66,6 +66,7 @@ class BoundArm:
         network: the denoiser's forward.
         guidance: the arm's guidance number in the reflection.
         x_name, x_dtype: the name of the denoiser's argument for the latents, and their type.
+        beside: channels that follow the latents' in that argument, of all rows of the pipeline's; None: there are none.
         inputs: the denoiser's other arguments.
         control: a ControlNet's call to be made, if there is one.
         doubled: whether the inputs are of [unconditional; conditional] rows.
@@ -82,6 +83,7 @@ class BoundArm:
     guidance: float
     x_name: str
     x_dtype: torch.dtype
+    beside: Tensor | None
     inputs: dict[str, Any]
     control: Deferred | None
     doubled: bool
@@ -137,7 +139,8 @@ class BoundArm:
             if self.control and control:
                 told = told | self.control(batch, control)
                 self.evaluations.controlnet += len(batch)
-            output = self.network(**{self.x_name: batch}, **told)
+            whole = batch if self.beside is None else torch.cat([batch, self._beside(self.beside, which)], 1)
+            output = self.network(**{self.x_name: whole}, **told)
         setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + len(batch))
         self.output_type = type(output)
         p = full_precision(self._only(output))
@@ -147,10 +150,17 @@ class BoundArm:
         if p.shape != batch.shape:
             raise ValueError(
                 f"the {self.name} arm's network takes latents of shape {tuple(batch.shape)} and predicts"
-                f" {tuple(p.shape)}: something else lies beside the latents in its input (a mask or a picture, as in"
-                " inpainting and image to video), which is not supported under a method. Use `method=None`."
+                f" {tuple(p.shape)}: something lies beside the latents in its input, and not in channels of its own,"
+                " which is not supported under a method. Use `method=None`."
             )
         return p.unflatten(0, (len(which), -1))
+
+    def _beside(self, beside: Tensor, which: Branches) -> Tensor:
+        """What lies beside the latents, for these branches."""
+        if not self.doubled:
+            return beside
+        halves = beside.chunk(2)
+        return torch.cat([halves[(branch == "cond") ^ self.conditional_first] for branch in which])
 
     def _only(self, output: Any) -> Tensor:
         """The one tensor that a network predicts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from ..levels import check_scheduler
 from ..methods import Method
 from .arm import PIPELINES_OWN, Conditioning
 from .control import ControlHook
-from .group import DenoiserHook, Group
+from .group import DenoiserHook, Group, channels
 
 HOOK_NAME = "w2sd_video"
 DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
@@ -152,6 +153,8 @@ def apply_reflection(
     denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
     if not denoisers:
         raise ValueError(f"{name} has neither `unet` nor `transformer`.")
+    if len(denoisers) == 1 and weak is denoisers[0]:
+        weak = None
     says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
     if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
         raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
@@ -166,6 +169,8 @@ def apply_reflection(
         method,
         pipeline.scheduler,
         name=name,
+        current=lambda: pipeline.scheduler,
+        running=lambda: _calls(pipeline),
         weak_conditioning=weak_conditioning,
         weak_settings=weak_settings,
         weak_control_scale=weak_controlnet_conditioning_scale,
@@ -191,7 +196,7 @@ def apply_reflection(
         if method is not None:
             stack.enter_context(stepping(group))
             if getattr(pipeline, "controlnet", None) is not None:
-                stack.enter_context(attached(pipeline.controlnet, ControlHook()))
+                stack.enter_context(attached(pipeline.controlnet, ControlHook(group.doubled)))
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
 
     def freed() -> None:
@@ -204,6 +209,16 @@ def apply_reflection(
         yield group
 
 
+def _calls(pipeline: DiffusionPipeline) -> bool:
+    """Whether a method of the pipeline is being run, in this thread."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if frame.f_locals.get("self") is pipeline:
+            return True
+    return False
+
+
 def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | None) -> None:
     """Refuse networks that a method cannot evaluate, before anything is computed."""
     if len(denoisers) > 1 and weak is not None:
@@ -211,6 +226,13 @@ def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | No
             f"`weak` is one network, and {name} has {len(denoisers)} denoisers, which take turns: that is not supported"
             " yet. Accepted: None, with what tells the arms apart in `method`, `weak_conditioning` or `weak_settings`."
         )
+    if weak is not None:
+        for says, ours, theirs in zip(("takes", "predicts"), channels(weak), channels(denoisers[0]), strict=True):
+            if None not in (ours, theirs) and ours != theirs:
+                raise ValueError(
+                    f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}: accepted is a network of the same"
+                    " latents."
+                )
     for network in [*denoisers, *([] if weak is None else [weak])]:
         kind = type(unwrap_module(network)).__name__
         for module in network.modules():
@@ -221,14 +243,6 @@ def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | No
                         " another: a cache is not supported under a method, which evaluates the network at several"
                         " places a step. Use `disable_cache()`, or `method=None`."
                     )
-        config = getattr(network, "config", {})
-        taken, predicted = config.get("in_channels"), config.get("out_channels")
-        if isinstance(taken, int) and isinstance(predicted, int) and predicted not in (taken, 2 * taken):
-            raise ValueError(
-                f"{kind} takes {taken} channels and predicts {predicted}: something else lies beside the latents in"
-                " its input (a mask or a picture, as in inpainting and image to video), which is not supported under a"
-                " method. Use `method=None`."
-            )
 
 
 def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:

@@ -17,7 +17,13 @@ class ControlHook(ModelHook):
     """Puts a ControlNet's call off, so that its residuals are those of the x at which an arm is evaluated.
 
     The pipeline hands on what it gets, and the denoiser's hook makes the residuals of it, for each x anew.
+    Args:
+        doubled: whether the pipeline guides, read at every step.
     """
+
+    def __init__(self, doubled: Callable[[], bool] = lambda: True):
+        super().__init__()
+        self.doubled = doubled
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         names = parameters(type(unwrap_module(module)).forward)
@@ -28,13 +34,13 @@ class ControlHook(ModelHook):
                 f"{kind} is not supported under a method, where ControlNets of UNets are, and no others. Use"
                 " `method=None`."
             )
-        if inputs.get("guess_mode"):
+        if inputs.get("guess_mode") and self.doubled():
             raise ValueError(
                 "`guess_mode` is not supported under a method: there the unconditional branch has no residuals."
-                " Accepted: False, or `method=None`."
+                " Accepted: False, no guidance, or `method=None`."
             )
-        inputs.pop(names[0])
-        deferred = Deferred(self.fn_ref.original_forward, names[0], inputs)
+        x = inputs.pop(names[0])
+        deferred = Deferred(self.fn_ref.original_forward, names[0], x.ndim, inputs)
         return deferred, deferred
 
 
@@ -44,6 +50,7 @@ class Deferred:
 
     controlnet: Callable[..., Any]
     x_name: str
+    x_ndim: int  # 4 for images, 5 for videos
     inputs: dict[str, Any]
 
     def at_scale(self, scale: float | list[float] | None) -> dict[str, Any]:
@@ -59,7 +66,7 @@ class Deferred:
         return {} if off else {**self.inputs, "conditioning_scale": now}
 
     def __call__(self, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The residuals at x (B, C, …) as the denoiser takes them; a video's frames are images to the ControlNet."""
-        images = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x
-        down, mid = self.controlnet(**{self.x_name: images}, **inputs)
+        """The residuals at x (B, C, …) as the denoiser takes them; a video's frames are images to most."""
+        x = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 and self.x_ndim == 4 else x
+        down, mid = self.controlnet(**{self.x_name: x}, **inputs)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

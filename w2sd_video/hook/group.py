@@ -8,7 +8,8 @@ it does with its guidance, and a multistep scheduler keeps a history of predicti
 
 Between two steps the denoiser has to be called once: on [unconditional; conditional] rows where the pipeline guides, or
 on plain ones. What the scheduler gets has to be the mixture of what was answered. A pipeline that does anything else is
-refused by name, at its first step.
+refused by name, at its first step. Channels that a network takes beside the latents and after them (a mask and a
+picture, as in inpainting) are held as they are.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Group:
     Args:
         method: the method, or None to pass calls through untouched and only count them.
         scheduler: the pipeline's scheduler, read at every step, so it may be reset during the run.
+        current: the scheduler that the pipeline has now, read at every step. Default: that one.
+        running: whether it is the pipeline's own call that sets the scheduler's timesteps, read when they are set.
         name: the pipeline's, for messages.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
         weak_settings: what is set while the weak arm is evaluated; see `arms`.
@@ -79,6 +82,8 @@ class Group:
         scheduler: Any,
         *,
         name: str = "The pipeline",
+        current: Callable[[], Any] | None = None,
+        running: Callable[[], bool] = lambda: True,
         weak_conditioning: Conditioning = PIPELINES_OWN,
         weak_settings: Settings | None = None,
         weak_control_scale: float | list[float] | None = None,
@@ -93,6 +98,9 @@ class Group:
         self.method = method
         self.scheduler = scheduler
         self.name = name
+        self.current = current or (lambda: scheduler)
+        self.running = running
+        self._foreign = False
         self.weak_conditioning = weak_conditioning
         self.weak_settings = weak_settings or []
         self.weak_control_scale = weak_control_scale
@@ -110,6 +118,8 @@ class Group:
     def restart(self) -> None:
         """A new loop begins: what an earlier one left, ended by an error, does not count."""
         self._pending = None
+        self._first = self._last = -1
+        self._foreign = not self.running()
 
     def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The denoiser's call, answered."""
@@ -117,17 +127,27 @@ class Group:
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         x = inputs.pop(names[0])
+        if self._foreign:
+            raise ValueError(
+                f"another pipeline uses the networks and the scheduler of {self.name}, to which a method is applied:"
+                " apply one to that pipeline instead."
+            )
         doubled = self.doubled()
         if self.method is None:
             self.evaluations.videos = len(x) // 2 if doubled else len(x)
             self.evaluations.strong += len(x)
             return forward(*args, **kwargs)
+        if self.current() is not self.scheduler:
+            raise ValueError(
+                f"the scheduler of {self.name} was replaced after the method was applied: set it before"
+                " `apply_reflection`."
+            )
         if self._pending is not None:
             self._refuse(
                 "calls its denoiser more than once a step (with the prompt and without it, or with layers skipped);"
                 " supported is one call, with both in one batch"
             )
-        x_t = self._latents(x, doubled)
+        x_t, beside = self._latents(module, x, doubled)
         self.evaluations.videos = len(x_t)
         index, num_steps, step = self._step(self.method, inputs)
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
@@ -139,9 +159,12 @@ class Group:
         else:
             control = None
         guidance = self.guidance() if doubled else 1.0
+        if not isinstance(guidance, (int, float)):
+            self._refuse(f"guides by a {type(guidance).__name__}, of a number for each frame, and not by one number")
         common: dict[str, Any] = {
             "x_name": names[0],
             "x_dtype": x.dtype,
+            "beside": beside,
             "inputs": inputs,
             "control": control,
             "doubled": doubled,
@@ -188,12 +211,16 @@ class Group:
         """The scheduler's step: from x~_t where the method displaced x_t, with what it adds to the prediction."""
         names = ("model_output", "timestep", "sample")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if not isinstance(given.get("model_output"), Tensor) or not isinstance(given.get("sample"), Tensor):
+            self._refuse("steps its scheduler with something else than tensors")
         rest = args[len(names) :]
         pending, self._pending = self._pending, None
         if pending is None:
             self._refuse("makes a step of its scheduler without a call of its denoiser before it (a cache, perhaps)")
         output, sample = given["model_output"], given["sample"]
-        times = self._check_stepped(pending, output, sample)
+        # With times of their own for tokens, FlowMatchEulerDiscreteScheduler steps by minus the flow.
+        sign = -1 if given.get("per_token_timesteps") is not None else 1
+        times = self._check_stepped(pending, sign * output, sample)
         answer = pending.answer
         if answer.d is None and answer.e is None:
             return step(*args, **kwargs)
@@ -201,21 +228,31 @@ class Group:
         if answer.d is not None:  # half precision would round away what tells x~_t from x_t
             given["sample"] = full_precision(sample) + pending.step.scale * torch.cat([answer.d] * times)
         if answer.e is not None:
-            given["model_output"] = full_precision(output) + torch.cat([answer.e] * times)
+            given["model_output"] = full_precision(output) + sign * torch.cat([answer.e] * times)
         made = step(*(given.pop(name) for name in names), *rest, **given)
         if isinstance(made, tuple):
             return (made[0].to(dtype), *made[1:])
         made.prev_sample = made.prev_sample.to(dtype)
         return made
 
-    def _latents(self, x: Any, doubled: bool) -> Tensor:
-        """x_t (B, …) in float32 or better, from the denoiser's input."""
+    def _latents(self, network: nn.Module, x: Any, doubled: bool) -> tuple[Tensor, Tensor | None]:
+        """x_t (B, …) in float32 or better, and what lies beside it, of every row; from the denoiser's input."""
         if not isinstance(x, Tensor):
             self._refuse(f"hands its denoiser a {type(x).__name__} where others hand one tensor of latents")
         if self.perturbed():
             self._refuse("evaluates a third branch, with its attention perturbed; set `pag_scale` to 0")
+        beside = None
+        taken, predicted = channels(network)
+        if taken is not None and predicted is not None and predicted < taken:
+            if x.ndim < 2 or x.shape[1] != taken:
+                raise ValueError(
+                    f"{type(unwrap_module(network)).__name__} takes {taken} channels and predicts {predicted}, and not"
+                    " along the second axis: what lies beside the latents in its input (as in image to video) is not"
+                    " known, which is not supported under a method. Use `method=None`."
+                )
+            x, beside = x[:, :predicted], x[:, predicted:]
         if not doubled:
-            return full_precision(x)
+            return full_precision(x), beside
         first, second = x[: len(x) // 2], x[len(x) // 2 :]
         if len(x) % 2 or not (torch.equal(first, second) or not torch.isfinite(x).all()):  # NaN is not equal to NaN
             self._refuse(
@@ -223,7 +260,7 @@ class Group:
                 " latents twice: one call with the prompt and one without it, or more branches than two; supported are"
                 " two branches in one batch"
             )
-        return full_precision(first)
+        return full_precision(first), beside
 
     def _step(self, method: Method, inputs: Mapping[str, Any]) -> tuple[int, int, Step]:
         """Which step of the loop this is, from 0; of how many; and the step."""
@@ -231,9 +268,10 @@ class Group:
         if timestep is None:
             self._refuse("tells its denoiser no `timestep`")
         if isinstance(timestep, Tensor):
-            if timestep.numel() > 1 and (timestep.ndim > 1 or not bool((timestep == timestep[0]).all())):
+            timestep = timestep.flatten()
+            if not bool((timestep == timestep[0]).all()):
                 self._refuse("gives parts of the latents times of their own (tokens or frames that are held still)")
-            timestep = timestep.flatten()[0]
+            timestep = timestep[0]
         try:
             found = step_index(self.scheduler, timestep)
         except (ValueError, IndexError):
@@ -271,16 +309,18 @@ class Group:
             How many times the scheduler's batch holds the latents: 2 where it steps the doubled batch.
         """
         x, tolerance = pending.x_t, max(16 * torch.finfo(pending.prediction.dtype).eps, 1e-4)
-        if not isinstance(sample, Tensor) or not isinstance(output, Tensor):
-            self._refuse("steps its scheduler with something else than tensors")
         times = 2 if pending.doubled and len(sample) == 2 * len(x) else 1
         expected = pending.step.scale * torch.cat([x] * times)
         if sample.shape != expected.shape or not _near(sample, expected, tolerance):
             self._refuse("hands its scheduler other latents than its denoiser")
         branch = full_precision(pending.prediction)
-        mixed = branch[0] if len(branch) == 1 else branch[0] + self.guidance() * (branch[1] - branch[0])
-        mixed = torch.cat([mixed] * times)
-        if output.shape == mixed.shape:
+        numbers = [0.0]
+        if len(branch) == 2:
+            numbers = [self.guidance(), self.guidance() + 1]  # Kandinsky 3: (w + 1) cond - w uncond
+        for w in numbers:
+            mixed = torch.cat([branch[0] + w * (branch[-1] - branch[0])] * times)
+            if output.shape != mixed.shape:
+                break
             if _near(output, mixed, tolerance):
                 return times
             if self.rescaled() and _near(output, _scaled_like(output, mixed), tolerance):
@@ -313,6 +353,7 @@ class DenoiserHook(ModelHook):
         self.weak = weak
         self.compiled: Any = None
 
+    @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self.group.answer(self, module, args, kwargs)
 
@@ -327,6 +368,13 @@ class DenoiserHook(ModelHook):
                 return self.compiled(*args, **kwargs)
 
         return run
+
+
+def channels(network: nn.Module) -> tuple[int | None, int | None]:
+    """How many channels a network takes, and how many it predicts; None where its configuration does not say."""
+    config = getattr(network, "config", {})
+    taken, predicted = (config.get(name) for name in ("in_channels", "out_channels"))
+    return (taken if isinstance(taken, int) else None, predicted if isinstance(predicted, int) else None)
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
