@@ -17,6 +17,7 @@ class ControlHook(ModelHook):
     """Puts a ControlNet's call off, so that its residuals are those of the x at which an arm is evaluated.
 
     The pipeline hands on what it gets, and the denoiser's hook makes the residuals of it, for each x anew.
+
     Args:
         doubled: whether the pipeline guides, read at every step.
     """
