@@ -81,8 +81,7 @@ def _cell(mean: Interval, c: Comparison | None) -> str:
         return ""
     lines = [f"<span class=mean>{mean} <small>({mean.counted})</small></span>"]
     if c:
-        pairs = f" ({c.difference.counted} pairs)" if c.difference.n < mean.n or any(c.lost) else ""
-        lines.append(f"<small>{html.escape(c.said + pairs)}</small>")
+        lines.append(f"<small>{html.escape(c.beside(mean))}</small>")
         decision = html.escape(c.decision)
         if decision:
             lines.append(f"<span class={c.verdict}>{decision}</span>" if c.verdict else f"<small>{decision}</small>")
