@@ -148,7 +148,7 @@ def table(summary: Summary) -> Table:
         lines = [f"{escape(str(mean))} ({mean.counted})"]
         if c:
             style = styles.get(c.verdict, "dim")
-            lines.append(escape(c.beside(mean)))
+            lines.append(escape(c.beside(mean, summary.columns[column])))
             lines += [f"[{style}]{escape(c.decision)}[/]"] if c.decision else []
         return "\n".join(lines)
 

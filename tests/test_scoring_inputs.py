@@ -21,6 +21,9 @@ from w2sd_video.eval.evaluate import Scores, evaluate
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Reader, find, lacking
 
+from w2sd_video.columns import Column
+from w2sd_video.shapes import bench
+
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 PROCESS = decode.Decoder()
 
@@ -186,3 +189,46 @@ def test_a_link_to_a_video_that_is_not_there_is_named_and_a_folder_that_links_le
     assert [video.path.name for video in find([tmp_path / "group"])] == ["gone-0.mp4", "v-0.mp4"]
     ((video, _, why),) = flickering(tmp_path / "group").problems
     assert (video.path.name, why) == ("gone-0.mp4", "No such file or directory")
+
+
+def test_nothing_wins_in_a_column_without_a_better_side():
+    rng = np.random.default_rng(0)
+    videos = {
+        group: {(f"prompt {i}", 0): {f"shapes_{c}": rng.normal() for c in ("motion", "jerk")} for i in range(12)}
+        for group in ("plain", "w2sd")
+    }
+    jerk, motion = (
+        row.split("</table>")[0]
+        for row in report.page(Summary(scored(videos, ["shapes"]))).split("<tr>")
+        if row.startswith("<td>")
+    )
+    assert ("wins" in jerk, "higher in" in jerk) == (True, False)
+    assert ("wins" in motion, "higher in" in motion) == (False, True)
+
+
+def test_a_column_that_differs_by_failed_videos_alone_is_drawn():
+    videos: dict = {
+        group: {(f"prompt {i}", 0): {"shapes_count": 1.0} for i in range(12)} for group in ("plain", "w2sd")
+    }
+    videos["w2sd"][("prompt 3", 0)] = None
+    assert "Not drawn" not in report.page(Summary(scored(videos, ["shapes"])))
+    del videos["w2sd"][("prompt 3", 0)]
+    assert "Not drawn, as all videos have the same score: shapes_count" in report.page(
+        Summary(scored(videos, ["shapes"]))
+    )
+
+
+def test_the_bench_says_that_measures_are_compared_where_both_show_the_object():
+    column = Column("jerk", sign=-1)
+    rows = [
+        {
+            "pair": "shapes", "method": method, "n": n, "prompt": f"prompt {n}", "evaluations": 2, "seconds": 1.0,
+            "scores": {"jerk": None if lost and method == "w2sd" and not n else float(n)},
+        }
+        for lost in (False, True) for method in ("strong", "w2sd") for n in range(12)
+    ]  # fmt: skip
+    tables = [
+        bench.markdown(bench.summarise(half, [column]), {"strong": "strong", "w2sd": "W2SD"}, [column])
+        for half in (rows[:24], rows[24:])
+    ]
+    assert ["where both samples of a pair show it" in each for each in tables] == [False, True]
