@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w2sd_video.errors import Refused
-from w2sd_video.runs import rows, usable_device, writable
+from w2sd_video.runs import naming, rows, usable_device, writable
 
 from . import notes
 from . import official as vbench_package
@@ -351,7 +351,7 @@ class Store:
             fresh.append({"key": key, "dimension": name, **facts, **kept})
         self.rows |= {row["key"]: row for row in fresh}
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in fresh))
                 file.flush()
                 os.fsync(file.fileno())

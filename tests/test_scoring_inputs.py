@@ -17,7 +17,7 @@ from rich.console import Console
 from test_verdicts import scored
 from w2sd_video.eval import decode, report
 from w2sd_video.eval.cli import table
-from w2sd_video.eval.evaluate import Scores, evaluate
+from w2sd_video.eval.evaluate import Scores, Store, evaluate
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Reader, find, lacking
 
@@ -232,3 +232,12 @@ def test_the_bench_says_that_measures_are_compared_where_both_show_the_object():
         for half in (rows[:24], rows[24:])
     ]
     assert ["where both samples of a pair show it" in each for each in tables] == [False, True]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_is_an_error_that_names_the_file_of_scores():
+    store = Store(None)
+    store.path = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        store.add({"key": ("clipped", {"clipped": 1.0})}, {"frames": 1, "fps": 8.0, "height": 1, "width": 1})
+    assert full.value.filename == "/dev/full"
