@@ -1,7 +1,8 @@
 """Decodes videos in a process of its own, so that a file which crashes its decoder, or keeps it busy, ends no run.
 
 decord reads first, as VBench does. PyAV, which brings its own FFmpeg, checks every file before that, and reads what
-decord cannot open, or has no wheel for; what decord fails at midway, scoring starts again by PyAV. Pillow reads pictures and animations. The frames of decord and PyAV are the
+decord cannot open, or has no wheel for; what decord fails at midway, scoring starts again by PyAV. Pillow reads
+pictures and animations. The frames of decord and PyAV are the
 same to the last bit, but for these kinds (levels of 255 by which noise differed); where a video's first frame differs
 by more than 2, a note says so:
 
