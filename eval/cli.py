@@ -148,7 +148,8 @@ def table(summary: Summary) -> Table:
         lines = [f"{escape(str(mean))} ({mean.counted})"]
         if c:
             style = styles.get(c.verdict, "dim")
-            lines += [c.said, f"[{style}]{escape(c.decision)}[/]"] if c.decision else [c.said]
+            lines.append(escape(c.beside(mean, summary.columns[column])))
+            lines += [f"[{style}]{escape(c.decision)}[/]"] if c.decision else []
         return "\n".join(lines)
 
     names = {group: escape(printable(group)) for group in summary.groups}

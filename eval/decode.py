@@ -1,7 +1,8 @@
 """Decodes videos in a process of its own, so that a file which crashes its decoder, or keeps it busy, ends no run.
 
 decord reads first, as VBench does. PyAV, which brings its own FFmpeg, checks every file before that, and reads what
-decord cannot open, or has no wheel for. Pillow reads pictures and animations. The frames of decord and PyAV are the
+decord cannot open, or has no wheel for; what decord fails at midway, scoring starts again by PyAV. Pillow reads
+pictures and animations. The frames of decord and PyAV are the
 same to the last bit, but for these kinds (levels of 255 by which noise differed); where a video's first frame differs
 by more than 2, a note says so:
 
@@ -48,6 +49,8 @@ LISTS = {"concat", "hls", "dash", "sdp", "rtsp", "imf", "webm_dash_manifest", "i
 # Of a stream that was cut at another picture than a key frame, whose frames are whole.
 HARMLESS = ("mmco: unref short failure", "Invalid frame dimensions 0x0.")
 ALPHA = "it has transparency, which is left out: its colours are scored as if nothing shone through"
+
+NO_CLOCK = "it has no frame rate, and is taken to have {:g} frames a second"
 
 
 class Facts(NamedTuple):
@@ -259,6 +262,8 @@ def check(path: Path, size: int, changed: int) -> tuple[Facts, bool]:
         alpha = any(part.is_alpha for part in stream.format.components) if stream.format else False
         if alpha or stream.metadata.get("alpha_mode") == "1":
             notes.append(ALPHA)
+        if (shape := stream.sample_aspect_ratio) and shape != 1:
+            notes.append(f"its pixels are to be shown {shape} as wide as they are high, and are scored as squares")
         videos = _videos(container)
         if len(videos) > 1:
             notes.append(
@@ -266,11 +271,22 @@ def check(path: Path, size: int, changed: int) -> tuple[Facts, bool]:
                 " players take"
             )
         length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        fps = float(stream.average_rate or stream.guessed_rate or (frames / length if length > 0 else 0))
+        bare = _is_bare(container.format)
+        clock = not bare or bool(stream.codec_context.framerate)
+        rate = None if bare else stream.average_rate  # which is a guess where there are no times
+        fps = float(rate or stream.guessed_rate or (frames / length if length > 0 else 0))
     if not (math.isfinite(fps) and fps > 0):
-        fps = FOLDER_FPS
-        notes.append(f"it has no frame rate, and is taken to have {FOLDER_FPS:g} frames a second")
-    return Facts(frames, fps, height, width, "PyAV", tuple(notes)), len(videos) == 1
+        fps, clock = FOLDER_FPS, False
+    if not clock:
+        notes.append(NO_CLOCK.format(fps))
+    return Facts(frames, fps, height, width, "PyAV", tuple(notes)), len(videos) == 1 and not bare
+
+
+def _is_bare(form: Any) -> bool:
+    """Whether a format has pictures or the bytes of a codec alone, without times."""
+    from av.format import Flags
+
+    return bool(form.flags & Flags.no_timestamps.value) or form.name.endswith("_pipe")
 
 
 @contextmanager
@@ -296,6 +312,8 @@ def _container(path: Path) -> Iterator[tuple[Any, Any, list[Any]]]:
                 raise ValueError("it holds no video")
             stream: Any = container.streams.best("video")
             stream = stream if stream in videos else videos[0]
+            if stream.codec_context is None:
+                raise ValueError("it is not a video that can be decoded (its codec is not known)")
             stream.codec_context.thread_count = 1  # threads of FFmpeg's would complain elsewhere
             yield container, stream, complaints
 
@@ -388,6 +406,8 @@ def by_pillow(path: Path) -> tuple[Facts, Iterator[Frames]]:
         if frame.getexif().get(0x0112, 1) != 1 and frames == 1:
             notes.append("its EXIF orientation, by which viewers turn it, is left out, as VBench leaves it out")
     fps = 1000 * frames / milliseconds if milliseconds else FOLDER_FPS
+    if frames > 1 and not milliseconds:
+        notes.append(NO_CLOCK.format(fps))
     count = frames if moving else len(files)
     return Facts(count, fps, height, width, "Pillow", tuple(notes)), _rgb(files, moving)
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w2sd_video.errors import Refused
-from w2sd_video.runs import rows, usable_device, writable
+from w2sd_video.runs import naming, rows, usable_device, writable
 
 from . import notes
 from . import official as vbench_package
 from .decode import Decoder, first_line
 from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
-from .videos import FACTS, MORE_FACTS, Reader, Video, find
+from .videos import FACTS, MORE_FACTS, Reader, Video, find, lacking
 from .weights import hashes
 
 if TYPE_CHECKING:
@@ -120,9 +120,12 @@ def evaluate(
         try:
             todo[video] = [dimension for dimension in asked if scorer.key(dimension, video) not in store]
         except OSError as error:
-            problems.append((video, "", str(error)))
+            problems.append((video, "", _why(error)))
 
-    said = list(notes.of_files(found, scorer.ready, arguments, prompts, images))
+    # What is said and summed up from here on does not depend on the order in which videos are given.
+    ordered = sorted(todo, key=lambda video: (str(video.path), video.group))
+    by_path = sorted(found, key=lambda video: (str(video.path), video.group))
+    said = list(notes.of_files(by_path, scorer.ready, arguments, prompts, images))
     for note in said:
         say(note)
     with contextlib.closing(Decoder()) as process:
@@ -131,11 +134,13 @@ def evaluate(
         else:
             problems += _score(scorer, store, todo, process, progress)
 
-    scores = Scores(scorer.ready, found, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
+    absent = lacking(arguments, prompts, images)
+    problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
+    scores = Scores(scorer.ready, [*found, *absent], problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
     for dimension in scorer.ready:
-        kept = {v: row for v in todo if (row := store.rows.get(scorer.key(dimension, v)))}
-        for video in (video for video in found if video in kept):
+        kept = {v: row for v in ordered if (row := store.rows.get(scorer.key(dimension, v)))}
+        for video in (video for video in kept if video in mine):
             scores.of.setdefault(video, {}).update(kept[video]["scores"])
             scores.facts[video] = {name: kept[video][name] for name in (*FACTS, *MORE_FACTS) if name in kept[video]}
         if isinstance(dimension, Compared):
@@ -151,6 +156,7 @@ def evaluate(
                     problems.append((compared_with[0], dimension.name, str(error)))
                     continue
             _compare(dimension, {v: f for v, f in features.items() if v in mine}, against, scores)
+    problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
     scores.notes = [*said, *notes.of_scores(scores, images)]
     scores.seconds = time.perf_counter() - began
     return scores
@@ -169,6 +175,13 @@ def _listed(argument: str, given: Any, *kinds: type) -> list[Any]:
         if not isinstance(each, (str, Path, *kinds)):
             raise Refused(argument, each, "give files, folders or globs")
     return listed
+
+
+def _why(error: Exception) -> str:
+    """Why a video cannot be scored, as it is printed after the video's path."""
+    if isinstance(error, OSError):
+        return first_line(error)
+    return str(error) or "it takes more memory than there is"
 
 
 def _references(scorer: Scorer, wanted: list[Dimension], given: list[str]) -> tuple[dict[str, Any], list[Video]]:
@@ -240,16 +253,25 @@ def _score(
                 large[video] = wanted
                 return
         except (ValueError, OSError) as error:
-            problems.append((video, "", str(error)))
+            problems.append((video, "", _why(error)))
             return
         scorer.load([dimension for dimension in wanted if dimension in scorer.ready])
         # A dimension may have been skipped, and a video with the same bytes scored, since this was to do.
         new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
         try:
-            made, unmade = scorer.score(video, reader, new)
+            try:
+                made, unmade = scorer.score(video, reader, new)
+            except ValueError:
+                if reader.decoder != "decord":
+                    raise
+                video.same()
+                # PyAV has decoded it to its end before: what fails is decord, which seeks badly in MPEG streams.
+                reader = video.open(by_ffmpeg=True, process=process)
+                reader.notes = [*reader.notes, "decord, and VBench by it, cannot read it to its end"]
+                made, unmade = scorer.score(video, reader, new)
             video.same()
         except (ValueError, OSError, MemoryError) as error:
-            problems.append((video, "", str(error) or "it takes more memory than there is"))
+            problems.append((video, "", _why(error)))
             large.pop(video, None)
             return
         store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
@@ -329,7 +351,7 @@ class Store:
             fresh.append({"key": key, "dimension": name, **facts, **kept})
         self.rows |= {row["key"]: row for row in fresh}
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in fresh))
                 file.flush()
                 os.fsync(file.fileno())

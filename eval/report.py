@@ -14,8 +14,11 @@ from w2sd_video.runs import whole
 from . import vbench
 from .dimensions import VBENCH
 from .results import printable
+from .verdicts import failure_value, numbers_of
 
 if TYPE_CHECKING:
+    from w2sd_video.columns import Column
+
     from .results import Summary
     from .verdicts import Comparison, Interval
 
@@ -32,6 +35,8 @@ small { color: #666; font-weight: normal } td { min-width: 9rem } .mean { white-
 """
 # What bars are drawn in, by verdict.
 COLOURS = {"better": "#14713d", "worse": "#a3261c", "differs": "#1d5fa8", "": "#8a8a8a"}
+# What groups are drawn in, none of which is a verdict's colour.
+GROUPS = ("#222222", "#d98200", "#7b3fa0", "#00a0b0", "#8c5a3c", "#e07bb5", "#9a9a00")
 
 
 def write(path: Path, summary: Summary) -> None:
@@ -69,20 +74,19 @@ def _table(summary: Summary) -> str:
     head = "".join(f"<th>{html.escape(g)}<br><small>{summary.counted(g)}</small>" for g in summary.groups)
     rows = []
     for name, column in summary.columns.items():
-        cells = [_cell(summary.means[group][name], compared.get((group, name))) for group in summary.groups]
+        cells = [_cell(summary.means[group][name], compared.get((group, name)), column) for group in summary.groups]
         if any(cells):
             rows.append(f"<tr><td>{html.escape(column.label)}" + "".join(f"<td>{cell}" for cell in cells))
     lines = "".join(f"<li>{html.escape(line)}" for line in [*summary.legend, *summary.notes])
     return f"<ul class=notes>{lines}</ul><div class=wide><table><tr><th>{head}{''.join(rows)}</table></div>"
 
 
-def _cell(mean: Interval, c: Comparison | None) -> str:
+def _cell(mean: Interval, c: Comparison | None, column: Column) -> str:
     if not mean.n:
         return ""
     lines = [f"<span class=mean>{mean} <small>({mean.counted})</small></span>"]
     if c:
-        pairs = f" ({c.difference.counted} pairs)" if c.difference.n < mean.n or any(c.lost) else ""
-        lines.append(f"<small>{html.escape(c.said + pairs)}</small>")
+        lines.append(f"<small>{html.escape(c.beside(mean, column))}</small>")
         decision = html.escape(c.decision)
         if decision:
             lines.append(f"<span class={c.verdict}>{decision}</span>" if c.verdict else f"<small>{decision}</small>")
@@ -107,6 +111,7 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
 
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes: Any = figure.add_subplot(projection="polar")
+    axes.set_prop_cycle(color=GROUPS)
     angles = np.linspace(0, 2 * np.pi, len(dimensions), endpoint=False)
     lines = []
     for aggregates in summary.aggregates.values():
@@ -130,7 +135,9 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
     shown = []
     for c in compared:
         groups = [summary.values(group, c.column) for group in (c.base, c.group)]
-        values = [v for group in groups for seeds in group.values() for v in seeds.values() if v is not None and v == v]
+        failure = failure_value(summary.columns[c.column])
+        numbers = [v for group in groups for seeds in numbers_of(group, failure).values() for v in seeds.values()]
+        values = [v for v in numbers if v == v]
         spread = float(np.std(values)) if values else 0.0
         if spread > 0:
             shown.append((c, spread))

@@ -165,8 +165,8 @@ class Summary:
             "Intervals are not adjusted for the number of columns and groups, so that some differences exclude 0 by"
             " chance.",
             f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
-            " the group is better, worse or, in a column without a better side, differs. Colour marks that and nothing"
-            " else. Not decided is not the same as equal.",
+            " the group is better, worse or, in a column without a better side, differs. Green, red and blue mark that"
+            " and nothing else. Not decided is not the same as equal.",
         ]
         if any(any(c.lost) for c in self.comparisons):
             lines.append(

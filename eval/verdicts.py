@@ -128,6 +128,14 @@ class Comparison:
         preference = "" if self.preferred is None else f", preferred {self.preferred.mean:.0%}"
         return f"difference {self.difference.text(sign='+')}, wins {self.wins.mean:.0%}{preference}"
 
+    def beside(self, mean: Interval, column: Column) -> str:
+        """The same as it is printed beside the group's mean in a column; in one without a better side nothing wins.
+
+        It says of how many pairs it is where they are fewer than the mean is of, or where one of a pair shows nothing.
+        """
+        said = self.said if column.sign else self.said.replace(", wins ", ", higher in ")
+        return said + f" ({self.difference.counted} pairs)" * (self.difference.n < mean.n or any(self.lost))
+
     @property
     def decision(self) -> str:
         """The verdict or the reason that there is none, with the adjusted p, as they are printed."""

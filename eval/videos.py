@@ -5,6 +5,7 @@ Every video is decoded once for all dimensions, in a process of its own; `decode
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import json
@@ -167,11 +168,13 @@ def _video(path: Path, group: str, place: str, prompt: str | None) -> Video:
     return Video(path, group, pair, own or None, "name")
 
 
-def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    above = (*above, folder.resolve())
+def _videos(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
+    """The videos of a folder, and of its folders; of a folder that links lead to again, once."""
+    seen = set() if seen is None else seen
+    seen.add(folder.resolve())
     try:
         files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        named = [path for path in files if path.suffix.lower() in (*EXTENSIONS, *ANIMATIONS) and path.is_file()]
+        named = [path for path in files if path.suffix.lower() in (*EXTENSIONS, *ANIMATIONS) and _is_file(path)]
     except OSError:
         yield folder  # which opening it then says of it
         return
@@ -186,10 +189,10 @@ def _videos(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     yield from (path for path in videos if path.suffix.lower() not in ANIMATIONS or _stem(path) not in others)
     shown = {_stem(path) for path in videos}
     for path in files:
-        if path.is_dir() and path.resolve() not in above:  # a link to a folder above would never end
-            within = _videos(path, above)
+        if path.is_dir() and path.resolve() not in seen:  # a link to a folder above would never end
+            within = _videos(path, seen)
             # Beside a video of its name, or frames, a folder has no more frames to score.
-            yield from (found for found in within if found.is_file()) if frames or _stem(path) in shown else within
+            yield from (found for found in within if not found.is_dir()) if frames or _stem(path) in shown else within
 
 
 def left_out(arguments: Sequence[str | Path]) -> list[Path]:
@@ -200,11 +203,57 @@ def left_out(arguments: Sequence[str | Path]) -> list[Path]:
     return sorted(found.difference(named))
 
 
+def lacking(
+    arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = None, images: bool = False
+) -> list[Video]:
+    """The videos that sidecars in what `find` looks through say were made, and that are not there.
+
+    They were expected, so that they count as failed. A video that is there under another suffix is not one of them.
+    """
+    absent: dict[tuple[Path, str], None] = {}
+    for argument in map(str, arguments):
+        root = Path(os.path.expanduser(argument))
+        named = [root] if root.exists() else [Path(path) for path in glob.glob(str(root), recursive=True)]
+        absent |= {(path, argument): None for each in named if each.is_dir() for path in _absent(each, images)}
+        if not root.exists():  # a glob, of files that sidecars would be beside
+            for folder in sorted({path.parent for path in named if path.is_file()}):
+                beside = [path for path in _absent(folder, images) if fnmatch.fnmatchcase(str(path), str(root))]
+                absent |= {(path, argument): None for path in beside}
+    try:
+        texts, _ = match(prompts, [path for path, _ in absent])
+    except Refused:  # they are of other videos
+        texts = {}
+    return [_video(path, group, path.name, texts.get(path)) for path, group in absent]
+
+
+def _absent(folder: Path, images: bool) -> Iterator[Path]:
+    """The files that sidecars in a folder, and in its folders, name, of those beside which no file has their name."""
+    stems: dict[Path, set[str]] = {}
+    for file in _seen(folder, (".json",)):
+        try:
+            if file.parent not in stems:
+                stems[file.parent] = {_stem(each) for each in file.parent.iterdir() if each.suffix != ".json"}
+        except OSError:
+            continue
+        if file.stem in stems[file.parent]:
+            continue
+        listed = _sidecar(file).get("files")
+        if isinstance(listed, list) and _request(file).get("variant", "compare") != "compare":
+            names = [name for name in listed if isinstance(name, str) and os.path.basename(name) == name]
+            ends = PICTURES if images else (*EXTENSIONS, "-frames")
+            yield from (file.with_name(name) for name in [n for n in names if n.lower().endswith(ends)][:1])
+
+
 def _is_frames(folder: Path) -> bool:
     try:
         return bool(pictures(folder))
     except OSError:
         return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a link to one that is not there, which opening it then says."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
@@ -215,7 +264,7 @@ def _seen(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The files in a folder, and in its folders, that have one of some suffixes; without hidden ones."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
+        if path.suffix.lower() in suffixes and _is_file(path) and not hidden:
             yield path
 
 

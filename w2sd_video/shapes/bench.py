@@ -221,6 +221,11 @@ def _legend(summary: dict[str, Any], labels: dict[str, str]) -> str:
             f" Holm's method over all {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not"
             " decided, which is not the same as equal."
         )
+    if any(any(c.lost) for c in tested):
+        lines.append(
+            "Measures of an object are compared where both samples of a pair show it, and never in favour of the method"
+            " that shows it in fewer."
+        )
     reasons: dict[str, list[str]] = {}
     for c in comparisons:
         if c.reason:
