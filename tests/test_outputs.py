@@ -312,10 +312,10 @@ def test_a_second_process_with_other_settings_is_refused_before_it_samples(tmp_p
 @pytest.mark.parametrize(
     "field, value, says",
     [
-        ("prompt", "a caf\udce9", "UTF-8"),
-        ("negative_prompt", "\ud800", "UTF-8"),
-        ("options", {"cap": float("inf")}, "JSON"),
-        ("scheduler", {"class": "DDIMScheduler", "trained_betas": np.ones(3)}, "JSON"),
+        ("prompt", "a caf\udce9", "Unicode"),
+        ("negative_prompt", "\ud800", "Unicode"),
+        ("options", {"cap": float("inf")}, "finite numbers"),
+        ("scheduler", {"class": "DDIMScheduler", "trained_betas": np.ones(3)}, "numbers, texts, true"),
     ],
 )
 def test_what_a_sidecar_cannot_hold_is_refused_before_sampling(field, value, says):
