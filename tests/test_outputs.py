@@ -314,6 +314,7 @@ def test_a_second_process_with_other_settings_is_refused_before_it_samples(tmp_p
     [
         ("prompt", "a caf\udce9", "Unicode"),
         ("negative_prompt", "\ud800", "Unicode"),
+        ("controlnet", {"model": "\ud800", "strong": 1.0, "weak": 0.0}, "UTF-8"),
         ("options", {"cap": float("inf")}, "finite numbers"),
         ("scheduler", {"class": "DDIMScheduler", "trained_betas": np.ones(3)}, "numbers, texts, true"),
     ],
