@@ -485,7 +485,7 @@ def test_a_multistep_scheduler_steps_from_the_displaced_latents_with_its_history
     ids=lambda m: type(m).__name__,
 )
 def test_a_step_that_stays_at_its_level_is_not_reflected(method):
-    """DDIM's last step goes from timestep 0 to the level of timestep 0: what is added there would stay in the picture."""
+    """DDIM's last step goes from timestep 0 to the level of timestep 0: noise that is added there would stay."""
     x, ends = SDXL.latents(), []
     for chosen in (method, replace(method, reflection_steps=3)):
         pipe = SDXL.pipeline()
