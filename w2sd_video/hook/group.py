@@ -132,8 +132,7 @@ class Group:
         index, num_steps, step = self._step(self.method, inputs)
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
         check_finite(x_t, f"the latents before {where}")
-        # Where the level stays (DDIM's last step, of some schedules), there is nothing to come back from.
-        reflects = step.forward.b != 0 and self.method.reflects(index, num_steps, step.level)
+        reflects = self.method.reflects(index, num_steps, step.level)
         control = inputs.get("down_block_additional_residuals")
         if isinstance(control, Deferred):
             inputs = {key: value for key, value in inputs.items() if value is not control}
