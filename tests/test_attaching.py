@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import families
@@ -10,6 +11,7 @@ import pytest
 import tiny
 import torch
 from diffusers import (
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
@@ -30,7 +32,7 @@ from torch import Tensor
 
 from w2sd_video.hook import apply_reflection
 from w2sd_video.hook.inputs import half
-from w2sd_video.methods import S2WD, W2SD, AutoGuidance
+from w2sd_video.methods import S2WD, W2SD, AutoGuidance, ReSampling
 
 SDXL = families.FAMILIES[2]
 DPM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
@@ -414,6 +416,7 @@ def test_a_lora_that_is_loaded_and_unloaded_leaves_the_weak_arm_trainable(tmp_pa
     assert [p.requires_grad for p in pipe.weak_unet.parameters()] == before
 
 
+@pytest.mark.slow_unless(case=lambda way: way == "repeated blocks")
 @pytest.mark.parametrize("way", ["compile", "repeated blocks", "wrapper"])
 def test_compiled_networks_give_the_same_video(way):
     family = families.FAMILIES[1]
@@ -474,3 +477,18 @@ def test_a_multistep_scheduler_steps_from_the_displaced_latents_with_its_history
             x = (x_s - b * run.weak_at(x_s, t)) / a
         x = pipe.scheduler.step(run.guided("strong", x, t, run.main), t, x).prev_sample
     assert families_close(ours, x)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [W2SD(inversion_noise=0.5, reflection_steps=4), ReSampling(reflection_steps=4)],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_step_that_stays_at_its_level_is_not_reflected(method):
+    """DDIM's last step goes from timestep 0 to the level of timestep 0: noise that is added there would stay."""
+    x, ends = SDXL.latents(), []
+    for chosen in (method, replace(method, reflection_steps=3)):
+        pipe = SDXL.pipeline()
+        pipe.scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False, set_alpha_to_one=False)
+        ends.append(SDXL(pipe, latents=x, method=chosen, generator=generator()))
+    assert torch.equal(*ends)

@@ -72,7 +72,7 @@ BAD = [
     ("prompt", "\udcff", "prompt", "Unicode"),
     ("prompt", "a" * 100_001, "prompt", "at most 100000 characters"),
     ("strong", 3, "strong", "give a text"),
-    ("strong", "package:../../etc", "strong", "inside the package"),
+    ("strong", "package:../../etc", "strong", "a path inside the package"),
     ("dtype", "float", "dtype", "did you mean 'float"),
     ("adapters", {"a b": LORA}, "adapters", "letters, digits and _"),
     ("adapters", {"a": LORA | {"weak": "0"}}, "adapters.a.weak", "a finite number"),

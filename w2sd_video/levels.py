@@ -169,6 +169,11 @@ class Step:
     inverse: FirstOrder
     scale: float = 1.0  # the scheduler's sample, over what the network sees of it
 
+    @property
+    def stays(self) -> bool:
+        """Whether it ends at its own level, as DDIM's last one does in some schedules: nothing is to come back from."""
+        return self.forward.b == 0
+
 
 def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "exact", index: int | None = None) -> Step:
     """The step that `scheduler.step(…, timestep, …)` is about to make, to first order and without noise.

@@ -113,8 +113,8 @@ Note = Annotated[str, BeforeValidator(_text), Field(max_length=LONGEST)]
 Model = Annotated[str, Field(max_length=4096)]
 Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
 Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
-ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
-PicturedModel = Annotated[Pictured, BeforeValidator(_as_dict)]
+ScaledModel = Annotated[Scaled, BeforeValidator(plain)]
+PicturedModel = Annotated[Pictured, BeforeValidator(plain)]
 Adapters = Annotated[
     dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
     BeforeValidator(_as_dict),

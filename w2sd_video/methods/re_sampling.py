@@ -32,7 +32,7 @@ class ReSampling(Method):
     uses_weak: ClassVar[bool] = False
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
-        if step.forward.b == 0:
+        if step.stays:
             return Answer(strong.denoise(x_t))
         return displaced(x_t, strong, renoised(x_t, step, strong.reflect(x_t), noise()))
 
@@ -58,7 +58,7 @@ class AdvancedReSampling(Method):
             raise ValueError(f"`adverse` has to be true or false, but is {self.adverse!r}.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
-        if step.forward.b == 0:
+        if step.stays:
             return Answer(strong.denoise(x_t))
         d, p_s, _ = reflection(x_t, step, strong, weak)
         drawn = noise()

@@ -31,6 +31,8 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
         strong, weak: the two arms.
         inversion: where the weak arm is evaluated; see `reflection`.
     """
+    if step.stays:
+        return Answer(strong.denoise(x_t))
     return displaced(x_t, strong, reflection(x_t, step, strong, weak, inversion)[0])
 
 
@@ -117,7 +119,7 @@ class W2SD(Method):
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and there is no time in latents {shape}: give 1.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
-        if step.forward.b == 0:  # the step stays at its level: there is nothing to come back from
+        if step.stays:
             return Answer(strong.denoise(x_t))
         return displaced(x_t, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
 

@@ -77,11 +77,13 @@ _RECORD = TypeAdapter(_Record)
 
 
 def unlike(request: Request, other: Request) -> list[str]:
-    """The fields in which two requests differ, as sidecars record them: a tuple is a list."""
+    """The fields in which two requests differ, as sidecars record them; for a picture that changed, its argument."""
     if request == other:
         return []
     one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
-    return [name for name in one if one[name] != two[name]]
+    shown = [each.pop("pictures") for each in (one, two)]
+    changed = {name for name in {**shown[0], **shown[1]} if shown[0].get(name) != shown[1].get(name)}
+    return sorted(changed | {name for name in one if one[name] != two[name]}, key=[*one, *changed].index)
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
