@@ -115,7 +115,7 @@ def test_no_code_of_a_pipelines_folder_runs(tmp_path):
         (["--from", "."], "--from: '.' is not accepted"),
         (["--preset", "shapes-control", "--control", "pipe"], "--control: "),
         (["--preset", "~nosuchuser/a.yaml"], "preset '~nosuchuser/a.yaml' is not a file"),
-        (["--strong", "~nosuchuser/a"], "--strong: '~nosuchuser/a' is not there"),
+        (["--strong", "~nosuchuser/a"], "--strong: '~nosuchuser/a' is not accepted"),
         (["--from", "~nosuchuser/a"], "--from: '~nosuchuser/a' is not accepted"),
         (["--prompts", "~nosuchuser/a"], "--prompts: '~nosuchuser/a' is not accepted"),
         (["--strong", "package:../.."], "--strong: 'package:../..' is not accepted"),
