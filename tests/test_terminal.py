@@ -120,3 +120,12 @@ def test_measuring_names_a_results_file_that_is_none(tmp_path, kind):
 
 def test_a_video_that_is_not_there_is_refused_as_an_argument():
     assert "VIDEO: 'no.mp4' is not accepted" in said("judge", "no.mp4", "a red circle", app=shapes.app)
+
+
+def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    for name, says in [("list.mp4", "(it names other files"), ("empty", "(it has no frame)"), ("text.mp4", "Invalid")]:
+        message = said("judge", tmp_path / name, "a red circle", app=shapes.app)
+        assert says in message and " @ 0x" not in message
