@@ -122,7 +122,14 @@ def run(
             progress(name, n + 1, count)
 
 
-_COLUMNS = {"pair": str, "method": str, "n": int, "evaluations": int, "seconds": (int, float), "scores": dict}
+_COLUMNS: dict[str, type | tuple[type, ...]] = {
+    "pair": str,
+    "method": str,
+    "n": int,
+    "evaluations": int,
+    "seconds": (int, float),
+    "scores": dict,
+}
 
 
 def _is_row(row: object) -> bool:
