@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -192,7 +193,8 @@ class Summary:
     def notes(self) -> list[str]:
         """What a reader of the means must know."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
-        single = len(self.groups) > 2 and all(len(videos) == 1 for videos in self.groups.values())
+        alone = [len(videos) == 1 and not os.path.isdir(group) for group, videos in self.groups.items()]
+        single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
         return [*said, *self.scores.notes, *self._unpaired()] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"

@@ -223,5 +223,7 @@ def test_any_damaged_file_ends_in_one_message(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_any_damaged_checkpoint_ends_in_one_message(case):
+    import w2sd_video.pipelines  # noqa: F401 - which takes seconds, and on a busy machine more than SECONDS
+
     check, values = CHECKPOINTS[case]
     budget(MANY // 2)(given(values)(check))()

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -31,6 +30,7 @@ from .generate import Made, conflicts, differences
 from .generate import generate as make
 from .runs import Refused, Request
 from .settings import METHOD, MODELS, SCALED, SIZE, Scaled, Variant
+from .terminal import PATH, err, give_up, number, out, unwritable
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -39,11 +39,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 MOST_SEEDS = 10_000
-BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
 MOST_REQUESTS = 1_000_000
@@ -80,6 +77,7 @@ def main() -> None:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # what they warn of, a user of this program cannot mend
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # of how diffusers calls it
     # Threads that wait busily take the cores from those that work, where other programs run. With a shorter wait than
     # OpenMP's own, seen on two cores: as fast on an idle machine, 5 times as fast on a busy one.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -87,6 +85,11 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # of typer's own messages, such as --help
+        give_up("stdout")
+        with suppress(typer.Exit), messages():
+            raise unwritable(error) from None
+        sys.exit(1)
 
 
 @contextmanager
@@ -132,13 +135,9 @@ def _say(*lines: str) -> None:
     """
     try:
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held back goes nowhere
-        raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OSError(error.errno, error.strerror, "standard output") from None
+        give_up("stdout")
+        raise unwritable(error) from None
 
 
 def _named(argument: str) -> str:
@@ -155,24 +154,12 @@ def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
-def _number(kind: type) -> Callable[[str], Any]:
-    """A parser of numbers that names what it got instead."""
-
-    def parse(value: str) -> Any:
-        try:
-            return kind(value)
-        except ValueError:
-            raise typer.BadParameter(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
-
-    return parse
-
-
 def _setting(name: str, text: str | None = None, of: type = settings.Settings) -> Any:
     """The option of a setting of a run; see `settings`."""
     about, kind = settings.of(name, of), settings.number(name, of)
     more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
     if kind:
-        more = {"parser": _number(kind), "metavar": "N" if kind is int else "NUMBER"}
+        more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
     return typer.Option(*about.options, help=text or about.help, rich_help_panel=about.panel, **more)
 
 
@@ -190,14 +177,14 @@ def generate(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to show.")] = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="The same, as an option.")] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.")
+        Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.", **PATH)
     ] = None,
     negative_prompt: Annotated[str | None, _setting("negative_prompt")] = None,
     seed: Annotated[
         str | None, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each (default: 0).")
     ] = None,
     again: Annotated[
-        Path | None, typer.Option("--from", metavar="SIDECAR", help="Make the video of a sidecar again.")
+        Path | None, typer.Option("--from", help="Make the video of a sidecar again.", **{**PATH, "metavar": "SIDECAR"})
     ] = None,
     preset: Annotated[
         str | None,
@@ -225,14 +212,14 @@ def generate(
             MODELS,
             "The LoRA's scale in the strong arm.",
             "--strong_lora_scale",
-            parser=_number(float),
+            parser=number(float),
             metavar="NUMBER",
         ),
     ] = None,
     weak_lora_scale: Annotated[
         float | None,
         _option(
-            MODELS, "The LoRA's scale in the weak arm.", "--weak_lora_scale", parser=_number(float), metavar="NUMBER"
+            MODELS, "The LoRA's scale in the weak arm.", "--weak_lora_scale", parser=number(float), metavar="NUMBER"
         ),
     ] = None,
     controlnet: Annotated[str | None, _setting("controlnet")] = None,
@@ -282,11 +269,13 @@ def generate(
     convention: Annotated[str | None, _setting("convention")] = None,
     steps: Annotated[int | None, _setting("num_inference_steps")] = None,
     frames: Annotated[int | None, _setting("num_frames")] = None,
-    size: Annotated[int | None, _option(SIZE, "Height and width.", parser=_number(int), metavar="N")] = None,
+    size: Annotated[int | None, _option(SIZE, "Height and width.", parser=number(int), metavar="N")] = None,
     height: Annotated[int | None, _setting("height")] = None,
     width: Annotated[int | None, _setting("width")] = None,
     fps: Annotated[int | None, _setting("fps")] = None,
-    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", "--save_dir")] = Path("outputs"),
+    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", "--save_dir", **PATH)] = Path(
+        "outputs"
+    ),
     gif: Annotated[bool, _option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, _option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
     overwrite: Annotated[bool, _option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
@@ -399,11 +388,15 @@ def generate(
             if len(texts) * len(seeds) > MOST_REQUESTS:
                 accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {kind}s: give fewer at once"
                 raise Refused("seed", seed, accepted)
+            raw = ((text, {"weak_prompt": text} if refiner else {}) for text in texts)
             requests = [
                 Request.of(text, number, **{**told, **fields}, variant=variants[0] if variants else "w2sd")
-                for text, told in _refined(texts, refiner)
+                for text, told in raw
                 for number in seeds
             ]
+            if refiner:  # which may load a language model, so that all else is refused before
+                refined = dict(zip(texts, _refined(texts, refiner), strict=True))
+                requests = [replace(request, prompt=refined[request.prompt]) for request in requests]
             if idle := _without_effect(requests[0], fields, weak_lora_scale):
                 err.print(escape(f"Note: {idle}"))
         _generate(requests, out_folder, formats, overwrite, before, verify)
@@ -451,11 +444,8 @@ def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
         raise Refused(option, value, f"it makes {pair.kind}s: w2sd-video {other}")
 
 
-def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dict[str, str]]]:
-    """Prompts as the strong arm is told them, and what else a request is told: the weak arm's, if that is another."""
-    if refiner is None:
-        yield from ((prompt, {}) for prompt in prompts)
-        return
+def _refined(prompts: list[str], refiner: str) -> Iterator[str]:
+    """Prompts as the strong arm is told them."""
     refine: Callable[[str], str]
     if refiner == "shapes":
         from .shapes import grammar
@@ -471,7 +461,7 @@ def _refined(prompts: list[str], refiner: str | None) -> Iterator[tuple[str, dic
             said = str(error).partition("\n")[0]
             accepted = f"give shapes, or a causal language model that is here ({said})"
             raise Refused("--refine", refiner, accepted) from None
-    yield from ((refine(prompt), {"weak_prompt": prompt}) for prompt in prompts)
+    yield from map(refine, prompts)
 
 
 def _generate(
@@ -706,7 +696,7 @@ def show_presets(
 ) -> None:
     """The pairs of models that there are, and their settings."""
     with messages():
-        if name:
+        if name is not None:
             out.print(presets.text(presets.load(name)), markup=False, end="")
             return
         for preset in map(presets.load, presets.names()):
@@ -724,12 +714,13 @@ def show_presets(
 @app.command()
 def doctor() -> None:
     """What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
-    from .doctor import report
+    with messages():
+        from .doctor import report
 
-    for title, rows in report().items():
-        out.print(f"[bold]{title}[/]")
-        for label, text in rows:
-            out.print(f"  {label}: {text}", markup=False)
+        for title, rows in report().items():
+            out.print(f"[bold]{title}[/]")
+            for label, text in rows:
+                out.print(f"  {label}: {text}", markup=False)
 
 
 @app.command("eval")
@@ -745,12 +736,14 @@ def evaluate(
         str, typer.Option(help="Names of dimensions, with commas between; or six, vbench, images.")
     ] = "six",
     out_file: Annotated[
-        Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.")
+        Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.", **PATH)
     ] = Path("results.json"),
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.")
+        Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.", **PATH)
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     backend: Annotated[
         str, typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.")
@@ -804,7 +797,7 @@ def check_pair(
     loras: Annotated[list[str] | None, _setting("adapters", "A LoRA and its scales, as of `generate`.")] = None,
     control: Annotated[
         Path | None,
-        _option(MODELS, "A folder: what the ControlNet is shown for each VIDEO, under the same name."),
+        _option(MODELS, "A folder: what the ControlNet is shown for each VIDEO, under the same name.", **PATH),
     ] = None,
     dtype: Annotated[str | None, _setting("dtype")] = None,
     device: Annotated[str | None, _setting("device")] = None,
@@ -819,7 +812,7 @@ def check_pair(
             " do not sample."
         ),
     ] = None,
-    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out")] = Path("pair"),
+    out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", **PATH)] = Path("pair"),
 ) -> None:
     """Say whether a pair helps: is its difference aligned with data, and what does it change in the scores?
 
@@ -844,8 +837,13 @@ def check_pair(
             pair = replace(pair, adapters=_adapters(loras, pair, {}, alone=weak is None))
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
         if videos:
-            texts = _refined([each.prompt for each in data], pair.refine)
-            data = [replace(s, prompt=p, told={**s.told, **t}) for s, (p, t) in zip(data, texts, strict=True)]
+            raw = [each.prompt for each in data]
+            if pair.refine:  # which may load a language model, so that all else is refused before
+                for n, (each, text) in enumerate(zip(data, raw, strict=True)):
+                    Request.of(text, n, pair, **each.told, weak_prompt=text, **fields)
+                texts = _refined(raw, pair.refine)
+                told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
+                data = [replace(s, prompt=p, told=t) for s, p, t in zip(data, texts, told, strict=True)]
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
         sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
         variants = {variant: out_folder / variant for variant in sampled}

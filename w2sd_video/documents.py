@@ -6,6 +6,7 @@ most so deep, and its YAML anchors expand to at most so many values. A key stand
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -40,6 +41,9 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
         raise Unreadable(f"{path!r}: a path has no NUL character")
     # Without O_NONBLOCK, opening a named pipe waits until a process writes to it.
     file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISDIR(os.fstat(file).st_mode):
+        os.close(file)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with open(file, "rb") as opened:
         if stat.S_ISFIFO(os.fstat(file).st_mode):
             os.set_blocking(file, True)

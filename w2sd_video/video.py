@@ -120,7 +120,10 @@ def read(path: Path, most: int | None = None) -> Frames:
     """
     try:
         with closing(stream(path)) as frames:
-            return np.stack(list(islice(frames, most)))
+            found = list(islice(frames, most))
+        if not found:
+            raise ValueError("it has no frame")
+        return np.stack(found)
     except ValueError as error:
         raise ValueError(f"{path} is not a video, a GIF or a folder of pictures of one size ({error})") from None
 
@@ -275,6 +278,9 @@ def _decoded(path: Path) -> Iterator[Frames]:
         said.seek(0)
         complaint = said.read().decode(errors="replace").strip()
         if failed or complaint:  # of a damaged file it leaves frames out, and ends well
+            if "not on whitelist" in complaint:
+                raise ValueError("it names other files, or is of a format that is not read")
+            complaint = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\]", "", complaint)  # which part of ffmpeg says it, and where
             raise ValueError(" ".join(complaint.split())[:300])
 
 

@@ -257,7 +257,10 @@ def _plan(folder: Path, moves: Mapping[Path, Path], stale: Iterable[Path]) -> No
     }
     draft = folder / f"{PLAN}.draft"
     with naming(parent):
-        draft.write_text(json.dumps(plan), encoding="ascii")
+        with draft.open("w", encoding="ascii") as file:
+            json.dump(plan, file)
+            file.flush()
+            os.fsync(file.fileno())  # so that a power cut leaves no plan without its content
     draft.replace(folder / PLAN)
 
 
@@ -268,10 +271,15 @@ def _carry_out(folder: Path, check: bool = False) -> None:
         check: of a dead process's plan, that nothing else has come to a place since.
     """
     parent, former = folder.parent, folder / "former"
-    plan = json.loads((folder / PLAN).read_text(encoding="ascii"))
-    moves = [(folder / source, parent / name, there) for source, name, there in plan["moves"]]
-    if not all(_within(name) for name in [*plan["removed"], *(name for move in plan["moves"] for name in move[:2])]):
-        raise Refused("out", str(folder), "its plan names files outside of it: remove it")
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="ascii"))
+        moves = [(folder / source, parent / name, there) for source, name, there in plan["moves"]]
+        names = [*plan["removed"], *(name for move in plan["moves"] for name in move[:2])]
+        within = bool(moves) and all(_within(name) for name in names)
+    except (ValueError, KeyError, TypeError):
+        raise Refused("out", str(folder), "its plan cannot be read, as after a power cut: remove it") from None
+    if not within:
+        raise Refused("out", str(folder), "its plan names files outside of it, or none: remove it")
     former.mkdir(exist_ok=True)
 
     def set_aside(path: Path) -> None:
@@ -313,7 +321,7 @@ def _place(error: OSError, folder: Path, places: Mapping[Path, Path]) -> str:
 def _is_json(text: bytes) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -328,6 +336,8 @@ def rows(path: Path) -> list[Any]:
     """
     if not path.exists():
         return []
+    if not path.is_file():  # reading a pipe may wait for ever
+        raise ValueError(f"{path} is no file of rows of JSON: it is a folder, a pipe or a device")
     text = path.read_bytes()
     end = text.rfind(b"\n") + 1
     try:
@@ -336,6 +346,8 @@ def rows(path: Path) -> list[Any]:
         if text and not end and _is_json(text):
             raise ValueError("its only line has no end")
         found = [json.loads(line) for line in text[:end].splitlines()]
+    except RecursionError:
+        raise ValueError(f"{path} is no file of rows of JSON: it nests too deep") from None
     except ValueError as error:
         raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
     if end < len(text):

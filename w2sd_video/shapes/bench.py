@@ -122,7 +122,21 @@ def run(
             progress(name, n + 1, count)
 
 
-_COLUMNS = {"pair", "method", "n", "evaluations", "seconds", "scores"}
+_COLUMNS: dict[str, type | tuple[type, ...]] = {
+    "pair": str,
+    "method": str,
+    "n": int,
+    "evaluations": int,
+    "seconds": (int, float),
+    "scores": dict,
+}
+
+
+def _is_row(row: object) -> bool:
+    """Whether it is a row of this command, with scores that are numbers."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _COLUMNS.items()):
+        return False
+    return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
 
 
 def read(path: Path, pair: str) -> list[Any]:
@@ -131,8 +145,11 @@ def read(path: Path, pair: str) -> list[Any]:
     Raises:
         ValueError: it holds another pair's, or something else.
     """
-    found = rows(path)
-    if not all(isinstance(row, dict) and _COLUMNS <= row.keys() and isinstance(row["scores"], dict) for row in found):
+    try:
+        found = rows(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"out: {error}") from None
+    if not all(map(_is_row, found)):
         raise ValueError(f"out: {path} holds rows that are not of this command; take another file")
     if others := {row["pair"] for row in found} - {pair}:
         raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
+from ..terminal import PATH, err, out
 from . import grammar, world
 
 app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 MOST_PIXELS = 2**30  # of a video to render
 Prompt = Annotated[str, typer.Argument(help="A prompt of the shapes world.")]
@@ -32,7 +30,7 @@ def words() -> None:
 @app.command()
 def render(
     prompt: Prompt,
-    path: Annotated[Path, typer.Option("--out", help="The MP4 to write, or a PNG of the first frame.")] = Path(
+    path: Annotated[Path, typer.Option("--out", help="The MP4 to write, or a PNG of the first frame.", **PATH)] = Path(
         "rendered.mp4"
     ),
     seed: Annotated[int, typer.Option(min=0, help="What the prompt leaves open is drawn with this.")] = 0,
@@ -68,7 +66,9 @@ def render(
 
 @app.command()
 def judge(
-    path: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or a folder of frames as PNG.")],
+    path: Annotated[
+        Path, typer.Argument(help="A video, or a folder of frames as PNG.", **{**PATH, "metavar": "VIDEO"})
+    ],
     prompt: Prompt,
 ) -> None:
     """Read a video back and score it against a prompt, without any network."""
@@ -78,6 +78,8 @@ def judge(
 
     with _messages():
         scene = grammar.parse(prompt)
+        if not path.exists():
+            raise Refused("VIDEO", str(path), "give a video or a folder that is there")
         frames = read(path)
         scores = score(frames, scene)
         seen = look(frames)
@@ -93,7 +95,9 @@ def judge(
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="The run's folder; a run that stands there goes on.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The run's folder; a run that stands there goes on.", **{**PATH, "metavar": "FOLDER"})
+    ],
     only: Annotated[list[str] | None, typer.Option("--stage", help="Only this stage; may be repeated.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -145,7 +149,9 @@ def bench(
     path: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The results file, JSON lines; goes on where it stands (default: PAIR-bench.jsonl)."
+            "--out",
+            help="The results file, JSON lines; goes on where it stands (default: PAIR-bench.jsonl).",
+            **PATH,
         ),
     ] = None,
     pair: Annotated[

@@ -1,0 +1,131 @@
+"""What commands say where they cannot print, and of paths that are empty, are folders or were cut short."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from w2sd_video import cli
+from w2sd_video.shapes import cli as shapes
+
+FULL = Path("/dev/full")
+
+
+def said(*arguments: object, app=cli.app, code: int = 2) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (("generate", "a red circle", "--out", ""), "--out"),
+        (("generate", "--prompts", ""), "--prompts"),
+        (("image", "--from", ""), "--from"),
+        (("eval", "videos", "--out", ""), "--out"),
+        (("eval", "videos", "--prompts", ""), "--prompts"),
+        (("eval", "videos", "--weights", ""), "--weights"),
+        (("check-pair", "--out", ""), "--out"),
+        (("check-pair", "videos", "--control", ""), "--control"),
+        (("shapes", "train", ""), "FOLDER"),
+        (("shapes", "render", "a red circle", "--out", ""), "--out"),
+        (("shapes", "judge", "", "a red circle"), "VIDEO"),
+        (("shapes", "bench", "--table", "--out", ""), "--out"),
+    ],
+)
+def test_an_empty_path_is_refused_by_name_and_is_not_the_current_folder(command, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app, command = (shapes.app, command[1:]) if command[0] == "shapes" else (cli.app, command)
+    message = said(*command, app=app)
+    assert f"'{names}'" in message and "'' is not accepted; give a path" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_name_is_no_preset():
+    assert "preset '' is unknown" in said("presets", "")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_by_its_path(tmp_path):
+    assert f"Is a directory: '{tmp_path}'" in said("generate", "--prompts", tmp_path)
+    assert f"Is a directory: '{tmp_path}'" in said("generate", "--from", tmp_path)
+
+
+def test_a_number_of_thousands_of_digits_is_not_repeated():
+    assert len(said("generate", "a red circle", "--steps", "9" * 5000)) < 1000
+
+
+def test_a_refiner_is_loaded_after_all_else_is_checked(tmp_path):
+    out = ("--out", tmp_path / "out")
+    assert "--steps: 0" in said("generate", "a red circle", "--refine", "./no-such-model", "--steps", 0, *out)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("plan", ["", "{}", '{"moves": [], "removed": []}', '{"moves": [["a"]], "removed": []}', "[]"])
+def test_a_plan_that_a_power_cut_left_unreadable_is_named_and_kept(tmp_path, plan):
+    folder = tmp_path / ".partial-1-abcdefgh"
+    folder.mkdir()
+    (folder / "plan.json").write_text(plan)
+    message = said("generate", "a red circle", "--out", tmp_path)
+    assert message.startswith(f"Error: --out: '{folder}' is not accepted; its plan") and "remove it" in message
+    assert (folder / "plan.json").read_text() == plan
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "stream", "code"),
+    [
+        (["presets"], "stdout", 1),
+        (["--help"], "stdout", 1),
+        (["shapes", "words"], "stdout", 1),
+        (["generate", "a red circle", "--steps", "0"], "stderr", 2),
+    ],
+)
+def test_a_stream_that_cannot_be_written_to_is_named_and_changes_no_exit_code(arguments, stream, code):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with FULL.open("w") as full:
+        command = [sys.executable, "-m", "w2sd_video.cli", *arguments]
+        ran = subprocess.run(command, **(streams | {stream: full}), text=True, env=os.environ | {"COLUMNS": "200"})
+    assert ran.returncode == code
+    if stream == "stdout":
+        assert (
+            ran.stderr.startswith("Error: standard output: No space left on device") and "Traceback" not in ran.stderr
+        )
+
+
+def test_who_reads_no_further_ends_a_listing_as_sigpipe_does():
+    command = f"{sys.executable} -m w2sd_video.cli presets | head -1; echo ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] in ("0", "141") and not ran.stderr  # 0 where all was written before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "deep", "rows"])
+def test_measuring_names_a_results_file_that_is_none(tmp_path, kind):
+    path = tmp_path / "a.jsonl"
+    row = '{"pair": ["shapes"], "method": "w2sd", "n": 1, "evaluations": 1, "seconds": 1, "scores": {}}'
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(("[" * 100_000 if kind == "deep" else row) + "\n")
+    assert f"--out: {path}" in said("bench", "--out", path, "--table", app=shapes.app)
+
+
+def test_a_video_that_is_not_there_is_refused_as_an_argument():
+    assert "VIDEO: 'no.mp4' is not accepted" in said("judge", "no.mp4", "a red circle", app=shapes.app)
+
+
+def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    for name, says in [("list.mp4", "(it names other files"), ("empty", "(it has no frame)"), ("text.mp4", "Invalid")]:
+        message = said("judge", tmp_path / name, "a red circle", app=shapes.app)
+        assert says in message and " @ 0x" not in message
