@@ -362,9 +362,12 @@ def notes(request: Request, cut: Mapping[str, str], pipelines: Mapping[str, Pipe
         name, most = kind.replace("_", " "), _most_tokens(pipe, "tokenizer")
         beginning = f"{text[:100]} …" if len(text) > 100 else text
         yield f"the text encoder reads the first {most} tokens of a text; cut off the {name}: {beginning!r}"
-    numbers = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
+    numbers = [request.guidance_scale]
+    if request.reflection_steps != 0:
+        numbers += [request.strong_guidance_scale, request.weak_guidance_scale]
     if not any(numbers) and request.variant in ("w2sd", "compare"):
-        yield "all three guidance scales are 0, the unconditional prediction: the prompt has no effect"
+        which = "all three guidance scales are" if len(numbers) > 1 else "the guidance scale is"
+        yield f"{which} 0, the unconditional prediction: the prompt has no effect"
 
 
 def _class(pipe: Any, name: str) -> int:
