@@ -285,6 +285,12 @@ class Reflection(DiffusionPipeline):
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
         check_free(type(self).__name__, self._networks())
         self._check_numbers(asked)
+        if "prompt" in asked and not hasattr(self.scheduler, "init_noise_sigma"):
+            raise ValueError(
+                f"`scheduler` is a {type(self.scheduler).__name__}, which {self._stock.__name__} does not take;"
+                " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
+                " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
+            )
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._hook = None
         if method is not None:

@@ -20,8 +20,10 @@ from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import Refused, WeightsError
+from w2sd_video.generate import notes
 from w2sd_video.models import checkpoints, checks, layouts, loading
 from w2sd_video.models.sources import Source, resolve
+from w2sd_video.runs import Request
 
 
 @pytest.fixture(autouse=True)
@@ -126,12 +128,27 @@ def test_schedulers_of_flow_matching_are_refused_for_stable_diffusion():
     file = folder / "scheduler" / "scheduler_config.json"
     own = json.loads(file.read_text())
     file.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
-    with pytest.raises(WeightsError, match="'model' is not supported: it has a scheduler FlowMatch"):
-        load("model")
-    load("model", scheduler=tiny.scheduler())
-    file.write_text(json.dumps(own | {"prediction_type": "flow_prediction"}))
-    with pytest.raises(WeightsError, match="'model' is not supported: it has a scheduler .* of flow matching"):
-        ANIMATE.cls.from_pretrained("model", motion_adapter=tiny.motion_adapter())
+    for method in ("w2sd", None):
+        with pytest.raises(ValueError, match="`scheduler` is a FlowMatchEulerDiscreteScheduler, which "):
+            load("model")(**SD.call(method=method))
+    for config in ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, own | {"prediction_type": "flow_prediction"}):
+        file.write_text(json.dumps(config))
+        with pytest.raises(WeightsError, match="'model' is not supported: it has a scheduler .* of flow matching"):
+            ANIMATE.cls.from_pretrained("model", motion_adapter=tiny.motion_adapter())
+
+
+@pytest.mark.parametrize(
+    "numbers, says",
+    [
+        ({"reflection_steps": 0, "weak_guidance_scale": 2.0}, "the guidance scale is 0, the unconditional prediction"),
+        ({"weak_guidance_scale": 0.0}, "all three guidance scales are 0, the unconditional prediction"),
+        ({"weak_guidance_scale": 2.0}, None),
+    ],
+)
+def test_guidance_that_leaves_the_prompt_without_effect_is_said(numbers, says):
+    asked = Request.of("a red circle", guidance_scale=0.0, strong_guidance_scale=0.0, **numbers)
+    said = list(notes(asked, {}, {}))
+    assert (not said and says is None) or (says and says in said[0])
 
 
 # Folders ----------------------------------------------------------------------------------------------------------

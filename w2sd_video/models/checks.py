@@ -138,13 +138,13 @@ def check_scheduler_config(
         video: whether AnimateDiff's is to be made of it.
 
     Raises:
-        WeightsError: EDM's; flow matching's, where the stock pipelines or AnimateDiff's schedule do not take it; or no
-            kind of prediction that is known.
+        WeightsError: EDM's; flow matching's, which AnimateDiff's schedule is not; or no kind of prediction that is
+            known.
     """
     name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
     if name.startswith("EDM"):
         raise WeightsError(f"{source} is not supported: it has a scheduler {name}, for {EDM}.")
-    if not replaced and (name.startswith("FlowMatch") or (video and kind == "flow_prediction")):
+    if video and not replaced and (name.startswith("FlowMatch") or kind == "flow_prediction"):
         raise WeightsError(
             f"{source} is not supported: it has a scheduler {name} of flow matching; accepted: models that predict"
             " noise or v."

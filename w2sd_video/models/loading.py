@@ -25,10 +25,10 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     MotionAdapter,
-    MultiControlNetModel,
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError, WeightsNotFound
 from ..levels import check_scheduler
@@ -474,7 +474,7 @@ class Pair:
             if kind is MultiControlNetModel:
                 folders = [folder / name, *sorted(folder.glob(f"{name}_[0-9]*"), key=_number)]
                 nets = [_component(ControlNetModel, self.strong.source, each, self.options) for each in folders]
-                loaded[name] = MultiControlNetModel(nets)
+                loaded[name] = kind(nets)
                 continue
             if weight_files(folder / name, usual_variant(folder / name, self.options.variant)):
                 loaded[name] = _component(kind, self.strong.source, folder / name, self.options)
