@@ -19,7 +19,7 @@ from test_layouts import ANIMATE, SD, control_names, controlnet, encoder, image_
 from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 
 from w2sd_video import arms
-from w2sd_video.errors import Refused, WeightsError
+from w2sd_video.errors import NotFinite, Refused, WeightsError
 from w2sd_video.generate import notes
 from w2sd_video.models import checkpoints, checks, layouts, loading
 from w2sd_video.models.sources import Source, resolve
@@ -278,3 +278,16 @@ def test_an_ip_adapter_on_the_hub_takes_an_encoder_from_another_repository_or_fo
         ("here/encoder", 12),
     ):
         assert loading.image_encoder(name, adapter, hub=hub).config.projection_dim == width, name
+
+
+@pytest.mark.parametrize("family", [SD, ANIMATE], ids=str)
+def test_frames_that_are_not_finite_are_an_error_of_a_direct_call_too(family):
+    pipe = family.pipeline(weak=False, dtype=torch.float32)
+    plain = pipe(**family.call(output_type="pil", num_inference_steps=1, reflection_steps=0))[0]
+    assert plain
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    for _ in range(2):
+        with pytest.raises(NotFinite, match="frames of the autoencoder have values that are not finite; decode in"):
+            pipe(**family.call(output_type="pil", num_inference_steps=1, reflection_steps=0))
+    processor = pipe.video_processor if family.video else pipe.image_processor
+    assert not {"postprocess", "postprocess_video"} & vars(processor).keys()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import presets, runs
-from .errors import did_you_mean
+from .errors import NotFinite, did_you_mean
 from .runs import Output, Refused, Request
 
 if TYPE_CHECKING:
@@ -251,8 +251,12 @@ def sample(
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
+    way = "give --dtype float32, or another autoencoder by --vae"
     try:
         output = pipe(**call)
+    except NotFinite as error:
+        said = str(error).partition(";")[0]
+        raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
     finally:
         pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
@@ -262,8 +266,7 @@ def sample(
     if broken.any():
         where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
         raise FloatingPointError(
-            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; give --dtype"
-            " float32, or another autoencoder by --vae"
+            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
         )
     return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
 
