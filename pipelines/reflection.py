@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from w2sd_video import arms
+from w2sd_video.errors import NotFinite
 from w2sd_video.hook import Conditioning, Group, apply_reflection, check_free
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
@@ -258,7 +259,7 @@ class Reflection(DiffusionPipeline):
                 `guidance_scale`.
             RuntimeError: another call is using the pipeline, or a network of it.
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
-                guidance.
+                guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
         options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         arguments = inspect.signature(self._stock.__call__).bind(self, *args, **kwargs)
@@ -285,6 +286,12 @@ class Reflection(DiffusionPipeline):
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
         check_free(type(self).__name__, self._networks())
         self._check_numbers(asked)
+        if "prompt" in asked and not hasattr(self.scheduler, "init_noise_sigma"):
+            raise ValueError(
+                f"`scheduler` is a {type(self.scheduler).__name__}, which {self._stock.__name__} does not take;"
+                " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
+                " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
+            )
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._hook = None
         if method is not None:
@@ -324,13 +331,40 @@ class Reflection(DiffusionPipeline):
         with applied as self._hook:
             self._forced_halves = forced_halves
             try:
-                return self._sample(asked, *args, **kwargs)
+                with self._finite_frames() if chosen is not None else nullcontext():
+                    return self._sample(asked, *args, **kwargs)
             finally:
                 self._forced_halves = False
 
     def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's own sampling."""
         return self._stock.__call__(self, *args, **kwargs)
+
+    @contextmanager
+    def _finite_frames(self) -> Iterator[None]:
+        """Lets no frame whose values are not finite become a picture, where it would be black."""
+        name = "video_processor" if hasattr(self, "video_processor") else "image_processor"
+        processor = getattr(self, name, None)
+        called = "postprocess_video" if name == "video_processor" else "postprocess"
+        stock = getattr(processor, called, None)
+        if stock is None:
+            yield
+            return
+
+        def finite(*args: Any, **kwargs: Any) -> Any:
+            given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if not all(bool(frames.isfinite().all()) for frames in given):
+                raise NotFinite(
+                    "frames of the autoencoder have values that are not finite; decode in"
+                    " torch.float32, or with another autoencoder"
+                )
+            return stock(*args, **kwargs)
+
+        setattr(processor, called, finite)
+        try:
+            yield
+        finally:
+            delattr(processor, called)
 
     @property
     def evaluations(self) -> dict[str, int]:

@@ -31,6 +31,10 @@ class WeightsNotFound(FileNotFoundError):
     """Weights that are not on this machine. The message says how to get them."""
 
 
+class NotFinite(FloatingPointError):
+    """Frames whose values are not finite, which would be black."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known word, and all of them."""
     known = list(known)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import presets, runs
-from .errors import did_you_mean
+from .errors import NotFinite, did_you_mean
 from .runs import Output, Refused, Request
 
 if TYPE_CHECKING:
@@ -250,8 +250,12 @@ def sample(
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
+    way = "give --dtype float32, or another autoencoder by --vae"
     try:
         output = pipe(**call)
+    except NotFinite as error:
+        said = str(error).partition(";")[0]
+        raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
     finally:
         pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
@@ -261,8 +265,7 @@ def sample(
     if broken.any():
         where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
         raise FloatingPointError(
-            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; give --dtype"
-            " float32, or another autoencoder by --vae"
+            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
         )
     return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
 
@@ -361,9 +364,12 @@ def notes(request: Request, cut: Mapping[str, str], pipelines: Mapping[str, Pipe
         name, most = kind.replace("_", " "), _most_tokens(pipe, "tokenizer")
         beginning = f"{text[:100]} …" if len(text) > 100 else text
         yield f"the text encoder reads the first {most} tokens of a text; cut off the {name}: {beginning!r}"
-    numbers = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
+    numbers = [request.guidance_scale]
+    if request.reflection_steps != 0:
+        numbers += [request.strong_guidance_scale, request.weak_guidance_scale]
     if not any(numbers) and request.variant in ("w2sd", "compare"):
-        yield "all three guidance scales are 0, the unconditional prediction: the prompt has no effect"
+        which = "all three guidance scales are" if len(numbers) > 1 else "the guidance scale is"
+        yield f"{which} 0, the unconditional prediction: the prompt has no effect"
 
 
 def _class(pipe: Any, name: str) -> int:

@@ -15,7 +15,8 @@ from torch import nn
 
 from ..errors import WeightsError, WeightsNotFound
 from . import checkpoints
-from .checks import BASE_OF_WIDTH, describe, logger
+from .checkpoints import explained
+from .checks import BASE_OF_WIDTH, complete, describe, logger, point_out
 from .sources import SUFFIXES, Source, cached, local, resolve
 
 Tensors = dict[str, torch.Tensor]
@@ -387,6 +388,18 @@ def ip_adapter(source: Source | None, tensors: Tensors, unet: Any, face: bool) -
         raise WeightsError(
             f"{named} is made for a UNet of {layers} cross-attention layers. Accepted: {takes}, as the pipeline's."
         )
+    known = re.compile(
+        r"image_proj\.(proj|norm|proj_in|proj_out|norm_out|latents|layers|perceiver_resampler)(\..*)?"
+        r"|ip_adapter\.\d+\.(to_[kv]_ip|to_(q|k|v|out)_lora)\..*"
+    )
+    where = source or Source("ip_adapter", "tensors", None)
+    point_out(where, type(unet).__name__, (name for name in names if not known.fullmatch(name)))
+    with explained(where):  # as it is loaded, but into nothing yet
+        parts = ip_adapter_parts(tensors)
+        complete(where, unet._convert_ip_adapter_image_proj_to_diffusers(parts["image_proj"]))
+        for processor in unet._convert_ip_adapter_attn_to_diffusers([parts]).values():
+            if isinstance(processor, nn.Module):
+                complete(where, processor)
 
 
 def _of_face(names: Mapping[str, Any]) -> bool:

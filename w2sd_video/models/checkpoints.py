@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..errors import WeightsError, WeightsNotFound
@@ -29,6 +29,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "module", "params", "params_ema")
 """Under which names trainers keep the weights, beside what else they save."""
 
 DEEPEST = 8  # dictionaries in dictionaries
+LARGEST = 50  # times a file's own size, which what is compressed in it may have
 MOST = 100_000  # tensors in one file; SDXL has some 2,500
 
 
@@ -58,6 +59,7 @@ def read(source: Source, path: Path | None = None, wrappers: tuple[str, ...] = W
         content = inner[0]
     tensors: Tensors = {}
     _collect(source, content, "", tensors, 0, set())
+    check_numbers(source, {name: tensor.dtype for name, tensor in tensors.items() if tensor.ndim > 1})
     if not tensors:
         kind = type(content).__name__
         raise WeightsError(f"{source} holds no tensors by name, but a {kind}; accepted: a file of weights")
@@ -79,6 +81,50 @@ def shapes(source: Source, path: Path | None = None) -> Shapes:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except Exception as error:
         raise _damaged(source, path, error) from error
+
+
+def dtypes(source: Source, path: Path | None = None) -> dict[str, torch.dtype]:
+    """Names and types of one file's tensors of more than one dimension; of a `.safetensors` its header alone is read.
+
+    Raises:
+        WeightsError: as of `read`.
+    """
+    path = path or source.path
+    assert path is not None
+    if path.suffix.lower() != ".safetensors":
+        return {name: tensor.dtype for name, tensor in read(source, path).items() if tensor.ndim > 1}
+    try:
+        with safe_open(path, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            whole = {kind: torch.int8 for kind in ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")}
+            return {
+                name: whole.get(part.get_dtype(), torch.float32)
+                for name, part in parts.items()
+                if len(part.get_shape()) > 1
+            }
+    except Exception as error:
+        raise _damaged(source, path, error) from error
+
+
+_QUANTISED = re.compile(r"(.*\.)?(scaled_fp8|scale_weight|weight_scale|comfy_quant|(weight\.)?(absmax|quant_map)|SCB)")
+
+
+def check_numbers(source: Source, types: Mapping[str, torch.dtype]) -> None:
+    """Refuse weights that are whole numbers, or that have scales beside them: a network would be wrong with them.
+
+    Args:
+        types: of the tensors of more than one dimension, by name.
+
+    Raises:
+        WeightsError: names the first.
+    """
+    for name, dtype in types.items():
+        whole = name.endswith("weight") and not dtype.is_floating_point
+        if whole or _QUANTISED.fullmatch(name):
+            raise WeightsError(
+                f"{source} holds quantised weights, {shortened(name)} first, which are not supported. Accepted: weights"
+                " in floating point."
+            )
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -113,11 +159,26 @@ def _opened(source: Source, path: Path) -> Any:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are old
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except MemoryError:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(source, path))
+    except (MemoryError, WeightsError):
         raise
     except Exception as error:  # a damaged file raises errors of every kind
         raise _damaged(source, path, error) from error
+
+
+def _stored(source: Source, path: Path) -> bool:
+    """Whether a file is an archive as PyTorch writes it, uncompressed, which alone can be mapped.
+
+    Raises:
+        WeightsError: what is compressed in it is larger than weights can be.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if sum(member.file_size for member in members) > LARGEST * path.stat().st_size:
+        raise WeightsError(f"{source} is damaged: it is an archive that unpacks to more than {LARGEST} times its size")
+    return all(member.compress_type == zipfile.ZIP_STORED for member in members)
 
 
 def _damaged(source: Source, path: Path, error: Exception) -> WeightsError:
@@ -159,6 +220,8 @@ def _collect(source: Source, content: Any, prefix: str, into: Tensors, depth: in
             if not isinstance(name, str):
                 kind = type(name).__name__
                 raise WeightsError(f"{source} holds a tensor under {shortened(repr(name))}, a {kind}; accepted: names")
+            if value.is_meta or value.layout != torch.strided or value.is_quantized:
+                raise WeightsError(f"{source} holds {shortened(name)}, which is no plain tensor; accepted: weights")
             into[prefix + name] = value
             if len(into) > MOST:
                 raise WeightsError(f"{source} holds more than {MOST:,} tensors; accepted: the weights of one model")
@@ -173,10 +236,7 @@ def explained(source: Source, variant: str | None = None) -> Iterator[None]:
         yield
     except (WeightsError, WeightsNotFound, MemoryError, torch.OutOfMemoryError):
         raise
-    except (
-        *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, ImportError),
-        *(EOFError, NotImplementedError, AssertionError, RecursionError, SafetensorError, SingleFileComponentError),
-    ) as error:
+    except Exception as error:  # configurations, and the libraries that read them, raise errors of every kind
         said = reason(error)
         if "meta tensor" in said:
             said = "weights are missing in it"

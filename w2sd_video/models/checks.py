@@ -14,7 +14,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel
 
 from ..errors import WeightsError
 from .bases import IMAGE_SCHEDULER, Base
-from .checkpoints import Shapes, metadata, shapes
+from .checkpoints import Shapes, check_numbers, dtypes, metadata, shapes
 from .sources import Source
 
 logger = logging.getLogger("w2sd_video")
@@ -65,6 +65,7 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
         WeightsError: it is something else, of another base, or in a parametrisation that is not supported.
     """
     names = shapes(source, path)
+    check_numbers(source, dict.fromkeys(names, torch.float32) | dtypes(source, path))
     unet = UNet2DConditionModel.load_config(config, subfolder="unet")
     expected = f"{base.name}'s original layout, with a UNet of cross-attention width {unet['cross_attention_dim']}"
     first = names.get(f"{UNET}input_blocks.0.0.weight", ())
@@ -83,8 +84,20 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
             f"{source} has a UNet of {first[1]} input channels (9 is inpainting, 8 is editing). Accepted:"
             f" {expected} and {unet['in_channels']} input channels."
         )
-    schedule = {**IMAGE_SCHEDULER, **parametrisation(source, names, metadata(path))}
+    schedule = {**IMAGE_SCHEDULER, **parametrisation(source, names, _beside(path) | metadata(path))}
     return Arm(source, base.image.__name__, unet, schedule["prediction_type"], scheduler=schedule)
+
+
+def _beside(path: Path) -> dict[str, str]:
+    """What the YAML of a file says that it predicts: the original code's configuration, which has the file's name."""
+    config = path.with_suffix(".yaml")
+    try:
+        with config.open("rb") as file:
+            text = file.read(100_000).decode("utf-8", "replace") if config.is_file() else ""
+    except OSError:
+        return {}
+    found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
+    return {"modelspec.prediction_type": found[1]} if found else {}
 
 
 def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str]) -> dict[str, Any]:
@@ -99,7 +112,8 @@ def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str
         WeightsError: it states another parametrisation than noise or v.
     """
     names = set(names)
-    stated = said.get("modelspec.prediction_type", "").strip().lower()
+    keys = ("modelspec.prediction_type", "modelspec.predict_key")  # the latter is ComfyUI's
+    stated = next((said[key] for key in keys if said.get(key)), "").strip().lower()
     if any(name.startswith("edm_") for name in names) or stated.startswith("edm"):
         raise WeightsError(f"{source} is not supported: {EDM}.")
     kinds = {"": "epsilon", "epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
@@ -114,15 +128,27 @@ def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str
     return schedule
 
 
-def check_scheduler_config(source: Source, config: Mapping[str, Any]) -> None:
+def check_scheduler_config(
+    source: Source, config: Mapping[str, Any], replaced: bool = False, video: bool = False
+) -> None:
     """Refuse a folder's scheduler of a parametrisation that is not supported.
 
+    Args:
+        replaced: whether another scheduler takes its place.
+        video: whether AnimateDiff's is to be made of it.
+
     Raises:
-        WeightsError: EDM's, or no kind of prediction that is known.
+        WeightsError: EDM's; flow matching's, which AnimateDiff's schedule is not; or no kind of prediction that is
+            known.
     """
     name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
     if name.startswith("EDM"):
         raise WeightsError(f"{source} is not supported: it has a scheduler {name}, for {EDM}.")
+    if video and not replaced and (name.startswith("FlowMatch") or kind == "flow_prediction"):
+        raise WeightsError(
+            f"{source} is not supported: it has a scheduler {name} of flow matching; accepted: models that predict"
+            " noise or v."
+        )
     if kind not in ("epsilon", "v_prediction", "sample", "flow_prediction"):
         raise WeightsError(
             f"{source} has a scheduler of prediction_type {kind!r}. Accepted: epsilon, v_prediction, sample."
@@ -147,6 +173,8 @@ def describe(names: Mapping[str, tuple[int, ...]]) -> str:
         return "a motion module (give it as `motion_adapter`)"
     if any_("to_k_ip.", "image_proj."):
         return "an IP-Adapter (load it with `load_ip_adapter`, or --ip-adapter)"
+    if any(re.match(r"((en|de)coder\.)?(layers\.)?\d+\.(conv\.\d+\.)?(weight|bias)$", name) for name in names):
+        return "a TAESD, a tiny autoencoder of another class"
     if any_("double_blocks.", "joint_blocks.", "transformer_blocks.0.scale_shift_table"):
         return "a diffusion transformer"
     if any(
@@ -157,7 +185,21 @@ def describe(names: Mapping[str, tuple[int, ...]]) -> str:
         return "a part of a diffusers folder (give the folder that holds model_index.json)"
     if any_("string_to_param", "emb_params") or set(names) in ({"clip_l", "clip_g"}, {"clip_g", "clip_l"}):
         return "a textual inversion"
-    return f"a file of {len(names)} tensors, such as {next(iter(names))[:100]!r}," if names else "empty"
+    return f"a file of {len(names)} tensors, such as {next(iter(names))[:100]!r}" if names else "empty"
+
+
+def check_latents_alone(source: Source, unet: Mapping[str, Any], expected: str) -> None:
+    """Refuse a UNet that takes more than latents.
+
+    Raises:
+        WeightsError: it does, as those for inpainting and editing do.
+    """
+    takes, gives = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if takes != gives:
+        raise WeightsError(
+            f"{source} has a UNet of {takes} input channels (9 is inpainting, 8 is editing). Accepted: {expected} and"
+            f" {gives} input channels."
+        )
 
 
 def check_arms(strong: Arm, weak: Arm) -> None:

@@ -21,14 +21,13 @@ from ..errors import WeightsError
 from . import checkpoints
 from .bases import SDXL
 from .checkpoints import explained
-from .checks import complete, describe, fill, motion_channels, point_out
+from .checks import complete, describe, fill, lacking, motion_channels, point_out
 from .sources import Source
 
 Tensors = dict[str, torch.Tensor]
 
 # ControlNets ------------------------------------------------------------------------------------------------------
 
-_CONTROL = re.compile(r"(?:.*\.)?(?:control_model\.|controlnet\.)|module\.|model\.(?=time_embed|input_hint_block)")
 _FIRST = "controlnet_cond_embedding.conv_in.weight"
 _OTHERS = {  # names that only other kinds of network have
     "lora_controlnet": "a Control-LoRA",
@@ -61,8 +60,12 @@ def controlnet(source: Source, unet: Mapping[str, Any], dtype: torch.dtype | Non
         tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         used = {id(tensor) for tensor in tensors.values()}
         point_out(source, "ControlNetModel", (name for name, tensor in left.items() if id(tensor) not in used))
+    if _FIRST not in tensors:
+        raise lacking(source, "ControlNetModel", [_FIRST])
     with explained(source), init_empty_weights():
         config = _controlnet_config(tensors, unet)
+        # No weight says it, and the other programs go by the name, too: `control_v11e_sd15_shuffle.pth`.
+        config["global_pool_conditions"] = "shuffle" in Path(source.path or "").name.lower()
         net = ControlNetModel(**config)
     linear = config["use_linear_projection"]
     tensors = {name: _as(tensor, linear) if ".proj_" in name else tensor for name, tensor in tensors.items()}
@@ -95,9 +98,14 @@ def check_controlnet_names(source: Source, names: Mapping[str, tuple[int, ...]],
 
 def _controlnet_names(tensors: Tensors) -> Tensors:
     """Without what stands before the names; of a file that holds a UNet too, the ControlNet alone."""
-    if any(name.startswith("control_model.") for name in tensors):
-        return {k.removeprefix("control_model."): v for k, v in tensors.items() if k.startswith("control_model.")}
-    return {_CONTROL.sub("", name, count=1) if _CONTROL.match(name) else name: t for name, t in tensors.items()}
+    return _under(tensors, r"input_hint_block\.0\.weight|controlnet_cond_embedding\.conv_in\.weight")
+
+
+def _under(tensors: Tensors, first: str) -> Tensors:
+    """The tensors of the network that has a weight of that name, without what stands before their names."""
+    prefixes = {match[1] for name in tensors if (match := re.fullmatch(rf"(|.*?\.)(?:{first})", name))}
+    prefix = min(prefixes, key=len, default="")
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
 
 
 def _controlnet_config(tensors: Tensors, unet: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +154,6 @@ def _as(tensor: torch.Tensor, linear: bool) -> torch.Tensor:
 
 # Autoencoders -----------------------------------------------------------------------------------------------------
 
-_VAE_PREFIXES = ("first_stage_model.", "vae.", "module.", "model.")
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.17
 
 
@@ -161,16 +168,13 @@ def autoencoder(source: Source, config: Mapping[str, Any], dtype: torch.dtype | 
         WeightsError: it is damaged, not complete, or another kind of network.
     """
     tensors = checkpoints.read(source)
-    for prefix in _VAE_PREFIXES:
-        if inner := {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}:
-            tensors = inner
-            break
+    tensors = _under(tensors, r"decoder\.conv_in\.weight")
     first = tensors.get("encoder.conv_in.weight"), tensors.get("decoder.conv_in.weight")
     if first[0] is None or first[1] is None or first[1].ndim != 4:
         names = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        kind = describe(names).replace("an autoencoder (give it as `vae`)", "no whole autoencoder")
         raise WeightsError(
-            f"{source} is {describe(names)}. Accepted: an autoencoder (AutoencoderKL), in the original layout or"
-            " diffusers'."
+            f"{source} is {kind}. Accepted: an autoencoder (AutoencoderKL), in the original layout or diffusers'."
         )
     # Training leaves its loss and averages beside the weights.
     tensors = {n: t for n, t in tensors.items() if not n.startswith(("loss.", "model_ema."))}

@@ -28,6 +28,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError, WeightsNotFound
 from ..levels import check_scheduler
@@ -41,6 +42,7 @@ from .checks import (
     arm_of_file,
     check_arms,
     check_controlnet,
+    check_latents_alone,
     check_motion,
     check_scheduler_config,
     complete,
@@ -104,7 +106,11 @@ def autoencoder(
     return _single(AutoencoderKL, source, _Options(torch_dtype=torch_dtype, base=base))
 
 
-_FILE = re.compile(r"[a-z_]+(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.(?P<suffix>safetensors|bin)")
+# What diffusers and transformers call them; other programs leave files beside them, such as `openvino_model.bin`.
+_FILE = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?"
+    r"\.(?P<suffix>safetensors|bin)"
+)
 
 
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
@@ -149,22 +155,29 @@ def image_encoder(
     Raises:
         WeightsNotFound, WeightsError: it is not there; it cannot be used.
     """
+    name = fspath(folder)
     beside = adapter is not None and adapter.path is not None and adapter.path.parent / folder
+    path: Path | None = None
     if beside and beside.is_dir():
-        source = Source("image_encoder", str(folder), beside)
-    elif adapter is not None and adapter.repository is not None and not Path(folder).is_absolute():
-        name = fspath(folder)
+        source, path = Source("image_encoder", name, beside), beside
+    elif adapter is not None and adapter.repository is not None and not Path(folder).expanduser().is_dir():
+        # As diffusers has it: beside the file, or from the root of its repository.
         inside = name if "/" in name else f"{adapter.inside.rpartition('/')[0]}/{name}".lstrip("/")
         source = Source("image_encoder", name, None, adapter.repository, inside)
+        try:
+            path = _encoder_folder(source, hub or {})
+        except WeightsNotFound:
+            if "/" not in name:
+                raise
+        if "/" in name and not (path and path.is_dir()):
+            source, path = resolve(folder, "image_encoder", folders=True), None
     elif beside and len(Path(folder).parts) == 1 and not Path(folder).exists():
         raise WeightsNotFound(
-            f"{adapter} has no image encoder: no folder {fspath(folder)!r} lies beside it. Give one as image_encoder."
+            f"{adapter} has no image encoder: no folder {name!r} lies beside it. Give one as image_encoder."
         )
     else:
         source = resolve(folder, "image_encoder", folders=True)
-    path = source.path
-    if path is None:
-        path = _encoder_folder(source, hub or {})
+    path = path or source.path or _encoder_folder(source, hub or {})
     kind = transformers.CLIPVisionModelWithProjection
     if not (path / "config.json").is_file():
         raise WeightsNotFound(f"{source} has no config.json. Accepted: a folder of a {kind.__name__}.")
@@ -221,7 +234,8 @@ def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _
     components = _components(source, index, overridden)
     unet = checkpoints.configuration(source, _configuration_file(source, "unet", "config.json"))
     scheduler = checkpoints.configuration(source, _configuration_file(source, "scheduler", "scheduler_config.json"))
-    check_scheduler_config(source, scheduler)
+    check_scheduler_config(source, scheduler, "scheduler" in overridden, options.video)
+    check_latents_alone(source, unet, f"a {base.name} model with a UNet")
     needed = {"unet", "vae", *base.text_encoders} if source.argument == "strong" else {"unet"}
     for part in sorted(needed & set(components) - set(overridden)):
         variant = usual_variant(source.path / part, options.variant, options.use_safetensors)
@@ -330,6 +344,8 @@ def _component(kind: Any, source: Source, folder: Path, options: _Options) -> An
     for file in files:
         checkpoints.shapes(source, file)
     model_options = {**options.model, "variant": variant}
+    if files and all(file.suffix == ".bin" for file in files):  # diffusers looks for shards of one kind alone
+        model_options["use_safetensors"] = False
     dtype = {_DTYPE: options.torch_dtype}
     if issubclass(kind, transformers.PreTrainedModel):
         model_options.pop("low_cpu_mem_usage", None)
@@ -454,6 +470,11 @@ class Pair:
             kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind_name, None)
             network = isinstance(kind, type) and issubclass(kind, (diffusers.ModelMixin, transformers.PreTrainedModel))
             if not network or replaced or name in besides or (name == "motion_adapter" and not self.options.video):
+                continue
+            if kind is MultiControlNetModel:
+                folders = [folder / name, *sorted(folder.glob(f"{name}_[0-9]*"), key=_number)]
+                nets = [_component(ControlNetModel, self.strong.source, each, self.options) for each in folders]
+                loaded[name] = kind(nets)
                 continue
             if weight_files(folder / name, usual_variant(folder / name, self.options.variant)):
                 loaded[name] = _component(kind, self.strong.source, folder / name, self.options)
@@ -724,6 +745,11 @@ def _configuration(kind: Any, source: Source, options: _Options) -> Mapping[str,
     if (name := config.get("_class_name")) != kind.__name__:
         raise WeightsError(f"{source} is a {name}. Accepted: a {kind.__name__}.")
     return config
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    number = folder.name.rpartition("_")[2]
+    return len(number), number
 
 
 def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:

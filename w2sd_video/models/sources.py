@@ -85,6 +85,8 @@ def resolve(value: str | os.PathLike[str], argument: str = "model", folders: boo
     except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL byte, a name that is too long
         raise Refused(argument, shortened(text), f"it is no path; {ACCEPTED}") from None
     if there:
+        if not path.is_file() and not path.is_dir():
+            raise Refused(argument, shortened(text), "give a file or a folder; this is a pipe or a device")
         return Source(argument, text, path)
     hub = re.fullmatch(rf"({_NAME}/{_NAME})(?:/(.+))?", text)
     if hub and (inside := hub[2]):
