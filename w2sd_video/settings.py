@@ -63,10 +63,14 @@ def _as_dict(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+Model = Annotated[str, Field(max_length=4096)]
+Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
+
+
 class Scaled(TypedDict):
     """A model, and its scale in each arm."""
 
-    model: str
+    model: Model
     strong: Scale
     weak: Scale
 
@@ -74,7 +78,7 @@ class Scaled(TypedDict):
 class Pictured(Scaled):
     """An IP-Adapter, its scale in each arm, and its image encoder where it is not beside it."""
 
-    image_encoder: NotRequired[str | None]
+    image_encoder: NotRequired[Model | None]
 
 
 setattr(Scaled, "__pydantic_config__", STRICT)  # noqa: B010 - a TypedDict has no other members for mypy
@@ -110,11 +114,9 @@ Text = Annotated[str, Field(max_length=LONGEST)]
 Plain = Annotated[Any, BeforeValidator(plain)]
 Names = Annotated[dict[str, Any], BeforeValidator(plain)]
 Note = Annotated[str, BeforeValidator(_text), Field(max_length=LONGEST)]
-Model = Annotated[str, Field(max_length=4096)]
-Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
 Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
-ScaledModel = Annotated[Scaled, BeforeValidator(plain)]
-PicturedModel = Annotated[Pictured, BeforeValidator(plain)]
+ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
+PicturedModel = Annotated[Pictured, BeforeValidator(_as_dict)]
 Adapters = Annotated[
     dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
     BeforeValidator(_as_dict),
