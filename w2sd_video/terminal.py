@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .errors import shown
 
-BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE ended
+BROKEN_PIPE = 1  # nobody reads what is said: not all of it arrived
 
 
 class _Terminal(Console):
