@@ -165,6 +165,11 @@ class Summary:
             " in which the group is better; of ties, half.",
             "Intervals are not adjusted for the number of columns and groups, so that some differences exclude 0 by"
             " chance.",
+        ]
+        if all(math.isnan(c.p_adjusted) for c in self.comparisons):
+            few = f"No verdict is given: a verdict takes {ENOUGH} prompts, and no comparison has as many."
+            return [*lines, f"{few} That is not the same as equal."]
+        lines += [
             f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
             " the group is better, worse or, in a column without a better side, differs. Green, red and blue mark that"
             " and nothing else. Not decided is not the same as equal.",
