@@ -144,3 +144,11 @@ def test_a_configuration_that_is_no_object_is_refused(tmp_path):
         (tmp_path / f"{n}.json").write_bytes(content)
         with pytest.raises(WeightsError, match=rf"strong: .* has a {n}.json"):
             checkpoints.configuration(source(tmp_path), tmp_path / f"{n}.json")
+
+
+def test_a_small_pickle_that_asks_for_all_memory_is_damaged(tmp_path):
+    path = tmp_path / "huge.ckpt"
+    size = b"\x8a\x06" + (10**13).to_bytes(6, "little")
+    path.write_bytes(b"\x80\x02cbuiltins\nbytearray\n" + size + b"\x85R.")
+    with pytest.raises(WeightsError, match="huge.ckpt"):
+        checkpoints.read(Source("strong", str(path), path))

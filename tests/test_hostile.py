@@ -464,3 +464,15 @@ def test_a_signal_ends_the_program_with_its_code(ending, code):
     said = process.stderr.read()
     assert process.wait(timeout=60) == code and b"Traceback" not in said
     os.close(keep)
+
+
+@pytest.mark.parametrize("size", ["0", "12", "1000000"])
+def test_a_size_is_refused_by_the_option_that_was_given(size):
+    assert f"--size: {size} is not accepted; give a multiple of 8" in run(
+        "generate", "a red circle", "--size", size, code=2
+    )
+
+
+def test_a_long_prompt_is_not_repeated_whole():
+    said = run("generate", "a " + "wug " * 5000, code=2)
+    assert "PROMPT: " in said and len(said) < 3000

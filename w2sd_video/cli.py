@@ -324,6 +324,8 @@ def generate(
         if size is not None:
             if height is not None or width is not None:
                 raise Refused("--size", size, "give it, or --height and --width")
+            if not 8 <= size <= settings.WIDEST or size % 8:
+                raise Refused("--size", size, f"give a multiple of 8, from 8 to {settings.WIDEST}")
             height = width = size
         fields |= {"height": height, "width": width}
         fields = {name: value for name, value in fields.items() if value is not None}

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import safe_open
@@ -160,8 +161,12 @@ def _opened(source: Source, path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are old
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_stored(source, path))
-    except (MemoryError, WeightsError):
+    except WeightsError:
         raise
+    except MemoryError as error:
+        if psutil.virtual_memory().available < 4 * path.stat().st_size:
+            raise
+        raise _damaged(source, path, error) from error  # it asks for more than it can hold
     except Exception as error:  # a damaged file raises errors of every kind
         raise _damaged(source, path, error) from error
 

@@ -14,6 +14,7 @@ import hashlib
 
 import numpy as np
 
+from ..errors import shown
 from .world import (
     BACKGROUNDS,
     COLOURS,
@@ -87,11 +88,11 @@ def parse(prompt: str) -> Scene:
     at = 0
 
     def fail(expected: str) -> ValueError:
-        got = f"{words[at]!r} (word {at + 1})" if at < len(words) else "the end"
+        got = f"{shown(words[at], 60)} (word {at + 1})" if at < len(words) else "the end"
         near = difflib.get_close_matches(words[at], VOCABULARY, 1) if at < len(words) else []
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != words[at] else ""
         return ValueError(
-            f"prompt: {prompt!r} is outside the shapes world: at {got}, expected {expected}{hint}\n"
+            f"prompt: {shown(prompt)} is outside the shapes world: at {got}, expected {expected}{hint}\n"
             f"It knows: {help_text()}"
         )
 
@@ -130,7 +131,7 @@ def parse(prompt: str) -> Scene:
         relation = None if joined == "and" else joined
         things.append(thing())
         if things[0].colour == things[1].colour:
-            raise ValueError(f"prompt: {prompt!r}: the two objects need different colours, to tell them apart")
+            raise ValueError(f"prompt: {shown(prompt)}: the two objects need different colours, to tell them apart")
     background = None
     if take("on a"):
         background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]
