@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from .hashing import sha256
+
 REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 
 
@@ -56,7 +58,7 @@ def file_sha256(path: Path) -> str:
         return real.name
     size, changed = stamp(real)
     if size < REMEMBER_ABOVE:
-        return hashlib.sha256(real.read_bytes()).hexdigest()
+        return sha256([real])
 
     key = f"{real}|{size}|{changed}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "w2sd-video" / "sha256.json"
@@ -65,16 +67,13 @@ def file_sha256(path: Path) -> str:
         known = json.loads(cache.read_text())
     if key in known:
         return known[key]
-    digest = hashlib.sha256()
-    with real.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
+    digest = sha256([real])
     with contextlib.suppress(OSError):  # a read-only home costs the next run some seconds, no more
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({**known, key: digest.hexdigest()}, indent=1))
+        draft.write_text(json.dumps({**known, key: digest}, indent=1))
         draft.replace(cache)
-    return digest.hexdigest()
+    return digest
 
 
 def tensors_sha256(module: torch.nn.Module) -> str:

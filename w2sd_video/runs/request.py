@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import presets, settings
 from ..documents import read_json
 from ..errors import Refused, did_you_mean
+from ..hashing import sha256
 from ..models.sources import absolute, resolve
 from ..settings import MOST_STEPS, WIDEST, Settings
 
@@ -218,13 +219,8 @@ def _is_there(argument: str, path: str) -> bool:
 
 def _hash(path: str) -> str:
     """Of a file's bytes; of a folder, of its files' in order of their names."""
-    whole = hashlib.sha256()
-    for each in sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]:
-        if each.is_file():
-            with each.open("rb") as file:
-                while chunk := file.read(2**20):
-                    whole.update(chunk)
-    return whole.hexdigest()
+    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
+    return sha256(each for each in files if each.is_file())
 
 
 def _most_frames(motion_adapter: str) -> int:

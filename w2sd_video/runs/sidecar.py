@@ -6,7 +6,6 @@ file that belongs to it, by which a file that was cut short or replaced since is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from typing_extensions import TypedDict
 from .. import settings
 from ..documents import Unreadable, read_json
 from ..errors import Refused, shown
+from ..hashing import sha256
 from .request import Request
 
 FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
@@ -92,7 +92,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     for path in paths:
         for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
             stat = file.stat()
-            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": _sha256(file)}
+            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256([file])}
             found[file.relative_to(path.parent).as_posix()] = of
     return found
 
@@ -133,20 +133,12 @@ def check_files(
 def _unlike_record(path: Path, of: Any, hashed: bool) -> str:
     """How a file differs from what a sidecar records of it; empty where it does not."""
     try:
-        size, modified, sha256 = (of[key] for key in ("size", "modified_ns", "sha256"))
+        size, modified, recorded = (of[key] for key in ("size", "modified_ns", "sha256"))
     except (KeyError, TypeError):
         return "has no size, time and hash in its sidecar"
     now = path.stat()
     if now.st_size != size:
         return f"has {now.st_size} bytes, and its sidecar says {size}"
-    if (hashed or now.st_mtime_ns != modified) and _sha256(path) != sha256:
+    if (hashed or now.st_mtime_ns != modified) and sha256([path]) != recorded:
         return "is not the file whose hash its sidecar has"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
