@@ -106,7 +106,7 @@ def messages() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in MACHINE:
             _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
         argument, colon, said = str(error).partition(": ")
-        _fail(_named(argument) + colon + said, 1 if isinstance(error, OSError) and error.errno in MACHINE else 2)
+        _fail(_named(argument) + colon + said, 2)
     except ModuleNotFoundError as error:
         _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
     except FloatingPointError as error:
