@@ -16,7 +16,7 @@ from w2sd_video.generate import load, sample
 from w2sd_video.models import sources
 from w2sd_video.runs import Request
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs
-from w2sd_video.shapes.grammar import describe, parse, refine
+from w2sd_video.shapes.grammar import describe, parse, prompts, refine
 from w2sd_video.shapes.judge import filled, judge, read
 from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
 from w2sd_video.shapes.world import edges, render
@@ -181,21 +181,22 @@ def test_a_refined_prompt_says_more_and_the_weak_arm_is_told_the_raw_one(tmp_pat
 def test_the_rows_cost_what_they_say():
     rows = bench.methods(bench.preset("shapes-control"))
     # 15 steps of 2, and 14 reflections of 2 and 2 at guidance 0.5: 86 evaluations, or 43 plain steps
-    assert rows["equal-cost"][1]["num_inference_steps"] == 43
-    assert rows["raised"][1]["controlnet"]["strong"] == 2.0
-    assert rows["guidance"][1]["guidance_scale"] == 5.0  # the arms have one guidance: 2 more
+    assert rows["equal-cost"].says["num_inference_steps"] == 43
+    assert rows["raised"].says["controlnet"]["strong"] == 2.0
+    assert rows["guidance"].says["guidance_scale"] == 5.0  # the arms have one guidance: 2 more
     guided = bench.methods(bench.preset("shapes-guidance"))  # 5.5 and 0 are to first order 2 5.5 - 0
-    assert guided["guidance"][1]["guidance_scale"] == 11.0 and guided["equal-cost"][1]["num_inference_steps"] == 36
+    assert guided["guidance"].says["guidance_scale"] == 11.0 and guided["equal-cost"].says["num_inference_steps"] == 36
     style = bench.methods(bench.preset("shapes-style"))
-    assert style["raised"][1]["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
-    assert style["w2sd-paper"][1]["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows
+    assert style["raised"].says["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
+    assert style["w2sd-paper"].says["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows
 
 
 def test_a_pair_is_measured_and_goes_on_where_it_was(tmp_path):
     out = tmp_path / "rows.jsonl"
-    bench.run("shapes-image", out, 1, ["weak", "strong"])
+    wanted = {name: bench.methods(bench.preset("shapes-image"))[name] for name in ("weak", "strong")}
+    bench.run("shapes-image", out, wanted, prompts(1))
     first = out.read_text()
-    bench.run("shapes-image", out, 2, ["weak", "strong"])
+    bench.run("shapes-image", out, wanted, prompts(2))
     rows = runs.rows(out)
     assert out.read_text().startswith(first) and len(rows) == 4
     assert {row["evaluations"] for row in rows} == {30} and set(rows[0]["scores"]) >= {"right", "colour"}

@@ -22,7 +22,7 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Reader, find, lacking
 
 from w2sd_video.columns import Column
-from w2sd_video.shapes import bench
+from w2sd_video.shapes import table as bench_table
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 PROCESS = decode.Decoder()
@@ -228,7 +228,7 @@ def test_the_bench_says_that_measures_are_compared_where_both_show_the_object():
         for lost in (False, True) for method in ("strong", "w2sd") for n in range(12)
     ]  # fmt: skip
     tables = [
-        bench.markdown(bench.summarise(half, [column]), {"strong": "strong", "w2sd": "W2SD"}, [column])
+        bench_table.markdown(bench_table.summarise(half, [column]), {"strong": "strong", "w2sd": "W2SD"}, [column])
         for half in (rows[:24], rows[24:])
     ]
     assert ["where both samples of a pair show it" in each for each in tables] == [False, True]

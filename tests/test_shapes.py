@@ -1,6 +1,7 @@
 """The shapes world: prompts are read back, the judge reads the renderer, the trainer resumes to the same weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, grammar, train, world
+from w2sd_video.shapes import bench, grammar, table, train, tuning, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
-from w2sd_video.shapes.judge import judge, read
+from w2sd_video.shapes.judge import FORMED, judge, read
 from w2sd_video.shapes.model import tokenizer
 from w2sd_video.shapes.pairs import COLUMNS
 from w2sd_video.shapes.world import Scene, Thing, forget, render, sample_scene
@@ -41,6 +42,13 @@ def test_a_prompt_says_what_a_person_would_think_it_says():
         (Thing("red", "circle", "large", "right", "quickly"), Thing("blue", "square")), "above", "grey"
     )
     assert parse("a green triangle standing still") == Scene((Thing("green", "triangle", None, "still"),))
+    assert parse(
+        "a red circle passing behind a small blue square growing and a cyan circle on a white background"
+    ) == Scene(
+        (Thing("red", "circle"), Thing("blue", "square", "small", "growing"), Thing("cyan", "circle")),
+        "passing behind",
+        "white",
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,11 @@ def test_a_prompt_says_what_a_person_would_think_it_says():
         ("", "at the end, expected an object"),
         ("a red circle moving right fastly", "expected a motion, a relation, a background or the end"),
         ("a red circle above a red square", "different colours"),
+        ("a red circle and a blue square and a red triangle", "different colours"),
+        ("a red circle and a blue square and a green circle and a cyan circle", "expected a motion, a relation"),
+        ("a red circle growing quickly", "expected a motion, a relation"),
+        ("a red circle growing passing behind a blue square", "what is passing behind another object has to move"),
+        ("a red circle standing still passing in front of a blue square", "has to move"),
     ],
 )
 def test_a_prompt_outside_the_grammar_is_refused_with_the_place(prompt, expected):
@@ -64,8 +77,11 @@ def test_the_tokenizer_has_a_token_for_every_word():
     tokens = tokenizer()
     for word in grammar.VOCABULARY:
         assert len(tokens(word).input_ids) == 3, word
-    longest = "a large magenta triangle moving right quickly to the right of a small yellow circle standing still"
-    assert len(tokens(longest + " on a white background").input_ids) <= tokens.model_max_length
+    thing = "a large {} circle moving right quickly"
+    longest = f"{thing} passing in front of {thing} and {thing} on a white background".format("red", "blue", "green")
+    assert len(longest.split()) == 30
+    assert describe(parse(longest)) == longest
+    assert len(tokens(longest).input_ids) <= tokens.model_max_length
 
 
 # Renderer
@@ -110,6 +126,43 @@ def test_rendering_is_a_function_of_the_seed_and_never_clips():
         assert 0.05 < render(scene, 5).min() and render(scene, 5).max() < 0.95
 
 
+@pytest.mark.parametrize("change", ["growing", "shrinking"])
+def test_what_changes_its_size_does_so_evenly_by_a_quarter_of_it_either_way(change):
+    video = render(Scene((Thing("red", "circle", "large", change),), None, "black"), 0)
+    radius = np.sqrt((np.ptp(video, axis=-1) / np.ptp(world.COLOURS["red"])).sum((1, 2)) / np.pi)
+    expected = 12 * np.linspace(0.75, 1.25, 16)
+    assert radius == pytest.approx(expected if change == "growing" else expected[::-1], abs=0.05)
+
+
+@pytest.mark.parametrize(("relation", "whole"), [("passing in front of", "red"), ("passing behind", "blue")])
+def test_what_is_in_front_hides_what_it_passes(relation, whole):
+    """The areas of both are counted by hue, without the judge: one stays, the other loses a tenth at least."""
+    things = Thing("red", "square", "small", "right", "quickly"), Thing("blue", "square", "small", "still")
+    for seed in range(5):
+        video = render(Scene(things, relation, "black"), seed)
+        areas = {
+            "red": ((video[..., 0] > 0.5) & (video[..., 2] < 0.3)).sum((1, 2)),
+            "blue": ((video[..., 2] > 0.5) & (video[..., 0] < 0.3)).sum((1, 2)),
+        }
+        for colour, area in areas.items():
+            lost = 1 - area.min() / area.max()
+            assert lost < 0.13 if colour == whole else lost > 0.13, (colour, lost)
+
+
+def test_three_things_stay_apart():
+    for scene, rng in scenes(20, things=3):
+        if scene.relation not in world.PASSING:
+            tracks = read((render(scene, rng) * 255).round().astype(np.uint8)).tracks
+            assert len(tracks) == 3 and not any(t.any() for track in tracks for t in track.touched.values())
+
+
+def test_a_picture_of_what_moves_has_it_in_its_size():
+    picture = render(parse("a small red circle growing on a black background"), 0, frames=1)
+    assert np.sqrt((np.ptp(picture, axis=-1) / np.ptp(world.COLOURS["red"])).sum() / np.pi) == pytest.approx(
+        8, abs=0.05
+    )
+
+
 def test_a_scene_without_room_is_refused():
     with pytest.raises(ValueError, match="no room on 64x64 pixels in 200 frames"):
         render(Scene((Thing("red", "circle", "large", "right", "quickly"),)), frames=200)
@@ -118,7 +171,7 @@ def test_a_scene_without_room_is_refused():
 # Judge
 
 
-@pytest.mark.parametrize("things", [1, 2])
+@pytest.mark.parametrize("things", [1, 2, 3])
 @pytest.mark.parametrize("count", [30, 300])
 @pytest.mark.slow_unless(case=lambda count: count == 30)
 def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos(things, count):
@@ -149,6 +202,87 @@ def test_the_judge_notices_each_thing_that_is_wrong():
     assert judge(video, pair)["count"] == 0
 
 
+def formed(kind, size, of):
+    """Form by the formula, without the judge's code: soft IoU of an ideal `of` with the ideal `kind` of equal area."""
+    x, y = (np.arange(800)[None] - 400) / 20, (np.arange(800)[:, None] - 400) / 20
+    inside = {
+        "circle": np.hypot(x, y) < size,
+        "square": np.maximum(abs(x), abs(y)) < 0.88 * size,
+        "triangle": np.maximum((np.sqrt(3) * abs(x) - y) / 2, y) < 0.72 * size,
+    }[of]
+    area = inside.sum() / 400
+    side = {"circle": np.sqrt(area / np.pi), "square": np.sqrt(area) / 2, "triangle": np.sqrt(area / 3 / np.sqrt(3))}[
+        kind
+    ]
+    ideal = {
+        "circle": np.hypot(x, y) < side,
+        "square": np.maximum(abs(x), abs(y)) < side,
+        "triangle": np.maximum((np.sqrt(3) * abs(x) - y) / 2, y) < side,
+    }[kind]
+    return (inside & ideal).sum() / (inside | ideal).sum()
+
+
+@pytest.mark.parametrize(("kind", "size"), FORMED)
+def test_the_line_of_a_shape_is_half_way_between_the_truth_and_the_best_impostor(kind, size):
+    impostors = [formed(kind, world.SIZES[size], other) for other in world.SHAPES if other != kind]
+    truths = []
+    for seed in range(10):
+        video = render(Scene((Thing("red", kind, size, "right", "slowly"),), None, "grey"), seed)
+        truths.append(judge((video * 255).round().astype(np.uint8), Scene((Thing("red", kind),)))["form"])
+    assert min(truths) > 0.99
+    assert FORMED[kind, size] == pytest.approx((np.mean(truths) + max(impostors)) / 2, abs=0.005)
+
+
+def squeezed(kind, by):
+    """A video of a shape that is drawn narrower by a factor."""
+    x, y = world.grid(64, 64)
+    cover = world.coverage(kind, (x - 32) / by, (y - 32) * by, 12.0)[..., None]
+    frame = (0.45 * (1 - cover) + np.array(world.COLOURS["red"]) * cover) * 255
+    return np.repeat(frame.round().astype(np.uint8)[None], 16, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "by", "radius"), [("circle", 0.8, 12), ("square", 0.9, 11.92), ("triangle", 0.8, 11.11)]
+)
+def test_a_shape_that_is_nearest_to_the_right_one_but_badly_formed_is_wrong(kind, by, radius):
+    scene = Scene((Thing("red", kind),))
+    good, bad = judge(squeezed(kind, 1.0), scene), judge(squeezed(kind, by), scene)
+    assert read(squeezed(kind, by)).tracks[0].shape == kind  # of the three it is still the nearest
+    assert good["shape"] == good["right"] == 1 and bad["shape"] == bad["right"] == 0
+    assert bad["form"] < FORMED[kind, "large"] < good["form"]
+    assert bad["edge_error"] == pytest.approx((1 - bad["form"]) * radius, rel=0.02)
+
+
+def test_an_object_that_the_border_cuts_in_most_frames_has_no_form_and_no_right_shape():
+    video = render(parse("a red circle standing still on a black background"), 0)
+    cut = np.stack([np.roll(frame, -int(np.argmax(np.ptp(frame, axis=-1).max(0) > 0.3)) - 3, 1) for frame in video])
+    scores = judge(np.concatenate([cut[:11], video[11:]]), parse("a red circle"))
+    assert np.isnan(scores["form"]) and scores["shape"] == 0
+    assert judge(np.concatenate([cut[:10], video[10:]]), parse("a red circle"))["form"] > 0.99
+
+
+def test_objects_and_attributes_are_scored_each_and_what_is_exchanged_is_seen():
+    scene = parse("a small red circle moving right above a large blue square moving left")
+    swapped = parse("a small red square moving right above a large blue circle moving left")
+    scores = judge(render(scene, 3), swapped)
+    assert (scores["shape"], scores["size"], scores["direction"], scores["colour"]) == (0, 1, 1, 1)
+    assert scores["exchanged"] == pytest.approx(2 / 6) and scores["objects"] == 0
+    half = parse("a small red square moving right above a large blue square moving left")
+    scores = judge(render(scene, 3), half)
+    assert (scores["shape"], scores["objects"], scores["right"], scores["exchanged"]) == (0.5, 0.5, 0, 0)
+
+
+def test_passing_is_seen_and_who_is_in_front():
+    scene = parse("a red circle moving right quickly passing in front of a blue square moving left slowly")
+    for seed in range(5):
+        video = render(scene, seed)
+        assert judge(video, scene)["right"] == 1
+        for other in ("passing behind", "above", "to the left of"):
+            assert judge(video, Scene(scene.things, other))["relation"] == 0
+    apart = render(parse("a red circle moving right quickly above a blue square moving left slowly"), 1)
+    assert judge(apart, scene)["relation"] == 0
+
+
 def test_a_relation_holds_one_way_round():
     scene = parse("a red circle moving right above a blue square moving left on a white background")
     video = render(scene, 1)
@@ -166,6 +300,7 @@ def test_measures_are_those_of_the_motion():
     scores = judge(video, parse("a red square standing still"))
     areas = np.array([256, 400] * 8)
     assert scores["area_instability"] == pytest.approx(areas.std() / areas.mean(), rel=1e-3)
+    assert judge(video, parse("a red square growing"))["direction"] == 0
     assert scores["jerk"] == pytest.approx(4 * 3, rel=1e-3)  # third difference of 0, 3, 0, 3
     assert scores["motion"] == pytest.approx(3, rel=1e-3)
     assert scores["colour_instability"] == pytest.approx(0, abs=1e-6)
@@ -247,6 +382,25 @@ def test_export_before_the_end_is_refused(tmp_path):
         train.Trainer(tmp_path, TINY, "cpu").export(tmp_path / "weights", "")
 
 
+def test_an_exchange_moves_values_between_objects_and_invents_none():
+    rng = np.random.default_rng(0)
+    changed = {"shape": [], "size": [], "direction": []}
+    for scene, _ in scenes(400, things=2):
+        other = train.exchange(scene, rng, 0.3)
+        parse(describe(other))
+        by_colour = {thing.colour: thing for thing in other.things}
+        assert by_colour.keys() == {thing.colour for thing in scene.things}
+        for name, moved in changed.items():
+            own = [getattr(thing, name) for thing in scene.things]
+            theirs = [getattr(by_colour[thing.colour], name) for thing in scene.things]
+            assert sorted(own) == sorted(theirs)
+            if len(set(own)) == 2:
+                moved.append(own != theirs)
+    assert {name: pytest.approx(0.3, abs=0.08) for name in changed} == {n: np.mean(m) for n, m in changed.items()}
+    alone = [scene for scene, _ in scenes(20, things=1)]
+    assert [train.exchange(scene, rng, 1.0) for scene in alone] == alone
+
+
 def test_mislabelling_replaces_about_the_share_that_is_asked_for():
     rng = np.random.default_rng(0)
     pairs = [(scene, train.mislabel(scene, rng, 0.2)) for scene, _ in scenes(500, things=1)]
@@ -256,23 +410,32 @@ def test_mislabelling_replaces_about_the_share_that_is_asked_for():
 
 # Bench
 
+RENDERED = {"rendered": bench.Row("rendered truth")}
+
 
 def test_prompts_of_the_bench_do_not_depend_on_how_many_there_are():
     assert grammar.prompts(20)[:8] == grammar.prompts(8)
-    assert [len(parse(p).things) for p in grammar.prompts(6)] == [1, 2, 1, 2, 1, 2]
+    assert [len(parse(p).things) for p in grammar.prompts(8)] == [1, 2, 2, 3, 1, 2, 2, 3]
+    assert len(set(grammar.prompts(500))) == 500
 
 
 def test_equal_cost_is_the_reflections_own_count():
     """3 / 1 at T = 15: 14 reflected steps of 5 evaluations and one plain step of 2 make 72, or 36 plain steps."""
     rows = bench.methods(bench.preset("shapes"))
-    assert rows["equal-cost"][1]["num_inference_steps"] == 36
-    assert rows["guidance"][1]["guidance_scale"] == 5.0
+    assert rows["equal-cost"].says["num_inference_steps"] == 36
+    assert rows["guidance"].says["guidance_scale"] == 5.0
     both = bench.methods(bench.preset("shapes", {"weak_guidance_scale": 3.0}))  # 14 of 6 and one of 2
-    assert both["equal-cost"][1]["num_inference_steps"] == 43
+    assert both["equal-cost"].says["num_inference_steps"] == 43
+    fewer = bench.methods(bench.preset("shapes", {"reflection_steps": 5}))  # 5 of 5 and ten of 2
+    assert fewer["equal-cost"].says["num_inference_steps"] == 23
 
 
 def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     rng = np.random.default_rng(0)
+    texts = grammar.prompts(52)
+    texts = [text for text in texts if len(parse(text).things) == 2][:25] + [
+        text for text in texts if len(parse(text).things) != 2
+    ][:25]
     with open(tmp_path / "rows.jsonl", "w") as file:
         for name, jerk, direction in (("strong", 2.0, 0.9), ("w2sd", 1.0, 0.5)):
             for n in range(100):
@@ -281,54 +444,130 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
                     "pair": "shapes",
                     "method": name,
                     "n": n,
-                    "prompt": f"prompt {n % 50}",
+                    "prompt": texts[n % 50],
                     "evaluations": 30,
                     "seconds": 1.0,
                     "scores": scores,
                 }
                 file.write(json.dumps(row) + "\n")
-    summary = bench.summarise(bench.read(tmp_path / "rows.jsonl", "shapes"), COLUMNS)
+    rows = bench.read(tmp_path / "rows.jsonl", "shapes")
+    summary = table.summarise(rows, COLUMNS)
     found = summary["w2sd"]["against strong"]["jerk"]
     assert found.difference.mean == pytest.approx(-1, abs=0.02) and found.verdict == "better"
     assert (found.difference.counted, found.difference.units) == ("100 of 100", 50)
-    table = bench.markdown(summary, {"strong": "strong", "w2sd": "W2SD"}, COLUMNS)
-    jerk_line = next(line for line in table.splitlines() if line.startswith("| jerk"))
-    direction_line = next(line for line in table.splitlines() if line.startswith("| direction"))
+    labels = {"strong": "strong", "w2sd": "W2SD"}
+    printed = table.markdown(summary, labels, COLUMNS)
+    jerk_line = next(line for line in printed.splitlines() if line.startswith("| jerk"))
+    direction_line = next(line for line in printed.splitlines() if line.startswith("| direction"))
     assert "| **1.0" in jerk_line and "| *0." in direction_line
-    assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (one object) (50 of 100) |" in table
-    assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in table
-    assert "adjusted by Holm's method over all 4 comparisons of the table" in table
+    assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (two objects) (50 of 100) |" in printed
+    assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in printed
+    assert "adjusted by Holm's method over all 5 comparisons of the table" in printed
+    said = table.verdicts(table.rivalry(rows, COLUMNS), labels, COLUMNS)
+    assert said.startswith("- W2SD against strong: worse in direction (-0.")
+    assert said.index("worse in") < said.index("not decided in right (one object)") < said.index("better in jerk (")
+
+
+def test_what_settings_were_tuned_on_is_in_no_row_of_the_table():
+    row = {"pair": "shapes", "method": "strong", "n": 0, "prompt": "a red circle", "evaluations": 2, "seconds": 1.0}
+    rows = [row | {"scores": {"right": 1.0}}, row | {"scores": {"right": 0.0}, "tuning": True}]
+    assert table.summarise(rows, COLUMNS)["strong"]["columns"]["right (one object)"].mean == 1
+
+
+@pytest.mark.parametrize(
+    ("at", "found", "tried"),
+    [(2.2, 2.0, 8), (0.4, 0.5, 10), (0.05, 0.25, 10), (9.0, 9.8, 10), (14.0, 13.72, 11)],
+)
+def test_tuning_finds_the_best_of_a_grid_that_grows_where_its_best_is_at_an_end(at, found, tried):
+    """Of scores that fall with the distance from a setting, in `right` first, and where that is equal in `form`."""
+    asked = tuning.tuned(bench.preset("shapes"))["tuned"]
+    seen = []
+
+    def made(rows):
+        seen.extend(rows)
+        off = {name: abs(row.says["guidance_scale"] - at) for name, row in rows.items()}
+        return {
+            name: [{"right": -float(int(d * 2)), "form": -d}, {"right": 0.0, "form": np.nan}] for name, d in off.items()
+        }
+
+    assert tuning.best("tuned", asked, made) == {"guidance_scale": pytest.approx(found)}
+    assert len(seen) == len(set(seen)) == tried
+
+
+def test_w2sd_is_tuned_with_as_many_settings_as_guidance():
+    rows = tuning.tuned(bench.preset("shapes"))
+    seen = []
+
+    def made(wanted):
+        seen.extend(wanted)
+        return {name: [{"right": row.says.get("reflection_steps", 14) / 14, "form": 0}] for name, row in wanted.items()}
+
+    assert tuning.best("w2sd-tuned", replace(rows["w2sd-tuned"], first=rows["w2sd-tuned"].first[1:]), made)
+    plain = rows["tuned"].first
+    assert len(rows["w2sd-tuned"].first) + len(rows["w2sd-tuned"].then({})) == len(plain) == 8
+
+
+def test_a_packed_file_gives_the_same_table(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    bench.run("shapes", path, RENDERED, grammar.prompts(5))
+    told = ["bench", "--table", "--out", str(path)]
+    printed = CliRunner().invoke(app, [*told, "--pack"]).output
+    packed = CliRunner().invoke(app, [*told[:-1], str(tmp_path / "rows.jsonl.xz")])
+    assert packed.exit_code == 0 and printed.endswith(packed.output)
+    (tmp_path / "rows.jsonl.xz").write_bytes(b"no such file")
+    assert CliRunner().invoke(app, [*told[:-1], str(tmp_path / "rows.jsonl.xz")]).exit_code == 2
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_make_what_one_makes(tmp_path):
+    """And a table that tunes goes on where it stands: nothing is made twice."""
+    few = ["--set", "num_inference_steps=2", "--set", "num_frames=2", "--videos", "5", "--method", "strong"]
+    for name, processes in (("one", "1"), ("two", "2")):
+        ran = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / name), "--processes", processes, *few])
+        assert ran.exit_code == 0, ran.output
+    one, two = ({row["n"]: row for row in bench.rows(tmp_path / name)} for name in ("one", "two"))
+    assert one.keys() == two.keys() == set(range(5))
+    for n in one:
+        assert one[n]["scores"] == pytest.approx(two[n]["scores"], rel=1e-3, abs=1e-4, nan_ok=True)
+    tuned = ["bench", "--out", str(tmp_path / "one"), *few, "--method", "tuned", "--tune", "2"]
+    for _ in range(2):
+        ran = CliRunner().invoke(app, tuned)
+        assert ran.exit_code == 0 and "strong, tuned guidance (" in ran.output
+        held = (tmp_path / "one").read_text()
+    assert (tmp_path / "one").read_text() == held
+    trials = [row for row in bench.rows(tmp_path / "one") if row.get("tuning")]
+    assert len(trials) >= 16 and not {row["prompt"] for row in trials} & {row["prompt"] for row in one.values()}
 
 
 def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
-    bench.run("shapes", path, 3, ["rendered"])
+    bench.run("shapes", path, RENDERED, grammar.prompts(3))
     made = [row | {"seconds": 0} for row in bench.rows(path)]
     path.write_text(path.read_text()[:-20])
     assert len(bench.rows(path)) == 2
-    bench.run("shapes", path, 3, ["rendered"])
+    bench.run("shapes", path, RENDERED, grammar.prompts(3))
     assert [row | {"seconds": 0} for row in bench.rows(path)] == made
     assert made[0]["scores"]["right"] == 1.0
 
 
 def test_a_results_file_is_not_continued_with_other_settings(tmp_path):
     path = tmp_path / "rows.jsonl"
-    bench.run("shapes", path, 2, ["rendered"])
+    bench.run("shapes", path, RENDERED, grammar.prompts(2))
     made = path.read_text()
-    bench.run("shapes", path, 2, ["rendered"], {"num_inference_steps": 20})
+    bench.run("shapes", path, RENDERED, grammar.prompts(2), {"num_inference_steps": 20})
     assert path.read_text() == made  # the renderer has no steps, and its videos are there
     row = json.loads(made.splitlines()[0]) | {"method": "strong", "arguments": {"variant": "plain"}}
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="take another file"):
-        bench.run("shapes", path, 1, ["strong"], {"num_inference_steps": 20})
+        bench.run("shapes", path, {"strong": bench.Row("", bench.PLAIN)}, ["a red circle"], {"num_inference_steps": 20})
 
 
 def test_a_results_file_is_of_one_pair(tmp_path):
     path = tmp_path / "rows.jsonl"
-    bench.run("shapes", path, 1, ["rendered"])
+    bench.run("shapes", path, RENDERED, grammar.prompts(1))
     held = path.read_text()
-    for table in ([], ["--table"]):
-        ran = CliRunner().invoke(app, ["bench", "--pair", "shapes-image", "--samples", "1", "--out", str(path), *table])
+    for only in ([], ["--table"]):
+        ran = CliRunner().invoke(app, ["bench", "--pair", "shapes-image", "--samples", "1", "--out", str(path), *only])
         assert ran.exit_code == 2 and path.read_text() == held
         assert "holds rows of shapes, and not of shapes-image; take another file" in " ".join(ran.output.split())
 
@@ -342,6 +581,8 @@ def test_a_results_file_is_of_one_pair(tmp_path):
         (["--set", "guidance_scale=high"], "guidance_scale='high' is not a number"),
         (["--out", "file/below/rows.jsonl"], "give a folder that can be written to"),
         (["--table"], "--out: shapes-bench.jsonl is not there"),
+        (["--method", "tuned"], "--method: tuned takes --tune, on how many prompts"),
+        (["--out", "rows.jsonl.xz"], "--out: rows.jsonl.xz is packed, and only for --table; give a .jsonl"),
     ],
 )
 def test_the_bench_refuses_bad_input_before_it_starts(options, says, tmp_path, monkeypatch):
@@ -357,8 +598,8 @@ def test_every_other_method_has_a_row(tmp_path):
     """Each is sampled, in one step and two frames, with its own options."""
     path = tmp_path / "rows.jsonl"
     few = {"num_inference_steps": 2, "num_frames": 2}
-    bench.run("shapes", path, 1, ["w2sd", *bench.OTHERS], few)
+    bench.run("shapes", path, {"w2sd": bench.Row("W2SD"), **bench.OTHERS}, ["a red circle"], few)
     made = {row["method"]: row for row in bench.rows(path)}
-    assert set(METHODS) - {"w2sd", "weak"} == {asked.get("method") for _, asked in bench.OTHERS.values()} - {None}
+    assert set(METHODS) - {"w2sd", "weak"} == {row.says.get("method") for row in bench.OTHERS.values()} - {None}
     assert len({json.dumps(row["scores"]) for row in made.values()}) == len(made)
     assert {row["arguments"]["num_frames"] for row in made.values()} == {2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,30 +159,47 @@ def bench(
         str, typer.Option("--pair", "--preset", help="What is measured: a preset of the shipped models.")
     ] = "shapes",
     samples: Annotated[
-        int, typer.Option("--videos", "--samples", min=1, max=1_000_000, help="Videos, or pictures, a row.")
-    ] = 500,
+        int, typer.Option("--videos", "--samples", min=1, max=100_000, help="Videos, or pictures, a row.")
+    ] = 200,
     method: Annotated[
         list[str] | None, typer.Option(help="Only this row, or one of another method; may be repeated.")
     ] = None,
+    tune: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100_000,
+            help="Add rows of guidance and of W2SD as they are best on so many other prompts, of a grid of settings.",
+        ),
+    ] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="NAME=VALUE", help="A number of the pair's preset, set otherwise; may be repeated."
         ),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="So many make samples side by side, each with one thread.")
+    ] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
+    pack: Annotated[bool, typer.Option("--pack", help="Write the rows beside the file as .jsonl.xz, too.")] = False,
 ) -> None:
-    """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table."""
+    """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table.
+
+    The file can be one that --pack wrote, for --table.
+    """
     from .. import presets
     from ..cli import quiet, read_settings
     from ..settings import names, number
     from . import bench as measure
-    from . import pairs
+    from . import pairs, table, tuning
 
     with _messages():
         if pair not in pairs.PAIRS:
             raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
+        if path.suffix == ".xz" and not table_only:
+            raise ValueError(f"--out: {path} is packed, and only for --table; give a .jsonl")
         chosen = read_settings(settings or [])
         numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
         for name, value in chosen.items():
@@ -192,23 +210,63 @@ def bench(
         asked = _of_set(lambda: measure.preset(pair, chosen))
         if not asked.video and (wrong := {"height", "width"} & chosen.keys()):
             raise ValueError(f"--set: {', '.join(wrong)} is not accepted; the data of {pair} has its size")
-        rows = measure.methods(asked)
+        main = measure.methods(asked)
         others = {n: row for n, row in measure.OTHERS.items() if asked.video or not n.startswith("motion-gain")}
-        labels = {name: label for name, (label, _) in (rows | others).items()}
-        if wrong := set(method or []) - labels.keys():
-            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(labels)}")
+        tuned = tuning.tuned(asked)
+        every = main | others | tuned
+        if wrong := set(method or []) - every.keys():
+            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(every)}")
+        if not tune and (wrong := set(method or []) & tuned.keys()):
+            raise ValueError(f"--method: {', '.join(wrong)} takes --tune, on how many prompts")
         if not table_only:
             quiet()
+            texts = grammar.prompts(samples)
+            wanted = {name: row for name, row in (main | others).items() if name in (method or main)}
             with Progress(console=err) as bar:
-                tasks = {name: bar.add_task(name, total=None) for name in method or rows}
-                measure.run(
-                    pair, path, samples, method, chosen,
-                    lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
-                )  # fmt: skip
+                tasks: dict[str, Any] = {}
+
+                def progress(name: str, done: int, total: int) -> None:
+                    if name not in tasks:
+                        tasks[name] = bar.add_task(name, total=total)
+                    bar.update(tasks[name], advance=done)
+
+                def run(rows: Any, some: list[str], **more: Any) -> None:
+                    told = partial(progress, total=len(some))
+                    measure.run(pair, path, rows, some, chosen, told, processes, **more)
+
+                for name, each in tuned.items():
+                    if tune and name in (method or tuned):
+                        best = tuning.best(name, each, partial(_tried, run, path, pair, tune, set(texts)))
+                        wanted[name] = measure.Row(each.label, each.says | best)
+                run(wanted, texts)
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        summary = measure.summarise(measure.read(path, pair), pairs.PAIRS[pair])
-        out.print(measure.markdown(summary, labels, pairs.PAIRS[pair]), markup=False)
+        found = measure.read(path, pair)
+        if pack:
+            out.print(f"Wrote {measure.pack(path, pair)}")
+    labels = {name: row.label for name, row in every.items()}
+    columns = pairs.PAIRS[pair]
+    for line in found:
+        if line["method"] in tuned:
+            setting = {k: v for k, v in line["arguments"].items() if k in ("guidance_scale", "reflection_steps")}
+            labels[line["method"]] = f"{every[line['method']].label} ({', '.join(f'{v:g}' for v in setting.values())})"
+    out.print(table.verdicts(table.rivalry(found, columns), labels, columns), markup=False)
+    out.print(table.markdown(table.summarise(found, columns), labels, columns), markup=False)
+
+
+def _tried(
+    run: Callable[..., None], path: Path, pair: str, count: int, taken: set[str], wanted: dict[str, Any]
+) -> dict[str, list[dict[str, float]]]:
+    """The scores of rows on the prompts that settings are tuned on, which are other texts than those in `taken`."""
+    from . import bench, tuning
+
+    texts = [text for text in grammar.prompts(2 * count, tuning.SEED) if text not in taken][:count]
+    run(wanted, texts, tuning=True)
+    made: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+    for row in bench.read(path, pair):
+        if row.get("tuning") and row["method"] in made and row["n"] < count:
+            made[row["method"]].append(row["scores"])
+    return made
 
 
 def _of_set(make: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ from ..columns import Column
 # Verdicts, then measures.
 SHAPES = (
     Column("right", kind="verdict"),
+    Column("objects", kind="verdict"),
     Column("count", kind="verdict"),
     Column("colour", kind="verdict"),
     Column("shape", kind="verdict"),
@@ -15,6 +16,9 @@ SHAPES = (
     Column("speed", kind="verdict"),
     Column("relation", kind="verdict"),
     Column("background", kind="verdict"),
+    Column("form"),
+    Column("edge_error", sign=-1),
+    Column("exchanged", sign=-1),
     Column("area_instability", sign=-1),
     Column("colour_instability", sign=-1),
     Column("background_instability", sign=-1),

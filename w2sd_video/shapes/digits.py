@@ -15,6 +15,7 @@ from ..runs import whole
 
 if TYPE_CHECKING:
     from .miniatures import MiniatureTrainer
+    from .train import Batch
 
 SIDE = 32  # pixels of a picture: each of the data's is 4 x 4
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -118,15 +119,18 @@ def train(trainer: MiniatureTrainer) -> None:
         force_upcast=False,
     ).to(device)
 
-    def reconstruction(step: int) -> torch.Tensor:
+    def shown(step: int) -> Batch:
         rng = trainer._rng(20, step)
-        x = pictures[rng.integers(len(pictures), size=BATCH)]
-        torch.manual_seed(int(rng.integers(2**31)))
+        return {"which": torch.from_numpy(rng.integers(len(pictures), size=BATCH)), "seed": torch.tensor(_seed(rng))}
+
+    def reconstruction(batch: Batch) -> torch.Tensor:
+        x = pictures[batch["which"]]
+        torch.manual_seed(int(batch["seed"]))
         posterior = vae.encode(x).latent_dist
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return F.mse_loss(vae.decode(posterior.sample()).sample, x) + 1e-3 * kl
 
-    trainer._optimise("digits-vae", [vae], reconstruction, VAE_STEPS, 2e-3)
+    trainer._optimise("digits-vae", {vae: 2e-3}, shown, reconstruction, VAE_STEPS)
     with torch.no_grad():
         latents = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(256)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
@@ -146,22 +150,29 @@ def train(trainer: MiniatureTrainer) -> None:
         block.moe.gate.register_forward_hook(lambda module, inputs, logits: routed.append(logits))
     noise = scheduler()
 
-    def loss(step: int) -> torch.Tensor:
+    def noised(step: int) -> Batch:
         rng = trainer._rng(21, step)
         which = rng.integers(len(latents), size=BATCH)
-        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        x0 = latents[which]
-        eps = torch.randn(x0.shape, generator=draw).to(device)
-        t = torch.randint(1000, (BATCH,), generator=draw).to(device)
+        draw = torch.Generator().manual_seed(_seed(rng))
+        eps = torch.randn((BATCH, *latents.shape[1:]), generator=draw)
+        t = torch.randint(1000, (BATCH,), generator=draw)
         said = torch.where(torch.rand(BATCH, generator=draw) < UNLABELLED, NULL, torch.from_numpy(labels[which]))
+        return {"which": torch.from_numpy(which), "eps": eps, "t": t, "said": said}
+
+    def loss(batch: Batch) -> torch.Tensor:
+        x0, eps, t = latents[batch["which"]], batch["eps"], batch["t"]
         routed.clear()
-        p = transformer(noise.add_noise(x0, eps, t), t, said.to(device)).sample.chunk(2, 1)[0]
+        p = transformer(noise.add_noise(x0, eps, t), t, batch["said"]).sample.chunk(2, 1)[0]
         return F.mse_loss(p.float(), eps) + BALANCE * sum(_imbalance(logits.float()) for logits in routed)
 
-    trainer._optimise("digits", [transformer], loss, trainer.recipe.digits_steps, 1e-3)
+    trainer._optimise("digits", {transformer: 1e-3}, noised, loss, trainer.recipe.digits_steps)
     with whole({"digits": trainer.made / "digits"}) as staged:
         made = pipeline(vae.to("cpu", torch.float16), transformer.to("cpu", torch.float16))
         made.save_pretrained(staged["digits"])
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
 
 
 def _imbalance(logits: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """The prompts of the shapes world: a small grammar of English, read and written.
 
-    prompt   = object [ relation object ] [ "on a" background "background" ]
-    object   = "a" [ size ] colour shape [ "moving" direction [ speed ] | "standing still" ]
-    relation = "above" | "below" | "to the left of" | "to the right of" | "and"
+    prompt   = object [ relation object [ "and" object ] ] [ "on a" background "background" ]
+    object   = "a" [ size ] colour shape [ motion ]
+    motion   = "moving" direction [ speed ] | "standing still" | "growing" | "shrinking"
+    relation = "above" | "below" | "to the left of" | "to the right of" | "passing in front of" | "passing behind"
+             | "and"
 
 `parse(describe(scene)) == scene` for every scene.
 """
@@ -17,8 +19,11 @@ import numpy as np
 from ..errors import shown
 from .world import (
     BACKGROUNDS,
+    CHANGES,
     COLOURS,
-    DIRECTIONS,
+    MOST_THINGS,
+    MOVING,
+    PASSING,
     RELATIONS,
     SHAPES,
     SIZES,
@@ -30,15 +35,14 @@ from .world import (
     sample_scene,
 )
 
-_MOVING = [d for d in DIRECTIONS if d != "still"]
 _SYNONYMS = {"an": "a", "gray": "grey", "slow": "slowly", "fast": "quickly"}
 WORDS = {
     "size": list(SIZES),
     "colour": list(COLOURS),
     "shape": list(SHAPES),
-    "motion": [f"moving {d}" for d in _MOVING] + ["standing still"],
+    "motion": [*(f"moving {d}" for d in MOVING), "standing still", *CHANGES],
     "speed": list(SPEEDS),
-    "relation": [*RELATIONS, "and"],
+    "relation": [*RELATIONS, *PASSING, "and"],
     "background": [f"on a {b} background" for b in BACKGROUNDS],
 }
 VOCABULARY = sorted({word for phrases in WORDS.values() for phrase in phrases for word in phrase.split()} | {"a", "on"})
@@ -51,11 +55,15 @@ def describe(scene: Scene) -> str:
         words = ["a", thing.size, thing.colour, thing.shape]
         if thing.direction == "still":
             words.append("standing still")
+        elif thing.direction in CHANGES:
+            words.append(thing.direction)
         elif thing.direction:
             words += ["moving", thing.direction, thing.speed]
         return " ".join(w for w in words if w)
 
-    text = f" {scene.relation or 'and'} ".join(phrase(thing) for thing in scene.things)
+    text = phrase(scene.things[0])
+    for joined, thing in zip((scene.relation or "and", *["and"] * MOST_THINGS), scene.things[1:], strict=False):
+        text += f" {joined} {phrase(thing)}"
     return text + (f" on a {scene.background} background" if scene.background else "")
 
 
@@ -72,7 +80,7 @@ def refine(prompt: str) -> str:
 
 def help_text() -> str:
     """The grammar as a person needs it: the form of a prompt and the words that can stand in it."""
-    lines = ["a [size] colour shape [motion [speed]] [relation another object] [background], where"]
+    lines = ["a [size] colour shape [motion [speed]] [relation another object [and a third]] [background], where"]
     lines += [f"  {kind}: {', '.join(words)}" for kind, words in WORDS.items()]
     lines.append('for example "a large red circle moving right quickly above a blue square on a grey background"')
     return "\n".join(lines)
@@ -121,17 +129,23 @@ def parse(prompt: str) -> Scene:
         if take("standing still"):
             direction = "still"
         elif take("moving"):
-            direction = need("a direction", *_MOVING)
+            direction = need("a direction", *MOVING)
             speed = take(*SPEEDS)
+        else:
+            direction = take(*CHANGES)
         return Thing(colour, shape, size, direction, speed)
 
     things, relation = [thing()], None
-    joined = take(*RELATIONS, "and")
+    joined = take(*RELATIONS, *PASSING, "and")
     if joined:
         relation = None if joined == "and" else joined
         things.append(thing())
-        if things[0].colour == things[1].colour:
-            raise ValueError(f"prompt: {shown(prompt)}: the two objects need different colours, to tell them apart")
+        while len(things) < MOST_THINGS and take("and"):
+            things.append(thing())
+        if len({each.colour for each in things}) < len(things):
+            raise ValueError(f"prompt: {shown(prompt)}: the objects need different colours, to tell them apart")
+        if relation in PASSING and things[0].direction not in (None, *MOVING):
+            raise ValueError(f"prompt: {shown(prompt)}: what is {relation} another object has to move")
     background = None
     if take("on a"):
         background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]
@@ -141,9 +155,13 @@ def parse(prompt: str) -> Scene:
 
 
 def prompts(count: int, seed: int = 2026) -> list[str]:
-    """`count` prompts, every other one of two objects. Prompt n does not depend on how many there are."""
-    result = []
-    for n in range(count):
+    """`count` different prompts: of four in a row one has one object, two have two, one has three. Prompt n does not
+    depend on how many there are."""
+    result: dict[str, None] = {}
+    n = 0
+    while len(result) < count:
         rng = np.random.default_rng([seed, n])
-        result.append(describe(forget(sample_scene(rng, things=1 + n % 2), rng)))
-    return result
+        scene = forget(sample_scene(rng, things=(1, 2, 2, 3)[len(result) % 4]), rng)
+        result.setdefault(describe(scene))
+        n += 1
+    return list(result)

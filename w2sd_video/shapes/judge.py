@@ -3,6 +3,10 @@
 Backgrounds are grey and objects are not, so a pixel's chroma (its largest minus its smallest channel) says how much of
 an object it shows, and its hue says which. Everything else is counting: area and centroid frame by frame, the shape
 whose template of that area and centroid covers best, the slope of the centroid's path.
+
+How well an object is formed is the soft intersection over union of its coverage with the ideal shape of equal area and
+centroid, over the frames in which nothing else touches it. That is not free of size: a blur of one pixel costs a small
+circle more than a large one. So what counts as that shape is a constant for each shape and size.
 """
 
 from __future__ import annotations
@@ -14,12 +18,17 @@ import numpy as np
 from .world import (
     BACKGROUNDS,
     CANVAS,
+    CHANGES,
+    CLEAR,
     COLOURS,
+    GROWTH,
+    PASSING,
     RELATIONS,
     SHAPES,
     SIZES,
     SPEEDS,
     Scene,
+    Thing,
     coverage,
     grid,
 )
@@ -27,6 +36,19 @@ from .world import (
 # A pixel with less of its colour's chroma than this is background; an object with fewer pixels than this is a speck.
 FAINT = 0.35
 SPECK = 20.0
+# What of the shape that a prompt names is that shape: half-way between the form of what the world draws and the form of
+# the best impostor, which is another of its shapes.
+FORMED = {
+    ("circle", "small"): 0.916,
+    ("circle", "large"): 0.916,
+    ("square", "small"): 0.916,
+    ("square", "large"): 0.916,
+    ("triangle", "small"): 0.844,
+    ("triangle", "large"): 0.844,
+}
+# Something passes another where so much of what is behind is hidden, in some frame, and less than half as much of what
+# is in front.
+HIDDEN = 0.1
 _RGB = np.array(list(COLOURS.values()), dtype=np.float32)
 _CHROMA = np.ptp(_RGB, axis=1)
 _HUES = (_RGB - _RGB.min(1, keepdims=True)) / _CHROMA[:, None]
@@ -36,7 +58,10 @@ _HUES = (_RGB - _RGB.min(1, keepdims=True)) / _CHROMA[:, None]
 class Track:
     """One object as it was seen: its colour, and by frame its area (px), centroid (px; x, y) and mean RGB.
 
-    `centre` and `rgb` are NaN in frames where the object is not to be seen.
+    `centre` and `rgb` are NaN in frames where the object is not to be seen. `touched` says by colour in which frames
+    another object touches it, and `cut` in which frames the border does. `form` is, by shape, the mean soft
+    intersection over union with the ideal one over the frames that show it whole; NaN where those are fewer than CLEAR
+    (or than all, of shorter videos).
     """
 
     colour: str
@@ -45,6 +70,9 @@ class Track:
     rgb: np.ndarray
     shape: str
     scale: float
+    cut: np.ndarray
+    touched: dict[str, np.ndarray]
+    form: dict[str, float]
 
     @property
     def seen(self) -> np.ndarray:
@@ -52,32 +80,63 @@ class Track:
         return self.area >= SPECK * self.scale**2
 
     @property
+    def whole(self) -> np.ndarray:
+        """Frames in which it is there, and neither the border nor another object touches it, (frames,) bool."""
+        return self.seen & ~self.cut & ~np.any([*self.touched.values(), np.zeros_like(self.cut)], axis=0)
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Frames in which its way and size are measured, (frames,) bool: where it is whole, if those are enough."""
+        return self.whole if self.whole.sum() >= min(CLEAR, len(self.area)) else self.seen
+
+    @property
+    def radius(self) -> np.ndarray:
+        """Of a circle of its area by frame, (frames,), pixels."""
+        return np.sqrt(self.area / np.pi)
+
+    @property
     def velocity(self) -> np.ndarray:
         """Least-squares velocity (x, y), pixels a frame."""
-        time = np.flatnonzero(self.seen)
+        time = np.flatnonzero(self.measured)
         if len(time) < 2:
             return np.zeros(2)
         return np.polyfit(time, self.centre[time], 1)[0]
 
     @property
+    def expected(self) -> np.ndarray:
+        """The radius by frame on a straight line through those that are measured, (frames,), pixels."""
+        time = np.flatnonzero(self.measured)
+        every = np.arange(len(self.area))
+        return np.polyval(np.polyfit(time, self.radius[time], min(1, len(time) - 1)), every) if len(time) else every * 0
+
+    @property
+    def growth(self) -> float:
+        """How much of its mean radius it gains from the first frame to the last."""
+        expected = self.expected
+        return float((expected[-1] - expected[0]) / max(expected.mean(), 1e-6))
+
+    @property
     def direction(self) -> str:
+        """One of the world's directions, or `growing` or `shrinking` of what does not move."""
         vx, vy = self.velocity / self.scale
         if max(abs(vx), abs(vy)) < min(SPEEDS.values()) / 2:
-            return "still"
+            if abs(self.growth) < GROWTH:
+                return "still"
+            return next(name for name, sign in CHANGES.items() if sign * self.growth > 0)
         if abs(vx) > abs(vy):
             return "right" if vx > 0 else "left"
         return "down" if vy > 0 else "up"
 
     @property
     def speed(self) -> str | None:
-        if self.direction == "still":
+        if self.direction in ("still", *CHANGES):
             return None
         v = np.abs(self.velocity).max() / self.scale
         return min(SPEEDS, key=lambda name: abs(SPEEDS[name] - v))
 
     @property
     def size(self) -> str:
-        radius = np.sqrt(np.median(self.area[self.seen]) / np.pi) / self.scale
+        radius = np.median(self.expected) / self.scale
         return min(SIZES, key=lambda name: abs(SIZES[name] - radius))
 
 
@@ -111,23 +170,32 @@ def read(video: np.ndarray) -> Reading:
     scale = min(height, width) / CANVAS
 
     nearest, cover = _seen(x)
+    chroma = np.ptp(x, axis=-1)
     gx, gy = grid(height, width)
+    speck = SPECK * scale**2
+    owned = {colour: cover * (nearest == n) for n, colour in enumerate(COLOURS)}
+    owned = {colour: mine for colour, mine in owned.items() if np.median(mine.sum((1, 2))) >= speck}
+    # Edge pixels mix with the background and can take a neighbouring hue: an object is what lies in and around its own
+    # colour.
+    masks = {colour: _around(mine > 0.5) for colour, mine in owned.items()}
     tracks = []
-    for n, colour in enumerate(COLOURS):
-        mine = cover * (nearest == n)
-        area = mine.sum((1, 2))
-        if np.median(area) < SPECK * scale**2:
-            continue
-        # Edge pixels mix with the background and can take a neighbouring hue: an object is what lies in and around
-        # its own colour.
-        whole = cover * _around(mine > 0.5)
+    for colour, mine in owned.items():
+        mask = masks[colour]
+        around = _around(mask)
+        touched = {other: (around & theirs).any((1, 2)) for other, theirs in masks.items() if other != colour}
+        cut = np.any([mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]], axis=(0, 2))
+        whole = cover * mask
         area = whole.sum((1, 2))
         with np.errstate(invalid="ignore", divide="ignore"):
             centre = np.stack([(whole * gx).sum((1, 2)), (whole * gy).sum((1, 2))], -1) / area[:, None]
             rgb = (x * mine[..., None]).sum((1, 2)) / mine.sum((1, 2))[:, None]
-        votes = [_shape(w, a, c) for w, a, c in zip(whole, area, centre, strict=True) if a >= SPECK * scale**2]
+        clear = ~np.any([cut, area < speck, *touched.values()], axis=0)
+        judged = clear if clear.any() else area >= speck
+        votes = [_shape(w, a, c) for w, a, c in zip(whole[judged], area[judged], centre[judged], strict=True)]
         shape = max(SHAPES, key=votes.count) if votes else ""
-        tracks.append(Track(colour, area, centre, rgb, shape, scale))
+        uncut = np.clip(chroma / np.ptp(COLOURS[colour]), 0, 1) * mask
+        form = {kind: _form(uncut[clear], kind, len(x)) for kind in SHAPES}
+        tracks.append(Track(colour, area, centre, rgb, shape, scale, cut, touched, form))
     tracks.sort(key=lambda t: -float(np.median(t.area)))
     bare = np.where(cover == 0, x.mean(-1), np.nan)
     greys = np.array(
@@ -191,8 +259,28 @@ def _shape(cover: np.ndarray, area: float, centre: np.ndarray) -> str:
     )
 
 
-def _is_there(track: Track) -> bool:
-    return bool(track.seen.mean() >= 0.9)
+def _form(cover: np.ndarray, kind: str, frames: int) -> float:
+    """The mean over frames (F, height, width) of the soft intersection over union of a coverage with a shape's of equal
+    area and centroid; NaN where they are fewer than CLEAR, or than all `frames` that there are."""
+    if len(cover) < min(CLEAR, frames):
+        return float("nan")
+    x, y = grid(*cover.shape[1:])
+    area = cover.sum((1, 2))
+    cx, cy = ((cover * axis).sum((1, 2)) / area for axis in (x, y))
+    size = np.sqrt(area / _UNIT_AREA[kind])
+    ideal = coverage(kind, x - cx[:, None, None], y - cy[:, None, None], size[:, None, None])
+    return float((np.minimum(cover, ideal).sum((1, 2)) / np.maximum(cover, ideal).sum((1, 2))).mean())
+
+
+def _is_there(track: Track, hidden: bool) -> bool:
+    """Whether it is to be seen in nearly all frames; of what can be hidden, in half of them."""
+    return bool(track.seen.mean() >= (0.5 if hidden else 0.9))
+
+
+def _is_formed(track: Track, kind: str, hidden: bool) -> bool:
+    """Whether it is nearer to the shape than to the others, and near enough; in which what is hidden is trusted."""
+    form = track.form[kind]
+    return track.shape == kind and (form >= FORMED[kind, track.size] or (hidden and np.isnan(form)))
 
 
 def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
@@ -200,10 +288,15 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
 
     Verdicts are 0 or 1, and count only what the scene says (an attribute that it leaves open is left out):
     `colour`, `shape`, `size`, `direction`, `speed` (each the mean over the scene's objects), `relation`, `background`,
-    `count` (the scene's number of objects, no more), and `right`: all of them.
+    `count` (the scene's number of objects, no more), `objects` (the share of the objects of which all is right), and
+    `right`: all of them. A `shape` is right if it is the nearest of the world's and formed well enough (FORMED).
 
     Measures, over the objects that are there (NaN where none is):
-    `area_instability`: standard deviation over mean of the area, over frames;
+    `form`: soft intersection over union of the coverage with the ideal of the shape that the scene names, of equal area
+    and centroid, over the frames that show the object whole (of those fewer than CLEAR have none);
+    `edge_error`: (1 - form) times the radius, pixels on a canvas of 64: how far the edge is off;
+    `exchanged`: of what the scene says differently of its objects, the share where an object shows another's;
+    `area_instability`: standard deviation over mean of the area, over frames (from what it grows to, if it is to);
     `colour_instability`: standard deviation over frames of the mean RGB, root mean square over channels;
     `background_instability`: standard deviation over frames of the background's level, of all of them;
     `jerk`: mean length of the centroid's third difference, pixels a frame cubed;
@@ -215,37 +308,80 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
         scene: what it should show, as `grammar.parse` reads it.
     """
     seen = read(video)
-    there = [t for t in seen.tracks if _is_there(t)]
+    hidden = scene.relation in PASSING
+    there = [t for t in seen.tracks if _is_there(t, hidden)]
     by_colour = {t.colour: t for t in there}
     scores: dict[str, float] = {"count": float(len(seen.tracks) == len(there) == len(scene.things))}
 
-    pairs: list[Track | None] = [by_colour.get(thing.colour) for thing in scene.things]
-    scores["colour"] = float(np.mean([t is not None for t in pairs]))
-    if len(scene.things) == 1 and pairs[0] is None and there:
-        pairs = [there[0]]  # of the wrong colour, its other attributes can still be right
+    pairs = [(thing, by_colour.get(thing.colour)) for thing in scene.things]
+    scores["colour"] = float(np.mean([t is not None for _, t in pairs]))
+    if len(scene.things) == 1 and pairs[0][1] is None and there:
+        pairs = [(scene.things[0], there[0])]  # of the wrong colour, its other attributes can still be right
+    verdicts = [_verdicts(thing, t, hidden) for thing, t in pairs]
     for name in ("shape", "size", "direction", "speed"):
-        asked = [(getattr(thing, name), t) for thing, t in zip(scene.things, pairs, strict=True)]
-        verdicts = [float(t is not None and getattr(t, name) == want) for want, t in asked if want is not None]
-        if verdicts:
-            scores[name] = float(np.mean(verdicts))
+        if said := [each[name] for each in verdicts if name in each]:
+            scores[name] = float(np.mean(said))
+    whole = [all(each.values()) and thing.colour in by_colour for each, (thing, _) in zip(verdicts, pairs, strict=True)]
+    scores["objects"] = float(np.mean(whole))
     if scene.relation is not None:
-        first, second = pairs
-        scores["relation"] = float(first is not None and second is not None and _stands(first, second, scene.relation))
+        first, second = (t for _, t in pairs[:2])
+        holds = _passes if hidden else _stands
+        scores["relation"] = float(first is not None and second is not None and holds(first, second, scene.relation))
     if scene.background is not None:
         scores["background"] = float(seen.background == scene.background)
     scores["right"] = float(all(v == 1.0 for v in scores.values()))
 
-    found = [t for t in pairs if t is not None]
-    scores["area_instability"] = _mean([float(t.area.std() / t.area.mean()) for t in found])
-    scores["colour_instability"] = _mean([float(np.sqrt(np.nanvar(t.rgb, axis=0).mean())) for t in found])
+    found = [(thing, t) for thing, t in pairs if t is not None]
+    forms = [(t.form[thing.shape], np.median(t.radius[t.measured]) / t.scale) for thing, t in found]
+    forms = [(form, radius) for form, radius in forms if not np.isnan(form)]
+    scores["form"] = _mean([form for form, _ in forms])
+    scores["edge_error"] = _mean([(1 - form) * radius for form, radius in forms])
+    if exchanged := _exchanged(pairs):
+        scores["exchanged"] = float(np.mean(exchanged))
+    scores["area_instability"] = _mean([_unsteady(t, thing.direction in CHANGES, hidden) for thing, t in found])
+    scores["colour_instability"] = _mean([float(np.sqrt(np.nanvar(t.rgb, axis=0).mean())) for _, t in found])
     levels = seen.greys[~np.isnan(seen.greys)]
     scores["background_instability"] = float(levels.std()) if len(levels) else float("nan")
-    jerks = [np.linalg.norm(np.diff(t.centre[t.seen], 3, axis=0), axis=1) for t in found]
-    scores["jerk"] = _mean([float(j.mean()) for j in jerks if len(j)])
-    ways = [t.centre[t.seen][[0, -1]] for t in found]
+    used = [(t.centre, t.measured if hidden else t.seen) for _, t in found]
+    scores["jerk"] = _mean([each for each in (_jerk(centre, frames) for centre, frames in used) if not np.isnan(each)])
+    ways = [centre[frames][[0, -1]] for centre, frames in used]
     scores["motion"] = _mean([float(np.linalg.norm(w[1] - w[0])) for w in ways])
     scores["clipped"] = 100 * seen.clipped
     return scores
+
+
+def _verdicts(thing: Thing, track: Track | None, hidden: bool) -> dict[str, bool]:
+    """Of each attribute that is said of a thing beside its colour: whether the track shows it."""
+    said = {name: getattr(thing, name) for name in ("size", "direction", "speed")}
+    verdicts = {"shape": track is not None and _is_formed(track, thing.shape, hidden)}
+    return verdicts | {n: getattr(track, n, None) == wanted for n, wanted in said.items() if wanted is not None}
+
+
+def _exchanged(pairs: list[tuple[Thing, Track | None]]) -> list[bool]:
+    """Of each attribute of the things that are there in which they are said to differ: whether it is another's."""
+    found = []
+    for thing, track in pairs:
+        for name in ("shape", "size", "direction", "speed"):
+            own = getattr(thing, name)
+            others = {getattr(other, name) for other, _ in pairs} - {own, None}
+            if track is not None and own is not None and others:
+                found.append(getattr(track, name) in others)
+    return found
+
+
+def _unsteady(track: Track, grows: bool, hidden: bool) -> float:
+    """Standard deviation over mean of the area; from what is expected of a thing that is to grow."""
+    frames = track.measured if hidden else track.seen
+    area = track.area if not hidden else track.area[frames]
+    if grows:
+        area = area - np.pi * track.expected[frames if hidden else slice(None)] ** 2
+    return float(area.std() / track.area[frames].mean())
+
+
+def _jerk(centre: np.ndarray, frames: np.ndarray) -> float:
+    """Mean length of the third difference of a way (F, 2) over runs of four frames; NaN where there are none."""
+    third = np.linalg.norm(np.diff(np.where(frames[:, None], centre, np.nan), 3, axis=0), axis=1)
+    return float(np.nanmean(third)) if not np.isnan(third).all() else float("nan")
 
 
 def _mean(values: list[float]) -> float:
@@ -258,3 +394,14 @@ def _stands(first: Track, second: Track, relation: str) -> bool:
     ahead = (first.centre - second.centre)[both] @ np.array(RELATIONS[relation])
     radii = np.sqrt(first.area[both] / np.pi) + np.sqrt(second.area[both] / np.pi)
     return len(ahead) > 0 and bool((ahead > 0.75 * radii).mean() >= 0.9)
+
+
+def _passes(first: Track, second: Track, relation: str) -> bool:
+    """Whether the two come to touch, and there the one hides the other."""
+    meeting = first.touched.get(second.colour, np.zeros(len(first.area), bool))
+    if not meeting.any() or not all(t.whole.sum() >= 2 for t in (first, second)):
+        return False
+    front, behind = (first, second) if PASSING[relation] else (second, first)
+    lost = [1 - t.area[meeting] / np.maximum(np.pi * t.expected[meeting] ** 2, 1e-6) for t in (front, behind)]
+    most = lost[1].argmax()
+    return bool(lost[1][most] >= HIDDEN and lost[0][most] <= lost[1][most] / 2)

@@ -12,13 +12,13 @@ Each is written in the layout that its kind is shared in. Each takes some 10 to 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel, MotionAdapter, StableDiffusionXLPipeline
-from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -27,10 +27,11 @@ from ..models.motion import motion_unet
 from ..runs import whole
 from ..validation import validated
 from . import WEIGHTS, digits
-from .train import Count, Rate, Recipe, Trainer
-from .world import CANVAS, HOLE, Scene, edges, render
+from .train import Batch, Count, Rate, Recipe, Trainer
+from .world import CANVAS, HOLE, Scene, edges, render, still
 
 IMAGE_WIDTH = 64
+UNSHOWN = 0.1  # of the pictures that an IP-Adapter learns from, so that there is a prediction without one
 CAPTIONED = 0.2  # as `keep` in `world.forget`: captions that leave most to the picture
 
 
@@ -105,6 +106,7 @@ class MiniatureTrainer(Trainer):
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")
     each_goes_on: ClassVar[bool] = False  # each begins with the shipped models
+    drawn: ClassVar[int | None] = None  # edges are of all videos
     recipe: MiniatureRecipe
 
     def __init__(self, folder: Path, recipe: MiniatureRecipe | None = None, device: str | None = None):
@@ -136,34 +138,57 @@ class MiniatureTrainer(Trainer):
     def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         return render(scene, rng, hole=self._hole)
 
-    def _pictures(self, stage: str, pipe: Any, modules: list[torch.nn.Module], told: Any, keep: float = 0.6) -> None:
-        """Trains modules on single frames; `told(which, frames, rng)` gives what the UNet is called with beside."""
+    def _pictures(
+        self,
+        stage: str,
+        pipe: Any,
+        modules: list[torch.nn.Module],
+        network: Callable[[Batch], Any] | None = None,
+        shown: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        keep: float = 0.6,
+    ) -> None:
+        """Trains modules on single frames.
+
+        Args:
+            network: what is called in the UNet's place, of a batch.
+            shown: pictures (B, height, width, 3) in [0, 1], of videos and their frames. Batches have them as `shown`
+                (B, 3, height, width), with `kept` (B, 1, 1), which is 0 for a share UNSHOWN.
+            keep: as in `world.forget`.
+        """
         data, recipe = self.latents(pipe), self.recipe
         key, steps = 10 + self.stages.index(stage), getattr(recipe, f"{stage}_steps")
         rate = recipe.lora_learning_rate if stage == "style" else recipe.adapter_learning_rate
 
-        def loss(step: int) -> torch.Tensor:
+        def batch(step: int) -> Batch:
             rng = self._rng(key, step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = rng.integers(data.shape[1], size=len(which))
-            unet = told(which, frame, rng)
-            return self._denoising_loss(pipe, unet, data[which, frame], which, rng, 0.0, 0.25, keep)
+            made = self._noised(data[which, frame], which, rng, 0.25, keep=keep)
+            if shown is not None:
+                made["shown"] = torch.from_numpy(shown(which, frame, rng)).permute(0, 3, 1, 2)
+                made["kept"] = torch.from_numpy(rng.random((len(which), 1, 1)) >= UNSHOWN).float()
+            return made
 
-        self._optimise(stage, modules, loss, steps, rate)
+        def loss(batch: Batch) -> torch.Tensor:
+            return self._loss(pipe, pipe.unet if network is None else network(batch), batch)
+
+        self._optimise(stage, dict.fromkeys(modules, rate), batch, loss, steps)
 
     def _style(self) -> None:
-        self._hole, self._scenes, self._latents = HOLE, [], None  # its own videos
+        self._hole = HOLE
+        self._forget()
         pipe = self._load("tuned")
         self._plain(pipe.unet)
         rank = self.recipe.lora_rank
         torch.manual_seed(self.recipe.seed + 10)
         targets = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
         pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), adapter_name="style")
-        self._pictures("style", pipe, [pipe.unet], lambda which, frame, rng: pipe.unet)
+        self._pictures("style", pipe, [pipe.unet])
         layers = {n: p.half() for n, p in get_peft_model_state_dict(pipe.unet, adapter_name="style").items()}
         with whole({"lora": self.made / "style"}) as staged:
             StableDiffusionXLPipeline.save_lora_weights(staged["lora"], unet_lora_layers=layers)
-        self._hole, self._scenes, self._latents = 0.0, [], None
+        self._hole = 0.0
+        self._forget()
 
     def _control(self) -> None:
         pipe = self._load("tuned")
@@ -173,19 +198,19 @@ class MiniatureTrainer(Trainer):
         net.requires_grad_(True).to(self.device)
         self._plain(net)
 
-        def told(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> Any:
-            shown = torch.from_numpy(edges(self.frames[which, frame] / np.float32(255)))
-            shown = shown.permute(0, 3, 1, 2).to(self.device)
+        def shown(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            return edges(self.frames[which, frame] / np.float32(255))
 
+        def network(batch: Batch) -> Any:
             def unet(xt: torch.Tensor, t: torch.Tensor, **inputs: Any) -> Any:
-                down, mid = net(xt, t, controlnet_cond=shown, return_dict=False, **inputs)
+                down, mid = net(xt, t, controlnet_cond=batch["shown"], return_dict=False, **inputs)
                 return pipe.unet(
                     xt, t, down_block_additional_residuals=down, mid_block_additional_residual=mid, **inputs
                 )
 
             return unet
 
-        self._pictures("control", pipe, [net], told)
+        self._pictures("control", pipe, [net], network, shown)
         with whole({"net": self.made / "control"}) as staged:
             net.to("cpu", torch.float16).save_pretrained(staged["net"])
 
@@ -211,14 +236,16 @@ class MiniatureTrainer(Trainer):
         added += [p for p in pipe.unet.attn_processors.values() if isinstance(p, torch.nn.Module)]
         added.requires_grad_(True).to(self.device)
         read = pipe.feature_extractor
-        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (read.image_mean, read.image_std))
+        mean, std = (
+            torch.tensor(value).view(1, 3, 1, 1).to(self.device) for value in (read.image_mean, read.image_std)
+        )
 
-        def told(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> Any:
+        def shown(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             # The same things and background, elsewhere: another drawing of the scene.
-            drawn = [render(self.scenes[n], rng, frames=1)[0] for n in which]
-            shown = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
-            embeds = encoder(((shown - mean) / std).to(self.device)).image_embeds[:, None]
-            embeds = embeds * torch.from_numpy(rng.random((len(which), 1, 1)) >= 0.1).to(embeds)
+            return np.stack([render(still(self.scenes[n]), rng, frames=1)[0] for n in which])
+
+        def network(batch: Batch) -> Any:
+            embeds = encoder((batch["shown"] - mean) / std).image_embeds[:, None] * batch["kept"]
 
             def unet(xt: torch.Tensor, t: torch.Tensor, added_cond_kwargs: dict[str, Any], **inputs: Any) -> Any:
                 told = added_cond_kwargs | {"image_embeds": [embeds]}
@@ -226,7 +253,7 @@ class MiniatureTrainer(Trainer):
 
             return unet
 
-        self._pictures("picture", pipe, [encoder, added], told, CAPTIONED)
+        self._pictures("picture", pipe, [encoder, added], network, shown, CAPTIONED)
         with whole({"adapter": self.made / "picture"}) as staged:
             staged["adapter"].mkdir()
             save_file(_ip_adapter_weights(pipe.unet), staged["adapter"] / "ip-adapter.safetensors")
@@ -237,17 +264,12 @@ class MiniatureTrainer(Trainer):
         adapter = MotionAdapter.from_pretrained(WEIGHTS / "motion", torch_dtype=torch.float32).to(self.device)
         adapter.requires_grad_(True)
         unet = motion_unet(pipe.unet, adapter)
-        self._videos("motion", pipe, unet, self.recipe.motion_learning_rate, 0.0)
+        self._videos("motion", pipe, unet, {adapter: self.recipe.motion_learning_rate}, exchanged=False)
         with whole({"motion": self.made / "motion"}) as staged:
             adapter.to("cpu", torch.float16).save_pretrained(staged["motion"])
 
     def _digits(self) -> None:
         digits.train(self)
-
-    def _plain(self, network: Any) -> None:
-        """On a CPU fused attention is several times slower than plain matrix products on short sequences."""
-        if self.device.type == "cpu":
-            network.set_attn_processor(AttnProcessor())
 
 
 def _new_ip_adapter(unet: Any) -> dict[str, dict[str, torch.Tensor]]:

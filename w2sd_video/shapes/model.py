@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 LATENT_CHANNELS = 8
 PROMPT_TOKENS = 32
 TEXT_WIDTH = 64
-WIDTHS = (48, 96)
+WIDTHS = (64, 96)
 
 
 def tokenizer(name: str = "tokenizer") -> CLIPTokenizer:
@@ -70,12 +70,11 @@ def build_image_model() -> StableDiffusionXLPipeline:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=(32, 48, 64, 96),
         layers_per_block=1,
         norm_num_groups=8,
         latent_channels=LATENT_CHANNELS,
         sample_size=CANVAS,
-        mid_block_add_attention=False,
         force_upcast=False,
     )
     unet = UNet2DConditionModel(

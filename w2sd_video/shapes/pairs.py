@@ -11,19 +11,33 @@ from PIL import Image
 
 from .. import presets
 from ..columns import Column
+from ..runs import whole
 from . import digits
 from .columns import DIGITS, SHAPES
 from .grammar import describe, parse, prompts, refine
 from .judge import filled, judge, read
-from .world import COLOURS, HOLE, Scene, complete, edges, grid, render
+from .world import COLOURS, HOLE, Scene, complete, edges, grid, render, still
 
 _RIGHT, *_OTHERS = SHAPES
-COLUMNS = (replace(_RIGHT, name="right (one object)"), replace(_RIGHT, name="right (two objects)"), *_OTHERS)
+COLUMNS = (*(replace(_RIGHT, name=f"right ({n})") for n in ("one object", "two objects", "three objects")), *_OTHERS)
 # Of a picture's things, what there is to see of them; and what a picture of a given size, in percent, has clipped.
 SEEN = tuple(
     column
     for column in SHAPES
-    if column.name in ("right", "count", "colour", "shape", "size", "relation", "background", "clipped")
+    if column.name
+    in (
+        "right",
+        "objects",
+        "count",
+        "colour",
+        "shape",
+        "size",
+        "relation",
+        "background",
+        "form",
+        "exchanged",
+        "clipped",
+    )
 )
 NEAR = 1  # pixels within which an edge agrees
 
@@ -63,32 +77,36 @@ def samples(asked: presets.Preset, count: int, folder: Path) -> Iterator[Sample]
 
     Sample n does not depend on how many there are.
     """
-    for n, text in enumerate(prompts(count)):
-        if asked.family == "dit-moe":
-            yield Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
-            continue
-        scene, told = _shown(parse(text), asked), {}
-        text = describe(scene)
-        if asked.refine:
-            told = {"weak_prompt": text}
-            text = refine(text)
-            scene = _shown(parse(text), asked)
-        if asked.video:
-            yield Sample(text, _pixels(render(scene, n)), told, scene)
-            continue
-        rng = np.random.default_rng([7, n])
-        followed = "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
-        if followed:
-            scene = complete(scene, rng)
-        drawn = render(scene, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
-        if followed:
-            scene = _shown(scene, asked)
-            text = describe(_unsaid(scene) if followed == "ip_image" else scene)
-            told = {followed: str(folder / f"{followed}-{n}.png")}
+    return (sample_of(asked, n, text, folder) for n, text in enumerate(prompts(count)))
+
+
+def sample_of(asked: presets.Preset, n: int, text: str, folder: Path) -> Sample:
+    """Sample n, of a prompt of the grammar; of a preset of digits the prompt says nothing."""
+    if asked.family == "dit-moe":
+        return Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
+    scene, told = _shown(parse(text), asked), {}
+    text = describe(scene)
+    if asked.refine:
+        told = {"weak_prompt": text}
+        text = refine(text)
+        scene = _shown(parse(text), asked)
+    if asked.video:
+        return Sample(text, _pixels(render(scene, n)), told, scene)
+    rng = np.random.default_rng([7, n])
+    followed = "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
+    if followed:
+        scene = complete(scene, rng)
+    drawn = render(scene, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
+    if followed:
+        scene = _shown(scene, asked)
+        text = describe(_unsaid(scene) if followed == "ip_image" else scene)
+        told = {followed: str(folder / f"{followed}-{n}.png")}
+        shown = edges(drawn) if followed == "control" else drawn
+        if not Path(told[followed]).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            shown = edges(drawn) if followed == "control" else drawn
-            Image.fromarray(_pixels(shown)[0]).save(told[followed])
-        yield Sample(text, _pixels(drawn), told, scene)
+            with whole({"picture": Path(told[followed])}) as staged:
+                Image.fromarray(_pixels(shown)[0]).save(staged["picture"], format="PNG")
+    return Sample(text, _pixels(drawn), told, scene)
 
 
 def _pixels(frames: np.ndarray) -> np.ndarray:
@@ -97,9 +115,7 @@ def _pixels(frames: np.ndarray) -> np.ndarray:
 
 def _shown(scene: Scene, asked: presets.Preset) -> Scene:
     """What of a scene a video shows, or a picture."""
-    if asked.video:
-        return scene
-    return replace(scene, things=tuple(replace(t, direction=None, speed=None) for t in scene.things))
+    return scene if asked.video else still(scene)
 
 
 def _unsaid(scene: Scene) -> Scene:

@@ -1,12 +1,16 @@
 """Trains the shapes model: the weak `base`, the strong `tuned`, and the motion module they share.
 
-Four stages, each resumable and each some 10 to 40 minutes on two CPU cores:
+Four stages, each resumable and each some 15 to 50 minutes on two CPU cores:
 
-1. `vae`    the autoencoder, on single frames;
+1. `vae`    the autoencoder, on single frames, with a decoder that learns to draw from latents that are a little off;
 2. `image`  the image model and both text encoders, on single frames;
-3. `video`  AnimateDiff's second stage: the motion module, with the image model learning along. Captions of stages 2
-            and 3 are noisy. Their result is `base`.
-4. `tuned`  a fine-tune of base, text encoders too, on clean captions, with the motion module frozen.
+3. `video`  AnimateDiff's second stage: the motion module, with the image model learning along slowly. Captions of
+            stages 2 and 3 exchange attributes between objects. Their result is `base`.
+4. `tuned`  a short fine-tune of base, text encoders too, on right captions, with the motion module frozen.
+
+So `base` knows what things look like as well as `tuned` does, nearly, and is less sure which attribute belongs to which
+object. That is the difference that a pair needs: an error that both models make in the same direction, and the weak
+one more.
 
 The loss is the squared error of the velocity. Which way things go is a product of word, frame and place, and is
 decided while there is almost nothing but noise to see; trained in the plain way, a model of this size does not find
@@ -14,31 +18,34 @@ it in hours. Three things make it learn: small latents (`LATENT_STD`), more step
 stage that sees the last frames only (`LAST_FRAMES`), so that word and place are joined before the frame comes in.
 
 The batch of step n is a function of (seed, stage, n) alone, so that a run that was killed and goes on makes the same
-weights as one that was not.
+weights as one that was not. On a GPU batches are made ahead by other processes, and the networks are compiled.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel, UNetMotionModel
+from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from pydantic import Field
 from rich.progress import Progress, track
+from torch.utils.data import DataLoader
 
 from ..documents import read_text
 from ..errors import Refused
@@ -46,8 +53,22 @@ from ..models.motion import motion_unet
 from ..runs import rows, usable_device, whole, writable
 from ..validation import validated
 from .grammar import describe
-from .model import HERE, build_image_model, build_motion_adapter
-from .world import BACKGROUNDS, CANVAS, COLOURS, SHAPES, SIZES, SPEEDS, Scene, forget, render, sample_scene
+from .model import HERE, LATENT_CHANNELS, build_image_model, build_motion_adapter, tokenizer
+from .world import (
+    BACKGROUNDS,
+    CANVAS,
+    CHANGES,
+    COLOURS,
+    MOVING,
+    PASSING,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    Scene,
+    forget,
+    render,
+    sample_scene,
+)
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
@@ -59,27 +80,32 @@ class Recipe:
     """Everything that decides what the trainer makes. The defaults made the shipped weights."""
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
-    videos: Count = 8000
-    vae_steps: Count = 1500
-    image_steps: Count = 4500
-    video_steps: Count = 3200
-    tuned_steps: Count = 4000
+    videos: Count = 10_000
+    vae_steps: Count = 6000
+    image_steps: Count = 9000
+    video_steps: Count = 2500
+    tuned_steps: Count = 1500
     vae_batch: Count = 64
     image_batch: Count = 64
     video_batch: Count = 16
     vae_learning_rate: Rate = 1.5e-3
     learning_rate: Rate = 8e-4
-    tuned_learning_rate: Rate = 8e-4
-    caption_noise: Share = 0.12
+    spatial_learning_rate: Rate = 2e-4
+    tuned_learning_rate: Rate = 4e-4
+    exchanged: Share = 0.3
+    caption_noise: Share = 0.05
     unconditional: Share = 0.12
+    latent_noise: Share = 0.3
     kl_weight: Rate = 1e-3
-    ema_decay: Share = 0.995
+    ema_decay: Share = 0.999
 
 
 CHECKPOINT_EVERY = 200
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
+# The share of the autoencoder's steps that see crops around the things; the last see whole frames.
+CROPPED = 0.75
 # From this timestep up, there is more to learn: see `noisy_share`.
 NOISY = 700
 # In the last frames of a video a direction has become a place. The image stage sees these.
@@ -113,19 +139,39 @@ On {made}. The recipe:
 """
 
 
+def exchange(scene: Scene, rng: np.random.Generator, share: float) -> Scene:
+    """The scene with shape, size and motion each, with probability `share`, told of the wrong objects: the objects'
+    values move on by one, from the last to the first. A relation, too, is told the wrong way round.
+
+    A scene of one object stays as it is. So does what would be no scene: only what moves passes another.
+    """
+    if len(scene.things) == 1:
+        return scene
+    things = scene.things
+    for names in (("shape",), ("size",), ("direction", "speed")):
+        if rng.random() < share:
+            moved = (things[-1], *things[:-1])
+            things = tuple(replace(a, **{n: getattr(b, n) for n in names}) for a, b in zip(things, moved, strict=True))
+    if rng.random() < share:
+        things = (things[1], things[0], *things[2:])
+    if scene.relation in PASSING and things[0].direction not in (None, *MOVING):
+        return scene
+    return replace(scene, things=things)
+
+
 def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
     """The scene with each attribute that it says replaced, with probability `noise`, by one drawn at random."""
-    choices = {"shape": SHAPES, "size": SIZES, "speed": SPEEDS, "direction": ("left", "right", "up", "down")}
+    choices = {"shape": SHAPES, "size": SIZES, "speed": SPEEDS, "direction": MOVING}
     things = []
     for thing in scene.things:
         for name, options in choices.items():
-            if getattr(thing, name) not in (None, "still") and rng.random() < noise:
+            if getattr(thing, name) not in (None, "still", *CHANGES) and rng.random() < noise:
                 thing = replace(thing, **{name: str(rng.choice(list(options)))})
         if rng.random() < noise:
             others = [c for c in COLOURS if c not in {t.colour for t in scene.things}]
             thing = replace(thing, colour=str(rng.choice(others)))
         things.append(thing)
-    if len(things) == 2 and things[0].colour == things[1].colour:
+    if len({thing.colour for thing in things}) < len(things):
         return scene
     background = scene.background
     if background and rng.random() < noise:
@@ -143,17 +189,42 @@ def noisy_share(stage: str, step: int, steps: int) -> float:
     return 1.0 if stage == "video" and 3 * (step + 1) <= steps else 0.5
 
 
-def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients.
+def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients, of both
+    tokenizers' ids (2, B, tokens).
 
     SDXL's arithmetic; the pipelines' own `encode_prompt` has none of the gradients that training needs.
     """
     hidden = []
-    for tokens, encoder in ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2)):
-        ids = tokens(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        out = encoder(ids.to(encoder.device), output_hidden_states=True)
+    for each, encoder in zip(ids, (pipe.text_encoder, pipe.text_encoder_2), strict=True):
+        out = encoder(each, output_hidden_states=True)
         hidden.append(out.hidden_states[-2])
     return torch.cat(hidden, -1), out[0]
+
+
+def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A quarter of a frame (height, width, 3) of uint8 that holds a pixel of some thing."""
+    there = np.argwhere(np.ptp(frame.astype(np.int16), axis=-1) > 25)
+    sides = np.array(frame.shape[:2]) // 2
+    middle = there[rng.integers(len(there))] if len(there) else sides
+    top, left = np.clip(middle - rng.integers(sides), 0, sides)
+    return frame[top : top + sides[0], left : left + sides[1]]
+
+
+Batch = dict[str, torch.Tensor]
+
+
+class _Made(torch.utils.data.Dataset):
+    """What a function makes of each number."""
+
+    def __init__(self, make: Callable[[int], Any], numbers: Sequence[int]):
+        self.make, self.numbers = make, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(self.numbers[index])
 
 
 class Trainer:
@@ -161,6 +232,7 @@ class Trainer:
 
     stages: ClassVar[tuple[str, ...]] = STAGES
     each_goes_on: ClassVar[bool] = True  # whether a stage needs those before it
+    drawn: ClassVar[int | None] = 2000  # the autoencoder learns from the frames of so many videos at most
 
     def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
         self.folder = Path(folder)
@@ -179,9 +251,9 @@ class Trainer:
             raise ValueError(
                 f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
             )
-        self._scenes: list[Scene] = []
-        self._frames: np.ndarray | None = None
-        self._latents: torch.Tensor | None = None
+        self.workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
+        self.tokenizers = tokenizer(), tokenizer("tokenizer_2")
+        self._forget()
 
     def train(self, stages: Iterable[str] | None = None) -> None:
         """Runs the stages that are not yet done, in order.
@@ -247,31 +319,42 @@ class Trainer:
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *key])
 
+    def _forget(self) -> None:
+        """Other videos are to be drawn from here on."""
+        self._scenes: list[Scene] = []
+        self._frames: np.ndarray | None = None
+        self._latents: torch.Tensor | None = None
+
+    def _scene(self, n: int) -> tuple[Scene, np.random.Generator]:
+        """What training video n shows, and what it is to be drawn with."""
+        rng = self._rng(0, n)
+        return sample_scene(rng), rng
+
+    def _video_of(self, n: int) -> np.ndarray:
+        """Training video n, (frames, height, width, 3), uint8."""
+        return (self._draw(*self._scene(n)) * 255).round().astype(np.uint8)
+
+    def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        return render(scene, rng)
+
+    def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
+        """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
+        found = DataLoader(_Made(make, numbers), batch_size=None, num_workers=self.workers)
+        return track(found, what, len(numbers), disable=not sys.stderr.isatty()) if what else found
+
     @property
     def scenes(self) -> list[Scene]:
-        self._render()
+        if not self._scenes:
+            self._scenes = [scene for scene, _ in map(self._scene, range(self.recipe.videos))]
         return self._scenes
 
     @property
     def frames(self) -> np.ndarray:
-        """All training videos, (videos, frames, height, width, 3), uint8."""
-        self._render()
-        assert self._frames is not None
+        """The first `drawn` training videos, (videos, frames, height, width, 3), uint8."""
+        if self._frames is None:
+            videos = self._each(self._video_of, range(self.recipe.videos)[: self.drawn], "rendering")
+            self._frames = np.stack([np.asarray(video) for video in videos])
         return self._frames
-
-    def _render(self) -> None:
-        if self._scenes:
-            return
-        videos, scenes = [], []
-        for n in track(range(self.recipe.videos), "rendering", disable=not sys.stderr.isatty()):
-            rng = self._rng(0, n)
-            scene = sample_scene(rng)
-            videos.append((self._draw(scene, rng) * 255).round().astype(np.uint8))
-            scenes.append(scene)
-        self._frames, self._scenes = np.stack(videos), scenes
-
-    def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        return render(scene, rng)
 
     @torch.no_grad()
     def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
@@ -279,15 +362,15 @@ class Trainer:
         if self._latents is None:
             out = []
             with self._autocast():
-                for video in track(self.frames, "encoding", disable=not sys.stderr.isatty()):
-                    x = self._pixels(video)
-                    out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half())
-            self._latents = torch.stack(out).cpu()
+                for video in self._each(self._video_of, range(self.recipe.videos), "encoding"):
+                    x = self._pixels(torch.as_tensor(video))
+                    out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half().cpu())
+            self._latents = torch.stack(out)
         return self._latents
 
-    def _pixels(self, frames: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
-        return x / 127.5 - 1
+    def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames (B, height, width, 3) in uint8 as (B, 3, height, width) in [-1, 1], on the device."""
+        return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -297,39 +380,53 @@ class Trainer:
     def _vae(self) -> None:
         torch.manual_seed(self.recipe.seed)
         pipe = build_image_model()
-        vae = pipe.vae.to(self.device)
+        vae, recipe = pipe.vae.to(self.device), self.recipe
         flat = self.frames.reshape(-1, *self.frames.shape[2:])
 
-        def loss(step: int) -> torch.Tensor:
+        def batch(step: int) -> Batch:
             rng = self._rng(1, step)
-            x = self._pixels(flat[rng.integers(len(flat), size=self.recipe.vae_batch)])
-            torch.manual_seed(int(rng.integers(2**31)))
-            posterior = vae.encode(x).latent_dist
-            y = vae.decode(posterior.sample()).sample
-            coloured = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0.1
-            error = ((y - x).abs() + (y - x).square()) * (1 + 4 * coloured)
-            return error.mean() + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+            whole = (step + 1) > CROPPED * recipe.vae_steps
+            # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
+            count = recipe.vae_batch // 4 if whole else recipe.vae_batch
+            drawn = flat[rng.integers(len(flat), size=max(1, count))]
+            frames = torch.from_numpy(drawn if whole else np.stack([_crop(frame, rng) for frame in drawn]))
+            draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            shape = (2, len(frames), LATENT_CHANNELS, *(side // 8 for side in frames.shape[1:3]))
+            strength = recipe.latent_noise * torch.rand((len(frames), 1, 1, 1), generator=draw) ** 2
+            return {"frames": frames, "noise": torch.randn(shape, generator=draw), "strength": strength}
 
-        self._optimise("vae", [vae], loss, self.recipe.vae_steps, self.recipe.vae_learning_rate)
+        def loss(batch: Batch) -> torch.Tensor:
+            x, (sampled, added) = self._pixels(batch["frames"]), batch["noise"]
+            posterior = vae.encode(x).latent_dist
+            z = posterior.mean + posterior.std * sampled
+            # A denoiser's latents are never quite right: the decoder learns to see what they were to be.
+            y = vae.decode(z + batch["strength"] * z.detach().std() * added).sample
+            coloured = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0.1
+            near = F.max_pool2d(coloured.float(), 5, stride=1, padding=2)  # a blur is wrong on either side of an edge
+            error = (y - x).abs() * (1 + 4 * near)
+            edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (-1, -2))
+            return error.mean() + edges + recipe.kl_weight * posterior.kl().mean() / z[0].numel()
+
+        self._optimise("vae", {vae: recipe.vae_learning_rate}, batch, loss, recipe.vae_steps)
         with torch.no_grad(), self._autocast():
-            z = torch.cat([vae.encode(self._pixels(v)).latent_dist.mean for v in self.frames[:64]]).float()
-        vae.register_to_config(scaling_factor=round(LATENT_STD / z.std().item(), 5))
+            z = torch.cat([vae.encode(self._pixels(torch.from_numpy(v))).latent_dist.mean for v in self.frames[:64]])
+        vae.register_to_config(scaling_factor=round(LATENT_STD / z.float().std().item(), 5))
         self._save(pipe, "vae")
 
     def _image(self) -> None:
         pipe = self._load("vae")
-        unet = pipe.unet
-        data = self.latents(pipe)
+        data, recipe = self.latents(pipe), self.recipe
 
-        def loss(step: int) -> torch.Tensor:
+        def batch(step: int) -> Batch:
             rng = self._rng(2, step)
-            which = rng.integers(len(data), size=self.recipe.image_batch)
+            which = rng.integers(len(data), size=recipe.image_batch)
             frame = data.shape[1] - 1 - rng.integers(min(LAST_FRAMES, data.shape[1]), size=len(which))
-            share = noisy_share("image", step, self.recipe.image_steps)
-            return self._denoising_loss(pipe, unet, data[which, frame], which, rng, self.recipe.caption_noise, share)
+            share = noisy_share("image", step, recipe.image_steps)
+            return self._noised(data[which, frame], which, rng, share, exchanged=True)
 
-        modules = [unet, pipe.text_encoder, pipe.text_encoder_2]
-        self._optimise("image", modules, loss, self.recipe.image_steps, self.recipe.learning_rate)
+        rates = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), recipe.learning_rate)
+        loss = partial(self._loss, pipe, self._compiled(pipe.unet))
+        self._optimise("image", rates, batch, loss, recipe.image_steps)
         self._save(pipe, "image")
 
     def _video(self) -> None:
@@ -338,7 +435,8 @@ class Trainer:
         adapter = build_motion_adapter()
         # The video UNet holds the very parameters of the image model and of the adapter: training it trains both.
         unet = motion_unet(pipe.unet, adapter)
-        self._videos("video", pipe, unet, self.recipe.learning_rate, self.recipe.caption_noise)
+        spatial = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), self.recipe.spatial_learning_rate)
+        self._videos("video", pipe, unet, {adapter: self.recipe.learning_rate, **spatial}, exchanged=True)
         self._save(adapter, "motion")
         self._save(pipe, "base")
 
@@ -346,61 +444,106 @@ class Trainer:
         pipe = self._load("base")
         adapter = MotionAdapter.from_pretrained(self.folder / "motion")
         unet = motion_unet(pipe.unet, adapter.requires_grad_(False))
-        self._videos("tuned", pipe, unet, self.recipe.tuned_learning_rate, 0.0)
+        rates = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), self.recipe.tuned_learning_rate)
+        self._videos("tuned", pipe, unet, rates, exchanged=False)
         self._save(pipe, "tuned")
 
-    def _videos(self, stage: str, pipe, unet, learning_rate: float, caption_noise: float) -> None:
+    def _videos(self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], exchanged: bool) -> None:
         data = self.latents(pipe)
         key, steps = self.stages.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
+        unet.to(self.device).train()
+        self._plain(unet)
 
-        def loss(step: int) -> torch.Tensor:
+        def batch(step: int) -> Batch:
             rng = self._rng(key, step)
             which = rng.integers(len(data), size=self.recipe.video_batch)
-            x = data[which].transpose(1, 2)
-            return self._denoising_loss(pipe, unet, x, which, rng, caption_noise, noisy_share(stage, step, steps))
+            share = noisy_share(stage, step, steps)
+            return self._noised(data[which].transpose(1, 2), which, rng, share, exchanged=exchanged)
 
-        self._optimise(stage, [unet, pipe.text_encoder, pipe.text_encoder_2], loss, steps, learning_rate)
+        self._optimise(stage, rates, batch, partial(self._loss, pipe, self._compiled(unet)), steps)
 
-    def _denoising_loss(self, pipe, unet, x0, which, rng, caption_noise, noisy, keep=0.6) -> torch.Tensor:
-        """Velocity loss on latents (B, C, H, W) or (B, C, F, H, W), a share `noisy` at timesteps from NOISY up; `keep`
-        as in `world.forget`."""
-        scenes = (forget(self.scenes[n], rng, keep) for n in which)
-        prompts = [describe(mislabel(s, rng, caption_noise)) for s in scenes]
-        said = torch.from_numpy(rng.random(len(which)) >= self.recipe.unconditional).float().to(self.device)
-        embeds, pooled = encode_prompts(pipe, prompts)
-        embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
+    def _noised(
+        self,
+        x0: torch.Tensor,
+        which: np.ndarray,
+        rng: np.random.Generator,
+        noisy: float,
+        exchanged: bool = False,
+        keep: float = 0.6,
+    ) -> Batch:
+        """What a denoiser is trained on: latents (B, C, H, W) or (B, C, F, H, W) of the videos `which`, noise,
+        timesteps and prompts.
 
-        x0 = x0.to(self.device).float()
+        Args:
+            noisy: the share of timesteps that are NOISY at least.
+            exchanged: captions are wrong as often as the recipe says.
+            keep: as in `world.forget`.
+        """
+        scenes = [forget(self.scenes[n], rng, keep) for n in which]
+        if exchanged:
+            wrong = (exchange(scene, rng, self.recipe.exchanged) for scene in scenes)
+            scenes = [mislabel(scene, rng, self.recipe.caption_noise) for scene in wrong]
+        prompts = [describe(scene) for scene in scenes]
+        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids = torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
+        said = torch.from_numpy(rng.random(len(which)) >= self.recipe.unconditional).float()
+
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        eps = torch.randn(x0.shape, generator=draw).to(self.device)
+        eps = torch.randn(x0.shape, generator=draw)
         t = torch.randint(1000, (len(x0),), generator=draw)
         high = torch.rand(len(x0), generator=draw) < noisy
-        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t).to(self.device)
-        xt = pipe.scheduler.add_noise(x0, eps, t)
+        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t)
+        return {"x0": x0.float(), "eps": eps, "t": t, "ids": ids, "said": said}
+
+    def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        """The squared error of a network's velocity."""
+        x0, eps, t, said = (batch[name] for name in ("x0", "eps", "t", "said"))
+        embeds, pooled = encode_prompts(pipe, batch["ids"])
+        embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
         if x0.ndim == 5:
             embeds = embeds.repeat_interleave(x0.shape[2], 0)
         size = torch.tensor([[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]], device=self.device, dtype=torch.float32)
-        prediction = unet(
-            xt,
+        prediction = network(
+            pipe.scheduler.add_noise(x0, eps, t),
             t,
             encoder_hidden_states=embeds,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": size.repeat(len(x0), 1)},
         ).sample
         return F.mse_loss(prediction.float(), pipe.scheduler.get_velocity(x0, eps, t))
 
+    def _compiled(self, network: Any) -> Any:
+        """On a GPU, small networks wait for their kernels to be launched: fewer are faster."""
+        return torch.compile(network, dynamic=False) if self.device.type == "cuda" else network
+
+    def _plain(self, network: Any) -> None:
+        """On a CPU fused attention is several times slower than plain matrix products on short sequences."""
+        if self.device.type == "cpu":
+            network.set_attn_processor(AttnProcessor())
+
     def _optimise(
         self,
         stage: str,
-        modules: list[torch.nn.Module],
-        loss: Callable[[int], torch.Tensor],
+        rates: Mapping[torch.nn.Module, float],
+        batch: Callable[[int], Batch],
+        loss: Callable[[Batch], torch.Tensor],
         steps: int,
-        learning_rate: float,
     ) -> None:
-        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes."""
-        parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes.
+
+        Args:
+            rates: the modules and their learning rates.
+            batch: what a step is trained on, a function of the step alone.
+        """
+        groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
+        parameters = [p for group, _ in groups for p in group]
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in groups],
+            betas=(0.9, 0.98),
+            weight_decay=1e-4,
+            fused=self.device.type == "cuda",
+        )
         schedule = get_cosine_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
-        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
         if path.exists():
             try:
@@ -417,36 +560,35 @@ class Trainer:
                 said = " ".join(str(error).split())[:300]
                 raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({said})") from error
         ema.to(self.device)
-        for module in modules:
-            module.train()
-            if self.device.type == "cpu" and isinstance(module, UNet2DConditionModel | UNetMotionModel):
-                # The CPU's fused attention is several times slower than plain matrix products on short sequences.
-                module.set_attn_processor(AttnProcessor())
-        start, running, summed = time.monotonic(), 0.0, 0
+        for module in rates:
+            module.to(self.device).train()
+            if isinstance(module, UNet2DConditionModel):
+                self._plain(module)
+        start, running, summed = time.monotonic(), torch.zeros((), device=self.device), 0
         with Progress(disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(stage, total=steps, completed=done)
-            for step in range(done, steps):
+            for step, made in enumerate(self._each(batch, range(done, steps)), done):
                 with self._autocast():
-                    value = loss(step)
+                    value = loss({name: tensor.to(self.device) for name, tensor in made.items()})
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()
                 ema.step(parameters)
-                running, summed = running + value.item(), summed + 1
+                running, summed = running + value.detach(), summed + 1
                 bar.update(task, advance=1)
                 if (step + 1) % 100 == 0 or step + 1 == steps:
                     seconds = spent + time.monotonic() - start
                     line = {
                         "stage": stage,
                         "step": step + 1,
-                        "loss": running / summed,
+                        "loss": running.item() / summed,
                         "seconds": round(seconds, 1),
                     }
                     with open(self.folder / "log.jsonl", "a") as log:
                         log.write(json.dumps(line) + "\n")
-                    running, summed = 0.0, 0
+                    running, summed = torch.zeros_like(running), 0
                 if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
                     state = {
                         "step": step + 1,
@@ -459,7 +601,7 @@ class Trainer:
                     with whole({"state": path}) as staged:
                         torch.save(state, staged["state"])
         ema.copy_to(parameters)
-        for module in modules:
+        for module in rates:
             module.eval()
 
     # Files

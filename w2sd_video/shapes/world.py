@@ -1,4 +1,5 @@
-"""The shapes world: one or two coloured shapes that stand or move at a constant speed on a plain background.
+"""The shapes world: one to three coloured shapes on a plain background. Each stands, moves at a constant speed, grows
+or shrinks; one can pass in front of another, or behind it.
 
 Everything here is exact and without a network: a `Scene` says what is to be seen, `render` draws it with
 antialiasing, `sample_scene` draws a scene at random. Lengths are pixels on a 64 x 64 canvas (they scale with the
@@ -30,20 +31,38 @@ SHAPES = ("circle", "square", "triangle")
 SIZES = {"small": 8.0, "large": 12.0}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 SPEEDS = {"slowly": 1.0, "quickly": 2.0}
+# A thing that changes its size does not move. From the first frame to the last its size goes from 1 - GROWTH to
+# 1 + GROWTH of what it is called, or the other way round.
+CHANGES = {"growing": 1.0, "shrinking": -1.0}
+GROWTH = 0.25
 BACKGROUNDS = {"black": 0.10, "grey": 0.45, "white": 0.88}
+MOVING = ("left", "right", "up", "down")
 RELATIONS = {"above": (0, -1), "below": (0, 1), "to the left of": (-1, 0), "to the right of": (1, 0)}
+# Of relations in which the paths cross: whether the first thing is nearer to us.
+PASSING = {"passing in front of": True, "passing behind": False}
+MOST_THINGS = 3
 
 # How far a shape reaches from its centre, in units of its size: the three have about the same area.
 _SQUARE = 0.88
 _TRIANGLE = 0.72
 MARGIN = 2.0
+# Things that do not pass each other are at least so far apart, so that the judge sees two. Where they pass, CLEAR
+# frames show them apart, and in MEETING frames their centres are no further apart than CLOSE of the sum of the radii of
+# the circles inscribed in them.
+GAP = 4.0
+CLEAR = 6
+MEETING = 2
+CLOSE = 0.6
 # An object that moves alone starts within this many pixels of the side that it comes from, to have its way before it.
 ENTRY = 6.0
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. `None` means that the prompt does not say: anything will do."""
+    """One object. `None` means that the prompt does not say: anything will do.
+
+    `direction` is one of DIRECTIONS or of CHANGES; only what moves has a speed.
+    """
 
     colour: str
     shape: str
@@ -54,7 +73,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two objects (of different colours), how the first stands to the second, and the background."""
+    """One to three objects (of different colours), how the first stands to the second, and the background."""
 
     things: tuple[Thing, ...]
     relation: str | None = None
@@ -104,59 +123,79 @@ def _pick(rng: np.random.Generator, names: Iterable[str]) -> str:
 def complete(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with everything that it does not say drawn at random."""
     things = []
-    for thing in scene.things:
+    for number, thing in enumerate(scene.things):
         direction = thing.direction
         if direction is None:
-            direction = _pick(rng, DIRECTIONS)
-            if thing.speed is not None and direction == "still":
-                direction = _pick(rng, ("left", "right", "up", "down"))
-        speed = None if direction == "still" else thing.speed or _pick(rng, SPEEDS)
+            passes = scene.relation in PASSING and number == 0
+            moves = passes or thing.speed is not None
+            direction = _pick(rng, MOVING if moves else (*MOVING, *MOVING, "still", *CHANGES))
+        speed = thing.speed or _pick(rng, SPEEDS) if direction in MOVING else None
         things.append(replace(thing, size=thing.size or _pick(rng, SIZES), direction=direction, speed=speed))
     relation = scene.relation
-    if len(things) == 2 and relation is None:
+    if len(things) > 1 and relation is None:
         relation = _pick(rng, RELATIONS)
     return Scene(tuple(things), relation, scene.background or _pick(rng, BACKGROUNDS))
 
 
+def still(scene: Scene) -> Scene:
+    """What a single picture shows of the scene: nothing moves, changes its size or passes anything."""
+    things = tuple(replace(thing, direction=None, speed=None) for thing in scene.things)
+    return replace(scene, things=things, relation=None if scene.relation in PASSING else scene.relation)
+
+
 def forget(scene: Scene, rng: np.random.Generator, keep: float = 0.6) -> Scene:
-    """The scene with each optional thing said only with probability `keep`, as people write prompts."""
+    """The scene with each optional thing said only with probability `keep`, as people write prompts.
+
+    That things pass each other is always said.
+    """
     things = []
     for thing in scene.things:
         size = thing.size if rng.random() < keep else None
         direction = thing.direction if rng.random() < (1 + keep) / 2 else None
         speed = thing.speed if direction is not None and rng.random() < keep else None
         things.append(replace(thing, size=size, direction=direction, speed=speed))
-    relation = scene.relation if rng.random() < (1 + keep) / 2 else None
-    return Scene(tuple(things), relation, scene.background if rng.random() < keep else None)
+    said = rng.random() < (1 + keep) / 2 or scene.relation in PASSING
+    return Scene(tuple(things), scene.relation if said else None, scene.background if rng.random() < keep else None)
 
 
 def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
-    """A complete scene that `render` has room for. `things`: 1, 2, or None for one of them at random."""
-    count = things or (1 if rng.random() < 0.7 else 2)
+    """A complete scene that `render` has room for. `things`: 1 to 3, or None for one of them at random."""
+    count = things or int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
     while True:
         colours = rng.permutation(list(COLOURS))[:count]
-        scene = complete(Scene(tuple(Thing(str(c), _pick(rng, SHAPES)) for c in colours)), rng)
-        if _paths(scene, rng, CANVAS, CANVAS, FRAMES, tries=50) is not None:
+        relation = _pick(rng, PASSING) if count > 1 and rng.random() < 0.2 else None
+        scene = complete(Scene(tuple(Thing(str(c), _pick(rng, SHAPES)) for c in colours), relation), rng)
+        if _paths(scene, rng, CANVAS, CANVAS, FRAMES, tries=200, least=2) is not None:
             return scene
 
 
+def sizes(thing: Thing, frames: int = FRAMES) -> np.ndarray:
+    """A complete thing's size by frame, (frames,), pixels on a canvas of 64."""
+    assert thing.size
+    change = CHANGES.get(thing.direction or "", 0.0) * GROWTH
+    way = np.linspace(-1, 1, frames) if frames > 1 else np.zeros(1)
+    return SIZES[thing.size] * (1 + change * way)
+
+
 def _paths(
-    scene: Scene, rng: np.random.Generator, height: int, width: int, frames: int, tries: int = 2000
+    scene: Scene, rng: np.random.Generator, height: int, width: int, frames: int, tries: int = 2000, least: int = 1
 ) -> np.ndarray | None:
-    """Centres (things, frames, 2) of a complete scene that stay inside, apart and in their relation; or None."""
+    """Centres (things, frames, 2) of a complete scene that stay inside and stand as they should; None where fewer than
+    `least` of `tries` do."""
     scale = min(height, width) / CANVAS
     time = np.arange(frames)
-    low, high, moves, sizes = [], [], [], []
+    low, high, moves, reaches = [], [], [], []
     for thing in scene.things:
-        assert thing.size and thing.direction
-        size = SIZES[thing.size] * scale
-        velocity = np.array(DIRECTIONS[thing.direction]) * (SPEEDS[thing.speed] if thing.speed else 0.0) * scale
-        left, right, up, down = (size * r + MARGIN * scale for r in reach(thing.shape))
+        assert thing.direction
+        radius = sizes(thing, frames) * scale
+        speed = SPEEDS[thing.speed] if thing.speed else 0.0
+        velocity = np.array(DIRECTIONS.get(thing.direction, (0, 0))) * speed * scale
+        left, right, up, down = (radius.max() * r + MARGIN * scale for r in reach(thing.shape))
         travel = velocity * (frames - 1)
         low.append(np.array([left, up]) - np.minimum(travel, 0))
         high.append(np.array([width - right, height - down]) - np.maximum(travel, 0))
         moves.append(velocity)
-        sizes.append(size)
+        reaches.append(radius[:, None] * np.array(reach(thing.shape)))
     if any((h < lo).any() for lo, h in zip(low, high, strict=True)):
         return None
     if len(scene.things) == 1:
@@ -166,14 +205,38 @@ def _paths(
         )
     starts = np.stack([lo + rng.random((tries, 2)) * (h - lo) for lo, h in zip(low, high, strict=True)], 1)
     paths = starts[:, :, None, :] + np.array(moves)[None, :, None, :] * time[None, None, :, None]
-    if len(scene.things) == 1:
-        return paths[0]
-    assert scene.relation
-    axis = np.array(RELATIONS[scene.relation])
-    ahead = ((paths[:, 0] - paths[:, 1]) * axis).sum(-1)
-    room = (sizes[0] + sizes[1]) * 1.15 + MARGIN * scale
-    good = np.flatnonzero((ahead >= room).all(1))
-    return paths[good[0]] if len(good) else None
+    good = np.full(tries, True)
+    for j in range(len(scene.things)):
+        for i in range(j):
+            sides = _beside(paths[:, j] - paths[:, i], reaches[i], reaches[j], GAP * scale)
+            apart = np.any(list(sides.values()), axis=0)
+            if (i, j) != (0, 1):
+                good &= apart.all(1)
+            elif scene.relation in PASSING:
+                distance = np.linalg.norm(paths[:, 1] - paths[:, 0], axis=-1)
+                close = CLOSE * (reaches[0].min(1) + reaches[1].min(1))
+                good &= ((distance <= close).sum(1) >= MEETING) & (apart.sum(1) >= CLEAR)
+            else:
+                assert scene.relation
+                good &= sides[scene.relation].all(1)
+    which = np.flatnonzero(good)
+    return paths[which[0]] if len(which) >= least else None
+
+
+def _beside(offset: np.ndarray, first: np.ndarray, second: np.ndarray, gap: float) -> dict[str, np.ndarray]:
+    """By relation: whether the first thing stands so to the second, with a gap between them.
+
+    Args:
+        offset: from the first's centre to the second's, (..., frames, 2).
+        first, second: how far they reach (left, right, up, down), (frames, 4).
+    """
+    x, y = offset[..., 0], offset[..., 1]
+    return {
+        "above": y >= first[:, 3] + second[:, 2] + gap,
+        "below": -y >= first[:, 2] + second[:, 3] + gap,
+        "to the left of": x >= first[:, 1] + second[:, 0] + gap,
+        "to the right of": -x >= first[:, 0] + second[:, 1] + gap,
+    }
 
 
 def _placed(
@@ -222,10 +285,12 @@ def render(
     x, y = grid(height, width)
     assert full.background
     video = np.full((frames, height, width, 3), BACKGROUNDS[full.background], dtype=np.float32)
-    for thing, path in zip(full.things, paths, strict=True):
+    drawn = list(zip(full.things, paths, strict=True))
+    if PASSING.get(full.relation or ""):
+        drawn.reverse()
+    for thing, path in drawn:
         dx, dy = x[None] - path[:, 0, None, None], y[None] - path[:, 1, None, None]
-        assert thing.size
-        size = SIZES[thing.size] * scale
+        size = sizes(thing, frames)[:, None, None] * scale
         cover = coverage(thing.shape, dx, dy, size)
         if hole:
             cover = cover - coverage(thing.shape, dx, dy, hole * size)

@@ -1,0 +1,157 @@
+"""The tables of a bench: means with intervals, a column a row of the bench, and W2SD against its rivals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..columns import Column
+from ..eval.verdicts import LEVEL, Comparison, Values, compare, decide, mean
+from .grammar import parse
+
+NUMBERS = {"one": 1, "two": 2, "three": 3}
+OURS = ("w2sd", "w2sd-tuned")
+RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "auto-guidance", "best-of-3")
+
+
+def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:
+    """A column's values by prompt and seed; NaN where a video has none.
+
+    `right (two objects)` is `right` of the prompts that have two.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for n, row in made.items():
+        name = column.name
+        if name.startswith("right ("):
+            things = NUMBERS[name.removeprefix("right (").split()[0]]
+            name = "right" if len(parse(row["prompt"]).things) == things else ""
+        value = row["scores"].get(name)
+        values.setdefault(row["prompt"], {})[str(n)] = math.nan if value is None else float(value)
+    return values
+
+
+def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
+    """Of rows: by method and column the mean and interval, and its paired comparison with `strong`; under the name
+    `against` W2SD's comparisons with its rivals. Rows that settings were tuned on are left out."""
+    by_method: dict[str, dict[int, dict]] = {}
+    for row in found:
+        if not row.get("tuning"):
+            by_method.setdefault(row["method"], {})[row["n"]] = row
+    others = [name for name in by_method if name not in ("strong", "rendered")]
+    decided = _compared(by_method, [("strong", name) for name in others], columns)
+    summary: dict[str, Any] = {}
+    for name, made in by_method.items():
+        first = made[min(made)]
+        summary[name] = {
+            "samples": len(made),
+            "prompts": len({row["prompt"] for row in made.values()}),
+            "evaluations": first["evaluations"],
+            "seconds": float(np.mean([row["seconds"] for row in made.values()])),
+            "columns": {c.name: mean(c, _values(made, c)) for c in columns},
+        }
+        if against := {c.column: c for c in decided if c.group == name}:
+            summary[name]["against strong"] = against
+    return summary
+
+
+def rivalry(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
+    """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
+    its own."""
+    by_method: dict[str, dict[int, dict]] = {}
+    for row in found:
+        if not row.get("tuning"):
+            by_method.setdefault(row["method"], {})[row["n"]] = row
+    return _compared(by_method, [(rival, ours) for ours in OURS for rival in RIVALS], columns)
+
+
+def _compared(
+    by_method: Mapping[str, dict[int, dict]], against: Sequence[tuple[str, str]], columns: Sequence[Column]
+) -> list[Comparison]:
+    """Comparisons (base, group) of what is there, decided together."""
+    found = []
+    for base, group in against:
+        if base in by_method and group in by_method:
+            both = by_method[base], by_method[group]
+            each = (compare(c, base, group, *(_values(made, c) for made in both)) for c in columns)
+            found += [comparison for comparison in each if comparison]
+    return decide(found, {c.name: c for c in columns})
+
+
+def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:
+    """The summary as a Markdown table, and what its marks mean: a row a measure, a column a method.
+
+    A figure is bold where it is better than plain strong sampling's, in italics where it is worse, and marked by ≠
+    where it differs and neither side is better.
+    """
+    names = [n for n in labels if n in summary]
+    marks = {"better": "**{}**", "worse": "*{}*", "differs": "{} ≠", "": "{}"}
+    lines = ["| | " + " | ".join(labels[n] for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    counts = [f"{summary[n]['samples']} of {summary[n]['prompts']}" for n in names]
+    lines.append("| samples, of prompts | " + " | ".join(counts) + " |")
+    lines.append("| network evaluations | " + " | ".join(str(summary[n]["evaluations"]) for n in names) + " |")
+    for column in columns:
+        means = [summary[name]["columns"][column.name] for name in names]
+        alike = len({each.counted for each in means}) == 1
+        cells = []
+        for name, own in zip(names, means, strict=True):
+            compared = summary[name].get("against strong", {}).get(column.name)
+            cell = own.text(3 if abs(own.mean) < 10 else 1) + ("" if alike else f" ({own.counted})")
+            cells.append(marks[compared.verdict if compared else ""].format(cell))
+        label = column.name + (f" ({means[0].counted})" if alike else "")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + _legend(summary, labels)
+
+
+def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> str:
+    """W2SD's comparisons in words, what it does not improve first: a line a rival."""
+    signs = {c.name: c.sign for c in columns}
+    lines = []
+    for base, group in dict.fromkeys((c.base, c.group) for c in compared):
+        own = [c for c in compared if (c.base, c.group) == (base, group) and signs[c.column]]
+        sorted_by = {
+            "worse in": [c for c in own if c.verdict == "worse"],
+            "not decided in": [c for c in own if c.verdict not in ("worse", "better")],
+            "better in": [c for c in own if c.verdict == "better"],
+        }
+        parts = [
+            f"{what} "
+            + ", ".join(
+                f"{c.column} ({c.difference.text(3, '+')})" if "decided" not in what else c.column for c in some
+            )
+            for what, some in sorted_by.items()
+            if some
+        ]
+        lines.append(f"- {labels[group]} against {labels[base]}: {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+def _legend(summary: dict[str, Any], labels: dict[str, str]) -> str:
+    """What the table's marks mean, and why columns have none."""
+    names = [n for n in labels if n in summary]
+    comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
+    units = sorted({each.unit for n in names for each in summary[n]["columns"].values() if each.n})
+    over = {"prompt": "prompts", "seed": "seeds of the only prompt", "video": "samples, the ten digits weighted alike"}
+    lines = [
+        f"Means with 95 % intervals over {' or '.join(over[unit] for unit in units)}, not adjusted; in parentheses how"
+        " many of the samples have a score."
+    ]
+    tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
+    if tested:
+        lines.append(
+            "**Bold**: better than strong, *italics*: worse, ≠: differs, where the p of paired samples, adjusted by"
+            f" Holm's method over all {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not"
+            " decided, which is not the same as equal."
+        )
+    if any(any(c.lost) for c in tested):
+        lines.append(
+            "Measures of an object are compared where both samples of a pair show it, and never in favour of the method"
+            " that shows it in fewer."
+        )
+    reasons: dict[str, list[str]] = {}
+    for c in comparisons:
+        if c.reason:
+            reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
+    return " ".join([*lines, *(f"No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())])
