@@ -170,8 +170,8 @@ def load(request: Request) -> dict[str, Pipeline]:
     if apart:
         assert request.weak is not None
         try:
-            motion = request.weak_motion_adapter or request.motion_adapter
-            pipelines["weak"] = _load(replace(request, motion_adapter=motion), request.weak)
+            alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
+            pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
         except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
             raise OSError(re.sub(r"^strong: ", "weak: ", str(error))) from error
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
@@ -188,6 +188,13 @@ def load(request: Request) -> dict[str, Pipeline]:
         pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
         pipe.set_progress_bar_config(disable=True)
     return pipelines
+
+
+def _shared_vae(request: Request) -> str | None:
+    """The strong model's autoencoder, where the weak one's folder has none because both have the same."""
+    weak, strong = Path(str(request.weak)), Path(request.strong)
+    shared = weak.is_dir() and not (weak / "vae").exists() and (strong / "vae").is_dir()
+    return str(strong / "vae") if shared else None
 
 
 def _load(request: Request, strong: str, **pair: Any) -> Pipeline:

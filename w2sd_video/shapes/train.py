@@ -124,8 +124,9 @@ Made by this project, from videos that it renders itself, with
     {command}
 
 16 frames of 64x64 pixels, prompts in a small grammar (`w2sd-video shapes words`). `base` is the weak model: trained
-broadly and briefly on captions that are wrong here and there. `tuned` is the strong one: fine-tuned from base, text
-encoders too, on right ones. `motion` is the motion module of both. Half precision; load in float32 on a CPU.
+on captions that give attributes to the wrong object here and there. `tuned` is the strong one: fine-tuned from base,
+text encoders too, on right ones. It holds the autoencoder of both, and `motion` is the motion module of both. Half
+precision; load in float32 on a CPU.
 
 | stage | steps | loss | minutes |
 |---|---|---|---|
@@ -291,6 +292,7 @@ class Trainer:
                 self._load(name).to("cpu", torch.float16).save_pretrained(staged["weights"] / name)
                 for tokens in ("tokenizer", "tokenizer_2"):  # as vocab.json and merges.txt too, like SDXL's own
                     shutil.copytree(HERE / tokens, staged["weights"] / name / tokens, dirs_exist_ok=True)
+            shutil.rmtree(staged["weights"] / "base" / "vae")  # both have one autoencoder, which `tuned` holds
             motion = MotionAdapter.from_pretrained(self.folder / "motion", torch_dtype=torch.float16)
             motion.save_pretrained(staged["weights"] / "motion")
             (staged["weights"] / "README.md").write_text(self._card(command))
