@@ -34,6 +34,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "re-sampling": ("Re-Sampling", {"method": "re_sampling"}),
     "advanced-re-sampling": ("Advanced Re-Sampling", {"method": "advanced_re_sampling"}),
     "auto-guidance": ("Auto-guidance", {"method": "auto_guidance"}),
+    "optimistic": ("Optimistic", {"method": "optimistic"}),
     "motion-gain-0": ("W2SD, motion gain 0", {"options": {"motion_gain": 0.0}}),
     "motion-gain-2": ("W2SD, motion gain 2", {"options": {"motion_gain": 2.0}}),
 }
