@@ -120,7 +120,6 @@ class Group:
         """A new loop begins: what an earlier one left, ended by an error, does not count."""
         self._pending = None
         self._first = self._last = -1
-        self._carried = (-1, None)
         self._foreign = not self.running()
 
     def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
