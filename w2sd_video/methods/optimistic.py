@@ -32,7 +32,8 @@ class Optimistic(W2SD):
 
     A reflected step at guidance 3 (final, strong) and 1 (weak) takes 3 network evaluations; W2SD takes 5, auto-guidance
     3, a plain step 2. A step that reflects after one that did not (`interval`) is W2SD's, at its price: there is no
-    Delta_last.
+    Delta_last. From a level of pure noise, alpha = 0, nothing is carried, since a difference of eps is 0 there: flow
+    networks and zero terminal SNR take Delta_last = 0 in the first two steps.
 
     The settings are W2SD's. Gains and cap act on Delta before it is used and before it is carried;
     `inversion_noise` is added to x~_t, both where the strong arm is evaluated and where the step begins. A multistep
@@ -54,7 +55,7 @@ class Optimistic(W2SD):
 
 
 def _difference(step: Step, d: Tensor) -> Tensor:
-    """Delta of a displacement (B, …), as a difference of eps. It is 0 at alpha = 0, where eps says nothing about z."""
+    """Delta of a displacement (B, …), as a difference of eps. It is 0 at alpha = 0."""
     delta = (step.forward.a / step.forward.b) * d
     return convert(delta, torch.zeros_like(d), step.level, step.prediction, "epsilon")
 
