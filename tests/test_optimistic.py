@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import test_w2sd
 import tiny
 import torch
 from diffusers import (
@@ -20,11 +21,12 @@ from diffusers.callbacks import SDXLCFGCutoffCallback
 from families import FAMILIES, Literal
 from test_attaching import rescaled
 from test_families import close, generator
+from test_w2sd import At, mixture
 from torch import Tensor, nn
 
 from w2sd_video.hook import DenoiserHook, Group, apply_reflection, attached, stepping
-from w2sd_video.levels import Step
-from w2sd_video.methods import Answer, Method, Optimistic
+from w2sd_video.levels import Step, read_step
+from w2sd_video.methods import W2SD, Answer, AutoGuidance, Method, Optimistic
 
 VIDEO, IMAGE, CLASSES = FAMILIES[1], FAMILIES[2], FAMILIES[7]
 STEPS = 5  # of 1000 timesteps, so that DDIM's stride is the distance of its timesteps
@@ -198,6 +200,31 @@ def test_the_scheduler_steps_from_the_newest_displacement_with_the_prediction_al
     assert close(
         sampled(scheduler, Optimistic(), draw(4, 5), **drawn)[0], theirs, 1e-5 if name == "multistep" else 1e-10
     )
+
+
+def test_it_is_nearer_to_w2sd_than_auto_guidance_where_the_models_are_known():
+    """2-D mixtures, of which the weak one has hardly the first mode: median distance to literal W2SD's samples."""
+    means = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [-2.0, 2.0], [2.0, 2.0]], dtype=torch.float64)
+    shares = ([0.1, 0.3, 0.3, 0.3], [0.02, 0.32, 0.33, 0.33])
+    strong, weak = (
+        mixture(means, std, torch.tensor(share, dtype=torch.float64))
+        for std, share in zip((0.4, 0.7), shares, strict=True)
+    )
+
+    def samples(method: Method) -> Tensor:
+        scheduler, x, carried = test_w2sd.ddim(25), test_w2sd.draw(500, 2), None
+        for i, t in enumerate(scheduler.timesteps):
+            step = replace(read_step(scheduler, t), index=i, carried=carried)
+            good, bad = At(strong, step.level), At(weak, step.level)
+            answer = method(x, step, good, bad, list) if i < 24 else Answer(good.denoise(x))
+            carried = answer.carry
+            p = answer.p[0] if answer.e is None else answer.p[0] + answer.e
+            x = scheduler.step(p, t, x if answer.d is None else x + answer.d).prev_sample
+        return x
+
+    expected = samples(W2SD())
+    near, far = ((samples(m) - expected).norm(dim=1).median() for m in (Optimistic(), AutoGuidance()))
+    assert near < 0.25 * far
 
 
 # Through pipelines
