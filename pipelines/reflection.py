@@ -228,8 +228,9 @@ class Reflection(DiffusionPipeline):
         method that holds for `guidance_scale` as well, where the stock pipeline takes everything up to 1 as 1.
 
         Args:
-            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "weak"; or a
-                `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
+            method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "optimistic",
+                "weak"; or a `methods.Method` with its settings, guidance too; or None for the stock pipeline's own
+                sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
@@ -238,7 +239,8 @@ class Reflection(DiffusionPipeline):
             interval: noise levels sigma, low and high, in [0, 1]: only steps from a level between them reflect.
             convention: "exact", or "published" for the level that the published code inverts to; see
                 `levels.read_step`.
-            inversion, inversion_noise, still_gain, motion_gain, cap: of W2SD, S2WD and Z-Sampling; see `methods.W2SD`.
+            inversion, inversion_noise, still_gain, motion_gain, cap: of W2SD, S2WD, Z-Sampling and optimistic
+                reflection; see `methods.W2SD`.
             adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.

@@ -123,6 +123,11 @@ EVALUATIONS = [
     ({"inversion": 2}, 7, 2),
     ({"inversion": "x_t"}, 5, 2),
     ({"guidance_scale": 0.0}, 3, 1),
+    ({"method": "optimistic"}, 3, 2),
+    ({"method": "optimistic", "guidance_scale": 1.0, "strong_guidance_scale": 3.0}, 3, 1),
+    ({"method": "optimistic", "strong_guidance_scale": 1.0}, 3, 2),
+    ({"method": "optimistic", "guidance_scale": 1.0, "strong_guidance_scale": 1.0}, 2, 1),
+    ({"method": "optimistic", "weak_guidance_scale": 0.0, "inversion": 2}, 5, 2),
     ({"method": None}, 2, 2),
     ({"method": None, "guidance_scale": 1.0}, 1, 1),
 ]

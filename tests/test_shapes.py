@@ -603,3 +603,23 @@ def test_every_other_method_has_a_row(tmp_path):
     assert set(METHODS) - {"w2sd", "weak"} == {row.says.get("method") for row in bench.OTHERS.values()} - {None}
     assert len({json.dumps(row["scores"]) for row in made.values()}) == len(made)
     assert {row["arguments"]["num_frames"] for row in made.values()} == {2}
+
+
+@pytest.mark.slow
+def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance():
+    """At T = 15 and guidance 3 and 1: pixels of six videos, from the same prompts and seeds."""
+    asked = bench.preset("shapes")
+    pipelines = bench.load(bench.Request.of(grammar.prompts(1)[0], 0, asked))
+    distances: dict[str, list[float]] = {}
+    for n, prompt in enumerate(grammar.prompts(6)):
+        videos = {}
+        for name, row in {"w2sd": bench.Row("W2SD"), **bench.OTHERS}.items():
+            if name in ("w2sd", "auto-guidance", "optimistic"):
+                request = bench.Request.of(prompt, n, asked, **row.says)
+                videos[name], counted = bench.sample(pipelines["w2sd"], request, "w2sd")
+                assert counted["total"] == (72 if name == "w2sd" else 44)
+        for name in ("auto-guidance", "optimistic"):
+            difference = videos[name].astype(float) - videos["w2sd"]
+            distances.setdefault(name, []).append(float(np.sqrt((difference**2).mean())))
+    assert np.mean(distances["optimistic"]) < 0.5 * np.mean(distances["auto-guidance"]), distances
+    assert np.median(distances["optimistic"]) < 5

@@ -168,6 +168,8 @@ class Step:
     forward: FirstOrder
     inverse: FirstOrder
     scale: float = 1.0  # the scheduler's sample, over what the network sees of it
+    index: int = 0  # its place in the loop, 0 is the noisiest
+    carried: Any = None  # the `carry` of the method's answer to the step before; None: there was none
 
     @property
     def stays(self) -> bool:

@@ -346,7 +346,7 @@ class Settings(Pair):
     method: Annotated[
         Annotated[str, Field(max_length=100)],
         Setting(
-            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling or auto_guidance.",
+            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling, auto_guidance or optimistic.",
             ("--method",),
             METHOD,
         ),

@@ -15,7 +15,7 @@ picture, as in inpainting) are held as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -114,6 +114,7 @@ class Group:
         self.evaluations = Evaluations()
         self._pending: Pending | None = None
         self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
+        self._carried: tuple[int, Any] = (-1, None)  # the last step's place in the loop, and what its answer carries
 
     def restart(self) -> None:
         """A new loop begins: what an earlier one left, ended by an error, does not count."""
@@ -188,6 +189,8 @@ class Group:
                 control_scale=self.weak_control_scale,
                 **common,
             )
+            before, carried = self._carried
+            step = replace(step, index=index, carried=carried if before == index - 1 else None)
             answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
             if not isinstance(answer, Answer):
                 raise TypeError(f"{type(self.method).__name__} returns a {type(answer).__name__}, not an `Answer`.")
@@ -197,6 +200,7 @@ class Group:
         for name, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
             if tensor is not None:
                 check_finite(tensor, f"the method's {name} at {where}")
+        self._carried = (index, answer.carry)
         p = answer.p.to(x.dtype)
         self._pending = Pending(step, where, x_t, answer, p, doubled)
         if doubled:

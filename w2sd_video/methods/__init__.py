@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from .auto_guidance import AutoGuidance
 from .method import Answer, Method
+from .optimistic import Optimistic
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
 from .w2sd import W2SD, w2sd
@@ -21,6 +22,7 @@ __all__ = [
     "Answer",
     "AutoGuidance",
     "Method",
+    "Optimistic",
     "ReSampling",
     "Weak",
     "ZSampling",
@@ -34,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "re_sampling": ReSampling,
     "advanced_re_sampling": AdvancedReSampling,
     "auto_guidance": AutoGuidance,
+    "optimistic": Optimistic,
     "weak": Weak,
 }
 # What can be set of the methods beside the arms' guidance, with the defaults; not each takes all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -39,11 +39,14 @@ class Answer:
         p: (k, B, …), the arm's prediction at x~_t, as of `Arm.denoise`.
         d: (B, …), the displacement x~_t - x_t, in the network's input space. None: 0.
         e: (B, …), what is added to the mixed prediction. None: 0.
+        carry: what the method needs at the next step, where it is `Step.carried`. Nothing is carried over a step that
+            does not reflect, nor from one loop to another (a second call, the next pass of FreeInit).
     """
 
     p: Tensor
     d: Tensor | None = None
     e: Tensor | None = None
+    carry: Any = None
 
 
 @dataclass(frozen=True)

@@ -121,15 +121,16 @@ class W2SD(Method):
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:
             return Answer(strong.denoise(x_t))
-        return displaced(x_t, strong, self._changed(step, noise, *self._reflection(x_t, step, strong, weak)))
+        return displaced(x_t, strong, self._displacement(x_t, step, strong, weak) + self._error(noise))
 
     def _reflection(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> tuple[Tensor, Tensor]:
         """The displacement d, and the strong arm's prediction in the reflection."""
         d, p_s, _ = reflection(x_t, step, strong, weak, self.inversion)
         return d, p_s
 
-    def _changed(self, step: Step, noise: Noise, d: Tensor, p: Tensor) -> Tensor:
-        """d with the gains, the cap and the noise."""
+    def _displacement(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> Tensor:
+        """d with the gains and the cap."""
+        d, p = self._reflection(x_t, step, strong, weak)
         if (self.still_gain, self.motion_gain) != (1, 1):
             still = d.mean(2, keepdim=True)
             d = self.still_gain * still + self.motion_gain * (d - still)
@@ -137,6 +138,8 @@ class W2SD(Method):
             norms = [each.flatten(1).norm(dim=1) for each in (d, p)]
             most = self.cap * abs(step.forward.b / step.forward.a) * norms[1]
             d = d * (most / norms[0].clamp(min=1e-30)).clamp(max=1).reshape(-1, *[1] * (d.ndim - 1))
-        if self.inversion_noise:
-            d = d + self.inversion_noise * noise()
         return d
+
+    def _error(self, noise: Noise) -> Tensor | float:
+        """The noise that is added to x~_t."""
+        return self.inversion_noise * noise() if self.inversion_noise else 0.0

@@ -55,6 +55,7 @@ OTHERS = {
     "re-sampling": Row("Re-Sampling", {"method": "re_sampling"}),
     "advanced-re-sampling": Row("Advanced Re-Sampling", {"method": "advanced_re_sampling"}),
     "auto-guidance": Row("Auto-guidance", {"method": "auto_guidance"}),
+    "optimistic": Row("Optimistic W2SD", {"method": "optimistic"}),
     "motion-gain-0": Row("W2SD, motion gain 0", {"options": {"motion_gain": 0.0}}),
     "motion-gain-2": Row("W2SD, motion gain 2", {"options": {"motion_gain": 2.0}}),
 }
