@@ -104,8 +104,8 @@ CHECKPOINT_EVERY = 200
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
-# The share of the autoencoder's steps that see crops around the things; the last see whole frames.
-CROPPED = 0.75
+# The share of the autoencoder's steps that see crops around the things; the others see whole frames.
+CROPPED = 0.3
 # From this timestep up, there is more to learn: see `noisy_share`.
 NOISY = 700
 # In the last frames of a video a direction has become a place. The image stage sees these.
