@@ -137,6 +137,7 @@ def _generate(
                     for each, _ in outputs:
                         if each.request.models == request.models:
                             _class(next(iter(pipelines.values())), each.request.prompt)
+            _check_words(request, pipelines)
             cut = cut_off(request, pipelines)
             for note in notes(request, cut, pipelines):
                 if note not in said:
@@ -290,11 +291,10 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
     if request.family == "dit-moe":
         call["class_labels"] = [_class(pipe, request.prompt)]
     else:
-        call |= {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        call |= {"prompt": request.text("prompt"), "negative_prompt": request.negative_prompt}
         if alone:
-            for name in ("prompt", "negative_prompt"):
-                if (own := getattr(request, f"weak_{name}")) is not None:
-                    call[name] = own
+            weak = {"prompt": request.text("weak_prompt"), "negative_prompt": request.weak_negative_prompt}
+            call |= {name: own for name, own in weak.items() if own is not None}
     if request.controlnet is not None:
         size = (request.width, request.height)
         shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
@@ -309,7 +309,7 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
 def weak_arm(request: Request) -> dict[str, Any]:
     """The arguments of a pair's call that say what the weak arm is."""
     call: dict[str, Any] = {
-        "weak_prompt": request.weak_prompt,
+        "weak_prompt": request.text("weak_prompt"),
         "weak_negative_prompt": request.weak_negative_prompt,
         "weak_motion_scale": request.weak_motion_scale,
         "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
@@ -342,6 +342,15 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
         "convention": request.convention,
         **request.options,
     }
+
+
+def _check_words(request: Request, pipelines: Mapping[str, Pipeline]) -> None:
+    """Refuses words of a grammar that a model was not trained on: its tokenizer has one token for each that it was."""
+    for pipe in pipelines.values() if request.grammar else ():
+        for name in ("prompt", "weak_prompt"):
+            for word in (request.text(name) or "").split():
+                if len(pipe.tokenizer(word, add_special_tokens=False).input_ids) != 1:
+                    raise Refused(name, word, "give words that this model was trained on")
 
 
 def cut_off(request: Request, pipelines: Mapping[str, Pipeline]) -> dict[str, str]:

@@ -186,6 +186,14 @@ class Request(Settings):
                 way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
                 raise ValueError(f"{name}: {said}\n{way}") from None
 
+    def text(self, name: str) -> str | None:
+        """A prompt (`prompt`, `weak_prompt`) as the models read it: in the words of the grammar, where there is one."""
+        text = getattr(self, name)
+        if text is None or not self.grammar:
+            return text
+        grammar = import_module(f"w2sd_video.{self.grammar}.grammar")
+        return grammar.describe(grammar.parse(text))
+
     @property
     def stem(self) -> str:
         """The name of the output files, without suffix: the prompt's words, the seed, the method, the variant.

@@ -18,8 +18,11 @@ from .grammar import describe, parse, prompts, refine
 from .judge import filled, judge, read
 from .world import COLOURS, HOLE, Scene, complete, edges, grid, render, still
 
-_RIGHT, *_OTHERS = SHAPES
-COLUMNS = (*(replace(_RIGHT, name=f"right ({n})") for n in ("one object", "two objects", "three objects")), *_OTHERS)
+_RIGHT, *_OTHERS = (replace(column, primary=column.name == "right") for column in SHAPES)
+COLUMNS = (
+    *(replace(_RIGHT, name=f"right ({n})") for n in ("one object", "two objects", "three objects")),
+    *(replace(c, primary=c.name in ("form", "background_instability", "jerk")) for c in _OTHERS),
+)
 # Of a picture's things, what there is to see of them; and what a picture of a given size, in percent, has clipped.
 SEEN = tuple(
     column
