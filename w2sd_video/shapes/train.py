@@ -187,7 +187,9 @@ def noisy_share(stage: str, step: int, steps: int) -> float:
     """
     if stage == "tuned":
         return 0.0
-    return 1.0 if stage == "video" and 3 * (step + 1) <= steps else 0.5
+    if stage == "video":
+        return 1.0 if 3 * (step + 1) <= steps else 0.5
+    return 0.5 if 2 * (step + 1) <= steps else 0.25
 
 
 def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
