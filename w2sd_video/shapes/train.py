@@ -45,6 +45,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from pydantic import Field
 from rich.progress import Progress, track
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from ..documents import read_text
@@ -362,7 +363,13 @@ class Trainer:
 
     @torch.no_grad()
     def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
-        """All training videos as scaled latents, (videos, frames, channels, height, width), float16."""
+        """All training videos as scaled latents, (videos, frames, channels, height, width), float16.
+
+        Where stages go on from each other they have one autoencoder, and the latents are kept in the folder.
+        """
+        kept = self.folder / "latents.safetensors" if self.each_goes_on else None
+        if self._latents is None and kept is not None and kept.exists():
+            self._latents = load_file(kept)["latents"]
         if self._latents is None:
             out = []
             with self._autocast():
@@ -370,6 +377,9 @@ class Trainer:
                     x = self._pixels(torch.as_tensor(video))
                     out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half().cpu())
             self._latents = torch.stack(out)
+            if kept is not None:
+                with whole({"latents": kept}) as staged:
+                    save_file({"latents": self._latents}, staged["latents"])
         return self._latents
 
     def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
