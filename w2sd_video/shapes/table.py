@@ -33,13 +33,18 @@ def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:
     return values
 
 
-def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
-    """Of rows: by method and column the mean and interval, and its paired comparison with `strong`; under the name
-    `against` W2SD's comparisons with its rivals. Rows that settings were tuned on are left out."""
-    by_method: dict[str, dict[int, dict]] = {}
+def _by_method(found: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Rows by method and number, without those that settings were tuned on."""
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for row in found:
         if not row.get("tuning"):
             by_method.setdefault(row["method"], {})[row["n"]] = row
+    return by_method
+
+
+def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
+    """Of rows: by method and column the mean and interval, and its paired comparison with `strong`."""
+    by_method = _by_method(found)
     others = [name for name in by_method if name not in ("strong", "rendered")]
     decided = _compared(by_method, [("strong", name) for name in others], columns)
     summary: dict[str, Any] = {}
@@ -60,10 +65,7 @@ def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dic
 def rivalry(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
     """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
     its own."""
-    by_method: dict[str, dict[int, dict]] = {}
-    for row in found:
-        if not row.get("tuning"):
-            by_method.setdefault(row["method"], {})[row["n"]] = row
+    by_method = _by_method(found)
     return _compared(by_method, [(rival, ours) for ours in OURS for rival in RIVALS], columns)
 
 
