@@ -363,8 +363,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     for path in whole:
         assert all(torch.equal(whole[path][k], broken[path][k]) for k in whole[path]), path
 
+    monkeypatch.setattr(train, "HELD_OUT", 2)
     trainer.export(tmp_path / "weights", "the command")
-    assert "the command" in (tmp_path / "weights" / "README.md").read_text()
+    card = (tmp_path / "weights" / "README.md").read_text()
+    assert "the command" in card
+    assert all(f"is {trainer.held_out('base'):.4f} of `base`" in card for _ in range(2))
+    assert not (tmp_path / "weights/base/vae").exists() and (tmp_path / "weights/tuned/vae").is_dir()
     base, tuned = (
         load_file(tmp_path / "weights" / m / "unet/diffusion_pytorch_model.safetensors") for m in ("base", "tuned")
     )

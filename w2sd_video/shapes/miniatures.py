@@ -163,7 +163,7 @@ class MiniatureTrainer(Trainer):
             rng = self._rng(key, step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = rng.integers(data.shape[1], size=len(which))
-            made = self._noised(data[which, frame], which, rng, 0.25, keep=keep)
+            made = self._noised(data[which, frame], [self.scenes[n] for n in which], rng, 0.25, keep=keep)
             if shown is not None:
                 made["shown"] = torch.from_numpy(shown(which, frame, rng)).permute(0, 3, 1, 2)
                 made["kept"] = torch.from_numpy(rng.random((len(which), 1, 1)) >= UNSHOWN).float()
