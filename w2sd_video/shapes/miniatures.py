@@ -21,7 +21,7 @@ import torch
 from diffusers import ControlNetModel, MotionAdapter, StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..models.motion import motion_unet
 from ..runs import whole
@@ -111,6 +111,8 @@ class MiniatureTrainer(Trainer):
 
     def __init__(self, folder: Path, recipe: MiniatureRecipe | None = None, device: str | None = None):
         super().__init__(folder, recipe or MiniatureRecipe(), device)
+        names = ("tokenizer", "tokenizer_2")
+        self.tokenizers = tuple(CLIPTokenizer.from_pretrained(WEIGHTS / "tuned" / name) for name in names)
         self.made = self.folder / "miniatures"
         self.made.mkdir(exist_ok=True)
         self._hole = 0.0

@@ -47,6 +47,7 @@ from pydantic import Field
 from rich.progress import Progress, track
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
+from transformers import CLIPTokenizer
 
 from ..documents import read_text
 from ..errors import Refused
@@ -260,7 +261,7 @@ class Trainer:
                 f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
             )
         self.workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
-        self.tokenizers = tokenizer(), tokenizer("tokenizer_2")
+        self.tokenizers: tuple[CLIPTokenizer, ...] = (tokenizer(), tokenizer("tokenizer_2"))
         self._forget()
 
     def train(self, stages: Iterable[str] | None = None) -> None:
