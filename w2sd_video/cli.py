@@ -23,6 +23,8 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import w2sd_video
+
 from . import presets, runs, settings
 from .documents import parse_yaml, read_text, words_as_booleans
 from .errors import shown
@@ -169,6 +171,21 @@ EXITS = (
     " cannot be used; 130 and 143 interrupted."
 )
 app.info.epilog = EXITS
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"w2sd-video {w2sd_video.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of the program itself."""
 
 
 @app.command()
