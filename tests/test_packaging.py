@@ -43,6 +43,12 @@ def test_every_package_folder_is_listed():
     assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_type_checking_finds_each_mapped_folder_under_its_installed_name():
+    links = {f"w2sd_video.{link.name}": link for link in (ROOT / ".ci" / "package" / "w2sd_video").iterdir()}
+    mapped = PYPROJECT["tool"]["setuptools"]["package-dir"]
+    assert {name: link.resolve() for name, link in links.items()} == {n: ROOT / folder for n, folder in mapped.items()}
+
+
 @pytest.mark.slow
 def test_a_wheel_holds_all_code_and_all_data(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
