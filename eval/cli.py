@@ -43,7 +43,7 @@ def run(
     out: Console,
     err: Console,
     videos: list[str],
-    dimensions: str,
+    dimensions: str | list[str],
     results: Path,
     prompts: Path | None,
     weights: Path | None,

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w2sd_video.runs import whole
+from w2sd_video.verdicts import failure_value, numbers_of
 
 from . import vbench
 from .dimensions import VBENCH
 from .results import printable
-from .verdicts import failure_value, numbers_of
 
 if TYPE_CHECKING:
     from w2sd_video.columns import Column
+    from w2sd_video.verdicts import Comparison, Interval
 
     from .results import Summary
-    from .verdicts import Comparison, Interval
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }

@@ -17,12 +17,12 @@ from typing import Any
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
+from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 
 from . import vbench
 from .columns import COLUMNS
 from .dimensions import Compared
 from .evaluate import Scores
-from .verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 from .videos import Video
 
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "av", "pillow", "vbench")

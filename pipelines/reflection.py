@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -78,46 +78,52 @@ class Reflection(DiffusionPipeline):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         bases: list[Any] = [c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)]
-        stock = bases[0] if bases else None
-        if stock is None or hasattr(cls, "_stock"):  # a mixin for families; a family's subclass
+        if not bases or hasattr(cls, "_stock"):  # a mixin for families; a family's subclass
             return
-        cls._stock = stock
-        init = inspect.signature(stock.__init__)
-        cls._denoiser = "transformer" if "transformer" in init.parameters else "unet"
-        encoders = [name for name in init.parameters if name.startswith("text_encoder")]
+        stock = cls._stock = bases[0]
+        parts = inspect.signature(stock.__init__).parameters
+        cls._denoiser = "transformer" if "transformer" in parts else "unet"
+        encoders = [name for name in parts if name.startswith("text_encoder")]
         cls._weak_components = tuple(f"weak_{name}" for name in (cls._denoiser, *encoders))
         cls._optional_components = [*stock._optional_components, *cls._weak_components]
         # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is in no
         # such chain, since the two take turns within a step, and both stay.
-        order = [f"weak_{name}" for name in encoders] + [stock.model_cpu_offload_seq]
-        cls.model_cpu_offload_seq = "->".join(order)
+        cls.model_cpu_offload_seq = "->".join([*(f"weak_{name}" for name in encoders), stock.model_cpu_offload_seq])
+        cls.__init__ = cls._constructor()  # type: ignore[method-assign]
+        cls.__call__ = cls._caller()
+
+    @classmethod
+    def _constructor(cls) -> Callable[..., None]:
+        """`__init__` with the stock pipeline's parameters and the weak components', from which diffusers reads what a
+        pipeline consists of, and of which types."""
 
         def __init__(self: Any, *args: Any, **components: Any) -> None:
             self._build(*args, **components)
 
-        hints = get_type_hints(stock.__init__)
-        own = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name[5:]])
-            for name in cls._weak_components
-        ]
-        __init__.__signature__ = _with(init, own)  # type: ignore[attr-defined]
-        __init__.__annotations__ = hints | {p.name: p.annotation for p in own}
-        cls.__init__ = __init__  # type: ignore[method-assign]
+        hints = get_type_hints(cls._stock.__init__)
+        hints |= {name: hints[name.removeprefix("weak_")] for name in cls._weak_components}
+        weak = [_keyword(name, None, hints[name]) for name in cls._weak_components]
+        __init__.__signature__ = _with(inspect.signature(cls._stock.__init__), weak)  # type: ignore[attr-defined]
+        __init__.__annotations__ = hints
+        return _named(__init__, cls)
+
+    @classmethod
+    def _caller(cls) -> Callable[..., Any]:
+        """`__call__` with the parameters of the stock pipeline, those of `_generate` that apply, and the methods'."""
 
         @torch.no_grad()
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
             return Reflection._generate(self, *args, **kwargs)
 
-        call = inspect.signature(stock.__call__)
-        asked = [p for p in inspect.signature(cls._generate).parameters.values() if p.kind == p.KEYWORD_ONLY]
-        asked = [p for p in asked if _NEEDS.get(p.name, "self") in call.parameters]
-        asked += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in OPTIONS.items()
-        ]
-        __call__.__signature__ = _with(call, asked)  # type: ignore[attr-defined]
+        stock = inspect.signature(cls._stock.__call__)
+        generate, hints = inspect.signature(cls._generate).parameters.values(), get_type_hints(cls._generate)
+        own = [_keyword(p.name, p.default, hints[p.name]) for p in generate if p.kind == p.KEYWORD_ONLY]
+        own = [p for p in own if _NEEDS.get(p.name, "self") in stock.parameters]
+        types = {name: kind for method in METHODS.values() for name, kind in get_type_hints(method).items()}
+        own += [_keyword(name, default, types[name]) for name, default in OPTIONS.items()]
+        __call__.__signature__ = _with(stock, own)  # type: ignore[attr-defined]
         __call__.__doc__ = cls._generate.__doc__
-        cls.__call__ = __call__
+        return _named(__call__, cls)
 
     def _build(self, *args: Any, **components: Any) -> None:
         weak = {name: components.pop(name, None) for name in self._weak_components}
@@ -782,6 +788,16 @@ class Reflection(DiffusionPipeline):
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         self._unshare()
         super().fuse_lora(*args, **kwargs)
+
+
+def _keyword(name: str, default: Any, kind: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _named(function: Callable[..., Any], cls: type) -> Callable[..., Any]:
+    """A function as a method of a class, for `help` and tracebacks."""
+    function.__module__, function.__qualname__ = cls.__module__, f"{cls.__qualname__}.{function.__name__}"
+    return function
 
 
 def _with(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:

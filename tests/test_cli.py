@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from w2sd_video.eval.evaluate import evaluate
 
-from w2sd_video import check_pair, cli, presets, runs, settings
+from w2sd_video import check_pair, cli, presets, runs, settings, terminal
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"
@@ -423,7 +423,7 @@ HELPS = ("generate", "eval", "shapes train")
 
 def test_every_option_in_a_message_is_one_that_there_is():
     options = {option for name in HELPS for option in re.findall(r"--[a-z-]+", run(*name.split(), "--help"))}
-    messages = [*cli.OPTIONS.values(), *map(settings.option, settings.names())]
+    messages = [*terminal.OPTIONS.values(), *map(settings.option, settings.names())]
     assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
     known = {
         *inspect.signature(evaluate).parameters,
@@ -436,7 +436,7 @@ def test_every_option_in_a_message_is_one_that_there_is():
         "lora",
         "image_encoder",
     }
-    assert set(cli.OPTIONS) <= known
+    assert set(terminal.OPTIONS) <= known
 
 
 def test_overwriting_leaves_no_file_of_the_former_video(small):

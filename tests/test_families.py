@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError
+from w2sd_video.methods import Method
 from w2sd_video.models.bases import SDXL
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
@@ -791,3 +793,15 @@ def test_switching_a_lora_at_sdxls_size_takes_under_two_percent_of_the_fastest_s
             pass
         times.append(time.perf_counter() - began)
     assert min(times) < 0.02 * 0.05
+
+
+@each_family
+def test_the_call_gives_every_argument_with_its_type(family):
+    signature = inspect.signature(family.cls.__call__)
+    named = [p for name, p in signature.parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD]
+    assert not [p.name for p in named if p.annotation is p.empty or isinstance(p.annotation, str)]
+    assert signature.parameters["cap"].annotation == float | None
+    assert signature.parameters["method"].annotation == str | Method | None
+    assert family.cls.__call__.__qualname__ == f"{family.name}.__call__"
+    helped = pydoc.render_doc(family.cls.__call__, renderer=pydoc.plaintext)
+    assert "reflection_steps: int | None = None" in helped and "weak_guidance_scale: guidance of" in helped

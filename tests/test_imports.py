@@ -1,4 +1,4 @@
-"""Imports go one way: core <- pipelines <- command line; `eval` reads files; few files know diffusers."""
+"""Imports go one way, from the command line down to the errors, and without circles; few files know diffusers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import resource
 import subprocess
 import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,18 +20,30 @@ FILES = {
     for room, folder in ROOMS.items()
     for path in sorted(folder.rglob("*.py"))
 }
-TOP = tuple(f"w2sd_video.{name}" for name in ("cli", "generate", "doctor", "check_pair", "shapes"))
-# Who may know diffusers: the hook, what loads and makes networks, the pipelines, and the top.
+# From the ground up. A file imports from its own floor and those below; see `floor`.
+FLOORS = (
+    "columns documents errors hashing prompts statistics validation verdicts",
+    "levels presets provenance settings terminal",
+    "methods",
+    "alignment arms hook",
+    "dit_moe loading models motion",
+    "pipelines",
+    "generate refine runs video",
+    "eval shapes",
+    "check_pair doctor",
+    "__main__ cli",
+)
+# Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.
+LOAD_DIFFUSERS = tuple(
+    f"w2sd_video.{name}"
+    for name in (
+        "arms dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.train"
+    ).split()
+)
+# Who else may know it, within functions.
 KNOW_DIFFUSERS = (
-    "w2sd_video.arms",
-    "w2sd_video.dit_moe",
-    "w2sd_video.hook",
-    "w2sd_video.loading",
-    "w2sd_video.models",
-    "w2sd_video.motion",
-    "w2sd_video.pipelines",
-    "w2sd_video.refine",
-    *TOP,
+    *LOAD_DIFFUSERS,
+    *(f"w2sd_video.{name}" for name in ("generate", "refine", "shapes.digits", "terminal")),
 )
 
 
@@ -37,51 +51,105 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
     return any(name == room or name.startswith(room + ".") for room in rooms)
 
 
-def imports(module: str) -> set[str]:
-    """All that a file imports at run time, within functions too; not what is for type checkers only."""
+def floor(module: str) -> int:
+    """The number of a file's floor. The package's own file is the ground: it imports nothing before a name is used."""
+    room = module.split(".")[1:2]
+    return FLOORS.index(next(floor for floor in FLOORS if room[0] in floor.split())) if room else 0
+
+
+class Imports(ast.NodeVisitor):
+    """What a file imports, `at_start` outside of functions; not what is for type checkers only."""
+
+    def __init__(self, package: str) -> None:
+        self.package, self.depth = package, 0
+        self.everywhere: set[str] = set()
+        self.at_start: set[str] = set()
+
+    def add(self, names: set[str]) -> None:
+        self.everywhere |= names
+        if not self.depth:
+            self.at_start |= names
+
+    def visit_If(self, node: ast.If) -> None:
+        for each in node.orelse if "TYPE_CHECKING" in ast.dump(node.test) else [*node.body, *node.orelse]:
+            self.visit(each)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.depth += 1
+        self.generic_visit(node)
+        self.depth -= 1
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.add({alias.name for alias in node.names})
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            above = self.package.split(".")[: self.package.count(".") + 2 - node.level]
+            base = ".".join([*above, *([base] if base else [])])
+        self.add({base, *(f"{base}.{alias.name}" for alias in node.names)})
+
+
+@cache
+def imports(module: str) -> Imports:
     path = FILES[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: package.count(".") + 2 - node.level]
-                base = ".".join([*above, *([base] if base else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return found
+    seen = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0])
+    seen.visit(ast.parse(path.read_text(encoding="utf-8")))
+    return seen
+
+
+def loaded(module: str) -> dict[str, str]:
+    """All that an import of a file loads, and the file of ours that asks for it."""
+    by: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        parents = {name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)}
+        for each in imports(name).at_start | parents:
+            if each not in by:
+                by[each] = name
+                waiting += [each] if each in FILES else []
+    return by
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_imports_go_one_way(module):
-    found = imports(module)
-    if inside(module, ("w2sd_video.eval", "w2sd_video.prompts")):
-        forbidden = ("w2sd_video.pipelines", *TOP[:4])
-    elif inside(module, ("w2sd_video.pipelines",)):
-        forbidden = ("w2sd_video.eval", *TOP)
-    elif inside(module, TOP):
-        forbidden = ()
-    else:
-        forbidden = ("w2sd_video.pipelines", "w2sd_video.eval", *TOP)
-    assert not {name for name in found if inside(name, forbidden)}
+def test_imports_go_down(module):
+    ours = imports(module).everywhere & FILES.keys()
+    assert not {name for name in ours if floor(name) > floor(module)}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {module: (imports(module).everywhere & FILES.keys()) - {module} for module in FILES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(FILES)  # or it raises, and names the circle
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if not inside(name, KNOW_DIFFUSERS)])
 def test_the_rest_does_not_know_diffusers(module):
     others = () if inside(module, ("w2sd_video.eval",)) else ("transformers",)  # the scorers' networks are theirs
-    assert not {name for name in imports(module) if inside(name, ("diffusers", "peft", *others))}
+    assert not {name for name in imports(module).everywhere if inside(name, ("diffusers", "peft", *others))}
 
 
-def test_the_command_line_starts_without_torch():
-    code = "import sys, w2sd_video.cli; print({'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
+@pytest.mark.parametrize("module", [name for name in FILES if not inside(name, LOAD_DIFFUSERS)])
+def test_an_import_of_the_rest_does_not_load_diffusers(module):
+    assert not {name: by for name, by in loaded(module).items() if inside(name, ("diffusers", "peft"))}
+
+
+def imported(code: str) -> set[str]:
+    """Which libraries of models are loaded after some code."""
+    code += "; import sys; print(*{'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "set()"
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["cli", "eval", "shapes", "shapes.cli", "terminal", "verdicts"])
+def test_a_process_starts_without_torch(module):
+    assert imported(f"import w2sd_video.{module}") == set()
+
+
+@pytest.mark.slow
+def test_no_scorer_loads_diffusers():
+    scorers = [name for name in FILES if inside(name, ("w2sd_video.eval",))]
+    assert "diffusers" not in imported(f"import {', '.join(scorers)}")
 
 
 def processor_time(*arguments: str) -> float:

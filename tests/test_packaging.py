@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DATA = (".yaml", ".json", ".safetensors", ".gz", ".md", ".txt")
+DATA = (".typed", ".yaml", ".json", ".safetensors", ".gz", ".md", ".txt")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,12 @@ def test_every_package_folder_is_listed():
     packages = {".".join(folder.parts) for folder in folders}
     packages |= {f"w2sd_video.{name}" for name in PYPROJECT["tool"]["setuptools"]["package-dir"].values()}
     assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_type_checking_finds_each_mapped_folder_under_its_installed_name():
+    links = {f"w2sd_video.{link.name}": link for link in (ROOT / ".ci" / "package" / "w2sd_video").iterdir()}
+    mapped = PYPROJECT["tool"]["setuptools"]["package-dir"]
+    assert {name: link.resolve() for name, link in links.items()} == {n: ROOT / folder for n, folder in mapped.items()}
 
 
 @pytest.mark.slow
@@ -85,3 +91,32 @@ def test_the_installed_command_is_there():
     command = Path(sys.executable).parent / "w2sd-video"
     ran = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
     assert "generate" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_classes_of_an_installed_wheel(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
+    zipfile.ZipFile(wheel).extractall(site)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import w2sd_video\n"
+        "from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline\n"
+        "reveal_type(W2SDAnimateDiffSDXLPipeline)\n"
+        "reveal_type(w2sd_video.W2SDAnimateDiffSDXLPipeline)\n"
+        "reveal_type(w2sd_video.evaluate)\n"
+        "reveal_type(w2sd_video.generate)\n"
+        "reveal_type(w2sd_video.__version__)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    ran = subprocess.run([*mypy, "--python-executable", python, script], cwd=tmp_path, capture_output=True, text=True)
+    revealed = [line.partition("note: Revealed type is ")[2].strip('"') for line in ran.stdout.splitlines()][:5]
+    of_class = "-> w2sd_video.pipelines.animatediff_sdxl.W2SDAnimateDiffSDXLPipeline"
+    assert all(kind.startswith("def (") and kind.endswith(of_class) for kind in revealed[:2]), ran.stdout
+    assert revealed[2].endswith("-> w2sd_video.eval.evaluate.Scores"), ran.stdout
+    assert "Sequence[w2sd_video.runs.request.Request]" in revealed[3], ran.stdout
+    assert revealed[4] == "str", ran.stdout
+    assert ran.returncode == 0, ran.stdout

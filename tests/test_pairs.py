@@ -19,7 +19,7 @@ from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
-from w2sd_video import cli, presets
+from w2sd_video import cli, presets, terminal
 from w2sd_video.errors import WeightsError
 from w2sd_video.generate import load, sample
 from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
@@ -519,7 +519,10 @@ def test_an_empty_prompt_is_a_weak_prompt(sd):
 
 def test_scales_and_settings_may_have_exponents(sd):
     assert cli.read_scaled("--lora", "a/b:1e-1:-2E+1", 0.8, 0.0) == scaled("a/b", 0.1, -20.0)
-    assert cli.read_setting("cap=1e-3") == ("cap", 1e-3) and cli.read_setting("adverse=true") == ("adverse", True)
+    assert terminal.read_setting("cap=1e-3") == ("cap", 1e-3) and terminal.read_setting("adverse=true") == (
+        "adverse",
+        True,
+    )
 
 
 def test_what_only_videos_have_is_no_option_of_images():

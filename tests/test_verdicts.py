@@ -17,13 +17,13 @@ from w2sd_video.eval import claims, report
 from w2sd_video.eval.dimensions import Dimension, get
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
-from w2sd_video.eval.statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
-from w2sd_video.eval.verdicts import Comparison, Values, by_prompt, compare, decide, mean
 from w2sd_video.eval.videos import Video
 
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
 from w2sd_video.shapes.columns import DIGITS
+from w2sd_video.statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
+from w2sd_video.verdicts import Comparison, Values, by_prompt, compare, decide, mean
 
 MEASURE, VERDICT = Column("measure"), Column("verdict", kind="verdict")
 SIZES = [(20, 5), (10, 1), (93, 5)]  # prompts and seeds

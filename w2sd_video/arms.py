@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .models.dit_moe import DiTMoETransformer2DModel, Routing
+if TYPE_CHECKING:
+    from .models.dit_moe import DiTMoETransformer2DModel, Routing
 
 # Of a dictionary (an object's own attributes are one too), a key, and its value while the switch is on.
 Settings = list[tuple[dict[str, Any], str, Any]]

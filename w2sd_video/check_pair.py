@@ -14,12 +14,12 @@ import numpy as np
 
 from . import presets, runs, video
 from .columns import Column
-from .eval.verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
 from .eval.videos import find
 from .generate import inputs, load, scheduler, weak_arm
 from .runs import Refused, Request
 from .shapes import pairs
 from .shapes.pairs import Sample
+from .verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
 
 if TYPE_CHECKING:
     from .alignment import Alignment

@@ -5,7 +5,6 @@ torch and diffusers take seconds to import, so nothing here imports them before 
 
 from __future__ import annotations
 
-import errno
 import inspect
 import io
 import os
@@ -14,7 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -23,14 +22,15 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import w2sd_video
+
 from . import presets, runs, settings
-from .documents import parse_yaml, read_text, words_as_booleans
-from .errors import shown
+from .documents import read_text
 from .generate import Made, conflicts, differences
 from .generate import generate as make
 from .runs import Refused, Request
 from .settings import METHOD, MODELS, SCALED, SIZE, Scaled, Variant
-from .terminal import PATH, err, give_up, number, out, unwritable
+from .terminal import MACHINE, PATH, err, give_up, messages, number, out, quiet, read_settings, unwritable
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -45,24 +45,6 @@ DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt")  # options that may be an empty text
-# Errors of the machine, not of what the user gave.
-MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
-# The options of arguments that are not settings of a run, for messages.
-OPTIONS = {
-    "formats": "--gif/--png",
-    "stage": "--stage",
-    "videos": "VIDEO",
-    "out": "--out",
-    "dimensions": "--dimensions",
-    "prompts": "--prompts",
-    "references": "--references",
-    "weights": "--weights",
-    "backend": "--backend",
-    "official_python": "--official-python",
-    "schedule": "--schedule",
-    "lora": "--lora",
-    "image_encoder": "--image-encoder",
-}
 
 
 def main() -> None:
@@ -92,41 +74,6 @@ def main() -> None:
         sys.exit(1)
 
 
-@contextmanager
-def messages() -> Iterator[None]:
-    """Turns the errors that a user can mend into one message and an exit code."""
-    try:
-        yield
-    except Refused as error:
-        what = " is missing" if error.value is None else f": {shown(error.value)} is not accepted"
-        _fail(f"{_named(error.argument)}{what}; {error.accepted}", 2)
-    except BrokenPipeError:  # nobody reads on; typer ends the program
-        raise
-    except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in MACHINE:
-            _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
-        argument, colon, said = str(error).partition(": ")
-        _fail(_named(argument) + colon + said, 2)
-    except ModuleNotFoundError as error:
-        _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
-    except FloatingPointError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
-    except Exception as error:
-        if not _out_of_memory(error):
-            raise
-        _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is one of Python's or torch's ways to say so, told without importing torch."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # torch has no class for what a CPU cannot allocate.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
 def _say(*lines: str) -> None:
     """Prints lines; where nobody reads them any more, ends as programs then do.
 
@@ -138,16 +85,6 @@ def _say(*lines: str) -> None:
     except OSError as error:
         give_up("stdout")
         raise unwritable(error) from None
-
-
-def _named(argument: str) -> str:
-    """The option that sets an argument, or a part of one, as in `controlnet.strong`."""
-    return OPTIONS.get(argument.partition(".")[0]) or settings.option(argument)
-
-
-def _fail(message: str, code: int) -> None:
-    err.print(f"[bold red]Error:[/] {escape(message)}" if code != 130 else escape(message))
-    raise typer.Exit(code)
 
 
 def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
@@ -169,6 +106,21 @@ EXITS = (
     " cannot be used; 130 and 143 interrupted."
 )
 app.info.epilog = EXITS
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"w2sd-video {w2sd_video.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of the program itself."""
 
 
 @app.command()
@@ -548,40 +500,6 @@ def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
             if differing
             else "every frame is the same as the sidecar's"
         )
-
-
-def quiet() -> None:
-    """Leaves the terminal to our own progress, and to the hub's when it downloads."""
-    import diffusers
-    import huggingface_hub
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.enable_progress_bars()
-
-
-def read_setting(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE`, the value as YAML reads it."""
-    name, equals, value = text.partition("=")
-    try:
-        read = words_as_booleans(parse_yaml(value))
-    except ValueError:
-        read = None
-    if not name or not equals or read is None:
-        raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
-    return name, read
-
-
-def read_settings(texts: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` of several options, each name once."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, value = read_setting(text)
-        if name in values:
-            raise Refused("--set", text, f"{name} is set twice")
-        values[name] = value
-    return values
 
 
 def _command() -> list[str]:

@@ -16,7 +16,7 @@ class Column:
     Args:
         name: what the column is called.
         sign: 1 where higher is better, -1 where lower is, 0 where neither is.
-        kind: decides the test and the interval; see `w2sd_video.eval.verdicts`.
+        kind: decides the test and the interval; see `w2sd_video.verdicts`.
         scale: means are divided by this.
         primary: whether the column was declared as primary before the scores were seen. Primary columns are a family
             of their own when p values are adjusted.

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import presets, runs
@@ -86,6 +88,19 @@ def generate(
             _free(output, overwrite, hashed)
         outputs.append((output, state == "made" and not overwrite))
     return _generate(outputs, out, overwrite, on_step, command)
+
+
+class _CallableModule(ModuleType):
+    """This module under its package's public name: `w2sd_video.generate(…)` is `w2sd_video.generate.generate(…)`.
+
+    An import of this module sets that name to the module, so a function could not keep it.
+    """
+
+    __call__ = staticmethod(generate)
+
+
+__signature__ = signature(generate)
+sys.modules[__name__].__class__ = _CallableModule
 
 
 def _free(output: Output, overwrite: bool, hashed: bool = False) -> str:

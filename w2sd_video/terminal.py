@@ -1,20 +1,41 @@
-"""What every command shares: where it prints, and how it reads the values of options."""
+"""What every command shares: where it prints, what it says of errors, and how it reads the values of options."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from .errors import shown
+from . import settings
+from .documents import parse_yaml, words_as_booleans
+from .errors import Refused, shown
 
+# Errors of the machine, not of what the user gave.
+MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
+# The options of arguments that are not settings of a run, for messages.
+OPTIONS = {
+    "formats": "--gif/--png",
+    "stage": "--stage",
+    "videos": "VIDEO",
+    "out": "--out",
+    "dimensions": "--dimensions",
+    "prompts": "--prompts",
+    "references": "--references",
+    "weights": "--weights",
+    "backend": "--backend",
+    "official_python": "--official-python",
+    "schedule": "--schedule",
+    "lora": "--lora",
+    "image_encoder": "--image-encoder",
+}
 BROKEN_PIPE = 1  # nobody reads what is said: not all of it arrived
 
 
@@ -72,3 +93,82 @@ def number(kind: type) -> Callable[[str], Any]:
             raise typer.BadParameter(f"{shown(value)} is not a {'whole ' * (kind is int)}number") from None
 
     return parse
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Turns the errors that a user can mend into one message and an exit code."""
+    try:
+        yield
+    except Refused as error:
+        what = " is missing" if error.value is None else f": {shown(error.value)} is not accepted"
+        _fail(f"{_named(error.argument)}{what}; {error.accepted}", 2)
+    except BrokenPipeError:  # nobody reads on; typer ends the program
+        raise
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
+        argument, colon, said = str(error).partition(": ")
+        _fail(_named(argument) + colon + said, 2)
+    except ModuleNotFoundError as error:
+        _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
+    except FloatingPointError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is one of Python's or torch's ways to say so, told without importing torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no class for what a CPU cannot allocate.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _named(argument: str) -> str:
+    """The option that sets an argument, or a part of one, as in `controlnet.strong`."""
+    return OPTIONS.get(argument.partition(".")[0]) or settings.option(argument)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]Error:[/] {escape(message)}" if code != 130 else escape(message))
+    raise typer.Exit(code)
+
+
+def quiet() -> None:
+    """Leaves the terminal to our own progress, and to the hub's when it downloads."""
+    import diffusers
+    import huggingface_hub
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.enable_progress_bars()
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`, the value as YAML reads it."""
+    name, equals, value = text.partition("=")
+    try:
+        read = words_as_booleans(parse_yaml(value))
+    except ValueError:
+        read = None
+    if not name or not equals or read is None:
+        raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
+    return name, read
+
+
+def read_settings(texts: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` of several options, each name once."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, value = read_setting(text)
+        if name in values:
+            raise Refused("--set", text, f"{name} is set twice")
+        values[name] = value
+    return values

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
 SDXL = Path(__file__).parents[1] / "sdxl"
@@ -32,7 +31,7 @@ class Base:
     Attributes:
         name: for messages.
         config: configurations in diffusers' folder layout.
-        image: the stock image pipeline.
+        pipeline: the name of the stock image pipeline.
         family: the names of pipeline classes that are saved with an image model of it.
         animatediff: those that are saved with a video UNet.
         motion_weights: a hub repository with a motion module for it.
@@ -41,19 +40,26 @@ class Base:
 
     name: str
     config: Path
-    image: Any
+    pipeline: str
     family: str
     animatediff: tuple[str, ...]
     motion_weights: str
     text_encoders: tuple[str, ...] = ("text_encoder",)
     tokenizers: tuple[Literal["tokenizer", "tokenizer_2"], ...] = ("tokenizer",)
 
+    @property
+    def image(self) -> Any:
+        """The stock image pipeline. Imported here because scorers take this file's tokenizer and not diffusers."""
+        import diffusers
+
+        return getattr(diffusers, self.pipeline)
+
 
 BASES = {
     "SDXL": Base(
         "SDXL",
         SDXL,
-        StableDiffusionXLPipeline,
+        "StableDiffusionXLPipeline",
         r"(W2SD)?StableDiffusionXL\w*",
         ("AnimateDiffSDXLPipeline", "W2SDAnimateDiffSDXLPipeline"),
         "guoyww/animatediff-motion-adapter-sdxl-beta",
@@ -63,7 +69,7 @@ BASES = {
     "Stable Diffusion": Base(
         "Stable Diffusion",
         SD15,
-        StableDiffusionPipeline,
+        "StableDiffusionPipeline",
         r"(W2SD)?StableDiffusion(?!XL|3)\w*",
         tuple(f"{ours}AnimateDiff{kind}Pipeline" for ours in ("", "W2SD") for kind in ("", "ControlNet")),
         "guoyww/animatediff-motion-adapter-v1-5-2",

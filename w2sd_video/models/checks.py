@@ -85,7 +85,7 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
             f" {expected} and {unet['in_channels']} input channels."
         )
     schedule = {**IMAGE_SCHEDULER, **parametrisation(source, names, _beside(path) | metadata(path))}
-    return Arm(source, base.image.__name__, unet, schedule["prediction_type"], scheduler=schedule)
+    return Arm(source, base.pipeline, unet, schedule["prediction_type"], scheduler=schedule)
 
 
 def _beside(path: Path) -> dict[str, str]:

@@ -228,7 +228,7 @@ def _arm(source: Source, config: Path, overridden: Mapping[str, Any], options: _
     name = index.get("_class_name")
     video = name in base.animatediff
     if not isinstance(name, str) or not ((video and options.video) or re.fullmatch(base.family, name)):
-        accepted = (base.image.__name__, *(base.animatediff if options.video else ()))
+        accepted = (base.pipeline, *(base.animatediff if options.video else ()))
         named = name if isinstance(name, str) else "pipeline of code of its own, which is never run"
         raise WeightsError(f"{source} is a {named}. Accepted: {' or '.join(accepted)}.")
     components = _components(source, index, overridden)

@@ -194,7 +194,7 @@ def _begin() -> None:
     """What a process does first."""
     import torch
 
-    from ..cli import quiet
+    from ..terminal import quiet
 
     quiet()
     torch.set_num_threads(1)

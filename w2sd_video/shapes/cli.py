@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
-from ..terminal import PATH, err, out
+from ..terminal import PATH, err, messages, out, quiet, read_settings
 from . import grammar, world
 
 app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def render(
 
     from .. import runs, video
 
-    with _messages():
+    with messages():
         scene = grammar.parse(prompt)
         if frames * size**2 > MOST_PIXELS:
             raise ValueError(f"--frames: {frames} of {size}x{size} are too many; give at most {MOST_PIXELS // size**2}")
@@ -77,7 +77,7 @@ def judge(
     from .judge import judge as score
     from .judge import read as look
 
-    with _messages():
+    with messages():
         scene = grammar.parse(prompt)
         if not path.exists():
             raise Refused("VIDEO", str(path), "give a video or a folder that is there")
@@ -117,7 +117,7 @@ def train(
     from .miniatures import MiniatureRecipe, MiniatureTrainer
     from .train import Recipe, Trainer
 
-    with _messages():
+    with messages():
         maker: Any
         recipe: Any
         maker, recipe = (MiniatureTrainer, MiniatureRecipe) if miniatures else (Trainer, Recipe)
@@ -189,12 +189,11 @@ def bench(
     The file can be one that --pack wrote, for --table.
     """
     from .. import presets
-    from ..cli import quiet, read_settings
     from ..settings import names, number
     from . import bench as measure
     from . import pairs, table, tuning
 
-    with _messages():
+    with messages():
         if pair not in pairs.PAIRS:
             raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
@@ -275,10 +274,3 @@ def _of_set(make: Callable[[], Any]) -> Any:
         return make()
     except Refused as error:
         raise Refused("--set", f"{error.argument}={error.value}", error.accepted) from None
-
-
-def _messages():
-    """The command line's way with errors, imported late: it imports this module."""
-    from ..cli import messages
-
-    return messages()

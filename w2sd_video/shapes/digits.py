@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler
 
-from ..models.dit_moe import DiTMoETransformer2DModel
 from ..runs import whole
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler
+
+    from ..models.dit_moe import DiTMoETransformer2DModel
     from .miniatures import MiniatureTrainer
     from .train import Batch
 
@@ -99,11 +100,17 @@ def pipeline(vae: AutoencoderKL, transformer: DiTMoETransformer2DModel) -> Any:
 
 
 def scheduler() -> DDIMScheduler:
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02, clip_sample=False)
 
 
 def train(trainer: MiniatureTrainer) -> None:
     """The autoencoder, and the transformer on its latents; written to `digits` among the trainer's miniatures."""
+    from diffusers import AutoencoderKL
+
+    from ..models.dit_moe import DiTMoETransformer2DModel
+
     device = trainer.device
     digits, labels = data()
     pictures = enlarged(digits).to(device)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import Column
-from ..eval.verdicts import LEVEL, Comparison, Values, compare, decide, mean
+from ..verdicts import LEVEL, Comparison, Values, compare, decide, mean
 from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}

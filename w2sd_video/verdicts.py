@@ -22,8 +22,7 @@ from functools import lru_cache
 
 from scipy import special
 
-from w2sd_video.columns import Column
-
+from .columns import Column
 from .statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
 
 # Scores of a group in a column, by prompt and seed. NaN: the column says nothing of the video. None: the video failed.
