@@ -14,12 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 
 from . import vbench
-from .columns import COLUMNS
 from .dimensions import Compared
 from .evaluate import Scores
 from .verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
@@ -53,7 +51,7 @@ class Summary:
         self.paired: dict[str, dict[str, list[Video]]] = {group: {} for group in self.groups}
         for video in (video for videos in self.groups.values() for video in videos):
             self.paired[video.group].setdefault(video.pair, []).append(video)
-        self.columns = {c: COLUMNS.get(c, Column(c)) for d in scores.dimensions for c in d.columns}
+        self.columns = {c: d.record(c) for d in scores.dimensions for c in d.columns}
         for name in primary:
             if name not in self.columns:
                 raise Refused("primary", name, did_you_mean(name, self.columns))
@@ -255,6 +253,7 @@ class Summary:
             "dimensions": {
                 d.name: {
                     "version": d.version,
+                    **({"source": d.source} if d.source else {}),
                     "weights": scores.weights[d.name],
                     "licences": {w.name: w.licence for w in d.weights},
                     "columns": [self.columns[c].label for c in d.columns],
