@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
+from w2sd_video import plugins
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 
@@ -53,6 +54,7 @@ IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "imag
 COMPARED = ("clip_i", "dino", "fid", "inception_score")
 GROUPS = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
 NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "digits")
+BUILT_IN = (*GROUPS, *NAMES, *OFFICIAL)  # the names that a plug-in cannot have
 
 
 class Dimension:
@@ -297,7 +299,7 @@ def own(given: object) -> Dimension:
     name = getattr(given, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise Refused("dimensions", name or given, "give it a name of letters, digits, _, . and -")
-    if name in (*GROUPS, *NAMES, *OFFICIAL):
+    if name in BUILT_IN:
         raise Refused("dimensions", name, "this is the name of one that is built in: give yours another")
     if not all(isinstance(record, Column) for record in given.records):
         raise Refused("dimensions", name, "its records have to be of the class Column")
@@ -307,16 +309,36 @@ def own(given: object) -> Dimension:
 
 
 def get(name: str) -> Dimension:
-    """A dimension by its name, without its networks.
+    """A dimension by its name, built in or a plug-in's, without its networks.
 
     Raises:
-        Refused: there is none of that name.
+        Refused: there is none of that name, or a plug-in's cannot be used; see `plugins.find`.
     """
+    plugin = plugins.find("dimension", name, BUILT_IN)
+    if name in GROUPS:
+        raise Refused("dimensions", name, f"this is the group of {', '.join(GROUPS[name])}")
     if name in OFFICIAL:
         raise Refused("dimensions", name, "VBench's own package computes it: give --backend official")
-    if name not in NAMES:
-        raise Refused("dimensions", name, did_you_mean(name, (*NAMES, *OFFICIAL)))
-    return import_module(f".{name}", __package__).DIMENSION()
+    if plugin is None:
+        return import_module(f".{name}", __package__).DIMENSION()
+    dimension = own(plugin.value)
+    dimension.source = plugin.source
+    return dimension
+
+
+def known() -> tuple[str, ...]:
+    """The names of dimensions and of groups of them, for messages."""
+    return (*GROUPS, *NAMES, *OFFICIAL, *plugins.names("dimension", BUILT_IN))
+
+
+def named_by_user(text: str) -> str:
+    """Names with commas between, from the command line; files that are among them, `FILE.py:NAME`, run.
+
+    Raises:
+        Refused: a file cannot be used; see `plugins.from_file`.
+    """
+    names = [name.strip() for name in text.split(",")]
+    return ",".join(plugins.from_file("dimension", n).name if plugins.is_file(n) else n for n in names)
 
 
 def expand(names: str | Iterable[str]) -> list[str]:
@@ -333,8 +355,26 @@ def expand(names: str | Iterable[str]) -> list[str]:
         raise Refused("dimensions", names, "give names") from None
     found = [each for name in names for each in GROUPS.get(name, (name,))]
     for name in found:
-        if name not in (*NAMES, *OFFICIAL):
-            raise Refused("dimensions", name, did_you_mean(name, (*GROUPS, *NAMES, *OFFICIAL)))
+        if (
+            name not in (*NAMES, *OFFICIAL)
+            and not plugins.is_file(name)
+            and not plugins.installed("dimension").get(name)
+        ):
+            raise Refused("dimensions", name, did_you_mean(name, known()))
     if not found:
         raise Refused("dimensions", "", f"give some of {', '.join((*GROUPS, *NAMES))}")
     return list(dict.fromkeys(found))
+
+
+def described(name: str) -> list[str]:
+    """The first line of what a dimension's docstring says, or its module's, and its columns and weights."""
+    dimension = get(name)
+    text = type(dimension).__dict__.get("__doc__") or getattr(import_module(type(dimension).__module__), "__doc__", "")
+    if isinstance(dimension, ByFunction):
+        text = dimension.function.__doc__
+    lines = [(text or name).strip().splitlines()[0]]
+    if dimension.columns != (name,):
+        lines.append(f"columns: {', '.join(dimension.columns)}")
+    if dimension.weights:
+        lines.append(f"weights: {', '.join(each.name for each in dimension.weights)}")
+    return lines

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import presets, runs, settings
+from . import plugins, presets, runs, settings
 from .documents import parse_yaml, read_text, words_as_booleans
 from .errors import shown
 from .generate import Made, conflicts, differences
@@ -331,6 +331,9 @@ def generate(
         fields = {name: value for name, value in fields.items() if value is not None}
         if chosen:
             fields["options"] = read_settings(chosen)
+        file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
+        if file:
+            fields |= {"method": file.name, "method_sha256": file.sha256}
         if weak_routing is not None:
             ends = re.fullmatch(r"(\d{1,9}),(\d{1,9})", weak_routing)
             fields["weak_routing"] = [int(ends[1]), int(ends[2])] if ends else weak_routing
@@ -352,8 +355,9 @@ def generate(
         before: dict[str, Any] | None = None
         if again:
             asked = (prompts_file, preset, refine, seed, image_encoder, *scales.values())
-            if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
-                others = "--out, --overwrite, --verify, --gif, --png and --device"
+            replaced = fields.keys() - {"device", *(("method", "method_sha256") if file else ())}
+            if prompts or variants or loras or replaced or any(x is not None for x in asked):
+                others = "--out, --overwrite, --verify, --gif, --png, --device and --method FILE.py:CLASS"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
                 request, before = runs.read_sidecar(again)
@@ -361,6 +365,9 @@ def generate(
                 raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
             except ValueError as error:
                 raise ValueError(f"--from: {error}") from None
+            if file and (file.name, file.sha256) != (request.method, request.method_sha256):
+                was = f"{request.method}{f', SHA-256 {request.method_sha256}' if request.method_sha256 else ''}"
+                raise Refused("method", method, f"it is not the method of the sidecar: {was}")
             requests = [replace(request, **fields)]
             try:
                 requests[0].check()
@@ -709,8 +716,52 @@ def show_presets(
                 ", ".join(f"{role.replace('_', ' ')} {model}" for role, model in preset.models.items()),
                 f"guidance {final:g} ({strong:g} and {weak:g} in the reflection), {preset.num_inference_steps} steps",
                 f"{preset.family}, {frames}{preset.width}x{preset.height}; {preset.source}",
+                *([f"plug-in of {owner}"] if (owner := presets.source(preset.name)) else []),
             ):
                 out.print(f"  {line}", markup=False)
+
+
+@app.command("methods")
+def show_methods() -> None:
+    """The methods that there are, their options, and which plug-ins they are from."""
+    with messages():
+        from . import methods
+
+        _show_plugins("method", [name for name in methods.METHODS if name != "weak"], methods.described)
+
+
+@app.command("dimensions")
+def show_dimensions() -> None:
+    """The dimensions that `eval` scores by, and which plug-ins they are from."""
+    with messages():
+        from .eval import dimensions
+
+        _show_plugins("dimension", dimensions.NAMES, dimensions.described)
+        out.print(f"groups: {', '.join(dimensions.GROUPS)}", markup=False)
+        out.print(f"by VBench's own package, --backend official: {', '.join(dimensions.OFFICIAL)}", markup=False)
+
+
+def _show_plugins(kind: plugins.Kind, builtin: Sequence[str], described: Callable[[str], list[str]]) -> None:
+    """Shows what there is of a kind: names, a few lines of each, and for plug-ins where they are from.
+
+    Raises:
+        Refused: a plug-in cannot be used; after all others are shown.
+    """
+    broken: list[Refused] = []
+    for name in [*builtin, *(name for name in plugins.installed(kind) if name not in builtin)]:
+        try:
+            plugin = plugins.find(kind, name, builtin)
+            lines = described(name)
+        except Refused as refused:
+            broken.append(refused)
+            continue
+        out.print(f"[bold]{escape(name)}[/]: {escape(lines[0])}")
+        for line in [*lines[1:], *([f"plug-in of {plugin.source}"] if plugin else [])]:
+            out.print(f"  {line}", markup=False)
+    for each in broken[1:]:
+        err.print(f"Error: {each}", markup=False)
+    if broken:
+        raise broken[0]
 
 
 @app.command()
@@ -735,7 +786,10 @@ def evaluate(
         ),
     ],
     dimensions: Annotated[
-        str, typer.Option(help="Names of dimensions, with commas between; or six, vbench, images.")
+        str,
+        typer.Option(
+            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME."
+        ),
     ] = "six",
     out_file: Annotated[
         Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.", **PATH)
@@ -764,6 +818,7 @@ def evaluate(
     """
     with messages():
         from .eval.cli import run
+        from .eval.dimensions import named_by_user
 
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
@@ -773,7 +828,7 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, dimensions, *options):
+        if not run(out, err, videos, named_by_user(dimensions), *options):
             raise typer.Exit(1)
 
 
@@ -829,10 +884,11 @@ def check_pair(
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from . import check_pair as check
         from .eval.cli import free, run
-        from .eval.dimensions import expand
+        from .eval.dimensions import expand, named_by_user
 
         if dimensions not in (None, "none"):
-            expand(dimensions.split(","))
+            dimensions = named_by_user(dimensions)
+            expand(dimensions)
         pair = presets.load(preset)
         runs.writable(out_folder)
         if loras:
