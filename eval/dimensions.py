@@ -288,8 +288,11 @@ def own(given: object) -> Dimension:
     if isinstance(given, type) and issubclass(given, Dimension):
         try:
             given = given()
-        except TypeError as error:
-            raise Refused("dimensions", given, f"give an instance, since its class takes arguments ({error})") from None
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise Refused(
+                "dimensions", given, f"give an instance: none can be made without arguments ({why})"
+            ) from None
     elif callable(given) and not isinstance(given, (type, Dimension)):
         given = ByFunction(given)
     if not isinstance(given, Dimension):
@@ -366,15 +369,11 @@ def expand(names: str | Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def described(name: str) -> list[str]:
-    """The first line of what a dimension's docstring says, or its module's, and its columns and weights."""
+def described(name: str) -> dict[str, Any]:
+    """The first line of a dimension's docstring, or its module's, as its `summary`; its `columns` and `weights`."""
     dimension = get(name)
     text = type(dimension).__dict__.get("__doc__") or getattr(import_module(type(dimension).__module__), "__doc__", "")
     if isinstance(dimension, ByFunction):
         text = dimension.function.__doc__
-    lines = [(text or name).strip().splitlines()[0]]
-    if dimension.columns != (name,):
-        lines.append(f"columns: {', '.join(dimension.columns)}")
-    if dimension.weights:
-        lines.append(f"weights: {', '.join(each.name for each in dimension.weights)}")
-    return lines
+    columns, weights = list(dimension.columns), [each.name for each in dimension.weights]
+    return {"summary": (text or name).strip().splitlines()[0], "columns": columns, "weights": weights}

@@ -127,11 +127,15 @@ def test_installed_plug_ins_are_listed_with_where_they_are_from(installed):
     code, said, _ = run("methods")
     assert code == 0 and "push: A step from x_t moved along the arms' difference.\n" in said
     assert "push=0.5" in said and "plug-in of my-pair 1.5" in said and "w2sd: " in said and "weak: " not in said
+    code, said, _ = run("presets")
+    assert code == 0 and "\nmine: " in said and said.count("plug-in of my-pair 1.5") == 1
+
+
+@pytest.mark.slow  # imports every dimension
+def test_installed_dimensions_are_listed_with_where_they_are_from(installed):
     code, said, _ = run("dimensions")
     assert code == 0 and "bright: The mean of all pixels, of 255.\n" in said and said.count("my-pair 1.5") == 2
     assert "aesthetic_quality: " in said and "object_class" in said
-    code, said, _ = run("presets")
-    assert code == 0 and "\nmine: " in said and said.count("plug-in of my-pair 1.5") == 1
 
 
 def test_an_installed_preset_is_loaded_by_its_name(installed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from .. import plugins
 from ..errors import Refused
@@ -63,8 +64,8 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
     return plugin.value
 
 
-def described(name: str) -> list[str]:
-    """The first line of a method's docstring, and its options with their defaults."""
+def described(name: str) -> dict[str, Any]:
+    """The first line of a method's docstring as its `summary`, and its `options` with their defaults."""
     cls = find(name)
-    options = [f"{f.name}={f.default!r}" for f in fields(cls) if f.name not in ARMS]
-    return [(cls.__doc__ or cls.__name__).strip().splitlines()[0], f"options: {', '.join(options)}"]
+    options = {field.name: field.default for field in fields(cls) if field.name not in ARMS}
+    return {"summary": (cls.__doc__ or cls.__name__).strip().splitlines()[0], "options": options}
