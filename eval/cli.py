@@ -51,8 +51,11 @@ def run(
     official: str | None,
     images: bool,
     references: list[str],
+    as_json: bool = False,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
+
+    With `as_json`, what is printed on `out` is what is written to `results`, and `err` gets all that a reader is told.
 
     Raises:
         Refused: an argument cannot be used.
@@ -82,17 +85,21 @@ def run(
         scores = evaluate(videos, dimensions, *options, progress=show, say=note)
     summary = Summary(scores)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    out.print(table(summary))
-    for line in summary.legend:
-        say(out, line)
-    for group, totals in summary.totals.items():
-        for name, value in totals.items():
-            say(out, f"{group}: VBench {name} score {value:.4f}")
+    told = err if as_json else out
+    if as_json:
+        out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
+    else:
+        out.print(table(summary))
+        for line in summary.legend:
+            say(out, line)
+        for group, totals in summary.totals.items():
+            for name, value in totals.items():
+                say(out, f"{group}: VBench {name} score {value:.4f}")
     for file in files:
-        say(out, file)
+        say(told, file)
     try:
         report.write(results.with_suffix(".html"), summary)
-        say(out, results.with_suffix(".html"))
+        say(told, results.with_suffix(".html"))
     except ModuleNotFoundError:
         say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for line in summary.notes:

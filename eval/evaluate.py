@@ -9,20 +9,20 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.errors import Refused
+from w2sd_video.errors import Refused, shown
 from w2sd_video.runs import naming, rows, usable_device, writable
 
-from . import notes
+from . import memory, notes
 from . import official as vbench_package
 from .decode import Decoder, first_line
-from .dimensions import COMPARED, SIX, Compared, Dimension, Skipped, expand, get
+from .dimensions import COMPARED, SIX, Chosen, Compared, Dimension, Skipped, chosen
 from .videos import FACTS, MORE_FACTS, Reader, Video, find, lacking
 from .weights import hashes
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     # Of a video by a dimension: scores by column, None where it says nothing of it; or features, (frames, channels).
     Made = dict[str, float | None] | NDArray[np.float32]
 
+ACCEPTED = "give files, folders, globs, or videos in memory: arrays, tensors, lists of PIL images"
 LARGE = 2**20  # pixels of a frame, above which memory counts
 
 
@@ -59,10 +60,10 @@ class Scores:
 
 
 def evaluate(
-    videos: str | Path | Video | Iterable[str | Path | Video],
-    dimensions: str | Iterable[str] = SIX,
+    videos: Any,
+    dimensions: Chosen | Iterable[Chosen] = SIX,
     rows_file: str | Path | None = None,
-    prompts: Mapping[str, str] | None = None,
+    prompts: Mapping[str, str] | Sequence[str] | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     official: str | Path | None = None,
@@ -74,15 +75,21 @@ def evaluate(
     """Scores videos on dimensions.
 
     Args:
-        videos: files, folders or globs, each a group; or videos as `find` returns them.
-        dimensions: names of dimensions, or `six`, `vbench`.
+        videos: files, folders or globs, each a group; or videos as `find` returns them. Videos in memory too: arrays
+            or tensors (F, H, W, 3) or (F, 3, H, W), or with an axis of videos before these, uint8 or float in [0, 1];
+            or lists of PIL images; so `pipe(...).frames` of any output type but latents. They are one group;
+            `memory.in_memory` makes one with a name, a group and a frame rate of its own.
+        dimensions: names of dimensions, or `six`, `vbench`; and dimensions of one's own, each an instance or a class
+            of `Dimension`, or a function of the frames, (F, H, W, 3) uint8, and, where it has a parameter of that name,
+            the `prompt`; `ByFunction` gives one columns.
         rows_file: a JSON Lines file that scores are appended to as they are made. Those that it holds are not made
-            again: they are known by the video's bytes, the dimension, its version and weights, and, where it counts,
-            the prompt.
-        prompts: prompts by file name.
+            again: they are known by the video's bytes, in memory its frames and frame rate, the dimension, its version
+            and weights, and, where it counts, the prompt. A dimension of one's own is stored where it says its
+            `version`.
+        prompts: prompts by file name; or a list, one for each of the videos, all of which are in memory then.
         weights: a folder with the networks' weights; default: the hub's, VBench's, torch's and OpenAI's caches.
         device: auto, cpu, cuda, cuda:N.
-        images: whether the pictures in folders are scored one by one, and not as the frames of a video.
+        images: whether the pictures in folders, arrays and lists are scored one by one, and not as a video's frames.
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
         official: a Python that has VBench's own package, which then computes the scores, of any of its 16 dimensions.
         progress: called before each video, and once after the last, with how many are done, of how many, and which.
@@ -93,7 +100,10 @@ def evaluate(
         FileNotFoundError: the weights of every dimension are missing; says how to get them.
     """
     began = time.perf_counter()
-    asked_for = _listed("videos", videos, Video)
+    entries, held = _held(videos, images)
+    asked_for = _listed("videos", entries, Video) if entries else []
+    if held and official:
+        raise Refused("official", str(official), "VBench's package reads files, and videos are in memory: give None")
     compared_to = [str(path) for path in _listed("references", references)]
     for argument, path in (("rows_file", rows_file), ("weights", weights), ("official", official)):
         if path is not None and not isinstance(path, (str, Path)):
@@ -104,14 +114,15 @@ def evaluate(
         writable(Path(rows_file).parent)
     given = [replace(video) for video in asked_for if isinstance(video, Video)]  # to be hashed as they are now
     arguments = [v for v in asked_for if not isinstance(v, Video)]
-    found = given + find(arguments, prompts, images)
+    by_name, held = _prompted(held, prompts, files=bool(asked_for))
+    found = given + held + (find(arguments, by_name, images) if arguments or not held else [])
     if not found:
-        raise Refused("videos", "", "give files, folders or globs of videos")
-    names = expand(dimensions)
-    wanted = vbench_package.dimensions(names, str(official)) if official else [get(name) for name in names]
+        raise Refused("videos", "", "give files, folders or globs of videos, or videos in memory")
+    listed = chosen(dimensions, official=official is not None)
+    wanted = vbench_package.dimensions([d.name for d in listed], str(official)) if official else listed
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
     statistics, compared_with = _references(scorer, wanted, compared_to)
-    store = Store(Path(rows_file) if rows_file else None)
+    store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     problems: list[tuple[Video, str, str]] = []
     todo: dict[Video, list[Dimension]] = {}
     mine = set(found)
@@ -125,7 +136,7 @@ def evaluate(
     # What is said and summed up from here on does not depend on the order in which videos are given.
     ordered = sorted(todo, key=lambda video: (str(video.path), video.group))
     by_path = sorted(found, key=lambda video: (str(video.path), video.group))
-    said = list(notes.of_files(by_path, scorer.ready, arguments, prompts, images))
+    said = list(notes.of_files(by_path, scorer.ready, arguments, by_name, images))
     for note in said:
         say(note)
     with contextlib.closing(Decoder()) as process:
@@ -134,7 +145,7 @@ def evaluate(
         else:
             problems += _score(scorer, store, todo, process, progress)
 
-    absent = lacking(arguments, prompts, images)
+    absent = lacking(arguments, by_name, images)
     problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
     scores = Scores(scorer.ready, [*found, *absent], problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
@@ -162,6 +173,49 @@ def evaluate(
     return scores
 
 
+def _held(videos: Any, images: bool) -> tuple[list[Any], list[Video]]:
+    """What of `videos` is not in memory, and what is, as videos.
+
+    Raises:
+        Refused: a video in memory cannot be used; names it.
+    """
+    alone = isinstance(videos, (str, Path, Video)) or memory.is_in_memory(videos)
+    if not alone and (isinstance(videos, Mapping) or not isinstance(videos, Iterable)):
+        raise Refused("videos", videos, ACCEPTED)
+    entries: list[Any] = []
+    held: list[Video] = []
+    for index, entry in enumerate([videos] if alone else videos):
+        if not memory.is_in_memory(entry):
+            entries.append(entry)
+            continue
+        for argument, frames in memory.split(entry, images, "videos" if alone else f"videos[{index}]"):
+            held.append(memory.in_memory(frames, name=f"video {len(held)}", argument=argument))
+    return entries, held
+
+
+def _prompted(
+    held: list[Video], prompts: Mapping[str, str] | Sequence[str] | None, files: bool
+) -> tuple[Mapping[str, str] | None, list[Video]]:
+    """Prompts by file name, and the videos in memory with theirs.
+
+    Args:
+        files: whether there are others, which are not in memory.
+
+    Raises:
+        Refused: they are not one for each of the videos in memory.
+    """
+    if prompts is None or isinstance(prompts, Mapping):
+        if prompts and held and not files:
+            raise Refused("prompts", prompts, f"videos in memory have no file name: give a list of {len(held)} texts")
+        return prompts, held
+    texts = list(prompts) if isinstance(prompts, Sequence) and not isinstance(prompts, (str, bytes)) else None
+    if texts is None or files or not held:
+        raise Refused("prompts", prompts, "give texts by file name; or a list of texts where all videos are in memory")
+    if len(texts) != len(held) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise Refused("prompts", texts, f"give a list of {len(held)} texts, one for each video in memory, none empty")
+    return None, [replace(video, prompt=text) for video, text in zip(held, texts, strict=True)]
+
+
 def _listed(argument: str, given: Any, *kinds: type) -> list[Any]:
     """Paths as a list, in which a single one stands for itself.
 
@@ -173,7 +227,7 @@ def _listed(argument: str, given: Any, *kinds: type) -> list[Any]:
     listed = list(given) if isinstance(given, Iterable) else [given]
     for each in listed:
         if not isinstance(each, (str, Path, *kinds)):
-            raise Refused(argument, each, "give files, folders or globs")
+            raise Refused(argument, each, ACCEPTED if Video in kinds else "give files, folders or globs")
     return listed
 
 
@@ -329,15 +383,17 @@ def _officially(
 
 
 class Store:
-    """Scores by key, each kept in a JSON Lines file as soon as it is made."""
+    """Scores by key, each kept in a JSON Lines file as soon as it is made, but for those of dimensions `passing`."""
 
-    def __init__(self, path: Path | None):
-        self.path = path
+    def __init__(self, path: Path | None, passing: Iterable[str] = ()):
+        self.path, self._passing = path, set(passing)
         self.rows: dict[str, dict[str, Any]] = {}
         for number, row in enumerate(rows(path) if path else [], 1):
             own = isinstance(row, dict) and row.keys() >= {"key", "scores", *FACTS}
             if not own or not isinstance(row["key"], str) or not isinstance(row["scores"], dict):
                 raise ValueError(f"{path}, line {number}, is no score of this program")
+            if row.get("dimension") in self._passing:
+                continue
             self.rows[row["key"]] = row
 
     def __contains__(self, key: str) -> bool:
@@ -347,12 +403,13 @@ class Store:
         """Adds a video's scores, by key the dimension and its columns; they are on the disk when it returns."""
         fresh = []
         for key, (name, made) in scored.items():
-            kept = {"scores": {}, "features": packed(made)} if isinstance(made, np.ndarray) else {"scores": made}
-            fresh.append({"key": key, "dimension": name, **facts, **kept})
+            said = {"scores": {}, "features": packed(made)} if isinstance(made, np.ndarray) else {"scores": made}
+            fresh.append({"key": key, "dimension": name, **facts, **said})
         self.rows |= {row["key"]: row for row in fresh}
-        if self.path:
+        kept = [row for row in fresh if row["dimension"] not in self._passing]
+        if self.path and kept:
             with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in fresh))
+                file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -381,7 +438,7 @@ class Scorer:
         self.ready = wanted
         self.skipped: list[Skipped] = []
         self.hashes: dict[str, dict[str, str]] = {}
-        self._loaded: list[Dimension] = []
+        self._loaded: dict[Dimension, dict[str, Any]] = {}  # with what each had of its own before
         self._paths: dict[str, dict[str, Path]] = {}
         for dimension in wanted:
             try:
@@ -420,22 +477,25 @@ class Scorer:
         for dimension in dimensions:
             if dimension in self._loaded:
                 continue
+            before = dict(vars(dimension))
             try:
                 dimension.load(self._paths[dimension.name], self.device)
-                self._loaded.append(dimension)
+                self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, str(error))
 
     def unload(self) -> None:
         """Forgets all networks."""
-        for dimension in self._loaded:
+        for dimension, before in self._loaded.items():
             vars(dimension).clear()
+            vars(dimension).update(before)
         self._loaded.clear()
         gc.collect()  # transformers' networks refer to themselves
 
     def key(self, dimension: Dimension, video: Video) -> str:
         """What a score is known by: all that decides it."""
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
+        parts += [dimension.source] if dimension.source else []
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
     def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:
@@ -450,12 +510,15 @@ class Scorer:
         problems: dict[str, str] = {}
         running: dict[str, Any] = {}
 
+        by_name = {dimension.name: dimension for dimension in todo}
+
         def advance(name: str, batch: Any) -> None:
             try:
-                running[name].send(batch)
-            except StopIteration as done:
-                scores[name] = _columns(name, done.value)
-                del running[name]
+                try:
+                    running[name].send(batch)
+                except StopIteration as done:
+                    scores[name] = _columns(by_name[name], done.value)
+                    del running[name]
             except (ValueError, ImportError) as error:
                 problems[name] = str(error)
                 del running[name]
@@ -485,12 +548,28 @@ class Scorer:
         return scores, problems
 
 
-def _columns(name: str, returned: Any) -> Made:
-    """What a dimension returned, as columns without NaN, or as features."""
-    if isinstance(returned, np.ndarray):
+def _columns(dimension: Dimension, returned: Any) -> Made:
+    """What a dimension returned, as columns without NaN, or as features.
+
+    Raises:
+        ValueError: it returned something else.
+    """
+    if isinstance(dimension, Compared) and isinstance(returned, np.ndarray):
         return returned
-    columns = returned if isinstance(returned, dict) else {name: returned}
-    return {column: None if math.isnan(value) else float(value) for column, value in columns.items()}
+    columns = returned if isinstance(returned, dict) else dict.fromkeys(dimension.columns[:1], returned)
+    if not set(columns) <= set(dimension.columns) or (returned is not columns and len(dimension.columns) != 1):
+        names = ", ".join(map(str, columns)) if returned is columns else "one score"
+        raise ValueError(f"it returned {names}, and its columns are {', '.join(dimension.columns)}")
+    scores: dict[str, float | None] = {}
+    for column, value in columns.items():
+        try:
+            score = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"its score {column} is {shown(value)}, and has to be a number") from None
+        if math.isinf(score):
+            raise ValueError(f"its score {column} is {score}, and has to be finite, or NaN where there is none")
+        scores[column] = None if math.isnan(score) else score
+    return scores
 
 
 @contextlib.contextmanager

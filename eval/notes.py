@@ -49,7 +49,7 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
     for note, videos in peculiar.items():
         yield f"{videos[0].path}{f' and {len(videos) - 1} more' * (len(videos) > 1)}: {note}"
     names = {dimension.name for dimension in scores.dimensions}
-    timed = {video: facts for video, facts in scores.facts.items() if not images and not video.path.is_dir()}
+    timed = {video: facts for video, facts in scores.facts.items() if not images and video.timed}
     long = [video for video, facts in timed.items() if facts["frames"] >= LONG * facts["fps"] > 0]
     if long and not names.isdisjoint(VBENCH):
         yield (

@@ -14,15 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 
 from . import vbench
-from .columns import COLUMNS
 from .dimensions import Compared
 from .evaluate import Scores
+from .memory import InMemory
 from .videos import Video
 
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "av", "pillow", "vbench")
@@ -53,7 +52,7 @@ class Summary:
         self.paired: dict[str, dict[str, list[Video]]] = {group: {} for group in self.groups}
         for video in (video for videos in self.groups.values() for video in videos):
             self.paired[video.group].setdefault(video.pair, []).append(video)
-        self.columns = {c: COLUMNS.get(c, Column(c)) for d in scores.dimensions for c in d.columns}
+        self.columns = {c: d.record(c) for d in scores.dimensions for c in d.columns}
         for name in primary:
             if name not in self.columns:
                 raise Refused("primary", name, did_you_mean(name, self.columns))
@@ -198,7 +197,10 @@ class Summary:
     def notes(self) -> list[str]:
         """What a reader of the means must know."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
-        alone = [len(videos) == 1 and not os.path.isdir(group) for group, videos in self.groups.items()]
+        alone = [
+            len(videos) == 1 and not os.path.isdir(group) and not isinstance(videos[0], InMemory)
+            for group, videos in self.groups.items()
+        ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
         return [*said, *self.scores.notes, *self._unpaired()] + [
@@ -255,6 +257,7 @@ class Summary:
             "dimensions": {
                 d.name: {
                     "version": d.version,
+                    **({"source": d.source} if d.source else {}),
                     "weights": scores.weights[d.name],
                     "licences": {w.name: w.licence for w in d.weights},
                     "columns": [self.columns[c].label for c in d.columns],
@@ -316,7 +319,7 @@ class Summary:
         """
         files = [out, out.with_suffix(".csv")]
         with whole({"csv": files[1], "json": out}) as staged:
-            staged["json"].write_text(json.dumps(_finite(self.data(command)), indent=1) + "\n", encoding="utf-8")
+            staged["json"].write_text(json.dumps(finite(self.data(command)), indent=1) + "\n", encoding="utf-8")
             with open(staged["csv"], "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 self._csv(csv.writer(file))
         for number, (group, videos) in enumerate(self.groups.items(), 1):
@@ -365,10 +368,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with null for what JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

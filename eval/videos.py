@@ -96,6 +96,11 @@ class Video:
             raise ValueError("it changed while it was scored; score it again")
 
     @property
+    def timed(self) -> bool:
+        """Whether it has a frame rate of its own, which a folder of pictures does not."""
+        return not self.path.is_dir()
+
+    @property
     def differs_from_its_sidecar(self) -> bool:
         """Whether its sidecar has hashes, and another one of it."""
         try:

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -23,11 +24,12 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from w2sd_video import arms
+from w2sd_video import arms, plugins
 from w2sd_video.errors import NotFinite
 from w2sd_video.hook import Conditioning, Group, apply_reflection, check_free
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import METHODS, OPTIONS, Method
+from w2sd_video.methods import find as find_method
 from w2sd_video.models import adapters, checkpoints, loading
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
@@ -269,7 +271,7 @@ class Reflection(DiffusionPipeline):
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
-        options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+        options = {name: kwargs.pop(name) for name in _options_of(method) if name in kwargs}
         arguments = inspect.signature(self._stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
         asked = dict(arguments.arguments)
@@ -807,15 +809,24 @@ def _with(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> 
     return signature.replace(parameters=[*(p for p in old if p not in rest), *parameters, *rest])
 
 
+def _options_of(method: Any) -> list[str]:
+    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own."""
+    if not isinstance(method, str) or method in METHODS or method not in plugins.installed("method"):
+        return list(OPTIONS)
+    own = [field.name for field in fields(find_method(method)) if not field.name.endswith("_guidance")]
+    return [*OPTIONS, *(name for name in own if name not in OPTIONS)]
+
+
 def _method(name: str, options: dict[str, Any]) -> Method:
-    if name not in METHODS:
+    if name not in METHODS and not (isinstance(name, str) and name in plugins.installed("method")):
         raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
-    takes = inspect.signature(METHODS[name]).parameters
+    cls = find_method(name)
+    takes = inspect.signature(cls).parameters
     for option, value in options.items():
         if option not in takes and value != OPTIONS[option]:
-            has = ", ".join(key for key in takes if key in OPTIONS)
+            has = ", ".join(key for key in takes if not key.endswith("_guidance"))
             raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
-    return METHODS[name](**{option: value for option, value in options.items() if option in takes})
+    return cls(**{option: value for option, value in options.items() if option in takes})
 
 
 def _check_scale(name: str, value: Any) -> None:

@@ -474,6 +474,7 @@ class Counting(Dimension):
     """Counts, in `opened`, what it is asked to score."""
 
     name = "temporal_flickering"
+    version = 1
     opened: list[str] = []
 
     def score(self, video, reader):
@@ -484,7 +485,7 @@ class Counting(Dimension):
 
 @pytest.fixture
 def counting(monkeypatch):
-    monkeypatch.setattr("w2sd_video.eval.evaluate.get", lambda name: Counting())
+    monkeypatch.setattr("w2sd_video.eval.dimensions.get", lambda name: Counting())
     Counting.opened = []
     return Counting
 
@@ -536,7 +537,7 @@ def test_large_frames_are_scored_by_one_dimension_at_a_time_those_that_match_fra
     def score() -> Scores:
         return evaluate([folder], names, progress=lambda done, total, video: shown.append((done, total)))
 
-    monkeypatch.setattr("w2sd_video.eval.evaluate.get", get)
+    monkeypatch.setattr("w2sd_video.eval.dimensions.get", get)
     small = score()
     assert happened == [(name, names) for name in names] * 3 and shown[-1] == (3, 3)
 

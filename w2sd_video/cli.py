@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import w2sd_video
 
-from . import presets, runs, settings
-from .documents import read_text
+from . import plugins, presets, runs, settings
+from .documents import read_json, read_text
 from .generate import Made, conflicts, differences
 from .generate import generate as make
 from .runs import Refused, Request
@@ -85,6 +87,15 @@ def _say(*lines: str) -> None:
     except OSError as error:
         give_up("stdout")
         raise unwritable(error) from None
+
+
+FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.")
+
+
+def _as_json(form: str) -> bool:
+    if form not in ("text", "json"):
+        raise Refused("--format", form, "give text or json")
+    return form == "json"
 
 
 def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
@@ -283,6 +294,9 @@ def generate(
         fields = {name: value for name, value in fields.items() if value is not None}
         if chosen:
             fields["options"] = read_settings(chosen)
+        file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
+        if file:
+            fields |= {"method": file.name, "method_sha256": file.sha256}
         if weak_routing is not None:
             ends = re.fullmatch(r"(\d{1,9}),(\d{1,9})", weak_routing)
             fields["weak_routing"] = [int(ends[1]), int(ends[2])] if ends else weak_routing
@@ -304,8 +318,9 @@ def generate(
         before: dict[str, Any] | None = None
         if again:
             asked = (prompts_file, preset, refine, seed, image_encoder, *scales.values())
-            if prompts or variants or loras or fields.keys() - {"device"} or any(x is not None for x in asked):
-                others = "--out, --overwrite, --verify, --gif, --png and --device"
+            replaced = fields.keys() - {"device", *(("method", "method_sha256") if file else ())}
+            if prompts or variants or loras or replaced or any(x is not None for x in asked):
+                others = "--out, --overwrite, --verify, --gif, --png, --device and --method FILE.py:CLASS"
                 raise ValueError(f"--from takes everything from the sidecar; only {others} go with it")
             try:
                 request, before = runs.read_sidecar(again)
@@ -313,6 +328,9 @@ def generate(
                 raise Refused("--from", str(again), f"give a sidecar that can be read ({error})") from None
             except ValueError as error:
                 raise ValueError(f"--from: {error}") from None
+            if file and (file.name, file.sha256) != (request.method, request.method_sha256):
+                was = f"{request.method}{f', SHA-256 {request.method_sha256}' if request.method_sha256 else ''}"
+                raise Refused("method", method, f"it is not the method of the sidecar: {was}")
             requests = [replace(request, **fields)]
             try:
                 requests[0].check()
@@ -426,6 +444,7 @@ def _generate(
     before: dict[str, Any] | None,
     verify: bool = False,
     way: str = "Give --overwrite, or another --out",
+    to: Console = out,
 ) -> None:
     """Runs the requests under progress bars, and says where everything is."""
     overwrite = _free(requests, folder, formats, overwrite, verify, way=way)
@@ -447,7 +466,11 @@ def _generate(
             for made in results:
                 progress.update(videos, advance=1)
                 lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
-                _say(f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines)
+                lines = [f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines]
+                if to is out:
+                    _say(*lines)
+                else:
+                    to.print(*lines, sep="\n", markup=False)
 
 
 def _free(
@@ -613,11 +636,18 @@ app.command("image", help="Make images from prompts: a PNG each, with a JSON sid
 @app.command("presets")
 def show_presets(
     name: Annotated[str | None, typer.Argument(help="Show every field of this one, or of this YAML file.")] = None,
+    form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """The pairs of models that there are, and their settings."""
     with messages():
-        if name is not None:
+        as_json = _as_json(form)
+        if name is not None and not as_json:
             out.print(presets.text(presets.load(name)), markup=False, end="")
+            return
+        if as_json:
+            found = map(presets.load, presets.names()) if name is None else [presets.load(name)]
+            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in found]
+            _say(json.dumps(data if name is None else data[0], indent=1))
             return
         for preset in map(presets.load, presets.names()):
             final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
@@ -627,17 +657,86 @@ def show_presets(
                 ", ".join(f"{role.replace('_', ' ')} {model}" for role, model in preset.models.items()),
                 f"guidance {final:g} ({strong:g} and {weak:g} in the reflection), {preset.num_inference_steps} steps",
                 f"{preset.family}, {frames}{preset.width}x{preset.height}; {preset.source}",
+                *([f"plug-in of {owner}"] if (owner := presets.source(preset.name)) else []),
             ):
                 out.print(f"  {line}", markup=False)
 
 
+def _owner_of_preset(name: str) -> str | None:
+    """The plug-in that a preset is of; None where it is built in, or a file."""
+    return presets.source(name) or None if name in presets.names() else None
+
+
+@app.command("methods")
+def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
+    """The methods that there are, their options, and which plug-ins they are from."""
+    with messages():
+        as_json = _as_json(form)
+        from . import methods
+
+        _show_plugins("method", [name for name in methods.METHODS if name != "weak"], methods.described, as_json)
+
+
+@app.command("dimensions")
+def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:
+    """The dimensions that `eval` scores by, and which plug-ins they are from."""
+    with messages():
+        as_json = _as_json(form)
+        from .eval import dimensions
+
+        _show_plugins("dimension", dimensions.NAMES, dimensions.described, as_json)
+        if not as_json:
+            out.print(f"groups: {', '.join(dimensions.GROUPS)}", markup=False)
+            out.print(f"by VBench's own package, --backend official: {', '.join(dimensions.OFFICIAL)}", markup=False)
+
+
+def _show_plugins(
+    kind: plugins.Kind, builtin: Sequence[str], described: Callable[[str], dict[str, Any]], as_json: bool
+) -> None:
+    """Shows what there is of a kind: names, what is said of each, and for plug-ins where they are from.
+
+    Raises:
+        Refused: a plug-in cannot be used; after all others are shown.
+    """
+    broken: list[Refused] = []
+    rows: list[dict[str, Any]] = []
+    for name in [*builtin, *(name for name in plugins.installed(kind) if name not in builtin)]:
+        try:
+            plugin = plugins.find(kind, name, builtin)
+            rows.append({"name": name, **described(name), "plugin": plugin.source if plugin else None})
+        except Refused as refused:
+            broken.append(refused)
+    if as_json:
+        _say(json.dumps(rows, indent=1, default=str))
+    else:
+        for row in rows:
+            name, summary, plugin_of = row.pop("name"), row.pop("summary"), row.pop("plugin")
+            out.print(f"[bold]{escape(name)}[/]: {escape(summary)}")
+            for key, value in row.items():
+                listed = [f"{k}={v!r}" for k, v in value.items()] if isinstance(value, dict) else value
+                if listed and listed != [name]:
+                    out.print(f"  {key}: {', '.join(listed)}", markup=False)
+            if plugin_of:
+                out.print(f"  plug-in of {plugin_of}", markup=False)
+    for each in broken[1:]:
+        err.print(f"Error: {each}", markup=False)
+    if broken:
+        raise broken[0]
+
+
 @app.command()
-def doctor() -> None:
+def doctor(form: Annotated[str, FORMAT] = "text") -> None:
     """What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
     with messages():
+        as_json = _as_json(form)
         from .doctor import report
 
-        for title, rows in report().items():
+        sections = report()
+        if as_json:
+            data = {title: [{"what": label, "is": text} for label, text in rows] for title, rows in sections.items()}
+            _say(json.dumps(data, indent=1))
+            return
+        for title, rows in sections.items():
             out.print(f"[bold]{title}[/]")
             for label, text in rows:
                 out.print(f"  {label}: {text}", markup=False)
@@ -653,7 +752,10 @@ def evaluate(
         ),
     ],
     dimensions: Annotated[
-        str, typer.Option(help="Names of dimensions, with commas between; or six, vbench, images.")
+        str,
+        typer.Option(
+            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME."
+        ),
     ] = "six",
     out_file: Annotated[
         Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.", **PATH)
@@ -675,13 +777,16 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
     ] = None,
+    form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
 
     Scores are kept as they are made, in a .jsonl beside --out: the same command goes on where it was stopped.
     """
     with messages():
+        as_json = _as_json(form)
         from .eval.cli import run
+        from .eval.dimensions import named_by_user
 
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
@@ -691,7 +796,7 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, dimensions, *options):
+        if not run(out, err, videos, named_by_user(dimensions), *options, as_json=as_json):
             raise typer.Exit(1)
 
 
@@ -733,6 +838,7 @@ def check_pair(
         ),
     ] = None,
     out_folder: Annotated[Path, _option(OUTPUT, "The folder to write to.", "--out", **PATH)] = Path("pair"),
+    form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Say whether a pair helps: is its difference aligned with data, and what does it change in the scores?
 
@@ -743,14 +849,17 @@ def check_pair(
     fields |= {"weak_guidance_scale": weak_guidance, "num_inference_steps": steps, "vae": vae}
     with messages():
         _refuse_empty(context)
+        console = err if (as_json := _as_json(form)) else out
         if control is not None and not videos:
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from . import check_pair as check
         from .eval.cli import free, run
-        from .eval.dimensions import expand
+        from .eval.dimensions import expand, named_by_user
+        from .eval.results import finite
 
         if dimensions not in (None, "none"):
-            expand(dimensions.split(","))
+            dimensions = named_by_user(dimensions)
+            expand(dimensions)
         pair = presets.load(preset)
         runs.writable(out_folder)
         if loras:
@@ -779,22 +888,34 @@ def check_pair(
             shown = [each.data for each in data]
             found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
         check.write(out_folder / check.COSINES, found)
-        out.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
+        console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
         units = [each.prompt for each in data]
-        for sigma, cosine in check.by_level(found, units):
-            out.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
+        levels = check.by_level(found, units)
+        for sigma, cosine in levels:
+            console.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
         overall = check.overall(found, units)
         mean = overall.difference
         said = f"{mean}, {mean.n} samples of {mean.over}: {check.verdict(overall)}"
-        out.print(f"  mean         {said}", markup=False)
-        if dimensions == "none":
-            return
-        for variant, folder in variants.items():
-            _generate(batches[variant], folder, ["mp4"], False, None, way="Give another --out")
-        named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
-        folders = [str(folder) for folder in variants.values()]
-        auto = device or "auto"
-        if not run(out, err, folders, named, out_folder / "scores.json", None, None, auto, None, not pair.video, []):
+        console.print(f"  mean         {said}", markup=False)
+        result: dict[str, Any] = {
+            "levels": [{"sigma": sigma, "cosine": asdict(cosine)} for sigma, cosine in levels],
+            "cosine": asdict(mean),
+            "p": overall.p,
+            "verdict": check.verdict(overall),
+            "scores": None,
+        }
+        scored = True
+        if dimensions != "none":
+            for variant, folder in variants.items():
+                _generate(batches[variant], folder, ["mp4"], False, None, way="Give another --out", to=console)
+            named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
+            folders = [str(folder) for folder in variants.values()]
+            auto, results = device or "auto", out_folder / "scores.json"
+            scored = run(console, err, folders, named, results, None, None, auto, None, not pair.video, [])
+            result["scores"] = read_json(results)
+        if as_json:
+            _say(json.dumps(finite(result), indent=1))
+        if not scored:
             raise typer.Exit(1)
 
 

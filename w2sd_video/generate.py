@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import presets, runs
+from . import plugins, presets, runs
 from .errors import NotFinite, did_you_mean
 from .runs import Output, Refused, Request
 
@@ -341,13 +341,24 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
     if variant == "strong" or (variant == "weak" and request.weak is not None):
         return {"method": None}
-    from .methods import METHODS
+    from .methods import METHODS, find
 
-    call = {} if variant == "w2sd" and METHODS[request.method].one_model else weak_arm(request)
+    cls = find(request.method, request.method_sha256)
+    call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
     if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
         apart = call or request.weak_motion_adapter
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
         return call | {"method": "weak", "weak_guidance_scale": guidance}
+    if request.method not in METHODS:
+        values = {
+            "strong_guidance": request.strong_guidance_scale,
+            "weak_guidance": request.weak_guidance_scale,
+            "reflection_steps": request.reflection_steps,
+            "inversion": request.inversion,
+            "convention": request.convention,
+        }
+        takes = {each.name for each in fields(cls)}
+        return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
     return call | {
         "method": request.method,
         "strong_guidance_scale": request.strong_guidance_scale,
@@ -525,10 +536,11 @@ def _make(
             "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         }
     compared = len(videos) > 1
-    labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method}
+    labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method_name}
     labelled = {labels[variant]: frames for variant, frames in videos.items()}
     caption = f"{request.prompt}  (seed {request.seed})"
     provenance = _provenance(pipelines, command)
+    provenance["versions"] |= _plugin_version(request)
     every = {**output.singles, "": output}
     finals = {(name, kind): path for name, each in every.items() for kind, path in each.paths.items()}
     stale = [path for each in every.values() for path in each.stale()]
@@ -573,6 +585,14 @@ def _write(request: Request, shown: Frames, videos: dict[str, Frames], files: di
     if "png" in files:
         for variant, frames in videos.items():
             video.write_pngs(frames, files["png"] / variant if len(videos) > 1 else files["png"])
+
+
+def _plugin_version(request: Request) -> dict[str, str]:
+    """The distribution that a request's method is from, and its version, where it is an installed plug-in."""
+    from .methods import METHODS
+
+    plugin = plugins.find("method", request.method, METHODS, request.method_sha256)
+    return {plugin.distribution: plugin.version or ""} if plugin and plugin.distribution else {}
 
 
 def versions() -> dict[str, str]:

@@ -344,13 +344,19 @@ class Settings(Pair):
         ),
     ] = "exact"
     method: Annotated[
-        Annotated[str, Field(max_length=100)],
+        Annotated[str, Field(max_length=300)],
         Setting(
-            "w2sd (default), s2wd, z_sampling, re_sampling, advanced_re_sampling, auto_guidance or optimistic.",
+            "w2sd (default), another one of `w2sd-video methods`, or FILE.py:CLASS.",
             ("--method",),
             METHOD,
         ),
     ] = "w2sd"
+    method_sha256: Annotated[
+        Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")] | None,
+        Setting(
+            "SHA-256 of the file, where the method is a file's, FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"
+        ),
+    ] = None
     options: Annotated[
         Names,
         Setting(

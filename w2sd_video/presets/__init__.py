@@ -3,6 +3,8 @@
 A key is a field of `Preset`. What a file does not say is what the preset says that it `extends`, and else the field's
 default. A key that `Preset` does not know, or one without a default that nobody says, is refused, so that a misspelt
 one cannot be silently ignored.
+
+Installed plug-ins bring more (see `w2sd_video.plugins`): the entry point NAME is a package, in which `NAME.yaml` lies.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from .. import plugins
 from ..documents import read_yaml, words_as_booleans
 from ..errors import Refused, did_you_mean, shown
 from ..settings import FAMILIES, Family, Names, Note, Pair, Text
@@ -45,9 +48,21 @@ class Preset(Pair):
     ] = field(default_factory=list)
 
 
-def names() -> list[str]:
-    """The presets there are, the default first."""
+def builtin() -> list[str]:
+    """The presets of this package, the default first."""
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
+
+
+def names() -> list[str]:
+    """The presets there are, the default first, those of plug-ins last."""
+    own = builtin()
+    return [*own, *plugins.names("preset", own)]
+
+
+def source(name: str) -> str:
+    """What an installed preset is from, a distribution and its version; empty where it is built in."""
+    plugin = plugins.find("preset", name, builtin())
+    return plugin.source if plugin else ""
 
 
 def load(name: str) -> Preset:
@@ -61,13 +76,19 @@ def load(name: str) -> Preset:
         if not os.path.isfile(path):
             raise ValueError(f"preset {name!r} is not a file; {did_you_mean(path.stem, names())}")
         return read(path)
-    if name not in names():
+    if name not in names() and not plugins.installed("preset").get(name):
         raise ValueError(f"preset {name!r} is unknown; {did_you_mean(name, names())}")
-    return read(FOLDER / f"{name}.yaml")
+    plugin = plugins.find("preset", name, builtin())
+    if plugin is None:
+        return read(FOLDER / f"{name}.yaml")
+    try:
+        return read(plugin.value, name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"preset {name!r}, of {plugin.source}: {error}") from None
 
 
-def read(path: Path) -> Preset:
-    """Reads one preset file; `load` by path."""
+def read(path: Path, name: str | None = None) -> Preset:
+    """Reads one preset file; `load` by path. `name` is what it is called where that is not by its path."""
     data = _said(path)
     known = {field.name: field for field in fields(Preset) if field.name != "name"}
     needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
@@ -79,7 +100,7 @@ def read(path: Path) -> Preset:
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")
     try:
-        preset = Preset(name=path.stem if path.parent == FOLDER else str(path.absolute()), **data)
+        preset = Preset(name=name or (path.stem if path.parent == FOLDER else str(path.absolute())), **data)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     for schedule, config in preset.schedules.items():
@@ -109,8 +130,8 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = data.pop("extends", None)
     if base is None:
         return data
-    if base not in names():
-        raise ValueError(f"{path}: extends {shown(base)}, which is no preset; {did_you_mean(str(base)[:100], names())}")
+    if base not in (known := builtin()):
+        raise ValueError(f"{path}: extends {shown(base)}, which is no preset; {did_you_mean(str(base)[:100], known)}")
     if FOLDER / f"{base}.yaml" in (path, *extended):
         raise ValueError(f"{path}: extends itself, by {base!r}")
     theirs = _said(FOLDER / f"{base}.yaml", (path, *extended))

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import presets, settings
+from .. import plugins, presets, settings
 from ..documents import read_json
 from ..errors import Refused, did_you_mean
 from ..hashing import sha256
@@ -63,6 +63,9 @@ class Request(Settings):
             if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
                 keys = ("model", "image_encoder")
                 values[name] = {**scaled, **{k: absolute(v) for k, v in scaled.items() if k in keys and v is not None}}
+        if isinstance(method := values.get("method"), str) and plugins.is_file(method):
+            plugin = plugins.find("method", method, (), values.get("method_sha256"))
+            values["method_sha256"] = plugin.sha256 if plugin else None
         values["pictures"] = {
             name: _hash(path)
             for name in ("control", "ip_image")
@@ -157,12 +160,16 @@ class Request(Settings):
         if self.variant != "w2sd" and self.guidance_scale < 1 and (self.variant != "weak" or self.weak is not None):
             accepted = "without a method the pipelines take everything up to 1 as 1: give 1 or more"
             raise Refused("guidance_scale", self.guidance_scale, accepted)
-        if self.method == "w2sd" and not self.options:
+        if plugins.is_file(self.method) != (self.method_sha256 is not None):
+            raise Refused("method_sha256", self.method_sha256, "give the SHA-256 of the file of a method FILE.py:CLASS")
+        if self.method == "w2sd" and not self.options and not plugins.installed("method").get("w2sd"):
             return  # without torch, which takes seconds to import
-        from ..methods import METHODS
+        from ..methods import METHODS, find
 
-        _one_of("method", self.method, [name for name in METHODS if name != "weak"])  # that is a variant
-        has = [f.name for f in fields(METHODS[self.method])]
+        if self.method == "weak":  # that is a variant
+            _one_of("method", self.method, [name for name in METHODS if name != "weak"])
+        cls = find(self.method, self.method_sha256)
+        has = [f.name for f in fields(cls)]
         if self.inversion != "x_s" and "inversion" not in has:
             raise Refused("inversion", self.inversion, f"{self.method} inverts nothing: give none")
         known = [name for name in has if name not in _REQUESTED]
@@ -170,7 +177,7 @@ class Request(Settings):
             if name not in known:
                 raise Refused(f"option of {self.method}", name, did_you_mean(name, known))
         try:
-            METHODS[self.method](**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
+            cls(**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
         except (TypeError, ValueError) as error:
             raise Refused("options", dict(self.options), str(error)) from None
 
@@ -204,13 +211,19 @@ class Request(Settings):
         words = re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:60].strip("-")
         if words.replace("-", " ") != self.prompt:
             words = f"{words}-{hashlib.sha256(self.prompt.encode()).hexdigest()[:6]}".strip("-")
-        by = [self.method] if self.variant in ("w2sd", "compare") else []
+        by = [self.method_name] if self.variant in ("w2sd", "compare") else []
         return "-".join([words, f"seed{self.seed}", *(name for name in [*by, self.variant] if name != "w2sd")])
+
+    @property
+    def method_name(self) -> str:
+        """The method's name; of a file's, its class alone."""
+        return self.method.rpartition(":")[2]
 
     @property
     def long_stem(self) -> str:
         """Another name, for where another request has `stem`: with a hash of the whole request."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        said = {name: value for name, value in asdict(self).items() if name != "method_sha256" or value}
+        text = json.dumps(said, sort_keys=True)
         return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

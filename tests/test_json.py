@@ -1,0 +1,65 @@
+"""`--format json`: the data alone on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from w2sd_video import presets, video
+from w2sd_video.cli import app
+
+
+def read(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--format", "json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_methods_have_their_options_and_defaults():
+    rows = {row["name"]: row for row in read("methods")}
+    assert rows["auto_guidance"]["options"]["weight"] == 1.0 and rows["w2sd"]["plugin"] is None
+    assert set(rows["w2sd"]) == {"name", "summary", "options", "plugin"} and "weak" not in rows
+
+
+@pytest.mark.slow  # imports every dimension
+def test_dimensions_have_their_columns_and_weights():
+    rows = {row["name"]: row for row in read("dimensions")}
+    assert rows["clipped"]["columns"] == ["clipped"] and rows["clipped"]["weights"] == []
+    assert "shapes_right" in rows["shapes"]["columns"] and rows["clip_t"]["weights"]
+
+
+def test_presets_have_every_field():
+    assert read("presets", "shapes")["num_inference_steps"] == presets.load("shapes").num_inference_steps
+    rows = read("presets")
+    assert [row["name"] for row in rows] == presets.names() and not any(row["plugin"] for row in rows)
+
+
+def test_doctor_has_its_sections():
+    rows = read("doctor")["Versions"]
+    assert rows[0]["what"] == "python" and rows[0]["is"]
+
+
+def test_eval_prints_the_results_file(tmp_path):
+    video.write_pngs(np.full((2, 16, 16, 3), 51, np.uint8), tmp_path / "grey:cat:")
+    out = tmp_path / "results.json"
+    data = read("eval", tmp_path / "grey:cat:", "--dimensions", "clipped", "--out", out)
+    assert data == json.loads(out.read_text())
+    assert data["videos"][0]["path"].endswith("grey:cat:")
+
+
+@pytest.mark.parametrize("command", [("methods",), ("doctor",), ("presets",), ("dimensions",), ("eval", "x")])
+def test_another_format_is_refused(command):
+    result = CliRunner().invoke(app, [*command, "--format", "yaml"])
+    assert result.exit_code == 2 and "'yaml' is not accepted; give text or json" in result.stderr
+
+
+@pytest.mark.slow  # samples eight times
+def test_check_pair_prints_cosines_by_level_and_the_scores(tmp_path):
+    arguments = ("--preset", "shapes-digits", "--samples", 2, "--steps", 2, "--out", tmp_path)
+    data = read("check-pair", *arguments)
+    assert len(data["levels"]) == 8 and -1 <= data["cosine"]["mean"] <= 1 and data["verdict"]
+    assert data["scores"] == json.loads((tmp_path / "scores.json").read_text())

@@ -1,0 +1,187 @@
+"""Plug-ins: methods, dimensions and presets that are not of this package.
+
+An installed distribution names them as entry points, of the groups in `GROUPS`. A file is named `FILE.py:NAME`, and is
+known from then on by its name without folders, `mine.py:Mine`, and its SHA-256.
+
+Code comes from the command line or from Python alone. `from_file` runs a file; only the command line and Python call
+it. `find`, by which a request, a sidecar or a plan is read, knows of files only those that `from_file` has run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from .documents import read_bytes
+from .errors import Refused, did_you_mean
+
+Kind = Literal["method", "dimension", "preset"]
+GROUPS: dict[Kind, str] = {kind: f"w2sd_video.{kind}s" for kind in ("method", "dimension", "preset")}
+ARGUMENTS: dict[Kind, str] = {"method": "method", "dimension": "dimensions", "preset": "preset"}
+NAME = re.compile(r"\w[\w.-]*")
+OURS = "w2sd-video"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in whose code was imported: `value` is its class, function or, of a preset, the path of its YAML file.
+
+    `source` says where it is from. Of an installed one `distribution` and `version` do; of a file, `sha256`.
+    """
+
+    kind: Kind
+    name: str
+    value: Any
+    source: str
+    distribution: str | None = None
+    version: str | None = None
+    sha256: str | None = None
+
+
+_RUN: dict[tuple[Kind, str, str], Plugin] = {}  # the files that the command line or Python has named
+
+
+def is_file(name: str) -> bool:
+    """Whether it is `FILE.py:NAME`."""
+    return re.fullmatch(r".+\.py:\w+", name) is not None
+
+
+def from_file(kind: Kind, named: str) -> Plugin:
+    """Runs a file, `FILE.py:NAME`, and takes from it what has that name. The bytes that run are those that are hashed.
+
+    Raises:
+        Refused: the file cannot be read, its code raises an error, or it has nothing of that name.
+    """
+    argument = ARGUMENTS[kind]
+    file, _, attribute = named.rpartition(":")
+    path = Path(os.path.expanduser(file)).absolute()
+    try:
+        data = read_bytes(path)
+    except (OSError, ValueError) as error:
+        raise Refused(
+            argument, named, f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = kind, f"{path.name}:{attribute}", sha256
+    if key not in _RUN:
+        module = ModuleType(f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{sha256[:16]}")
+        module.__file__ = str(path)
+        if module.__name__ not in sys.modules:
+            sys.modules[module.__name__] = module  # where dataclasses look up the types of fields
+            try:
+                exec(compile(data, str(path), "exec"), module.__dict__)
+            except BaseException as error:
+                del sys.modules[module.__name__]
+                raise _unusable(argument, named, str(path), error) from None
+        module = sys.modules[module.__name__]
+        if not hasattr(module, attribute):
+            own = [name for name, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__]
+            raise Refused(argument, named, f"{path} has no such name; {did_you_mean(attribute, own)}")
+        _RUN[key] = Plugin(kind, key[1], getattr(module, attribute), f"{path.name} sha256:{sha256}", sha256=sha256)
+    return _RUN[key]
+
+
+def _unusable(argument: str, name: str, file: str, error: BaseException, owner: str = "") -> BaseException:
+    """What is raised in place of an error in a plug-in's code: one sentence with the plug-in, the file and the line."""
+    if isinstance(error, (KeyboardInterrupt, MemoryError)):
+        return error
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    said = str(error).strip().partition("\n")[0]
+    what = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    place = f"{f'{owner}: ' * bool(owner)}{file}{f', line {line},' if line else ''}"
+    return Refused(argument, name, f"{place} cannot be imported: {what}")
+
+
+def installed(kind: Kind) -> dict[str, list[EntryPoint]]:
+    """The entry points of installed distributions, by name, without importing them."""
+    return _installed(kind, tuple(sys.path))
+
+
+@lru_cache
+def _installed(kind: Kind, places: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUPS[kind]):
+        if point.dist is None or point.dist.name != OURS:
+            found.setdefault(point.name, []).append(point)
+    return dict(sorted(found.items()))
+
+
+def names(kind: Kind, builtin: Collection[str]) -> list[str]:
+    """The names of installed plug-ins that can be used."""
+    return [name for name, points in installed(kind).items() if not problem(name, points, builtin)]
+
+
+def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> str:
+    """Why installed plug-ins of one name cannot be used; empty where there is one and it can."""
+    owners = " and ".join(_owner(point) for point in points)
+    if points and name in builtin:
+        return f"{owners} has a plug-in of this name, which is that of one that is built in: uninstall it"
+    if len(points) > 1:
+        return f"{owners} have plug-ins of this name: uninstall one"
+    if points and not NAME.fullmatch(name):
+        return f"{owners} has a plug-in of this name, which has more than letters, digits, _, . and -"
+    return ""
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def find(
+    kind: Kind, name: str, builtin: Collection[str], sha256: str | None = None, more: Iterable[str] = ()
+) -> Plugin | None:
+    """The plug-in of a name; None where it is built in.
+
+    Args:
+        builtin: the names of those that are.
+        sha256: of a file's plug-in, which file. None: the one that was named, where it is one.
+        more: other words that are accepted, for the message.
+
+    Raises:
+        Refused: there is none; several have this name; its code raises an error; or it is a file's, and neither the
+            command line nor Python has named that file.
+    """
+    argument = ARGUMENTS[kind]
+    if is_file(name):
+        run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
+        if len(run) != 1:
+            said = f"{name}, of SHA-256 {sha256}" if sha256 else name
+            way = f"code runs only from a file that is named: give --{argument} FOLDER/{said}"
+            raise Refused(argument, name, f"{way}, or in Python w2sd_video.plugins.from_file")
+        return run[0]
+    points = installed(kind).get(name, [])
+    if why := problem(name, points, builtin):
+        raise Refused(argument, name, why)
+    if name in builtin:
+        return None
+    if not points:
+        raise Refused(argument, name, did_you_mean(name, [*more, *builtin, *names(kind, builtin)]))
+    return _imported(kind, points[0])
+
+
+def _imported(kind: Kind, point: EntryPoint) -> Plugin:
+    owner, file = _owner(point), point.value
+    try:
+        file = getattr(find_spec(point.module), "origin", None) or file
+        module = import_module(point.module)
+        if kind == "preset":
+            value: Any = Path(next(iter(module.__path__))) / f"{point.name}.yaml"
+        else:
+            value = point.load()
+    except BaseException as error:
+        raise _unusable(ARGUMENTS[kind], point.name, file, error, owner) from None
+    distribution, version = (point.dist.name, point.dist.version) if point.dist else (None, None)
+    return Plugin(kind, point.name, value, owner, distribution, version)
