@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, grammar, table, train, tuning, world
+from w2sd_video.shapes import bench, captions, grammar, table, train, tuning, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
 from w2sd_video.shapes.judge import FORMED, judge, read
@@ -390,7 +390,7 @@ def test_an_exchange_moves_values_between_objects_and_invents_none():
     rng = np.random.default_rng(0)
     changed = {"shape": [], "size": [], "direction": []}
     for scene, _ in scenes(400, things=2):
-        other = train.exchange(scene, rng, 0.3)
+        other = captions.exchange(scene, rng, 0.3)
         parse(describe(other))
         by_colour = {thing.colour: thing for thing in other.things}
         assert by_colour.keys() == {thing.colour for thing in scene.things}
@@ -402,14 +402,14 @@ def test_an_exchange_moves_values_between_objects_and_invents_none():
                 moved.append(own != theirs)
     assert {name: pytest.approx(0.3, abs=0.08) for name in changed} == {n: np.mean(m) for n, m in changed.items()}
     alone = [scene for scene, _ in scenes(20, things=1)]
-    assert [train.exchange(scene, rng, 1.0) for scene in alone] == alone
+    assert [captions.exchange(scene, rng, 1.0) for scene in alone] == alone
 
 
 def test_mislabelling_replaces_about_the_share_that_is_asked_for():
     rng = np.random.default_rng(0)
-    pairs = [(scene, train.mislabel(scene, rng, 0.2)) for scene, _ in scenes(500, things=1)]
+    pairs = [(scene, captions.mislabel(scene, rng, 0.2)) for scene, _ in scenes(500, things=1)]
     assert np.mean([a.things[0].colour != b.things[0].colour for a, b in pairs]) == pytest.approx(0.2, abs=0.06)
-    assert all(train.mislabel(scene, rng, 0.0) == scene for scene, _ in pairs[:50])
+    assert all(captions.mislabel(scene, rng, 0.0) == scene for scene, _ in pairs[:50])
 
 
 # Bench

@@ -1,0 +1,49 @@
+"""Captions that are wrong here and there, which a weak model learns from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .world import BACKGROUNDS, CHANGES, COLOURS, MOVING, PASSING, SHAPES, SIZES, SPEEDS, Scene
+
+
+def exchange(scene: Scene, rng: np.random.Generator, share: float) -> Scene:
+    """The scene with shape, size and motion each, with probability `share`, told of the wrong objects: the objects'
+    values move on by one, from the last to the first. A relation, too, is told the wrong way round.
+
+    A scene of one object stays as it is. So does what would be no scene: only what moves passes another.
+    """
+    if len(scene.things) == 1:
+        return scene
+    things = scene.things
+    for names in (("shape",), ("size",), ("direction", "speed")):
+        if rng.random() < share:
+            moved = (things[-1], *things[:-1])
+            things = tuple(replace(a, **{n: getattr(b, n) for n in names}) for a, b in zip(things, moved, strict=True))
+    if rng.random() < share:
+        things = (things[1], things[0], *things[2:])
+    if scene.relation in PASSING and things[0].direction not in (None, *MOVING):
+        return scene
+    return replace(scene, things=things)
+
+
+def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
+    """The scene with each attribute that it says replaced, with probability `noise`, by one drawn at random."""
+    choices = {"shape": SHAPES, "size": SIZES, "speed": SPEEDS, "direction": MOVING}
+    things = []
+    for thing in scene.things:
+        for name, options in choices.items():
+            if getattr(thing, name) not in (None, "still", *CHANGES) and rng.random() < noise:
+                thing = replace(thing, **{name: str(rng.choice(list(options)))})
+        if rng.random() < noise:
+            others = [c for c in COLOURS if c not in {t.colour for t in scene.things}]
+            thing = replace(thing, colour=str(rng.choice(others)))
+        things.append(thing)
+    if len({thing.colour for thing in things}) < len(things):
+        return scene
+    background = scene.background
+    if background and rng.random() < noise:
+        background = str(rng.choice(list(BACKGROUNDS)))
+    return Scene(tuple(things), scene.relation, background)
