@@ -78,7 +78,7 @@ def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class W2SD(Method):
-    """W2SD's settings, and the method with them. Z-Sampling (arXiv:2412.10891) is one model at two guidance numbers.
+    """Algorithm 1: a step of the strong arm, back by the weak one, and the scheduler's own step from there.
 
     Args:
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.
