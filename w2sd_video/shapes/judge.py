@@ -371,11 +371,10 @@ def _exchanged(pairs: list[tuple[Thing, Track | None]]) -> list[bool]:
 
 def _unsteady(track: Track, grows: bool, hidden: bool) -> float:
     """Standard deviation over mean of the area; from what is expected of a thing that is to grow."""
-    frames = track.measured if hidden else track.seen
-    area = track.area if not hidden else track.area[frames]
-    if grows:
-        area = area - np.pi * track.expected[frames if hidden else slice(None)] ** 2
-    return float(area.std() / track.area[frames].mean())
+    frames = track.measured if hidden else np.full(len(track.area), True)
+    area = track.area[frames]
+    off = area - np.pi * track.expected[frames] ** 2 if grows else area
+    return float(off.std() / area.mean())
 
 
 def _jerk(centre: np.ndarray, frames: np.ndarray) -> float:
@@ -392,7 +391,7 @@ def _stands(first: Track, second: Track, relation: str) -> bool:
     """Whether, in 90 % of the frames that show both, the first object lies clear of the second on that side."""
     both = first.seen & second.seen
     ahead = (first.centre - second.centre)[both] @ np.array(RELATIONS[relation])
-    radii = np.sqrt(first.area[both] / np.pi) + np.sqrt(second.area[both] / np.pi)
+    radii = first.radius[both] + second.radius[both]
     return len(ahead) > 0 and bool((ahead > 0.75 * radii).mean() >= 0.9)
 
 

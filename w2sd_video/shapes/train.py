@@ -66,7 +66,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @validated
 class Recipe:
-    """Everything that decides what the trainer makes. The defaults made the shipped weights."""
+    """Everything that decides what the trainer makes."""
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     videos: Count = 6000
