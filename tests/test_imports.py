@@ -37,7 +37,7 @@ FLOORS = (
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.train"
+        "arms dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.reading shapes.train"
     ).split()
 )
 # Who else may know it, within functions.

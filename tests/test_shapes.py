@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, captions, grammar, table, train, tuning, world
+from w2sd_video.shapes import bench, captions, grammar, reading, table, train, tuning, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
 from w2sd_video.shapes.judge import FORMED, judge, read
@@ -329,7 +329,16 @@ def test_other_arrays_are_refused():
 # Trainer
 
 TINY = train.Recipe(
-    videos=3, vae_steps=2, image_steps=2, video_steps=2, tuned_steps=2, vae_batch=2, image_batch=2, video_batch=1
+    videos=3,
+    vae_steps=2,
+    decoder_steps=2,
+    text_steps=2,
+    image_steps=2,
+    video_steps=2,
+    tuned_steps=2,
+    vae_batch=2,
+    image_batch=2,
+    video_batch=1,
 )
 
 
@@ -342,7 +351,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
     train.Trainer(tmp_path / "whole", TINY, "cpu").train()
 
-    kills = {(stage, 1) for stage in (1, 2, 3, 4)}  # in its second step, after a checkpoint
+    kills = {(stage, 1) for stage in range(1, 7)}  # in its second step, after a checkpoint
     rng = train.Trainer._rng
 
     def killed(self, *key):
@@ -352,7 +361,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         return rng(self, *key)
 
     monkeypatch.setattr(train.Trainer, "_rng", killed)
-    for _ in range(4):
+    for _ in range(6):
         with pytest.raises(KeyboardInterrupt):
             train.Trainer(tmp_path / "broken", TINY, "cpu").train()
     trainer = train.Trainer(tmp_path / "broken", TINY, "cpu")
@@ -382,7 +391,7 @@ def test_a_folder_is_not_continued_with_another_recipe(tmp_path):
 
 
 def test_export_before_the_end_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="vae, image, video, tuned not done"):
+    with pytest.raises(ValueError, match="vae, decoder, text, image, video, tuned not done"):
         train.Trainer(tmp_path, TINY, "cpu").export(tmp_path / "weights", "")
 
 
@@ -627,3 +636,16 @@ def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance(
             distances.setdefault(name, []).append(float(np.sqrt((difference**2).mean())))
     assert np.mean(distances["optimistic"]) < 0.5 * np.mean(distances["auto-guidance"]), distances
     assert np.median(distances["optimistic"]) < 5
+
+
+def test_words_are_told_of_the_object_they_belong_to():
+    prompt = "a red circle moving right above a small blue square on a grey background"
+    tokens = tokenizer()
+    ids = tokens([prompt, "a red circle"], padding="max_length", return_tensors="pt").input_ids
+    things, scenes = reading.facts([parse(prompt), parse("a red circle")])
+    number = reading.numbers(ids, tokens.convert_tokens_to_ids("a</w>"), tokens.eos_token_id, things)
+    none = reading.UNSAID
+    assert number[0, :15].tolist() == [none, *[0] * 6, *[1] * 5, none, none, none]
+    assert number[1, :5].tolist() == [none, 0, 0, 0, none] and (number[:, 15:] == none).all()
+    assert things[0].tolist() == [[0, 0, none, 1, none], [2, 1, 0, none, none], [none] * 5]
+    assert scenes.tolist() == [[0, 1], [none, none]]

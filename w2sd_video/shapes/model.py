@@ -75,6 +75,7 @@ def build_image_model() -> StableDiffusionXLPipeline:
         norm_num_groups=8,
         latent_channels=LATENT_CHANNELS,
         sample_size=CANVAS,
+        mid_block_add_attention=False,
         force_upcast=False,
     )
     unet = UNet2DConditionModel(

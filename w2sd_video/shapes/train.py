@@ -1,12 +1,14 @@
 """Trains the shapes model: the weak `base`, the strong `tuned`, and the motion module they share.
 
-Four stages, each resumable and each some 15 to 50 minutes on two CPU cores:
+Six stages, each resumable, of 1 to 50 minutes on two CPU cores:
 
-1. `vae`    the autoencoder, on single frames, with a decoder that learns to draw from latents that are a little off;
-2. `image`  the image model and both text encoders, on single frames;
-3. `video`  AnimateDiff's second stage: the motion module, with the image model learning along slowly. Captions of
-            stages 2 and 3 exchange attributes between objects. Their result is `base`.
-4. `tuned`  a short fine-tune of base, text encoders too, on right captions, with the motion module frozen.
+1. `vae`      the autoencoder, on single frames;
+2. `decoder`  its decoder alone, which learns to draw from latents that are a little off;
+3. `text`     both text encoders, which learn to read; see `reading`;
+4. `image`    the image model and both text encoders, on single frames;
+5. `video`    AnimateDiff's second stage: the motion module, with the image model learning along slowly. Its captions
+              exchange attributes between objects. The result is `base`.
+6. `tuned`    a short fine-tune of base, text encoders too, on right captions, with the motion module frozen.
 
 So `base` knows what things look like as well as `tuned` does, nearly, and is less sure which attribute belongs to which
 object. That is the difference that a pair needs: an error that both models make in the same direction, and the weak
@@ -14,8 +16,10 @@ one more.
 
 The loss is the squared error of the velocity. Which way things go is a product of word, frame and place, and is
 decided while there is almost nothing but noise to see; trained in the plain way, a model of this size does not find
-it in hours. Three things make it learn: small latents (`LATENT_STD`), more steps at high noise (`NOISY`), and an image
-stage that sees the last frames only (`LAST_FRAMES`), so that word and place are joined before the frame comes in.
+it in hours. These things make it learn: an autoencoder without attention, whose latents say what is at their own place
+(with attention, the same 1,200 steps of the image stage left form at .51, without at .70); text encoders that can
+read; small latents (`LATENT_STD`); first more steps at high noise, then more below (`noisy_share`); and an image stage
+that sees the last frames only (`LAST_FRAMES`), so that word and place are joined before the frame comes in.
 
 The batch of step n is a function of (seed, stage, n) alone, so that a run that was killed and goes on makes the same
 weights as one that was not. On a GPU batches are made ahead by other processes, and the networks are compiled.
@@ -39,7 +43,7 @@ import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
@@ -57,6 +61,7 @@ from ..validation import validated
 from .captions import exchange, mislabel
 from .grammar import describe
 from .model import HERE, LATENT_CHANNELS, build_image_model, build_motion_adapter, tokenizer
+from .reading import Reader, facts, numbers
 from .world import CANVAS, Scene, forget, render, sample_scene
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -70,7 +75,9 @@ class Recipe:
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     videos: Count = 6000
-    vae_steps: Count = 6000
+    vae_steps: Count = 1500
+    decoder_steps: Count = 3000
+    text_steps: Count = 600
     image_steps: Count = 9000
     video_steps: Count = 2500
     tuned_steps: Count = 1500
@@ -78,6 +85,7 @@ class Recipe:
     image_batch: Count = 64
     video_batch: Count = 16
     vae_learning_rate: Rate = 1.5e-3
+    text_learning_rate: Rate = 2e-3
     learning_rate: Rate = 8e-4
     spatial_learning_rate: Rate = 2e-4
     tuned_learning_rate: Rate = 4e-4
@@ -99,9 +107,12 @@ HELD_OUT = 256
 CROPPED = 0.3
 # From this timestep up, there is more to learn: see `noisy_share`.
 NOISY = 700
+EVENLY = 1 - NOISY / 1000
 # In the last frames of a video a direction has become a place. The image stage sees these.
 LAST_FRAMES = 4
-STAGES = ("vae", "image", "video", "tuned")
+# Prompts in a batch of the stage `text`.
+READ = 128
+STAGES = ("vae", "decoder", "text", "image", "video", "tuned")
 
 CARD = """---
 license: apache-2.0
@@ -134,15 +145,17 @@ On {made}. The recipe:
 
 
 def noisy_share(stage: str, step: int, steps: int) -> float:
-    """The share of a batch whose timesteps are drawn from NOISY up; the rest is drawn evenly.
+    """The share of a batch whose timesteps are drawn evenly from NOISY up; the rest is drawn evenly from below.
 
-    First where things go, then what they are.
+    First where things go, then what they are: a picture of this size is lost in noise at NOISY, and once the model
+    knows what prompts say there, it has nothing more to learn. A video has more to be seen.
     """
-    if stage == "tuned":
-        return 0.0
+    first = 5 * (step + 1) <= steps
+    if stage == "image":
+        return 0.5 if first else 0.1
     if stage == "video":
-        return 1.0 if 3 * (step + 1) <= steps else 0.5
-    return 0.5 if 2 * (step + 1) <= steps else 0.25
+        return 0.8 if first else 0.4
+    return EVENLY
 
 
 def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +178,14 @@ def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     middle = there[rng.integers(len(there))] if len(there) else sides
     top, left = np.clip(middle - rng.integers(sides), 0, sides)
     return frame[top : top + sides[0], left : left + sides[1]]
+
+
+def _unlike(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """How unlike pictures are, both (B, 3, height, width): most of all where things are, and at their edges."""
+    coloured = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0.1
+    near = F.max_pool2d(coloured.float(), 5, stride=1, padding=2)  # a blur is wrong on either side of an edge
+    edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (-1, -2))
+    return ((y - x).abs() * (1 + 4 * near)).mean() + edges
 
 
 Batch = dict[str, torch.Tensor]
@@ -348,53 +369,96 @@ class Trainer:
         torch.manual_seed(self.recipe.seed)
         pipe = build_image_model()
         vae, recipe = pipe.vae.to(self.device), self.recipe
-        flat = self.frames.reshape(-1, *self.frames.shape[2:])
-
-        def batch(step: int) -> Batch:
-            rng = self._rng(1, step)
-            whole = (step + 1) > CROPPED * recipe.vae_steps
-            # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
-            count = recipe.vae_batch // 4 if whole else recipe.vae_batch
-            drawn = flat[rng.integers(len(flat), size=max(1, count))]
-            frames = torch.from_numpy(drawn if whole else np.stack([_crop(frame, rng) for frame in drawn]))
-            draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            shape = (2, len(frames), LATENT_CHANNELS, *(side // 8 for side in frames.shape[1:3]))
-            strength = recipe.latent_noise * torch.rand((len(frames), 1, 1, 1), generator=draw) ** 2
-            return {"frames": frames, "noise": torch.randn(shape, generator=draw), "strength": strength}
 
         def loss(batch: Batch) -> torch.Tensor:
-            x, (sampled, added) = self._pixels(batch["frames"]), batch["noise"]
-            posterior = vae.encode(x).latent_dist
-            z = posterior.mean + posterior.std * sampled
-            # A denoiser's latents are never quite right: of every other frame the decoder learns to see what they were
-            # to be. The encoder does not: it would spread its code against the noise, which no denoiser then learns.
-            noisy = torch.arange(len(z), device=z.device)[:, None, None, None] % 2 == 1
-            y = vae.decode(torch.where(noisy, (z + batch["strength"] * z.std() * added).detach(), z)).sample
-            coloured = (x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0.1
-            near = F.max_pool2d(coloured.float(), 5, stride=1, padding=2)  # a blur is wrong on either side of an edge
-            error = (y - x).abs() * (1 + 4 * near)
-            edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (-1, -2))
-            return error.mean() + edges + recipe.kl_weight * posterior.kl().mean() / z[0].numel()
+            x, posterior = self._encoded(vae, batch)
+            z = posterior.mean + posterior.std * batch["sampled"]
+            return _unlike(vae.decode(z).sample, x) + recipe.kl_weight * posterior.kl().mean() / z[0].numel()
 
+        batch = partial(self._frames_batch, "vae", recipe.vae_steps)
         self._optimise("vae", {vae: recipe.vae_learning_rate}, batch, loss, recipe.vae_steps)
         with torch.no_grad(), self._autocast():
             z = torch.cat([vae.encode(self._pixels(torch.from_numpy(v))).latent_dist.mean for v in self.frames[:64]])
         vae.register_to_config(scaling_factor=round(LATENT_STD / z.float().std().item(), 5))
         self._save(pipe, "vae")
 
+    def _decoder(self) -> None:
+        pipe, recipe = self._load("vae"), self.recipe
+        vae = pipe.vae.requires_grad_(False)
+        decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            with torch.no_grad():
+                x, posterior = self._encoded(vae, batch)
+                z = posterior.mean + posterior.std * batch["sampled"]
+                # A denoiser's latents are never quite right: the decoder learns to see what they were to be.
+                z = z + recipe.latent_noise * batch["strength"] ** 2 * z.std() * batch["added"]
+            return _unlike(vae.decode(z).sample, x)
+
+        batch = partial(self._frames_batch, "decoder", recipe.decoder_steps)
+        self._optimise("decoder", {decoder: recipe.vae_learning_rate}, batch, loss, recipe.decoder_steps)
+        self._save(pipe, "decoder")
+
+    def _frames_batch(self, stage: str, steps: int, step: int) -> Batch:
+        """Frames (B, height, width, 3) of uint8, and what is drawn for them: of the posterior, and to be added."""
+        rng = self._rng(self.stages.index(stage) + 1, step)
+        flat = self.frames.reshape(-1, *self.frames.shape[2:])
+        whole = (step + 1) > CROPPED * steps
+        # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
+        count = self.recipe.vae_batch // 4 if whole else self.recipe.vae_batch
+        drawn = flat[rng.integers(len(flat), size=max(1, count))]
+        frames = torch.from_numpy(drawn if whole else np.stack([_crop(frame, rng) for frame in drawn]))
+        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        shape = (len(frames), LATENT_CHANNELS, *(side // 8 for side in frames.shape[1:3]))
+        return {
+            "frames": frames,
+            "sampled": torch.randn(shape, generator=draw),
+            "added": torch.randn(shape, generator=draw),
+            "strength": torch.rand((len(frames), 1, 1, 1), generator=draw),
+        }
+
+    def _encoded(self, vae: AutoencoderKL, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """The pixels of a batch, and the posterior of their latents."""
+        x = self._pixels(batch["frames"])
+        return x, vae.encode(x).latent_dist
+
+    def _text(self) -> None:
+        pipe = self._load("decoder")
+        torch.manual_seed(self.recipe.seed + 2)
+        reader, first = Reader(), self.tokenizers[0]
+
+        def batch(step: int) -> Batch:
+            rng = self._rng(3, step)
+            scenes = [forget(self.scenes[n], rng) for n in rng.integers(len(self.scenes), size=READ)]
+            ids = self._ids([describe(scene) for scene in scenes])
+            things, of_scenes = facts(scenes)
+            article = first.convert_tokens_to_ids("a</w>")
+            number = numbers(ids[0], article, first.eos_token_id, things)
+            return {"ids": ids, "number": number, "things": things, "scenes": of_scenes}
+
+        def loss(batch: Batch) -> torch.Tensor:
+            ids, *said = batch.values()
+            return reader(*encode_prompts(pipe, ids), *said)
+
+        encoders = (pipe.text_encoder, pipe.text_encoder_2, reader)
+        rates = dict.fromkeys(encoders, self.recipe.text_learning_rate)
+        self._optimise("text", rates, batch, loss, self.recipe.text_steps)
+        self._save(pipe, "text")
+
     def _image(self) -> None:
-        pipe = self._load("vae")
+        pipe = self._load("text")
         data, recipe = self.latents(pipe), self.recipe
 
         def batch(step: int) -> Batch:
-            rng = self._rng(2, step)
+            rng = self._rng(4, step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = data.shape[1] - 1 - rng.integers(min(LAST_FRAMES, data.shape[1]), size=len(which))
             share = noisy_share("image", step, recipe.image_steps)
             scenes = [self.scenes[n] for n in which]
-            return self._noised(data[which, frame], scenes, rng, share, exchanged=True)
+            return self._noised(data[which, frame], scenes, rng, share)
 
-        rates = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), recipe.learning_rate)
+        texts = dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), recipe.spatial_learning_rate)
+        rates = {pipe.unet: recipe.learning_rate, **texts}
         loss = partial(self._loss, pipe, self._compiled(pipe.unet))
         self._optimise("image", rates, batch, loss, recipe.image_steps)
         self._save(pipe, "image")
@@ -446,7 +510,7 @@ class Trainer:
         and prompts.
 
         Args:
-            noisy: the share of timesteps that are NOISY at least.
+            noisy: see `noisy_share`.
             exchanged: captions are wrong as often as the recipe says.
             keep: as in `world.forget`.
         """
@@ -455,16 +519,20 @@ class Trainer:
             wrong = (exchange(scene, rng, self.recipe.exchanged) for scene in scenes)
             scenes = [mislabel(scene, rng, self.recipe.caption_noise) for scene in wrong]
         prompts = [describe(scene) for scene in scenes]
-        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        ids = torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
+        ids = self._ids(prompts)
         said = torch.from_numpy(rng.random(len(scenes)) >= self.recipe.unconditional).float()
 
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
         eps = torch.randn(x0.shape, generator=draw)
         t = torch.randint(1000, (len(x0),), generator=draw)
         high = torch.rand(len(x0), generator=draw) < noisy
-        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t)
+        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t * NOISY // 1000)
         return {"x0": x0.float(), "eps": eps, "t": t, "ids": ids, "said": said}
+
+    def _ids(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts in both tokenizers' ids, (2, B, tokens)."""
+        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
 
     def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
         """The squared error of a network's velocity."""
@@ -496,7 +564,7 @@ class Trainer:
             video = torch.from_numpy((self._draw(scene, rng) * 255).round().astype(np.uint8))
             with self._autocast():
                 x0 = pipe.vae.encode(self._pixels(video)).latent_dist.mean * pipe.vae.config.scaling_factor
-                batch = self._noised(x0.cpu().transpose(0, 1)[None], [scene], rng, 0.0)
+                batch = self._noised(x0.cpu().transpose(0, 1)[None], [scene], rng, EVENLY)
                 losses.append(self._loss(pipe, unet, {k: v.to(self.device) for k, v in batch.items()}).item())
         return float(np.mean(losses))
 

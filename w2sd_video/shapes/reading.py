@@ -1,0 +1,113 @@
+"""What the text encoders learn before there is a denoiser: which word is said of which object.
+
+A denoiser teaches its text encoders slowly, because what it predicts is nearly the same whichever object is the red
+one. SDXL's encoders, too, can read when its denoiser begins. Here they are told what every object of a prompt is:
+linear maps of their states must say it, of each word about the object that the word belongs to, and of the pooled
+embedding about all objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from .model import TEXT_WIDTH
+from .world import (
+    BACKGROUNDS,
+    CHANGES,
+    COLOURS,
+    DIRECTIONS,
+    MOST_THINGS,
+    PASSING,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    Scene,
+)
+
+# What can be said of an object, and of a scene.
+OF_THINGS = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "size": tuple(SIZES),
+    "direction": (*DIRECTIONS, *CHANGES),
+    "speed": tuple(SPEEDS),
+}
+OF_SCENES = {"relation": (*RELATIONS, *PASSING), "background": tuple(BACKGROUNDS)}
+UNSAID = -100  # what `cross_entropy` leaves out
+
+
+def _said(value: str | None, options: Sequence[str]) -> int:
+    return UNSAID if value is None else options.index(value)
+
+
+def facts(scenes: Sequence[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What scenes say, as places in OF_THINGS and OF_SCENES or UNSAID: (B, MOST_THINGS, 5) and (B, 2)."""
+    nothing = [UNSAID] * len(OF_THINGS)
+    things = [
+        [[_said(getattr(thing, name), options) for name, options in OF_THINGS.items()] for thing in scene.things]
+        + [nothing] * (MOST_THINGS - len(scene.things))
+        for scene in scenes
+    ]
+    whole = [[_said(getattr(scene, name), options) for name, options in OF_SCENES.items()] for scene in scenes]
+    return torch.tensor(things), torch.tensor(whole)
+
+
+class Reader(torch.nn.Module):
+    """Says what a prompt says, from its embeddings: the loss of a pair of text encoders that learn to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.things = [len(options) for options in OF_THINGS.values()]
+        self.scenes = [len(options) for options in OF_SCENES.values()]
+        self.word = torch.nn.Linear(2 * TEXT_WIDTH, sum(self.things))
+        self.prompt = torch.nn.Linear(TEXT_WIDTH, MOST_THINGS * sum(self.things) + sum(self.scenes))
+
+    def forward(
+        self,
+        embeds: torch.Tensor,
+        pooled: torch.Tensor,
+        number: torch.Tensor,
+        things: torch.Tensor,
+        scenes: torch.Tensor,
+    ) -> torch.Tensor:
+        """The sum of the cross-entropies.
+
+        Args:
+            embeds: (B, tokens, both encoders' widths).
+            pooled: (B, width).
+            number: (B, tokens), which object a token speaks of, or UNSAID.
+            things, scenes: see `facts`.
+        """
+        of_words = torch.gather(things, 1, number.clamp(min=0)[..., None].expand(-1, -1, len(self.things)))
+        of_words = torch.where(number[..., None] >= 0, of_words, UNSAID)
+        told = self.prompt(pooled)
+        of_things, of_scenes = told[:, : -sum(self.scenes)], told[:, -sum(self.scenes) :]
+        readings = [
+            *zip(self.word(embeds).split(self.things, -1), of_words.unbind(-1), strict=True),
+            *zip(of_things.unflatten(1, (MOST_THINGS, -1)).split(self.things, -1), things.unbind(-1), strict=True),
+            *zip(of_scenes.split(self.scenes, -1), scenes.unbind(-1), strict=True),
+        ]
+        return torch.stack(
+            [
+                F.cross_entropy(x.flatten(0, -2), said.flatten(), ignore_index=UNSAID, reduction="sum") / len(x)
+                for x, said in readings
+            ]
+        ).sum()
+
+
+def numbers(ids: torch.Tensor, article: int, end: int, things: torch.Tensor) -> torch.Tensor:
+    """Which object each token speaks of, (B, tokens), UNSAID of none: an object's words begin with its article.
+
+    Args:
+        ids: (B, tokens) of one tokenizer.
+        article: the token "a".
+        end: the token that ends a prompt, and fills what is left.
+        things: see `facts`.
+    """
+    number = (ids == article).cumsum(1) - 1
+    count = (things != UNSAID).any(-1).sum(1, keepdim=True)
+    return torch.where((number >= 0) & (number < count) & (ids != end), number, UNSAID)
