@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from w2sd_video.eval.evaluate import evaluate
 
 from w2sd_video import check_pair, cli, presets, runs, settings, terminal
+from w2sd_video.cli import options
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"
@@ -411,7 +412,7 @@ def test_a_prompt_outside_the_shapes_grammar_is_refused_with_the_words_and_the_w
 
 @pytest.mark.parametrize("text, seeds", [("7", [7]), ("0,3,8-10", [0, 3, 8, 9, 10]), ("1, 1-2", [1, 2])])
 def test_seeds_are_numbers_lists_and_ranges(text, seeds):
-    assert cli.parse_seeds(text) == seeds
+    assert options.parse_seeds(text) == seeds
 
 
 def test_more_seeds_than_anyone_means_are_refused_at_once():

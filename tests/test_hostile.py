@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from w2sd_video import cli, documents, video
+from w2sd_video import cli, documents, terminal, video
 from w2sd_video.errors import Refused
 from w2sd_video.generate import load
 from w2sd_video.runs import Request, read_sidecar, sidecar
@@ -382,7 +382,7 @@ def test_scoring_names_a_pipe_among_the_videos():
 
 
 def exit_code(error: Callable[[], None]) -> int:
-    with pytest.raises(typer.Exit) as caught, cli.messages():
+    with pytest.raises(typer.Exit) as caught, terminal.messages():
         error()
     return caught.value.exit_code
 

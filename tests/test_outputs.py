@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import typer
 
-from w2sd_video import cli, runs, video
+from w2sd_video import runs, terminal, video
 from w2sd_video.generate import conflicts
 from w2sd_video.runs import Refused, Request
 
@@ -345,7 +345,7 @@ def test_an_error_names_the_place_of_a_file_and_not_the_hidden_one(tmp_path):
 
 def test_a_full_disk_ends_a_command_with_1_and_bad_input_with_2(capsys):
     for number, code in ((errno.ENOSPC, 1), (errno.EIO, 1), (errno.ENOENT, 2)):
-        with pytest.raises(typer.Exit) as caught, cli.messages():
+        with pytest.raises(typer.Exit) as caught, terminal.messages():
             raise OSError(number, os.strerror(number), "outputs/v.mp4")
         assert caught.value.exit_code == code and "outputs/v.mp4" in capsys.readouterr().err
 
@@ -376,14 +376,14 @@ def test_a_broken_pipe_ends_quietly_as_sigpipe_does_and_a_full_one_is_named(monk
     with os.fdopen(write, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         with pytest.raises(SystemExit) as caught:
-            cli._say("a line")
+            terminal.say("a line")
         assert caught.value.code == 1
-        cli._say("what is said from now on goes nowhere")
+        terminal.say("what is said from now on goes nowhere")
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
             monkeypatch.setattr(sys, "stdout", full)
             with pytest.raises(OSError) as failed:
-                cli._say("a line")
+                terminal.say("a line")
             assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, "standard output")
 
 

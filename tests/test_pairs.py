@@ -19,7 +19,8 @@ from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
-from w2sd_video import cli, presets, terminal
+from w2sd_video import presets, terminal
+from w2sd_video.cli import options
 from w2sd_video.errors import WeightsError
 from w2sd_video.generate import load, sample
 from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
@@ -316,12 +317,12 @@ def test_classes_by_experts(tmp_path):
         assert f"PROMPT: '{prompt}' is not accepted; give a class by number, 0 to 3" in run(
             "image", "3", prompt, "--preset", "dit.yaml", "--device", "cpu", "--seed", 7, code=2
         )
-    for options, says in (
+    for flags, says in (
         (["--size", 64], "--height: 64 is not accepted; the model makes pictures of 16x16"),
         (["--guidance", 0], "DiTPipeline takes everything up to 1 as 1"),
         (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
     ):
-        assert says in run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--overwrite", *options, code=2)
+        assert says in run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--overwrite", *flags, code=2)
     assert listing() == made
     assert "dit-moe has none" in run("image", "3", "--preset", "dit.yaml", "--negative-prompt", "a dog", code=2)
 
@@ -450,9 +451,9 @@ def test_what_cannot_be_loaded_is_named_by_its_option(sd):
 def test_from_takes_everything_from_the_sidecar(sd):
     path = preset("sd15-guidance", sd)
     image("--preset", path)
-    for options in (["--seed", 5], ["--seed", 0], ["--strong_lora_scale", 0], ["--steps", 2]):
+    for flags in (["--seed", 5], ["--seed", 0], ["--strong_lora_scale", 0], ["--steps", 2]):
         assert "--from takes everything from the sidecar" in run(
-            "image", "--from", "outputs/a-cat-seed0.json", *options, code=2
+            "image", "--from", "outputs/a-cat-seed0.json", *flags, code=2
         )
     says = "--from: 'outputs/a-cat-seed0.json' is not accepted; it makes images: w2sd-video image"
     assert says in run("generate", "--from", "outputs/a-cat-seed0.json", code=2)
@@ -518,7 +519,7 @@ def test_an_empty_prompt_is_a_weak_prompt(sd):
 
 
 def test_scales_and_settings_may_have_exponents(sd):
-    assert cli.read_scaled("--lora", "a/b:1e-1:-2E+1", 0.8, 0.0) == scaled("a/b", 0.1, -20.0)
+    assert options.read_scaled("--lora", "a/b:1e-1:-2E+1", 0.8, 0.0) == scaled("a/b", 0.1, -20.0)
     assert terminal.read_setting("cap=1e-3") == ("cap", 1e-3) and terminal.read_setting("adverse=true") == (
         "adverse",
         True,

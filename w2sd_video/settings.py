@@ -153,7 +153,9 @@ class Pair:
             "weak",
         ),
     ] = False
-    motion_adapter: Annotated[Model | None, Setting("Motion module: likewise.", ("--motion",), MODELS)] = None
+    motion_adapter: Annotated[
+        Model | None, Setting("Motion module: likewise.", ("--motion",), MODELS, families=VIDEOS)
+    ] = None
     weak_motion_adapter: Annotated[
         Model | None,
         Setting("Another motion module for the weak arm: likewise.", ("--weak-motion",), MODELS, "weak", VIDEOS),
@@ -230,8 +232,12 @@ class Pair:
         Scale,
         Setting("Guidance of the reflection's weak arm.", ("--weak-guidance", "--weak_guidance_scale"), METHOD, "weak"),
     ]
-    num_frames: Annotated[int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE)] = None
-    fps: Annotated[int | None, Field(ge=1, le=240), Setting("Frames a second.", ("--fps",), SIZE)] = None
+    num_frames: Annotated[
+        int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE, families=VIDEOS)
+    ] = None
+    fps: Annotated[int | None, Field(ge=1, le=240), Setting("Frames a second.", ("--fps",), SIZE, families=VIDEOS)] = (
+        None
+    )
     height: Annotated[Side, Setting("Height in pixels, a multiple of 8.", ("--height",), SIZE)]
     width: Annotated[Side, Setting("Width in pixels, a multiple of 8.", ("--width",), SIZE)]
     dtype: Annotated[

@@ -73,6 +73,19 @@ out = _Terminal(highlight=False, soft_wrap=True)
 err = _Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
+def say(*lines: str) -> None:
+    """Prints lines; where nobody reads them any more, ends as programs then do.
+
+    Raises:
+        OSError: they cannot be written, as to a full disk.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        give_up("stdout")
+        raise unwritable(error) from None
+
+
 def parse_path(value: str | Path) -> Path:
     """A path; an empty one, as of a shell's variable that is not set, would be the current folder."""
     if value == "":

@@ -1,0 +1,121 @@
+"""Commands that say what there is: presets, methods, dimensions, and what this machine has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .. import plugins, presets
+from ..errors import Refused
+from ..terminal import err, messages, out, say
+from .options import FORMAT, wants_json
+
+
+def show_presets(
+    name: Annotated[str | None, typer.Argument(help="Show every field of this one, or of this YAML file.")] = None,
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """The pairs of models that there are, and their settings."""
+    with messages():
+        as_json = wants_json(form)
+        if name is not None and not as_json:
+            out.print(presets.text(presets.load(name)), markup=False, end="")
+            return
+        if as_json:
+            found = map(presets.load, presets.names()) if name is None else [presets.load(name)]
+            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in found]
+            say(json.dumps(data if name is None else data[0], indent=1))
+            return
+        for preset in map(presets.load, presets.names()):
+            final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
+            out.print(f"[bold]{preset.name}[/]: {escape(preset.description)}")
+            frames = f"{preset.num_frames} frames of " if preset.video else ""
+            for line in (
+                ", ".join(f"{role.replace('_', ' ')} {model}" for role, model in preset.models.items()),
+                f"guidance {final:g} ({strong:g} and {weak:g} in the reflection), {preset.num_inference_steps} steps",
+                f"{preset.family}, {frames}{preset.width}x{preset.height}; {preset.source}",
+                *([f"plug-in of {owner}"] if (owner := presets.source(preset.name)) else []),
+            ):
+                out.print(f"  {line}", markup=False)
+
+
+def _owner_of_preset(name: str) -> str | None:
+    """The plug-in that a preset is of; None where it is built in, or a file."""
+    return presets.source(name) or None if name in presets.names() else None
+
+
+def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
+    """The methods that there are, their options, and which plug-ins they are from."""
+    with messages():
+        as_json = wants_json(form)
+        from .. import methods
+
+        _show_plugins("method", [name for name in methods.METHODS if name != "weak"], methods.described, as_json)
+
+
+def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:
+    """The dimensions that `eval` scores by, and which plug-ins they are from."""
+    with messages():
+        as_json = wants_json(form)
+        from ..eval import dimensions
+
+        _show_plugins("dimension", dimensions.NAMES, dimensions.described, as_json)
+        if not as_json:
+            out.print(f"groups: {', '.join(dimensions.GROUPS)}", markup=False)
+            out.print(f"by VBench's own package, --backend official: {', '.join(dimensions.OFFICIAL)}", markup=False)
+
+
+def _show_plugins(
+    kind: plugins.Kind, builtin: Sequence[str], described: Callable[[str], dict[str, Any]], as_json: bool
+) -> None:
+    """Shows what there is of a kind: names, what is said of each, and for plug-ins where they are from.
+
+    Raises:
+        Refused: a plug-in cannot be used; after all others are shown.
+    """
+    broken: list[Refused] = []
+    rows: list[dict[str, Any]] = []
+    for name in [*builtin, *(name for name in plugins.installed(kind) if name not in builtin)]:
+        try:
+            plugin = plugins.find(kind, name, builtin)
+            rows.append({"name": name, **described(name), "plugin": plugin.source if plugin else None})
+        except Refused as refused:
+            broken.append(refused)
+    if as_json:
+        say(json.dumps(rows, indent=1, default=str))
+    else:
+        for row in rows:
+            name, summary, plugin_of = row.pop("name"), row.pop("summary"), row.pop("plugin")
+            out.print(f"[bold]{escape(name)}[/]: {escape(summary)}")
+            for key, value in row.items():
+                listed = [f"{k}={v!r}" for k, v in value.items()] if isinstance(value, dict) else value
+                if listed and listed != [name]:
+                    out.print(f"  {key}: {', '.join(listed)}", markup=False)
+            if plugin_of:
+                out.print(f"  plug-in of {plugin_of}", markup=False)
+    for each in broken[1:]:
+        err.print(f"Error: {each}", markup=False)
+    if broken:
+        raise broken[0]
+
+
+def doctor(form: Annotated[str, FORMAT] = "text") -> None:
+    """What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
+    with messages():
+        as_json = wants_json(form)
+        from ..doctor import report
+
+        sections = report()
+        if as_json:
+            data = {title: [{"what": label, "is": text} for label, text in rows] for title, rows in sections.items()}
+            say(json.dumps(data, indent=1))
+            return
+        for title, rows in sections.items():
+            out.print(f"[bold]{title}[/]")
+            for label, text in rows:
+                out.print(f"  {label}: {text}", markup=False)

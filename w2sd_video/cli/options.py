@@ -1,0 +1,219 @@
+"""Options of commands: those of a run's settings, from `settings`, and the values that the command line writes its own
+way."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .. import presets, runs, settings
+from ..documents import read_text
+from ..errors import Refused
+from ..settings import METHOD, MODELS, SCALED, SIZE, Scaled
+from ..terminal import number, read_settings
+
+OUTPUT = "Output"
+PANELS = (METHOD, MODELS, OUTPUT, SIZE)
+MOST_SEEDS = 10_000
+MOST_REQUESTS = 1_000_000
+EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt", "prompt")  # options that may be an empty text
+FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.")
+
+
+def wants_json(form: str) -> bool:
+    """Whether `--format` says json."""
+    if form not in ("text", "json"):
+        raise Refused("--format", form, "give text or json")
+    return form == "json"
+
+
+def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """An option of a command's own, in a panel of its help."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+# Settings that can be given again, and the parsers of those whose text is not their value.
+REPEATED = ("adapters", "options")
+
+
+def _inversion(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
+
+
+def _routing(text: str) -> list[int] | str:
+    ends = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text)
+    return [int(ends[1]), int(ends[2])] if ends else text
+
+
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "inversion": _inversion,
+    "weak_routing": _routing,
+    "options": read_settings,
+    "controlnet": lambda text: read_scaled("--controlnet", text, 1.0, 0.0),
+    "ip_adapter": lambda text: read_scaled("--ip-adapter", text, 0.6, 0.0),
+}
+
+
+def _parameter(name: str, of: type) -> inspect.Parameter:
+    """A setting as an option of a command: None where it is not given."""
+    about, kind = settings.of(name, of), settings.number(name, of)
+    more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
+    if kind:
+        more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
+    value: Any = list[str] if name in REPEATED else kind or (bool if "/" in about.options[0] else str)
+    told = typer.Option(*about.options, help=about.help, rich_help_panel=about.panel, **more)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value | None, told]
+    )
+
+
+def having(families: tuple[str, ...]) -> list[str]:
+    """The settings of runs that are options, of some families."""
+    found = [(name, settings.of(name)) for name in settings.names()]
+    options = [(name, about) for name, about in found if about.options and about.options[0].startswith("--")]
+    own = ("seed", "preset", "scheduler")  # of which `generate` takes more than one value, or reads a file
+    return [
+        name
+        for name, about in options
+        if name not in own and (about.families is None or {*about.families} & {*families})
+    ]
+
+
+def with_settings(
+    names: list[str], without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of commands that take `**fields`: in its place, settings are options, and those that a user gives
+    come as `fields`.
+
+    Args:
+        names: which settings.
+        without: parameters of the command that are no options of it here.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[name])
+            for name, parameter in inspect.signature(command).parameters.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in without
+        ]
+        told = [_parameter(name, presets.Preset if name == "schedule" else settings.Settings) for name in names]
+
+        def run(**arguments: Any) -> None:
+            fields = {name: value for name in names if (value := arguments.pop(name)) not in (None, [], ())}
+            command(**arguments, **fields)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + told
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a request takes them, of what options say.
+
+    Raises:
+        Refused: a text is not what its setting takes.
+    """
+    return {name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()}
+
+
+def refuse_empty(context: typer.Context) -> None:
+    """Refuses options whose value is an empty text, as of a shell's variable that is not set."""
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        empty = value == "" or (isinstance(value, (list, tuple)) and "" in value)
+        if empty and parameter.param_type_name == "option" and parameter.name not in EMPTY:
+            raise Refused(parameter.opts[0], "", f"give {parameter.metavar or 'a value'}, or leave the option out")
+
+
+def read_scaled(option: str, text: str, strong: float, weak: float) -> Scaled:
+    """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
+    number = r":([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+    found = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
+    if not found:
+        raise Refused(option, text, f"give {SCALED}")
+    scales = [
+        default if said is None else float(said)
+        for said, default in zip(found.groups()[1:], (strong, weak), strict=True)
+    ]
+    return {"model": found[1], "strong": scales[0], "weak": scales[1]}
+
+
+def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool) -> dict[str, Scaled]:
+    """LoRAs by name, of those that are named or else the preset's; empty where nothing is asked.
+
+    Args:
+        scales: by arm, in place of those that they come with.
+        alone: no other weak model or motion module is named. Where there is one, or the pair has one, LoRAs are the
+            strong model's.
+    """
+    named = dict(pair.adapters) if scales and not loras else {}
+    option, scale = next(((f"--{arm}_lora_scale", x) for arm, x in scales.items()), ("", 0.0))
+    if scales and not (loras or named):
+        raise Refused(option, scale, f"preset {pair.name} has no LoRA: name one by --lora")
+    weak = -1.5 if alone and pair.weak is None and pair.weak_motion_adapter is None else 0.0
+    for text in loras:
+        each = read_scaled("--lora", text, 0.8, weak)
+        if scales and text != each["model"]:
+            raise Refused(option, scale, f"--lora {text} says its scale already")
+        name = each["model"]
+        if name in pair.adapters:
+            each["model"] = pair.adapters[name]["model"]
+        else:
+            each["model"] = runs.absolute(name)
+            name = re.sub(r"\W+", "_", Path(name).stem)
+        if any(other["model"] == each["model"] for other in named.values()):
+            raise Refused("--lora", text, "it is named twice")
+        named[f"{name}_{len(named)}" if name in named else name] = each
+    return {
+        name: {"model": e["model"], "strong": scales.get("strong", e["strong"]), "weak": scales.get("weak", e["weak"])}
+        for name, e in named.items()
+    }
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,3,8-15` as numbers, each once.
+
+    Raises:
+        Refused: it is something else, or there is a negative one.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise Refused("seed", text, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
+        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(seeds) + len(numbers) > MOST_SEEDS:
+            raise Refused("seed", text, f"give at most {MOST_SEEDS} seeds at once")
+        seeds += numbers
+    return list(dict.fromkeys(seeds))
+
+
+def read_prompts(prompts: list[str], file: Path | None, kind: str = "video") -> list[str]:
+    """The prompts given and those of the file, each once.
+
+    Raises:
+        ValueError: there are none; or the file cannot be read.
+    """
+    prompts = list(prompts)
+    if file:
+        try:
+            lines = [line.strip() for line in read_text(file).splitlines()]
+        except (OSError, ValueError) as error:
+            raise Refused("--prompts", str(file), f"give a text file in UTF-8 ({error})") from None
+        prompts += [line for line in lines if line and not line.startswith("#")]
+        if not prompts:
+            raise Refused("--prompts", str(file), "it holds no prompt; give one a line")
+    if not prompts:
+        example = 'image "a red circle"' if kind == "image" else 'generate "a red circle moving right"'
+        raise ValueError(f"PROMPT is missing: w2sd-video {example}")
+    return list(dict.fromkeys(prompts))

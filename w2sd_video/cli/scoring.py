@@ -1,0 +1,191 @@
+"""Commands that score: `eval`, and `check-pair`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from .. import presets, runs
+from ..documents import read_json
+from ..errors import Refused
+from ..runs import Request
+from ..settings import MODELS, Variant
+from ..terminal import PATH, err, messages, out, quiet, say
+from .generate import free as free_outputs
+from .generate import refine_prompts, sample
+from .options import FORMAT, OUTPUT, adapters, option, refuse_empty, wants_json, with_settings
+
+
+def evaluate(
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Files, folders, globs; each is a group, compared with the first by prompt and seed.",
+        ),
+    ],
+    dimensions: Annotated[
+        str,
+        typer.Option(
+            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME."
+        ),
+    ] = "six",
+    out_file: Annotated[
+        Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.", **PATH)
+    ] = Path("results.json"),
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.", **PATH)
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.")
+    ] = "own",
+    official_python: Annotated[
+        str, typer.Option(help="The Python of the environment that has VBench's package.")
+    ] = sys.executable,
+    images: Annotated[bool, typer.Option("--images", help="Score every picture of a folder by itself.")] = False,
+    references: Annotated[
+        list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
+    ] = None,
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """Score videos as VBench does, and compare groups of them.
+
+    Scores are kept as they are made, in a .jsonl beside --out: the same command goes on where it was stopped.
+    """
+    with messages():
+        as_json = wants_json(form)
+        from ..eval.cli import run
+        from ..eval.dimensions import named_by_user
+
+        if backend not in ("own", "official"):
+            raise Refused("backend", backend, "give own or official")
+        if not official_python:
+            raise Refused("official_python", "", "give the Python of an environment that has VBench's package")
+        official = official_python if backend == "official" else None
+        if official is None and official_python != sys.executable:
+            err.print("Note: --official-python has no effect without --backend official.")
+        options = (out_file, prompts_file, weights, device, official, images, references or [])
+        if not run(out, err, videos, named_by_user(dimensions), *options, as_json=as_json):
+            raise typer.Exit(1)
+
+
+PAIR = (
+    "strong weak vae motion_adapter adapters dtype device guidance_scale strong_guidance_scale weak_guidance_scale"
+    " num_inference_steps"
+).split()
+
+
+@with_settings(PAIR)
+def check_pair(
+    context: typer.Context,
+    videos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Real videos, or pictures, with prompts, as files or folders (shipped models: drawn).",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many prompts.", min=2, max=1000)] = 16,
+    preset: Annotated[
+        str,
+        option(MODELS, "Models and settings: one of `w2sd-video presets`, or a YAML file.", "--preset", "--pair"),
+    ] = presets.DEFAULT,
+    control: Annotated[
+        Path | None,
+        option(MODELS, "A folder: what the ControlNet is shown for each VIDEO, under the same name.", **PATH),
+    ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            help="What to score by, as for `eval` (default: the pair's judge, or six or images; and clipped); none:"
+            " do not sample."
+        ),
+    ] = None,
+    out_folder: Annotated[Path, option(OUTPUT, "The folder to write to.", "--out", **PATH)] = Path("pair"),
+    form: Annotated[str, FORMAT] = "text",
+    **fields: Any,
+) -> None:
+    """Say whether a pair helps: is its difference aligned with data, and what does it change in the scores?
+
+    Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
+    """
+    with messages():
+        refuse_empty(context)
+        console = err if (as_json := wants_json(form)) else out
+        if control is not None and not videos:
+            raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
+        from .. import check_pair as check
+        from ..eval.cli import free, run
+        from ..eval.dimensions import expand, named_by_user
+        from ..eval.results import finite
+
+        if dimensions not in (None, "none"):
+            dimensions = named_by_user(dimensions)
+            expand(dimensions)
+        pair = presets.load(preset)
+        runs.writable(out_folder)
+        if loras := fields.pop("adapters", []):
+            pair = replace(pair, adapters=adapters(loras, pair, {}, alone="weak" not in fields))
+        data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
+        if videos:
+            raw = [each.prompt for each in data]
+            if pair.refine:  # which may load a language model, so that all else is refused before
+                for n, (each, text) in enumerate(zip(data, raw, strict=True)):
+                    Request.of(text, n, pair, **each.told, weak_prompt=text, **fields)
+                texts = refine_prompts(raw, pair.refine)
+                told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
+                data = [replace(s, prompt=p, told=t) for s, p, t in zip(data, texts, told, strict=True)]
+        requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
+        sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
+        variants = {variant: out_folder / variant for variant in sampled}
+        batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
+        check.writable(out_folder)
+        for variant, folder in variants.items():
+            free_outputs(batches[variant], folder, ["mp4"], False, way="Give another --out")
+        if variants:
+            free(out_folder / "scores.json")
+        quiet()
+        with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+            task = bar.add_task("", total=len(data))
+            shown = [each.data for each in data]
+            found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
+        check.write(out_folder / check.COSINES, found)
+        console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
+        units = [each.prompt for each in data]
+        levels = check.by_level(found, units)
+        for sigma, cosine in levels:
+            console.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
+        overall = check.overall(found, units)
+        mean = overall.difference
+        said = f"{mean}, {mean.n} samples of {mean.over}: {check.verdict(overall)}"
+        console.print(f"  mean         {said}", markup=False)
+        result: dict[str, Any] = {
+            "levels": [{"sigma": sigma, "cosine": asdict(cosine)} for sigma, cosine in levels],
+            "cosine": asdict(mean),
+            "p": overall.p,
+            "verdict": check.verdict(overall),
+            "scores": None,
+        }
+        scored = True
+        if dimensions != "none":
+            for variant, folder in variants.items():
+                sample(batches[variant], folder, ["mp4"], False, None, way="Give another --out", to=console)
+            named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
+            folders = [str(folder) for folder in variants.values()]
+            auto, results = fields.get("device", "auto"), out_folder / "scores.json"
+            scored = run(console, err, folders, named, results, None, None, auto, None, not pair.video, [])
+            result["scores"] = read_json(results)
+        if as_json:
+            say(json.dumps(finite(result), indent=1))
+        if not scored:
+            raise typer.Exit(1)
