@@ -10,7 +10,8 @@ from diffusers import AnimateDiffPipeline, UNet2DConditionModel, UNetMotionModel
 
 from w2sd_video.models.motion import motion_unet
 
-from .reflection import Reflection, _is
+from .checks import is_of
+from .reflection import Reflection
 
 
 class VideoReflection(Reflection):
@@ -36,7 +37,7 @@ class VideoReflection(Reflection):
         frames, longest = asked["num_frames"], self.unet.config.motion_max_seq_length
         if getattr(self, "free_noise_enabled", False):
             return
-        if not _is(frames, int) or not 1 <= frames <= longest:
+        if not is_of(frames, int) or not 1 <= frames <= longest:
             raise ValueError(
                 f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
                 f" but is {frames!r}."

@@ -1,0 +1,216 @@
+"""What is refused of a call, before any network runs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from typing import Any
+
+from diffusers.callbacks import (
+    SD3CFGCutoffCallback,
+    SDCFGCutoffCallback,
+    SDXLCFGCutoffCallback,
+    SDXLControlnetCFGCutoffCallback,
+)
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+
+from w2sd_video import arms
+from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
+from w2sd_video.methods import Method
+
+from .weak_arm import WeakArm, batch_size
+
+# Callbacks of diffusers that end guidance during a call.
+CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback)
+
+
+class Checks(WeakArm):
+    """The checks of a call. A family adds its own. `Reflection` is the whole."""
+
+    def _check_numbers(self, asked: dict[str, Any]) -> None:
+        guidance, steps = asked["guidance_scale"], asked["num_inference_steps"]
+        if not is_of(guidance, int, float) or not math.isfinite(guidance):
+            raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
+        custom = any(asked.get(name) is not None for name in ("timesteps", "sigmas"))
+        if not custom and (not is_of(steps, int) or steps < 1):
+            raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
+
+    def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+        """Refuse what cannot be done under the method, and return the number of steps."""
+        self._check_inputs(asked)
+        denoiser = getattr(self, self._denoiser)
+        if denoiser.config.get("time_cond_proj_dim") is not None:
+            raise ValueError(
+                f"`{self._denoiser}` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
+                " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one without it."
+            )
+        self._check_weak(asked)
+        sizes = [n for n in ("negative_original_size", "negative_target_size") if asked.get(n) is not None]
+        if sizes and batch_size(asked) > 1:
+            raise ValueError(
+                f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size"
+                f" conditioning of a batch wrongly; got {batch_size(asked)} prompts."
+            )
+        check_scheduler(self.scheduler, convention=method.convention)
+        num_steps, last = self._steps(asked)
+        lam = method.reflection_steps
+        if lam is not None and lam > num_steps:
+            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
+        if method.convention == "published" and lam is not None and lam > num_steps - 1:
+            raise ValueError(
+                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
+                f" which cannot reflect the last step, but is {lam}."
+            )
+        if method.inverts and method.reflects(num_steps - 1, num_steps):
+            check_invertible(last)
+        method.check((1, 1, 1, 1, 1) if "num_frames" in asked else (1, 1, 1, 1))
+        self._check_weak_inputs(asked, weak_inputs)
+        return num_steps
+
+    def _check_inputs(self, asked: dict[str, Any]) -> None:
+        """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
+        if not hasattr(self, "check_inputs"):
+            return
+        size = {name: asked.get(name) or 64 for name in ("height", "width")}
+        given = {**asked, **size, "callback_steps": None}
+        self.check_inputs(**{n: given[n] for n in inspect.signature(self.check_inputs).parameters if n in given})
+
+    def _steps(self, asked: dict[str, Any]) -> tuple[int, Step]:
+        """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
+        scheduler = copy.deepcopy(self.scheduler)
+        timesteps, _ = retrieve_timesteps(
+            scheduler, asked["num_inference_steps"], "cpu", asked.get("timesteps"), asked.get("sigmas")
+        )
+        read_step(scheduler, timesteps[0])
+        num_steps, end = len(timesteps), asked.get("denoising_end")
+        if isinstance(end, float) and 0 < end < 1:  # the stock pipelines' own rule
+            total = scheduler.config.num_train_timesteps
+            num_steps = sum(float(t) >= int(round(total - end * total)) for t in timesteps)
+        last = max(num_steps - 1, 0)
+        return num_steps, read_step(scheduler, timesteps[last], index=last)
+
+    def _check_callback(self, method: Method, asked: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
+        """Refuse a callback of diffusers that ends guidance before the steps that need it."""
+        callback = asked.get("callback_on_step_end")
+        for each in getattr(callback, "callbacks", [callback]):
+            if not isinstance(each, CUTOFFS):
+                continue
+            at, ratio = each.config.cutoff_step_index, each.config.cutoff_step_ratio
+            after = (int(num_steps * ratio) if at is None else at) + 1  # the first step without guidance
+            guidances = [method.strong_guidance, *([method.weak_guidance] if method.uses_weak else [])]
+            reflects = [i for i in range(num_steps) if method.reflects(i, num_steps) and any(w != 1 for w in guidances)]
+            if after < num_steps and (forced_halves or (reflects and reflects[-1] >= after)):
+                raise ValueError(
+                    f"`callback_on_step_end` is a {type(each).__name__}, which ends guidance after step {after} of"
+                    f" {num_steps}, and later steps need the unconditional branch. Accepted: `reflection_steps` up to"
+                    f" {after} with a `guidance_scale` over 1, guidance 1 for both arms of the reflection, or no such"
+                    " callback."
+                )
+
+    def _check_weak(self, asked: dict[str, Any]) -> None:
+        """The two denoisers see the same latents."""
+        name = self._denoiser
+        strong, weak = getattr(self, name), getattr(self, f"weak_{name}")
+        if weak is None:
+            return
+        if weak.dtype != strong.dtype:
+            raise ValueError(
+                f"`weak_{name}` is in {weak.dtype} and `{name}` in {strong.dtype}; accepted: one"
+                " dtype for both, as after `pipe.to(dtype)`."
+            )
+        for key in ("in_channels", "out_channels"):
+            if weak.config[key] != strong.config[key]:
+                raise ValueError(
+                    f"`weak_{name}` has {key} {weak.config[key]}, and `{name}` {strong.config[key]}; accepted: the"
+                    " same."
+                )
+
+    def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
+        """Refuse scales of what the weak arm does not have."""
+        network = self._weak_arm(method)
+        where = self._denoiser if network is getattr(self, self._denoiser) else f"weak_{self._denoiser}"
+        loras = scales["weak_adapter_scales"]
+        if loras is not None:
+            there = arms.adapters(network)
+            for encoder in self._strong_text_encoders().values():
+                there |= arms.adapters(encoder)
+            for name, scale in loras.items() if isinstance(loras, dict) else [(loras, None)]:
+                if name not in there:
+                    raise ValueError(self._no_lora(name, where, there))
+                _check_scale(f"weak_adapter_scales[{name!r}]", scale)
+                if any(layer.merged for layer in there[name]):
+                    raise ValueError(f"`weak_adapter_scales` names {name!r}, which is fused: `unfuse_lora()` first.")
+        ip = scales["weak_ip_adapter_scale"]
+        if ip is not None:
+            loaded = arms.ip_adapter_processors(network)
+            if not loaded:
+                raise ValueError(f"`weak_ip_adapter_scale` is {ip!r}, and `{where}` has no IP-Adapter loaded.")
+            for each in ip if isinstance(ip, list) else [ip]:
+                _check_scale("weak_ip_adapter_scale", each)
+            if isinstance(ip, list) and len(ip) != len(loaded[0].scale):
+                several = f"{len(ip)} scales for {len(loaded[0].scale)} IP-Adapters"
+                raise ValueError(f"`weak_ip_adapter_scale` has {several}.")
+        if scales["weak_motion_scale"] is not None:
+            _check_scale("weak_motion_scale", scales["weak_motion_scale"])
+        control = scales["weak_controlnet_conditioning_scale"]
+        for each in control if isinstance(control, list) else [control]:
+            if each is not None:
+                _check_scale("weak_controlnet_conditioning_scale", each)
+        nets = len(getattr(getattr(self, "controlnet", None), "nets", [None]))
+        if isinstance(control, list) and len(control) != nets:
+            raise ValueError(f"`weak_controlnet_conditioning_scale` has {len(control)} scales for {nets} ControlNets.")
+
+    def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
+        """What to say of a LoRA that the weak arm does not have."""
+        accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
+        if where != self._denoiser and name in arms.adapters(getattr(self, self._denoiser)):
+            return (
+                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self._denoiser}`, the strong arm's"
+                f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
+                f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
+            )
+        way = "" if there else ": `load_lora_weights` loads one"
+        return f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; {accepted}{way}."
+
+    def _check_weak_inputs(self, asked: dict[str, Any], weak: dict[str, Any]) -> None:
+        batch = batch_size(asked)
+        for name in ("weak_prompt", "weak_negative_prompt"):
+            value = weak[name]
+            if value is None or isinstance(value, str):
+                continue
+            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
+        embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
+        pools = "pooled_prompt_embeds" in asked
+        for name, other in (
+            ("weak_prompt", "weak_prompt_embeds"),
+            ("weak_negative_prompt", "weak_negative_prompt_embeds"),
+        ):
+            if weak[name] is not None and weak[other] is not None:
+                raise ValueError(f"`{name}` and `{other}` are both given; accepted: one of them.")
+            pooled = other.replace("prompt_embeds", "pooled_prompt_embeds")
+            if pools and (weak[other] is None) != (weak[pooled] is None):
+                raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
+        for name, value in embeds.items():
+            if len(value) != batch:
+                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
+        if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
+            raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
+        speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
+        if asked.get("prompt") is None and "prompt" in asked and not speaks:
+            if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
+                raise ValueError(
+                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
+                    " encode its own: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
+                    " use them for both arms)."
+                )
+
+
+def _check_scale(name: str, value: Any) -> None:
+    if not is_of(value, int, float) or not math.isfinite(value):
+        raise ValueError(f"`{name}` has to be a finite number, but is {value!r}.")
+
+
+def is_of(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -1,0 +1,132 @@
+"""Loading into a pipeline of two denoisers, and moving it: they run in turns and share parameters, which the stock
+policies do not expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from w2sd_video.models import adapters, checkpoints, loading
+from w2sd_video.models.checkpoints import explained
+from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.models.sources import Source
+
+from .weak_arm import WeakArm
+
+
+class Weights(WeakArm):
+    """LoRAs, IP-Adapters and offload. `Reflection` is the whole."""
+
+    def _unshare(self) -> None:
+        for weak, strong in self._pairs():
+            unshare_parameters(weak, strong)
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()  # each model's first parameter tells where the whole model is
+        super().enable_model_cpu_offload(*args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()  # each model's map takes its parameters' data away
+        super().enable_sequential_cpu_offload(*args, **kwargs)
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', except to disk, where both denoisers would write and read the same files."""
+        name = self._denoiser
+        if kwargs.get("offload_to_disk_path") is not None and getattr(self, f"weak_{name}") is not None:
+            raise ValueError(
+                f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
+                f" model's parts, so `{name}` and `weak_{name}` would read each other's. Accepted: None; or"
+                " separate the two with `motion.unshare_parameters` and offload each to a folder of its own."
+            )
+        super().enable_group_offload(*args, **kwargs)
+
+    def load_lora_weights(self, given: Any, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', of every layout in which LoRAs are published; what does not fit is refused before anything
+        changes, and layers without a place are pointed out.
+
+        Args:
+            given: a file, a folder, a hub id, a file on the hub (`OWNER/NAME/FILE`), or tensors by name. They are in
+                the layout of diffusers, PEFT, sd-scripts (kohya) or AnimateDiff.
+
+        Raises:
+            WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
+        """
+        names = [self._denoiser, *(name.removeprefix("weak_") for name in self._weak_components[1:])]
+        networks = {name: network for name in names if (network := getattr(self, name)) is not None}
+        extra = {"unet_config": networks[self._denoiser].config} if "text_encoder_2" in names else {}
+
+        def convert(weights: dict[str, Tensor]) -> Any:
+            return self.lora_state_dict(weights, **extra)
+
+        source = None
+        if not isinstance(given, Mapping):
+            hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
+            weight_name, subfolder = kwargs.pop("weight_name", None), kwargs.pop("subfolder", None)
+            source = adapters.lora_file(given, weight_name, subfolder, hub)
+        checked: Any = adapters.lora(given, networks, convert, source)
+        if isinstance(checked, Path):
+            checked, kwargs["weight_name"] = str(checked.parent), checked.name
+        named = source or Source("lora", str(kwargs.get("adapter_name", "")), Path())
+        with self._weak_trainable_as_before(), explained(named):
+            super().load_lora_weights(checked, *args, **kwargs)
+
+    @contextmanager
+    def _weak_trainable_as_before(self) -> Iterator[None]:
+        """Restores what of the weak arm takes gradients: PEFT turns them off in the strong arm, which shares it."""
+        before = {p: p.requires_grad for weak, _ in self._pairs() for p in weak.parameters()}
+        try:
+            yield
+        finally:
+            for parameter, takes_gradients in before.items():
+                parameter.requires_grad_(takes_gradients)
+
+    def load_ip_adapter(
+        self,
+        given: Any,
+        subfolder: Any = "",
+        weight_name: Any = None,
+        image_encoder_folder: str | None = "image_encoder",
+        **kwargs: Any,
+    ) -> None:
+        """As diffusers', but that what does not fit is refused before anything changes.
+
+        Args:
+            given: a folder or hub id, with `subfolder` and `weight_name` for the file in it; the file itself, here or
+                on the hub (`OWNER/NAME/FILE`); or the tensors of one. Several in a list.
+            image_encoder_folder: the folder of the image encoder, beside the file; or elsewhere: a path, a hub id or a
+                folder in a hub repository (`OWNER/NAME/FOLDER`). None: none, and the call takes embeddings.
+
+        Raises:
+            WeightsError (`ValueError`): it is damaged, or made for another UNet or image encoder; or it takes
+                embeddings of faces (FaceID) and an image encoder is to be loaded.
+        """
+        unet = getattr(self, self._denoiser)
+        hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
+        several = isinstance(given, list) or isinstance(weight_name, list)
+        listed = [each if isinstance(each, list) else [each] for each in (given, subfolder, weight_name)]
+        count = max(map(len, listed))
+        parts, sources = [], []
+        for one, folder, file in zip(*(each * count if len(each) == 1 else each for each in listed), strict=True):
+            source = None if isinstance(one, Mapping) else adapters.ip_adapter_file(one, folder, file, hub)
+            tensors = adapters.flat(one) if source is None else checkpoints.read(source)
+            adapters.ip_adapter(source, tensors, unet, face=image_encoder_folder is None)
+            parts.append(tensors)
+            sources.append(source)
+        encoder = self.image_encoder
+        if encoder is None and image_encoder_folder is not None:
+            encoder = loading.image_encoder(image_encoder_folder, sources[0], self.dtype, hub)
+        for source, tensors in zip(sources, parts, strict=True) if encoder is not None else ():
+            adapters.ip_adapter_encoder(source, tensors, encoder.config.to_dict())
+        if self.image_encoder is None and encoder is not None:
+            self.register_modules(image_encoder=encoder.to(self.device))
+        states = [adapters.ip_adapter_parts(tensors) for tensors in parts]
+        names = [""] * len(states) if several else ""
+        super().load_ip_adapter(states if several else states[0], names, names, image_encoder_folder=None, **kwargs)
+
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        self._unshare()
+        super().fuse_lora(*args, **kwargs)
