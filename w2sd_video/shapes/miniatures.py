@@ -12,7 +12,7 @@ Each is written in the layout that its kind is shared in. Each takes some 10 to 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,7 +105,7 @@ class MiniatureTrainer(Trainer):
     """Makes the miniatures of a recipe in a run folder, which goes on where it stands; `FOLDER/miniatures` has them."""
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")
-    each_goes_on: ClassVar[bool] = False  # each begins with the shipped models
+    after: ClassVar[Mapping[str, str]] = {}  # each begins with the shipped models
     drawn: ClassVar[int | None] = None  # edges are of all videos
     recipe: MiniatureRecipe
 
