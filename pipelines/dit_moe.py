@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
 from w2sd_video.dit_moe import load
+from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
@@ -59,6 +60,25 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     def _build(self, *args: Any, **components: Any) -> None:
         super()._build(*args, **components)
         self.register_to_config(id2label=components.get("id2label"))  # the stock pipeline loads it but does not save it
+
+    @property
+    def side(self) -> int:
+        return int(self.transformer.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def check_prompt(self, prompt: str) -> int:
+        """The number of a class, of its name or its number.
+
+        Raises:
+            Refused: the model has no such class.
+        """
+        classes = set(self.labels.values()) or range(self.transformer.config.num_embeds_ada_norm)
+        if prompt.isdecimal() and int(prompt) in classes:
+            return int(prompt)
+        if prompt in self.labels:
+            return int(self.labels[prompt])
+        named = [label for label in self.labels if not label.isdecimal()]
+        accepted = did_you_mean(prompt, named) if named else "the model names none"
+        raise Refused("prompt", prompt, f"give a class by number, 0 to {max(classes)}, or by name; {accepted}")
 
     @property
     def guidance_scale(self) -> float:

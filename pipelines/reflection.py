@@ -330,6 +330,19 @@ class Reflection(Checks, Weights):
             finally:
                 self._forced_halves = False
 
+    @property
+    def side(self) -> int | None:
+        """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""
+        return None
+
+    def check_prompt(self, prompt: str) -> Any:
+        """What the model is told for a prompt, as its call takes it.
+
+        Raises:
+            Refused: it knows no such prompt.
+        """
+        return prompt
+
     def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's own sampling."""
         return self._stock.__call__(self, *args, **kwargs)

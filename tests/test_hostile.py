@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from w2sd_video import cli, documents, terminal, video
 from w2sd_video.errors import Refused
-from w2sd_video.generate import load
 from w2sd_video.runs import Request, read_sidecar, sidecar
+from w2sd_video.sampling import load
 
 PROMPT = "a red circle moving right"
 NOWHERE = "/dev/null/out"  # a folder that cannot be made: what is accepted ends here, before models are loaded

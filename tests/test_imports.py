@@ -28,7 +28,7 @@ FLOORS = (
     "alignment arms hook",
     "dit_moe loading models motion",
     "pipelines",
-    "generate refine runs video",
+    "generate refine runs sampling video",
     "eval shapes",
     "check_pair doctor",
     "__main__ cli",
@@ -43,7 +43,7 @@ LOAD_DIFFUSERS = tuple(
 # Who else may know it, within functions.
 KNOW_DIFFUSERS = (
     *LOAD_DIFFUSERS,
-    *(f"w2sd_video.{name}" for name in ("generate", "refine", "shapes.digits", "terminal")),
+    *(f"w2sd_video.{name}" for name in ("generate", "refine", "sampling", "shapes.digits", "terminal")),
 )
 
 

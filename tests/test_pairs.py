@@ -22,11 +22,11 @@ from w2sd_video.pipelines import W2SDDiTMoEPipeline
 from w2sd_video import presets, terminal
 from w2sd_video.cli import options
 from w2sd_video.errors import WeightsError
-from w2sd_video.generate import load, sample
 from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import resolve
 from w2sd_video.runs import Refused, Request
+from w2sd_video.sampling import load, sample
 
 XL, SD, ANIMATE = (families.FAMILIES[i] for i in (2, 3, 1))
 SIDE, STEPS = 2 * tiny.SIZE, 3

@@ -20,10 +20,10 @@ from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import NotFinite, Refused, WeightsError
-from w2sd_video.generate import notes
 from w2sd_video.models import checkpoints, checks, layouts, loading
 from w2sd_video.models.sources import Source, resolve
 from w2sd_video.runs import Request
+from w2sd_video.sampling import notes
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 import pytest
 
 from w2sd_video import presets
-from w2sd_video.generate import _check_words, inputs, load
 from w2sd_video.runs import Refused, Request
+from w2sd_video.sampling import check_words, inputs, load
 from w2sd_video.shapes import WEIGHTS
 
 
@@ -26,7 +26,7 @@ def test_a_word_that_a_model_was_not_trained_on_is_refused(tmp_path):
     """A model of an earlier edition of the grammar has no token for what was added to it."""
     asked = request("a red circle moving right")
     pipelines = load(asked)
-    _check_words(asked, pipelines)
+    check_words(asked, pipelines)
     tokenizer = type(pipelines["w2sd"].tokenizer)
     for file in (WEIGHTS / "tuned" / "tokenizer").iterdir():
         if file.name == "tokenizer.json":  # the same in one file
@@ -36,4 +36,4 @@ def test_a_word_that_a_model_was_not_trained_on_is_refused(tmp_path):
         (tmp_path / file.name).write_text("\n".join(line for line in lines if line.replace(" ", "") != "right</w>"))
     pipelines["w2sd"].tokenizer = tokenizer.from_pretrained(tmp_path)
     with pytest.raises(Refused, match="prompt: 'right' is not accepted; give words that this model was trained on"):
-        _check_words(asked, pipelines)
+        check_words(asked, pipelines)

@@ -15,8 +15,8 @@ import numpy as np
 from . import presets, runs, video
 from .columns import Column
 from .eval.videos import find
-from .generate import inputs, load, scheduler, weak_arm
 from .runs import Refused, Request
+from .sampling import inputs, load, scheduler, weak_arm
 from .shapes import pairs
 from .shapes.pairs import Sample
 from .verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
@@ -98,7 +98,7 @@ def usual_dimensions(asked: presets.Preset) -> list[str]:
     """What a pair's videos or pictures are scored by, unless something else is asked."""
     if asked.grammar == "shapes":
         return ["shapes"]  # whose judge counts what is clipped too
-    if asked.family == "dit-moe" and asked.strong.startswith(SHIPPED):
+    if not asked.textual and asked.strong.startswith(SHIPPED):
         return ["digits", "clipped"]
     return ["six" if asked.video else "images", "clipped"]
 

@@ -36,11 +36,14 @@ STRONGEST = 1e6  # guidance, scales
 
 @dataclass(frozen=True)
 class Family:
-    """What a pair's `family` says: the classes of `w2sd_video.pipelines`, and whether they make videos."""
+    """What a pair's `family` says: the classes of `w2sd_video.pipelines`, whether they make videos, whether they are
+    told a text or else a class, and whether their network is a mixture of experts."""
 
     pipeline: str
     with_controlnet: str | None = None
     video: bool = False
+    textual: bool = True
+    mixture: bool = False
 
 
 FAMILIES = {
@@ -48,12 +51,12 @@ FAMILIES = {
     "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True),
     "stable-diffusion-xl": Family("W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline"),
     "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline"),
-    "dit-moe": Family("W2SDDiTMoEPipeline"),
+    "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
 }
 VIDEOS = tuple(name for name, family in FAMILIES.items() if family.video)
 CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_controlnet)
-TEXTUAL = tuple(name for name in FAMILIES if name != "dit-moe")  # the others are told a class
-MIXTURES = ("dit-moe",)
+TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
+MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
@@ -248,6 +251,11 @@ class Pair:
     def video(self) -> bool:
         """Whether it makes videos, or else images."""
         return FAMILIES[self.family].video
+
+    @property
+    def textual(self) -> bool:
+        """Whether it is told a text, or else a class."""
+        return FAMILIES[self.family].textual
 
     @property
     def kind(self) -> str:

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
-from ..generate import Made, conflicts, differences
+from ..generate import Made, conflicts
 from ..generate import generate as make
 from ..runs import Request
+from ..sampling import differences, weak_arm
 from ..settings import METHOD, MODELS, SIZE, VIDEOS
 from ..terminal import MACHINE, PATH, err, messages, number, out, quiet, say
 from .options import (
@@ -240,8 +241,6 @@ def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refi
 
 def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
     """What is said where options have no part in what is made; empty where each has."""
-    from ..generate import weak_arm
-
     arms: tuple[str, ...] = ("weak",)
     used: tuple[str, ...] = ()
     match request.variant, request.method:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import presets
-from ..generate import load, sample
 from ..runs import VARIANTS, Request, rows, whole, writable
+from ..sampling import load, sample
 from .pairs import sample_of, score
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
@@ -98,7 +98,7 @@ def methods(asked: presets.Preset) -> dict[str, Row]:
             if name == "adapters":  # Table 2's scale
                 found["w2sd-paper"] = Row(f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
     found["best-of-3"] = Row(f"strong, best of {TRIES} by the judge", PLAIN, TRIES)
-    return found | {"rendered": Row("digits of the data" if asked.family == "dit-moe" else "rendered truth")}
+    return found | {"rendered": Row("rendered truth" if asked.textual else "digits of the data")}
 
 
 @dataclass(frozen=True)

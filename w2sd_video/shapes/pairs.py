@@ -85,7 +85,7 @@ def samples(asked: presets.Preset, count: int, folder: Path) -> Iterator[Sample]
 
 def sample_of(asked: presets.Preset, n: int, text: str, folder: Path) -> Sample:
     """Sample n, of a prompt of the grammar; of a preset of digits the prompt says nothing."""
-    if asked.family == "dit-moe":
+    if not asked.textual:
         return Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
     scene, told = _shown(parse(text), asked), {}
     text = describe(scene)

@@ -1,0 +1,22 @@
+"""A request's pipelines, what they are told, and what is recorded of it."""
+
+from .call import OnStep, inputs, sample, weak_arm
+from .load import load, scheduler
+from .records import differences, plugin_version, provenance, versions
+from .texts import check_words, cut_off, notes
+
+__all__ = [
+    "OnStep",
+    "check_words",
+    "cut_off",
+    "differences",
+    "inputs",
+    "load",
+    "notes",
+    "plugin_version",
+    "provenance",
+    "sample",
+    "scheduler",
+    "versions",
+    "weak_arm",
+]

@@ -1,0 +1,160 @@
+"""What a request tells its pipelines, and what they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFinite, Refused
+from ..runs import Request
+from .load import scheduler
+
+if TYPE_CHECKING:
+    from ..pipelines.reflection import Reflection as Pipeline
+    from ..video import Frames
+
+OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, steps in all
+
+
+def sample(
+    pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None
+) -> tuple[Frames, dict[str, int]]:
+    """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
+    import numpy as np
+    import torch
+
+    done = 0
+
+    def step_done(_pipe: Pipeline, _step: int, _t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done
+        done += 1
+        if on_step:
+            on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
+        return kwargs
+
+    call = inputs(pipe, request, alone=variant == "weak" and request.weak is not None) | _method(request, variant)
+    call |= {
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
+        "output_type": "np",
+    }
+    if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
+        call["callback_on_step_end"] = step_done
+    loaded = pipe.scheduler
+    pipe.scheduler = scheduler(request, loaded.config)
+    way = "give --dtype float32, or another autoencoder by --vae"
+    try:
+        output = pipe(**call)
+    except NotFinite as error:
+        said = str(error).partition(";")[0]
+        raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
+    finally:
+        pipe.scheduler = loaded
+    if on_step and not done:  # a pipeline without callbacks
+        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
+    made = output.frames[0] if request.video else output.images
+    broken = ~np.isfinite(made).reshape(len(made), -1).all(axis=1)
+    if broken.any():
+        where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
+        raise FloatingPointError(
+            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
+        )
+    return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+
+
+def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, Any]:
+    """The arguments of a pair's call that say what is to be seen, and how large: prompt, pictures, size.
+
+    Args:
+        alone: of the weak model by itself.
+
+    Raises:
+        Refused: a picture that cannot be read, or has too few frames; a class that the model does not know.
+    """
+    call: dict[str, Any] = {"num_frames": request.num_frames, "height": request.height, "width": request.width}
+    if not request.textual:
+        call["class_labels"] = [pipe.check_prompt(request.prompt)]
+    else:
+        call |= {"prompt": request.text("prompt"), "negative_prompt": request.negative_prompt}
+        if alone:
+            weak = {"prompt": request.text("weak_prompt"), "negative_prompt": request.weak_negative_prompt}
+            call |= {name: own for name, own in weak.items() if own is not None}
+    if request.controlnet is not None:
+        size = (request.width, request.height)
+        shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
+        call |= {"conditioning_frames": shown} if request.video else {"image": shown[0]}
+        call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
+    if request.ip_adapter is not None and not alone:
+        call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
+    takes = signature(type(pipe).__call__).parameters
+    return {name: value for name, value in call.items() if name in takes}
+
+
+def weak_arm(request: Request) -> dict[str, Any]:
+    """The arguments of a pair's call that say what the weak arm is."""
+    call: dict[str, Any] = {
+        "weak_prompt": request.text("weak_prompt"),
+        "weak_negative_prompt": request.weak_negative_prompt,
+        "weak_motion_scale": request.weak_motion_scale,
+        "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
+    }
+    if request.one_network:
+        call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None
+        call["weak_ip_adapter_scale"] = request.ip_adapter and request.ip_adapter["weak"]
+    if request.controlnet is not None:
+        call["weak_controlnet_conditioning_scale"] = float(request.controlnet["weak"])
+    return {name: value for name, value in call.items() if value is not None}
+
+
+def _method(request: Request, variant: str) -> dict[str, Any]:
+    """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
+    if variant == "strong" or (variant == "weak" and request.weak is not None):
+        return {"method": None}
+    from ..methods import METHODS, find
+
+    cls = find(request.method, request.method_sha256)
+    call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
+    if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
+        apart = call or request.weak_motion_adapter
+        guidance = request.guidance_scale if apart else request.weak_guidance_scale
+        return call | {"method": "weak", "weak_guidance_scale": guidance}
+    if request.method not in METHODS:
+        values = {
+            "strong_guidance": request.strong_guidance_scale,
+            "weak_guidance": request.weak_guidance_scale,
+            "reflection_steps": request.reflection_steps,
+            "inversion": request.inversion,
+            "convention": request.convention,
+        }
+        takes = {each.name for each in fields(cls)}
+        return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
+    return call | {
+        "method": request.method,
+        "strong_guidance_scale": request.strong_guidance_scale,
+        "weak_guidance_scale": request.weak_guidance_scale,
+        "reflection_steps": request.reflection_steps,
+        "inversion": request.inversion,
+        "convention": request.convention,
+        **request.options,
+    }
+
+
+def _pictures(request: Request, argument: str, count: int) -> list[Any]:
+    """The frames of a request's picture or video, as many as are asked for; of one picture, that one as often."""
+    from PIL import Image
+
+    from .. import video
+
+    path = getattr(request, argument)
+    try:
+        shown = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
+    except (OSError, ValueError) as error:
+        raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
+    shown *= count if len(shown) == 1 else 1
+    if len(shown) < count:
+        raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
+    return shown[:count]

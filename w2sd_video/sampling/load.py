@@ -1,0 +1,169 @@
+"""The pipelines of a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import runs, settings
+from ..errors import Refused, did_you_mean
+from ..runs import Request
+
+if TYPE_CHECKING:
+    from ..pipelines.reflection import Reflection as Pipeline
+
+
+def load(request: Request) -> dict[str, Pipeline]:
+    """The pipelines of a request's videos: `weak` and `strong` alone, `w2sd` the pair, sharing what they can.
+
+    Raises:
+        OSError, ValueError: weights that are missing or cannot be read, with the way to get them.
+        Refused: a device that is not there, or more frames than the motion module has positions.
+    """
+    _check_schedule(request)  # before anything is read
+    device = runs.usable_device(request.device)
+    shown = runs.VARIANTS[request.variant]
+    # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
+    apart = ["weak"] if request.weak is not None and "weak" in shown else []
+    pipelines: dict[str, Pipeline] = {}
+    if both := [variant for variant in shown if variant not in apart]:
+        pair: dict[str, Any] = {}
+        if "w2sd" in shown and request.weak is not None:
+            pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
+        if set(both) != {"strong"} and request.weak_motion_adapter is not None:
+            pair["weak_motion_adapter"] = request.weak_motion_adapter
+        pipe = _load(request, request.strong, **pair)
+        _adapt(pipe, request)
+        pipelines = dict.fromkeys(both, pipe)
+    if apart:
+        assert request.weak is not None
+        try:
+            alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
+            pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
+        except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
+            raise OSError(re.sub(r"^strong: ", "weak: ", str(error))) from error
+        if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
+            pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
+    for pipe in pipelines.values():
+        for name in ("height", "width") if pipe.side is not None else ():
+            if getattr(request, name) != pipe.side:
+                raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
+        if request.num_frames is not None and request.num_frames > (longest := pipe.unet.config.motion_max_seq_length):
+            raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
+        pipe.to(device)
+        pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
+        pipe.set_progress_bar_config(disable=True)
+    return pipelines
+
+
+def _shared_vae(request: Request) -> str | None:
+    """The strong model's autoencoder, where the weak one's folder has none because both have the same."""
+    weak, strong = Path(str(request.weak)), Path(request.strong)
+    shared = weak.is_dir() and not (weak / "vae").exists() and (strong / "vae").is_dir()
+    return str(strong / "vae") if shared else None
+
+
+def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
+    """A pipeline of the request's family."""
+    import torch
+
+    family = settings.FAMILIES[request.family]
+    name = family.pipeline if request.controlnet is None else family.with_controlnet
+    if request.motion_adapter is not None:
+        pair["motion_adapter"] = request.motion_adapter
+    if request.vae is not None:
+        pair["vae"] = request.vae
+    if request.controlnet is not None:
+        pair["controlnet"] = request.controlnet["model"]
+    cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
+    pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
+    made, read = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
+    if made != read:
+        raise Refused(
+            "vae", request.vae, f"its latents have {read} channels, and the model's {made}: give one that fits"
+        )
+    return pipe
+
+
+def _adapt(pipe: Any, request: Request) -> None:
+    """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
+    for name, each in request.adapters.items():
+        pipe.load_lora_weights(each["model"], adapter_name=name)
+    if request.adapters:
+        pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
+    if (ip := request.ip_adapter) is not None:
+        pipe.load_ip_adapter(ip["model"], image_encoder_folder=ip.get("image_encoder") or "image_encoder")
+        pipe.set_ip_adapter_scale(ip["strong"])
+
+
+def _check_schedule(request: Request) -> None:
+    """Refuses what diffusers cannot build, and steps that a table of noise levels does not have.
+
+    Raises:
+        Refused: says which argument of the schedule, or how many steps.
+    """
+    made = scheduler(request)
+    if not hasattr(made, "alphas_cumprod") or hasattr(made, "sigmas"):  # these look levels up between timesteps too
+        return
+    try:
+        made.set_timesteps(request.num_inference_steps)
+    except ValueError as error:
+        raise Refused("schedule", dict(request.scheduler), f"diffusers refuses it: {error}") from None
+    last, levels = [int(made.timesteps.max()), int(made.timesteps.min())], len(made.alphas_cumprod)
+    if last[0] >= levels or last[1] < 0:
+        accepted = f"its timesteps go from {last[1]} to {last[0]}, and its levels from 0 to {levels - 1}"
+        accepted += ": give fewer, or another steps_offset"
+        raise Refused("num_inference_steps", request.num_inference_steps, accepted)
+
+
+def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any:
+    """The request's diffusers scheduler.
+
+    Args:
+        trained: the configuration of the scheduler that was loaded with the networks. What these predict, and whether
+            they were trained to a signal-to-noise ratio of zero, is theirs to say where the request does not.
+
+    Raises:
+        Refused: diffusers has no such class, or the class no such argument; or the networks predict a flow and the
+            scheduler is none of flow matching.
+    """
+    import diffusers
+
+    config = dict(request.scheduler)
+    name = str(config.pop("class", ""))
+    cls = getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        raise Refused("scheduler class", name, "give a scheduler of diffusers, such as DDIMScheduler")
+    known = list(signature(cls).parameters)
+    for key, value in config.items():
+        if key not in known:
+            raise Refused(f"argument of {name}", key, did_you_mean(key, known))
+        usual = signature(cls).parameters[key].default
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(usual, kind)), None)
+        kinds = (int, float) if kind in (int, float) else kind
+        if kinds and value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
+            accepted = f"give a value of {name} such as its default, {usual!r}"
+            raise Refused(f"schedule.{key}", value, accepted)
+    trained = trained or {}
+    flow = (
+        str(trained.get("_class_name", "")).startswith("FlowMatch")
+        or trained.get("prediction_type") == "flow_prediction"
+    )
+    if flow and not (name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+        raise Refused("schedule", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        if trained.get(key) and key in known:
+            config.setdefault(key, trained[key])
+    if config.get("rescale_betas_zero_snr") and trained.get("timestep_spacing") == "trailing":
+        config["timestep_spacing"] = "trailing"  # any other leaves the noisiest level out
+    try:
+        return cls(**config)
+    except MemoryError:
+        raise
+    except Exception as error:  # diffusers checks few of its values
+        raise Refused("schedule", dict(request.scheduler), f"{name} takes no such value: {error}") from None
