@@ -246,7 +246,7 @@ def test_a_sidecar_of_whole_numbers_and_without_a_record_still_loads():
             {"class": "DDIMScheduler", "steps_offset": -500},
             "timesteps go from -500 to 424, and its levels from 0 to 999",
         ),
-        ({"class": ["DDIMScheduler"]}, "scheduler class: .* give a scheduler of diffusers"),
+        ({"class": ["DDIMScheduler"]}, "scheduler: .* give a scheduler of diffusers"),
     ],
 )
 def test_a_noise_schedule_that_cannot_be_sampled_is_refused_before_weights_are_read(schedule, says):

@@ -137,7 +137,8 @@ def _generate(
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
-            wanted = (request.variant, request.family, *models, request.dtype, request.device)
+            placed = (request.dtype, request.device, request.offload, request.compile)
+            wanted = (request.variant, request.family, *models, *placed)
             if wanted != loaded:
                 pipelines.clear()  # let go of one pair before the next is loaded
                 pipelines = load(request)

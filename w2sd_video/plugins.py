@@ -159,7 +159,8 @@ def find(
         run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
         if len(run) != 1:
             said = f"{name}, of SHA-256 {sha256}" if sha256 else name
-            way = f"code runs only from a file that is named: give --{argument} FOLDER/{said}"
+            said = said if os.path.isabs(name) else f"FOLDER/{said}"
+            way = f"code runs only from a file that is named: give --{argument} {said}"
             raise Refused(argument, name, f"{way}, or in Python w2sd_video.plugins.from_file")
         return run[0]
     points = installed(kind).get(name, [])

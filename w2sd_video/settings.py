@@ -216,6 +216,20 @@ class Pair:
     grammar: Annotated[
         Literal["shapes"] | None, Setting("The `w2sd_video.GRAMMAR.grammar` that prompts must follow; null: any text.")
     ] = None
+    method: Annotated[
+        Annotated[str, Field(max_length=300)],
+        Setting(
+            "w2sd (default), another one of `w2sd-video methods`, or FILE.py:CLASS.",
+            ("--method",),
+            METHOD,
+        ),
+    ] = "w2sd"
+    options: Annotated[
+        Names,
+        Setting(
+            "An option of the method, as motion_gain=2; can be given again.", ("--set",), METHOD, metavar="NAME=VALUE"
+        ),
+    ] = field(default_factory=dict)
     num_inference_steps: Annotated[
         int, Field(ge=1, le=MOST_STEPS), Setting("Denoising steps, T.", ("--steps", "--T"), SIZE)
     ]
@@ -292,7 +306,7 @@ class Settings(Pair):
     ]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1), Setting("What the noise is drawn from.", ("--seed",))]
     preset: Annotated[Text, Setting("The pair that the settings are from.", ("--preset",), MODELS)]
-    scheduler: Annotated[Names, Setting("A diffusers scheduler: its class and arguments.", ("--schedule",), MODELS)]
+    scheduler: Annotated[Names, Setting("A diffusers scheduler: its class and arguments.", ("--scheduler",), MODELS)]
     reflection_steps: Annotated[
         int,
         Field(ge=0, le=MOST_STEPS),
@@ -313,6 +327,18 @@ class Settings(Pair):
             accepted="give auto, cpu, cuda, cuda:N, mps or xpu",
         ),
     ] = "auto"
+    offload: Annotated[
+        Literal["none", "model", "sequential", "group"],
+        Setting(
+            "What waits in the computer's memory while it has no part: none (default), model (whole networks),"
+            " sequential (layers), or group (blocks, fetched ahead).",
+            ("--offload",),
+            MODELS,
+        ),
+    ] = "none"
+    compile: Annotated[
+        bool, Setting("Compile the denoisers' repeated blocks by torch.compile.", ("--compile/--no-compile",), MODELS)
+    ] = False
     variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None
@@ -357,26 +383,12 @@ class Settings(Pair):
             "reflection",
         ),
     ] = "exact"
-    method: Annotated[
-        Annotated[str, Field(max_length=300)],
-        Setting(
-            "w2sd (default), another one of `w2sd-video methods`, or FILE.py:CLASS.",
-            ("--method",),
-            METHOD,
-        ),
-    ] = "w2sd"
     method_sha256: Annotated[
         Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")] | None,
         Setting(
             "SHA-256 of the file, where the method is a file's, FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"
         ),
     ] = None
-    options: Annotated[
-        Names,
-        Setting(
-            "An option of the method, as motion_gain=2; can be given again.", ("--set",), METHOD, metavar="NAME=VALUE"
-        ),
-    ] = field(default_factory=dict)
 
 
 def of(name: str, cls: type = Settings) -> Setting:

@@ -27,7 +27,6 @@ from .scoring import check_pair, evaluate
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )

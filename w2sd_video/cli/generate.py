@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
@@ -58,6 +67,7 @@ def generate(
             "Models and settings: one of `w2sd-video presets`, or a YAML file (default: the shipped model).",
             "--preset",
             "--pair",
+            autocompletion=presets.names,
         ),
     ] = None,
     lora_path: Annotated[
@@ -304,9 +314,16 @@ def sample(
     overwrite = free(requests, folder, formats, overwrite, verify, way=way)
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
-    to_terminal = sys.stdout is not None and sys.stdout.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal) as progress:
+    to_terminal, quietly = sys.stdout is not None and sys.stdout.isatty(), not err.is_terminal
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal, disable=quietly) as progress:
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
         steps = progress.add_task("loading", total=None)
 
@@ -316,9 +333,14 @@ def sample(
             progress.update(steps, completed=done)
 
         quiet()
+        began, sampled = time.monotonic(), 0
         with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
-            for made in results:
+            for number, made in enumerate(results, 1):
                 progress.update(videos, advance=1)
+                sampled += not made.kept
+                if quietly and len(requests) > 1 and not made.kept:
+                    left = round((time.monotonic() - began) / sampled * (len(requests) - number))
+                    err.print(f"{number}/{len(requests)}, {timedelta(seconds=left)} left", markup=False)
                 lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
                 lines = [f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines]
                 if to is out:

@@ -17,7 +17,10 @@ from .options import FORMAT, wants_json
 
 
 def show_presets(
-    name: Annotated[str | None, typer.Argument(help="Show every field of this one, or of this YAML file.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show every field of this one, or of this YAML file.", autocompletion=presets.names),
+    ] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """The pairs of models that there are, and their settings."""

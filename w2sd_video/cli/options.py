@@ -76,7 +76,7 @@ def having(families: tuple[str, ...]) -> list[str]:
     """The settings of runs that are options, of some families."""
     found = [(name, settings.of(name)) for name in settings.names()]
     options = [(name, about) for name, about in found if about.options and about.options[0].startswith("--")]
-    own = ("seed", "preset", "scheduler")  # of which `generate` takes more than one value, or reads a file
+    own = ("seed", "preset")  # of which `generate` takes more than one value, or reads a file
     return [
         name
         for name, about in options

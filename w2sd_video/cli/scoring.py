@@ -98,7 +98,13 @@ def check_pair(
     samples: Annotated[int, typer.Option(help="How many prompts.", min=2, max=1000)] = 16,
     preset: Annotated[
         str,
-        option(MODELS, "Models and settings: one of `w2sd-video presets`, or a YAML file.", "--preset", "--pair"),
+        option(
+            MODELS,
+            "Models and settings: one of `w2sd-video presets`, or a YAML file.",
+            "--preset",
+            "--pair",
+            autocompletion=presets.names,
+        ),
     ] = presets.DEFAULT,
     control: Annotated[
         Path | None,

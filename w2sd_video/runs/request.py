@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins, presets, settings
-from ..documents import read_json
+from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import Refused, did_you_mean
 from ..hashing import sha256
 from ..models.sources import absolute, resolve
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 # What a method has as a field of its own, and a request too.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
+
+
+# Settings that came later than names of files that have them in their hash, and what they are without.
+_LATER = {"method_sha256": None, "offload": "none", "compile": False}
+# Of a preset's noise schedule, what a scheduler of another class is told too.
+_LEVELS = (
+    "num_train_timesteps beta_schedule beta_start beta_end prediction_type rescale_betas_zero_snr timestep_spacing"
+    " steps_offset"
+).split()
 
 
 class Request(Settings):
@@ -50,10 +59,13 @@ class Request(Settings):
         schedule = schedule or pair.schedule
         if schedule not in pair.schedules:
             raise Refused("schedule", schedule, did_you_mean(schedule, pair.schedules))
+        overrides["options"] = _options(pair, overrides)
         shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
         values |= {name: value for name, value in overrides.items() if value is not None}
+        if isinstance(scheduler := values["scheduler"], str):
+            values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
         for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
@@ -222,9 +234,35 @@ class Request(Settings):
     @property
     def long_stem(self) -> str:
         """Another name, for where another request has `stem`: with a hash of the whole request."""
-        said = {name: value for name, value in asdict(self).items() if name != "method_sha256" or value}
+        said = {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
         text = json.dumps(said, sort_keys=True)
         return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the method: the pair's, where the method is the pair's, and over them those of `overrides`."""
+    method = overrides.get("method") or pair.method
+    own = pair.options if method.rpartition(":")[2] == pair.method.rpartition(":")[2] else {}
+    return {**own, **(overrides.get("options") or {})}
+
+
+def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """`CLASS [NAME=VALUE...]` as a scheduler of that class, on a schedule's noise levels.
+
+    Raises:
+        Refused: it is something else.
+    """
+    name, *said = text.split() or [""]
+    config = {key: value for key, value in schedule.items() if key in _LEVELS}
+    for each in said:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise Refused("scheduler", text, "give a diffusers class, and NAME=VALUE with spaces between")
+        try:
+            config[key] = words_as_booleans(parse_yaml(value))
+        except ValueError:
+            raise Refused("scheduler", text, f"{each} has no value that YAML reads") from None
+    return {"class": name, **config}
 
 
 def _is_there(argument: str, path: str) -> bool:

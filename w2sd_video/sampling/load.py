@@ -15,6 +15,8 @@ from ..errors import Refused, did_you_mean
 from ..runs import Request
 
 if TYPE_CHECKING:
+    import torch
+
     from ..pipelines.reflection import Reflection as Pipeline
 
 
@@ -27,9 +29,14 @@ def load(request: Request) -> dict[str, Pipeline]:
     """
     _check_schedule(request)  # before anything is read
     device = runs.usable_device(request.device)
+    if request.offload != "none" and device.type == "cpu":
+        raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
     shown = runs.VARIANTS[request.variant]
     # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
     apart = ["weak"] if request.weak is not None and "weak" in shown else []
+    if apart and shown[1:] and request.offload != "none":
+        accepted = "the weak model alone and the pair share networks, which one of them would move: give none"
+        raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
     if both := [variant for variant in shown if variant not in apart]:
         pair: dict[str, Any] = {}
@@ -55,10 +62,36 @@ def load(request: Request) -> dict[str, Pipeline]:
                 raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
         if request.num_frames is not None and request.num_frames > (longest := pipe.unet.config.motion_max_seq_length):
             raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
-        pipe.to(device)
+        _place(pipe, device, request.offload)
+        if request.compile:
+            _compile(pipe)
         pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
         pipe.set_progress_bar_config(disable=True)
     return pipelines
+
+
+def _place(pipe: Any, device: torch.device, offload: str) -> None:
+    """Puts a pipeline on a device, or what of it has a part at the time."""
+    if offload == "none":
+        pipe.to(device)
+    elif offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        streamed = device.type == "cuda"  # the next blocks are fetched while these are evaluated
+        pipe.enable_group_offload(
+            onload_device=device, offload_type="block_level", num_blocks_per_group=1, use_stream=streamed
+        )
+
+
+def _compile(pipe: Any) -> None:
+    """Compiles the denoisers: their repeated blocks, which is quick, or the whole of one that names none."""
+    for network in pipe._networks():
+        if getattr(network, "_repeated_blocks", None):
+            network.compile_repeated_blocks()
+        else:
+            network.compile()
 
 
 def _shared_vae(request: Request) -> str | None:
@@ -138,11 +171,11 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
     name = str(config.pop("class", ""))
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-        raise Refused("scheduler class", name, "give a scheduler of diffusers, such as DDIMScheduler")
+        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
     known = list(signature(cls).parameters)
     for key, value in config.items():
         if key not in known:
-            raise Refused(f"argument of {name}", key, did_you_mean(key, known))
+            raise Refused("scheduler", key, f"{name} has no such argument; {did_you_mean(key, known)}")
         usual = signature(cls).parameters[key].default
         kind = next((kind for kind in (bool, int, float, str) if isinstance(usual, kind)), None)
         kinds = (int, float) if kind in (int, float) else kind

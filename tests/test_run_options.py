@@ -1,0 +1,127 @@
+"""Options of a run that a preset or the command line sets: method, scheduler, offload, compiled networks, progress."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from w2sd_video import plugins, presets
+from w2sd_video.cli import app
+from w2sd_video.runs import Refused, Request
+from w2sd_video.sampling import load, sample
+
+PROMPT = "a red circle moving right"
+SMALL = ["--steps", "1", "--frames", "2"]
+METHOD = """
+from dataclasses import dataclass
+from w2sd_video.methods import W2SD
+
+
+@dataclass(frozen=True)
+class Mine(W2SD):
+    pass
+"""
+
+
+def preset(folder, **more):
+    lines = ["extends: shapes", "description: a pair", "source: here", *(f"{k}: {v}" for k, v in more.items())]
+    (folder / "mine.yaml").write_text("\n".join(lines))
+    return presets.load(str(folder / "mine.yaml"))
+
+
+def test_a_preset_carries_a_method_and_its_options(tmp_path):
+    pair = preset(tmp_path, method="optimistic", options="{motion_gain: 2.0, still_gain: 0.5}")
+    request = Request.of(PROMPT, 0, pair)
+    assert (request.method, request.options) == ("optimistic", {"motion_gain": 2.0, "still_gain": 0.5})
+    assert Request.of(PROMPT, 0, pair, options={"still_gain": 1.0}).options == {"motion_gain": 2.0, "still_gain": 1.0}
+    other = Request.of(PROMPT, 0, pair, method="auto_guidance")
+    assert (other.method, other.options) == ("auto_guidance", {})
+
+
+def test_a_method_that_a_preset_names_wrongly_is_refused(tmp_path):
+    with pytest.raises(Refused, match="method: 'optimist' .*optimistic"):
+        Request.of(PROMPT, 0, preset(tmp_path, method="optimist"))
+    with pytest.raises(Refused, match="option of optimistic: 'gain' is not accepted"):
+        Request.of(PROMPT, 0, preset(tmp_path, method="optimistic", options="{gain: 2.0}"))
+
+
+def test_code_that_a_preset_names_runs_only_where_the_user_names_it(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    file = f"{tmp_path / 'mine.py'}:Mine"
+    pair = preset(tmp_path, method=file)
+    with pytest.raises(Refused, match="code runs only from a file that is named"):
+        Request.of(PROMPT, 0, pair)
+    assert Request.of(PROMPT, 0, pair, method="w2sd").method == "w2sd"
+    named = plugins.from_file("method", file)
+    assert Request.of(PROMPT, 0, pair, method=named.name, method_sha256=named.sha256).method_name == "Mine"
+
+
+def test_another_scheduler_keeps_the_noise_levels_of_the_schedule():
+    pair = presets.load("shapes")
+    own = pair.schedules[pair.schedule]
+    text = "DPMSolverMultistepScheduler use_karras_sigmas=true solver_order=2"
+    said = Request.of(PROMPT, scheduler=text).scheduler
+    assert said == {
+        "class": "DPMSolverMultistepScheduler",
+        "use_karras_sigmas": True,
+        "solver_order": 2,
+        **{key: own[key] for key in ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "steps_offset")},
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--scheduler", "Foo"], "--scheduler: 'Foo' is not accepted; give a scheduler of diffusers"),
+        (["--scheduler", "DDIMScheduler eta"], "give a diffusers class, and NAME=VALUE with spaces between"),
+        (["--scheduler", "EulerDiscreteScheduler foo=1"], "EulerDiscreteScheduler has no such argument"),
+        (["--offload", "disk"], "--offload: 'disk' is not accepted; Available: none, model, sequential, group"),
+        (["--offload", "model", "--device", "cpu"], "it needs an accelerator"),
+    ],
+)
+def test_options_that_cannot_be_served_are_refused(arguments, says, tmp_path):
+    ran = CliRunner().invoke(app, ["generate", PROMPT, "--out", str(tmp_path / "out"), *SMALL, *arguments])
+    assert ran.exit_code == 2 and says in ran.stderr
+
+
+def test_a_batch_says_how_far_it_is_where_there_is_no_terminal(tmp_path):
+    arguments = ["generate", PROMPT, "--seed", "0-2", "--out", str(tmp_path), "--plain", *SMALL]
+    lines = CliRunner().invoke(app, arguments).stderr.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert lines[-1].endswith("0:00:00 left")
+    assert CliRunner().invoke(app, arguments).stderr == ""  # all of them are there already
+
+
+def test_names_of_files_are_what_they_were_before_there_were_these_options():
+    assert Request.of(PROMPT, 3).long_stem == "a-red-circle-moving-right-seed3-c7d2c9c8830feb89"
+
+
+@pytest.mark.slow
+def test_compiled_blocks_make_the_same_video():
+    frames = []
+    for compiled in (False, True):
+        request = Request.of(PROMPT, num_inference_steps=2, num_frames=4, compile=compiled)
+        frames.append(sample(load(request)["w2sd"], request, "w2sd")[0].astype(int))
+    assert np.abs(frames[0] - frames[1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "words, completed",
+    [
+        ("gen", "generate"),
+        ("generate --preset shapes-m", "shapes-motion"),
+        ("generate --weak-motion-s", "--weak-motion-scale"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_presets(words, completed):
+    line = ["w2sd-video", *words.split()]
+    asked = {"_W2SD_VIDEO_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1)}
+    program = Path(sys.executable).with_name("w2sd-video")
+    ran = subprocess.run([program], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert ran.stdout.split() == [completed]
