@@ -37,7 +37,8 @@ FLOORS = (
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.reading shapes.train"
+        "arms dit_moe hook loading models motion pipelines"
+        " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train"
     ).split()
 )
 # Who else may know it, within functions.

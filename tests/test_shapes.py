@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, captions, grammar, reading, table, train, tuning, world
+from w2sd_video.shapes import bench, captions, grammar, reading, run, table, train, tuning, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
 from w2sd_video.shapes.judge import FORMED, judge, read
 from w2sd_video.shapes.model import tokenizer
 from w2sd_video.shapes.pairs import COLUMNS
+from w2sd_video.shapes.recipe import Recipe
 from w2sd_video.shapes.world import Scene, Thing, forget, render, sample_scene
 
 
@@ -328,7 +329,7 @@ def test_other_arrays_are_refused():
 
 # Trainer
 
-TINY = train.Recipe(
+TINY = Recipe(
     videos=3,
     vae_steps=2,
     decoder_steps=2,
@@ -348,7 +349,7 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(run, "CHECKPOINT_EVERY", 1)
     train.Trainer(tmp_path / "whole", TINY, "cpu").train()
 
     kills = {(stage, 1) for stage in range(1, 7)}  # in its second step, after a checkpoint
@@ -387,7 +388,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 def test_a_folder_is_not_continued_with_another_recipe(tmp_path):
     train.Trainer(tmp_path, TINY, "cpu")
     with pytest.raises(ValueError, match="begun with another"):
-        train.Trainer(tmp_path, train.Recipe(seed=1), "cpu")
+        train.Trainer(tmp_path, Recipe(seed=1), "cpu")
 
 
 def test_export_before_the_end_is_refused(tmp_path):

@@ -115,7 +115,8 @@ def train(
     interrupted, and goes on where it was.
     """
     from .miniatures import MiniatureRecipe, MiniatureTrainer
-    from .train import Recipe, Trainer
+    from .recipe import Recipe
+    from .train import Trainer
 
     with messages():
         maker: Any

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..models.dit_moe import DiTMoETransformer2DModel
     from .miniatures import MiniatureTrainer
-    from .train import Batch
+    from .run import Batch
 
 SIDE = 32  # pixels of a picture: each of the data's is 4 x 4
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -27,7 +27,9 @@ from ..models.motion import motion_unet
 from ..runs import whole
 from ..validation import validated
 from . import WEIGHTS, digits
-from .train import Batch, Count, Rate, Recipe, Trainer
+from .denoising import Denoising
+from .recipe import Count, Rate, Recipe
+from .run import Batch
 from .world import CANVAS, HOLE, Scene, edges, render, still
 
 IMAGE_WIDTH = 64
@@ -101,7 +103,7 @@ On {made}. The recipe:
 """
 
 
-class MiniatureTrainer(Trainer):
+class MiniatureTrainer(Denoising):
     """Makes the miniatures of a recipe in a run folder, which goes on where it stands; `FOLDER/miniatures` has them."""
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")

@@ -32,77 +32,27 @@ weights as one that was not. On a GPU batches are made ahead by other processes,
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
-from pydantic import Field
-from rich.progress import Progress, track
-from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionXLPipeline
 
-from ..documents import read_text
-from ..errors import Refused
 from ..models.motion import motion_unet
-from ..runs import rows, usable_device, whole, writable
-from ..validation import validated
-from .captions import exchange, mislabel
+from ..runs import whole
+from .denoising import Denoising, encode_prompts
 from .grammar import describe
-from .model import HERE, LATENT_CHANNELS, build_image_model, build_motion_adapter, tokenizer
+from .model import HERE, LATENT_CHANNELS, build_image_model, build_motion_adapter
 from .reading import Reader, facts, numbers
-from .world import CANVAS, Scene, forget, render, sample_scene
+from .recipe import EVENLY, noisy_share
+from .run import Batch
+from .world import forget, sample_scene
 
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Rate = Annotated[float, Field(ge=0, le=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-@validated
-class Recipe:
-    """Everything that decides what the trainer makes."""
-
-    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
-    videos: Count = 6000
-    vae_steps: Count = 2000
-    decoder_steps: Count = 3000
-    text_steps: Count = 600
-    image_steps: Count = 9000
-    video_steps: Count = 2500
-    tuned_steps: Count = 1500
-    vae_batch: Count = 24
-    image_batch: Count = 64
-    video_batch: Count = 16
-    vae_learning_rate: Rate = 1.5e-3
-    text_learning_rate: Rate = 2e-3
-    learning_rate: Rate = 8e-4
-    spatial_learning_rate: Rate = 2e-4
-    tuned_learning_rate: Rate = 4e-4
-    exchanged: Share = 0.3
-    caption_noise: Share = 0.05
-    unconditional: Share = 0.12
-    latent_noise: Share = 0.3
-    kl_weight: Rate = 1e-3
-    ema_decay: Share = 0.999
-
-
-CHECKPOINT_EVERY = 200
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
@@ -110,9 +60,6 @@ LATENT_STD = 0.5
 HELD_OUT = 256
 # The share of the autoencoder's steps that see crops around the things; the others see whole frames.
 CROPPED = 0.3
-# From this timestep up, there is more to learn: see `noisy_share`.
-NOISY = 700
-EVENLY = 1 - NOISY / 1000
 # In the last frames of a video a direction has become a place. The image stage sees these.
 LAST_FRAMES = 4
 # Prompts in a batch of the stage `text`.
@@ -152,33 +99,6 @@ On {made}. The recipe:
 """
 
 
-def noisy_share(stage: str, step: int, steps: int) -> float:
-    """The share of a batch whose timesteps are drawn evenly from NOISY up; the rest is drawn evenly from below.
-
-    First where things go, then what they are: a picture of this size is lost in noise at NOISY, and once the model
-    knows what prompts say there, it has nothing more to learn. A video has more to be seen.
-    """
-    first = 5 * (step + 1) <= steps
-    if stage == "image":
-        return 0.5 if first else 0.1
-    if stage == "video":
-        return 0.8 if first else 0.4
-    return EVENLY
-
-
-def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients, of both
-    tokenizers' ids (2, B, tokens).
-
-    SDXL's arithmetic; the pipelines' own `encode_prompt` has none of the gradients that training needs.
-    """
-    hidden = []
-    for each, encoder in zip(ids, (pipe.text_encoder, pipe.text_encoder_2), strict=True):
-        out = encoder(each, output_hidden_states=True)
-        hidden.append(out.hidden_states[-2])
-    return torch.cat(hidden, -1), out[0]
-
-
 def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A quarter of a frame (height, width, 3) of uint8 that holds a pixel of some thing."""
     there = np.argwhere(np.ptp(frame.astype(np.int16), axis=-1) > 25)
@@ -200,70 +120,12 @@ def _unlike(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return ((y - x).abs() * (1 + 4 * near)).mean() + edges
 
 
-Batch = dict[str, torch.Tensor]
-
-
-class _Made(torch.utils.data.Dataset):
-    """What a function makes of each number."""
-
-    def __init__(self, make: Callable[[int], Any], numbers: Sequence[int]):
-        self.make, self.numbers = make, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.make(self.numbers[index])
-
-
-class Trainer:
+class Trainer(Denoising):
     """Makes the weights of a `Recipe` in a run folder. `train()` goes on where the folder stands."""
 
     stages: ClassVar[tuple[str, ...]] = STAGES
     after: ClassVar[Mapping[str, str]] = AFTER
     drawn: ClassVar[int | None] = 2000  # the autoencoder learns from the frames of so many videos at most
-
-    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
-        self.folder = Path(folder)
-        self.recipe = recipe or Recipe()
-        self.device = usable_device(device or "auto", auto=("cuda",))
-        try:
-            writable(self.folder)
-        except Refused as error:
-            raise Refused("FOLDER", str(self.folder), error.accepted) from None
-        note = self.folder / "recipe.json"
-        wanted = json.dumps(asdict(self.recipe), indent=1)
-        if not note.exists():
-            with whole({"note": note}) as staged:
-                staged["note"].write_text(wanted)
-        elif read_text(note) != wanted:
-            raise ValueError(
-                f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
-            )
-        self.workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
-        self.tokenizers: tuple[CLIPTokenizer, ...] = (tokenizer(), tokenizer("tokenizer_2"))
-        self._forget()
-
-    def train(self, stages: Iterable[str] | None = None) -> None:
-        """Runs the stages that are not yet done, in order.
-
-        Raises:
-            Refused: one goes on from another that is neither done nor to be run.
-        """
-        chosen = self.stages if stages is None else tuple(stages)
-        for stage in chosen:
-            before = self.after.get(stage)
-            if before and before not in chosen and not self._done(before).exists() and not self._done(stage).exists():
-                raise Refused("stage", stage, f"it goes on from {before}, which {self.folder} lacks: train it first")
-        for stage in self.stages:
-            if stage in chosen and not self._done(stage).exists():
-                getattr(self, f"_{stage}")()
-                self._done(stage).touch()
-
-    @property
-    def finished(self) -> bool:
-        """Whether every stage is done."""
-        return all(self._done(stage).exists() for stage in self.stages)
 
     def export(self, to: Path, command: str) -> None:
         """Writes the finished models as they ship: `base`, `tuned` and `motion` in half precision, and a model card.
@@ -289,94 +151,6 @@ class Trainer:
     def _card(self, command: str) -> str:
         losses = {f"{name}_loss": self.held_out(name) for name in ("base", "tuned")}
         return CARD.format(command=command, **losses, **self._facts(self.stages))
-
-    def _facts(self, stages: Iterable[str]) -> dict[str, str]:
-        """What a card says of how stages were trained: a table, the recipe, and on what."""
-        log = self.folder / "log.jsonl"
-        last = {line["stage"]: line for line in rows(log) if line.keys() >= {"stage", "step", "loss", "seconds"}}
-        if lacking := [stage for stage in stages if stage not in last]:
-            raise ValueError(f"{log} says nothing of {', '.join(lacking)}, of which the model card tells")
-        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
-        return {
-            "stages": "\n".join(
-                f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
-            ),
-            "recipe": json.dumps(asdict(self.recipe), indent=1),
-            "made": f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
-            f"Python {platform.python_version()}",
-        }
-
-    # Data
-
-    def _rng(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.recipe.seed, *key])
-
-    def _forget(self) -> None:
-        """Other videos are to be drawn from here on."""
-        self._scenes: list[Scene] = []
-        self._frames: np.ndarray | None = None
-        self._latents: torch.Tensor | None = None
-
-    def _scene(self, n: int) -> tuple[Scene, np.random.Generator]:
-        """What training video n shows, and what it is to be drawn with."""
-        rng = self._rng(0, n)
-        return sample_scene(rng), rng
-
-    def _video_of(self, n: int) -> np.ndarray:
-        """Training video n, (frames, height, width, 3), uint8."""
-        return (self._draw(*self._scene(n)) * 255).round().astype(np.uint8)
-
-    def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        return render(scene, rng)
-
-    def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
-        """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
-        found = DataLoader(_Made(make, numbers), batch_size=None, num_workers=self.workers)
-        return track(found, what, len(numbers), disable=not sys.stderr.isatty()) if what else found
-
-    @property
-    def scenes(self) -> list[Scene]:
-        if not self._scenes:
-            self._scenes = [scene for scene, _ in map(self._scene, range(self.recipe.videos))]
-        return self._scenes
-
-    @property
-    def frames(self) -> np.ndarray:
-        """The first `drawn` training videos, (videos, frames, height, width, 3), uint8."""
-        if self._frames is None:
-            videos = self._each(self._video_of, range(self.recipe.videos)[: self.drawn], "rendering")
-            self._frames = np.stack([np.asarray(video) for video in videos])
-        return self._frames
-
-    @torch.no_grad()
-    def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
-        """All training videos as scaled latents, (videos, frames, channels, height, width), float16.
-
-        Where stages go on from each other they have one autoencoder, and the latents are kept in the folder.
-        """
-        kept = self.folder / "latents.safetensors" if self.after else None
-        if self._latents is None and kept is not None and kept.exists():
-            self._latents = load_file(kept)["latents"]
-        if self._latents is None:
-            out = []
-            with self._autocast():
-                for video in self._each(self._video_of, range(self.recipe.videos), "encoding"):
-                    x = self._pixels(torch.as_tensor(video))
-                    out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half().cpu())
-            self._latents = torch.stack(out).contiguous()
-            if kept is not None:
-                with whole({"latents": kept}) as staged:
-                    save_file({"latents": self._latents}, staged["latents"])
-        return self._latents
-
-    def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames (B, height, width, 3) in uint8 as (B, 3, height, width) in [-1, 1], on the device."""
-        return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-    # Stages
 
     def _vae(self) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -496,74 +270,6 @@ class Trainer:
         self._videos("tuned", pipe, unet, rates, exchanged=False)
         self._save(pipe, "tuned")
 
-    def _videos(self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], exchanged: bool) -> None:
-        data = self.latents(pipe)
-        key, steps = self.stages.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
-        unet.to(self.device).train()
-        self._plain(unet)
-
-        def batch(step: int) -> Batch:
-            rng = self._rng(key, step)
-            which = rng.integers(len(data), size=self.recipe.video_batch)
-            share = noisy_share(stage, step, steps)
-            scenes = [self.scenes[n] for n in which]
-            return self._noised(data[which].transpose(1, 2), scenes, rng, share, exchanged=exchanged)
-
-        self._optimise(stage, rates, batch, partial(self._loss, pipe, self._compiled(unet)), steps)
-
-    def _noised(
-        self,
-        x0: torch.Tensor,
-        scenes: Sequence[Scene],
-        rng: np.random.Generator,
-        noisy: float,
-        exchanged: bool = False,
-        keep: float = 0.6,
-    ) -> Batch:
-        """What a denoiser is trained on: latents (B, C, H, W) or (B, C, F, H, W) of what scenes show, noise, timesteps
-        and prompts.
-
-        Args:
-            noisy: see `noisy_share`.
-            exchanged: captions are wrong as often as the recipe says.
-            keep: as in `world.forget`.
-        """
-        scenes = [forget(scene, rng, keep) for scene in scenes]
-        if exchanged:
-            wrong = (exchange(scene, rng, self.recipe.exchanged) for scene in scenes)
-            scenes = [mislabel(scene, rng, self.recipe.caption_noise) for scene in wrong]
-        prompts = [describe(scene) for scene in scenes]
-        ids = self._ids(prompts)
-        said = torch.from_numpy(rng.random(len(scenes)) >= self.recipe.unconditional).float()
-
-        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        eps = torch.randn(x0.shape, generator=draw)
-        t = torch.randint(1000, (len(x0),), generator=draw)
-        high = torch.rand(len(x0), generator=draw) < noisy
-        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t * NOISY // 1000)
-        return {"x0": x0.float(), "eps": eps, "t": t, "ids": ids, "said": said}
-
-    def _ids(self, prompts: list[str]) -> torch.Tensor:
-        """Prompts in both tokenizers' ids, (2, B, tokens)."""
-        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        return torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
-
-    def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
-        """The squared error of a network's velocity."""
-        x0, eps, t, said = (batch[name] for name in ("x0", "eps", "t", "said"))
-        embeds, pooled = encode_prompts(pipe, batch["ids"])
-        embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
-        if x0.ndim == 5:
-            embeds = embeds.repeat_interleave(x0.shape[2], 0)
-        size = torch.tensor([[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]], device=self.device, dtype=torch.float32)
-        prediction = network(
-            pipe.scheduler.add_noise(x0, eps, t),
-            t,
-            encoder_hidden_states=embeds,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": size.repeat(len(x0), 1)},
-        ).sample
-        return F.mse_loss(prediction.float(), pipe.scheduler.get_velocity(x0, eps, t))
-
     @torch.no_grad()
     def held_out(self, name: str) -> float:
         """The loss of a finished model, `base` or `tuned`, on HELD_OUT videos that no stage saw, with right captions
@@ -581,108 +287,6 @@ class Trainer:
                 batch = self._noised(x0.cpu().transpose(0, 1)[None], [scene], rng, EVENLY)
                 losses.append(self._loss(pipe, unet, {k: v.to(self.device) for k, v in batch.items()}).item())
         return float(np.mean(losses))
-
-    def _compiled(self, network: Any) -> Any:
-        """On a GPU, small networks wait for their kernels to be launched: fewer are faster."""
-        return torch.compile(network, dynamic=False) if self.device.type == "cuda" else network
-
-    def _plain(self, network: Any) -> None:
-        """On a CPU fused attention is several times slower than plain matrix products on short sequences."""
-        if self.device.type == "cpu":
-            network.set_attn_processor(AttnProcessor())
-
-    def _optimise(
-        self,
-        stage: str,
-        rates: Mapping[torch.nn.Module, float],
-        batch: Callable[[int], Batch],
-        loss: Callable[[Batch], torch.Tensor],
-        steps: int,
-    ) -> None:
-        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes.
-
-        Args:
-            rates: the modules and their learning rates.
-            batch: what a step is trained on, a function of the step alone.
-        """
-        groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
-        parameters = [p for group, _ in groups for p in group]
-        optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate} for group, rate in groups],
-            betas=(0.9, 0.98),
-            weight_decay=1e-4,
-            fused=self.device.type == "cuda",
-        )
-        schedule = get_cosine_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
-        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-        done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
-        if path.exists():
-            try:
-                state = torch.load(path, map_location=self.device, weights_only=True)
-                for p, value in zip(parameters, state["parameters"], strict=True):
-                    p.data.copy_(value)
-                optimizer.load_state_dict(state["optimizer"])
-                schedule.load_state_dict(state["schedule"])
-                ema.load_state_dict(state["ema"])
-                done, spent = int(state["step"]), float(state["seconds"])
-            except MemoryError:
-                raise
-            except Exception as error:  # of a damaged file, torch raises errors of every kind
-                said = " ".join(str(error).split())[:300]
-                raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({said})") from error
-        ema.to(self.device)
-        for module in rates:
-            module.to(self.device).train()
-            if isinstance(module, UNet2DConditionModel):
-                self._plain(module)
-        start, running, summed = time.monotonic(), torch.zeros((), device=self.device), 0
-        with Progress(disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task(stage, total=steps, completed=done)
-            for step, made in enumerate(self._each(batch, range(done, steps)), done):
-                with self._autocast():
-                    value = loss({name: tensor.to(self.device) for name, tensor in made.items()})
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                ema.step(parameters)
-                running, summed = running + value.detach(), summed + 1
-                bar.update(task, advance=1)
-                if (step + 1) % 100 == 0 or step + 1 == steps:
-                    seconds = spent + time.monotonic() - start
-                    line = {
-                        "stage": stage,
-                        "step": step + 1,
-                        "loss": running.item() / summed,
-                        "seconds": round(seconds, 1),
-                    }
-                    with open(self.folder / "log.jsonl", "a") as log:
-                        log.write(json.dumps(line) + "\n")
-                    running, summed = torch.zeros_like(running), 0
-                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                    state = {
-                        "step": step + 1,
-                        "seconds": spent + time.monotonic() - start,
-                        "parameters": [p.data for p in parameters],
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "ema": ema.state_dict(),
-                    }
-                    with whole({"state": path}) as staged:
-                        torch.save(state, staged["state"])
-        ema.copy_to(parameters)
-        for module in rates:
-            module.eval()
-
-    # Files
-
-    def _done(self, stage: str) -> Path:
-        return self.folder / f"{stage}.done"
-
-    def _save(self, model: StableDiffusionXLPipeline | AutoencoderKL | MotionAdapter, name: str) -> None:
-        with whole({name: self.folder / name}) as staged:
-            model.save_pretrained(staged[name])
 
     def _load(self, name: str) -> StableDiffusionXLPipeline:
         return StableDiffusionXLPipeline.from_pretrained(self.folder / name, add_watermarker=False).to(self.device)

@@ -1,0 +1,172 @@
+"""What denoisers of the shapes world learn from: its videos as latents, captions, noise; and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from ..runs import whole
+from .captions import exchange, mislabel
+from .grammar import describe
+from .model import tokenizer
+from .recipe import NOISY, Recipe, noisy_share
+from .run import Batch, Run
+from .world import CANVAS, Scene, forget, render, sample_scene
+
+
+def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients, of both
+    tokenizers' ids (2, B, tokens).
+
+    SDXL's arithmetic; the pipelines' own `encode_prompt` has none of the gradients that training needs.
+    """
+    hidden = []
+    for each, encoder in zip(ids, (pipe.text_encoder, pipe.text_encoder_2), strict=True):
+        out = encoder(each, output_hidden_states=True)
+        hidden.append(out.hidden_states[-2])
+    return torch.cat(hidden, -1), out[0]
+
+
+class Denoising(Run):
+    """A run whose stages learn from the world's videos."""
+
+    drawn: ClassVar[int | None]  # `frames` has so many videos at most
+
+    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+        super().__init__(folder, recipe, device)
+        self.tokenizers: tuple[CLIPTokenizer, ...] = (tokenizer(), tokenizer("tokenizer_2"))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Other videos are to be drawn from here on."""
+        self._scenes: list[Scene] = []
+        self._frames: np.ndarray | None = None
+        self._latents: torch.Tensor | None = None
+
+    def _scene(self, n: int) -> tuple[Scene, np.random.Generator]:
+        """What training video n shows, and what it is to be drawn with."""
+        rng = self._rng(0, n)
+        return sample_scene(rng), rng
+
+    def _video_of(self, n: int) -> np.ndarray:
+        """Training video n, (frames, height, width, 3), uint8."""
+        return (self._draw(*self._scene(n)) * 255).round().astype(np.uint8)
+
+    def _draw(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        return render(scene, rng)
+
+    @property
+    def scenes(self) -> list[Scene]:
+        if not self._scenes:
+            self._scenes = [scene for scene, _ in map(self._scene, range(self.recipe.videos))]
+        return self._scenes
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The first `drawn` training videos, (videos, frames, height, width, 3), uint8."""
+        if self._frames is None:
+            videos = self._each(self._video_of, range(self.recipe.videos)[: self.drawn], "rendering")
+            self._frames = np.stack([np.asarray(video) for video in videos])
+        return self._frames
+
+    @torch.no_grad()
+    def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
+        """All training videos as scaled latents, (videos, frames, channels, height, width), float16.
+
+        Where stages go on from each other they have one autoencoder, and the latents are kept in the folder.
+        """
+        kept = self.folder / "latents.safetensors" if self.after else None
+        if self._latents is None and kept is not None and kept.exists():
+            self._latents = load_file(kept)["latents"]
+        if self._latents is None:
+            out = []
+            with self._autocast():
+                for video in self._each(self._video_of, range(self.recipe.videos), "encoding"):
+                    x = self._pixels(torch.as_tensor(video))
+                    out.append((pipe.vae.encode(x).latent_dist.mean * pipe.vae.config.scaling_factor).half().cpu())
+            self._latents = torch.stack(out).contiguous()
+            if kept is not None:
+                with whole({"latents": kept}) as staged:
+                    save_file({"latents": self._latents}, staged["latents"])
+        return self._latents
+
+    def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames (B, height, width, 3) in uint8 as (B, 3, height, width) in [-1, 1], on the device."""
+        return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _videos(self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], exchanged: bool) -> None:
+        data = self.latents(pipe)
+        key, steps = self.stages.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
+        unet.to(self.device).train()
+        self._plain(unet)
+
+        def batch(step: int) -> Batch:
+            rng = self._rng(key, step)
+            which = rng.integers(len(data), size=self.recipe.video_batch)
+            share = noisy_share(stage, step, steps)
+            scenes = [self.scenes[n] for n in which]
+            return self._noised(data[which].transpose(1, 2), scenes, rng, share, exchanged=exchanged)
+
+        self._optimise(stage, rates, batch, partial(self._loss, pipe, self._compiled(unet)), steps)
+
+    def _noised(
+        self,
+        x0: torch.Tensor,
+        scenes: Sequence[Scene],
+        rng: np.random.Generator,
+        noisy: float,
+        exchanged: bool = False,
+        keep: float = 0.6,
+    ) -> Batch:
+        """What a denoiser is trained on: latents (B, C, H, W) or (B, C, F, H, W) of what scenes show, noise, timesteps
+        and prompts.
+
+        Args:
+            noisy: see `noisy_share`.
+            exchanged: captions are wrong as often as the recipe says.
+            keep: as in `world.forget`.
+        """
+        scenes = [forget(scene, rng, keep) for scene in scenes]
+        if exchanged:
+            wrong = (exchange(scene, rng, self.recipe.exchanged) for scene in scenes)
+            scenes = [mislabel(scene, rng, self.recipe.caption_noise) for scene in wrong]
+        prompts = [describe(scene) for scene in scenes]
+        ids = self._ids(prompts)
+        said = torch.from_numpy(rng.random(len(scenes)) >= self.recipe.unconditional).float()
+
+        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        eps = torch.randn(x0.shape, generator=draw)
+        t = torch.randint(1000, (len(x0),), generator=draw)
+        high = torch.rand(len(x0), generator=draw) < noisy
+        t = torch.where(high, NOISY + t * (1000 - NOISY) // 1000, t * NOISY // 1000)
+        return {"x0": x0.float(), "eps": eps, "t": t, "ids": ids, "said": said}
+
+    def _ids(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts in both tokenizers' ids, (2, B, tokens)."""
+        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
+
+    def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        """The squared error of a network's velocity."""
+        x0, eps, t, said = (batch[name] for name in ("x0", "eps", "t", "said"))
+        embeds, pooled = encode_prompts(pipe, batch["ids"])
+        embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
+        if x0.ndim == 5:
+            embeds = embeds.repeat_interleave(x0.shape[2], 0)
+        size = torch.tensor([[CANVAS, CANVAS, 0, 0, CANVAS, CANVAS]], device=self.device, dtype=torch.float32)
+        prediction = network(
+            pipe.scheduler.add_noise(x0, eps, t),
+            t,
+            encoder_hidden_states=embeds,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": size.repeat(len(x0), 1)},
+        ).sample
+        return F.mse_loss(prediction.float(), pipe.scheduler.get_velocity(x0, eps, t))

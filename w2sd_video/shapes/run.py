@@ -1,0 +1,218 @@
+"""A run of training: a folder that has a recipe, a log, and of each stage a checkpoint and what it made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from rich.progress import Progress, track
+from torch.utils.data import DataLoader
+
+from ..documents import read_text
+from ..errors import Refused
+from ..runs import rows, usable_device, whole, writable
+from .recipe import Recipe
+
+CHECKPOINT_EVERY = 200
+Batch = dict[str, torch.Tensor]
+
+
+class _Made(torch.utils.data.Dataset):
+    """What a function makes of each number."""
+
+    def __init__(self, make: Callable[[int], Any], numbers: Sequence[int]):
+        self.make, self.numbers = make, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(self.numbers[index])
+
+
+class Run:
+    """Runs the stages of a `Recipe` in a folder. `train()` goes on where the folder stands."""
+
+    stages: ClassVar[tuple[str, ...]]
+    after: ClassVar[Mapping[str, str]]  # of a stage, the one whose models it goes on with
+
+    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+        self.folder = Path(folder)
+        self.recipe = recipe or Recipe()
+        self.device = usable_device(device or "auto", auto=("cuda",))
+        try:
+            writable(self.folder)
+        except Refused as error:
+            raise Refused("FOLDER", str(self.folder), error.accepted) from None
+        note = self.folder / "recipe.json"
+        wanted = json.dumps(asdict(self.recipe), indent=1)
+        if not note.exists():
+            with whole({"note": note}) as staged:
+                staged["note"].write_text(wanted)
+        elif read_text(note) != wanted:
+            raise ValueError(
+                f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
+            )
+        self.workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
+
+    def train(self, stages: Iterable[str] | None = None) -> None:
+        """Runs the stages that are not yet done, in order.
+
+        Raises:
+            Refused: one goes on from another that is neither done nor to be run.
+        """
+        chosen = self.stages if stages is None else tuple(stages)
+        for stage in chosen:
+            before = self.after.get(stage)
+            if before and before not in chosen and not self._done(before).exists() and not self._done(stage).exists():
+                raise Refused("stage", stage, f"it goes on from {before}, which {self.folder} lacks: train it first")
+        for stage in self.stages:
+            if stage in chosen and not self._done(stage).exists():
+                getattr(self, f"_{stage}")()
+                self._done(stage).touch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return all(self._done(stage).exists() for stage in self.stages)
+
+    def _facts(self, stages: Iterable[str]) -> dict[str, str]:
+        """What a card says of how stages were trained: a table, the recipe, and on what."""
+        log = self.folder / "log.jsonl"
+        last = {line["stage"]: line for line in rows(log) if line.keys() >= {"stage", "step", "loss", "seconds"}}
+        if lacking := [stage for stage in stages if stage not in last]:
+            raise ValueError(f"{log} says nothing of {', '.join(lacking)}, of which the model card tells")
+        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
+        return {
+            "stages": "\n".join(
+                f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
+            ),
+            "recipe": json.dumps(asdict(self.recipe), indent=1),
+            "made": f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
+            f"Python {platform.python_version()}",
+        }
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, *key])
+
+    def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
+        """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
+        found = DataLoader(_Made(make, numbers), batch_size=None, num_workers=self.workers)
+        return track(found, what, len(numbers), disable=not sys.stderr.isatty()) if what else found
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _compiled(self, network: Any) -> Any:
+        """On a GPU, small networks wait for their kernels to be launched: fewer are faster."""
+        return torch.compile(network, dynamic=False) if self.device.type == "cuda" else network
+
+    def _plain(self, network: Any) -> None:
+        """On a CPU fused attention is several times slower than plain matrix products on short sequences."""
+        if self.device.type == "cpu":
+            network.set_attn_processor(AttnProcessor())
+
+    def _optimise(
+        self,
+        stage: str,
+        rates: Mapping[torch.nn.Module, float],
+        batch: Callable[[int], Batch],
+        loss: Callable[[Batch], torch.Tensor],
+        steps: int,
+    ) -> None:
+        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes.
+
+        Args:
+            rates: the modules and their learning rates.
+            batch: what a step is trained on, a function of the step alone.
+        """
+        groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
+        parameters = [p for group, _ in groups for p in group]
+        optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in groups],
+            betas=(0.9, 0.98),
+            weight_decay=1e-4,
+            fused=self.device.type == "cuda",
+        )
+        schedule = get_cosine_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
+        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
+        if path.exists():
+            try:
+                state = torch.load(path, map_location=self.device, weights_only=True)
+                for p, value in zip(parameters, state["parameters"], strict=True):
+                    p.data.copy_(value)
+                optimizer.load_state_dict(state["optimizer"])
+                schedule.load_state_dict(state["schedule"])
+                ema.load_state_dict(state["ema"])
+                done, spent = int(state["step"]), float(state["seconds"])
+            except MemoryError:
+                raise
+            except Exception as error:  # of a damaged file, torch raises errors of every kind
+                said = " ".join(str(error).split())[:300]
+                raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({said})") from error
+        ema.to(self.device)
+        for module in rates:
+            module.to(self.device).train()
+            if isinstance(module, UNet2DConditionModel):
+                self._plain(module)
+        start, running, summed = time.monotonic(), torch.zeros((), device=self.device), 0
+        with Progress(disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(stage, total=steps, completed=done)
+            for step, made in enumerate(self._each(batch, range(done, steps)), done):
+                with self._autocast():
+                    value = loss({name: tensor.to(self.device) for name, tensor in made.items()})
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                ema.step(parameters)
+                running, summed = running + value.detach(), summed + 1
+                bar.update(task, advance=1)
+                if (step + 1) % 100 == 0 or step + 1 == steps:
+                    seconds = spent + time.monotonic() - start
+                    line = {
+                        "stage": stage,
+                        "step": step + 1,
+                        "loss": running.item() / summed,
+                        "seconds": round(seconds, 1),
+                    }
+                    with open(self.folder / "log.jsonl", "a") as log:
+                        log.write(json.dumps(line) + "\n")
+                    running, summed = torch.zeros_like(running), 0
+                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+                    state = {
+                        "step": step + 1,
+                        "seconds": spent + time.monotonic() - start,
+                        "parameters": [p.data for p in parameters],
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "ema": ema.state_dict(),
+                    }
+                    with whole({"state": path}) as staged:
+                        torch.save(state, staged["state"])
+        ema.copy_to(parameters)
+        for module in rates:
+            module.eval()
+
+    def _done(self, stage: str) -> Path:
+        return self.folder / f"{stage}.done"
+
+    def _save(self, model: StableDiffusionXLPipeline | AutoencoderKL | MotionAdapter, name: str) -> None:
+        with whole({name: self.folder / name}) as staged:
+            model.save_pretrained(staged[name])
