@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from w2sd_video import plugins
 from w2sd_video.errors import NotFinite
-from w2sd_video.hook import Conditioning, Group, apply_reflection, check_free
+from w2sd_video.hook import Conditioning, Group, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.methods import find as find_method
 from w2sd_video.models import loading
@@ -60,6 +60,8 @@ class Reflection(Checks, Weights):
         weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the strong's
             where it is given. The tokenizers are common.
     """
+
+    recorder: Recorder | None = None  # keeps what the method does in a call, in numbers; to be set before it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -321,6 +323,7 @@ class Reflection(Checks, Weights):
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
             generator=asked.get("generator"),
+            recorder=self.recorder,
         )
         with applied as self._hook:
             self._forced_halves = forced_halves

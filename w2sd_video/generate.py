@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import runs
 from .runs import Output, Refused, Request
-from .sampling import OnStep, check_words, cut_off, load, notes, plugin_version, provenance, sample
+from .sampling import (
+    OnStep,
+    check_words,
+    cut_off,
+    draw_differences,
+    load,
+    notes,
+    plugin_version,
+    provenance,
+    sample,
+)
 
 if TYPE_CHECKING:
     from .pipelines.reflection import Reflection as Pipeline
@@ -71,6 +81,8 @@ def generate(
     for kind in formats:
         if kind not in runs.FORMATS:
             raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}")
+    if "differences" in formats:
+        import matplotlib  # noqa: F401 - which draws them, and may be missing
     for request in requests:
         request.check()
     runs.writable(out)
@@ -170,8 +182,12 @@ def _make(
     videos: dict[str, Frames] = {}
     made: dict[str, Any] = {}
     for variant in runs.VARIANTS[request.variant]:
-        began = time.perf_counter()
-        frames, evaluations = sample(pipelines[variant], request, variant, on_step)
+        began, recorder = time.perf_counter(), None
+        if "differences" in output.formats and variant == "w2sd":
+            from .hook import Recorder
+
+            recorder = Recorder()
+        frames, evaluations = sample(pipelines[variant], request, variant, on_step, recorder)
         videos[variant] = frames
         made[variant] = {
             "method": request.method if variant == "w2sd" else None,
@@ -179,6 +195,8 @@ def _make(
             "seconds": round(time.perf_counter() - began, 3),
             "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         }
+        if recorder is not None:
+            made[variant]["differences"] = recorder.rows()
     compared = len(videos) > 1
     labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method_name}
     labelled = {labels[variant]: frames for variant, frames in videos.items()}
@@ -202,6 +220,9 @@ def _make(
                 if "sheet" in files:
                     video.write_picture(video.contact_sheet(labelled, caption), files["sheet"])
             _write(each.request, shown, of, files)
+            if "differences" in files:
+                differences = [d for of_video in record["videos"].values() for d in of_video.get("differences", [])]
+                draw_differences(differences, caption, files["differences"])
             if cut:
                 record["cut"] = cut
             record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]

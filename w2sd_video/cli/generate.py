@@ -122,6 +122,14 @@ def generate(
     ),
     gif: Annotated[bool, option(OUTPUT, "Write a GIF too.", "--gif")] = False,
     png: Annotated[bool, option(OUTPUT, "Write every frame as PNG too.", "--png")] = False,
+    record: Annotated[
+        bool,
+        option(
+            OUTPUT,
+            "Record what the method does at every step: its numbers in the sidecar, and a plot, *-differences.png.",
+            "--record",
+        ),
+    ] = False,
     overwrite: Annotated[bool, option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
     verify: Annotated[
         bool,
@@ -151,15 +159,17 @@ def generate(
         file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
         if file:
             fields |= {"method": file.name, "method_sha256": file.sha256}
-        formats = ["mp4", *(["gif"] if gif else []), *(["png"] if png else [])]
+        also = {"gif": gif, "png": png, "differences": record}
+        formats = ["mp4", *(kind for kind, wanted in also.items() if wanted)]
         variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
         if len(variants) > 1:
             raise ValueError("--plain, --weak-only and --compare exclude one another")
+        without = "--plain and --weak-only sample without a method"
         for name in ("method", "options"):
             if name in fields and (plain or weak_only):
-                raise Refused(
-                    name, fields[name], "--plain and --weak-only sample without a method: give one or the other"
-                )
+                raise Refused(name, fields[name], f"{without}: give one or the other")
+        if record and (plain or weak_only):
+            raise ValueError(f"--record: {without}, and there is nothing to record")
         by_arm = {"strong": strong_lora_scale, "weak": weak_lora_scale}
         scales = {arm: scale for arm, scale in by_arm.items() if scale is not None}
         before: dict[str, Any] | None = None
@@ -167,7 +177,7 @@ def generate(
             replaced = fields.keys() - {"device", *(("method", "method_sha256") if file else ())}
             others = (prompts_file, preset, refine, seed, image_encoder)
             if prompts or variants or loras or scales or replaced or any(x is not None for x in others):
-                accepted = "--out, --overwrite, --verify, --gif, --png, --device and --method FILE.py:CLASS"
+                accepted = "--out, --overwrite, --verify, --gif, --png, --record, --device and --method FILE.py:CLASS"
                 raise ValueError(f"--from takes everything from the sidecar; only {accepted} go with it")
             request, before = _again(again, kind, fields, file)
             requests, verify = [request], True

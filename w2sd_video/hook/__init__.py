@@ -4,14 +4,17 @@ from .arm import Conditioning, Evaluations, branches
 from .attach import HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
 from .group import DenoiserHook, Group
+from .recording import Difference, Recorder
 
 __all__ = [
     "HOOK_NAME",
     "Conditioning",
     "ControlHook",
     "DenoiserHook",
+    "Difference",
     "Evaluations",
     "Group",
+    "Recorder",
     "apply_reflection",
     "attached",
     "branches",

@@ -21,6 +21,7 @@ from ..methods import Method
 from .arm import PIPELINES_OWN, Conditioning
 from .control import ControlHook
 from .group import DenoiserHook, Group, channels
+from .recording import Recorder
 
 HOOK_NAME = "w2sd_video"
 DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
@@ -122,6 +123,7 @@ def apply_reflection(
     weak_controlnet_conditioning_scale: float | list[float] | None = None,
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[Group]:
     """Puts a method into a pipeline of diffusers that this package does not subclass, while the context lasts.
 
@@ -140,6 +142,7 @@ def apply_reflection(
         weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
         eta: without effect, since the scheduler makes the final step with the `eta` of the pipeline's call.
         generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
+        recorder: keeps what the method does at every step, in numbers; see `Recorder`.
 
     Yields:
         The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent in the context.
@@ -181,6 +184,7 @@ def apply_reflection(
         num_steps=lambda: pipeline.num_timesteps,
         noise=following_noise(generator),
         conditional_first=getattr(pipeline, "conditional_first", False),
+        recorder=recorder,
     )
     free = pipeline.maybe_free_model_hooks
     stack = ExitStack()

@@ -29,6 +29,7 @@ from ..methods import Answer, Method
 from .arm import BOTH, PIPELINES_OWN, BoundArm, Conditioning, Evaluations, branches, check_finite
 from .control import Deferred
 from .inputs import parameters
+from .recording import Recorder
 
 # Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. Those of a ControlNet a
 # `ControlHook` defers.
@@ -74,6 +75,7 @@ class Group:
         num_steps: steps of the current loop, read at every step. Default: all of `scheduler.timesteps`.
         noise: draws standard normal noise like a tensor. Default: from torch's global generator.
         conditional_first: whether the rows come as [conditional; unconditional], as `DiTPipeline` sends them.
+        recorder: keeps what the method does, in numbers.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Group:
         num_steps: Callable[[], int] | None = None,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
         conditional_first: bool = False,
+        recorder: Recorder | None = None,
     ):
         self.method = method
         self.scheduler = scheduler
@@ -111,6 +114,7 @@ class Group:
         self.num_steps = num_steps
         self.noise = noise
         self.conditional_first = conditional_first
+        self.recorder = recorder
         self.evaluations = Evaluations()
         self._pending: Pending | None = None
         self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
@@ -201,6 +205,8 @@ class Group:
             if tensor is not None:
                 check_finite(tensor, f"the method's {name} at {where}")
         self._carried = (index, answer.carry)
+        if self.recorder is not None:
+            self.recorder.add(index, step, x_t, answer)
         p = answer.p.to(x.dtype)
         self._pending = Pending(step, where, x_t, answer, p, doubled)
         if doubled:

@@ -18,7 +18,8 @@ from .files import alive, hidden, hidden_folders, locked, naming
 from .request import Request
 from .sidecar import check_files, read_sidecar, unlike
 
-FORMATS = ("mp4", "gif", "png")
+# What can be made of a request: a video, a GIF, its frames, and a plot of what the method did.
+FORMATS = ("mp4", "gif", "png", "differences")
 # The variant, and so the request, of each single video of a comparison.
 SINGLES: dict[str, Variant] = {"weak": "weak", "strong": "plain", "w2sd": "w2sd"}
 CLAIMS = "claims.json"
@@ -36,9 +37,11 @@ class Output:
     @cached_property
     def paths(self) -> dict[str, Path]:
         """The files by format; `json` is the sidecar and comes last, `sheet` is a comparison's contact sheet."""
-        ends = {kind: f".{kind}" for kind in self.formats if kind != "png"} if self.request.video else {"png": ".png"}
-        if self.request.video and "png" in self.formats:
-            ends["png"] = "-frames"
+        named = {"png": "-frames", "differences": "-differences.png"}
+        formats = self.formats if self.request.video else ["png", *(f for f in self.formats if f == "differences")]
+        ends = {kind: named.get(kind, f".{kind}") for kind in formats}
+        if not self.request.video:
+            ends["png"] = ".png"
         if self.request.video and self.request.variant == "compare":
             ends["sheet"] = ".png"
         return {kind: self.folder / f"{self.stem}{end}" for kind, end in (ends | {"json": ".json"}).items()}

@@ -70,7 +70,7 @@ class _Record(TypedDict, total=False):
     """Of what a sidecar says beside its request, that which is read again."""
 
     videos: dict[str, _Video]
-    formats: list[Literal["mp4", "gif", "png"]]
+    formats: list[Literal["mp4", "gif", "png", "differences"]]
 
 
 _RECORD = TypeAdapter(_Record)

@@ -2,6 +2,7 @@
 
 from .call import OnStep, inputs, sample, weak_arm
 from .load import load, scheduler
+from .plot import draw_differences
 from .records import differences, plugin_version, provenance, versions
 from .texts import check_words, cut_off, notes
 
@@ -10,6 +11,7 @@ __all__ = [
     "check_words",
     "cut_off",
     "differences",
+    "draw_differences",
     "inputs",
     "load",
     "notes",

@@ -13,6 +13,7 @@ from ..runs import Request
 from .load import scheduler
 
 if TYPE_CHECKING:
+    from ..hook import Recorder
     from ..pipelines.reflection import Reflection as Pipeline
     from ..video import Frames
 
@@ -20,9 +21,14 @@ OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, st
 
 
 def sample(
-    pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None
+    pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None, recorder: Recorder | None = None
 ) -> tuple[Frames, dict[str, int]]:
-    """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took."""
+    """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took.
+
+    Args:
+        on_step: called after each sampling step.
+        recorder: keeps what the method does.
+    """
     import numpy as np
     import torch
 
@@ -44,7 +50,7 @@ def sample(
     }
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
         call["callback_on_step_end"] = step_done
-    loaded = pipe.scheduler
+    loaded, pipe.recorder = pipe.scheduler, recorder
     pipe.scheduler = scheduler(request, loaded.config)
     way = "give --dtype float32, or another autoencoder by --vae"
     try:
@@ -53,7 +59,7 @@ def sample(
         said = str(error).partition(";")[0]
         raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
     finally:
-        pipe.scheduler = loaded
+        pipe.scheduler, pipe.recorder = loaded, None
     if on_step and not done:  # a pipeline without callbacks
         on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
     made = output.frames[0] if request.video else output.images

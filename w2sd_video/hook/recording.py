@@ -1,0 +1,84 @@
+"""What a method did at every step, in numbers: how far it led, and which way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..levels import Step
+from ..methods import Answer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a method did at one step; a number for each sample of the batch.
+
+    Attributes:
+        step: its place in the loop, from 0, the noisiest.
+        timestep, sigma: the time that the network is told, and the level of x = alpha z + sigma eps.
+        of: "latents", of a displacement d = x~_t - x_t (W2SD's is b / a times the weak-to-strong difference of the
+            predictions); or "prediction", of what is added to the mixed prediction.
+        norm: |d| / |x_t|, or |e| / |p|.
+        cosine: of it with that of the step before. None at the first.
+        still: of a video, the share of its square that is its mean over frames.
+        frames: of a video, |d_f| / |x_t,f| (or |e_f| / |p_f|) of each frame f.
+    """
+
+    step: int
+    timestep: float
+    sigma: float
+    of: str
+    norm: list[float]
+    cosine: list[float] | None
+    still: list[float] | None
+    frames: list[list[float]] | None
+
+
+def _norms(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return x.square().sum(axes).sqrt()
+
+
+class Recorder:
+    """Keeps a `Difference` for every step that a method changes, of one call of a pipeline.
+
+    Args:
+        latents: keep x_t and the displacement or addition too, on the CPU, as `tensors`: (step, x_t, difference).
+    """
+
+    def __init__(self, latents: bool = False):
+        self.steps: list[Difference] = []
+        self.tensors: list[tuple[int, Tensor, Tensor]] = []
+        self._latents = latents
+        self._last: Tensor | None = None
+
+    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer) -> None:
+        """A step's answer. Nothing is kept of one that leaves the step as it is."""
+        if answer.d is not None:
+            of, difference, whole = "latents", answer.d, x_t
+        elif answer.e is not None:
+            of, difference, whole = "prediction", answer.e, answer.p[-1]
+        else:
+            return
+        difference, whole = difference.float(), whole.float()
+        axes = tuple(range(1, difference.ndim))
+        norm = _norms(difference, axes)
+        cosine = still = frames = None
+        if self._last is not None and self._last.shape == difference.shape:
+            both = (norm * _norms(self._last, axes)).clamp(min=1e-30)
+            cosine = ((difference * self._last).sum(axes) / both).tolist()
+        if difference.ndim == 5:  # (B, C, F, H, W)
+            mean = difference.mean(2)
+            still = (difference.shape[2] * mean.square().sum((1, 2, 3)) / norm.square().clamp(min=1e-30)).tolist()
+            of_frame = (1, 3, 4)
+            frames = (_norms(difference, of_frame) / _norms(whole, of_frame).clamp(min=1e-30)).tolist()
+        share = (norm / _norms(whole, axes).clamp(min=1e-30)).tolist()
+        self._last = difference
+        self.steps.append(Difference(index, step.timestep, step.level.sigma, of, share, cosine, still, frames))
+        if self._latents:
+            self.tensors.append((index, x_t.cpu(), difference.cpu()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The steps as JSON holds them."""
+        return [asdict(each) for each in self.steps]
