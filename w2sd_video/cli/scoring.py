@@ -6,9 +6,10 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .. import presets, runs
@@ -79,6 +80,9 @@ def evaluate(
             raise typer.Exit(1)
 
 
+if TYPE_CHECKING:
+    from ..check_pair import Sample
+
 PAIR = (
     "strong weak vae motion_adapter adapters dtype device guidance_scale strong_guidance_scale weak_guidance_scale"
     " num_inference_steps"
@@ -143,14 +147,8 @@ def check_pair(
         if loras := fields.pop("adapters", []):
             pair = replace(pair, adapters=adapters(loras, pair, {}, alone="weak" not in fields))
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
-        if videos:
-            raw = [each.prompt for each in data]
-            if pair.refine:  # which may load a language model, so that all else is refused before
-                for n, (each, text) in enumerate(zip(data, raw, strict=True)):
-                    Request.of(text, n, pair, **each.told, weak_prompt=text, **fields)
-                texts = refine_prompts(raw, pair.refine)
-                told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
-                data = [replace(s, prompt=p, told=t) for s, p, t in zip(data, texts, told, strict=True)]
+        if videos and pair.refine:
+            data = _refined(data, pair, fields)
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
         sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
         variants = {variant: out_folder / variant for variant in sampled}
@@ -161,27 +159,7 @@ def check_pair(
         if variants:
             free(out_folder / "scores.json")
         quiet()
-        with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
-            task = bar.add_task("", total=len(data))
-            shown = [each.data for each in data]
-            found = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
-        check.write(out_folder / check.COSINES, found)
-        console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
-        units = [each.prompt for each in data]
-        levels = check.by_level(found, units)
-        for sigma, cosine in levels:
-            console.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
-        overall = check.overall(found, units)
-        mean = overall.difference
-        said = f"{mean}, {mean.n} samples of {mean.over}: {check.verdict(overall)}"
-        console.print(f"  mean         {said}", markup=False)
-        result: dict[str, Any] = {
-            "levels": [{"sigma": sigma, "cosine": asdict(cosine)} for sigma, cosine in levels],
-            "cosine": asdict(mean),
-            "p": overall.p,
-            "verdict": check.verdict(overall),
-            "scores": None,
-        }
+        result = _ask(requests, data, out_folder, console)
         scored = True
         if dimensions != "none":
             for variant, folder in variants.items():
@@ -195,3 +173,43 @@ def check_pair(
             say(json.dumps(finite(result), indent=1))
         if not scored:
             raise typer.Exit(1)
+
+
+def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -> list[Sample]:
+    """Samples whose prompts are refined, of which the weak arm is told the raw ones.
+
+    Raises:
+        Refused: a request cannot be used; before a language model is loaded.
+    """
+    raw = [each.prompt for each in data]
+    told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
+    for n, (text, each) in enumerate(zip(raw, told, strict=True)):
+        Request.of(text, n, pair, **each, **fields)
+    prompts = refine_prompts(raw, str(pair.refine))
+    return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, told, strict=True)]
+
+
+def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Console) -> dict[str, Any]:
+    """Asks both models at noised data, prints and returns what the cosines say, and writes them to the folder."""
+    from .. import check_pair as check
+
+    with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+        task = bar.add_task("", total=len(data))
+        shown = [each.data for each in data]
+        cosines = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
+    check.write(folder / check.COSINES, cosines)
+    console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
+    units = [each.prompt for each in data]
+    levels = check.by_level(cosines, units)
+    for sigma, cosine in levels:
+        console.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
+    overall = check.overall(cosines, units)
+    mean, verdict = overall.difference, check.verdict(overall)
+    console.print(f"  mean         {mean}, {mean.n} samples of {mean.over}: {verdict}", markup=False)
+    return {
+        "levels": [{"sigma": sigma, "cosine": asdict(cosine)} for sigma, cosine in levels],
+        "cosine": asdict(mean),
+        "p": overall.p,
+        "verdict": verdict,
+        "scores": None,
+    }
