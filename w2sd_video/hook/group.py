@@ -209,13 +209,17 @@ class Group:
             self.recorder.add(index, step, x_t, answer)
         p = answer.p.to(x.dtype)
         self._pending = Pending(step, where, x_t, answer, p, doubled)
-        if doubled:
+        return self._reply(running, p)
+
+    def _reply(self, arm: BoundArm, p: Tensor) -> Any:
+        """A prediction (k, B, …) as the arm's network would have returned it."""
+        if arm.doubled:
             p = p.expand(2, *p.shape[1:])  # one branch stands for both: their mixture is that branch
             p = p.flip(0) if self.conditional_first else p
         p = p.flatten(0, 1)
-        if running.learned_sigma:  # the supported schedulers take no variance from the network
+        if arm.learned_sigma:  # the supported schedulers take no variance from the network
             p = torch.cat([p, torch.zeros_like(p)], 1)
-        return (p,) if running.output_type is tuple else running.output_type(sample=p)
+        return (p,) if arm.output_type is tuple else arm.output_type(sample=p)
 
     def step(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The scheduler's step: from x~_t where the method displaced x_t, with what it adds to the prediction."""
