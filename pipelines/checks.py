@@ -16,6 +16,7 @@ from diffusers.callbacks import (
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
 from w2sd_video import arms
+from w2sd_video.hook import Conditioning
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
 
@@ -27,6 +28,33 @@ CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCa
 
 class Checks(WeakArm):
     """The checks of a call. A family adds its own. `Reflection` is the whole."""
+
+    def _check_call(
+        self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
+    ) -> tuple[Conditioning, bool]:
+        """Refuses what cannot be done under the method.
+
+        Returns:
+            What the weak arm is told; and whether the denoiser has to be sent both halves where the stock pipeline
+            would send one.
+        """
+        given = [name for name, value in (weak_inputs | scales).items() if value is not None]
+        if method.one_model and given:
+            raise ValueError(
+                f"`{given[0]}` is given, and {type(method).__name__} has the strong model in both arms, which"
+                " guidance alone tells apart."
+            )
+        num_steps = self._check_method(method, asked, weak_inputs)
+        self._check_scales(method, scales)
+        conditioning, guidances = Conditioning(), [asked["guidance_scale"]]
+        if method.reflects(0, num_steps):
+            guidances += [method.strong_guidance]
+            if method.uses_weak:
+                conditioning = self._weak_conditioning(method, asked, weak_inputs, scales["weak_adapter_scales"] or {})
+                guidances += [method.weak_guidance]
+        forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+        self._check_callback(method, asked, num_steps, forced_halves)
+        return conditioning, forced_halves
 
     def _check_numbers(self, asked: dict[str, Any]) -> None:
         guidance, steps = asked["guidance_scale"], asked["num_inference_steps"]

@@ -291,29 +291,9 @@ class Reflection(Checks, Weights):
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._hook = None
         if method is not None:
-            if isinstance(method, Method):
-                if options or strong_guidance_scale is not None or weak_guidance_scale != 1:
-                    raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
-                chosen = method
-            else:
-                guidance = asked["guidance_scale"] if strong_guidance_scale is None else strong_guidance_scale
-                chosen = _method(method, {"strong_guidance": guidance, "weak_guidance": weak_guidance_scale, **options})
-            given = [name for name, value in (weak_inputs | scales).items() if value is not None]
-            if chosen.one_model and given:
-                raise ValueError(
-                    f"`{given[0]}` is given, and {type(chosen).__name__} has the strong model in both arms, which"
-                    " guidance alone tells apart."
-                )
-            num_steps = self._check_method(chosen, asked, weak_inputs)
-            self._check_scales(chosen, scales)
-            guidances = [asked["guidance_scale"]]
-            if chosen.reflects(0, num_steps):
-                guidances += [chosen.strong_guidance]
-                if chosen.uses_weak:
-                    weak_conditioning = self._weak_conditioning(chosen, asked, weak_inputs, weak_adapter_scales or {})
-                    guidances += [chosen.weak_guidance]
-            forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
-            self._check_callback(chosen, asked, num_steps, forced_halves)
+            guidances = (strong_guidance_scale, weak_guidance_scale)
+            chosen = self._chosen(method, asked, guidances, options)
+            weak_conditioning, forced_halves = self._check_call(chosen, asked, weak_inputs, scales)
 
         applied = apply_reflection(
             self,
@@ -332,6 +312,22 @@ class Reflection(Checks, Weights):
                     return self._sample(asked, *args, **kwargs)
             finally:
                 self._forced_halves = False
+
+    def _chosen(
+        self,
+        method: str | Method,
+        asked: dict[str, Any],
+        guidances: tuple[float | None, float],
+        options: dict[str, Any],
+    ) -> Method:
+        """The method of a call, with its settings: guidance of the strong arm and the weak one, and its options."""
+        strong, weak = guidances
+        if isinstance(method, Method):
+            if options or strong is not None or weak != 1:
+                raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
+            return method
+        strong = asked["guidance_scale"] if strong is None else strong
+        return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
     @property
     def side(self) -> int | None:
