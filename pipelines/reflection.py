@@ -252,8 +252,8 @@ class Reflection(DiffusionPipeline):
             adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
-            weak_prompt_embeds, weak_negative_prompt_embeds, weak_pooled_prompt_embeds,
-            weak_negative_pooled_prompt_embeds: the same as embeddings, in the shapes of the stock pipeline's.
+            weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the shapes of the stock pipeline's.
+            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise.
             weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
