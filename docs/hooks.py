@@ -14,6 +14,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 MARK = "<!-- commands -->"
+SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
 
@@ -38,7 +39,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    return markdown.replace(MARK, "\n".join(_commands())) if MARK in markdown else markdown
+    """The commands and the example scripts in their places; and numbers that do not break at their ±."""
+    if MARK in markdown:
+        markdown = markdown.replace(MARK, "\n".join(_commands()))
+    markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
+    return markdown.replace(" ± ", "\u00a0±\u00a0")
 
 
 def _commands() -> Iterator[str]:
@@ -65,11 +70,13 @@ def _command(name: str, command: Any) -> Iterator[str]:
     for option in options:
         panels.setdefault(getattr(option, "rich_help_panel", None) or "Options", []).append(option)
     for panel, members in panels.items():
-        yield from (f"**{panel}**", "", "| option | what it does | default |", "|---|---|---|")
+        defaults = any(map(_default, members))
+        yield from (f"**{panel}**", "", "| option | what it does |" + " default |" * defaults)
+        yield "|---|---|" + "---|" * defaults
         for option in members:
             names = ", ".join(f"`{each}`" for each in [*option.opts, *option.secondary_opts])
             takes = "" if option.is_flag else f" {_metavar(option)}"
-            yield f"| {names}{takes} | {_cell(option.help or '')} | {_default(option)} |"
+            yield f"| {names}{takes} | {_cell(option.help or '')} |" + f" {_default(option)} |" * defaults
         yield ""
 
 

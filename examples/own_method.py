@@ -20,7 +20,8 @@ class Push(Method):
 
     def __call__(self, x_t, step, strong, weak, noise):
         # `denoise` is the prediction that the sampler uses; `reflect` has the guidance of the reflection.
-        return Answer(strong.denoise(x_t), e=self.push * (strong.reflect(x_t) - weak.reflect(x_t)))
+        difference = strong.reflect(x_t) - weak.reflect(x_t)
+        return Answer(strong.denoise(x_t), e=self.push * difference)
 
 
 if __name__ == "__main__":

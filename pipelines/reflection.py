@@ -68,9 +68,10 @@ class Reflection(DiffusionPipeline):
     (`motion.unshare_parameters` parts them; `fuse_lora`, model offload and sequential offload do so by themselves).
 
     Beside the stock pipeline's components, each optional:
-        weak_unet (or weak_transformer): the weak arm's denoiser. None: the strong one's.
-        weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the strong's
-            where it is given. The tokenizers are common.
+
+    - `weak_unet` (or `weak_transformer`): the weak arm's denoiser. None: the strong one's.
+    - `weak_text_encoder`, `weak_text_encoder_2`: the weak arm's text encoders, each used in the place of the strong's
+      where it is given. The tokenizers are common.
     """
 
     _stock: ClassVar[type[DiffusionPipeline]]
@@ -252,7 +253,7 @@ class Reflection(DiffusionPipeline):
             adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
-            weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the shapes of the stock pipeline's.
+            weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
             weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise.
             weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.

@@ -1,7 +1,7 @@
 """What README, the site and `examples/` show: commands that exist, names that can be imported, examples that run.
 
-A fence that is not run says why in its title, one of NOT_RUN. A title that is the name of a file has the fence written to
-that file, for the fences after it. The examples of a page run in their order, in one folder, with fewer steps.
+A fence that is not run says why in its title, one of NOT_RUN. A title that is the name of a file has the fence written
+to that file, for the fences after it. The examples of a page run in their order, in one folder, with fewer steps.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ PAGES = {
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NOT_RUN = ("needs real weights", "installs packages", "takes hours")
 DATA = ("text", "toml", "yaml")
-SNIPPET = re.compile(r'--8<-- "(examples/\w+\.py)"\n')
-SMALLER = {"num_inference_steps=15": "num_inference_steps=2", "LEVELS = 8": "LEVELS = 2"}
+SNIPPET = re.compile(r"\A# (examples/\w+\.py)\n\Z")  # the site has the script in its place
+SMALLER = {
+    "num_inference_steps=15": "num_inference_steps=2",
+    "reflection_steps=10": "reflection_steps=1",
+    "LEVELS = 8": "LEVELS = 2",
+}
 FASTER = {"generate": ["--steps", "2"], "image": ["--steps", "2"], "check-pair": ["--steps", "2", "--samples", "2"]}
 
 
