@@ -82,7 +82,7 @@ SHAPES = typer.main.get_command(shapes).commands  # type: ignore[attr-defined]
 @pytest.mark.parametrize("fence", ALL, ids=lambda fence: fence.page)
 def test_every_fence_is_run_or_says_why_not(fence):
     assert fence.language in ("bash", "python", *DATA)
-    assert fence.title in ("", *NOT_RUN) or re.fullmatch(r"[\w-]+\.(py|yaml)", fence.title)
+    assert fence.title in ("", *NOT_RUN) or re.fullmatch(r"[\w-]+\.(py|yaml|txt)", fence.title)
     assert fence.language in ("bash", "python") or fence.title not in NOT_RUN
 
 
