@@ -180,10 +180,10 @@ class Reflection(DiffusionPipeline):
                 betas, linspace spacing; for images its own, or DDIM where a reflection cannot read its steps.
 
         Raises:
-            WeightsNotFound (`FileNotFoundError`): something is not on this machine; the message says how to
-                get it.
-            WeightsError (`ValueError`): something is damaged, of another architecture, or the arms do not go
-                together.
+            WeightsNotFound: something is not on this machine; the message says how to get it. It is a
+                `FileNotFoundError`.
+            WeightsError: something is damaged, of another architecture, or the arms do not go together. It is a
+                `ValueError`.
             TypeError: an argument that neither this nor the pipeline takes.
         """
         unets = {cls._denoiser, f"weak_{cls._denoiser}"}
@@ -258,7 +258,7 @@ class Reflection(DiffusionPipeline):
             weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
-            weak_motion_scale: times which the weak arm's motion modules add what they add; 0 is without.
+            weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
 
         Returns:

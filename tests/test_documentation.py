@@ -10,6 +10,8 @@ import ast
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -174,3 +176,18 @@ def test_an_example_runs(path, elsewhere, capsys):
     copy.write_text(smaller(path.read_text(encoding="utf-8")), encoding="utf-8")
     runpy.run_path(str(copy), run_name="__main__")
     assert capsys.readouterr().out or set(Path().iterdir()) - {copy}
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+    loads = [tag for page in pages.values() for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page)]
+    assert loads and not [tag for tag in loads if re.search(r"(src|href)=.?(https?:)?//", tag)]
+    assert all(
+        option in pages["command-line"] for option in ("--weak-motion-scale", "--official-python", "--miniatures")
+    )
+    assert all(f'id="{name}"' in pages["api"] for name in ("w2sd_video.methods.w2sd.W2SD", "w2sd_video.eval.claims"))
