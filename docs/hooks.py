@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,23 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return markdown.replace(" ± ", "\u00a0±\u00a0")
 
 
-def _commands() -> Iterator[str]:
-    """Every command of the program as Markdown: what it does, its arguments, and its options by panel."""
-    from w2sd_video.cli import app
-    from w2sd_video.shapes.cli import app as shapes
+def commands(name: str = "w2sd-video", group: Any = None) -> dict[str, Any]:
+    """Every command by its whole name. One that takes any arguments hands over to the `app` of its folder's `cli`."""
+    if group is None:
+        group = typer.main.get_command(import_module("w2sd_video.cli").app)
+    found: dict[str, Any] = {}
+    for word, command in group.commands.items():
+        if (command.context_settings or {}).get("allow_extra_args"):
+            command = typer.main.get_command(import_module(f"w2sd_video.{word}.cli").app)
+        whole = f"{name} {word}"
+        found |= commands(whole, command) if hasattr(command, "commands") else {whole: command}
+    return found
 
-    for name, group in (("w2sd-video", app), ("w2sd-video shapes", shapes)):
-        for command in typer.main.get_command(group).commands.values():  # type: ignore[attr-defined]
-            if command.name != "shapes":
-                yield from _command(f"{name} {command.name}", command)
+
+def _commands() -> Iterator[str]:
+    """Every command as Markdown: what it does, its arguments, and its options by panel."""
+    for name, command in commands().items():
+        yield from _command(name, command)
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
