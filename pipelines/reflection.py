@@ -56,9 +56,10 @@ class Reflection(Checks, Weights):
     (`motion.unshare_parameters` parts them; `fuse_lora`, model offload and sequential offload do so by themselves).
 
     Beside the stock pipeline's components, each optional:
-        weak_unet (or weak_transformer): the weak arm's denoiser. None: the strong one's.
-        weak_text_encoder, weak_text_encoder_2: the weak arm's text encoders, each used in the place of the strong's
-            where it is given. The tokenizers are common.
+
+    - `weak_unet` (or `weak_transformer`): the weak arm's denoiser. None: the strong one's.
+    - `weak_text_encoder`, `weak_text_encoder_2`: the weak arm's text encoders, each used in the place of the strong's
+      where it is given. The tokenizers are common.
     """
 
     recorder: Recorder | None = None  # keeps what the method does in a call, in numbers; to be set before it
@@ -165,10 +166,10 @@ class Reflection(Checks, Weights):
                 betas, linspace spacing; for images its own, or DDIM where a reflection cannot read its steps.
 
         Raises:
-            WeightsNotFound (`FileNotFoundError`): something is not on this machine; the message says how to
-                get it.
-            WeightsError (`ValueError`): something is damaged, of another architecture, or the arms do not go
-                together.
+            WeightsNotFound: something is not on this machine; the message says how to get it. It is a
+                `FileNotFoundError`.
+            WeightsError: something is damaged, of another architecture, or the arms do not go together. It is a
+                `ValueError`.
             TypeError: an argument that neither this nor the pipeline takes.
         """
         unets = {cls._denoiser, f"weak_{cls._denoiser}"}
@@ -238,12 +239,12 @@ class Reflection(Checks, Weights):
             adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
-            weak_prompt_embeds, weak_negative_prompt_embeds, weak_pooled_prompt_embeds,
-            weak_negative_pooled_prompt_embeds: the same as embeddings, in the shapes of the stock pipeline's.
+            weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
+            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise.
             weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
-            weak_motion_scale: times which the weak arm's motion modules add what they add; 0 is without.
+            weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
 
         Returns:

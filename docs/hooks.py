@@ -1,0 +1,111 @@
+"""What `mkdocs build` adds to the pages: the command line's options, from the program itself, and the picture."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+MARK = "<!-- commands -->"
+SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
+_installed = tempfile.TemporaryDirectory()
+
+
+@event_priority(100)  # before mkdocstrings reads its paths
+def on_config(config: Any) -> Any:
+    """The package as it is installed, for mkdocstrings: with the folders that lie at the top level."""
+    folder = Path(_installed.name) / "w2sd_video"
+    if not folder.exists():
+        folder.mkdir()
+        rooms = [ROOT / name for name in ("pipelines", "eval", "prompts")]
+        for path in [*(ROOT / "w2sd_video").iterdir(), *rooms]:
+            (folder / path.name).symlink_to(path)
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(folder.parent)]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The picture of the README, which the package holds, for the site too."""
+    picture = ROOT / "w2sd_video" / "shapes" / "comparison.png"
+    files.append(File.generated(config, "assets/comparison.png", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """The commands and the example scripts in their places; and numbers that do not break at their ±."""
+    if MARK in markdown:
+        markdown = markdown.replace(MARK, "\n".join(_commands()))
+    markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
+    return markdown.replace(" ± ", "\u00a0±\u00a0")
+
+
+def commands(name: str = "w2sd-video", group: Any = None) -> dict[str, Any]:
+    """Every command by its whole name. One that takes any arguments hands over to the `app` of its folder's `cli`."""
+    if group is None:
+        group = typer.main.get_command(import_module("w2sd_video.cli").app)
+    found: dict[str, Any] = {}
+    for word, command in group.commands.items():
+        if (command.context_settings or {}).get("allow_extra_args"):
+            command = typer.main.get_command(import_module(f"w2sd_video.{word}.cli").app)
+        whole = f"{name} {word}"
+        found |= commands(whole, command) if hasattr(command, "commands") else {whole: command}
+    return found
+
+
+def _commands() -> Iterator[str]:
+    """Every command as Markdown: what it does, its arguments, and its options by panel."""
+    for name, command in commands().items():
+        yield from _command(name, command)
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = "".join(f" {_metavar(p)}" if p.required else f" [{_metavar(p)}]" for p in arguments)
+    yield from (f"## {name}", "", _text(command.help or ""), "", f"`{name}{usage} [options]`", "")
+    if about := [p for p in arguments if p.help]:
+        yield from ("| argument | what it is |", "|---|---|")
+        yield from (f"| `{_metavar(each)}` | {_cell(each.help)} |" for each in about)
+        yield ""
+    panels: dict[str, list[Any]] = {}
+    for option in options:
+        panels.setdefault(getattr(option, "rich_help_panel", None) or "Options", []).append(option)
+    for panel, members in panels.items():
+        defaults = any(map(_default, members))
+        yield from (f"**{panel}**", "", "| option | what it does |" + " default |" * defaults)
+        yield "|---|---|" + "---|" * defaults
+        for option in members:
+            names = ", ".join(f"`{each}`" for each in [*option.opts, *option.secondary_opts])
+            takes = "" if option.is_flag else f" {_metavar(option)}"
+            yield f"| {names}{takes} | {_cell(option.help or '')} |" + f" {_default(option)} |" * defaults
+        yield ""
+
+
+def _metavar(parameter: Any) -> str:
+    if parameter.metavar or parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name).upper()
+    described = getattr(parameter, "type_descriptor", None)  # of newer typer; older has click's types
+    kind = str(described.annotation if described else parameter.type)
+    return "N" if "int" in kind.lower() else "NUMBER" if "float" in kind.lower() else "TEXT"
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    plain = isinstance(value, (str, int, float, Path)) and not isinstance(value, bool)
+    return f"`{value}`" if plain and not str(value).startswith("/") else ""
+
+
+def _text(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip()))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
