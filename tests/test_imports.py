@@ -31,13 +31,15 @@ FLOORS = (
     "generate refine runs video",
     "eval shapes",
     "check_pair doctor",
+    "bench",
     "__main__ cli",
 )
 # Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.reading shapes.train"
+        "arms bench.models dit_moe hook loading models motion pipelines shapes.miniatures shapes.model shapes.reading"
+        " shapes.train"
     ).split()
 )
 # Who else may know it, within functions.

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import w2sd_video
 
 from . import plugins, presets, runs, settings
+from .bench.cli import app as bench_app
 from .documents import read_json, read_text
 from .generate import Made, conflicts, differences
 from .generate import generate as make
@@ -917,6 +918,9 @@ def check_pair(
             _say(json.dumps(finite(result), indent=1))
         if not scored:
             raise typer.Exit(1)
+
+
+app.add_typer(bench_app, name="bench")
 
 
 @app.command(
