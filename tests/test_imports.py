@@ -31,7 +31,7 @@ FLOORS = (
     "generate refine runs video",
     "eval shapes",
     "check_pair doctor",
-    "bench",
+    "bench trial",
     "__main__ cli",
 )
 # Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.
