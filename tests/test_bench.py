@@ -65,6 +65,17 @@ def test_all_parts_that_need_nothing_else_run_and_each_method_takes_its_evaluati
     assert [row["rms_apart"] for row in offloaded[2:]] == [0, 0]
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_true_size_runs_on_a_gpu(tmp_path):
+    ran = bench("--minutes", "3", "--part", "card", "--part", "memory", "--part", "steps", "--out", "made.json")
+    assert ran.exit_code == 0, ran.output
+    parts = json.loads((tmp_path / "made.json").read_text())["parts"]
+    assert all(row.get("error") is None for part in parts.values() for row in part["rows"])
+    assert parts["memory"]["rows"][0]["peak_gib"] > 6  # of weights alone
+
+
 @pytest.mark.slow
 def test_compiled_blocks_sample_what_the_uncompiled_ones_do():
     rows = measured("--part", "compiled")["parts"]["compiled"]["rows"]

@@ -38,8 +38,8 @@ def deadline(seconds: float) -> Iterator[None]:
             raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again every second: what is raised while a destructor runs is lost.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    # And again: what is raised while a destructor runs is lost.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
     try:
         yield
     finally:
@@ -50,7 +50,9 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all that it was given."""
-    if device.type != "cpu":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 
@@ -77,17 +79,17 @@ def release(device: torch.device) -> None:
 def start_peak(device: torch.device) -> None:
     """From here on, `peak` counts anew."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak(device: torch.device) -> float | None:
     """The most GiB of tensors that the device held since `start_peak`. None: the device does not count."""
-    return torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
 def held(device: torch.device) -> float | None:
     """The GiB of tensors that the device holds now. None: the device does not count."""
-    return torch.cuda.memory_allocated() / GIB if device.type == "cuda" else None
+    return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
 def out_of_memory(error: BaseException) -> bool:

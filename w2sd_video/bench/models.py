@@ -93,7 +93,7 @@ def pair(
     if weak and not shared:
         unshare_parameters(pipe.weak_unet, pipe.unet)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(device)
 
 
 def random_weights(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .. import plugins
 from ..methods import METHODS
 from . import measure
 from .bench import TIMED, Bench, Row, differences, named
@@ -61,7 +62,7 @@ def memory(bench: Bench) -> None:
 def steps(bench: Bench) -> None:
     """Seconds a step: plain, by W2SD, and by each other method; the rate of matrix products; the peak of memory."""
     plain: dict[int, float] = {}
-    others = [name for name in METHODS if name != "w2sd"]
+    others = [name for name in (*METHODS, *plugins.names("method", METHODS)) if name != "w2sd"]
     plans: list[tuple[str, str | None, dict[str, Any]]] = [
         ("plain", None, {}),
         ("w2sd", "w2sd", {}),
@@ -86,11 +87,10 @@ def precision(bench: Bench) -> None:
     bench.forget()
     size, frames = min(bench.sizes), min(bench.frames, 8)
     pipe = models.pair(bench.device, bench.dtype, bench.small)
-    references: dict[str | None, torch.Tensor] = {}
+    references: dict[str | None, Row] = {}
     kinds = [("float32", torch.float32), ("float32 by TF32", torch.float32), ("bfloat16", torch.bfloat16)]
     kinds += [("float16", torch.float16)]
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    slowest: dict[str | None, float] = {}
     pipe.to(dtype=torch.float32)  # the numbers of bfloat16, all of which float32 has, and float16 but for the least
     try:
         for what, dtype in kinds:
@@ -104,9 +104,11 @@ def precision(bench: Bench) -> None:
                     row |= bench.sample(pipe, size, method, frames=frames, dtype=dtype)
                     latents = row["latents"]
                     row.pop("first")
-                    reference = references.setdefault(method, latents)
-                    row |= differences(latents, reference) if latents is not reference else {}
-                    row["of_float32"] = row["seconds"] / slowest.setdefault(method, row["seconds"])
+                    if what == "float32":
+                        references[method] = row | {"latents": latents}
+                    elif method in references:
+                        row |= differences(latents, references[method]["latents"])
+                        row["of_float32"] = row["seconds"] / references[method]["seconds"]
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
@@ -138,11 +140,12 @@ def attention(bench: Bench) -> None:
     """One call of the UNet, both branches, by each kernel of attention; and with channels last in memory."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    kernels = {
-        "flash": SDPBackend.FLASH_ATTENTION,
-        "cuDNN": SDPBackend.CUDNN_ATTENTION,
-        "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
-        "math": SDPBackend.MATH,
+    efficient = SDPBackend.EFFICIENT_ATTENTION
+    kernels = {  # in order of preference, since not each takes the motion module's heads
+        "flash, else memory-efficient": [SDPBackend.FLASH_ATTENTION, efficient],
+        "cuDNN, else memory-efficient": [SDPBackend.CUDNN_ATTENTION, efficient],
+        "memory-efficient": [efficient],
+        "math": [SDPBackend.MATH],
     }
     size, usual = bench.sizes[0], float("nan")
 
@@ -157,7 +160,7 @@ def attention(bench: Bench) -> None:
             timed(row)
             usual = row["seconds"]
         for what, kernel in kernels.items():
-            with bench.attempt(what=what, size=size) as row, sdpa_kernel([kernel]):
+            with bench.attempt(what=what, size=size) as row, sdpa_kernel(kernel, set_priority=True):
                 timed(row)
         with bench.attempt(what="torch's choice, channels last", size=size) as row:
             unet = bench.pipe().unet
@@ -201,7 +204,7 @@ def offload(bench: Bench) -> None:
                 pipe.to("cpu")
                 measure.release(bench.device)
             change(pipe)
-            row |= bench.sample(pipe, size)
+            row |= bench.sample(pipe, size, timed=1)
             held = measure.held(bench.device)
             row["held_gib"], row["of_resident"] = held, row["seconds"] / resident if resident == resident else None
             row.pop("first")
