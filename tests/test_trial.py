@@ -36,7 +36,7 @@ def block(report: Path) -> dict:
     return json.loads(found)
 
 
-@pytest.mark.slow_unless(case=lambda name: name == "shapes-style")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_preset_is_the_stock_pipeline_when_off_and_its_report_says_what_it_took(name, tmp_path):
     ran = doctor("--try", name, "--device", "cpu")
@@ -53,9 +53,13 @@ def test_a_shipped_preset_is_the_stock_pipeline_when_off_and_its_report_says_wha
     assert str(tmp_path) not in report.read_text(encoding="utf-8")
 
 
-def test_hashes_are_those_of_the_files_loras_too(tmp_path):
-    assert doctor("--try", "shapes-style", "--device", "cpu", "--out", "mine.md").exit_code == 0
-    files = {row["component"]: row for row in block(tmp_path / "mine.md")["files"]}
+def test_a_trial_passes_its_checks_and_hashes_are_those_of_the_files_loras_too(tmp_path):
+    ran = doctor("--try", "shapes-style", "--device", "cpu", "--out", "mine.md")
+    assert ran.exit_code == 0, ran.output
+    made = block(tmp_path / "mine.md")
+    assert sum(check["ok"] is True for check in made["checks"]) == 4
+    assert sum("apart" in key for check in made["checks"] for key in check) == 4
+    files = {row["component"]: row for row in made["files"]}
     lora = WEIGHTS / "style" / "pytorch_lora_weights.safetensors"
     assert files["adapters.outlines"]["sha256"] == hashlib.sha256(lora.read_bytes()).hexdigest()
     unet = WEIGHTS / "tuned" / "unet" / "diffusion_pytorch_model.safetensors"

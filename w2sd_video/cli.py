@@ -768,8 +768,8 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
         raise Refused("--try", name, "give one of `w2sd-video presets`, or a YAML file")
     preset = presets.load(name)
     path = path or Path(f"trial-{Path(preset.name).stem}.md")
-    if path.is_dir():
-        raise Refused("--out", str(path), "it is a folder: give a file")
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused("--out", str(path), "it is a folder or a device: give a file")
     if path.exists() and not overwrite:
         raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
     from . import trial

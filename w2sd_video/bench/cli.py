@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def true_size(
             "--part",
             metavar="PART",
             help="Measure this part; repeatable (default: all). card, memory, steps, precision, decode, attention,"
-            " compiled, offload or vbench.",
+            " offload, compiled or vbench.",
         ),
     ] = None,
     minutes: Annotated[
@@ -105,8 +106,8 @@ def _check(path: Path, minutes: float, sizes: list[int], frames: int | None, ove
             raise Refused("--size", size, "give each size once")
     if frames is not None and not 1 <= frames <= MOST_FRAMES:
         raise Refused("--frames", frames, f"give a whole number from 1 to {MOST_FRAMES}")
-    if path.is_dir():
-        raise Refused("--out", str(path), "it is a folder: give a file")
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused("--out", str(path), "it is a folder or a device: give a file")
     if path.exists() and not overwrite:
         raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
 

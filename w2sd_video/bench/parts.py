@@ -263,8 +263,8 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of impor
     "precision": (precision, 45),
     "decode": (decode, 30),
     "attention": (attention, 30),
-    "compiled": (compiled, 90),
     "offload": (offload, 60),
+    "compiled": (compiled, 120),
     "vbench": (vbench, 90),
 }
 
