@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from w2sd_video import cli
+from w2sd_video import cli, video
 from w2sd_video.bench import measure, true_size
 from w2sd_video.bench.bench import Skipped
 from w2sd_video.methods import METHODS
@@ -174,6 +174,15 @@ def test_an_interrupted_run_leaves_what_it_measured(monkeypatch, tmp_path):
 def test_parts_for_which_there_is_no_time_are_not_begun(monkeypatch, tmp_path):
     parts = run_parts(monkeypatch, tmp_path, 0.01, never=lambda bench: pytest.fail())["parts"]
     assert parts["never"]["state"] == "not reached"
+
+
+def test_the_videos_that_scorers_are_timed_on_are_the_same_as_gif_and_as_png(tmp_path):
+    from w2sd_video.bench.vbench import gif_of, write_video
+
+    folder = write_video(tmp_path / "video", 48, 5, seed=1)
+    frames = video.read(folder)
+    assert frames.shape == (5, 48, 48, 3) and len(set(map(bytes, frames))) == 5
+    assert (video.read(gif_of(folder)) == frames).all()
 
 
 def test_after_a_deadline_no_timer_is_left():

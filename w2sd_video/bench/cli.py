@@ -112,6 +112,14 @@ def _check(path: Path, minutes: float, sizes: list[int], frames: int | None, ove
         raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
 
 
+LEGEND = (
+    "seconds are of one step, one call, one decoding or one video; of_X is the ratio to X of the same run; tflops is"
+    " the rate of matrix products and convolutions, of_product its share of the large product's; *_apart is the largest"
+    " and the root mean square difference, as shares of the reference's root mean square; GiB are of tensors on the"
+    " device"
+)
+
+
 def show(results: Mapping[str, Any]) -> None:
     """Prints the card, the versions, and a table for each part."""
     card, found = results["card"], results["versions"]
@@ -125,6 +133,7 @@ def show(results: Mapping[str, Any]) -> None:
         out.print(f"\n{name} ({part['state']}{why})", markup=False)
         if part["rows"]:
             out.print(table(part["rows"]), markup=False)
+    out.print(f"\n{LEGEND}", markup=False)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -153,7 +153,7 @@ def attention(bench: Bench) -> None:
         measure.start_peak(bench.device)
         row["seconds"] = seconds(lambda: bench.evaluate(bench.pipe(), size), bench.device)
         row["peak_gib"] = measure.peak(bench.device)
-        row["of_default"] = row["seconds"] / (usual if usual == usual else row["seconds"])
+        row["of_default"] = row["seconds"] / usual if usual == usual else None
 
     with torch.no_grad():
         with bench.attempt(what="torch's choice", size=size) as row:

@@ -94,12 +94,12 @@ def compare(bench: Bench) -> None:
 
 def timed(run: Callable[[Any], float], videos: list[Any], device: torch.device) -> tuple[float, list[float]]:
     """Seconds a video, after one that is not counted, and the scores."""
-    run(videos[0])
-    measure.synchronize(device)
-    began = time.perf_counter()
     with torch.no_grad():
+        run(videos[0])
+        measure.synchronize(device)
+        began = time.perf_counter()
         scores = [run(video) for video in videos]
-    measure.synchronize(device)
+        measure.synchronize(device)
     return (time.perf_counter() - began) / len(videos), scores
 
 
