@@ -31,13 +31,14 @@ FLOORS = (
     "generate refine runs sampling video",
     "eval shapes",
     "check_pair doctor",
+    "bench trial",
     "__main__ cli",
 )
 # Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms dit_moe hook loading models motion pipelines"
+        "arms bench.models dit_moe hook loading models motion pipelines"
         " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train"
     ).split()
 )

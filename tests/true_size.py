@@ -1,5 +1,5 @@
 """SDXL and its motion module at their true size, with random bfloat16 weights, from saving to a video's
-latents.
+latents: the way through files, on a CPU. `w2sd-video bench true-size` measures speed, on a GPU.
 
 Run it by hand, on a machine with 24 GB of memory and 25 GB of free disk; it takes some minutes:
 
@@ -25,7 +25,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -38,6 +37,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
+from w2sd_video.bench.models import random_weights
 from w2sd_video.models.bases import SDXL, clip_tokenizer
 from w2sd_video.provenance import weight_hashes
 
@@ -60,18 +60,7 @@ def timed(what: str):
 def random_model(build, seed: int):
     """The model with random bfloat16 weights of a scale that keeps its activations finite; buffers as they
     are."""
-    with init_empty_weights():
-        model = build().eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in list(model.named_parameters()):
-        owner, _, leaf = name.rpartition(".")
-        if parameter.ndim > 1:
-            value = torch.empty(parameter.shape, dtype=torch.bfloat16)
-            value.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-        else:
-            value = torch.full(parameter.shape, float(leaf == "weight"), dtype=torch.bfloat16)
-        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
-    return model
+    return random_weights(build, torch.device("cpu"), torch.bfloat16, seed)
 
 
 def from_config(kind, subfolder: str):

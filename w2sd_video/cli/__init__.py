@@ -17,6 +17,7 @@ import typer
 
 import w2sd_video
 
+from ..bench.cli import app as bench_app
 from ..settings import MIXTURES, VIDEOS
 from ..terminal import give_up, messages, say, unwritable
 from .generate import IMAGES, generate
@@ -91,6 +92,7 @@ app.command("dimensions")(show_dimensions)
 app.command()(doctor)
 app.command("eval")(evaluate)
 app.command("check-pair")(check_pair)
+app.add_typer(bench_app, name="bench")
 
 
 @app.command(

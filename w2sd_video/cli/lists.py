@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from .. import plugins, presets
+from .. import plugins, presets, runs
 from ..errors import Refused
-from ..terminal import err, messages, out, say
+from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
 
 
@@ -107,10 +109,29 @@ def _show_plugins(
         raise broken[0]
 
 
-def doctor(form: Annotated[str, FORMAT] = "text") -> None:
-    """What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
+def doctor(
+    trial: Annotated[
+        str | None,
+        typer.Option("--try", metavar="PRESET", help="Try this preset's weights, two small steps, and write a report."),
+    ] = None,
+    path: Annotated[Path | None, typer.Option("--out", help="The report (default: trial-PRESET.md).", **PATH)] = None,
+    device: Annotated[str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """What this machine has: versions, devices, ffmpeg, and the weights of every preset.
+
+    With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
+    half precision against float32, seconds and memory; in one report to send to the project.
+    """
     with messages():
         as_json = wants_json(form)
+        if trial is not None:
+            _try(trial, path, device, overwrite, as_json)
+            return
+        for option, value in (("--out", path), ("--device", device), ("--overwrite", overwrite or None)):
+            if value is not None:
+                raise Refused(option, str(value), "it goes with --try PRESET")
         from ..doctor import report
 
         sections = report()
@@ -122,3 +143,27 @@ def doctor(form: Annotated[str, FORMAT] = "text") -> None:
             out.print(f"[bold]{title}[/]")
             for label, text in rows:
                 out.print(f"  {label}: {text}", markup=False)
+
+
+def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_json: bool) -> None:
+    """Tries a preset and writes the report."""
+    if not name:
+        raise Refused("--try", name, "give one of `w2sd-video presets`, or a YAML file")
+    preset = presets.load(name)
+    path = path or Path(f"trial-{Path(preset.name).stem}.md")
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused("--out", str(path), "it is a folder or a device: give a file")
+    if path.exists() and not overwrite:
+        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+    from .. import trial
+
+    trial.check_there(preset)
+    runs.writable(path.parent)
+    quiet()
+    results = trial.run(preset, device, lambda line: err.print(line, markup=False))
+    trial.write(path, results)
+    for check in results["checks"]:
+        err.print(f"{trial.verdict(check)}: {check['check']}{trial.numbers(check)}", markup=False)
+    say(json.dumps(trial.finite(results), indent=1) if as_json else f"Wrote {path}")
+    if any(check["ok"] is False for check in results["checks"]):
+        raise typer.Exit(1)

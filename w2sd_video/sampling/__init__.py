@@ -1,6 +1,6 @@
 """A request's pipelines, what they are told, and what is recorded of it."""
 
-from .call import OnStep, inputs, sample, weak_arm
+from .call import OnStep, arguments, inputs, sample, weak_arm
 from .load import load, scheduler
 from .plot import draw_differences
 from .records import differences, plugin_version, provenance, versions
@@ -8,6 +8,7 @@ from .texts import check_words, cut_off, notes
 
 __all__ = [
     "OnStep",
+    "arguments",
     "check_words",
     "cut_off",
     "differences",

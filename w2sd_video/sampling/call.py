@@ -41,20 +41,19 @@ def sample(
             on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
         return kwargs
 
-    call = inputs(pipe, request, alone=variant == "weak" and request.weak is not None) | _method(request, variant)
-    call |= {
+    given = arguments(pipe, request, variant) | {
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         "output_type": "np",
     }
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
-        call["callback_on_step_end"] = step_done
+        given["callback_on_step_end"] = step_done
     loaded, pipe.recorder = pipe.scheduler, recorder
     pipe.scheduler = scheduler(request, loaded.config)
     way = "give --dtype float32, or another autoencoder by --vae"
     try:
-        output = pipe(**call)
+        output = pipe(**given)
     except NotFinite as error:
         said = str(error).partition(";")[0]
         raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
@@ -70,6 +69,11 @@ def sample(
             f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
         )
     return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+
+
+def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
+    """The arguments of a pipeline's call for one variant of a request, but for steps, guidance, noise and output."""
+    return inputs(pipe, request, alone=variant == "weak" and request.weak is not None) | _method(request, variant)
 
 
 def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, Any]:

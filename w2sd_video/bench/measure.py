@@ -1,0 +1,124 @@
+"""Times, peaks of memory and deadlines: the tools of a benchmark. Nothing here knows a model."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+GIB = 2**30
+
+
+class TimeUp(BaseException):
+    """The time of a part is over. Not an `Exception`, so that no library between takes it for an error of its own."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raises `TimeUp` in the body after so many seconds, at Python's next instruction.
+
+    Where there are no timers of Unix, or outside of the main thread, the body has to look at the clock by itself.
+    """
+    if seconds <= 0:
+        raise TimeUp
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    armed = True
+
+    def ring(*_: Any) -> None:
+        if armed:
+            raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    # And again: what is raised while a destructor runs is lost.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
+    try:
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3, warmup: int = 1) -> float:
+    """The median of the seconds that `run` takes on the device."""
+    times = []
+    for index in range(warmup + repeats):
+        synchronize(device)
+        began = time.perf_counter()
+        run()
+        synchronize(device)
+        if index >= warmup:
+            times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def release(device: torch.device) -> None:
+    """Gives memory that nothing refers to back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def start_peak(device: torch.device) -> None:
+    """From here on, `peak` counts anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> float | None:
+    """The most GiB of tensors that the device held since `start_peak`. None: the device does not count."""
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+
+
+def held(device: torch.device) -> float | None:
+    """The GiB of tensors that the device holds now. None: the device does not count."""
+    return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on the device or the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in said or "DefaultCPUAllocator" in said)
+
+
+def said(error: BaseException) -> str:
+    """An error on one line: its class, and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+def forget_compiled() -> None:
+    """Lets go of what `torch.compile` made, and of the networks that it refers to."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, width: int = 8192) -> float:
+    """The TFLOP/s of a product of two matrices of random numbers, `width` squared."""
+    a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
+    return 2 * width**3 / seconds(lambda: a @ b, device, repeats=10, warmup=3) / 1e12
+
+
+def copy_rate(device: torch.device, size: int = 2**30) -> float:
+    """The TB/s of a copy on the device, reading and writing counted."""
+    a = torch.empty(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2 * size / seconds(lambda: b.copy_(a), device, repeats=10, warmup=3) / 1e12

@@ -1,0 +1,183 @@
+"""SDXL with AnimateDiff's motion module at its true size, measured on this machine's device, with random weights.
+
+Each part measures one thing, with what it is compared with beside it, in one run. The parts come in the order of their
+importance and share the time that there is: one that would overrun its share is cut, and keeps what it measured; one
+that fails, or for which there is not enough memory, says so, and the next one goes on. The results are written whole
+after each part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..runs import naming, whole
+from . import measure
+from .bench import GUIDANCE, TIMED, Bench, Row, Skipped, named
+from .measure import TimeUp, deadline
+from .parts import PARTS
+
+PACKAGES = ("w2sd-video", "torch", "diffusers", "transformers", "accelerate", "numpy", "vbench")
+RESERVE = 3.0  # seconds, for what comes after the last part
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class Part:
+    """What a part left: `state` is done, cut, failed, out of memory, skipped, interrupted or not
+    reached; `why` says more."""
+
+    state: str = "not reached"
+    why: str = ""
+    seconds: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+
+
+# The run ------------------------------------------------------------------------------------------------------------
+
+
+def run(
+    path: Path,
+    device: torch.device,
+    chosen: Sequence[str] = tuple(PARTS),
+    minutes: float = 5.0,
+    small: bool = False,
+    sizes: Sequence[int] = (),
+    frames: int = 0,
+    began: float | None = None,
+    report: Report = lambda line: None,
+) -> dict[str, Any]:
+    """Measures the chosen parts, in their order of importance, and writes `path` after each.
+
+    Args:
+        minutes: for all of it, from `began` on (`time.monotonic`; default: now).
+        small, sizes, frames: see `Bench`; by default sizes of 1024 and 512 with 16 frames, or smaller ones.
+        report: is told each part's begin and end.
+
+    Returns:
+        What the file holds: `card`, `versions`, `settings`, `seconds`, and `parts` by name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    began = time.monotonic() if began is None else began
+    until = began + 60 * minutes
+    at = tuple(sizes) or ((64, 32) if small else (1024, 512))
+    bench = Bench(device, at, frames or (4 if small else 16), small, until)
+    parts = {name: Part() for name in PARTS if name in chosen}
+    results: dict[str, Any] = {
+        "benchmark": "true-size",
+        "card": about_card(device),
+        "versions": versions(),
+        "settings": {
+            "small": small,
+            "sizes": list(at),
+            "frames": bench.frames,
+            "minutes": minutes,
+            "dtype": named(bench.dtype),
+            "guidance": GUIDANCE,
+            "timed_steps": TIMED,
+        },
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+    def write() -> None:
+        results["seconds"] = round(time.monotonic() - began, 1)
+        results["parts"] = {name: vars(part) for name, part in parts.items()}
+        write_results(path, results)
+
+    write()  # before long work starts, so that a path that cannot be written to is refused
+    for name, part in parts.items():
+        try:
+            _run_part(bench, name, part, report)
+        finally:
+            write()
+    bench.forget()
+    return results
+
+
+def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
+    """Runs a part, until its share of the time is over; whatever it does, it is noted, and nothing is raised."""
+    function, most = PARTS[name]
+    most = most if not bench.small else max(most, 600.0)
+    left = bench.until - time.monotonic() - RESERVE
+    if left < 1:
+        part.why = "the time was over before it began"
+        report(f"{name}: {part.why}")
+        return
+    report(f"{name} …")
+    bench.rows = part.rows
+    started = time.monotonic()
+    part.state = "interrupted"
+    try:
+        with deadline(min(left, most)):
+            function(bench)
+        part.state = "done"
+    except TimeUp:
+        part.state, part.why = "cut", f"its {min(left, most):.0f} seconds were over"
+    except Skipped as error:
+        part.state, part.why = "skipped", str(error)
+    except Exception as error:
+        lacking = measure.out_of_memory(error)
+        part.state, part.why = "out of memory" if lacking else "failed", measure.said(error)
+    if part.state != "done":
+        measure.forget_compiled()
+        bench.forget()
+    measure.release(bench.device)
+    part.seconds = round(time.monotonic() - started, 1)
+    report(f"{name}: {part.state}, {part.seconds:.0f} s{f' ({part.why})' * bool(part.why)}")
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes the results as JSON, whole or not at all; numbers that are not finite are null."""
+    with whole({"file": path}) as staged, naming(staged["file"]):
+        staged["file"].write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if value - value == 0 else None
+    return value
+
+
+def about_card(device: torch.device) -> dict[str, Any]:
+    """What the device is."""
+    if device.type != "cuda":
+        return {"device": str(device), "name": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    has = torch.cuda.get_device_properties(device)
+    return {
+        "device": str(device),
+        "name": has.name,
+        "gib": round(has.total_memory / measure.GIB, 1),
+        "multiprocessors": has.multi_processor_count,
+        "capability": f"{has.major}.{has.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of what is measured; None for a package that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found | {"torch": torch.__version__}  # which says what it was built for

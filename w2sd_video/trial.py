@@ -1,0 +1,367 @@
+"""`w2sd-video doctor --try PRESET`: tries a preset's real checkpoints, a few small steps, and reports in one file.
+
+It is for somebody who has weights that the project could never run: their files' hashes, whether the method off is the
+stock pipeline bit for bit, how far half precision is from float32, seconds and peaks of memory. The report is Markdown
+to send back, with everything as JSON at its end; it names no folder of the machine.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import presets, runs
+from .doctor import devices, find, versions
+from .errors import WeightsNotFound
+from .sampling import arguments, load, scheduler
+from .hashing import sha256
+from .models.sources import cached, resolve
+from .runs import Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from .pipelines.reflection import Reflection
+
+STEPS, SIDE, FRAMES = 2, 256, 8  # of what is sampled; models of fixed or smaller size keep theirs
+GIB = 2**30
+# What the strong arm is told, and the weak one where the pair differs in its prompts.
+TEXTS = {
+    "shapes": ("a large red circle moving right", "a red circle"),
+    None: ("a photo of a cat on a wooden chair", "a cat"),
+}
+CLASS = "0"  # by number, of models that are told a class
+
+Row = dict[str, Any]
+Report = Callable[[str], None]
+
+
+def run(preset: presets.Preset, device: str | None = None, report: Report = lambda line: None) -> dict[str, Any]:
+    """Tries a preset: see the module.
+
+    Args:
+        device: as of a request. None: the preset's.
+        report: is told what is being done.
+
+    Returns:
+        `files` with their hashes, `runs`, `checks` with their verdicts `ok`, and what they were made on.
+
+    Raises:
+        WeightsNotFound: some of the preset's weights are not on this machine; all that are missing, and how to get
+            each.
+        WeightsError, Refused, OSError: the weights cannot be used.
+    """
+    check_there(preset)
+    results: dict[str, Any] = {
+        "preset": preset.name if preset.name in presets.names() else Path(preset.name).name,
+        "family": preset.family,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": dict(versions()),
+        "devices": dict(devices()),
+        "files": [],
+        "runs": [],
+        "checks": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        request = _request(preset, device, Path(folder) / "shown.png")
+        on = runs.usable_device(request.device)
+        half = request.dtype if request.dtype != "float32" else "float16" if on.type == "cuda" else "bfloat16"
+        results["settings"] = {
+            name: getattr(request, name)
+            for name in ("num_inference_steps", "height", "width", "num_frames", "guidance_scale", "method", "dtype")
+        } | {"device": on.type}
+        made: dict[str, dict[str, torch.Tensor]] = {}
+        for dtype in dict.fromkeys((request.dtype, half, "float32")):
+            report(f"loading in {dtype}")
+            _sample(replace(request, dtype=dtype), on, results, made.setdefault(dtype, {}), dtype == request.dtype)
+        _compare(made, half, results)
+    return results
+
+
+def check_there(preset: presets.Preset) -> None:
+    """Refuses a preset whose weights are not on this machine, before anything is loaded or fetched.
+
+    Raises:
+        WeightsNotFound: names every model that is missing, and how to get it.
+    """
+    missing = []
+    for role, model in preset.models.items():
+        state = find(model, role.partition(".")[0])
+        if not state.startswith(("shipped", "found")):
+            missing.append(f"{role} {model}: {state}")
+    if missing:
+        raise WeightsNotFound(f"preset {preset.name}: its weights are not all here: " + "; ".join(missing))
+
+
+def _request(preset: presets.Preset, device: str | None, picture: Path) -> Request:
+    """A request of a few small steps, of the preset as it is."""
+    strong, weak = TEXTS.get(preset.grammar, TEXTS[None])
+    fields: dict[str, Any] = {"num_inference_steps": STEPS, "reflection_steps": STEPS - 1, "device": device}
+    if preset.family == "dit-moe":  # whose size is the model's
+        strong = CLASS
+    else:
+        fields |= {name: min(getattr(preset, name), SIDE) for name in ("height", "width")}
+    if preset.num_frames is not None:
+        fields["num_frames"] = min(preset.num_frames, FRAMES)
+    if preset.refine:
+        fields["weak_prompt"] = weak
+    shown = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
+    if any(shown.values()):
+        _draw(picture)
+        fields |= {name: str(picture) for name, of in shown.items() if of}
+    return Request.of(strong, 0, preset, **fields)
+
+
+def _draw(path: Path) -> None:
+    """A picture for what a pair is shown: the outline of a square, white on black."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (SIDE, SIDE))
+    ImageDraw.Draw(picture).rectangle((SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4), outline="white", width=3)
+    picture.save(path)
+
+
+def _sample(
+    request: Request, device: torch.device, results: dict[str, Any], made: dict[str, torch.Tensor], first: bool
+) -> None:
+    """Loads the pair in the request's dtype and samples by the stock pipeline, without the method and with it.
+
+    What only this dtype cannot do (not enough memory, an operation that the device lacks) is noted, and no error.
+    """
+    import torch
+
+    _start_peak(device)
+    began = time.perf_counter()
+    try:
+        pipe = load(request)["w2sd"]
+    except Exception as error:
+        if first or not _of_dtype(error):
+            raise
+        results["runs"].append({"run": f"load, {request.dtype}", "error": _said(error)})
+        return
+    _synchronize(device)
+    results["runs"].append(
+        {"run": f"load, {request.dtype}", "seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
+    )
+    if first:
+        results["files"] = files(pipe, request)
+    stock = _stock(pipe)
+    arguments = {"off": arguments(pipe, request, "strong"), "on": arguments(pipe, request, "w2sd")}
+    arguments["stock"] = {name: value for name, value in arguments["off"].items() if name != "method"}
+    for kind in ("stock", "off", "on"):
+        row: Row = {"run": f"{_NAMES[kind]}, {request.dtype}"}
+        runner = stock if kind == "stock" else pipe
+        runner.set_progress_bar_config(disable=True)
+        runner.scheduler = scheduler(request, pipe.scheduler.config)
+        given = arguments[kind] | {
+            "num_inference_steps": request.num_inference_steps,
+            "guidance_scale": request.guidance_scale,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+            "output_type": "np" if request.family == "dit-moe" else "latent",
+        }
+        _start_peak(device)
+        began = time.perf_counter()
+        try:
+            output = runner(**given)
+            made[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
+            _synchronize(device)
+            row |= {"seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
+            row["finite"] = bool(made[kind].isfinite().all())
+            row["rms"] = _rms(made[kind])
+            if kind == "on":
+                row["evaluations"] = pipe.evaluations["total"]
+        except Exception as error:
+            row["error"] = _said(error)
+        results["runs"].append(row)
+    del pipe, stock, runner
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+_NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "method on"}
+
+
+def _stock(pipe: Reflection) -> Any:
+    """The stock pipeline over the same components."""
+    kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
+    return pipe._stock(**kept)
+
+
+def _compare(made: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
+    """Notes the verdicts: off is stock, all is finite, files are the published ones; and how far half precision is."""
+    checks: list[Row] = results["checks"]
+    for dtype, outputs in made.items():
+        if {"stock", "off"} <= outputs.keys():
+            equal = _same(outputs["stock"], outputs["off"])
+            row: Row = {"check": f"method off is the stock pipeline bit for bit, {dtype}", "ok": equal}
+            checks.append(row if equal else row | _apart(outputs["off"], outputs["stock"]))
+        if {"off", "on"} <= outputs.keys():
+            differs = not _same(outputs["on"], outputs["off"])
+            checks.append({"check": f"the method changes the output, {dtype}", "ok": differs})
+    for run in results["runs"]:
+        if not run.get("finite", True):
+            checks.append({"check": f"finite: {run['run']}", "ok": False})
+        if "error" in run and "float32" not in run["run"]:
+            checks.append({"check": f"ran: {run['run']}", "ok": False})
+    for kind in ("off", "on"):
+        if kind in made.get(half, {}) and kind in made.get("float32", {}):
+            row = {"check": f"{half} beside float32, {_NAMES[kind]}", "ok": None}
+            checks.append(row | _apart(made[half][kind], made["float32"][kind]))
+    for file in results["files"]:
+        if "published" in file:
+            same = file["sha256"] == file["published"]
+            checks.append({"check": f"SHA-256 is the published one: {file['component']} {file['file']}", "ok": same})
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two outputs are equal bit for bit, NaN too."""
+    import torch
+
+    shapes = (a.shape, a.dtype) == (b.shape, b.dtype)
+    return shapes and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def _apart(output: torch.Tensor, reference: torch.Tensor) -> Row:
+    """The largest and the root mean square difference of two outputs, and the latter's root mean square."""
+    apart = output.double() - reference.double()
+    return {"max_apart": float(apart.abs().max()), "rms_apart": _rms(apart), "rms_of_reference": _rms(reference)}
+
+
+def _rms(x: torch.Tensor) -> float:
+    return float(x.double().square().mean().sqrt())
+
+
+def files(pipe: Any, request: Request) -> list[Row]:
+    """The files that a pair's weights are from: component, name, bytes, SHA-256 of what is on the disk now.
+
+    For a file in the hub's cache, `published` is the SHA-256 by which the hub knows it. For others it is not known
+    here: compare it with what the site says that the file is from.
+    """
+    of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in getattr(part, "_w2sd_files", ())]
+    for role, model in request.models.items():  # LoRAs and IP-Adapters are no components
+        source = resolve(model, role.partition(".")[0])
+        path = source.path or (cached(source, None, source.inside) if source.inside else None)
+        if path is not None and path.is_file() and path.resolve() not in {each.resolve() for _, each in of}:
+            of.append((role, path))
+    rows: list[Row] = []
+    hashes: dict[Path, str] = {}
+    for name, path in sorted(of):
+        real = path.resolve()
+        if real not in hashes:
+            hashes[real] = sha256([real])
+        row = {"component": name, "file": path.name, "bytes": real.stat().st_size, "sha256": hashes[real]}
+        if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+            row["published"] = real.name
+        rows.append(row)
+    return rows
+
+
+def text(results: dict[str, Any]) -> str:
+    """The report: Markdown, with everything as JSON at its end."""
+    settings = results["settings"]
+    size = f"{settings['width']}x{settings['height']}" + f", {settings['num_frames']} frames" * bool(
+        settings["num_frames"]
+    )
+    lines = [f"# w2sd-video: trial of {results['preset']}", ""]
+    lines += [f"{results['created']}; {settings['num_inference_steps']} steps, {size}, on {settings['device']}.", ""]
+    lines += ["## Checks", ""]
+    for check in results["checks"]:
+        lines.append(f"- {verdict(check)}: {check['check']}{numbers(check)}")
+    lines += ["", "## Runs", "", *_table(results["runs"]), ""]
+    counted = "of the run, on the GPU" if settings["device"] == "cuda" else "of the whole process until then"
+    lines += [f"Peaks of memory are {counted}. `rms` is the output's root mean square."]
+    lines += ["", "## Weights", "", *_table(results["files"])]
+    lines += ["", "## Machine", ""]
+    lines += [f"- {name}: {value}" for name, value in {**results["versions"], **results["devices"]}.items()]
+    block = json.dumps(finite(results), indent=1)
+    return "\n".join([*lines, "", "## All of it", "", "```json", block, "```", ""])
+
+
+def verdict(check: Row) -> str:
+    """What a check says, in a word."""
+    return {True: "ok", False: "FAILED", None: "measured"}[check["ok"]]
+
+
+def numbers(check: Row) -> str:
+    """A check's numbers in brackets, or nothing."""
+    said = ", ".join(f"{name.replace('_', ' ')} {x:.4g}" for name, x in check.items() if isinstance(x, float))
+    return f" ({said})" if said else ""
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if not columns:
+        yield "None."
+        return
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + " --- |" * len(columns)
+    for row in rows:
+        cells = (row.get(name, "") for name in columns)
+        shown = (f"{each:.4g}" if isinstance(each, float) else str(each).replace("|", "\\|") for each in cells)
+        yield "| " + " | ".join("" if each == "None" else each for each in shown) + " |"
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Writes the report, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with runs.whole({"file": path}) as staged, runs.naming(staged["file"]):
+        staged["file"].write_text(text(results), encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """With null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _of_dtype(error: Exception) -> bool:
+    """Whether it is of one dtype only that a pair cannot be loaded: memory, or what the device lacks."""
+    return isinstance(error, (MemoryError, RuntimeError, NotImplementedError))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+def _synchronize(device: torch.device) -> None:
+    import torch
+
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _start_peak(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> float | None:
+    """The most GiB since `_start_peak`, on a GPU; else of the process since it began; None where nobody counts."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (GIB if sys.platform == "darwin" else 2**20)
