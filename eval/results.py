@@ -21,7 +21,6 @@ from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, com
 from . import vbench
 from .dimensions import Compared
 from .evaluate import Scores
-from .memory import InMemory
 from .videos import Video
 
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "av", "pillow", "vbench")
@@ -198,8 +197,7 @@ class Summary:
         """What a reader of the means must know."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
         alone = [
-            len(videos) == 1 and not os.path.isdir(group) and not isinstance(videos[0], InMemory)
-            for group, videos in self.groups.items()
+            len(videos) == 1 and os.path.isfile(os.path.expanduser(group)) for group, videos in self.groups.items()
         ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single

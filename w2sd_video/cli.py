@@ -748,7 +748,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="VIDEO...",
-            help="Files, folders, globs; each is a group, compared with the first by prompt and seed.",
+            help="Files, folders, globs; each is a group, compared with the first by prompt and seed."
+            " LABEL=PATH gives it a name.",
         ),
     ],
     dimensions: Annotated[

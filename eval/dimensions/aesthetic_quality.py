@@ -13,7 +13,8 @@ from ..weights import AESTHETIC, CLIP_L14, shared, tensors
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class AestheticQuality(ByFrame):

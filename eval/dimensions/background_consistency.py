@@ -13,7 +13,8 @@ from .consistency import consistency
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Reader, Video
+    from ..frames import Batch, Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

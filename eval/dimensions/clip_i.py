@@ -12,7 +12,7 @@ from ..weights import CLIP_B32, shared
 from .dimension import Similarity
 
 if TYPE_CHECKING:
-    from ..videos import Batch
+    from ..frames import Batch
 
 
 class ClipI(Similarity):

@@ -12,7 +12,8 @@ from ..weights import CLIP_B32
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class ClipT(ByFrame):

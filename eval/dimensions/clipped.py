@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

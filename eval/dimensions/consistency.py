@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from ..videos import Batch
+    from ..frames import Batch
     from .dimension import Scoring
 
 

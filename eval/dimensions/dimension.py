@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from ..videos import Batch, Reader, Video
+    from ..frames import Batch, Reader
+    from ..videos import Video
     from ..weights import Weights
 
     # Is sent the batches of a video in order, then None when there are no more; returns the score as soon as it is

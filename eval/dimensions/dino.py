@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..frames import DINO_NORM, by_pillow, normalised
 from ..networks.dino import load
-from ..videos import DINO_NORM, by_pillow, normalised
 from ..weights import DINO_S16, shared
 from .dimension import Similarity
 
 if TYPE_CHECKING:
-    from ..videos import Batch
+    from ..frames import Batch
 
 
 class Dino(Similarity):

@@ -11,7 +11,8 @@ from ..weights import RAFT
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..frames import CLIP_NORM, centre, normalised, resized
 from ..networks.clip import Clip
-from ..videos import CLIP_NORM, centre, normalised, resized
 from ..weights import HPS_V2
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class HPSv2(ByFrame):

@@ -12,7 +12,8 @@ from ..weights import BERT_VOCABULARY, IMAGE_REWARD
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class Reward(ByFrame):

@@ -13,7 +13,8 @@ from ..weights import MUSIQ_SPAQ
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 LONGEST = 512
 

@@ -13,7 +13,7 @@ from .of_inception import OfInception
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..videos import Batch
+    from ..frames import Batch
 
 SPLITS = 10
 

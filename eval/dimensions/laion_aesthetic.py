@@ -13,7 +13,8 @@ from ..weights import CLIP_L14, LAION_AESTHETIC, assign, shared, tensors
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class LaionAesthetic(ByFrame):

@@ -12,7 +12,8 @@ from ..weights import AMT_S
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

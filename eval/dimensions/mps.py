@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..frames import CLIP_NORM, by_pillow, normalised
 from ..networks.mps import load
-from ..videos import CLIP_NORM, by_pillow, normalised
 from ..weights import MPS_OVERALL
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class Preference(ByFrame):

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..frames import CLIP_NORM, centre, normalised, resized
 from ..networks.viclip import load
-from ..videos import CLIP_NORM, centre, normalised, resized
 from ..weights import VICLIP
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 FRAMES = 8

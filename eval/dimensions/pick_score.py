@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..frames import CLIP_NORM, by_pillow, normalised
 from ..networks.clip import Clip
-from ..videos import CLIP_NORM, by_pillow, normalised
 from ..weights import PICK_SCORE
 from .dimension import ByFrame
 
 if TYPE_CHECKING:
-    from ..videos import Batch, Video
+    from ..frames import Batch
+    from ..videos import Video
 
 
 class PickScore(ByFrame):

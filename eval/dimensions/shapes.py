@@ -14,7 +14,8 @@ from w2sd_video.shapes.judge import judge
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from .dimension import Dimension
 
 if TYPE_CHECKING:
-    from ..videos import Reader, Video
+    from ..frames import Reader
+    from ..videos import Video
     from .dimension import Scoring
 
 

@@ -28,7 +28,7 @@ from ..weights import assign, shared, tensors
 from .first_token import read_first_token
 
 if TYPE_CHECKING:
-    from ..videos import Batch
+    from ..frames import Batch
 
 
 def _layout(

@@ -12,7 +12,7 @@ from torch import nn
 from ..weights import tensors
 
 if TYPE_CHECKING:
-    from ..videos import Batch
+    from ..frames import Batch
 
 
 def load(path: Path) -> nn.Module:
