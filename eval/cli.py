@@ -72,10 +72,6 @@ def run(
     free(results)
     texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
-
-    def say(console: Console, line: object) -> None:
-        console.print(printable(str(line)), markup=False)
-
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
@@ -86,45 +82,54 @@ def run(
 
         def note(line: str) -> None:
             early.append(line)
-            say(err, line)
+            _say(err, line)
 
         rows = results.with_suffix(".jsonl")
         options = (rows, texts, weights, device, official, images, references)
         scores = evaluate(videos, dimensions, *options, progress=show, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    told = out if form == "text" else err
     if form == "json":
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
     elif form in tables.FORMATS:
         out.print(tables.FORMATS[form](document(summary)), markup=False, emoji=False)
     else:
-        out.print(table(summary))
-        for line in summary.legend:
-            say(out, line)
-        for group, totals in summary.totals.items():
-            for name, value in totals.items():
-                say(out, f"{group}: VBench {name} score {value:.4f}")
-        if worst is not None:
-            for line in worse_prompts(summary):
-                say(out, line)
-        elif any(each.count for each in summary.worse):
-            say(out, f"--worst N lists the prompts on which a group is worse than {summary.base}; so do the files:")
+        _print(out, summary, worst)
+    told = out if form == "text" else err
     for file in files:
-        say(told, file)
+        _say(told, file)
     try:
         report.write(results.with_suffix(".html"), summary)
-        say(told, results.with_suffix(".html"))
+        _say(told, results.with_suffix(".html"))
     except ModuleNotFoundError:
-        say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
+        _say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for line in summary.notes:
         if line not in early:
-            say(err, line)
+            _say(err, line)
     for each in scores.skipped:
-        say(err, f"{each.name} skipped: {each.reason}")
+        _say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:
-        say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
+        _say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
     return not scores.problems
+
+
+def _say(console: Console, line: object) -> None:
+    console.print(printable(str(line)), markup=False)
+
+
+def _print(out: Console, summary: Summary, worst: int | None) -> None:
+    """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
+    out.print(table(summary))
+    for line in summary.legend:
+        _say(out, line)
+    for group, totals in summary.totals.items():
+        for name, value in totals.items():
+            _say(out, f"{group}: VBench {name} score {value:.4f}")
+    if worst is not None:
+        for line in worse_prompts(summary):
+            _say(out, line)
+    elif any(each.count for each in summary.worse):
+        _say(out, f"--worst N lists the prompts on which a group is worse than {summary.base}; so do the files:")
 
 
 def worse_prompts(summary: Summary) -> Iterator[str]:

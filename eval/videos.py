@@ -109,6 +109,7 @@ class Video:
 
 
 # A label has nothing of a path or glob, so that a mistyped `runs/scale=*` does not stand for `*`.
+UNLABELLED = ", where LABEL has none of / \\ * ? ["
 LABELLED = re.compile(r"([^=/\\*?\[]*)=(.*)", re.DOTALL)
 
 
@@ -125,8 +126,8 @@ def grouped(arguments: Sequence[str | Path]) -> list[tuple[str, str]]:
     for argument in arguments:
         text = str(argument)
         labelled = None if isinstance(argument, Path) or _names_something(text) else LABELLED.fullmatch(text)
-        group, path = (labelled[1].strip(), labelled[2]) if labelled else (text, text)
-        if labelled and not group:
+        group, path = labelled.groups() if labelled else (text, text)
+        if not group.strip() and labelled:
             raise Refused("videos", text, "its label is empty; give LABEL=PATH, such as w2sd=outputs/w2sd")
         if not path:  # which would be the current folder
             raise Refused("videos", text, "give files, folders or globs" + ", as LABEL=PATH" * bool(labelled))
@@ -172,7 +173,7 @@ def find(
             if images:
                 accepted = f"pictures ({' '.join(PICTURES)})"
             value = named if group == named else f"{group}={named}"
-            raise Refused("videos", value, f"give files, folders or globs of {accepted}; or LABEL=PATH")
+            raise Refused("videos", value, f"give files, folders or globs of {accepted}; or LABEL=PATH{UNLABELLED}")
         for path in paths:
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             places.setdefault((path, group), place)

@@ -75,7 +75,8 @@ def test_a_path_with_an_equals_sign_is_a_path(outputs, name):
         (["b=a", "b"], "b", "'b' is the group of 'b=a' already"),
         (["x=nothing"], "x=nothing", "or LABEL=PATH"),
         (["runs/scale=*"], "runs/scale=*", "or LABEL=PATH"),  # and not all that is here, as the group "runs/scale"
-        (["a*=b"], "a*=b", "or LABEL=PATH"),
+        (["a*=b"], "a*=b", "or LABEL=PATH, where LABEL has none of / \\ * ? ["),
+        (["x =nothing"], "x =nothing", "or LABEL=PATH"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused_by_name(outputs, arguments, value, says):

@@ -158,6 +158,12 @@ def test_the_bench_prints_latex_from_the_same_rows(tmp_path):
     assert "| strong_50% | W2SD |" in markdown(blocks) and "| edge_error (4 of 4) |" in markdown(blocks)
 
 
+def test_a_file_without_rows_makes_no_table(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    ran = CliRunner().invoke(shapes_app, ["bench", "--table", "--out", str(tmp_path / "empty.jsonl")])
+    assert ran.exit_code == 2 and "holds no row of shapes" in ran.stderr.replace("\n", " ")
+
+
 def test_json_holds_no_less_than_the_table(outputs):
     ran = run("plain", "x=a_b", "--dimensions", "clipped", "--format", "json")
     assert [c["verdict"] for c in json.loads(ran.stdout)["comparisons"]] == ["worse"]

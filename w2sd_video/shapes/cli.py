@@ -244,6 +244,8 @@ def bench(
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
         found = measure.read(path, pair)
+        if not found:
+            raise ValueError(f"--out: {path} holds no row of {pair}")
         if pack:
             out.print(f"Wrote {measure.pack(path, pair)}")
     labels = {name: row.label for name, row in every.items()}
