@@ -94,7 +94,7 @@ def run(
     elif form in tables.FORMATS:
         out.print(tables.FORMATS[form](document(summary)), markup=False, emoji=False)
     else:
-        _print(out, summary, worst)
+        _print(out, summary, worst, results)
     told = out if form == "text" else err
     for file in files:
         _say(told, file)
@@ -117,7 +117,7 @@ def _say(console: Console, line: object) -> None:
     console.print(printable(str(line)), markup=False)
 
 
-def _print(out: Console, summary: Summary, worst: int | None) -> None:
+def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
     out.print(table(summary))
     for line in summary.legend:
@@ -129,7 +129,8 @@ def _print(out: Console, summary: Summary, worst: int | None) -> None:
         for line in worse_prompts(summary):
             _say(out, line)
     elif any(each.count for each in summary.worse):
-        _say(out, f"--worst N lists the prompts on which a group is worse than {summary.base}; so do the files:")
+        there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
+        _say(out, f"{there}, and with --worst N here.")
 
 
 def worse_prompts(summary: Summary) -> Iterator[str]:

@@ -131,7 +131,10 @@ def test_eval_prints_its_tables_alone_in_either_format(outputs):
     tex = run(*groups, "--format", "latex")
     assert tex.exit_code == 0 and tex.stdout.startswith(r"\begin{tabular}{lrr}") and r"50\%\textbar{}x" in tex.stdout
     assert r"\textit{" in tex.stdout and not re.search(r"(?<!\\)[%#]", tex.stdout.replace(r" % \usepackage", ""))
-    assert run(*groups, "--format", "table").stdout == run(*groups).stdout
+    plain = run(*groups).stdout
+    assert run(*groups, "--format", "table").stdout == plain and "with --worst N here" in plain
+    listed = run(*groups, "--worst", "1").stdout
+    assert "  clipped (lower is better): 12 of 12 prompts" in listed and "--worst N" not in listed
 
 
 @pytest.mark.parametrize("form", ["yaml", "", "Markdown"])
