@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -21,12 +22,14 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from w2sd_video import tables
 from w2sd_video.errors import Refused
 
 from . import report
+from .document import document
 from .evaluate import evaluate
 from .prompts import read_prompts
-from .results import Summary, printable
+from .results import WORST, Summary, printable
 from .videos import Video
 
 MANY = 6  # groups, of which a terminal's width holds no more
@@ -51,11 +54,16 @@ def run(
     official: str | None,
     images: bool,
     references: list[str],
-    as_json: bool = False,
+    form: str = "text",
+    worst: int | None = None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
-    With `as_json`, what is printed on `out` is what is written to `results`, and `err` gets all that a reader is told.
+    Args:
+        form: text; or json, markdown or latex: then `out` gets what is written to `results`, or the tables, and `err`
+            all that a reader is told.
+        worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
+            the files alone.
 
     Raises:
         Refused: an argument cannot be used.
@@ -64,10 +72,6 @@ def run(
     free(results)
     texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
-
-    def say(console: Console, line: object) -> None:
-        console.print(printable(str(line)), markup=False)
-
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
@@ -78,38 +82,72 @@ def run(
 
         def note(line: str) -> None:
             early.append(line)
-            say(err, line)
+            _say(err, line)
 
         rows = results.with_suffix(".jsonl")
         options = (rows, texts, weights, device, official, images, references)
         scores = evaluate(videos, dimensions, *options, progress=show, say=note)
-    summary = Summary(scores)
+    summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    told = err if as_json else out
-    if as_json:
+    if form == "json":
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
+    elif form in tables.FORMATS:
+        out.print(tables.FORMATS[form](document(summary)), markup=False, emoji=False)
     else:
-        out.print(table(summary))
-        for line in summary.legend:
-            say(out, line)
-        for group, totals in summary.totals.items():
-            for name, value in totals.items():
-                say(out, f"{group}: VBench {name} score {value:.4f}")
+        _print(out, summary, worst, results)
+    told = out if form == "text" else err
     for file in files:
-        say(told, file)
+        _say(told, file)
     try:
         report.write(results.with_suffix(".html"), summary)
-        say(told, results.with_suffix(".html"))
+        _say(told, results.with_suffix(".html"))
     except ModuleNotFoundError:
-        say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
+        _say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for line in summary.notes:
         if line not in early:
-            say(err, line)
+            _say(err, line)
     for each in scores.skipped:
-        say(err, f"{each.name} skipped: {each.reason}")
+        _say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:
-        say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
+        _say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
     return not scores.problems
+
+
+def _say(console: Console, line: object) -> None:
+    console.print(printable(str(line)), markup=False)
+
+
+def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
+    """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
+    out.print(table(summary))
+    for line in summary.legend:
+        _say(out, line)
+    for group, totals in summary.totals.items():
+        for name, value in totals.items():
+            _say(out, f"{group}: VBench {name} score {value:.4f}")
+    if worst is not None:
+        for line in worse_prompts(summary):
+            _say(out, line)
+    elif any(each.count for each in summary.worse):
+        there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
+        _say(out, f"{there}, and with --worst N here.")
+
+
+def worse_prompts(summary: Summary) -> Iterator[str]:
+    """The lines that name the prompts on which groups are worse than the first."""
+    for group in summary.others:
+        listed = [each for each in summary.worse if each.group == group]
+        if listed and not any(each.count for each in listed):
+            yield f"{group} is worse than {summary.base} on no prompt."
+        elif listed:
+            yield f"Prompts on which {group} is worse than {summary.base}, {summary.listing}"
+        for each in (each for each in listed if each.count):
+            yield f"  {summary.columns[each.column].label}: {each.count} of {each.of} prompts"
+            for prompt in each.prompts:
+                pairs = [str(pair) for pair in prompt.pairs[: summary.worst]]
+                more = len(prompt.pairs) - len(pairs)
+                pairs += [f"and {more} more"] * bool(more)
+                yield f"    {prompt.difference:+.4g}  {' '.join(prompt.prompt.split())}  ({'; '.join(pairs)})"
 
 
 def free(results: Path) -> None:

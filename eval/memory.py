@@ -22,7 +22,8 @@ from PIL import Image
 from w2sd_video.errors import Refused
 
 from .decode import ALPHA, FOLDER_FPS, NO_CLOCK, Decoder
-from .videos import BATCH_PIXELS, Batch, Reader, Video
+from .frames import BATCH_PIXELS, Batch, Reader
+from .videos import Video
 
 if TYPE_CHECKING:
     import torch

@@ -31,6 +31,7 @@ small { color: #666; font-weight: normal } td { min-width: 9rem } .mean { white-
 .wide { overflow-x: auto }
 .notes { max-width: 52rem; color: #444; font-size: 13px }
 .better { color: #14713d; font-weight: 600 } .worse { color: #a3261c; font-weight: 600 }
+.prompts th { text-align: left } .prompts td:first-child { max-width: 40rem; overflow-wrap: anywhere }
 .differs { color: #1d5fa8; font-weight: 600 } .notes li { margin: .2rem 0 }
 """
 # What bars are drawn in, by verdict.
@@ -64,7 +65,7 @@ def page(summary: Summary) -> str:
         compared = [c for c in summary.comparisons if c.group == group]
         if compared:
             base = html.escape(compared[0].base)
-            parts += [f"<h2>{html.escape(group)} against {base}</h2>", _bars(summary, compared)]
+            parts += [f"<h2>{html.escape(group)} against {base}</h2>", _bars(summary, compared), _worse(summary, group)]
     parts += _problems(summary)
     return f"<!doctype html><meta charset='utf-8'><title>Scores</title><style>{STYLE}</style>{''.join(parts)}"
 
@@ -91,6 +92,27 @@ def _cell(mean: Interval, c: Comparison | None, column: Column) -> str:
         if decision:
             lines.append(f"<span class={c.verdict}>{decision}</span>" if c.verdict else f"<small>{decision}</small>")
     return "<br>".join(lines)
+
+
+def _worse(summary: Summary, group: str) -> str:
+    """The prompts on which a group is worse than the first, by column, with their seeds and scores."""
+    listed = [each for each in summary.worse if each.group == group]
+    if not listed:
+        return ""
+    base, own = html.escape(summary.base), html.escape(group)
+    if not any(each.count for each in listed):
+        return f"<p>{own} is worse than {base} on no prompt."
+    rows = []
+    for each in (each for each in listed if each.count):
+        label = html.escape(summary.columns[each.column].label)
+        rows.append(f"<tr><th colspan=3>{label} <small>worse on {each.count} of {each.of} prompts</small>")
+        for prompt in each.prompts:
+            pairs = "<br>".join(html.escape(str(pair)) for pair in prompt.pairs)
+            rows.append(f"<tr><td>{html.escape(prompt.prompt)}<td>{prompt.difference:+.4g}<td>{pairs}")
+    head = f"<tr><th>prompt<th>difference<th>{base} → {own}"
+    about = f"Prompts on which {own} is worse than {base}, {html.escape(summary.listing)}"
+    table = f"<div class=wide><table class=prompts>{head}{''.join(rows)}</table></div>"
+    return f"<details open><summary class=notes>{about}</summary>{table}</details>"
 
 
 def _totals(summary: Summary) -> str:

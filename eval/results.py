@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
@@ -21,10 +22,12 @@ from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, com
 from . import vbench
 from .dimensions import Compared
 from .evaluate import Scores
-from .memory import InMemory
 from .videos import Video
+from .worse import Prompt, Worse, worse
 
 PACKAGES = ("w2sd-video", "torch", "torchvision", "transformers", "numpy", "scipy", "decord", "av", "pillow", "vbench")
+
+WORST = 3  # prompts of a column that are listed
 
 
 class Summary:
@@ -36,13 +39,16 @@ class Summary:
     Args:
         primary: columns that were declared as primary before the scores were seen: a family of their own, see
             `verdicts.decide`.
+        worst: how many prompts of a column are listed in `worse`, on which a group is worse than the first.
 
     Raises:
-        Refused: a primary column is not among the scores.
+        Refused: a primary column is not among the scores, or `worst` is no whole number from 0 up.
     """
 
-    def __init__(self, scores: Scores, primary: Iterable[str] = ()):
-        self.scores = scores
+    def __init__(self, scores: Scores, primary: Iterable[str] = (), worst: int = WORST):
+        if isinstance(worst, bool) or not isinstance(worst, int) or worst < 0:
+            raise Refused("worst", worst, "give a whole number from 0 up")
+        self.scores, self.worst = scores, worst
         self.groups: dict[str, list[Video]] = {}
         for video in scores.videos:
             self.groups.setdefault(video.group, []).append(video)
@@ -65,6 +71,7 @@ class Summary:
         self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
         self.totals = {g: vbench.totals({d: one for d, (one, _) in a.items()}) for g, a in self.aggregates.items()}
         self.comparisons = decide(self._comparisons(), self.columns)
+        self.worse = list(self._worse()) if worst else []
 
     def prompt(self, video: Video) -> str:
         """The text by which a video is one of a prompt's: its prompt, or that of its pair in the first group."""
@@ -126,13 +133,23 @@ class Summary:
         return first, second
 
     def _comparisons(self) -> Iterator[Comparison]:
+        for column, group, first, second in self._compared():
+            if compared := compare(column, self.base, group, first, second):
+                yield compared
+
+    def _worse(self) -> Iterator[Worse]:
+        for column, group, first, second in self._compared():
+            if column.sign and (listed := worse(column, self.base, group, first, second, self.worst)).of:
+                yield listed
+
+    def _compared(self) -> Iterator[tuple[Column, str, Values, Values]]:
+        """Each column and group, with what is compared: the values of the first group and of that one."""
         for group in self.others:
             videos = self._comparable(group)
             for name, column in self.columns.items():
                 if column.kind != "group":
                     first, second = (self._values(each, name) for each in videos)
-                    if compared := compare(column, self.base, group, first, second):
-                        yield compared
+                    yield column, group, first, second
 
     def counted(self, group: str) -> str:
         """How many prompts and videos a group has, and how many of them failed."""
@@ -144,11 +161,17 @@ class Summary:
 
     @property
     def legend(self) -> list[str]:
-        """What a reader of the table has to know."""
+        """What a reader of the table has to know, on a terminal and on a page."""
+        things = f"{self.thing}s"
+        first = f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."
+        return [first, *self.rules("Green, red and blue mark that and nothing else.")]
+
+    def rules(self, marks: str) -> list[str]:
+        """What a reader of means and differences has to know; with a sentence on what `marks` a verdict."""
         means = [self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group"]
         units = {mean.unit for mean in (*means, *(c.difference for c in self.comparisons)) if mean.n}
         things = f"{self.thing}s"
-        lines = [f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."]
+        lines = []
         if "prompt" in units:
             lines.append(f"Seeds of a prompt are averaged first: intervals and tests are over prompts, not {things}.")
         if "seed" in units:
@@ -170,8 +193,8 @@ class Summary:
             return [*lines, f"{few} That is not the same as equal."]
         lines += [
             f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
-            " the group is better, worse or, in a column without a better side, differs. Green, red and blue mark that"
-            " and nothing else. Not decided is not the same as equal.",
+            f" the group is better, worse or, in a column without a better side, differs. {marks} Not decided is not"
+            " the same as equal.",
         ]
         if any(any(c.lost) for c in self.comparisons):
             lines.append(
@@ -184,6 +207,14 @@ class Summary:
                 " value of either group in their place."
             )
         return lines
+
+    @property
+    def listing(self) -> str:
+        """What a reader of `worse` has to know, behind what it lists."""
+        return (
+            f"the worst first, at most {self.worst} of a column. They are listed because they differ most, chance"
+            " included: look at their videos, and leave the verdict to the table."
+        )
 
     def _families(self) -> str:
         tested = [self.columns[c.column].primary for c in self.comparisons if not math.isnan(c.p_adjusted)]
@@ -198,8 +229,7 @@ class Summary:
         """What a reader of the means must know."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
         alone = [
-            len(videos) == 1 and not os.path.isdir(group) and not isinstance(videos[0], InMemory)
-            for group, videos in self.groups.items()
+            len(videos) == 1 and os.path.isfile(os.path.expanduser(group)) for group, videos in self.groups.items()
         ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
@@ -291,6 +321,10 @@ class Summary:
                 {**asdict(c), "win_rate": c.win_rate, "preference": c.preference, "better": c.better}
                 for c in self.comparisons
             ],
+            "worse": [
+                {**asdict(each), "prompts": [self._located(each, prompt) for prompt in each.prompts]}
+                for each in self.worse
+            ],
             "videos": [
                 {
                     "path": str(video.path),
@@ -310,6 +344,20 @@ class Summary:
                 for video, dimension, problem in scores.problems
             ],
         }
+
+    def _located(self, listed: Worse, prompt: Prompt) -> dict[str, Any]:
+        """A prompt of `worse` with the paths of its videos."""
+        where = {g: {pair: str(v[0].path) for pair, v in self.paired[g].items()} for g in (listed.base, listed.group)}
+        pairs = [
+            {
+                "pair": pair.name,
+                "seed": pair.seed,
+                "base": {"path": where[listed.base].get(pair.name), "score": pair.base},
+                "group": {"path": where[listed.group].get(pair.name), "score": pair.group},
+            }
+            for pair in prompt.pairs
+        ]
+        return {"prompt": prompt.prompt, "difference": prompt.difference, "pairs": pairs}
 
     def write(self, out: Path, command: list[str]) -> list[Path]:
         """Writes `out` (JSON), and beside it the summary as CSV, and a file in VBench's schema for each group.

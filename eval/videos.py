@@ -1,7 +1,4 @@
-"""What is scored: finding videos, their prompts and groups, and reading their frames a batch at a time.
-
-Every video is decoded once for all dimensions, in a process of its own; `decode` says by what.
-"""
+"""What is scored: finding videos, and their prompts, groups and seeds."""
 
 from __future__ import annotations
 
@@ -12,14 +9,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from w2sd_video.documents import read_bytes
 from w2sd_video.errors import Refused
@@ -28,15 +22,14 @@ from w2sd_video.runs import check_files
 from w2sd_video.video import PICTURES, pictures
 
 from .containers import is_animated
-from .decode import ANIMATIONS, Crashed, Decoder, of_pillow
+from .decode import ANIMATIONS, Decoder
+from .frames import CLIP_NORM, DINO_NORM, Batch, Reader, by_pillow, centre, normalised, resized
 from .prompts import match
 
-if TYPE_CHECKING:
-    import torch
+# What dimensions of other packages import from here lies in `frames`.
+__all__ = ["CLIP_NORM", "DINO_NORM", "Batch", "Reader", "Video", "by_pillow", "centre", "find", "grouped", "lacking"]
+__all__ += ["left_out", "normalised", "resized"]
 
-    from w2sd_video.video import Frames
-
-Made = TypeVar("Made")
 EXTENSIONS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".gif")
 # Of other videos, which are scored where they are named one by one.
 OTHERS = tuple(
@@ -44,11 +37,6 @@ OTHERS = tuple(
     for end in "m4v qt ts mts m2ts mpg mpeg vob wmv asf flv f4v 3gp 3g2 ogv rm rmvb divx mxf y4m ivf h264 h265 hevc"
     " obu".split()
 )
-BATCH_PIXELS = 2**23  # of one batch: 32 frames of 512x512, 4 of 1080p
-FACTS = ("frames", "fps", "height", "width")
-MORE_FACTS = ("decoder", "notes")  # which scores of earlier versions do not have
-CLIP_NORM = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-DINO_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -120,10 +108,45 @@ class Video:
         return Reader(self.path, by_ffmpeg, process)
 
 
+# A label has nothing of a path or glob, so that a mistyped `runs/scale=*` does not stand for `*`.
+UNLABELLED = ", where LABEL has none of / \\ * ? ["
+LABELLED = re.compile(r"([^=/\\*?\[]*)=(.*)", re.DOTALL)
+
+
+def grouped(arguments: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """The group of each argument, and the file, folder or glob that it names.
+
+    A group is called as its argument is; of `LABEL=PATH`, `LABEL`. What as a whole names something that is there, and a
+    `Path`, has no label.
+
+    Raises:
+        Refused: a label or its path is empty, or two arguments that are not the same have one group.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for argument in arguments:
+        text = str(argument)
+        labelled = None if isinstance(argument, Path) or _names_something(text) else LABELLED.fullmatch(text)
+        group, path = labelled.groups() if labelled else (text, text)
+        if not group.strip() and labelled:
+            raise Refused("videos", text, "its label is empty; give LABEL=PATH, such as w2sd=outputs/w2sd")
+        if not path:  # which would be the current folder
+            raise Refused("videos", text, "give files, folders or globs" + ", as LABEL=PATH" * bool(labelled))
+        taken, _ = found.get(group, (text, ""))
+        if taken != text or (labelled and group in found):
+            raise Refused("videos", text, f"{group!r} is the group of {taken!r} already; give each a label of its own")
+        found[group] = text, path
+    return [(group, path) for group, (_, path) in found.items()]
+
+
+def _names_something(text: str) -> bool:
+    path = os.path.expanduser(text)
+    return "=" not in text or os.path.lexists(path) or any(glob.iglob(path, recursive=True))
+
+
 def find(
     arguments: Sequence[str | Path], prompts: Mapping[str, str] | None = None, images: bool = False
 ) -> list[Video]:
-    """The videos that files, folders and globs name, each argument a group.
+    """The videos that files, folders and globs name, each argument a group; see `grouped`.
 
     A folder stands for the videos in it, and in its folders; one with pictures and no videos is itself a video; or,
     with `images`, every picture is what is scored, as a video of one frame. A prompt comes from `prompts`, by file
@@ -135,10 +158,8 @@ def find(
     """
     places: dict[tuple[Path, str], str] = {}  # where each video, by its path and group, lies in its argument
     within = _pictures if images else _videos
-    for argument in map(str, arguments):
-        if not argument:  # which would be the current folder
-            raise Refused("videos", argument, "give files, folders or globs")
-        root = Path(os.path.expanduser(argument))
+    for group, named in grouped(arguments):
+        root = Path(os.path.expanduser(named))
         if root.is_dir():
             paths = list(within(root))
         elif root.exists():
@@ -151,10 +172,11 @@ def find(
             accepted = f"videos ({' '.join(EXTENSIONS)}), or folders of pictures"
             if images:
                 accepted = f"pictures ({' '.join(PICTURES)})"
-            raise Refused("videos", argument, f"give files, folders or globs of {accepted}")
+            value = named if group == named else f"{group}={named}"
+            raise Refused("videos", value, f"give files, folders or globs of {accepted}; or LABEL=PATH{UNLABELLED}")
         for path in paths:
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
-            places.setdefault((path, argument), place)
+            places.setdefault((path, group), place)
     texts, _ = match(prompts, [path for path, _ in places])
     return [_video(path, group, place, texts.get(path)) for (path, group), place in places.items()]
 
@@ -202,7 +224,7 @@ def _videos(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
 
 def left_out(arguments: Sequence[str | Path]) -> list[Path]:
     """The videos that `find` leaves out of folders because it does not score their suffix there."""
-    roots = [os.path.expanduser(argument) for argument in arguments]
+    roots = [os.path.expanduser(path) for _, path in grouped(arguments)]
     named = [Path(path) for root in roots for path in ([root] if os.path.exists(root) else glob.glob(root))]
     found = {file for folder in named if folder.is_dir() for file in _seen(folder, OTHERS)}
     return sorted(found.difference(named))
@@ -216,14 +238,14 @@ def lacking(
     They were expected, so that they count as failed. A video that is there under another suffix is not one of them.
     """
     absent: dict[tuple[Path, str], None] = {}
-    for argument in map(str, arguments):
-        root = Path(os.path.expanduser(argument))
+    for group, text in grouped(arguments):
+        root = Path(os.path.expanduser(text))
         named = [root] if root.exists() else [Path(path) for path in glob.glob(str(root), recursive=True)]
-        absent |= {(path, argument): None for each in named if each.is_dir() for path in _absent(each, images)}
+        absent |= {(path, group): None for each in named if each.is_dir() for path in _absent(each, images)}
         if not root.exists():  # a glob, of files that sidecars would be beside
             for folder in sorted({path.parent for path in named if path.is_file()}):
                 beside = [path for path in _absent(folder, images) if fnmatch.fnmatchcase(str(path), str(root))]
-                absent |= {(path, argument): None for path in beside}
+                absent |= {(path, group): None for path in beside}
     try:
         texts, _ = match(prompts, [path for path, _ in absent])
     except Refused:  # they are of other videos
@@ -296,157 +318,3 @@ def _request(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError):
         return {}
     return found if isinstance(found["prompt"], str) and isinstance(found["seed"], int) else {}
-
-
-class Reader:
-    """The frames of a video: how many (`frames`), of which size (`height`, `width`), how many a second (`fps`).
-
-    `decoder` reads them, and `notes` say what is peculiar about the video; `decord_crashed` says whether decord did.
-
-    Args:
-        by_ffmpeg: whether PyAV, which brings FFmpeg, reads it even where decord could.
-        process: the process that decodes, which reads one video at a time; default: one of its own.
-
-    Raises:
-        ValueError: it holds no video that can be read, or is damaged; says why.
-    """
-
-    frames: int
-    fps: float
-    height: int
-    width: int
-    decoder: str
-    notes: list[str]
-
-    def __init__(self, path: Path, by_ffmpeg: bool = False, process: Decoder | None = None):
-        self.path = path.absolute()
-        self._process = process or Decoder()
-        self._decord = not by_ffmpeg and find_spec("decord") is not None
-        self.decord_crashed = False
-        if not of_pillow(path) and find_spec("av") is None:
-            raise ModuleNotFoundError("No module named 'av'")
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            facts = self._process.open(self.path, self._decord)
-        except Crashed:
-            if not self._decord:
-                raise
-            self._decord, self.decord_crashed = False, True
-            facts = self._process.open(self.path, self._decord)
-        vars(self).update(facts)
-        self._unread = True
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What is recorded of a video beside its scores."""
-        return {name: getattr(self, name) for name in (*FACTS, *MORE_FACTS)}
-
-    def batches(self, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """The frames in order, as many at a time as `BATCH_PIXELS` allows.
-
-        Raises:
-            ValueError: a frame cannot be decoded, is of another size, or is missing.
-        """
-        if not self._unread:
-            self._open()
-        self._unread = False
-        size = max(1, BATCH_PIXELS // (self.height * self.width))
-        first = 0
-        while len(pixels := self._process.read(size, self.height, self.width)):
-            yield Batch(first, pixels, device)
-            first += len(pixels)
-        if first != self.frames:
-            raise ValueError(f"only {first} of its {self.frames} frames can be decoded")
-
-
-class Batch:
-    """Consecutive frames of a video, and what more than one dimension wants of them, each made once.
-
-    `first` is the index of the first of them; `pixels` are (n, height, width, 3), RGB, uint8.
-    """
-
-    def __init__(self, first: int, pixels: Frames, device: torch.device | str = "cpu"):
-        self.first, self.pixels, self.device = first, pixels, device
-        self._made: dict[Hashable, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    @cached_property
-    def frames(self) -> torch.Tensor:
-        """(n, 3, height, width), float32, 0-255."""
-        import torch
-
-        return torch.from_numpy(self.pixels).to(self.device).permute(0, 3, 1, 2).float()
-
-    @cached_property
-    def clip(self) -> torch.Tensor:
-        """As CLIP wants them, (n, 3, 224, 224): short side to 224, bicubic, without antialias; centre; normalised."""
-        return normalised(centre(resized(self.frames, 224, "bicubic"), 224), CLIP_NORM)
-
-    @cached_property
-    def dino(self) -> torch.Tensor:
-        """As DINO wants them, (n, 3, h, w) with the short side 224: bilinear, without antialias; normalised."""
-        return normalised(resized(self.frames, 224, "bilinear"), DINO_NORM)
-
-    @cached_property
-    def clip_by_pillow(self) -> torch.Tensor:
-        """As CLIP's own preprocessing makes them, (n, 3, 224, 224); normalised."""
-        return normalised(by_pillow(self, 224, 224), CLIP_NORM)
-
-    def once(self, network: Hashable, run: Callable[[], Made]) -> Made:
-        """What `run` makes of it with a network, computed once for all dimensions that have the same network."""
-        if network not in self._made:
-            self._made[network] = run()
-        return self._made[network]
-
-
-def by_pillow(batch: Batch, short: int, side: int, round_up: bool = True) -> torch.Tensor:
-    """The central squares (n, 3, side, side), 0-255, of frames with their short side resized to `short` by Pillow.
-
-    Bicubic, over as many pixels as the scale asks, in 8 bits: what torchvision and transformers do with pictures. They
-    differ in which pixel is the centre's first where an odd number of pixels is left over: transformers does not
-    `round_up`.
-    """
-    import torch
-    from PIL import Image
-
-    squares = []
-    for frame in batch.pixels:
-        height, width = frame.shape[:2]
-        size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-        picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
-        left, top = (round(n / 2) if round_up else n // 2 for n in (size[0] - side, size[1] - side))
-        squares.append(np.asarray(picture.crop((left, top, left + side, top + side))))
-    return torch.from_numpy(np.stack(squares)).to(batch.device).permute(0, 3, 1, 2).float()
-
-
-def resized(frames: torch.Tensor, short: int, mode: str, antialias: bool = False) -> torch.Tensor:
-    """Frames (n, 3, h, w) with their short side resized to `short`, the long one to the whole part of its share.
-
-    Without rounding or clamping, and, as VBench resizes, without antialias.
-    """
-    import torch.nn.functional as F
-
-    height, width = frames.shape[-2:]
-    if height <= width:
-        size = (short, int(short * width / height))
-    else:
-        size = (int(short * height / width), short)
-    if size == (height, width):
-        return frames
-    return F.interpolate(frames, size=size, mode=mode, align_corners=False, antialias=antialias)
-
-
-def centre(frames: torch.Tensor, side: int) -> torch.Tensor:
-    """The central square of frames (n, 3, h, w), both sides at least `side`."""
-    top, left = (round((length - side) / 2) for length in frames.shape[-2:])
-    return frames[..., top : top + side, left : left + side]
-
-
-def normalised(frames: torch.Tensor, norm: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
-    """Frames of 0-255 less a mean and over a deviation, both of 0-1 and by channel."""
-    mean, deviation = (frames.new_tensor(values)[:, None, None] for values in norm)
-    return (frames / 255 - mean) / deviation

@@ -17,7 +17,7 @@ import test_viclip
 import torch
 from record_image_reward import write_vocabulary
 from safetensors.torch import save
-from w2sd_video.eval import amt, clip, image_reward, mps, musiq, viclip
+from w2sd_video.eval.networks import amt, clip, image_reward, mps, musiq, viclip
 
 from w2sd_video.dit_moe import load_published
 
@@ -28,7 +28,7 @@ def open_image_reward(path: Path) -> Any:
 
 def open_raft(path: Path) -> Any:
     pytest.importorskip("torchvision")
-    from w2sd_video.eval import raft
+    from w2sd_video.eval.networks import raft
 
     return raft.load(path)
 

@@ -25,10 +25,11 @@ from w2sd_video.eval.cli import table
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import NAMES, OFFICIAL, Dimension, expand, get
 from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
+from w2sd_video.eval.frames import Batch, Reader
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import aggregate, normalise, totals
 from w2sd_video.eval.vbench import read as read_vbench
-from w2sd_video.eval.videos import Batch, Reader, Video, find
+from w2sd_video.eval.videos import Video, find
 
 from w2sd_video import video
 from w2sd_video.cli import app
@@ -235,7 +236,7 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
 def test_batches_are_bounded_by_pixels_and_lose_nothing(tmp_path, monkeypatch):
     frames = noise(7, 16, 24)
     video.write_pngs(frames, tmp_path / "v")
-    monkeypatch.setattr(videos, "BATCH_PIXELS", 3 * 16 * 24)
+    monkeypatch.setattr("w2sd_video.eval.frames.BATCH_PIXELS", 3 * 16 * 24)
     batches = list(Reader(tmp_path / "v").batches())
     assert [(batch.first, len(batch)) for batch in batches] == [(0, 3), (3, 3), (6, 1)]
     assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), frames)
@@ -465,7 +466,7 @@ def test_the_judge_says_that_a_prompt_is_not_of_its_world(tmp_path):
 
 def test_scores_do_not_depend_on_the_batch_size(folder, monkeypatch):
     before = evaluate([folder], ["temporal_flickering", "shapes"])
-    monkeypatch.setattr(videos, "BATCH_PIXELS", 3 * 64 * 64)
+    monkeypatch.setattr("w2sd_video.eval.frames.BATCH_PIXELS", 3 * 64 * 64)
     after = evaluate([folder], ["temporal_flickering", "shapes"])
     assert list(before.of.values()) == list(after.of.values())
 
@@ -542,7 +543,7 @@ def test_large_frames_are_scored_by_one_dimension_at_a_time_those_that_match_fra
     assert happened == [(name, names) for name in names] * 3 and shown[-1] == (3, 3)
 
     happened.clear()
-    monkeypatch.setattr("w2sd_video.eval.evaluate.LARGE", 0)
+    monkeypatch.setattr("w2sd_video.eval.passes.LARGE", 0)
     large = score()
     alone = [(name, [name]) for name in (*motion, "imaging_quality", "temporal_flickering") for _ in range(3)]
     assert happened == alone
@@ -858,8 +859,11 @@ def test_names_that_are_no_text_or_look_like_markup_are_shown(tmp_path):
     assert "gr[red]x" in shown.getvalue() and "caf\\udce9" in shown.getvalue()
 
 
-def test_many_groups_have_a_row_each():
+def test_many_groups_have_a_row_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     scores = made_up({f"g{n}": [float(n)] for n in range(9)})
+    for n in range(9):  # as if a shell had put all files of a folder on the command line
+        Path(f"g{n}").touch()
     shown = io.StringIO()
     Console(file=shown, width=60).print(table(Summary(scores)))
     assert all(f"g{n}" in shown.getvalue() for n in range(9))

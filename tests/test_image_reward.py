@@ -10,9 +10,9 @@ import pytest
 import torch
 from record_image_reward import GOLDEN, PROMPTS, TINY, WORDS, images, seeded, write_vocabulary
 from safetensors.torch import save_file
-from w2sd_video.eval import image_reward
-from w2sd_video.eval.image_reward import TEXT, VISION, ImageReward, load, tokenizer
-from w2sd_video.eval.videos import CLIP_NORM
+from w2sd_video.eval.frames import CLIP_NORM
+from w2sd_video.eval.networks import image_reward
+from w2sd_video.eval.networks.image_reward import TEXT, VISION, ImageReward, load, tokenizer
 
 GOLD = json.loads(GOLDEN.read_text(encoding="utf-8"))
 

@@ -13,8 +13,8 @@ import torch
 from record_mps import GOLDEN, TEXT, VISION, WIDTH, images, weights
 from safetensors.torch import save_file
 from torch import nn
-from w2sd_video.eval import mps
-from w2sd_video.eval.mps import MPS, load, module_tensors
+from w2sd_video.eval.networks import mps
+from w2sd_video.eval.networks.mps import MPS, load, module_tensors
 
 GOLD = json.loads(GOLDEN.read_text(encoding="utf-8"))
 CASES = GOLD["cases"]

@@ -10,7 +10,7 @@ from record_musiq import GOLDEN, SIZES, reference, scores
 from safetensors.torch import save_file
 from seeded import pictures
 from shared import shared
-from w2sd_video.eval.musiq import load
+from w2sd_video.eval.networks.musiq import load
 
 RECORDED = json.loads(GOLDEN.read_text())
 # Of a scale of 0-100. Float32 alone differs by 2e-5, the other GELU by 3e-3, antialiasing by 0.3; a norm's epsilon can

@@ -37,9 +37,12 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_every_package_folder_is_listed():
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "w2sd_video").rglob("__init__.py")}
-    packages = {".".join(folder.parts) for folder in folders}
-    packages |= {f"w2sd_video.{name}" for name in PYPROJECT["tool"]["setuptools"]["package-dir"].values()}
+    rooms = {"w2sd_video": "w2sd_video", **PYPROJECT["tool"]["setuptools"]["package-dir"]}
+    packages = {
+        ".".join([room, *path.parent.relative_to(ROOT / folder).parts])
+        for room, folder in rooms.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
     assert packages == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
 

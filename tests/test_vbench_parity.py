@@ -13,10 +13,11 @@ import pytest
 import vbench_parity
 from shared import shared
 from vbench_parity import CLIPS, DIMENSIONS, GOLDEN, VIDEOS, Official, ours, write_weights
-from w2sd_video.eval import viclip, weights
+from w2sd_video.eval import weights
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import get
 from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.eval.networks import viclip
 
 PATHS = [VIDEOS / f"{name}.mp4" for name in CLIPS]
 # VBench's packages for the live comparison, which come without their own requirements.

@@ -394,7 +394,8 @@ def main() -> None:
     if options.depth == 2 and len(paths) == len(CLIPS):
         before = json.loads(GOLDEN.read_text())["scores"] if GOLDEN.exists() else {}
         GOLDEN.write_text(json.dumps({"shapes": shapes, "scores": before | theirs}, separators=(",", ":")) + "\n")
-    from w2sd_video.eval import viclip, weights
+    from w2sd_video.eval import weights
+    from w2sd_video.eval.networks import viclip
 
     weights._check = lambda path: None  # random weights do not have the published hash
     viclip.VISION["num_hidden_layers"] = viclip.TEXT["num_hidden_layers"] = options.depth

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from . import presets, runs
 from .doctor import devices, find, versions
 from .errors import WeightsNotFound
-from .sampling import arguments, load, scheduler
 from .hashing import sha256
 from .models.sources import cached, resolve
 from .runs import Request
+from .sampling import arguments, load, scheduler
 
 if TYPE_CHECKING:
     import torch
@@ -155,18 +155,18 @@ def _sample(
     if first:
         results["files"] = files(pipe, request)
     stock = _stock(pipe)
-    arguments = {"off": arguments(pipe, request, "strong"), "on": arguments(pipe, request, "w2sd")}
-    arguments["stock"] = {name: value for name, value in arguments["off"].items() if name != "method"}
+    calls = {"off": arguments(pipe, request, "strong"), "on": arguments(pipe, request, "w2sd")}
+    calls["stock"] = {name: value for name, value in calls["off"].items() if name != "method"}
     for kind in ("stock", "off", "on"):
         row: Row = {"run": f"{_NAMES[kind]}, {request.dtype}"}
         runner = stock if kind == "stock" else pipe
         runner.set_progress_bar_config(disable=True)
         runner.scheduler = scheduler(request, pipe.scheduler.config)
-        given = arguments[kind] | {
+        given = calls[kind] | {
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
             "generator": torch.Generator("cpu").manual_seed(request.seed),
-            "output_type": "np" if request.family == "dit-moe" else "latent",
+            "output_type": "latent" if request.textual else "np",
         }
         _start_peak(device)
         began = time.perf_counter()

@@ -28,7 +28,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="VIDEO...",
-            help="Files, folders, globs; each is a group, compared with the first by prompt and seed.",
+            help="Files, folders, globs; each is a group, compared with the first by prompt and seed."
+            " LABEL=PATH gives it a name.",
         ),
     ],
     dimensions: Annotated[
@@ -57,17 +58,30 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
     ] = None,
-    form: Annotated[str, FORMAT] = "text",
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="List N prompts a column on which a group is worse than the first (default: 3, in the files alone).",
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="text (or table); or on stdout json, or the tables as markdown or latex."),
+    ] = "text",
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
 
     Scores are kept as they are made, in a .jsonl beside --out: the same command goes on where it was stopped.
     """
     with messages():
-        as_json = wants_json(form)
         from ..eval.cli import run
         from ..eval.dimensions import named_by_user
 
+        form = "text" if form == "table" else form
+        if form not in ("text", "json", "markdown", "latex"):
+            raise Refused("--format", form, "give text, json, markdown or latex")
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
         if not official_python:
@@ -76,7 +90,7 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, named_by_user(dimensions), *options, as_json=as_json):
+        if not run(out, err, videos, named_by_user(dimensions), *options, form, worst):
             raise typer.Exit(1)
 
 

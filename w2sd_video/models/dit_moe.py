@@ -26,8 +26,7 @@ from ..errors import WeightsError, WeightsNotFound
 from ..levels import full_precision
 from . import checkpoints
 from .checkpoints import explained
-from .loading import find
-from .sources import SUFFIXES, Source
+from .sources import SUFFIXES, Source, find
 
 Routing = Literal["best", "worst"] | tuple[int, int]
 

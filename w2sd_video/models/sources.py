@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import Refused, WeightsNotFound
+from ..errors import Refused, WeightsError, WeightsNotFound
 
 PACKAGE = Path(__file__).parents[1]
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
@@ -170,3 +171,22 @@ def local(source: Source, hub: Mapping[str, Any] | None = None) -> Path:
     except (OSError, ValueError) as error:
         command = f'hf download {source.repository} --include "{source.inside}"'
         raise WeightsNotFound(f"{source} is not on this machine. Get it with\n  {command}") from error
+
+
+def find(argument: str, value: str | PathLike[str], hub: Mapping[str, Any] | None = None) -> Source:
+    """A model's source. A single file is brought to this machine; a hub repository is not.
+
+    Raises:
+        Refused, WeightsNotFound: see `resolve`, `local`.
+        WeightsError: a file of another type.
+    """
+    source = resolve(value, argument)
+    if source.path is None and source.is_file:
+        source = replace(source, path=local(source, hub))
+    if source.path is not None and not source.path.is_dir() and source.path.suffix.lower() not in SUFFIXES:
+        kind = source.path.suffix or "nameless"
+        raise WeightsError(
+            f"{source} is a {kind} file. Accepted: a folder in diffusers' layout, a hub id (OWNER/NAME), or a single"
+            f" file ({', '.join(SUFFIXES)}), which may be on the hub (OWNER/NAME/FILE)."
+        )
+    return source

@@ -183,18 +183,21 @@ def bench(
         int, typer.Option(min=1, max=256, help="So many make samples side by side, each with one thread.")
     ] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
+    form: Annotated[str, typer.Option("--format", help="How tables are printed: markdown or latex.")] = "markdown",
     pack: Annotated[bool, typer.Option("--pack", help="Write the rows beside the file as .jsonl.xz, too.")] = False,
 ) -> None:
     """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table.
 
     The file can be one that --pack wrote, for --table.
     """
-    from .. import presets
+    from .. import presets, tables
     from ..settings import names, number
     from . import bench as measure
     from . import pairs, table, tuning
 
     with messages():
+        if form not in tables.FORMATS:
+            raise Refused("--format", form, f"give {' or '.join(tables.FORMATS)}")
         if pair not in pairs.PAIRS:
             raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
@@ -242,6 +245,8 @@ def bench(
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
         found = measure.read(path, pair)
+        if not found:
+            raise ValueError(f"--out: {path} holds no row of {pair}")
         if pack:
             out.print(f"Wrote {measure.pack(path, pair)}")
     labels = {name: row.label for name, row in every.items()}
@@ -250,8 +255,9 @@ def bench(
         if line["method"] in tuned:
             setting = {k: v for k, v in line["arguments"].items() if k in ("guidance_scale", "reflection_steps")}
             labels[line["method"]] = f"{every[line['method']].label} ({', '.join(f'{v:g}' for v in setting.values())})"
-    out.print(table.verdicts(table.rivalry(found, columns), labels, columns), markup=False)
-    out.print(table.markdown(table.summarise(found, columns), labels, columns), markup=False)
+    rivals = table.rivals(table.rivalry(found, columns), labels, columns)
+    blocks = [*([rivals] if rivals.lines else []), *table.document(table.summarise(found, columns), labels, columns)]
+    out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
 
 
 def _tried(

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import tables
 from ..columns import Column
+from ..tables import Block, Items, Line, Marked, Paragraph, Table, Text
 from ..verdicts import LEVEL, Comparison, Values, compare, decide, mean
 from .grammar import parse
 
@@ -82,18 +84,15 @@ def _compared(
     return decide(found, {c.name: c for c in columns})
 
 
-def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:
-    """The summary as a Markdown table, and what its marks mean: a row a measure, a column a method.
+def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> list[Block]:
+    """The summary as a table, and what its marks mean: a row a measure, a column a method.
 
-    A figure is bold where it is better than plain strong sampling's, in italics where it is worse, and marked by ≠
-    where it differs and neither side is better.
+    A figure is marked where it is better or worse than plain strong sampling's, or differs and neither side is better.
     """
     names = [n for n in labels if n in summary]
-    marks = {"better": "**{}**", "worse": "*{}*", "differs": "{} ≠", "": "{}"}
-    lines = ["| | " + " | ".join(labels[n] for n in names) + " |", "|---" * (len(names) + 1) + "|"]
     counts = [f"{summary[n]['samples']} of {summary[n]['prompts']}" for n in names]
-    lines.append("| samples, of prompts | " + " | ".join(counts) + " |")
-    lines.append("| network evaluations | " + " | ".join(str(summary[n]["evaluations"]) for n in names) + " |")
+    rows: list[list[Text]] = [["samples, of prompts", *counts]]
+    rows.append(["network evaluations", *(str(summary[n]["evaluations"]) for n in names)])
     for column in columns:
         means = [summary[name]["columns"][column.name] for name in names]
         alike = len({each.counted for each in means}) == 1
@@ -101,13 +100,12 @@ def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[
         for name, own in zip(names, means, strict=True):
             compared = summary[name].get("against strong", {}).get(column.name)
             cell = own.text(3 if abs(own.mean) < 10 else 1) + ("" if alike else f" ({own.counted})")
-            cells.append(marks[compared.verdict if compared else ""].format(cell))
-        label = column.name + (f" ({means[0].counted})" if alike else "")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n" + _legend(summary, labels)
+            cells.append(Marked(cell, compared.verdict if compared else ""))
+        rows.append([column.name + (f" ({means[0].counted})" if alike else ""), *cells])
+    return [Table(["", *(labels[n] for n in names)], rows), Paragraph(_legend(summary, labels))]
 
 
-def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> str:
+def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
     """W2SD's comparisons in words, what it does not improve first: a line a rival."""
     signs = {c.name: c.sign for c in columns}
     lines = []
@@ -126,34 +124,45 @@ def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns:
             for what, some in sorted_by.items()
             if some
         ]
-        lines.append(f"- {labels[group]} against {labels[base]}: {'; '.join(parts)}.")
-    return "\n".join(lines)
+        lines.append((f"{labels[group]} against {labels[base]}: {'; '.join(parts)}.",))
+    return Items(lines)
 
 
-def _legend(summary: dict[str, Any], labels: dict[str, str]) -> str:
+def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:
+    """`document` as Markdown."""
+    return tables.markdown(document(summary, labels, columns))
+
+
+def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> str:
+    """`rivals` as Markdown."""
+    return tables.markdown([rivals(compared, labels, columns)])
+
+
+def _legend(summary: dict[str, Any], labels: dict[str, str]) -> Line:
     """What the table's marks mean, and why columns have none."""
     names = [n for n in labels if n in summary]
     comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
     units = sorted({each.unit for n in names for each in summary[n]["columns"].values() if each.n})
     over = {"prompt": "prompts", "seed": "seeds of the only prompt", "video": "samples, the ten digits weighted alike"}
-    lines = [
+    line: list[Text] = [
         f"Means with 95 % intervals over {' or '.join(over[unit] for unit in units)}, not adjusted; in parentheses how"
         " many of the samples have a score."
     ]
     tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
     if tested:
-        lines.append(
-            "**Bold**: better than strong, *italics*: worse, ≠: differs, where the p of paired samples, adjusted by"
-            f" Holm's method over all {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not"
-            " decided, which is not the same as equal."
+        line += [" ", Marked("Bold", "better"), ": better than strong, ", Marked("italics", "worse")]
+        line.append(
+            ": worse, ≠: differs, where the p of paired samples, adjusted by Holm's method over all"
+            f" {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not decided, which is not the same"
+            " as equal."
         )
     if any(any(c.lost) for c in tested):
-        lines.append(
-            "Measures of an object are compared where both samples of a pair show it, and never in favour of the method"
-            " that shows it in fewer."
+        line.append(
+            " Measures of an object are compared where both samples of a pair show it, and never in favour of the"
+            " method that shows it in fewer."
         )
     reasons: dict[str, list[str]] = {}
     for c in comparisons:
         if c.reason:
             reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
-    return " ".join([*lines, *(f"No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())])
+    return [*line, *(f" No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())]

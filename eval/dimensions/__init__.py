@@ -1,0 +1,220 @@
+"""Which dimensions there are: one file each, found by name, imported when it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from w2sd_video import plugins
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused, did_you_mean
+
+from ..columns import COLUMNS
+from .dimension import ByFrame, ByFunction, Compared, Dimension, Similarity, is_ours
+
+if TYPE_CHECKING:
+    from .dimension import Scoring as Scoring
+
+__all__ = [
+    "ByFrame",
+    "ByFunction",
+    "Chosen",
+    "Compared",
+    "Dimension",
+    "Similarity",
+    "Skipped",
+    "chosen",
+    "described",
+    "expand",
+    "get",
+    "known",
+    "named_by_user",
+    "own",
+]
+
+# The six that VBench documents for any videos, and that the paper's Table 12 reports; then two more of its sixteen.
+SIX = (
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+)
+VBENCH = (*SIX, "temporal_flickering", "overall_consistency")
+# The rest of VBench's sixteen; they need object detectors and captioners, and are left to its own package.
+OFFICIAL = (
+    "object_class",
+    "multiple_objects",
+    "human_action",
+    "color",
+    "spatial_relationship",
+    "scene",
+    "appearance_style",
+    "temporal_style",
+)
+# Of images, or of each frame of a video: those that need no other images, and those that compare.
+IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "image_reward", "mps")
+COMPARED = ("clip_i", "dino", "fid", "inception_score")
+GROUPS = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
+NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "digits")
+BUILT_IN = (*GROUPS, *NAMES, *OFFICIAL)  # the names that a plug-in cannot have
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A dimension that was asked for and cannot be computed here, and why."""
+
+    name: str
+    reason: str
+
+
+Chosen: TypeAlias = Union[str, Dimension, "type[Dimension]", Callable[..., Any]]  # noqa: UP007 - at run time
+
+
+def chosen(dimensions: Chosen | Iterable[Chosen], official: bool = False) -> list[Dimension]:
+    """Dimensions by name, as of `expand`, and those of one's own, each an instance, a class or a function.
+
+    Args:
+        official: whether VBench's package computes them, all by name.
+
+    Raises:
+        Refused: there is none of a name; one's own cannot be made, or has a name or a column of another one's.
+    """
+    if isinstance(dimensions, (str, Dimension)) or callable(dimensions):
+        dimensions = [dimensions]
+    try:
+        listed = list(dimensions)
+    except TypeError:
+        raise Refused("dimensions", dimensions, NEEDED) from None
+    found: list[Dimension] = []
+    for each in listed:
+        if isinstance(each, str):
+            names = [name for name in expand(each) if name not in [d.name for d in found]]
+            found += [_named(name) if official else get(name) for name in names]
+        elif official:
+            raise Refused("dimensions", each, "VBench's package computes its own alone: give names")
+        else:
+            found.append(own(each))
+    if not found:
+        expand("")
+    columns: dict[str, Dimension] = {}
+    for dimension in found:
+        for column in dimension.columns:
+            if column in columns:
+                raise Refused("dimensions", dimension.name, f"{columns[column].name} has a column {column!r} too")
+            columns[column] = dimension
+    return found
+
+
+def _named(name: str) -> Dimension:
+    """A dimension without its code, which only has a name."""
+    dimension = Dimension()
+    dimension.name = name
+    return dimension
+
+
+NEEDED = "give names, or a Dimension, its class or a function of the frames"
+
+
+def own(given: object) -> Dimension:
+    """A dimension of one's own: an instance, or one made of a class or a function.
+
+    Raises:
+        Refused: it is something else, it cannot be made without arguments, or its name or a column is a built-in one's.
+    """
+    if isinstance(given, type) and issubclass(given, Dimension):
+        try:
+            given = given()
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise Refused(
+                "dimensions", given, f"give an instance: none can be made without arguments ({why})"
+            ) from None
+    elif callable(given) and not isinstance(given, (type, Dimension)):
+        given = ByFunction(given)
+    if not isinstance(given, Dimension):
+        raise Refused("dimensions", given, NEEDED)
+    if is_ours(type(given)) and not isinstance(given, ByFunction):
+        return given
+    name = getattr(given, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise Refused("dimensions", name or given, "give it a name of letters, digits, _, . and -")
+    if name in BUILT_IN:
+        raise Refused("dimensions", name, "this is the name of one that is built in: give yours another")
+    if not all(isinstance(record, Column) for record in given.records):
+        raise Refused("dimensions", name, "its records have to be of the class Column")
+    if taken := sorted(set(given.columns) & set(COLUMNS)):
+        raise Refused("dimensions", name, f"column {taken[0]!r} is that of one that is built in: give yours another")
+    return given
+
+
+def get(name: str) -> Dimension:
+    """A dimension by its name, built in or a plug-in's, without its networks.
+
+    Raises:
+        Refused: there is none of that name, or a plug-in's cannot be used; see `plugins.find`.
+    """
+    plugin = plugins.find("dimension", name, BUILT_IN)
+    if name in GROUPS:
+        raise Refused("dimensions", name, f"this is the group of {', '.join(GROUPS[name])}")
+    if name in OFFICIAL:
+        raise Refused("dimensions", name, "VBench's own package computes it: give --backend official")
+    if plugin is None:
+        return import_module(f".{name}", __package__).DIMENSION()
+    dimension = own(plugin.value)
+    dimension.source = plugin.source
+    return dimension
+
+
+def known() -> tuple[str, ...]:
+    """The names of dimensions and of groups of them, for messages."""
+    return (*GROUPS, *NAMES, *OFFICIAL, *plugins.names("dimension", BUILT_IN))
+
+
+def named_by_user(text: str) -> str:
+    """Names with commas between, from the command line; files that are among them, `FILE.py:NAME`, run.
+
+    Raises:
+        Refused: a file cannot be used; see `plugins.from_file`.
+    """
+    names = [name.strip() for name in text.split(",")]
+    return ",".join(plugins.from_file("dimension", n).name if plugins.is_file(n) else n for n in names)
+
+
+def expand(names: str | Iterable[str]) -> list[str]:
+    """Names, or one text with commas between, and the groups `six`, `vbench` and `images`, as names of dimensions.
+
+    Each is there once.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    try:
+        names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    except (TypeError, AttributeError):
+        raise Refused("dimensions", names, "give names") from None
+    found = [each for name in names for each in GROUPS.get(name, (name,))]
+    for name in found:
+        if (
+            name not in (*NAMES, *OFFICIAL)
+            and not plugins.is_file(name)
+            and not plugins.installed("dimension").get(name)
+        ):
+            raise Refused("dimensions", name, did_you_mean(name, known()))
+    if not found:
+        raise Refused("dimensions", "", f"give some of {', '.join((*GROUPS, *NAMES))}")
+    return list(dict.fromkeys(found))
+
+
+def described(name: str) -> dict[str, Any]:
+    """The first line of a dimension's docstring, or its module's, as its `summary`; its `columns` and `weights`."""
+    dimension = get(name)
+    text = type(dimension).__dict__.get("__doc__") or getattr(import_module(type(dimension).__module__), "__doc__", "")
+    if isinstance(dimension, ByFunction):
+        text = dimension.function.__doc__
+    columns, weights = list(dimension.columns), [each.name for each in dimension.weights]
+    return {"summary": (text or name).strip().splitlines()[0], "columns": columns, "weights": weights}

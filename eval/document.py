@@ -1,0 +1,59 @@
+"""What scores come to as a document, of which `w2sd_video.tables` makes Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from w2sd_video.tables import Block, Items, Marked, Paragraph, Table, Text
+from w2sd_video.verdicts import small
+
+if TYPE_CHECKING:
+    from .results import Summary
+
+
+def document(summary: Summary) -> list[Block]:
+    """The means, the differences from the first group, VBench's totals, and what a reader of the tables has to know."""
+    blocks: list[Block] = [_means(summary)]
+    if summary.comparisons:
+        blocks.append(_differences(summary))
+    totals = [(f"{g}: VBench {n} score {v:.4f}",) for g, each in summary.totals.items() for n, v in each.items()]
+    if totals:
+        blocks.append(Items(totals))
+    first = f"Means with 95 % intervals; in parentheses how many of a group's {summary.thing}s have a score."
+    blocks.append(Paragraph((" ".join([first, *summary.rules("")]),)))
+    if any(c.verdict for c in summary.comparisons):
+        better = f": better than {summary.base}, "
+        blocks.append(Paragraph((Marked("Bold", "better"), better, Marked("italics", "worse"), ": worse, ≠: differs.")))
+    return blocks
+
+
+def _means(summary: Summary) -> Table:
+    verdicts = {(c.group, c.column): c.verdict for c in summary.comparisons}
+    rows: list[list[Text]] = [["", *map(summary.counted, summary.groups)]]
+    for name, column in summary.columns.items():
+        means = {group: summary.means[group][name] for group in summary.groups}
+        if not any(mean.n for mean in means.values()):
+            continue
+        alike = len({mean.counted for mean in means.values()}) == 1
+        counted = {group: "" if alike or not mean.n else f" ({mean.counted})" for group, mean in means.items()}
+        cells = [Marked(f"{mean}{counted[group]}", verdicts.get((group, name), "")) for group, mean in means.items()]
+        rows.append([column.label + f" ({means[summary.base].counted})" * alike, *cells])
+    return Table(["", *summary.groups], rows)
+
+
+def _differences(summary: Summary) -> Table:
+    head = ["", "group", f"difference from {summary.base}", "pairs", "wins", "adjusted p", "verdict"]
+    return Table(head, list(_compared(summary)))
+
+
+def _compared(summary: Summary) -> Iterator[list[Text]]:
+    for c in summary.comparisons:
+        column = summary.columns[c.column]
+        wins = f"{'' if column.sign else 'higher in '}{c.wins.mean:.0%}"
+        wins += "" if c.preference is None else f", preferred {c.preference:.0%}"
+        p = "" if math.isnan(c.p_adjusted) else small(c.p_adjusted)
+        difference = Marked(c.difference.text(sign="+"), c.verdict)
+        verdict = c.verdict or c.reason or "not decided"
+        yield [column.label, c.group, difference, c.difference.counted, wins, p, verdict]

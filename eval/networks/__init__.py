@@ -1,0 +1,1 @@
+"""The scorers' networks, a file each: how they load the published weights, and what they make of frames."""

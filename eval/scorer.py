@@ -1,0 +1,186 @@
+"""Dimensions with their networks: which can be computed here, and the scores that they give a video."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2sd_video.errors import shown
+
+from .decode import first_line
+from .dimensions import Compared, Dimension, Skipped
+from .weights import hashes
+
+if TYPE_CHECKING:
+    import torch
+
+    from .frames import Reader
+    from .store import Made
+    from .videos import Video
+
+
+class Scorer:
+    """Dimensions with their networks.
+
+    `ready` are the dimensions whose weights are there; `skipped` the others, with the reasons.
+
+    Raises:
+        FileNotFoundError: none is ready; with the reasons.
+    """
+
+    def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
+        self.device = device
+        self.ready = wanted
+        self.skipped: list[Skipped] = []
+        self.hashes: dict[str, dict[str, str]] = {}
+        self._loaded: dict[Dimension, dict[str, Any]] = {}  # with what each had of its own before
+        self._paths: dict[str, dict[str, Path]] = {}
+        for dimension in wanted:
+            try:
+                paths = {each.name: each.find(folder) for each in dimension.weights}
+                found = {name: hashes(path) for name, path in paths.items() if path}
+            except ValueError as error:
+                self.skip(dimension, str(error))
+                continue
+            missing = [each for each in dimension.weights if paths[each.name] is None]
+            lacking = [each for each in dimension.weights if not each.importable]
+            if missing or lacking:
+                ways = [f"the weights of {w.name} are missing; get them with: {w.command}" for w in missing]
+                ways += [f"{w.name} needs: pip install {w.needs}" for w in lacking]
+                self.skip(dimension, "; ".join(ways))
+                continue
+            self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
+            self.hashes[dimension.name] = found
+
+    def skip(self, dimension: Dimension, reason: str) -> None:
+        """Leaves out a dimension that cannot be computed.
+
+        Raises:
+            FileNotFoundError: it was the last one.
+        """
+        self.ready = [each for each in self.ready if each is not dimension]
+        self.skipped.append(Skipped(dimension.name, reason))
+        if not self.ready:
+            raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
+
+    def load(self, dimensions: list[Dimension]) -> None:
+        """Loads the networks that are not yet; those whose weights cannot be used are skipped.
+
+        Raises:
+            FileNotFoundError: none is ready; with the reasons.
+        """
+        for dimension in dimensions:
+            if dimension in self._loaded:
+                continue
+            before = dict(vars(dimension))
+            try:
+                dimension.load(self._paths[dimension.name], self.device)
+                self._loaded[dimension] = before
+            except (ValueError, OSError, ImportError) as error:
+                self.skip(dimension, str(error))
+
+    def unload(self) -> None:
+        """Forgets all networks."""
+        for dimension, before in self._loaded.items():
+            vars(dimension).clear()
+            vars(dimension).update(before)
+        self._loaded.clear()
+        gc.collect()  # transformers' networks refer to themselves
+
+    def key(self, dimension: Dimension, video: Video) -> str:
+        """What a score is known by: all that decides it."""
+        parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
+        parts += [dimension.source] if dimension.source else []
+        return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
+
+    def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:
+        """A video's scores by dimension and column, or its features, and by dimension why there are none.
+
+        Raises:
+            ValueError: the video cannot be read to its end; says why.
+        """
+        import torch
+
+        scores: dict[str, Made] = {}
+        problems: dict[str, str] = {}
+        running: dict[str, Any] = {}
+
+        by_name = {dimension.name: dimension for dimension in todo}
+
+        def advance(name: str, batch: Any) -> None:
+            try:
+                try:
+                    running[name].send(batch)
+                except StopIteration as done:
+                    scores[name] = _columns(by_name[name], done.value)
+                    del running[name]
+            except (ValueError, ImportError) as error:
+                problems[name] = str(error)
+                del running[name]
+            except Exception as error:  # what no dimension foresaw in one video must not end the run for the rest
+                problems[name] = f"{type(error).__name__}: {first_line(error)}"
+                del running[name]
+
+        with torch.inference_mode(), _exact():
+            for dimension in todo:
+                if dimension.prompted and not video.prompt:
+                    problems[dimension.name] = "it has no prompt"
+                    continue
+                if reader.frames < dimension.least_frames:
+                    has = f"it has {reader.frames} frame{'s' * (reader.frames > 1)}"
+                    problems[dimension.name] = f"{has}, and at least {dimension.least_frames} are compared"
+                    continue
+                running[dimension.name] = dimension.score(video, reader)
+                advance(dimension.name, None)
+            if running:
+                for batch in reader.batches(self.device):
+                    for name in list(running):
+                        advance(name, batch)
+                    if not running:
+                        break
+            for name in list(running):
+                advance(name, None)
+        return scores, problems
+
+
+def _columns(dimension: Dimension, returned: Any) -> Made:
+    """What a dimension returned, as columns without NaN, or as features.
+
+    Raises:
+        ValueError: it returned something else.
+    """
+    if isinstance(dimension, Compared) and isinstance(returned, np.ndarray):
+        return returned
+    columns = returned if isinstance(returned, dict) else dict.fromkeys(dimension.columns[:1], returned)
+    if not set(columns) <= set(dimension.columns) or (returned is not columns and len(dimension.columns) != 1):
+        names = ", ".join(map(str, columns)) if returned is columns else "one score"
+        raise ValueError(f"it returned {names}, and its columns are {', '.join(dimension.columns)}")
+    scores: dict[str, float | None] = {}
+    for column, value in columns.items():
+        try:
+            score = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"its score {column} is {shown(value)}, and has to be a number") from None
+        if math.isinf(score):
+            raise ValueError(f"its score {column} is {score}, and has to be finite, or NaN where there is none")
+        scores[column] = None if math.isnan(score) else score
+    return scores
+
+
+@contextlib.contextmanager
+def _exact():
+    """Convolutions in full float32: TF32, the default on recent GPUs, can turn a verdict."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,41 @@
+"""Options of loading, which every network of a pair is loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+
+from .bases import Base
+
+HUB_OPTIONS = ("cache_dir", "token", "local_files_only", "force_download", "proxies")
+MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
+
+# Newer versions of diffusers warn of the older name.
+DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
+
+
+@dataclass
+class Options:
+    """The base that both arms are of, the hub's and the networks' options by diffusers' names, and what is loaded."""
+
+    base: Base
+    hub: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    torch_dtype: torch.dtype | None = None
+    weak_text_encoders: bool = False
+    video: bool = False
+
+    @property
+    def variant(self) -> str | None:
+        return self.model.get("variant")
+
+    @property
+    def use_safetensors(self) -> bool | None:
+        return self.model.get("use_safetensors")
+
+    @property
+    def download(self) -> dict[str, Any]:
+        return {k: v for k, v in self.model.items() if k in ("variant", "use_safetensors")}

@@ -1,0 +1,260 @@
+"""A pair that was found and checked, and how its networks are loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+
+from ..errors import WeightsError
+from ..levels import check_scheduler
+from ..provenance import remember_files
+from . import checkpoints, layouts
+from .bases import clip_tokenizer
+from .checkpoints import explained
+from .checks import UNET, Arm, check_controlnet, complete, point_out
+from .motion import motion_unet, share_parameters
+from .networks import autoencoder, component, single
+from .options import DTYPE, Options
+from .sources import Source
+from .weight_files import usual_variant, weight_files
+
+
+@dataclass
+class Pair:
+    """Both arms and the motion module, found and checked against each other, not loaded. Made by `plan`."""
+
+    strong: Arm
+    weak: Arm | None
+    motion: Source | MotionAdapter | None
+    weak_motion: Source | MotionAdapter | None
+    controlnets: list[Source | ControlNetModel]
+    config: Path
+    options: Options
+    given: dict[str, Any]
+    files: dict[str, Any] = field(default_factory=dict)  # of components that are loaded here; see `provenance`
+
+    def location(self) -> str:
+        return str(self.strong.source.path)
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Errors inside name the strong arm."""
+        return explained(self.strong.source, self.options.variant)
+
+    def load_options(self) -> dict[str, Any]:
+        """What the pipeline's own loader is told, beside the components."""
+        common: dict[str, Any] = {DTYPE: self.options.torch_dtype}
+        if self.strong.source.is_file:
+            return {**common, "config": str(self.config), "local_files_only": True}
+        return {**common, **self.options.model, "local_files_only": True, "trust_remote_code": False}
+
+    def components(self) -> dict[str, Any]:
+        """Load all but what the strong arm's own loader brings."""
+        parts = dict(self.given)
+        base = self.options.base
+        if isinstance(vae := parts.get("vae"), (str, PathLike)):
+            parts["vae"] = autoencoder(vae, self.options.torch_dtype, base, self._vae_config())
+        if (adapter := self._motion_adapter(self.motion)) is not None:
+            parts["motion_adapter"] = adapter
+        if self.controlnets:
+            loaded = [self._controlnet(each) for each in self.controlnets]
+            parts["controlnet"] = loaded if len(loaded) > 1 else loaded[0]
+        if not self.strong.is_animatediff:
+            parts.setdefault("scheduler", self.scheduler)
+        if self.strong.source.is_file:
+            for name in base.tokenizers if self.config == base.config else ():
+                if name not in parts:
+                    parts[name] = clip_tokenizer(name)
+        else:
+            parts = {**self._networks(parts), **parts}
+        if self.weak is not None:
+            parts["weak_unet"] = self._weak_unet(adapter)
+            # None keeps a pair in `strong`'s folder from bringing those of its own weak model.
+            parts.update({f"weak_{name}": None for name in base.text_encoders})
+            if self.options.weak_text_encoders:
+                parts.update(self._weak_text_encoders())
+        self.files = {name: stamps for name, part in parts.items() if (stamps := getattr(part, "_w2sd_files", ()))}
+        return parts
+
+    def _networks(self, besides: Collection[str]) -> dict[str, Any]:
+        """The networks in the strong arm's folder, but those in `besides` and a weak model that another replaces."""
+        folder = self.strong.source.path
+        assert folder is not None
+        loaded = {}
+        for name, (library, kind_name) in self.strong.components.items():
+            replaced = self.weak is not None and name.startswith("weak_")
+            kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind_name, None)
+            network = isinstance(kind, type) and issubclass(kind, (diffusers.ModelMixin, transformers.PreTrainedModel))
+            if not network or replaced or name in besides or (name == "motion_adapter" and not self.options.video):
+                continue
+            if kind is MultiControlNetModel:
+                folders = [folder / name, *sorted(folder.glob(f"{name}_[0-9]*"), key=_number)]
+                nets = [component(ControlNetModel, self.strong.source, each, self.options) for each in folders]
+                loaded[name] = kind(nets)
+                continue
+            if weight_files(folder / name, usual_variant(folder / name, self.options.variant)):
+                loaded[name] = component(kind, self.strong.source, folder / name, self.options)
+        return loaded
+
+    def _vae_config(self) -> dict[str, Any]:
+        """The configuration of the strong model's own autoencoder."""
+        source = self.strong.source
+        own = Path(source.path or "") / "vae" / "config.json"
+        if own.is_file():
+            return checkpoints.configuration(source, own)
+        return checkpoints.configuration(source, self.config / "vae" / "config.json")
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """For a video, AnimateDiff's schedule as diffusers documents it, for what the strong model predicts. For an
+        image, the strong model's own, if a reflection can read its steps, or else DDIM with its settings."""
+        config = self.strong.scheduler
+        if self.options.video:
+            documented = DDIMScheduler.load_config(self.options.base.config, subfolder="scheduler")
+            zero = bool(config.get("rescale_betas_zero_snr", False))
+            return DDIMScheduler.from_config(
+                documented, prediction_type=self.strong.prediction_type, rescale_betas_zero_snr=zero
+            )
+        kind = getattr(diffusers, str(config.get("_class_name", "DDIMScheduler")), None)
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+            raise WeightsError(
+                f"{self.strong.source} has a scheduler {config['_class_name']!r}, which diffusers has not."
+            )
+        with self.explained():
+            own: Any = kind.from_config(config)  # type: ignore[attr-defined]
+            try:
+                check_scheduler(own)
+            except ValueError:
+                own = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+        return own
+
+    def _controlnet(self, given: Source | ControlNetModel) -> ControlNetModel:
+        if not isinstance(given, Source):
+            return given
+        if given.is_file:
+            net = layouts.controlnet(given, self.strong.unet, self.options.torch_dtype)
+            check_controlnet(given, net.config, self.strong)
+            remember_files(net, [given.path] if given.path else [])
+            return net
+        return single(ControlNetModel, given, self.options)
+
+    def _motion_adapter(self, motion: Source | MotionAdapter | None) -> MotionAdapter | None:
+        if not isinstance(motion, Source):
+            return motion
+        if motion.is_file:
+            adapter = layouts.motion_module(motion, self.config, self.options.torch_dtype)
+            remember_files(adapter, [motion.path] if motion.path else [])
+            return adapter
+        return single(MotionAdapter, motion, self.options)
+
+    def _weak_unet(self, adapter: MotionAdapter | None) -> UNet2DConditionModel | UNetMotionModel:
+        assert self.weak is not None
+        source, dtype = self.weak.source, self.options.torch_dtype
+        assert source.path is not None
+        if source.is_file:
+            with explained(source, self.options.variant):
+                unet = UNet2DConditionModel.from_single_file(
+                    str(source.path),
+                    config=str(self.config),
+                    subfolder="unet",
+                    torch_dtype=dtype,
+                    local_files_only=True,
+                )
+            left_out(source, unet)
+            remember_files(unet, [source.path])
+            return complete(source, unet)
+        kind = UNetMotionModel if self.weak.is_animatediff else UNet2DConditionModel
+        unet = component(kind, source, source.path / "unet", self.options)
+        if adapter is not None and isinstance(unet, UNetMotionModel):
+            unet.load_motion_modules(adapter)
+        return unet
+
+    def _weak_text_encoders(self) -> dict[str, Any]:
+        assert self.weak is not None
+        source = self.weak.source
+        assert source.path is not None
+        base = self.options.base
+        if not source.is_file:
+            kinds = {name: getattr(transformers, self.weak.components[name][1]) for name in base.text_encoders}
+            return {
+                f"weak_{name}": component(kind, source, source.path / name, self.options)
+                for name, kind in kinds.items()
+            }
+        without = dict.fromkeys(("unet", "vae", *base.tokenizers))
+        with explained(source, self.options.variant):
+            parts = base.image.from_single_file(
+                str(source.path),
+                config=str(self.config),
+                local_files_only=True,
+                **without,
+                **{DTYPE: self.options.torch_dtype},
+            ).components
+        encoders = {f"weak_{name}": complete(source, parts[name]) for name in base.text_encoders}
+        for encoder in encoders.values():
+            remember_files(encoder, [source.path])
+        return encoders
+
+    def finish(self, pipeline: Any) -> Any:
+        """Check that every weight was found, drop weak text encoders that add nothing, and note the files."""
+        encoders = self.options.base.text_encoders
+        source = self.strong.source
+        for name in ("unet", "vae", *encoders):
+            if (module := getattr(pipeline, name)) is not None:
+                complete(source, module, f"; pass `{name}` if it is kept elsewhere")
+        if source.is_file:
+            left_out(source, pipeline.unet)
+            for name in ("unet", "vae", *encoders):
+                if (module := getattr(pipeline, name)) is not None and name not in self.given:
+                    remember_files(module, [source.path] if source.path else [])
+        if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
+            pipeline.unet.load_motion_modules(pipeline.motion_adapter)
+        if (adapter := self._motion_adapter(self.weak_motion)) is not None:
+            pipeline.register_modules(weak_unet=motion_unet(pipeline.weak_unet or pipeline.unet, adapter))
+        for name in ("weak_unet", "motion_adapter"):
+            if (module := getattr(pipeline, name, None)) is not None:
+                share_parameters(module, pipeline.unet)
+        if self.options.weak_text_encoders and all(
+            _same(getattr(pipeline, f"weak_{name}"), getattr(pipeline, name)) for name in encoders
+        ):
+            pipeline.register_modules(**{f"weak_{name}": None for name in encoders})
+        for name, stamps in self.files.items():  # an image UNet has become a video UNet
+            if (module := getattr(pipeline, name, None)) is not None and name not in self.given:
+                module._w2sd_files = stamps
+        return pipeline
+
+
+def left_out(source: Source, unet: torch.nn.Module) -> None:
+    """Point out weights under a UNet's name in a file of a whole model that the UNet has no place for.
+
+    Names of the original layout are one to one with diffusers', so those beyond their number are left.
+    """
+    assert source.path is not None
+    names = [name for name in checkpoints.shapes(source) if name.startswith(UNET)]
+    own = [name for name in unet.state_dict() if ".motion_modules." not in name]
+    if len(names) > len(own):
+        known = re.compile(
+            r"(input_blocks|output_blocks)\.\d+\.\d+\.|middle_block\.[012]\.|(time_embed|out)\.\d\.|label_emb\.0\.\d\."
+        )
+        strange = [name for name in names if not known.match(name.removeprefix(UNET))] or names[len(own) :]
+        point_out(source, "the UNet", strange)
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    number = folder.name.rpartition("_")[2]
+    return len(number), number
+
+
+def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = dict(a.named_parameters()), dict(b.named_parameters())
+    return ours.keys() == theirs.keys() and all(ours[name] is theirs[name] for name in ours)

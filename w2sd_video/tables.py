@@ -1,0 +1,158 @@
+"""Tables, lists and paragraphs as Markdown (GitHub's) and as LaTeX, whatever is in their texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A text with a verdict's mark: "better" is bold, "worse" in italics, "differs" is followed by ≠, "" has none."""
+
+    text: str
+    verdict: str
+
+
+Text = Union[str, Marked]  # noqa: UP007 - at run time
+Line = Sequence[Text]  # pieces that follow each other
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a head; the first column names the rows."""
+
+    head: Sequence[Text]
+    rows: Sequence[Sequence[Text]]
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph."""
+
+    line: Line
+
+
+Block = Union[Table, Items, Paragraph]  # noqa: UP007 - at run time
+
+
+def markdown(blocks: Iterable[Block]) -> str:
+    """Blocks as GitHub's Markdown, without a line's end behind the last."""
+    return "\n\n".join(_markdown(block) for block in blocks)
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Table):
+        rows = [[_marked_in_markdown(cell) for cell in row] for row in (block.head, *block.rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|---" * len(block.head) + "|")
+        return re.sub(r"  +\|", " |", "\n".join(lines))
+    if isinstance(block, Items):
+        return "\n".join("- " + _line_in_markdown(line) for line in block.lines)
+    return _line_in_markdown(block.line)
+
+
+def _line_in_markdown(line: Line) -> str:
+    text = "".join(_marked_in_markdown(piece, alone=False) for piece in line)
+    # At the start of a line, these begin a heading, a list or a quotation.
+    text = re.sub(r"^(\d+)([.)])", r"\1\\\2", text)
+    return f"\\{text}" if text[:1] in ("#", "+", "-", "=", ">") else text
+
+
+def _marked_in_markdown(piece: Text, alone: bool = True) -> str:
+    text = _in_markdown(piece.text if isinstance(piece, Marked) else piece)
+    text = text.strip() if alone else text
+    mark = {"better": "**{}**", "worse": "*{}*", "differs": "{} ≠"}.get(_verdict(piece), "{}")
+    return mark.format(text) if text else text
+
+
+def _verdict(piece: Text) -> str:
+    return piece.verdict if isinstance(piece, Marked) else ""
+
+
+def _in_markdown(text: str) -> str:
+    text = re.sub(r"[\\`*<|~$]", r"\\\g<0>", _one_line(text))
+    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # or it would be read as an entity
+    text = re.sub(r"\](?=[(\[])", r"\]", text)  # and this as a link
+    # Within a word, as in edge_error, an underscore is none of emphasis.
+    return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda match: match[0].replace("_", r"\_"), text)
+
+
+def latex(blocks: Iterable[Block]) -> str:
+    r"""Blocks as LaTeX that takes `\usepackage{booktabs}`, without a line's end behind the last.
+
+    Letters that pdflatex does not know, such as Chinese ones, are left as they are: XeLaTeX and LuaLaTeX take them.
+    """
+    return "\n\n".join(_latex(block) for block in blocks)
+
+
+def _latex(block: Block) -> str:
+    if isinstance(block, Table):
+        head, *rows = (" & ".join(_marked_in_latex(cell) for cell in row) for row in (block.head, *block.rows))
+        # Behind the end of a row, "[" and "*" would be read as its options.
+        head, *rows = (("{}" if row[:1] in ("[", "*") else "") + row + r" \\" for row in (head, *rows))
+        begin = rf"\begin{{tabular}}{{l{'r' * (len(block.head) - 1)}}} % \usepackage{{booktabs}}"
+        return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
+    if isinstance(block, Items):
+        lines = ["".join(map(_marked_in_latex, line)) for line in block.lines]
+        lines = [rf"\item {'{}' if line[:1] == '[' else ''}{line}" for line in lines]
+        return "\n".join([r"\begin{itemize}", *lines, r"\end{itemize}"])
+    return "".join(map(_marked_in_latex, block.line))
+
+
+def _marked_in_latex(piece: Text) -> str:
+    text = _in_latex(piece.text if isinstance(piece, Marked) else piece)
+    mark = {"better": r"\textbf{%s}", "worse": r"\textit{%s}", "differs": r"%s $\neq$"}.get(_verdict(piece), "%s")
+    return mark % text if text else text
+
+
+_LATEX = {character: f"\\{character}" for character in "{}$&#_%"}
+_LATEX |= {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "`": r"\textasciigrave{}",
+    '"': "{''}",
+    "“": "{``}",
+    "”": "{''}",
+    "‘": "`",
+    "’": "'",
+    "–": "{--}",
+    "—": "{---}",
+    "…": r"\dots{}",
+    "\u00a0": "~",
+}
+_MATHEMATICS = {"±": "pm", "≠": "neq", "×": "times", "≤": "leq", "≥": "geq", "→": "to", "·": "cdot", "°": "circ"}
+_MATHEMATICS |= {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "η": "eta", "θ": "theta"}
+_MATHEMATICS |= {"λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "varphi", "ω": "omega"}
+_LATEX |= {character: f"$\\{name}$" for character, name in _MATHEMATICS.items()} | {"−": "$-$", "°": r"$^\circ$"}
+
+
+def _in_latex(text: str) -> str:
+    text = re.sub(r"(?<![^\s\[(,±])-(?=\.?\d)", "−", _one_line(text))
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return re.sub(r"(?<=-)(?=-)", "{}", escaped) if "--" in text else escaped
+
+
+def _one_line(text: str) -> str:
+    """A text without line ends and control characters, and with escapes for what of a file's name is not UTF-8."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", _space, text.encode("utf-8", "backslashreplace").decode())
+
+
+def _space(match: re.Match[str]) -> str:
+    return match[0] if match[0] == "\u00a0" else " "
+
+
+FORMATS: dict[str, Callable[[Iterable[Block]], str]] = {"markdown": markdown, "latex": latex}
