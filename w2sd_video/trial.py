@@ -106,7 +106,7 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
     """A request of a few small steps, of the preset as it is."""
     strong, weak = TEXTS.get(preset.grammar, TEXTS[None])
     fields: dict[str, Any] = {"num_inference_steps": STEPS, "reflection_steps": STEPS - 1, "device": device}
-    if preset.family == "dit-moe":  # whose size is the model's
+    if not preset.textual:  # whose size is the model's
         strong = CLASS
     else:
         fields |= {name: min(getattr(preset, name), SIDE) for name in ("height", "width")}
