@@ -222,42 +222,63 @@ def bench(
         if not tune and (wrong := set(method or []) & tuned.keys()):
             raise ValueError(f"--method: {', '.join(wrong)} takes --tune, on how many prompts")
         if not table_only:
-            quiet()
-            texts = grammar.prompts(samples)
             wanted = {name: row for name, row in (main | others).items() if name in (method or main)}
-            with Progress(console=err) as bar:
-                tasks: dict[str, Any] = {}
-
-                def progress(name: str, done: int, total: int) -> None:
-                    if name not in tasks:
-                        tasks[name] = bar.add_task(name, total=total)
-                    bar.update(tasks[name], advance=done)
-
-                def run(rows: Any, some: list[str], **more: Any) -> None:
-                    told = partial(progress, total=len(some))
-                    measure.run(pair, path, rows, some, chosen, told, processes, **more)
-
-                for name, each in tuned.items():
-                    if tune and name in (method or tuned):
-                        best = tuning.best(name, each, partial(_tried, run, path, pair, tune, set(texts)))
-                        wanted[name] = measure.Row(each.label, each.says | best)
-                run(wanted, texts)
+            tried = {name: row for name, row in tuned.items() if tune and name in (method or tuned)}
+            _measure(pair, path, chosen, wanted, tried, samples, tune, processes)
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        found = measure.read(path, pair)
-        if not found:
+        lines = measure.read(path, pair)
+        if not lines:
             raise ValueError(f"--out: {path} holds no row of {pair}")
         if pack:
             out.print(f"Wrote {measure.pack(path, pair)}")
     labels = {name: row.label for name, row in every.items()}
-    columns = pairs.PAIRS[pair]
-    for line in found:
+    for line in lines:
         if line["method"] in tuned:
             setting = {k: v for k, v in line["arguments"].items() if k in ("guidance_scale", "reflection_steps")}
             labels[line["method"]] = f"{every[line['method']].label} ({', '.join(f'{v:g}' for v in setting.values())})"
-    rivals = table.rivals(table.rivalry(found, columns), labels, columns)
-    blocks = [*([rivals] if rivals.lines else []), *table.document(table.summarise(found, columns), labels, columns)]
+    columns = pairs.PAIRS[pair]
+    rivals = table.rivals(table.rivalry(lines, columns), labels, columns)
+    blocks = [*([rivals] if rivals.lines else []), *table.document(table.summarise(lines, columns), labels, columns)]
     out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
+
+
+def _measure(
+    pair: str,
+    path: Path,
+    chosen: dict[str, Any],
+    wanted: dict[str, Any],
+    tried: dict[str, Any],
+    samples: int,
+    tune: int,
+    processes: int,
+) -> None:
+    """Measures the rows of a bench, under progress bars; what the file holds already is kept.
+
+    Args:
+        chosen: numbers of the pair's preset that are set otherwise.
+        wanted: the rows.
+        tried: the rows whose settings are first found, on `tune` other prompts.
+    """
+    from . import bench, tuning
+
+    quiet()
+    texts = grammar.prompts(samples)
+    with Progress(console=err) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], advance=done)
+
+        def run(rows: Any, some: list[str], **more: Any) -> None:
+            bench.run(pair, path, rows, some, chosen, partial(progress, total=len(some)), processes, **more)
+
+        for name, each in tried.items():
+            best = tuning.best(name, each, partial(_tried, run, path, pair, tune, set(texts)))
+            wanted = {**wanted, name: bench.Row(each.label, each.says | best)}
+        run(wanted, texts)
 
 
 def _tried(
