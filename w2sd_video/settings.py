@@ -142,10 +142,11 @@ class Pair:
     strong: Annotated[Model, Setting("Strong model: hub id, folder or single file.", ("--strong",), MODELS)]
     weak: Annotated[
         Model | None,
-        Setting("Weak model: likewise.", ("--weak",), MODELS, "weak", TEXTUAL),
+        Setting("Weak model: hub id, folder or single file.", ("--weak",), MODELS, "weak", TEXTUAL),
     ] = None  # the weak arm is the strong model
     vae: Annotated[
-        Model | None, Setting("Another autoencoder than the strong model's: likewise.", ("--vae",), MODELS)
+        Model | None,
+        Setting("Another autoencoder than the strong model's: hub id, folder or file.", ("--vae",), MODELS),
     ] = None
     weak_text_encoders: Annotated[
         bool,
@@ -157,11 +158,11 @@ class Pair:
         ),
     ] = False
     motion_adapter: Annotated[
-        Model | None, Setting("Motion module: likewise.", ("--motion",), MODELS, families=VIDEOS)
+        Model | None, Setting("Motion module: hub id, folder or file.", ("--motion",), MODELS, families=VIDEOS)
     ] = None
     weak_motion_adapter: Annotated[
         Model | None,
-        Setting("Another motion module for the weak arm: likewise.", ("--weak-motion",), MODELS, "weak", VIDEOS),
+        Setting("Another motion module for the weak arm.", ("--weak-motion",), MODELS, "weak", VIDEOS),
     ] = None
     weak_motion_scale: Annotated[
         Scale | None,

@@ -71,7 +71,7 @@ def generate(
         ),
     ] = None,
     lora_path: Annotated[
-        str | None, option(MODELS, "The same as --lora, as the published script has it.", "--lora_path")
+        str | None, option(MODELS, "The same as --lora MODEL, as the published script has it.", "--lora_path")
     ] = None,
     strong_lora_scale: Annotated[
         float | None,

@@ -87,7 +87,7 @@ def having(families: tuple[str, ...]) -> list[str]:
 def with_settings(
     names: list[str], without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of commands that take `**fields`: in its place, settings are options, and those that a user gives
+    """A decorator of commands that take `**fields`: settings are options, after `--preset`, and those that a user gives
     come as `fields`.
 
     Args:
@@ -108,7 +108,9 @@ def with_settings(
             fields = {name: value for name in names if (value := arguments.pop(name)) not in (None, [], ())}
             command(**arguments, **fields)
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + told
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        after = [parameter.name for parameter in own].index("preset") + 1
+        parameters = own[:after] + told + own[after:]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
