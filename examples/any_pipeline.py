@@ -1,4 +1,4 @@
-"""A method in a pipeline of diffusers that this package does not subclass, by `apply_reflection`."""
+"""A method in a stock pipeline of diffusers, by `apply_reflection`."""
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -7,7 +7,7 @@ from w2sd_video.hook import apply_reflection
 from w2sd_video.methods import W2SD
 from w2sd_video.shapes import WEIGHTS
 
-# The stock class, with the shipped model of shapes. With SDXL's weights, the lines are the same.
+# With SDXL's weights only the paths and the size are others.
 pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "tuned", torch_dtype=torch.float32)
 weak = UNet2DConditionModel.from_pretrained(WEIGHTS / "base" / "unet", torch_dtype=torch.float32)
 

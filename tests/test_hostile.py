@@ -238,10 +238,10 @@ def test_a_sidecar_of_whole_numbers_and_without_a_record_still_loads():
 @pytest.mark.parametrize(
     "schedule, says",
     [
-        ({"class": "DDIMScheduler", "beta_start": "x"}, "schedule.beta_start: 'x' is not accepted"),
-        ({"class": "DDIMScheduler", "clip_sample": 1}, "schedule.clip_sample: 1 is not accepted"),
-        ({"class": "DDIMScheduler", "trained_betas": [["x"]]}, "schedule: .* takes no such value"),
-        ({"class": "DDIMScheduler", "timestep_spacing": "x"}, "schedule: .* diffusers refuses it"),
+        ({"class": "DDIMScheduler", "beta_start": "x"}, "scheduler.beta_start: 'x' is not accepted"),
+        ({"class": "DDIMScheduler", "clip_sample": 1}, "scheduler.clip_sample: 1 is not accepted"),
+        ({"class": "DDIMScheduler", "trained_betas": [["x"]]}, "scheduler: .* takes no such value"),
+        ({"class": "DDIMScheduler", "timestep_spacing": "x"}, "scheduler: .* diffusers refuses it"),
         (
             {"class": "DDIMScheduler", "steps_offset": -500},
             "timesteps go from -500 to 424, and its levels from 0 to 999",

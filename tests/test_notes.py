@@ -91,7 +91,7 @@ def test_the_schedule_that_a_folder_states_is_sampled_with():
 
 def test_flow_matching_under_another_schedule_is_refused():
     stated(_class_name="FlowMatchEulerDiscreteScheduler")
-    with pytest.raises(Refused, match="schedule: .* trained by flow matching: give FlowMatchEulerDiscreteScheduler"):
+    with pytest.raises(Refused, match="scheduler: .* trained by flow matching: give FlowMatchEulerDiscreteScheduler"):
         run(request())
 
 

@@ -18,8 +18,6 @@ from typing_extensions import NotRequired, TypedDict
 from . import validation
 from .validation import STRICT, Setting, plain, refuse, validated
 
-DTYPES = ("float32", "float16", "bfloat16")
-CONVENTIONS = ("exact", "published")
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
 Variant = Literal["w2sd", "plain", "weak", "compare"]
 VARIANTS: dict[Variant, tuple[str, ...]] = {

@@ -99,7 +99,7 @@ if TYPE_CHECKING:
 
 PAIR = (
     "strong weak vae motion_adapter adapters dtype device guidance_scale strong_guidance_scale weak_guidance_scale"
-    " num_inference_steps"
+    " num_inference_steps num_frames height width"
 ).split()
 
 
@@ -157,6 +157,8 @@ def check_pair(
             dimensions = named_by_user(dimensions)
             expand(dimensions)
         pair = presets.load(preset)
+        if not videos and fields.get("strong", pair.strong) != pair.strong:
+            raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
         runs.writable(out_folder)
         if loras := fields.pop("adapters", []):
             pair = replace(pair, adapters=adapters(loras, pair, {}, alone="weak" not in fields))

@@ -20,8 +20,8 @@ class Difference:
         timestep, sigma: the time that the network is told, and the level of x = alpha z + sigma eps.
         of: "latents", of a displacement d = x~_t - x_t (W2SD's is b / a times the weak-to-strong difference of the
             predictions); or "prediction", of what is added to the mixed prediction.
-        norm: |d| / |x_t|, or |e| / |p|.
-        cosine: of it with that of the step before. None at the first.
+        norm: |d| / |x_t|, or |e| / |p| of the conditional prediction p.
+        cosine: of it with that of the step before. None where that step was not changed.
         still: of a video, the share of its square that is its mean over frames.
         frames: of a video, |d_f| / |x_t,f| (or |e_f| / |p_f|) of each frame f.
     """
@@ -65,7 +65,8 @@ class Recorder:
         axes = tuple(range(1, difference.ndim))
         norm = _norms(difference, axes)
         cosine = still = frames = None
-        if self._last is not None and self._last.shape == difference.shape:
+        before = self.steps[-1].step if self.steps else None
+        if self._last is not None and before == index - 1 and self._last.shape == difference.shape:
             both = (norm * _norms(self._last, axes)).clamp(min=1e-30)
             cosine = ((difference * self._last).sum(axes) / both).tolist()
         if difference.ndim == 5:  # (B, C, F, H, W)

@@ -2,7 +2,7 @@
 
 from ..errors import Refused
 from ..models.sources import absolute
-from ..settings import CONVENTIONS, DTYPES, VARIANTS
+from ..settings import VARIANTS
 from .files import naming, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
@@ -12,8 +12,6 @@ from .request import (
 from .sidecar import check_files, hashes, read_sidecar, sidecar
 
 __all__ = [
-    "CONVENTIONS",
-    "DTYPES",
     "FORMATS",
     "VARIANTS",
     "Output",

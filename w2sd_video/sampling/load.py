@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import runs, settings
-from ..errors import Refused, did_you_mean
+from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..runs import Request
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def load(request: Request) -> dict[str, Pipeline]:
         try:
             alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
             pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
-        except (OSError, ValueError) as error:  # the loader calls the model that leads `strong`
-            raise OSError(re.sub(r"^strong: ", "weak: ", str(error))) from error
+        except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
+            raise type(error)(re.sub(r"^strong: ", "weak: ", str(error))) from error
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
@@ -146,7 +146,7 @@ def _check_schedule(request: Request) -> None:
     try:
         made.set_timesteps(request.num_inference_steps)
     except ValueError as error:
-        raise Refused("schedule", dict(request.scheduler), f"diffusers refuses it: {error}") from None
+        raise Refused("scheduler", dict(request.scheduler), f"diffusers refuses it: {error}") from None
     last, levels = [int(made.timesteps.max()), int(made.timesteps.min())], len(made.alphas_cumprod)
     if last[0] >= levels or last[1] < 0:
         accepted = f"its timesteps go from {last[1]} to {last[0]}, and its levels from 0 to {levels - 1}"
@@ -181,14 +181,14 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
         kinds = (int, float) if kind in (int, float) else kind
         if kinds and value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool)):
             accepted = f"give a value of {name} such as its default, {usual!r}"
-            raise Refused(f"schedule.{key}", value, accepted)
+            raise Refused(f"scheduler.{key}", value, accepted)
     trained = trained or {}
     flow = (
         str(trained.get("_class_name", "")).startswith("FlowMatch")
         or trained.get("prediction_type") == "flow_prediction"
     )
     if flow and not (name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
-        raise Refused("schedule", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
+        raise Refused("scheduler", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         if trained.get(key) and key in known:
             config.setdefault(key, trained[key])
@@ -199,4 +199,4 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
     except MemoryError:
         raise
     except Exception as error:  # diffusers checks few of its values
-        raise Refused("schedule", dict(request.scheduler), f"{name} takes no such value: {error}") from None
+        raise Refused("scheduler", dict(request.scheduler), f"{name} takes no such value: {error}") from None

@@ -18,7 +18,7 @@ EVENLY = 1 - NOISY / 1000
 
 @validated
 class Recipe:
-    """Everything that decides what the trainer makes."""
+    """What decides the weights, beside the constants of the code."""
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     videos: Count = 6000

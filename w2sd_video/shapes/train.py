@@ -22,7 +22,7 @@ it in hours. These things make it learn:
   to 4.2 nats a value in place of 1.6 to 2.2, and after 1,200 steps of the image stage form was .51 to .58 in place of
   .70, with the colours of objects mixed;
 - text encoders that can read: without, 4,500 steps had not taught which object is the red one; with them 1,200 did;
-- small latents (`LATENT_STD`); first more steps at high noise, then more below (`noisy_share`);
+- small latents (`LATENT_STD`); batches that are first mostly of high noise, later of lower (`noisy_share`);
 - an image stage that sees the last frames only (`LAST_FRAMES`), so that word and place are joined before the frame
   comes in.
 
@@ -58,7 +58,7 @@ from .world import forget, sample_scene
 LATENT_STD = 0.5
 # Videos that a finished model's loss is measured on.
 HELD_OUT = 256
-# The share of the autoencoder's steps that see crops around the things; the others see whole frames.
+# The share of the stage `decoder` that sees crops around the things; the rest sees whole frames.
 CROPPED = 0.3
 # In the last frames of a video a direction has become a place. The image stage sees these.
 LAST_FRAMES = 4
