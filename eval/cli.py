@@ -92,7 +92,10 @@ def run(
     if form == "json":
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
     elif form in tables.FORMATS:
-        out.print(tables.FORMATS[form](document(summary)), markup=False, emoji=False)
+        blocks = document(summary)
+        if worst is not None and (lines := list(worse_prompts(summary))):
+            blocks.append(tables.Items([(line,) for line in lines]))
+        out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
     else:
         _print(out, summary, worst, results)
     told = out if form == "text" else err

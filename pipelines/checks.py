@@ -27,7 +27,7 @@ CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCa
 
 
 class Checks(WeakArm):
-    """The checks of a call. A family adds its own. `Reflection` is the whole."""
+    """The checks of a call. A family adds its own. Part of `Reflection`; not used alone."""
 
     def _check_call(
         self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
-from w2sd_video.dit_moe import load
+from w2sd_video.dit_moe import load  # saved pipelines name that module, and diffusers wants it imported
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
@@ -100,7 +100,7 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
         arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
         if asked["guidance_scale"] < 1:
             raise ValueError(
-                f"`guidance_scale` is {asked['guidance_scale']}, and DiTPipeline takes everything up to 1 as 1: give 1"
+                f"`guidance_scale` is {asked['guidance_scale']}, and DiTPipeline treats a guidance below 1 as 1: give 1"
                 " or more."
             )
         for arm, guidance in arms.items():

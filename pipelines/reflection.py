@@ -26,7 +26,7 @@ from w2sd_video.models.motion import share_parameters
 from .checks import Checks
 from .weights import Weights
 
-# Arguments of a call that only some families have: by the stock pipeline's argument that goes with them.
+# Arguments that a call has only where the stock pipeline has the argument on the right.
 _NEEDS = {
     "weak_prompt": "prompt",
     "weak_negative_prompt": "prompt",
@@ -61,8 +61,6 @@ class Reflection(Checks, Weights):
     - `weak_text_encoder`, `weak_text_encoder_2`: the weak arm's text encoders, each used in the place of the strong's
       where it is given. The tokenizers are common.
     """
-
-    recorder: Recorder | None = None  # keeps what the method does in a call, in numbers; to be set before it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -215,6 +213,7 @@ class Reflection(Checks, Weights):
         weak_motion_scale: float | None = None,
         weak_controlnet_conditioning_scale: float | list[float] | None = None,
         weak_routing: Any = None,
+        recorder: Recorder | None = None,
         **kwargs: Any,
     ) -> Any:
         """Generate. Takes what the stock pipeline's `__call__` takes, and more.
@@ -246,6 +245,7 @@ class Reflection(Checks, Weights):
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
             weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
+            recorder: keeps what the method does at every step, in numbers; see `hook.Recorder`.
 
         Returns:
             What the stock pipeline returns. Afterwards `pipe.evaluations` says what was spent.
@@ -304,7 +304,7 @@ class Reflection(Checks, Weights):
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
             generator=asked.get("generator"),
-            recorder=self.recorder,
+            recorder=recorder,
         )
         with applied as self._hook:
             self._forced_halves = forced_halves

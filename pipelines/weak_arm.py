@@ -15,7 +15,7 @@ from w2sd_video.methods import Method
 
 
 class WeakArm(DiffusionPipeline):
-    """A stock pipeline's weak arm. `Reflection` is the whole."""
+    """A stock pipeline's weak arm. Part of `Reflection`; not used alone."""
 
     _stock: ClassVar[type[DiffusionPipeline]]
     _denoiser: ClassVar[str]

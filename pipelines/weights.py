@@ -19,7 +19,7 @@ from .weak_arm import WeakArm
 
 
 class Weights(WeakArm):
-    """LoRAs, IP-Adapters and offload. `Reflection` is the whole."""
+    """LoRAs, IP-Adapters and offload. Part of `Reflection`; not used alone."""
 
     def _unshare(self) -> None:
         for weak, strong in self._pairs():

@@ -45,7 +45,7 @@ LOAD_DIFFUSERS = tuple(
 # Who else may know it, within functions.
 KNOW_DIFFUSERS = (
     *LOAD_DIFFUSERS,
-    *(f"w2sd_video.{name}" for name in ("generate", "refine", "sampling", "shapes.digits", "terminal")),
+    *(f"w2sd_video.{name}" for name in ("generate", "refine", "runs.request", "sampling", "shapes.digits", "terminal")),
 )
 
 

@@ -319,7 +319,7 @@ def test_classes_by_experts(tmp_path):
         )
     for flags, says in (
         (["--size", 64], "--height: 64 is not accepted; the model makes pictures of 16x16"),
-        (["--guidance", 0], "DiTPipeline takes everything up to 1 as 1"),
+        (["--guidance", 0], "DiTPipeline treats a guidance below 1 as 1"),
         (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
     ):
         assert says in run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--overwrite", *flags, code=2)
@@ -366,7 +366,7 @@ def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_asked_for(sd):
     Image.new("RGB", (8, 8)).save("shown.png")
     assert "made with another ip_image" in image("--preset", path, "--ip-image", "shown.png", code=2)
     said = run("image", "--from", "outputs/a-cat-seed0.json", "--overwrite", code=2)
-    assert "ip_image: " in said and "it is not the picture that it was" in said
+    assert "ip_image: " in said and "the file has changed since this request was recorded" in said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from w2sd_video.cli import app
@@ -70,8 +69,25 @@ def test_record_writes_numbers_and_a_plot(tmp_path):
     assert ran.exit_code == 0, ran.output
     record = json.loads((tmp_path / "a-red-circle-moving-right-seed0.json").read_text())
     assert [row["step"] for row in record["videos"]["w2sd"]["differences"]] == [0, 1]
-    with Image.open(tmp_path / "a-red-circle-moving-right-seed0-differences.png") as plot:
-        assert plot.size == (1200, 384)
+    plot = (tmp_path / "a-red-circle-moving-right-seed0-differences.svg").read_text()
+    assert plot.rstrip().endswith("</svg>") and "length by frame" in plot and "(seed 0)" in plot
     assert "already made" in CliRunner().invoke(app, arguments).output
     refused = CliRunner().invoke(app, [*arguments, "--plain"])
     assert refused.exit_code == 2 and "--record: --plain and --weak-only sample without a method" in refused.stderr
+
+
+def test_a_comparison_records_the_method_alone(tmp_path):
+    arguments = ["generate", PROMPT, "--record", "--compare", "--steps", "2", "--frames", "2", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    plots = [path.relative_to(tmp_path).parts[:-1] for path in tmp_path.rglob("*-differences.svg")]
+    assert sorted(plots) == [(), ("w2sd",)]
+    again = ["generate", "--from", str(tmp_path / "plain" / "a-red-circle-moving-right-seed0-plain.json"), "--record"]
+    ran = CliRunner().invoke(app, [*again, "--out", str(tmp_path / "again")])
+    assert ran.exit_code == 2 and "was sampled without a method" in ran.stderr
+
+
+def test_cosines_are_of_steps_that_follow_each_other():
+    recorder, x = Recorder(), torch.ones(1, 3, 2, 2)
+    for index in (0, 1, 0, 1, 3):
+        recorder.add(index, STEP, x, Answer(x[None], x))
+    assert [row.cosine is None for row in recorder.steps] == [True, False, True, False, True]

@@ -62,17 +62,13 @@ def test_code_that_a_preset_names_runs_only_where_the_user_names_it(tmp_path):
     assert Request.of(PROMPT, 0, pair, method=named.name, method_sha256=named.sha256).method_name == "Mine"
 
 
-def test_another_scheduler_keeps_the_noise_levels_of_the_schedule():
+def test_another_scheduler_keeps_what_the_schedule_says():
     pair = presets.load("shapes")
     own = pair.schedules[pair.schedule]
-    text = "DPMSolverMultistepScheduler use_karras_sigmas=true solver_order=2"
-    said = Request.of(PROMPT, scheduler=text).scheduler
-    assert said == {
-        "class": "DPMSolverMultistepScheduler",
-        "use_karras_sigmas": True,
-        "solver_order": 2,
-        **{key: own[key] for key in ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "steps_offset")},
-    }
+    assert Request.of(PROMPT, scheduler="DDIMScheduler").scheduler == own  # the schedule's own class
+    said = Request.of(PROMPT, scheduler="DPMSolverMultistepScheduler use_karras_sigmas=true solver_order=2").scheduler
+    kept = {key: value for key, value in own.items() if key not in ("class", "clip_sample", "set_alpha_to_one")}
+    assert said == {"class": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "solver_order": 2, **kept}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +77,12 @@ def test_another_scheduler_keeps_the_noise_levels_of_the_schedule():
         (["--scheduler", "Foo"], "--scheduler: 'Foo' is not accepted; give a scheduler of diffusers"),
         (["--scheduler", "DDIMScheduler eta"], "give a diffusers class, and NAME=VALUE with spaces between"),
         (["--scheduler", "EulerDiscreteScheduler foo=1"], "EulerDiscreteScheduler has no such argument"),
+        (["--scheduler", "DDIMScheduler class=EulerDiscreteScheduler"], "each name once"),
+        (["--scheduler", "DDIMScheduler clip_sample=no clip_sample=yes"], "each name once"),
+        (
+            ["--scheduler", "FlowMatchEulerDiscreteScheduler"],
+            "it cannot be told the beta_schedule, beta_start, beta_end",
+        ),
         (["--offload", "disk"], "--offload: 'disk' is not accepted; Available: none, model, sequential, group"),
         (["--offload", "model", "--device", "cpu"], "it needs an accelerator"),
     ],

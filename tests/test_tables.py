@@ -133,6 +133,7 @@ def test_eval_prints_its_tables_alone_in_either_format(outputs):
     assert r"\textit{" in tex.stdout and not re.search(r"(?<!\\)[%#]", tex.stdout.replace(r" % \usepackage", ""))
     plain = run(*groups).stdout
     assert run(*groups, "--format", "table").stdout == plain and "with --worst N here" in plain
+    assert "12 of 12 prompts" in run(*groups, "--worst", "1", "--format", "markdown").stdout
     listed = run(*groups, "--worst", "1").stdout
     assert "  clipped (lower is better): 12 of 12 prompts" in listed and "--worst N" not in listed
 

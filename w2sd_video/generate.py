@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
@@ -222,7 +223,10 @@ def _make(
             _write(each.request, shown, of, files)
             if "differences" in files:
                 differences = [d for of_video in record["videos"].values() for d in of_video.get("differences", [])]
-                draw_differences(differences, caption, files["differences"])
+                title = f"{textwrap.shorten(request.prompt, 100)}  (seed {request.seed})"
+                draw_differences(differences, title, files["differences"])
+                if not differences:
+                    logger.warning("note: the method changes no step, and there is nothing to record")
             if cut:
                 record["cut"] = cut
             record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]

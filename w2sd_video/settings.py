@@ -329,7 +329,7 @@ class Settings(Pair):
     offload: Annotated[
         Literal["none", "model", "sequential", "group"],
         Setting(
-            "What waits in the computer's memory while it has no part: none (default), model (whole networks),"
+            "What to keep in the computer's memory while unused: none (default), model (whole networks),"
             " sequential (layers), or group (blocks, fetched ahead).",
             ("--offload",),
             MODELS,

@@ -211,7 +211,7 @@ def _compare(made: dict[str, dict[str, torch.Tensor]], half: str, results: dict[
     for run in results["runs"]:
         if not run.get("finite", True):
             checks.append({"check": f"finite: {run['run']}", "ok": False})
-        if "error" in run and "float32" not in run["run"]:
+        if "error" in run and run["run"].endswith(results["settings"]["dtype"]):
             checks.append({"check": f"ran: {run['run']}", "ok": False})
     for kind in ("off", "on"):
         if kind in made.get(half, {}) and kind in made.get("float32", {}):

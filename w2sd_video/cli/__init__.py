@@ -82,9 +82,9 @@ def program(
     """The options of the program itself."""
 
 
-app.command()(with_settings([*having((*VIDEOS, *MIXTURES)), "schedule"])(generate))
-app.command("image", help="Make images from prompts: a PNG each, with a JSON sidecar; options as of `generate`.")(
-    with_settings([*having(IMAGES), "schedule"], without=("gif", "png"))(generate)
+app.command()(with_settings([*having((*VIDEOS, *MIXTURES)), "schedule"], {"kind": "video"})(generate))
+app.command("image", help="Make images from prompts: a PNG and a JSON sidecar each. Options as for `generate`.")(
+    with_settings([*having(IMAGES), "schedule"], {"kind": "image", "gif": False, "png": False})(generate)
 )
 app.command("presets")(show_presets)
 app.command("methods")(show_methods)

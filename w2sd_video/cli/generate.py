@@ -126,7 +126,7 @@ def generate(
         bool,
         option(
             OUTPUT,
-            "Record what the method does at every step: its numbers in the sidecar, and a plot, *-differences.png.",
+            "Record what the method does at every step: its numbers in the sidecar, and a plot, *-differences.svg.",
             "--record",
         ),
     ] = False,
@@ -137,13 +137,14 @@ def generate(
             OUTPUT, "Compare what is made already with its sidecar by hashes, not by sizes and times alone.", "--verify"
         ),
     ] = False,
+    *,
+    kind: str,
     **fields: Any,
 ) -> None:
     """Make videos from prompts: an MP4 each, and a JSON sidecar with all that it takes to make it again.
 
     Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
     """
-    kind = "image" if context.info_name == "image" else "video"
     prompts = [*(prompts or []), *(prompt or [])]
     with messages():
         refuse_empty(context)
@@ -160,7 +161,7 @@ def generate(
         if file:
             fields |= {"method": file.name, "method_sha256": file.sha256}
         also = {"gif": gif, "png": png, "differences": record}
-        formats = ["mp4", *(kind for kind, wanted in also.items() if wanted)]
+        formats = ["mp4", *(each for each, wanted in also.items() if wanted)]
         variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
         if len(variants) > 1:
             raise ValueError("--plain, --weak-only and --compare exclude one another")
@@ -174,14 +175,20 @@ def generate(
         scales = {arm: scale for arm, scale in by_arm.items() if scale is not None}
         before: dict[str, Any] | None = None
         if again:
-            replaced = fields.keys() - {"device", *(("method", "method_sha256") if file else ())}
+            free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
+            replaced = fields.keys() - free
             others = (prompts_file, preset, refine, seed, image_encoder)
             if prompts or variants or loras or scales or replaced or any(x is not None for x in others):
-                accepted = "--out, --overwrite, --verify, --gif, --png, --record, --device and --method FILE.py:CLASS"
+                accepted = (
+                    "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
+                    " FILE.py:CLASS"
+                )
                 raise ValueError(f"--from takes everything from the sidecar; only {accepted} go with it")
             request, before = _again(again, kind, fields, file)
             requests, verify = [request], True
-            formats = [kind for kind in runs.FORMATS if kind in {*formats, *before.get("formats", [])}]
+            if record and request.variant not in ("w2sd", "compare"):
+                raise ValueError(f"--record: {again} was sampled without a method, and there is nothing to record")
+            formats = [each for each in runs.FORMATS if each in {*formats, *before.get("formats", [])}]
         else:
             seeds = parse_seeds("0" if seed is None else seed)
             pair = presets.load(preset or DEFAULTS[kind])
@@ -260,20 +267,23 @@ def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refi
 
 
 def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
-    """What is said where options have no part in what is made; empty where each has."""
+    """A note on options that have no part in what is made, or an empty text."""
+    from ..methods import find
+
+    method = find(request.method, request.method_sha256)
     arms: tuple[str, ...] = ("weak",)
     used: tuple[str, ...] = ()
-    match request.variant, request.method:
-        case "plain", _:
+    match request.variant:
+        case "plain":
             by, arms = "--plain samples the strong model alone", ("weak", "reflection")
-        case "weak", _:
+        case "weak":
             by, arms = "--weak-only samples the weak arm alone, without reflection", ("reflection",)
             if "weak_guidance_scale" in fields and (request.weak or request.weak_motion_adapter or weak_arm(request)):
                 return f"--weak-only samples at --guidance {request.guidance_scale:g}; --weak-guidance has no effect."
-        case "w2sd", "z_sampling":
-            by, used = "z_sampling has the strong model in both arms", ("weak_guidance_scale",)
-        case "w2sd", "re_sampling":
-            by = "re_sampling has no weak arm"
+        case "w2sd" if method.one_model:
+            by, used = f"{request.method_name} has the strong model in both arms", ("weak_guidance_scale",)
+        case "w2sd" if not method.uses_weak:
+            by = f"{request.method_name} has no weak arm"
         case _:
             return ""
     named = [name for name in fields if name in settings.names() and name not in used]
@@ -321,7 +331,7 @@ def sample(
     to: Console = out,
 ) -> None:
     """Runs the requests under progress bars, and says where everything is."""
-    overwrite = free(requests, folder, formats, overwrite, verify, way=way)
+    overwrite = confirm_writable(requests, folder, formats, overwrite, verify, way=way)
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
     to_terminal, quietly = sys.stdout is not None and sys.stdout.isatty(), not err.is_terminal
@@ -337,13 +347,17 @@ def sample(
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
         steps = progress.add_task("loading", total=None)
 
+        began = 0.0  # when the models were loaded
+
         def on_step(name: str, done: int, total: int) -> None:
+            nonlocal began
+            began = began or time.monotonic()
             if done == 1:
                 progress.reset(steps, description=escape(name), total=total)
             progress.update(steps, completed=done)
 
         quiet()
-        began, sampled = time.monotonic(), 0
+        sampled = 0
         with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
             for number, made in enumerate(results, 1):
                 progress.update(videos, advance=1)
@@ -359,7 +373,7 @@ def sample(
                     to.print(*lines, sep="\n", markup=False)
 
 
-def free(
+def confirm_writable(
     requests: list[Request], folder: Path, formats: list[str], overwrite: bool, verify: bool = False, *, way: str
 ) -> bool:
     """Makes sure, before any model is loaded, that the names of the outputs can be written to.

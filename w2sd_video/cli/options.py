@@ -85,28 +85,29 @@ def having(families: tuple[str, ...]) -> list[str]:
 
 
 def with_settings(
-    names: list[str], without: tuple[str, ...] = ()
+    names: list[str], fixed: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator of commands that take `**fields`: settings are options, after `--preset`, and those that a user gives
     come as `fields`.
 
     Args:
         names: which settings.
-        without: parameters of the command that are no options of it here.
+        fixed: values of parameters of the command that are no options.
     """
+    values = dict(fixed or {})
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         own = [
             parameter.replace(annotation=hints[name])
             for name, parameter in inspect.signature(command).parameters.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in without
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in values
         ]
         told = [_parameter(name, presets.Preset if name == "schedule" else settings.Settings) for name in names]
 
         def run(**arguments: Any) -> None:
             fields = {name: value for name in names if (value := arguments.pop(name)) not in (None, [], ())}
-            command(**arguments, **fields)
+            command(**arguments, **values, **fields)
 
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         after = [parameter.name for parameter in own].index("preset") + 1

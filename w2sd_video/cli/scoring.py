@@ -18,8 +18,7 @@ from ..errors import Refused
 from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import PATH, err, messages, out, quiet, say
-from .generate import free as free_outputs
-from .generate import refine_prompts, sample
+from .generate import confirm_writable, refine_prompts, sample
 from .options import FORMAT, OUTPUT, adapters, option, refuse_empty, wants_json, with_settings
 
 
@@ -157,7 +156,8 @@ def check_pair(
             dimensions = named_by_user(dimensions)
             expand(dimensions)
         pair = presets.load(preset)
-        if not videos and fields.get("strong", pair.strong) != pair.strong:
+        strong = fields.get("strong", pair.strong)
+        if not videos and strong != pair.strong and not strong.startswith(check.SHIPPED):
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
         runs.writable(out_folder)
         if loras := fields.pop("adapters", []):
@@ -171,7 +171,7 @@ def check_pair(
         batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
         check.writable(out_folder)
         for variant, folder in variants.items():
-            free_outputs(batches[variant], folder, ["mp4"], False, way="Give another --out")
+            confirm_writable(batches[variant], folder, ["mp4"], False, way="Give another --out")
         if variants:
             free(out_folder / "scores.json")
         quiet()

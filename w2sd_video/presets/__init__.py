@@ -112,7 +112,7 @@ def read(path: Path, name: str | None = None) -> Preset:
     return preset
 
 
-_WITH_BOOLEANS = ("weak_text_encoders", "schedules")  # where `no` says false
+_WITH_BOOLEANS = ("weak_text_encoders", "schedules", "options")  # where `no` says false
 
 
 def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -155,5 +155,5 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
     places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
-        if isinstance(model := place.get(name), str) and (folder / model).exists():
+        if isinstance(model := place.get(name), str) and os.path.exists(folder / model):
             place[name] = str((folder / model).absolute())

@@ -37,7 +37,7 @@ class Output:
     @cached_property
     def paths(self) -> dict[str, Path]:
         """The files by format; `json` is the sidecar and comes last, `sheet` is a comparison's contact sheet."""
-        named = {"png": "-frames", "differences": "-differences.png"}
+        named = {"png": "-frames", "differences": "-differences.svg"}
         formats = self.formats if self.request.video else ["png", *(f for f in self.formats if f == "differences")]
         ends = {kind: named.get(kind, f".{kind}") for kind in formats}
         if not self.request.video:
@@ -57,7 +57,8 @@ class Output:
             request = replace(self.request, variant=SINGLES[variant])
             folder = self.folder / (request.method if variant == "w2sd" else request.variant)
             end = "" if variant == "w2sd" else f"-{request.variant}"
-            singles[variant] = Output(request, folder, self.formats, f"{before}{end}{after}")
+            formats = [each for each in self.formats if each != "differences" or variant == "w2sd"]
+            singles[variant] = Output(request, folder, formats, f"{before}{end}{after}")
         return singles
 
     def sidecar(self) -> tuple[Request, dict[str, Any]] | None:

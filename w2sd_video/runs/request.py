@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,14 @@ from ..settings import MOST_STEPS, WIDEST, Settings
 if TYPE_CHECKING:
     import torch
 
-# What a method has as a field of its own, and a request too.
+# Fields that a method and a request both have.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
 
-# Settings that came later than names of files that have them in their hash, and what they are without.
+# Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False}
-# Of a preset's noise schedule, what a scheduler of another class is told too.
-_LEVELS = (
-    "num_train_timesteps beta_schedule beta_start beta_end prediction_type rescale_betas_zero_snr timestep_spacing"
-    " steps_offset"
-).split()
+# What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
+_LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 
 
 class Request(Settings):
@@ -141,7 +139,7 @@ class Request(Settings):
     def _check_arms(self) -> None:
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
-            raise Refused("weak_text_encoders", True, "there is no other weak model to take them of")
+            raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
         scaled: list[tuple[str, Any]] = [("adapters", each) for each in self.adapters.values()] + [
             ("ip_adapter", self.ip_adapter or {})
         ]
@@ -161,7 +159,7 @@ class Request(Settings):
             if path is not None and not _is_there(name, path):
                 raise Refused(name, path, "give a file that is there")
             if path is not None and self.pictures.get(name) != _hash(path):
-                raise Refused(name, path, "it is not the picture that it was when this was asked for")
+                raise Refused(name, path, "the file has changed since this request was recorded")
 
     @property
     def one_network(self) -> bool:
@@ -170,7 +168,7 @@ class Request(Settings):
 
     def _check_method(self) -> None:
         if self.variant != "w2sd" and self.guidance_scale < 1 and (self.variant != "weak" or self.weak is not None):
-            accepted = "without a method the pipelines take everything up to 1 as 1: give 1 or more"
+            accepted = "without a method, diffusers treats a guidance below 1 as 1: give 1 or more"
             raise Refused("guidance_scale", self.guidance_scale, accepted)
         if plugins.is_file(self.method) != (self.method_sha256 is not None):
             raise Refused("method_sha256", self.method_sha256, "give the SHA-256 of the file of a method FILE.py:CLASS")
@@ -242,27 +240,37 @@ class Request(Settings):
 def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the method: the pair's, where the method is the pair's, and over them those of `overrides`."""
     method = overrides.get("method") or pair.method
-    own = pair.options if method.rpartition(":")[2] == pair.method.rpartition(":")[2] else {}
+    own = pair.options if os.path.basename(method) == os.path.basename(pair.method) else {}
     return {**own, **(overrides.get("options") or {})}
 
 
 def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """`CLASS [NAME=VALUE...]` as a scheduler of that class, on a schedule's noise levels.
+    """`CLASS [NAME=VALUE...]` as a scheduler of that class, with what a schedule says that it can be told.
 
     Raises:
-        Refused: it is something else.
+        Refused: it is something else, or it cannot be told the noise levels of the schedule.
     """
-    name, *said = text.split() or [""]
-    config = {key: value for key, value in schedule.items() if key in _LEVELS}
-    for each in said:
+    import diffusers
+
+    name, *texts = text.split() or [""]
+    cls = getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
+    config: dict[str, Any] = {}
+    for each in texts:
         key, equals, value = each.partition("=")
-        if not key or not equals:
-            raise Refused("scheduler", text, "give a diffusers class, and NAME=VALUE with spaces between")
+        if not key or not equals or key == "class" or key in config:
+            accepted = "give a diffusers class, and NAME=VALUE with spaces between, each name once"
+            raise Refused("scheduler", text, accepted)
         try:
             config[key] = words_as_booleans(parse_yaml(value))
         except ValueError:
             raise Refused("scheduler", text, f"{each} has no value that YAML reads") from None
-    return {"class": name, **config}
+    own = {key: value for key, value in schedule.items() if key != "class"}
+    known = signature(cls).parameters
+    if lost := [key for key in _LEVELS.split() if own.get(key) is not None and key not in known]:
+        raise Refused("scheduler", name, f"it cannot be told the {', '.join(lost)} of the preset's schedule")
+    return {"class": name, **{key: value for key, value in own.items() if key in known}, **config}
 
 
 def _is_there(argument: str, path: str) -> bool:

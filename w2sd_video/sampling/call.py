@@ -46,10 +46,11 @@ def sample(
         "guidance_scale": request.guidance_scale,
         "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         "output_type": "np",
+        "recorder": recorder,
     }
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
         given["callback_on_step_end"] = step_done
-    loaded, pipe.recorder = pipe.scheduler, recorder
+    loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
     way = "give --dtype float32, or another autoencoder by --vae"
     try:
@@ -58,7 +59,7 @@ def sample(
         said = str(error).partition(";")[0]
         raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
     finally:
-        pipe.scheduler, pipe.recorder = loaded, None
+        pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
         on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
     made = output.frames[0] if request.video else output.images
@@ -80,7 +81,7 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
     """The arguments of a pair's call that say what is to be seen, and how large: prompt, pictures, size.
 
     Args:
-        alone: of the weak model by itself.
+        alone: whether the pipeline is the weak model's own.
 
     Raises:
         Refused: a picture that cannot be read, or has too few frames; a class that the model does not know.

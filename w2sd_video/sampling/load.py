@@ -32,7 +32,7 @@ def load(request: Request) -> dict[str, Pipeline]:
     if request.offload != "none" and device.type == "cpu":
         raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
     shown = runs.VARIANTS[request.variant]
-    # A weak model by itself has its own text encoders and VAE; a weak arm of the strong model is in its pipeline.
+    # Only a separate weak model, sampled alone, needs a pipeline of its own, with its text encoders and VAE.
     apart = ["weak"] if request.weak is not None and "weak" in shown else []
     if apart and shown[1:] and request.offload != "none":
         accepted = "the weak model alone and the pair share networks, which one of them would move: give none"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..runs import naming
 
 
 def draw_differences(differences: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Draws `Recorder.rows()` of a call with one sample as a PNG: by step, how far the method led, whether it went on
+    """Draws `Recorder.rows()` of a call with one sample as an SVG: by step, how far the method led, whether it went on
     in the direction of the step before, and for a video how much of it changes frames against each other, and which.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
+    import numpy as np
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     video = any(each["frames"] for each in differences)
@@ -48,5 +49,7 @@ def draw_differences(differences: Sequence[Mapping[str, Any]], title: str, path:
     for axes in plots:
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-    with naming(path):
-        figure.savefig(path, format="png", metadata={"Software": None})
+    constant = {"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}  # texts as texts, identifiers not at random
+    with naming(path), rc_context(constant), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks
+        figure.savefig(path, format="svg", metadata={"Date": None})

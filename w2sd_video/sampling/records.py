@@ -34,7 +34,7 @@ def provenance(pipelines: Mapping[str, Pipeline], command: Sequence[str]) -> dic
 
     from ..provenance import weight_hashes
 
-    device = next(iter(pipelines.values())).device
+    device = next(iter(pipelines.values()))._execution_device
     return {
         "versions": versions(),
         "weights": {variant: weight_hashes(pipe) for variant, pipe in pipelines.items()},

@@ -47,7 +47,7 @@ class Denoising(Run):
         self._forget()
 
     def _forget(self) -> None:
-        """Other videos are to be drawn from here on."""
+        """Drops the videos that are kept, because `_draw` has changed."""
         self._scenes: list[Scene] = []
         self._frames: np.ndarray | None = None
         self._latents: torch.Tensor | None = None

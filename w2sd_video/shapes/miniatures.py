@@ -1,4 +1,4 @@
-"""Trains miniatures, which make the other pairs real, upon the shipped models, which stay as they are:
+"""Trains the miniatures, small models for the other kinds of pair, on top of the shipped models, which stay unchanged:
 
 - `style`    a LoRA of outlines, for pictures;
 - `control`  a ControlNet of edges, for pictures;
@@ -104,7 +104,7 @@ On {made}. The recipe:
 
 
 class MiniatureTrainer(Denoising):
-    """Makes the miniatures of a recipe in a run folder, which goes on where it stands; `FOLDER/miniatures` has them."""
+    """Trains the miniatures in a run folder, where it goes on; the results are in `FOLDER/miniatures`."""
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")
     after: ClassVar[Mapping[str, str]] = {}  # each begins with the shipped models

@@ -47,8 +47,9 @@ class Recipe:
 def noisy_share(stage: str, step: int, steps: int) -> float:
     """The share of a batch whose timesteps are drawn evenly from NOISY up; the rest is drawn evenly from below.
 
-    First where things go, then what they are: a picture of this size is lost in noise at NOISY, and once the model
-    knows what prompts say there, it has nothing more to learn. A video has more to be seen.
+    At first mostly high noise, where it is decided where things go, and later lower noise, where it is decided what
+    they are: above NOISY a picture of this size cannot be seen, and once the model knows what prompts say of it there,
+    it has no more to learn. Of a video more can be seen.
     """
     first = 5 * (step + 1) <= steps
     if stage == "image":

@@ -118,7 +118,7 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _compiled(self, network: Any) -> Any:
-        """On a GPU, small networks wait for their kernels to be launched: fewer are faster."""
+        """Compiled on a GPU, where launching kernels takes most of the time of small networks."""
         return torch.compile(network, dynamic=False) if self.device.type == "cuda" else network
 
     def _plain(self, network: Any) -> None:
