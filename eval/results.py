@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.columns import Column
+from w2sd_video.documents import finite
 from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
@@ -414,12 +415,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def finite(value: Any) -> Any:
-    """The value with null for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -127,7 +127,7 @@ class Scorer:
                 problems[name] = f"{type(error).__name__}: {first_line(error)}"
                 del running[name]
 
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), exact():
             for dimension in todo:
                 if dimension.prompted and not video.prompt:
                     problems[dimension.name] = "it has no prompt"
@@ -174,7 +174,7 @@ def _columns(dimension: Dimension, returned: Any) -> Made:
 
 
 @contextlib.contextmanager
-def _exact():
+def exact():
     """Convolutions in full float32: TF32, the default on recent GPUs, can turn a verdict."""
     import torch
 

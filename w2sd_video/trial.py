@@ -7,20 +7,21 @@ to send back, with everything as JSON at its end; it names no folder of the mach
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import presets, runs
+from . import presets, runs, tables
+from .bench import measure
 from .doctor import devices, find, versions
+from .documents import finite
 from .errors import WeightsNotFound
 from .hashing import sha256
 from .models.sources import cached, resolve
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .pipelines.reflection import Reflection
 
 STEPS, SIDE, FRAMES = 2, 256, 8  # of what is sampled; models of fixed or smaller size keep theirs
-GIB = 2**30
 # What the strong arm is told, and the weak one where the pair differs in its prompts.
 TEXTS = {
     "shapes": ("a large red circle moving right", "a red circle"),
@@ -139,16 +139,16 @@ def _sample(
     """
     import torch
 
-    _start_peak(device)
+    measure.start_peak(device)
     began = time.perf_counter()
     try:
         pipe = load(request)["w2sd"]
     except Exception as error:
         if first or not _of_dtype(error):
             raise
-        results["runs"].append({"run": f"load, {request.dtype}", "error": _said(error)})
+        results["runs"].append({"run": f"load, {request.dtype}", "error": measure.said(error)})
         return
-    _synchronize(device)
+    measure.synchronize(device)
     results["runs"].append(
         {"run": f"load, {request.dtype}", "seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
     )
@@ -168,24 +168,22 @@ def _sample(
             "generator": torch.Generator("cpu").manual_seed(request.seed),
             "output_type": "latent" if request.textual else "np",
         }
-        _start_peak(device)
+        measure.start_peak(device)
         began = time.perf_counter()
         try:
             output = runner(**given)
             made[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
-            _synchronize(device)
+            measure.synchronize(device)
             row |= {"seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
             row["finite"] = bool(made[kind].isfinite().all())
             row["rms"] = _rms(made[kind])
             if kind == "on":
                 row["evaluations"] = pipe.evaluations["total"]
         except Exception as error:
-            row["error"] = _said(error)
+            row["error"] = measure.said(error)
         results["runs"].append(row)
     del pipe, stock, runner
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    measure.release(device)
 
 
 _NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "method on"}
@@ -277,10 +275,10 @@ def text(results: dict[str, Any]) -> str:
     lines += ["## Checks", ""]
     for check in results["checks"]:
         lines.append(f"- {verdict(check)}: {check['check']}{numbers(check)}")
-    lines += ["", "## Runs", "", *_table(results["runs"]), ""]
+    lines += ["", "## Runs", "", _table(results["runs"]), ""]
     counted = "of the run, on the GPU" if settings["device"] == "cuda" else "of the whole process until then"
     lines += [f"Peaks of memory are {counted}. `rms` is the output's root mean square."]
-    lines += ["", "## Weights", "", *_table(results["files"])]
+    lines += ["", "## Weights", "", _table(results["files"])]
     lines += ["", "## Machine", ""]
     lines += [f"- {name}: {value}" for name, value in {**results["versions"], **results["devices"]}.items()]
     block = json.dumps(finite(results), indent=1)
@@ -298,17 +296,14 @@ def numbers(check: Row) -> str:
     return f" ({said})" if said else ""
 
 
-def _table(rows: list[Row]) -> Iterator[str]:
+def _table(rows: list[Row]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    if not columns:
-        yield "None."
-        return
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + " --- |" * len(columns)
-    for row in rows:
-        cells = (row.get(name, "") for name in columns)
-        shown = (f"{each:.4g}" if isinstance(each, float) else str(each).replace("|", "\\|") for each in cells)
-        yield "| " + " | ".join("" if each == "None" else each for each in shown) + " |"
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    return tables.markdown([tables.Table(columns, cells)]) if columns else "None."
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
@@ -321,47 +316,18 @@ def write(path: Path, results: dict[str, Any]) -> None:
         staged["file"].write_text(text(results), encoding="utf-8")
 
 
-def finite(value: Any) -> Any:
-    """With null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
 def _of_dtype(error: Exception) -> bool:
     """Whether it is of one dtype only that a pair cannot be loaded: memory, or what the device lacks."""
     return isinstance(error, (MemoryError, RuntimeError, NotImplementedError))
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
-
-
-def _synchronize(device: torch.device) -> None:
-    import torch
-
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-
-
-def _start_peak(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def _peak(device: torch.device) -> float | None:
-    """The most GiB since `_start_peak`, on a GPU; else of the process since it began; None where nobody counts."""
-    import torch
-
+    """The most GiB since `start_peak`, on a GPU; else of the process since it began; None where nobody counts."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
+        return measure.peak(device)
     if sys.platform == "win32":
         return None
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (GIB if sys.platform == "darwin" else 2**20)
+    return most / (measure.GIB if sys.platform == "darwin" else 2**20)

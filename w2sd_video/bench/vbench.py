@@ -23,7 +23,7 @@ from torch import nn
 
 from ..eval import weights
 from ..eval.dimensions import SIX, get
-from ..eval.evaluate import Scorer
+from ..eval.scorer import Scorer, exact
 from ..eval.videos import Video, find
 from ..video import write_pngs
 from . import measure
@@ -294,17 +294,6 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         weights._check = before
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Convolutions in full float32, as ours are."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from .. import plugins, presets, runs
+from ..documents import finite
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
@@ -164,6 +165,6 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
     trial.write(path, results)
     for check in results["checks"]:
         err.print(f"{trial.verdict(check)}: {check['check']}{trial.numbers(check)}", markup=False)
-    say(json.dumps(trial.finite(results), indent=1) if as_json else f"Wrote {path}")
+    say(json.dumps(finite(results), indent=1) if as_json else f"Wrote {path}")
     if any(check["ok"] is False for check in results["checks"]):
         raise typer.Exit(1)

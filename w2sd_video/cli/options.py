@@ -14,11 +14,10 @@ import typer
 from .. import presets, runs, settings
 from ..documents import read_text
 from ..errors import Refused
-from ..settings import METHOD, MODELS, SCALED, SIZE, Scaled
+from ..settings import SCALED, Scaled
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"
-PANELS = (METHOD, MODELS, OUTPUT, SIZE)
 MOST_SEEDS = 10_000
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt", "prompt")  # options that may be an empty text
@@ -32,7 +31,7 @@ def wants_json(form: str) -> bool:
     return form == "json"
 
 
-def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+def option(panel: str | None, text: str, *names: str, **more: Any) -> Any:
     """An option of a command's own, in a panel of its help."""
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
@@ -66,21 +65,20 @@ def _parameter(name: str, of: type) -> inspect.Parameter:
     if kind:
         more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
     value: Any = list[str] if name in REPEATED else kind or (bool if "/" in about.options[0] else str)
-    told = typer.Option(*about.options, help=about.help, rich_help_panel=about.panel, **more)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value | None, told]
-    )
+    annotation = Annotated[value | None, option(about.panel, about.help, *about.options, **more)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def having(families: tuple[str, ...]) -> list[str]:
     """The settings of runs that are options, of some families."""
-    found = [(name, settings.of(name)) for name in settings.names()]
-    options = [(name, about) for name, about in found if about.options and about.options[0].startswith("--")]
     own = ("seed", "preset")  # of which `generate` takes more than one value, or reads a file
     return [
         name
-        for name, about in options
-        if name not in own and (about.families is None or {*about.families} & {*families})
+        for name in settings.names()
+        if (about := settings.of(name)).options
+        and about.options[0].startswith("--")
+        and name not in own
+        and (about.families is None or {*about.families} & {*families})
     ]
 
 
@@ -103,7 +101,7 @@ def with_settings(
             for name, parameter in inspect.signature(command).parameters.items()
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in values
         ]
-        told = [_parameter(name, presets.Preset if name == "schedule" else settings.Settings) for name in names]
+        of_settings = [_parameter(name, presets.Preset if name == "schedule" else settings.Settings) for name in names]
 
         def run(**arguments: Any) -> None:
             fields = {name: value for name in names if (value := arguments.pop(name)) not in (None, [], ())}
@@ -111,7 +109,7 @@ def with_settings(
 
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         after = [parameter.name for parameter in own].index("preset") + 1
-        parameters = own[:after] + told + own[after:]
+        parameters = own[:after] + of_settings + own[after:]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -141,14 +139,14 @@ def refuse_empty(context: typer.Context) -> None:
 def read_scaled(option: str, text: str, strong: float, weak: float) -> Scaled:
     """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
     number = r":([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-    found = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
-    if not found:
+    match = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
+    if not match:
         raise Refused(option, text, f"give {SCALED}")
     scales = [
-        default if said is None else float(said)
-        for said, default in zip(found.groups()[1:], (strong, weak), strict=True)
+        default if scale is None else float(scale)
+        for scale, default in zip(match.groups()[1:], (strong, weak), strict=True)
     ]
-    return {"model": found[1], "strong": scales[0], "weak": scales[1]}
+    return {"model": match[1], "strong": scales[0], "weak": scales[1]}
 
 
 def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool) -> dict[str, Scaled]:

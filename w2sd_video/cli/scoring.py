@@ -148,9 +148,9 @@ def check_pair(
         if control is not None and not videos:
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from .. import check_pair as check
+        from ..documents import finite
         from ..eval.cli import free, run
         from ..eval.dimensions import expand, named_by_user
-        from ..eval.results import finite
 
         if dimensions not in (None, "none"):
             dimensions = named_by_user(dimensions)

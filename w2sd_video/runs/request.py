@@ -244,18 +244,28 @@ def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> dict[str, An
     return {**own, **(overrides.get("options") or {})}
 
 
+def scheduler_class(name: str) -> type:
+    """The diffusers scheduler of that name.
+
+    Raises:
+        Refused: there is none.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
+    return cls
+
+
 def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
     """`CLASS [NAME=VALUE...]` as a scheduler of that class, with what a schedule says that it can be told.
 
     Raises:
         Refused: it is something else, or it cannot be told the noise levels of the schedule.
     """
-    import diffusers
-
     name, *texts = text.split() or [""]
-    cls = getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
+    cls = scheduler_class(name)
     config: dict[str, Any] = {}
     for each in texts:
         key, equals, value = each.partition("=")

@@ -41,7 +41,7 @@ def sample(
             on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
         return kwargs
 
-    given = arguments(pipe, request, variant) | {
+    call = arguments(pipe, request, variant) | {
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
@@ -49,12 +49,12 @@ def sample(
         "recorder": recorder,
     }
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
-        given["callback_on_step_end"] = step_done
+        call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
     way = "give --dtype float32, or another autoencoder by --vae"
     try:
-        output = pipe(**given)
+        output = pipe(**call)
     except NotFinite as error:
         said = str(error).partition(";")[0]
         raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
@@ -62,14 +62,14 @@ def sample(
         pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
         on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
-    made = output.frames[0] if request.video else output.images
-    broken = ~np.isfinite(made).reshape(len(made), -1).all(axis=1)
+    frames = output.frames[0] if request.video else output.images
+    broken = ~np.isfinite(frames).reshape(len(frames), -1).all(axis=1)
     if broken.any():
-        where = f"{broken.sum()} of {len(made)} frames" if request.video else "the image"
+        where = f"{broken.sum()} of {len(frames)} frames" if request.video else "the image"
         raise FloatingPointError(
             f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
         )
-    return (made * 255).round().astype("uint8"), dict(pipe.evaluations)
+    return (frames * 255).round().astype("uint8"), dict(pipe.evaluations)
 
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
     if variant == "strong" or (variant == "weak" and request.weak is not None):
         return {"method": None}
-    from ..methods import METHODS, find
+    from ..methods import find
 
     cls = find(request.method, request.method_sha256)
     call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
@@ -133,25 +133,15 @@ def _method(request: Request, variant: str) -> dict[str, Any]:
         apart = call or request.weak_motion_adapter
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
         return call | {"method": "weak", "weak_guidance_scale": guidance}
-    if request.method not in METHODS:
-        values = {
-            "strong_guidance": request.strong_guidance_scale,
-            "weak_guidance": request.weak_guidance_scale,
-            "reflection_steps": request.reflection_steps,
-            "inversion": request.inversion,
-            "convention": request.convention,
-        }
-        takes = {each.name for each in fields(cls)}
-        return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
-    return call | {
-        "method": request.method,
-        "strong_guidance_scale": request.strong_guidance_scale,
-        "weak_guidance_scale": request.weak_guidance_scale,
+    values = {
+        "strong_guidance": request.strong_guidance_scale,
+        "weak_guidance": request.weak_guidance_scale,
         "reflection_steps": request.reflection_steps,
         "inversion": request.inversion,
         "convention": request.convention,
-        **request.options,
     }
+    takes = {each.name for each in fields(cls)}
+    return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
 
 
 def _pictures(request: Request, argument: str, count: int) -> list[Any]:

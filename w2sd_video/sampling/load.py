@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import runs, settings
 from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..runs import Request
+from ..runs.request import scheduler_class
 
 if TYPE_CHECKING:
     import torch
@@ -31,16 +32,16 @@ def load(request: Request) -> dict[str, Pipeline]:
     device = runs.usable_device(request.device)
     if request.offload != "none" and device.type == "cpu":
         raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
-    shown = runs.VARIANTS[request.variant]
+    variants = runs.VARIANTS[request.variant]
     # Only a separate weak model, sampled alone, needs a pipeline of its own, with its text encoders and VAE.
-    apart = ["weak"] if request.weak is not None and "weak" in shown else []
-    if apart and shown[1:] and request.offload != "none":
+    apart = ["weak"] if request.weak is not None and "weak" in variants else []
+    if apart and variants[1:] and request.offload != "none":
         accepted = "the weak model alone and the pair share networks, which one of them would move: give none"
         raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
-    if both := [variant for variant in shown if variant not in apart]:
+    if both := [variant for variant in variants if variant not in apart]:
         pair: dict[str, Any] = {}
-        if "w2sd" in shown and request.weak is not None:
+        if "w2sd" in variants and request.weak is not None:
             pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
         if set(both) != {"strong"} and request.weak_motion_adapter is not None:
             pair["weak_motion_adapter"] = request.weak_motion_adapter
@@ -115,11 +116,10 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
         pair["controlnet"] = request.controlnet["model"]
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
-    made, read = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
-    if made != read:
-        raise Refused(
-            "vae", request.vae, f"its latents have {read} channels, and the model's {made}: give one that fits"
-        )
+    denoised, decoded = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
+    if denoised != decoded:
+        accepted = f"its latents have {decoded} channels, and the model's {denoised}: give one that fits"
+        raise Refused("vae", request.vae, accepted)
     return pipe
 
 
@@ -140,14 +140,14 @@ def _check_schedule(request: Request) -> None:
     Raises:
         Refused: says which argument of the schedule, or how many steps.
     """
-    made = scheduler(request)
-    if not hasattr(made, "alphas_cumprod") or hasattr(made, "sigmas"):  # these look levels up between timesteps too
+    built = scheduler(request)
+    if not hasattr(built, "alphas_cumprod") or hasattr(built, "sigmas"):  # these look levels up between timesteps too
         return
     try:
-        made.set_timesteps(request.num_inference_steps)
+        built.set_timesteps(request.num_inference_steps)
     except ValueError as error:
         raise Refused("scheduler", dict(request.scheduler), f"diffusers refuses it: {error}") from None
-    last, levels = [int(made.timesteps.max()), int(made.timesteps.min())], len(made.alphas_cumprod)
+    last, levels = [int(built.timesteps.max()), int(built.timesteps.min())], len(built.alphas_cumprod)
     if last[0] >= levels or last[1] < 0:
         accepted = f"its timesteps go from {last[1]} to {last[0]}, and its levels from 0 to {levels - 1}"
         accepted += ": give fewer, or another steps_offset"
@@ -165,13 +165,9 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
         Refused: diffusers has no such class, or the class no such argument; or the networks predict a flow and the
             scheduler is none of flow matching.
     """
-    import diffusers
-
     config = dict(request.scheduler)
     name = str(config.pop("class", ""))
-    cls = getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
+    cls = scheduler_class(name)
     known = list(signature(cls).parameters)
     for key, value in config.items():
         if key not in known:

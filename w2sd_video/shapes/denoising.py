@@ -105,12 +105,12 @@ class Denoising(Run):
 
     def _videos(self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], exchanged: bool) -> None:
         data = self.latents(pipe)
-        key, steps = self.stages.index(stage) + 1, getattr(self.recipe, f"{stage}_steps")
+        steps = getattr(self.recipe, f"{stage}_steps")
         unet.to(self.device).train()
         self._plain(unet)
 
         def batch(step: int) -> Batch:
-            rng = self._rng(key, step)
+            rng = self._rng_of(stage, step)
             which = rng.integers(len(data), size=self.recipe.video_batch)
             share = noisy_share(stage, step, steps)
             scenes = [self.scenes[n] for n in which]
@@ -152,8 +152,8 @@ class Denoising(Run):
 
     def _ids(self, prompts: list[str]) -> torch.Tensor:
         """Prompts in both tokenizers' ids, (2, B, tokens)."""
-        told = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        return torch.stack([tokens(prompts, **told).input_ids for tokens in self.tokenizers])
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return torch.stack([tokens(prompts, **options).input_ids for tokens in self.tokenizers])
 
     def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
         """The squared error of a network's velocity."""

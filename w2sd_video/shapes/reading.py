@@ -84,8 +84,7 @@ class Reader(torch.nn.Module):
         """
         of_words = torch.gather(things, 1, number.clamp(min=0)[..., None].expand(-1, -1, len(self.things)))
         of_words = torch.where(number[..., None] >= 0, of_words, UNSAID)
-        told = self.prompt(pooled)
-        of_things, of_scenes = told[:, : -sum(self.scenes)], told[:, -sum(self.scenes) :]
+        of_things, of_scenes = self.prompt(pooled).tensor_split([-sum(self.scenes)], 1)
         readings = [
             *zip(self.word(embeds).split(self.things, -1), of_words.unbind(-1), strict=True),
             *zip(of_things.unflatten(1, (MOST_THINGS, -1)).split(self.things, -1), things.unbind(-1), strict=True),

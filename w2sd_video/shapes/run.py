@@ -31,7 +31,7 @@ CHECKPOINT_EVERY = 200
 Batch = dict[str, torch.Tensor]
 
 
-class _Made(torch.utils.data.Dataset):
+class _Mapped(torch.utils.data.Dataset):
     """What a function makes of each number."""
 
     def __init__(self, make: Callable[[int], Any], numbers: Sequence[int]):
@@ -109,9 +109,13 @@ class Run:
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *key])
 
+    def _rng_of(self, stage: str, step: int) -> np.random.Generator:
+        """What a stage draws a step's batch with."""
+        return self._rng(self.stages.index(stage) + 1, step)
+
     def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
         """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
-        found = DataLoader(_Made(make, numbers), batch_size=None, num_workers=self.workers)
+        found = DataLoader(_Mapped(make, numbers), batch_size=None, num_workers=self.workers)
         return track(found, what, len(numbers), disable=not sys.stderr.isatty()) if what else found
 
     def _autocast(self):

@@ -140,7 +140,6 @@ class Trainer(Denoising):
                 self._load(name).to("cpu", torch.float16).save_pretrained(staged["weights"] / name)
                 for tokens in ("tokenizer", "tokenizer_2"):  # as vocab.json and merges.txt too, like SDXL's own
                     shutil.copytree(HERE / tokens, staged["weights"] / name / tokens, dirs_exist_ok=True)
-            for name in ("base", "tuned"):
                 shutil.rmtree(staged["weights"] / name / "vae")
             vae = AutoencoderKL.from_pretrained(self.folder / "decoder", torch_dtype=torch.float16)
             vae.save_pretrained(staged["weights"] / "tuned" / "vae")  # the autoencoder of both
@@ -158,8 +157,7 @@ class Trainer(Denoising):
         vae, recipe = pipe.vae.to(self.device), self.recipe
 
         def loss(batch: Batch) -> torch.Tensor:
-            x, posterior = self._encoded(vae, batch)
-            z = posterior.mean + posterior.std * batch["sampled"]
+            x, posterior, z = self._encoded(vae, batch)
             difference = vae.decode(z).sample - x
             error = (difference.abs() + difference.square()) * (1 + 4 * _coloured(x))
             return error.mean() + recipe.kl_weight * posterior.kl().mean() / z[0].numel()
@@ -177,8 +175,7 @@ class Trainer(Denoising):
 
         def loss(batch: Batch) -> torch.Tensor:
             with torch.no_grad():
-                x, posterior = self._encoded(vae, batch)
-                z = posterior.mean + posterior.std * batch["sampled"]
+                x, _, z = self._encoded(vae, batch)
                 # A denoiser's latents are never quite right: the decoder learns to see what they were to be.
                 z = z + recipe.latent_noise * batch["strength"] ** 2 * z.std() * batch["added"]
             return _unlike(vae.decode(z).sample, x)
@@ -190,7 +187,7 @@ class Trainer(Denoising):
     def _frames_batch(self, stage: str, step: int, whole_from: int) -> Batch:
         """Frames (B, height, width, 3) of uint8, and what is drawn for them: of the posterior, and to be added. Before
         the step `whole_from`, crops."""
-        rng = self._rng(self.stages.index(stage) + 1, step)
+        rng = self._rng_of(stage, step)
         flat = self.frames.reshape(-1, *self.frames.shape[2:])
         whole = step >= whole_from
         # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
@@ -205,10 +202,11 @@ class Trainer(Denoising):
             "strength": torch.rand((len(frames), 1, 1, 1), generator=draw),
         }
 
-    def _encoded(self, vae: AutoencoderKL, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """The pixels of a batch, and the posterior of their latents."""
+    def _encoded(self, vae: AutoencoderKL, batch: Batch) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """The pixels of a batch, the posterior of their latents, and latents that are drawn from it."""
         x = self._pixels(batch["frames"])
-        return x, vae.encode(x).latent_dist
+        posterior = vae.encode(x).latent_dist
+        return x, posterior, posterior.mean + posterior.std * batch["sampled"]
 
     def _text(self) -> None:
         pipe = self._load("vae")
@@ -216,7 +214,7 @@ class Trainer(Denoising):
         reader, first = Reader(), self.tokenizers[0]
 
         def batch(step: int) -> Batch:
-            rng = self._rng(3, step)
+            rng = self._rng_of("text", step)
             scenes = [forget(self.scenes[n], rng) for n in rng.integers(len(self.scenes), size=READ)]
             ids = self._ids([describe(scene) for scene in scenes])
             things, of_scenes = facts(scenes)
@@ -238,7 +236,7 @@ class Trainer(Denoising):
         data, recipe = self.latents(pipe), self.recipe
 
         def batch(step: int) -> Batch:
-            rng = self._rng(4, step)
+            rng = self._rng_of("image", step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = data.shape[1] - 1 - rng.integers(min(LAST_FRAMES, data.shape[1]), size=len(which))
             share = noisy_share("image", step, recipe.image_steps)
