@@ -353,7 +353,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     train.Trainer(tmp_path / "whole", TINY, "cpu").train()
 
     kills = {(stage, 1) for stage in range(1, 7)}  # in its second step, after a checkpoint
-    rng = train.Trainer._rng
+    rng = train.Trainer.rng
 
     def killed(self, *key):
         if key in kills:
@@ -361,7 +361,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return rng(self, *key)
 
-    monkeypatch.setattr(train.Trainer, "_rng", killed)
+    monkeypatch.setattr(train.Trainer, "rng", killed)
     for _ in range(6):
         with pytest.raises(KeyboardInterrupt):
             train.Trainer(tmp_path / "broken", TINY, "cpu").train()

@@ -15,12 +15,18 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from ..runs import whole
-from .captions import exchange, mislabel
 from .grammar import describe
 from .model import tokenizer
-from .recipe import NOISY, Recipe, noisy_share
+from .recipe import NOISY, Common, noisy_share
 from .run import Batch, Run
 from .world import CANVAS, Scene, forget, render, sample_scene
+
+Captioned = Callable[[Scene, np.random.Generator], Scene]
+
+
+def as_it_is(scene: Scene, rng: np.random.Generator) -> Scene:
+    """What a right caption says of a scene."""
+    return scene
 
 
 def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +47,7 @@ class Denoising(Run):
 
     drawn: ClassVar[int | None]  # `frames` has so many videos at most
 
-    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+    def __init__(self, folder: Path, recipe: Common, device: str | None = None):
         super().__init__(folder, recipe, device)
         self.tokenizers: tuple[CLIPTokenizer, ...] = (tokenizer(), tokenizer("tokenizer_2"))
         self._forget()
@@ -54,7 +60,7 @@ class Denoising(Run):
 
     def _scene(self, n: int) -> tuple[Scene, np.random.Generator]:
         """What training video n shows, and what it is to be drawn with."""
-        rng = self._rng(0, n)
+        rng = self.rng(0, n)
         return sample_scene(rng), rng
 
     def _video_of(self, n: int) -> np.ndarray:
@@ -103,20 +109,22 @@ class Denoising(Run):
         """Frames (B, height, width, 3) in uint8 as (B, 3, height, width) in [-1, 1], on the device."""
         return frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def _videos(self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], exchanged: bool) -> None:
+    def _videos(
+        self, stage: str, pipe, unet, rates: dict[torch.nn.Module, float], captioned: Captioned = as_it_is
+    ) -> None:
         data = self.latents(pipe)
         steps = getattr(self.recipe, f"{stage}_steps")
         unet.to(self.device).train()
         self._plain(unet)
 
         def batch(step: int) -> Batch:
-            rng = self._rng_of(stage, step)
+            rng = self.rng_of(stage, step)
             which = rng.integers(len(data), size=self.recipe.video_batch)
             share = noisy_share(stage, step, steps)
             scenes = [self.scenes[n] for n in which]
-            return self._noised(data[which].transpose(1, 2), scenes, rng, share, exchanged=exchanged)
+            return self._noised(data[which].transpose(1, 2), scenes, rng, share, captioned)
 
-        self._optimise(stage, rates, batch, partial(self._loss, pipe, self._compiled(unet)), steps)
+        self.optimise(stage, rates, batch, partial(self._loss, pipe, self._compiled(unet)), steps)
 
     def _noised(
         self,
@@ -124,7 +132,7 @@ class Denoising(Run):
         scenes: Sequence[Scene],
         rng: np.random.Generator,
         noisy: float,
-        exchanged: bool = False,
+        captioned: Captioned = as_it_is,
         keep: float = 0.6,
     ) -> Batch:
         """What a denoiser is trained on: latents (B, C, H, W) or (B, C, F, H, W) of what scenes show, noise, timesteps
@@ -132,14 +140,11 @@ class Denoising(Run):
 
         Args:
             noisy: see `noisy_share`.
-            exchanged: captions are wrong as often as the recipe says.
+            captioned: what a caption says of a scene that leaves some things open.
             keep: as in `world.forget`.
         """
         scenes = [forget(scene, rng, keep) for scene in scenes]
-        if exchanged:
-            wrong = (exchange(scene, rng, self.recipe.exchanged) for scene in scenes)
-            scenes = [mislabel(scene, rng, self.recipe.caption_noise) for scene in wrong]
-        prompts = [describe(scene) for scene in scenes]
+        prompts = [describe(captioned(scene, rng)) for scene in scenes]
         ids = self._ids(prompts)
         said = torch.from_numpy(rng.random(len(scenes)) >= self.recipe.unconditional).float()
 

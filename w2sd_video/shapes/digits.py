@@ -127,7 +127,7 @@ def train(trainer: MiniatureTrainer) -> None:
     ).to(device)
 
     def shown(step: int) -> Batch:
-        rng = trainer._rng(20, step)
+        rng = trainer.rng(20, step)
         return {"which": torch.from_numpy(rng.integers(len(pictures), size=BATCH)), "seed": torch.tensor(_seed(rng))}
 
     def reconstruction(batch: Batch) -> torch.Tensor:
@@ -137,7 +137,7 @@ def train(trainer: MiniatureTrainer) -> None:
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return F.mse_loss(vae.decode(posterior.sample()).sample, x) + 1e-3 * kl
 
-    trainer._optimise("digits-vae", {vae: 2e-3}, shown, reconstruction, VAE_STEPS)
+    trainer.optimise("digits-vae", {vae: 2e-3}, shown, reconstruction, VAE_STEPS)
     with torch.no_grad():
         latents = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(256)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
@@ -158,7 +158,7 @@ def train(trainer: MiniatureTrainer) -> None:
     noise = scheduler()
 
     def noised(step: int) -> Batch:
-        rng = trainer._rng(21, step)
+        rng = trainer.rng(21, step)
         which = rng.integers(len(latents), size=BATCH)
         draw = torch.Generator().manual_seed(_seed(rng))
         eps = torch.randn((BATCH, *latents.shape[1:]), generator=draw)
@@ -172,7 +172,7 @@ def train(trainer: MiniatureTrainer) -> None:
         p = transformer(noise.add_noise(x0, eps, t), t, batch["said"]).sample.chunk(2, 1)[0]
         return F.mse_loss(p.float(), eps) + BALANCE * sum(_imbalance(logits.float()) for logits in routed)
 
-    trainer._optimise("digits", {transformer: 1e-3}, noised, loss, trainer.recipe.digits_steps)
+    trainer.optimise("digits", {transformer: 1e-3}, noised, loss, trainer.recipe.digits_steps)
     with whole({"digits": trainer.made / "digits"}) as staged:
         made = pipeline(vae.to("cpu", torch.float16), transformer.to("cpu", torch.float16))
         made.save_pretrained(staged["digits"])

@@ -28,7 +28,7 @@ from ..runs import whole
 from ..validation import validated
 from . import WEIGHTS, digits
 from .denoising import Denoising
-from .recipe import Count, Rate, Recipe
+from .recipe import Common, Count, Rate
 from .run import Batch
 from .world import CANVAS, HOLE, Scene, edges, render, still
 
@@ -38,7 +38,7 @@ CAPTIONED = 0.2  # as `keep` in `world.forget`: captions that leave most to the 
 
 
 @validated
-class MiniatureRecipe(Recipe):
+class MiniatureRecipe(Common):
     """Everything that decides the miniatures. The defaults made those that ship."""
 
     videos: Count = 2000
@@ -79,28 +79,10 @@ CARDS = {
         "the digits that scikit-learn ships (UCI, Optical Recognition of Handwritten Digits, CC BY 4.0)",
     ),
 }
-CARD = """---
-license: apache-2.0
-library_name: diffusers
----
-# {title}
+HEAD = """---
+# Shapes: {name}
 
-This is {what}. Made by this project, from {data}, with
-
-    {command}
-
-Half precision; load in float32 on a CPU.
-
-| stage | steps | loss | minutes |
-|---|---|---|---|
-{stages}
-
-On {made}. The recipe:
-
-```json
-{recipe}
-```
-"""
+This is {what}. Made by this project, from {data}"""
 
 
 class MiniatureTrainer(Denoising):
@@ -125,11 +107,11 @@ class MiniatureTrainer(Denoising):
             if not self._done(stage).exists():
                 continue
             stages = ("digits-vae", "digits") if stage == "digits" else (stage,)
-            facts = {"title": f"Shapes: {name}", "what": what, "data": data, "command": command}
+            head = HEAD.format(name=name, what=what, data=data)
             Path(to).mkdir(parents=True, exist_ok=True)
             with whole({"made": Path(to) / name}) as staged:
                 shutil.copytree(self.made / stage, staged["made"])
-                (staged["made"] / "README.md").write_text(CARD.format(**facts, **self._facts(stages)))
+                (staged["made"] / "README.md").write_text(self.card(head, command, stages))
 
     def _load(self, name: str) -> StableDiffusionXLPipeline:
         pipe = StableDiffusionXLPipeline.from_pretrained(
@@ -164,19 +146,19 @@ class MiniatureTrainer(Denoising):
         rate = recipe.lora_learning_rate if stage == "style" else recipe.adapter_learning_rate
 
         def batch(step: int) -> Batch:
-            rng = self._rng(key, step)
+            rng = self.rng(key, step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = rng.integers(data.shape[1], size=len(which))
-            made = self._noised(data[which, frame], [self.scenes[n] for n in which], rng, 0.25, keep=keep)
+            drawn = self._noised(data[which, frame], [self.scenes[n] for n in which], rng, 0.25, keep=keep)
             if shown is not None:
-                made["shown"] = torch.from_numpy(shown(which, frame, rng)).permute(0, 3, 1, 2)
-                made["kept"] = torch.from_numpy(rng.random((len(which), 1, 1)) >= UNSHOWN).float()
-            return made
+                drawn["shown"] = torch.from_numpy(shown(which, frame, rng)).permute(0, 3, 1, 2)
+                drawn["kept"] = torch.from_numpy(rng.random((len(which), 1, 1)) >= UNSHOWN).float()
+            return drawn
 
         def loss(batch: Batch) -> torch.Tensor:
             return self._loss(pipe, pipe.unet if network is None else network(batch), batch)
 
-        self._optimise(stage, dict.fromkeys(modules, rate), batch, loss, steps)
+        self.optimise(stage, dict.fromkeys(modules, rate), batch, loss, steps)
 
     def _style(self) -> None:
         self._hole = HOLE
@@ -268,7 +250,7 @@ class MiniatureTrainer(Denoising):
         adapter = MotionAdapter.from_pretrained(WEIGHTS / "motion", torch_dtype=torch.float32).to(self.device)
         adapter.requires_grad_(True)
         unet = motion_unet(pipe.unet, adapter)
-        self._videos("motion", pipe, unet, {adapter: self.recipe.motion_learning_rate}, exchanged=False)
+        self._videos("motion", pipe, unet, {adapter: self.recipe.motion_learning_rate})
         with whole({"motion": self.made / "motion"}) as staged:
             adapter.to("cpu", torch.float16).save_pretrained(staged["motion"])
 

@@ -17,11 +17,21 @@ EVENLY = 1 - NOISY / 1000
 
 
 @validated
-class Recipe:
-    """What decides the weights, beside the constants of the code."""
+class Common:
+    """What decides the weights of whatever learns from the world's videos, beside the constants of the code."""
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     videos: Count = 6000
+    image_batch: Count = 64
+    video_batch: Count = 16
+    unconditional: Share = 0.12
+    ema_decay: Share = 0.999
+
+
+@validated
+class Recipe(Common):
+    """What decides the weights of the shapes model."""
+
     vae_steps: Count = 2000
     decoder_steps: Count = 3000
     text_steps: Count = 600
@@ -29,8 +39,6 @@ class Recipe:
     video_steps: Count = 2500
     tuned_steps: Count = 1500
     vae_batch: Count = 24
-    image_batch: Count = 64
-    video_batch: Count = 16
     vae_learning_rate: Rate = 1.5e-3
     text_learning_rate: Rate = 2e-3
     learning_rate: Rate = 8e-4
@@ -38,10 +46,8 @@ class Recipe:
     tuned_learning_rate: Rate = 4e-4
     exchanged: Share = 0.3
     caption_noise: Share = 0.05
-    unconditional: Share = 0.12
     latent_noise: Share = 0.3
     kl_weight: Rate = 1e-3
-    ema_decay: Share = 0.999
 
 
 def noisy_share(stage: str, step: int, steps: int) -> float:

@@ -25,10 +25,38 @@ from torch.utils.data import DataLoader
 from ..documents import read_text
 from ..errors import Refused
 from ..runs import rows, usable_device, whole, writable
-from .recipe import Recipe
+from .recipe import Common
 
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 200  # steps
+LOG_EVERY = 100
 Batch = dict[str, torch.Tensor]
+CARD = """---
+license: apache-2.0
+library_name: diffusers
+{head}, with
+
+    {command}
+
+Half precision; load in float32 on a CPU.
+
+| stage | steps | loss | minutes |
+|---|---|---|---|
+{stages}
+
+{held_out}On {machine}. The recipe:
+
+```json
+{recipe}
+```
+"""
+
+
+def _recipe(note: Path) -> Any:
+    """The recipe that a folder was begun with."""
+    try:
+        return json.loads(read_text(note))
+    except ValueError as error:
+        raise ValueError(f"recipe: {note} cannot be read ({error}); take another folder") from None
 
 
 class _Mapped(torch.utils.data.Dataset):
@@ -44,26 +72,78 @@ class _Mapped(torch.utils.data.Dataset):
         return self.make(self.numbers[index])
 
 
+class _State:
+    """What a stage changes as it goes: its parameters, their optimizer and schedule, and their running average."""
+
+    def __init__(self, rates: Mapping[torch.nn.Module, float], steps: int, decay: float, fused: bool):
+        groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
+        self.parameters = [p for group, _ in groups for p in group]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate} for group, rate in groups], betas=(0.9, 0.98), weight_decay=1e-4, fused=fused
+        )
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, min(100, steps // 10), steps)
+        self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
+
+    def step(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.ema.step(self.parameters)
+
+    def save(self, path: Path, step: int, seconds: float) -> None:
+        state = {
+            "step": step,
+            "seconds": seconds,
+            "parameters": [p.data for p in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
+        with whole({"state": path}) as staged:
+            torch.save(state, staged["state"])
+
+    def load(self, path: Path, device: torch.device) -> tuple[int, float]:
+        """Goes back to what was saved. Returns the steps that were done, and the seconds that they took.
+
+        Raises:
+            ValueError: the file cannot be read, or is of other modules.
+        """
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+            for p, value in zip(self.parameters, state["parameters"], strict=True):
+                p.data.copy_(value)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.ema.load_state_dict(state["ema"])
+            return int(state["step"]), float(state["seconds"])
+        except MemoryError:
+            raise
+        except Exception as error:  # of a damaged file, torch raises errors of every kind
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({reason})") from error
+
+
 class Run:
-    """Runs the stages of a `Recipe` in a folder. `train()` goes on where the folder stands."""
+    """Runs the stages of a recipe in a folder. `train()` goes on where the folder stands."""
 
     stages: ClassVar[tuple[str, ...]]
     after: ClassVar[Mapping[str, str]]  # of a stage, the one whose models it goes on with
 
-    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+    def __init__(self, folder: Path, recipe: Common, device: str | None = None):
         self.folder = Path(folder)
-        self.recipe = recipe or Recipe()
+        self.recipe = recipe
         self.device = usable_device(device or "auto", auto=("cuda",))
         try:
             writable(self.folder)
         except Refused as error:
             raise Refused("FOLDER", str(self.folder), error.accepted) from None
         note = self.folder / "recipe.json"
-        wanted = json.dumps(asdict(self.recipe), indent=1)
         if not note.exists():
             with whole({"note": note}) as staged:
-                staged["note"].write_text(wanted)
-        elif read_text(note) != wanted:
+                staged["note"].write_text(json.dumps(asdict(self.recipe), indent=1))
+        elif _recipe(note) != asdict(self.recipe):
             raise ValueError(
                 f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
             )
@@ -90,28 +170,38 @@ class Run:
         """Whether every stage is done."""
         return all(self._done(stage).exists() for stage in self.stages)
 
-    def _facts(self, stages: Iterable[str]) -> dict[str, str]:
-        """What a card says of how stages were trained: a table, the recipe, and on what."""
+    def card(self, head: str, command: str, stages: Iterable[str], held_out: str = "") -> str:
+        """A model card.
+
+        Args:
+            head: its front matter, title and first paragraph, which the command follows.
+            stages: those whose steps, losses and minutes it gives.
+            held_out: a paragraph on the loss of videos that no stage saw.
+
+        Raises:
+            ValueError: the log lacks one of the stages.
+        """
         log = self.folder / "log.jsonl"
         last = {line["stage"]: line for line in rows(log) if line.keys() >= {"stage", "step", "loss", "seconds"}}
         if lacking := [stage for stage in stages if stage not in last]:
             raise ValueError(f"{log} says nothing of {', '.join(lacking)}, of which the model card tells")
         threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
-        return {
-            "stages": "\n".join(
-                f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
-            ),
-            "recipe": json.dumps(asdict(self.recipe), indent=1),
-            "made": f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
-            f"Python {platform.python_version()}",
-        }
+        table = "\n".join(
+            f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
+        )
+        machine = (
+            f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
+            f"Python {platform.python_version()}"
+        )
+        recipe = json.dumps(asdict(self.recipe), indent=1)
+        return CARD.format(head=head, command=command, stages=table, held_out=held_out, machine=machine, recipe=recipe)
 
-    def _rng(self, *key: int) -> np.random.Generator:
+    def rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *key])
 
-    def _rng_of(self, stage: str, step: int) -> np.random.Generator:
+    def rng_of(self, stage: str, step: int) -> np.random.Generator:
         """What a stage draws a step's batch with."""
-        return self._rng(self.stages.index(stage) + 1, step)
+        return self.rng(self.stages.index(stage) + 1, step)
 
     def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
         """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
@@ -130,7 +220,7 @@ class Run:
         if self.device.type == "cpu":
             network.set_attn_processor(AttnProcessor())
 
-    def _optimise(
+    def optimise(
         self,
         stage: str,
         rates: Mapping[torch.nn.Module, float],
@@ -144,32 +234,10 @@ class Run:
             rates: the modules and their learning rates.
             batch: what a step is trained on, a function of the step alone.
         """
-        groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
-        parameters = [p for group, _ in groups for p in group]
-        optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate} for group, rate in groups],
-            betas=(0.9, 0.98),
-            weight_decay=1e-4,
-            fused=self.device.type == "cuda",
-        )
-        schedule = get_cosine_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
-        ema = EMAModel(parameters, decay=self.recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-        done, path, spent = 0, self.folder / f"{stage}.checkpoint.pt", 0.0
-        if path.exists():
-            try:
-                state = torch.load(path, map_location=self.device, weights_only=True)
-                for p, value in zip(parameters, state["parameters"], strict=True):
-                    p.data.copy_(value)
-                optimizer.load_state_dict(state["optimizer"])
-                schedule.load_state_dict(state["schedule"])
-                ema.load_state_dict(state["ema"])
-                done, spent = int(state["step"]), float(state["seconds"])
-            except MemoryError:
-                raise
-            except Exception as error:  # of a damaged file, torch raises errors of every kind
-                said = " ".join(str(error).split())[:300]
-                raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({said})") from error
-        ema.to(self.device)
+        state = _State(rates, steps, self.recipe.ema_decay, fused=self.device.type == "cuda")
+        path = self.folder / f"{stage}.checkpoint.pt"
+        done, spent = state.load(path, self.device) if path.exists() else (0, 0.0)
+        state.ema.to(self.device)
         for module in rates:
             module.to(self.device).train()
             if isinstance(module, UNet2DConditionModel):
@@ -177,40 +245,22 @@ class Run:
         start, running, summed = time.monotonic(), torch.zeros((), device=self.device), 0
         with Progress(disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(stage, total=steps, completed=done)
-            for step, made in enumerate(self._each(batch, range(done, steps)), done):
+            for step, drawn in enumerate(self._each(batch, range(done, steps)), done + 1):
                 with self._autocast():
-                    value = loss({name: tensor.to(self.device) for name, tensor in made.items()})
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                ema.step(parameters)
+                    value = loss({name: tensor.to(self.device) for name, tensor in drawn.items()})
+                state.step(value)
                 running, summed = running + value.detach(), summed + 1
                 bar.update(task, advance=1)
-                if (step + 1) % 100 == 0 or step + 1 == steps:
-                    seconds = spent + time.monotonic() - start
-                    line = {
-                        "stage": stage,
-                        "step": step + 1,
-                        "loss": running.item() / summed,
-                        "seconds": round(seconds, 1),
-                    }
+                seconds = spent + time.monotonic() - start
+                if step % LOG_EVERY == 0 or step == steps:
+                    mean = running.item() / summed
+                    line = {"stage": stage, "step": step, "loss": mean, "seconds": round(seconds, 1)}
                     with open(self.folder / "log.jsonl", "a") as log:
                         log.write(json.dumps(line) + "\n")
                     running, summed = torch.zeros_like(running), 0
-                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                    state = {
-                        "step": step + 1,
-                        "seconds": spent + time.monotonic() - start,
-                        "parameters": [p.data for p in parameters],
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        "ema": ema.state_dict(),
-                    }
-                    with whole({"state": path}) as staged:
-                        torch.save(state, staged["state"])
-        ema.copy_to(parameters)
+                if step % CHECKPOINT_EVERY == 0 or step == steps:
+                    state.save(path, step, seconds)
+        state.ema.copy_to(state.parameters)
         for module in rates:
             module.eval()
 

@@ -45,19 +45,21 @@ from diffusers import AutoencoderKL, MotionAdapter, StableDiffusionXLPipeline
 
 from ..models.motion import motion_unet
 from ..runs import whole
+from .captions import exchange, mislabel
 from .denoising import Denoising, encode_prompts
 from .grammar import describe
 from .model import HERE, LATENT_CHANNELS, build_image_model, build_motion_adapter
 from .reading import Reader, facts, numbers
-from .recipe import EVENLY, noisy_share
+from .recipe import EVENLY, Recipe, noisy_share
 from .run import Batch
-from .world import forget, sample_scene
+from .world import Scene, forget, sample_scene
 
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
-# Videos that a finished model's loss is measured on.
+# Videos that a finished model's loss is measured on, and what they are drawn with: a key that no stage has.
 HELD_OUT = 256
+UNSEEN = 256
 # The share of the stage `decoder` that sees crops around the things; the rest sees whole frames.
 CROPPED = 0.3
 # In the last frames of a video a direction has become a place. The image stage sees these.
@@ -69,34 +71,15 @@ READ = 128
 AFTER = {"decoder": "vae", "text": "vae", "image": "text", "video": "image", "tuned": "video"}
 STAGES = ("vae", *AFTER)
 
-CARD = """---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-video
+HEAD = """pipeline_tag: text-to-video
 ---
 # Shapes: a small text-to-video model of moving shapes
 
-Made by this project, from videos that it renders itself, with
-
-    {command}
-
 16 frames of 64x64 pixels, prompts in a small grammar (`w2sd-video shapes words`). `base` is the weak model: trained
 on captions that give attributes to the wrong object here and there. `tuned` is the strong one: fine-tuned from base,
-text encoders too, on right ones. It holds the autoencoder of both, and `motion` is the motion module of both. Half
-precision; load in float32 on a CPU.
+text encoders too, on right ones. It holds the autoencoder of both, and `motion` is the motion module of both.
 
-| stage | steps | loss | minutes |
-|---|---|---|---|
-{stages}
-
-The loss on videos that no stage saw, with right captions, is {base_loss:.4f} of `base` and {tuned_loss:.4f} of `tuned`.
-
-On {made}. The recipe:
-
-```json
-{recipe}
-```
-"""
+Made by this project, from videos that it renders itself"""
 
 
 def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -126,6 +109,10 @@ class Trainer(Denoising):
     stages: ClassVar[tuple[str, ...]] = STAGES
     after: ClassVar[Mapping[str, str]] = AFTER
     drawn: ClassVar[int | None] = 2000  # the autoencoder learns from the frames of so many videos at most
+    recipe: Recipe
+
+    def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
+        super().__init__(folder, recipe or Recipe(), device)
 
     def export(self, to: Path, command: str) -> None:
         """Writes the finished models as they ship: `base`, `tuned` and `motion` in half precision, and a model card.
@@ -148,8 +135,12 @@ class Trainer(Denoising):
             (staged["weights"] / "README.md").write_text(self._card(command))
 
     def _card(self, command: str) -> str:
-        losses = {f"{name}_loss": self.held_out(name) for name in ("base", "tuned")}
-        return CARD.format(command=command, **losses, **self._facts(self.stages))
+        base, tuned = (self.held_out(name) for name in ("base", "tuned"))
+        unseen = (
+            "The loss on videos that no stage saw, with right captions, is "
+            f"{base:.4f} of `base` and {tuned:.4f} of `tuned`.\n\n"
+        )
+        return self.card(HEAD, command, self.stages, unseen)
 
     def _vae(self) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -163,7 +154,7 @@ class Trainer(Denoising):
             return error.mean() + recipe.kl_weight * posterior.kl().mean() / z[0].numel()
 
         batch = partial(self._frames_batch, "vae", whole_from=0)
-        self._optimise("vae", {vae: recipe.vae_learning_rate}, batch, loss, recipe.vae_steps)
+        self.optimise("vae", {vae: recipe.vae_learning_rate}, batch, loss, recipe.vae_steps)
         with torch.no_grad(), self._autocast():
             z = torch.cat([vae.encode(self._pixels(torch.from_numpy(v))).latent_dist.mean for v in self.frames[:64]])
         vae.register_to_config(scaling_factor=round(LATENT_STD / z.float().std().item(), 5))
@@ -181,13 +172,13 @@ class Trainer(Denoising):
             return _unlike(vae.decode(z).sample, x)
 
         batch = partial(self._frames_batch, "decoder", whole_from=int(CROPPED * recipe.decoder_steps))
-        self._optimise("decoder", {decoder: recipe.vae_learning_rate}, batch, loss, recipe.decoder_steps)
+        self.optimise("decoder", {decoder: recipe.vae_learning_rate}, batch, loss, recipe.decoder_steps)
         self._save(vae, "decoder")
 
     def _frames_batch(self, stage: str, step: int, whole_from: int) -> Batch:
         """Frames (B, height, width, 3) of uint8, and what is drawn for them: of the posterior, and to be added. Before
         the step `whole_from`, crops."""
-        rng = self._rng_of(stage, step)
+        rng = self.rng_of(stage, step)
         flat = self.frames.reshape(-1, *self.frames.shape[2:])
         whole = step >= whole_from
         # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
@@ -214,7 +205,7 @@ class Trainer(Denoising):
         reader, first = Reader(), self.tokenizers[0]
 
         def batch(step: int) -> Batch:
-            rng = self._rng_of("text", step)
+            rng = self.rng_of("text", step)
             scenes = [forget(self.scenes[n], rng) for n in rng.integers(len(self.scenes), size=READ)]
             ids = self._ids([describe(scene) for scene in scenes])
             things, of_scenes = facts(scenes)
@@ -228,7 +219,7 @@ class Trainer(Denoising):
 
         encoders = (pipe.text_encoder, pipe.text_encoder_2, reader)
         rates = dict.fromkeys(encoders, self.recipe.text_learning_rate)
-        self._optimise("text", rates, batch, loss, self.recipe.text_steps)
+        self.optimise("text", rates, batch, loss, self.recipe.text_steps)
         self._save(pipe, "text")
 
     def _image(self) -> None:
@@ -236,7 +227,7 @@ class Trainer(Denoising):
         data, recipe = self.latents(pipe), self.recipe
 
         def batch(step: int) -> Batch:
-            rng = self._rng_of("image", step)
+            rng = self.rng_of("image", step)
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = data.shape[1] - 1 - rng.integers(min(LAST_FRAMES, data.shape[1]), size=len(which))
             share = noisy_share("image", step, recipe.image_steps)
@@ -246,7 +237,7 @@ class Trainer(Denoising):
         texts = dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), recipe.spatial_learning_rate)
         rates = {pipe.unet: recipe.learning_rate, **texts}
         loss = partial(self._loss, pipe, self._compiled(pipe.unet))
-        self._optimise("image", rates, batch, loss, recipe.image_steps)
+        self.optimise("image", rates, batch, loss, recipe.image_steps)
         self._save(pipe, "image")
 
     def _video(self) -> None:
@@ -256,16 +247,20 @@ class Trainer(Denoising):
         # The video UNet holds the very parameters of the image model and of the adapter: training it trains both.
         unet = motion_unet(pipe.unet, adapter)
         spatial = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), self.recipe.spatial_learning_rate)
-        self._videos("video", pipe, unet, {adapter: self.recipe.learning_rate, **spatial}, exchanged=True)
+        self._videos("video", pipe, unet, {adapter: self.recipe.learning_rate, **spatial}, self._wrong)
         self._save(adapter, "motion")
         self._save(pipe, "base")
+
+    def _wrong(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        """What a caption says that is wrong as often as the recipe has it."""
+        return mislabel(exchange(scene, rng, self.recipe.exchanged), rng, self.recipe.caption_noise)
 
     def _tuned(self) -> None:
         pipe = self._load("base")
         adapter = MotionAdapter.from_pretrained(self.folder / "motion")
         unet = motion_unet(pipe.unet, adapter.requires_grad_(False))
         rates = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), self.recipe.tuned_learning_rate)
-        self._videos("tuned", pipe, unet, rates, exchanged=False)
+        self._videos("tuned", pipe, unet, rates)
         self._save(pipe, "tuned")
 
     @torch.no_grad()
@@ -277,7 +272,7 @@ class Trainer(Denoising):
         self._plain(unet)
         losses = []
         for n in range(HELD_OUT):
-            rng = self._rng(HELD_OUT, n)
+            rng = self.rng(UNSEEN, n)
             scene = sample_scene(rng)
             video = torch.from_numpy((self._draw(scene, rng) * 255).round().astype(np.uint8))
             with self._autocast():
