@@ -123,13 +123,14 @@ class Trainer(Denoising):
         if missing := [stage for stage in self.stages if not self._done(stage).exists()]:
             raise ValueError(f"stages: {', '.join(missing)} not done in {self.folder}; train them first")
         with whole({"weights": Path(to)}) as staged:
+            vae = AutoencoderKL.from_pretrained(self.folder / "decoder", torch_dtype=torch.float16)
             for name in ("base", "tuned"):
-                self._load(name).to("cpu", torch.float16).save_pretrained(staged["weights"] / name)
+                pipe = self._load(name).to("cpu", torch.float16)
+                # The autoencoder of both is with the strong one.
+                pipe.register_modules(vae=vae if name == "tuned" else None)
+                pipe.save_pretrained(staged["weights"] / name)
                 for tokens in ("tokenizer", "tokenizer_2"):  # as vocab.json and merges.txt too, like SDXL's own
                     shutil.copytree(HERE / tokens, staged["weights"] / name / tokens, dirs_exist_ok=True)
-                shutil.rmtree(staged["weights"] / name / "vae")
-            vae = AutoencoderKL.from_pretrained(self.folder / "decoder", torch_dtype=torch.float16)
-            vae.save_pretrained(staged["weights"] / "tuned" / "vae")  # the autoencoder of both
             motion = MotionAdapter.from_pretrained(self.folder / "motion", torch_dtype=torch.float16)
             motion.save_pretrained(staged["weights"] / "motion")
             (staged["weights"] / "README.md").write_text(self._card(command))
