@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import runs, settings
 from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
+from ..models.sources import resolve
 from ..runs import Request
 from ..runs.request import scheduler_class
 
@@ -97,7 +97,10 @@ def _compile(pipe: Any) -> None:
 
 def _shared_vae(request: Request) -> str | None:
     """The strong model's autoencoder, where the weak one's folder has none because both have the same."""
-    weak, strong = Path(str(request.weak)), Path(request.strong)
+    assert request.weak is not None
+    weak, strong = resolve(request.weak, "weak").path, resolve(request.strong, "strong").path
+    if weak is None or strong is None:
+        return None
     shared = weak.is_dir() and not (weak / "vae").exists() and (strong / "vae").is_dir()
     return str(strong / "vae") if shared else None
 
