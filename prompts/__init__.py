@@ -1,0 +1,227 @@
+"""Prompt suites: texts with ids and tags, of this package, of plug-ins, of others who publish them, and of one's own.
+
+What ships lies in this folder, and `manifest.yaml` says what it is. Suites of others are read from where their owners
+ship them, and are never copied: VBench's from its installed package, the rest from their published files, in the forms
+that `files` reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import plugins
+from ..documents import read_yaml
+from ..errors import Refused, did_you_mean
+from . import files
+
+__all__ = ["PUBLISHED", "Prompt", "Suite", "load", "names", "sample", "select"]
+
+FOLDER = Path(__file__).parent
+VBENCH = "vbench"
+PUBLISHED = {  # suites of others, and which of their files is read
+    "DrawBench": "drawbench.csv, of Imagen's authors (columns Prompts and Category)",
+    "GenEval": "prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
+    "T2V-CompBench": "the folder prompts/ of github.com/KaiyueSun98/T2V-CompBench",
+    "Pick-a-Pic": "a .parquet of huggingface.co/datasets/yuvalkirstain/pickapic_v1, or the .arrow of `datasets`",
+}
+LONGEST_TAG = 200
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of a suite.
+
+    Args:
+        id: what it is called; of a prompt that has no id, eight digits of its text's SHA-256.
+        text: the prompt.
+        tags: what is said of it, such as `{"camera": ("static",)}`.
+    """
+
+    id: str
+    text: str
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Prompts, each text once.
+
+    Args:
+        name: as `load` takes it.
+        source: who made it, or which file it is.
+        licence: what its owner says; empty where nothing is known.
+        purpose: what it is for.
+        rows: how many entries the file has; entries of one text are one prompt.
+    """
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    source: str
+    rows: int
+    licence: str = ""
+    purpose: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of the texts in order, each with a line's end."""
+        return hashlib.sha256("".join(f"{prompt.text}\n" for prompt in self.prompts).encode()).hexdigest()
+
+    def tags(self) -> dict[str, list[str]]:
+        """The tags that there are, and their values, in order."""
+        found: dict[str, dict[str, None]] = {}
+        for prompt in self.prompts:
+            for name, values in prompt.tags.items():
+                found.setdefault(name, {}).update(dict.fromkeys(values))
+        return {name: list(values) for name, values in found.items()}
+
+
+@cache
+def _manifest() -> dict[str, dict[str, Any]]:
+    """What the suites of this package are, by name."""
+    return read_yaml(FOLDER / "manifest.yaml")
+
+
+def names() -> list[str]:
+    """The suites there are: of this package, of plug-ins, and VBench's where its package is installed."""
+    own = list(_manifest())
+    return [*own, *plugins.names("prompts", [*own, VBENCH]), *([VBENCH] if _vbench() else [])]
+
+
+def load(reference: str | os.PathLike[str]) -> Suite:
+    """The suite of a name or of a file.
+
+    Args:
+        reference: one of `names()`; or a file: text with a prompt a line, or CSV, JSON, JSON Lines, YAML, Parquet or
+            Arrow with a column of prompts, perhaps an `id`, and tags in the others; or a folder of text files.
+
+    Raises:
+        Refused: there is none of that name; or the file cannot be read, or holds what is no suite.
+    """
+    name, manifest = os.fspath(reference), _manifest()
+    own = [*manifest, VBENCH]
+    if name in own:
+        plugins.find("prompts", name, own)  # refuses two of one name
+    if name in manifest:
+        about = manifest[name]
+        return replace(
+            _read(name, FOLDER / about["file"]), **{key: about[key] for key in ("source", "licence", "purpose")}
+        )
+    if name == VBENCH:
+        path = _vbench()
+        if path is None:
+            accepted = (
+                "VBench's package is not installed: give its VBench_full_info.json, or pip install --no-deps vbench"
+            )
+            raise Refused("prompts", name, accepted)
+        purpose = "VBench's prompts, by dimension"
+        return replace(_read(name, path), source="VBench (Vchitect), installed", licence="Apache-2.0", purpose=purpose)
+    path = Path(os.path.expanduser(name))
+    if _is_there(path):
+        return _read(name, path)
+    if os.path.dirname(name) or path.suffix or not plugins.NAME.fullmatch(name):
+        raise Refused("prompts", name, "there is no such file")
+    plugin = plugins.find("prompts", name, own, more=["a file of prompts"])
+    assert plugin
+    return replace(_read(name, Path(plugin.value)), source=plugin.source)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL character
+        return False
+
+
+def _vbench() -> Path | None:
+    """The prompts of the installed `vbench` package, which is not imported."""
+    spec = find_spec(VBENCH)
+    found = [Path(folder) / "VBench_full_info.json" for folder in (spec and spec.submodule_search_locations) or ()]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _read(name: str, path: Path) -> Suite:
+    rows = files.rows(path)
+    if not rows:
+        raise Refused("prompts", name, "it holds no prompt")
+    prompts: dict[str, Prompt] = {}
+    taken: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        text = row.pop("prompt")
+        try:
+            digits = hashlib.sha256(text.encode()).hexdigest()[:8]
+        except UnicodeEncodeError:
+            raise Refused("prompts", name, f"entry {number} is not Unicode: {text!r}") from None
+        given = row.pop("id", None)
+        if given is not None and (
+            isinstance(given, bool) or not isinstance(given, (str, int)) or not str(given).strip()
+        ):
+            raise Refused("prompts", name, f"entry {number} has the id {given!r}: give a text or a whole number")
+        known = prompts.get(text)
+        if known and given is not None and str(given) != known.id:
+            raise Refused("prompts", name, f"entries {known.id!r} and {given!r} have the same prompt: give it once")
+        prompt = Prompt(str(given) if given is not None else known.id if known else digits, text, _tags(row))
+        if taken.setdefault(prompt.id, text) != text:
+            raise Refused("prompts", name, f"two prompts have the id {prompt.id!r}: give each its own")
+        prompts[text] = replace(prompt, tags=_joined(known.tags, prompt.tags)) if known else prompt
+    return Suite(name, tuple(prompts.values()), str(path), len(rows))
+
+
+def _tags(row: Mapping[Any, Any]) -> dict[str, tuple[str, ...]]:
+    """What is short and said in words or numbers; other columns, such as boxes of objects, are no tags."""
+    tags = {}
+    for name, value in row.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words = [str(each) for each in values if isinstance(each, (str, int, float)) and len(str(each)) <= LONGEST_TAG]
+        if words and len(words) == len(values):
+            tags[str(name)] = tuple(dict.fromkeys(words))
+    return tags
+
+
+def _joined(first: Mapping[str, tuple[str, ...]], second: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(dict.fromkeys((*first.get(name, ()), *second.get(name, ())))) for name in {**first, **second}}
+
+
+def select(suite: Suite, wanted: Iterable[str]) -> Suite:
+    """The prompts that have every wanted tag.
+
+    Args:
+        wanted: `NAME=VALUE`, or a value of any tag alone.
+
+    Raises:
+        Refused: no prompt has such a tag.
+    """
+    prompts: Collection[Prompt] = suite.prompts
+    for each in wanted:
+        name, equals, value = each.partition("=")
+        if equals:
+            prompts = [prompt for prompt in prompts if value in prompt.tags.get(name, ())]
+        else:
+            prompts = [prompt for prompt in prompts if any(each in values for values in prompt.tags.values())]
+        if not prompts:
+            has = suite.tags()
+            known = [f"{key}={one}" for key, values in has.items() for one in values] if len(has) < 20 else list(has)
+            accepted = f"no prompt of {suite.name} has it beside the others; {did_you_mean(each, known[:60])}"
+            raise Refused("tag", each, accepted if known else f"{suite.name} has no tags")
+    return replace(suite, prompts=tuple(prompts))
+
+
+def sample(suite: Suite, count: int, seed: int = 0) -> Suite:
+    """`count` prompts drawn at random, in the suite's order.
+
+    A draw depends on the seed and the texts alone, and a smaller one is part of a larger.
+
+    Raises:
+        Refused: there are fewer.
+    """
+    if not 1 <= count <= len(suite.prompts):
+        raise Refused("n", count, f"{suite.name} has {len(suite.prompts)}: give from 1 to as many")
+    by_hash = sorted(suite.prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.text}".encode()).digest())
+    chosen = {prompt.text for prompt in by_hash[:count]}
+    return replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text in chosen))

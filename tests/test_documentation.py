@@ -29,7 +29,7 @@ PAGES = {
 }
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NOT_RUN = ("needs real weights", "installs packages", "takes hours")
-DATA = ("text", "toml", "yaml")
+DATA = ("csv", "text", "toml", "yaml")
 SNIPPET = re.compile(r"\A# (examples/\w+\.py)\n\Z")  # the site has the script in its place
 SMALLER = {
     "num_inference_steps=15": "num_inference_steps=2",
@@ -81,7 +81,7 @@ PROGRAM = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["commands"]()
 @pytest.mark.parametrize("fence", ALL, ids=lambda fence: fence.page)
 def test_every_fence_is_run_or_says_why_not(fence):
     assert fence.language in ("bash", "python", *DATA)
-    assert fence.title in ("", *NOT_RUN) or re.fullmatch(r"[\w-]+\.(py|yaml|txt)", fence.title)
+    assert fence.title in ("", *NOT_RUN) or re.fullmatch(r"[\w-]+\.(py|yaml|txt|csv)", fence.title)
     assert fence.language in ("bash", "python") or fence.title not in NOT_RUN
 
 

@@ -320,3 +320,27 @@ def test_a_method_and_a_dimension_from_outside_make_videos_and_score_them(instal
     assert results["dimensions"]["bright"]["source"] == "my-pair 1.5"
     assert results["dimensions"]["frames"]["source"] == f"mine.py sha256:{request.method_sha256}"
     assert results["groups"]["file"]["columns"]["frames"]["mean"] == 2
+
+
+# Prompt suites
+
+
+def test_a_prompt_suite_from_outside_is_listed_and_read(install):
+    files = {"from_outside_suites/__init__.py": "", "from_outside_suites/mine.csv": "id,prompt\n1,A cat\n"}
+    install("my-suite", files, {"prompts": {"mine": "from_outside_suites"}})
+    code, said, _ = run("prompts", "ls")
+    assert code == 0 and "mine: 1 prompts; my-suite 1.5" in said
+    assert run("prompts", "show", "mine")[1].endswith("\nA cat\n")
+
+
+def test_a_prompt_suite_that_cannot_be_read_is_named_after_the_others(install):
+    install("my-suite", {"from_outside_suites/__init__.py": ""}, {"prompts": {"lost": "from_outside_suites"}})
+    code, said, error = run("prompts", "ls")
+    assert code == 2 and "motion: 150 prompts" in said and "lost.yaml' is not accepted" in error
+
+
+def test_a_prompt_suite_whose_name_is_taken_is_refused(install):
+    files = {"from_outside_suites/__init__.py": "", "from_outside_suites/smoke.csv": "id,prompt\n1,A cat\n"}
+    install("my-suite", files, {"prompts": {"smoke": "from_outside_suites"}})
+    code, _, said = run("prompts", "show", "smoke")
+    assert code == 2 and "my-suite 1.5 has a plug-in of this name, which is that of one that is built in" in said

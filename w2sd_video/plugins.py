@@ -1,4 +1,4 @@
-"""Plug-ins: methods, dimensions and presets that are not of this package.
+"""Plug-ins: methods, dimensions, presets and prompt suites that are not of this package.
 
 An installed distribution names them as entry points, of the groups in `GROUPS`. A file is named `FILE.py:NAME`, and is
 known from then on by its name without folders, `mine.py:Mine`, and its SHA-256.
@@ -27,16 +27,21 @@ from typing import Any, Literal
 from .documents import read_bytes
 from .errors import Refused, did_you_mean
 
-Kind = Literal["method", "dimension", "preset"]
-GROUPS: dict[Kind, str] = {kind: f"w2sd_video.{kind}s" for kind in ("method", "dimension", "preset")}
-ARGUMENTS: dict[Kind, str] = {"method": "method", "dimension": "dimensions", "preset": "preset"}
+Kind = Literal["method", "dimension", "preset", "prompts"]
+GROUPS: dict[Kind, str] = {
+    "method": "w2sd_video.methods",
+    "dimension": "w2sd_video.dimensions",
+    "preset": "w2sd_video.presets",
+    "prompts": "w2sd_video.prompts",
+}
+ARGUMENTS: dict[Kind, str] = {"method": "method", "dimension": "dimensions", "preset": "preset", "prompts": "prompts"}
 NAME = re.compile(r"\w[\w.-]*")
 OURS = "w2sd-video"
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in whose code was imported: `value` is its class, function or, of a preset, the path of its YAML file.
+    """A plug-in whose code was imported: `value` is its class, function or, of a preset or suite, its file.
 
     `source` says where it is from. Of an installed one `distribution` and `version` do; of a file, `sha256`.
     """
@@ -178,8 +183,12 @@ def _imported(kind: Kind, point: EntryPoint) -> Plugin:
     try:
         file = getattr(find_spec(point.module), "origin", None) or file
         module = import_module(point.module)
-        if kind == "preset":
-            value: Any = Path(next(iter(module.__path__))) / f"{point.name}.yaml"
+        if kind in ("preset", "prompts"):
+            folder = Path(next(iter(module.__path__)))
+            value: Any = next(
+                (file for file in sorted(folder.glob(f"{point.name}.*")) if file.suffix not in (".py", ".pyc")),
+                folder / f"{point.name}.yaml",
+            )
         else:
             value = point.load()
     except BaseException as error:

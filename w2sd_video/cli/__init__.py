@@ -23,6 +23,7 @@ from ..terminal import give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
+from .prompts import app as prompts_app
 from .scoring import check_pair, evaluate
 
 app = typer.Typer(
@@ -93,6 +94,7 @@ app.command()(doctor)
 app.command("eval")(evaluate)
 app.command("check-pair")(check_pair)
 app.add_typer(bench_app, name="bench")
+app.add_typer(prompts_app, name="prompts")
 
 
 @app.command(

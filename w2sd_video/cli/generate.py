@@ -43,6 +43,14 @@ from .options import (
     refuse_empty,
 )
 
+
+def suites() -> list[str]:
+    """The names of prompt suites, which a shell completes."""
+    from ..prompts import names
+
+    return names()
+
+
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 IMAGES = tuple(family for family in settings.FAMILIES if family not in VIDEOS)
 
@@ -51,8 +59,14 @@ def generate(
     context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to show.")] = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="The same, as an option.")] = None,
-    prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", help="A file of prompts, one a line; # starts a comment.", **PATH)
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="Prompts of a suite: one of `w2sd-video prompts ls`, or a file (text, CSV, JSON, YAML, Parquet).",
+            autocompletion=suites,
+            **{**PATH, "metavar": "SUITE"},
+        ),
     ] = None,
     seed: Annotated[
         str | None, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each (default: 0).")
@@ -177,7 +191,7 @@ def generate(
         if again:
             free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
             replaced = fields.keys() - free
-            others = (prompts_file, preset, refine, seed, image_encoder)
+            others = (suite, preset, refine, seed, image_encoder)
             if prompts or variants or loras or scales or replaced or any(x is not None for x in others):
                 accepted = (
                     "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
@@ -202,7 +216,7 @@ def generate(
             if named := adapters(loras, pair, scales, alone):
                 fields["adapters"] = named
             fields["variant"] = variants[0] if variants else "w2sd"
-            texts = read_prompts(prompts, prompts_file, kind)
+            texts = read_prompts(prompts, suite, kind)
             if len(texts) * len(seeds) > MOST_REQUESTS:
                 accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {kind}s: give fewer at once"
                 raise Refused("seed", seed, accepted)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .. import presets, runs, settings
-from ..documents import read_text
 from ..errors import Refused
 from ..settings import SCALED, Scaled
 from ..terminal import number, read_settings
@@ -199,21 +198,20 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def read_prompts(prompts: list[str], file: Path | None, kind: str = "video") -> list[str]:
-    """The prompts given and those of the file, each once.
+def read_prompts(prompts: list[str], suite: Path | None, kind: str = "video") -> list[str]:
+    """The prompts given and those of the suite, each once.
 
     Raises:
-        ValueError: there are none; or the file cannot be read.
+        ValueError: there are none; or the suite is not there, or cannot be read.
     """
     prompts = list(prompts)
-    if file:
+    if suite is not None:
+        from ..prompts import load
+
         try:
-            lines = [line.strip() for line in read_text(file).splitlines()]
-        except (OSError, ValueError) as error:
-            raise Refused("--prompts", str(file), f"give a text file in UTF-8 ({error})") from None
-        prompts += [line for line in lines if line and not line.startswith("#")]
-        if not prompts:
-            raise Refused("--prompts", str(file), "it holds no prompt; give one a line")
+            prompts += [prompt.text for prompt in load(str(suite)).prompts]
+        except Refused as error:
+            raise Refused("--prompts", error.value, error.accepted) from None
     if not prompts:
         example = 'image "a red circle"' if kind == "image" else 'generate "a red circle moving right"'
         raise ValueError(f"PROMPT is missing: w2sd-video {example}")

@@ -1,0 +1,68 @@
+"""What is claimed of the shipped model, measured on it. What it is compared with is `test_shapes`' world and judge."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from w2sd_video import presets
+from w2sd_video.runs import Request
+from w2sd_video.sampling import load, sample
+from w2sd_video.shapes import WEIGHTS
+from w2sd_video.shapes.grammar import describe
+from w2sd_video.shapes.judge import judge
+from w2sd_video.shapes.world import COLOURS, SHAPES, SIZES, Scene, Thing, render, sample_scene
+
+
+def autoencoded(vae: AutoencoderKL, video: np.ndarray) -> np.ndarray:
+    """Frames (F, H, W, 3) in [0, 1] after the autoencoder's round trip, in uint8."""
+    x = torch.from_numpy(video).permute(0, 3, 1, 2) * 2 - 1
+    with torch.no_grad():
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample
+    return ((y.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_what_the_autoencoder_makes_of_rendered_videos_is_right():
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "tuned" / "vae")
+    rng = np.random.default_rng(11)
+    scores = []
+    for _ in range(150):
+        scene = sample_scene(rng)
+        scores.append(judge(autoencoded(vae, render(scene, rng)), scene))
+    assert np.mean([each["right"] for each in scores]) >= 0.99
+    assert np.mean([each["background_instability"] for each in scores]) < 0.005
+
+
+# One object of each shape and size, moving or not: a fixed mix.
+MOVES = ("right", "up", "still")
+SINGLE = [
+    Scene(
+        (
+            Thing(
+                list(COLOURS)[(n + n // 6 * 2) % 6],
+                SHAPES[n % 3],
+                list(SIZES)[n // 3 % 2],
+                MOVES[(n // 2 + n // 6) % 3],
+            ),
+        ),
+        None,
+        ("black", "grey", "white")[(n // 2 + n // 6) % 3],
+    )
+    for n in range(12)
+]
+
+
+@pytest.mark.slow
+def test_single_objects_have_their_form_and_the_background_stands():
+    asked = presets.load("shapes")
+    pipelines = load(Request.of(describe(SINGLE[0]), 0, asked, variant="plain"))
+    scores, moved = [], []
+    for n, scene in enumerate(SINGLE):
+        frames, _ = sample(pipelines["strong"], Request.of(describe(scene), n, asked, variant="plain"), "strong")
+        scores.append(judge(frames, scene))
+        grey = np.median(frames.reshape(len(frames), -1, 3).astype(float), axis=1).mean(-1)
+        moved.append(np.ptp(grey))
+    assert np.nanmean([each["form"] for each in scores]) >= 0.95
+    assert np.mean([each["background_instability"] for each in scores]) <= 0.01
+    assert max(moved) <= 40

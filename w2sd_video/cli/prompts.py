@@ -1,0 +1,165 @@
+"""`w2sd-video prompts …`: the prompt suites that there are, what is in them, and draws from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .. import prompts, runs
+from ..errors import Refused
+from ..prompts import Prompt, Suite
+from ..terminal import PATH, messages, out, say
+
+app = typer.Typer(help="Prompt suites: what there is, what is in them, and draws from them.", no_args_is_help=True)
+
+NAME = typer.Argument(
+    metavar="SUITE",
+    help="One of `w2sd-video prompts ls`, or a file: text, CSV, JSON, YAML, Parquet; or a folder of text files.",
+    autocompletion=prompts.names,
+)
+TAG = typer.Option(
+    "--tag", metavar="NAME=VALUE", help="Only prompts that have this tag, or this value of any tag; may be repeated."
+)
+FORM = typer.Option("--format", help="text, one a line; csv; or json, with tags and where they are from.")
+OUT = typer.Option("--out", help="Write it to this file; its suffix is the format.", **PATH)
+
+
+@app.command("ls")
+def show_suites(form: Annotated[str, typer.Option("--format", help="text or json.")] = "text") -> None:
+    """The suites there are, and suites of others that can be read."""
+    with messages():
+        if form not in ("text", "json"):
+            raise Refused("--format", form, "give text or json")
+        suites, broken = [], []
+        for name in prompts.names():
+            try:
+                suites.append(prompts.load(name))
+            except Refused as refused:
+                broken.append(refused)
+        if form == "json":
+            say(json.dumps([_about(suite) | {"tags": suite.tags()} for suite in suites], indent=1))
+        else:
+            _show(suites)
+        if broken:
+            raise broken[0]
+
+
+def _show(suites: list[Suite]) -> None:
+    for suite in suites:
+        count = f"{len(suite.prompts)} prompts"
+        if suite.rows != len(suite.prompts):
+            count += f" in {suite.rows} rows"
+        out.print(f"[bold]{escape(suite.name)}[/]: {count}; {escape(suite.purpose or suite.source)}")
+        lines = [f"{name}: {_few(values)}" for name, values in suite.tags().items()]
+        out.print(*(f"  {line}" for line in [f"{suite.source}, {suite.licence}", *lines]), sep="\n", markup=False)
+    out.print("Of others, give the file as their owners publish it:")
+    for name, file in prompts.PUBLISHED.items():
+        out.print(f"  {name}: {file}", markup=False)
+
+
+def _few(values: list[str], most: int = 30) -> str:
+    return ", ".join(values) if len(values) <= most else f"{len(values)} different values"
+
+
+@app.command()
+def show(
+    name: Annotated[str, NAME],
+    tag: Annotated[list[str] | None, TAG] = None,
+    form: Annotated[str | None, FORM] = None,
+    path: Annotated[Path | None, OUT] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """The prompts of a suite."""
+    with messages():
+        suite = prompts.select(prompts.load(name), tag or [])
+        _write(suite, {"tag": tag or []}, form, path, overwrite)
+
+
+@app.command()
+def sample(
+    name: Annotated[str, NAME],
+    n: Annotated[int, typer.Option("--n", min=1, help="How many prompts.")],
+    seed: Annotated[int, typer.Option(min=0, help="What decides the draw.")] = 0,
+    tag: Annotated[list[str] | None, TAG] = None,
+    form: Annotated[str | None, FORM] = None,
+    path: Annotated[Path | None, OUT] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Prompts drawn at random from a suite. The seed decides the draw, and a smaller one is part of a larger."""
+    with messages():
+        suite = prompts.sample(prompts.select(prompts.load(name), tag or []), n, seed)
+        _write(suite, {"tag": tag or [], "n": n, "seed": seed}, form, path, overwrite)
+
+
+def _write(suite: Suite, drawn: dict[str, Any], form: str | None, path: Path | None, overwrite: bool) -> None:
+    """Prompts on stdout or in a file, which `prompts.load` reads again."""
+    if path is not None:
+        named = path.suffix.lower().lstrip(".").replace("txt", "text")
+        if named not in FORMATS or form not in (None, named):
+            raise Refused("--out", str(path), f"give a file of the format {form or ', '.join(FORMATS)}")
+        if path.exists() and not overwrite:
+            raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+        form = named
+    form = form or "text"
+    if form not in FORMATS:
+        raise Refused("--format", form, f"give {', '.join(FORMATS)}")
+    text = FORMATS[form](suite, drawn)
+    if path is None:
+        say(text.rstrip("\n"))
+        return
+    runs.writable(path.parent)
+    with runs.whole({"file": path}) as staged:
+        staged["file"].write_text(text, encoding="utf-8")
+    say(f"Wrote {path}")
+
+
+def _about(suite: Suite) -> dict[str, Any]:
+    return {
+        "name": suite.name,
+        "source": suite.source,
+        "licence": suite.licence,
+        "purpose": suite.purpose,
+        "sha256": suite.sha256,
+        "rows": suite.rows,
+        "count": len(suite.prompts),
+    }
+
+
+def _text(suite: Suite, drawn: dict[str, Any]) -> str:
+    words = {name: " ".join(value) if isinstance(value, list) else value for name, value in drawn.items()}
+    what = ", ".join(f"{name} {value}" for name, value in words.items() if value != "")
+    head = f"# {len(suite.prompts)} prompts of {suite.name}{f' ({what})' if what else ''}, SHA-256 {suite.sha256}"
+    lines = [prompt.text for prompt in suite.prompts]
+    if split := next((line for line in lines if len(line.splitlines()) > 1 or line.startswith("#")), None):
+        raise Refused("--format", "text", f"a line cannot hold the prompt {split!r}: give json or csv")
+    return "\n".join([head, *lines]) + "\n"
+
+
+def _csv(suite: Suite, drawn: dict[str, Any]) -> str:
+    """A row a prompt, a column a tag."""
+    file, tags = io.StringIO(newline=""), list(suite.tags())
+    if several := [name for name in tags if any(len(each.tags.get(name, ())) > 1 for each in suite.prompts)]:
+        raise Refused("--format", "csv", f"a cell cannot hold several values of {', '.join(several)}: give json")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "prompt", *tags])
+    for prompt in suite.prompts:
+        writer.writerow([prompt.id, prompt.text, *(next(iter(prompt.tags.get(name, ())), "") for name in tags)])
+    return file.getvalue()
+
+
+def _json(suite: Suite, drawn: dict[str, Any]) -> str:
+    def entry(prompt: Prompt) -> dict[str, Any]:
+        return {"id": prompt.id, "prompt": prompt.text, **{name: list(values) for name, values in prompt.tags.items()}}
+
+    data = {"suite": _about(suite) | drawn, "prompts": list(map(entry, suite.prompts))}
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Suite, dict[str, Any]], str]] = {"text": _text, "csv": _csv, "json": _json}
