@@ -228,6 +228,12 @@ def test_floats_of_every_width_are_judged_like_bytes(dtype):
     assert scores == pytest.approx(judge(frames, parse(CIRCLE)), abs=2e-3)
 
 
+@pytest.mark.parametrize("height, width", [(64, 96), (97, 65), (48, 48)])
+def test_a_video_of_any_sides_is_judged(height, width):
+    scene = parse("a large red circle moving right slowly above a small blue square on a grey background")
+    assert judge(render(scene, 1, height=height, width=width), scene)["right"] == 1
+
+
 # Form, by its definition and none of the judge's code
 
 
