@@ -314,3 +314,16 @@ def test_any_words_are_read_or_refused_by_one_error(words):
         assert str(error).startswith("prompt: ")
     else:
         assert parse(describe(scene)) == scene
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a large red circle moving right quickly to the left of a large blue circle moving left quickly",
+        "a red circle moving up slowly passing in front of a blue circle moving up slowly on a grey background",
+        "a large red circle above a large blue circle and a large green circle moving down quickly",
+    ],
+)
+def test_a_prompt_that_no_video_can_show_is_refused_in_its_own_words(prompt):
+    with pytest.raises(ValueError, match=f"no room on 64x64 pixels in 16 frames for '{prompt}'; .* take smaller"):
+        render(parse(prompt))
