@@ -224,7 +224,7 @@ def read(video: np.ndarray) -> Reading:
         mask = masks[colour]
         around = _around(mask)
         touched = {other: (around & theirs).any((1, 2)) for other, theirs in masks.items() if other != colour}
-        cut = mask[:, [0, -1]].any((1, 2)) | mask[:, :, [0, -1]].any((1, 2))
+        cut = np.any([mask[:, [0, -1]].any((1, 2)), mask[:, :, [0, -1]].any((1, 2))], axis=0)
         whole = cover * mask
         area = whole.sum((1, 2))
         with np.errstate(invalid="ignore", divide="ignore"):
