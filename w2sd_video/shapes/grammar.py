@@ -50,21 +50,7 @@ VOCABULARY = sorted({word for phrases in WORDS.values() for phrase in phrases fo
 
 def describe(scene: Scene) -> str:
     """The scene in words."""
-
-    def phrase(thing: Thing) -> str:
-        words = ["a", thing.size, thing.colour, thing.shape]
-        if thing.direction == "still":
-            words.append("standing still")
-        elif thing.direction in CHANGES:
-            words.append(thing.direction)
-        elif thing.direction:
-            words += ["moving", thing.direction, thing.speed]
-        return " ".join(w for w in words if w)
-
-    text = phrase(scene.things[0])
-    for joined, thing in zip((scene.relation or "and", *["and"] * MOST_THINGS), scene.things[1:], strict=False):
-        text += f" {joined} {phrase(thing)}"
-    return text + (f" on a {scene.background} background" if scene.background else "")
+    return str(scene)
 
 
 def refine(prompt: str) -> str:

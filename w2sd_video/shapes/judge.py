@@ -2,11 +2,15 @@
 
 Backgrounds are grey and objects are not, so a pixel's chroma (its largest minus its smallest channel) says how much of
 an object it shows, and its hue says which. Everything else is counting: area and centroid frame by frame, the shape
-whose template of that area and centroid covers best, the slope of the centroid's path.
+whose template of that area and centroid covers best, the slope of the centroid's path. What a prompt says has to hold
+in MOST frames: a mean alone lets a circle pass that becomes a square halfway.
 
 How well an object is formed is the soft intersection over union of its coverage with the ideal shape of equal area and
 centroid, over the frames in which nothing else touches it. That is not free of size: a blur of one pixel costs a small
 circle more than a large one. So what counts as that shape is a constant for each shape and size.
+
+Video files store one chroma for each 2 x 2 pixels (4:2:0). For frames that were read from one, the ideal shape is
+averaged over the same pixels, so that a video is judged alike before it is written and after.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from .world import (
     CHANGES,
     CLEAR,
     COLOURS,
+    FRAMES,
     GROWTH,
     PASSING,
     RELATIONS,
@@ -36,6 +41,14 @@ from .world import (
 # A pixel with less of its colour's chroma than this is background; an object with fewer pixels than this is a speck.
 FAINT = 0.35
 SPECK = 20.0
+# What is said of a video has to hold in so many of the frames that show it.
+MOST = 0.9
+# A straight way strays from its line by no more than a quarter of the way of the slowest thing that moves (pixels).
+# What moves along an axis goes nearer to it than to a diagonal.
+STRAY = min(SPEEDS.values()) * (FRAMES - 1) / 4
+DIAGONAL = float(np.tan(np.pi / 8))
+# Chroma that varies within 2 x 2 pixels by less than this share of how it varies between them is stored by the four.
+HALVED = 0.05
 # What of the shape that a prompt names is that shape: half-way between the form of what the world draws and the form of
 # the best impostor, which is another of its shapes.
 FORMED = {
@@ -49,6 +62,7 @@ FORMED = {
 # Something passes another where so much of what is behind is hidden, in some frame, and less than half as much of what
 # is in front.
 HIDDEN = 0.1
+ROUNDING = 1e-3  # by which floats may leave 0-1
 _RGB = np.array(list(COLOURS.values()), dtype=np.float32)
 _CHROMA = np.ptp(_RGB, axis=1)
 _HUES = (_RGB - _RGB.min(1, keepdims=True)) / _CHROMA[:, None]
@@ -59,20 +73,26 @@ class Track:
     """One object as it was seen: its colour, and by frame its area (px), centroid (px; x, y) and mean RGB.
 
     `centre` and `rgb` are NaN in frames where the object is not to be seen. `touched` says by colour in which frames
-    another object touches it, and `cut` in which frames the border does. `form` is, by shape, the mean soft
-    intersection over union with the ideal one over the frames that show it whole; NaN where those are fewer than CLEAR
-    (or than all, of shorter videos).
+    another object touches it, and `cut` in which frames the border does. `nearest` is the shape that it is nearest to
+    in each of the frames that show it whole (where there are none, in each that shows it). `form` is, by shape, the
+    mean soft intersection over union with the ideal one over the frames that show it whole; NaN where those are fewer
+    than CLEAR (or than all, of shorter videos).
     """
 
     colour: str
     area: np.ndarray
     centre: np.ndarray
     rgb: np.ndarray
-    shape: str
+    nearest: tuple[str, ...]
     scale: float
     cut: np.ndarray
     touched: dict[str, np.ndarray]
     form: dict[str, float]
+
+    @property
+    def shape(self) -> str:
+        """The nearest shape in the most frames; empty where none is to be seen."""
+        return max(SHAPES, key=self.nearest.count) if self.nearest else ""
 
     @property
     def seen(self) -> np.ndarray:
@@ -128,6 +148,18 @@ class Track:
         return "down" if vy > 0 else "up"
 
     @property
+    def straight(self) -> bool:
+        """Whether it keeps to a straight way at a constant speed in MOST frames, along an axis if it moves."""
+        time = np.flatnonzero(self.measured)
+        if len(time) < 2:
+            return True
+        line = np.polyfit(time, self.centre[time], 1)
+        stray = np.linalg.norm(self.centre[time] - time[:, None] * line[0] - line[1], axis=1) / self.scale
+        less, more = sorted(np.abs(line[0]))
+        along = self.direction in ("still", *CHANGES) or less <= DIAGONAL * more
+        return bool(along and (stray <= STRAY).mean() >= MOST)
+
+    @property
     def speed(self) -> str | None:
         if self.direction in ("still", *CHANGES):
             return None
@@ -139,16 +171,27 @@ class Track:
         radius = np.median(self.expected) / self.scale
         return min(SIZES, key=lambda name: abs(SIZES[name] - radius))
 
+    def keeps(self, size: str) -> bool:
+        """Whether its size is nearest to this one in MOST frames; of what grows or shrinks, without that."""
+        time = np.flatnonzero(self.measured)
+        radius, expected = self.radius[time] / self.scale, self.expected
+        if self.direction in CHANGES:
+            radius = radius * np.median(expected) / expected[time]
+        off = {name: np.abs(SIZES[name] - radius) for name in SIZES}
+        return len(time) > 0 and bool((off[size] <= np.min(list(off.values()), axis=0)).mean() >= MOST)
+
 
 @dataclass(frozen=True)
 class Reading:
     """What the judge sees in a video: its objects, largest first, its background, and its clipped channels.
 
-    `greys` is the background's level by frame, (frames,), 0-1; NaN where nothing of it is to be seen.
+    `backgrounds` is, of each of the world's, the share of the pixels around the objects that are nearest to it in every
+    channel. `greys` is the background's level by frame, (frames,), 0-1; NaN where nothing of it is to be seen.
     """
 
     tracks: tuple[Track, ...]
     background: str
+    backgrounds: dict[str, float]
     greys: np.ndarray
     clipped: float
 
@@ -162,19 +205,17 @@ def read(video: np.ndarray) -> Reading:
     Raises:
         ValueError: the array is not such a video.
     """
-    video = np.asarray(video)
-    if video.ndim != 4 or video.shape[-1] != 3:
-        raise ValueError(f"video: shape {video.shape} is not (frames, height, width, 3)")
-    x = video.astype(np.float32) / (255 if video.dtype == np.uint8 else 1)
+    x = _pixels(video)
     height, width = x.shape[1:3]
     scale = min(height, width) / CANVAS
+    halved = _halved(x)
 
     nearest, cover = _seen(x)
     chroma = np.ptp(x, axis=-1)
     gx, gy = grid(height, width)
     speck = SPECK * scale**2
     owned = {colour: cover * (nearest == n) for n, colour in enumerate(COLOURS)}
-    owned = {colour: mine for colour, mine in owned.items() if np.median(mine.sum((1, 2))) >= speck}
+    owned = {colour: mine for colour, mine in owned.items() if _is_object(mine, speck)}
     # Edge pixels mix with the background and can take a neighbouring hue: an object is what lies in and around its own
     # colour.
     masks = {colour: _around(mine > 0.5) for colour, mine in owned.items()}
@@ -183,7 +224,7 @@ def read(video: np.ndarray) -> Reading:
         mask = masks[colour]
         around = _around(mask)
         touched = {other: (around & theirs).any((1, 2)) for other, theirs in masks.items() if other != colour}
-        cut = np.any([mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]], axis=(0, 2))
+        cut = np.any([mask[:, [0, -1]].any((1, 2)), mask[:, :, [0, -1]].any((1, 2))], axis=0)
         whole = cover * mask
         area = whole.sum((1, 2))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -191,11 +232,12 @@ def read(video: np.ndarray) -> Reading:
             rgb = (x * mine[..., None]).sum((1, 2)) / mine.sum((1, 2))[:, None]
         clear = ~np.any([cut, area < speck, *touched.values()], axis=0)
         judged = clear if clear.any() else area >= speck
-        votes = [_shape(w, a, c) for w, a, c in zip(whole[judged], area[judged], centre[judged], strict=True)]
-        shape = max(SHAPES, key=votes.count) if votes else ""
-        uncut = np.clip(chroma / np.ptp(COLOURS[colour]), 0, 1) * mask
-        form = {kind: _form(uncut[clear], kind, len(x)) for kind in SHAPES}
-        tracks.append(Track(colour, area, centre, rgb, shape, scale, cut, touched, form))
+        uncut = np.clip(chroma / np.ptp(COLOURS[colour]), 0, 1) * (_blocks(mask) > 0 if halved else mask)
+        forms = {kind: _forms(uncut[judged], kind, halved) for kind in SHAPES}
+        closest = tuple(SHAPES[n] for n in np.argmax(list(forms.values()), axis=0))
+        enough = clear.sum() >= min(CLEAR, len(x))
+        form = {kind: float(each.mean()) if enough else float("nan") for kind, each in forms.items()}
+        tracks.append(Track(colour, area, centre, rgb, closest, scale, cut, touched, form))
     tracks.sort(key=lambda t: -float(np.median(t.area)))
     bare = np.where(cover == 0, x.mean(-1), np.nan)
     greys = np.array(
@@ -203,8 +245,62 @@ def read(video: np.ndarray) -> Reading:
     )
     grey = float(np.nanmedian(bare)) if (cover == 0).any() else 0.0
     background = min(BACKGROUNDS, key=lambda name: abs(BACKGROUNDS[name] - grey))
+    outside = x[~_around(np.any([*masks.values(), np.zeros(x.shape[:3], bool)], axis=0))]
+    levels = np.abs(outside[..., None] - np.array(list(BACKGROUNDS.values()), np.float32)).argmin(-1)
+    shares = [float((levels == n).all(-1).mean()) if len(levels) else 0.0 for n in range(len(BACKGROUNDS))]
     clipped = float(((x <= 0) | (x >= 1)).mean())
-    return Reading(tuple(tracks), background, greys, clipped)
+    return Reading(tuple(tracks), background, dict(zip(BACKGROUNDS, shares, strict=True)), greys, clipped)
+
+
+def _pixels(video: np.ndarray) -> np.ndarray:
+    """A video as float32 in 0-1."""
+    video = np.asarray(video)
+    if video.ndim != 4 or video.shape[-1] != 3 or not video.size:
+        raise ValueError(f"video: shape {video.shape} is not (frames, height, width, 3), each at least 1")
+    if video.dtype == np.uint8:
+        return video.astype(np.float32) / 255
+    if not np.issubdtype(video.dtype, np.floating):
+        raise ValueError(f"video: {video.dtype} is not accepted; give uint8 in 0-255 or floats in 0-1")
+    low, high = float(video.min()), float(video.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # neither is true of NaN
+        raise ValueError(f"video: floats from {low:.4g} to {high:.4g} are not accepted; give uint8 or floats in 0-1")
+    return video.astype(np.float32)
+
+
+def _is_object(mine: np.ndarray, speck: float) -> bool:
+    """Whether what there is of a colour, (frames, height, width), is an object, if only in some frames.
+
+    A speck is none, and neither is the seam of two other colours, which mix where they meet: it has no core.
+    """
+    there = mine.sum((1, 2)) >= speck
+    core = (~_around(mine <= 0.5)).any((1, 2))
+    return bool(there.mean() > 0.5 or (~(there & core)).mean() < MOST)
+
+
+def _halved(x: np.ndarray) -> bool:
+    """Whether a video (frames, height, width, 3) has one chroma for each 2 x 2 pixels, as decoders of 4:2:0 give it.
+
+    Differences of channels do not depend on luma, whatever the matrix. Where a channel is clipped that is not so.
+    """
+    frames, height, width, _ = x.shape
+    if height % 2 or width % 2:
+        return False
+    free = np.all((x > 0) & (x < 1), axis=-1).reshape(frames, height // 2, 2, width // 2, 2).all((2, 4))
+    within = across = 0.0
+    for channel in (0, 2):
+        chroma = x[..., channel] - x[..., 1]
+        means = _blocks(chroma)
+        off = ((chroma - means) ** 2).reshape(frames, height // 2, 2, width // 2, 2).sum((2, 4))
+        within += float(off[free].sum())
+        across += sum(float((np.diff(means[:, ::2, ::2], axis=axis) ** 2).sum()) for axis in (1, 2))
+    return within < HALVED * across
+
+
+def _blocks(x: np.ndarray) -> np.ndarray:
+    """Means (frames, height, width) over 2 x 2 pixels, in each of the four."""
+    frames, height, width = x.shape
+    means = x.reshape(frames, height // 2, 2, width // 2, 2).mean((2, 4))
+    return means.repeat(2, 1).repeat(2, 2)
 
 
 def _seen(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -250,37 +346,29 @@ _FINE = (np.arange(400) + 0.5) / 50 - 4
 _UNIT_AREA = {s: float(coverage(s, _FINE[None] * 50, _FINE[:, None] * 50, 50.0).sum() / 2500) for s in SHAPES}
 
 
-def _shape(cover: np.ndarray, area: float, centre: np.ndarray) -> str:
-    """The shape whose template of the same area and centroid differs least from a frame's coverage."""
-    x, y = grid(*cover.shape)
-    return min(
-        SHAPES,
-        key=lambda s: np.abs(cover - coverage(s, x - centre[0], y - centre[1], np.sqrt(area / _UNIT_AREA[s]))).sum(),
-    )
-
-
-def _form(cover: np.ndarray, kind: str, frames: int) -> float:
-    """The mean over frames (F, height, width) of the soft intersection over union of a coverage with a shape's of equal
-    area and centroid; NaN where they are fewer than CLEAR, or than all `frames` that there are."""
-    if len(cover) < min(CLEAR, frames):
-        return float("nan")
+def _forms(cover: np.ndarray, kind: str, halved: bool) -> np.ndarray:
+    """The soft intersection over union (F,) of coverages (F, height, width) with a shape's of equal area and centroid;
+    `halved`: with its means over 2 x 2 pixels."""
     x, y = grid(*cover.shape[1:])
     area = cover.sum((1, 2))
     cx, cy = ((cover * axis).sum((1, 2)) / area for axis in (x, y))
     size = np.sqrt(area / _UNIT_AREA[kind])
     ideal = coverage(kind, x - cx[:, None, None], y - cy[:, None, None], size[:, None, None])
-    return float((np.minimum(cover, ideal).sum((1, 2)) / np.maximum(cover, ideal).sum((1, 2))).mean())
+    if halved:
+        ideal = _blocks(ideal)
+    return np.minimum(cover, ideal).sum((1, 2)) / np.maximum(cover, ideal).sum((1, 2))
 
 
 def _is_there(track: Track, hidden: bool) -> bool:
-    """Whether it is to be seen in nearly all frames; of what can be hidden, in half of them."""
-    return bool(track.seen.mean() >= (0.5 if hidden else 0.9))
+    """Whether it is to be seen in MOST frames; of what can be hidden, in half of them."""
+    return bool(track.seen.mean() >= (0.5 if hidden else MOST))
 
 
-def _is_formed(track: Track, kind: str, hidden: bool) -> bool:
-    """Whether it is nearer to the shape than to the others, and near enough; in which what is hidden is trusted."""
-    form = track.form[kind]
-    return track.shape == kind and (form >= FORMED[kind, track.size] or (hidden and np.isnan(form)))
+def _is_formed(track: Track, kind: str, meets: bool) -> bool:
+    """Whether it is nearer to the shape than to the others in MOST frames, and near enough; in which what meets another
+    is trusted."""
+    form, share = track.form[kind], track.nearest.count(kind) / max(len(track.nearest), 1)
+    return share >= MOST and bool(form >= FORMED[kind, track.size] or (meets and np.isnan(form)))
 
 
 def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
@@ -289,7 +377,9 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     Verdicts are 0 or 1, and count only what the scene says (an attribute that it leaves open is left out):
     `colour`, `shape`, `size`, `direction`, `speed` (each the mean over the scene's objects), `relation`, `background`,
     `count` (the scene's number of objects, no more), `objects` (the share of the objects of which all is right), and
-    `right`: all of them. A `shape` is right if it is the nearest of the world's and formed well enough (FORMED).
+    `right`: all of them. A `shape` is right if it is the nearest of the world's in MOST frames and formed well enough
+    (FORMED), a `size` if it is the nearest in MOST frames, a `direction` if the way is straight and along it, a
+    `background` if MOST of the pixels around the objects are nearest to it.
 
     Measures, over the objects that are there (NaN where none is):
     `form`: soft intersection over union of the coverage with the ideal of the shape that the scene names, of equal area
@@ -306,10 +396,16 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     Args:
         video: (frames, height, width, 3), RGB, uint8 in 0-255 or float in 0-1.
         scene: what it should show, as `grammar.parse` reads it.
+
+    Raises:
+        ValueError: the array is not such a video.
     """
     seen = read(video)
-    hidden = scene.relation in PASSING
-    there = [t for t in seen.tracks if _is_there(t, hidden)]
+    # Of objects that pass each other, both are touched and the one behind is hidden; of a third, neither.
+    passing = scene.relation in PASSING
+    meets = [passing and number < 2 for number in range(len(scene.things))]
+    behind = scene.things[1 if PASSING[scene.relation] else 0].colour if passing and scene.relation else None
+    there = [t for t in seen.tracks if _is_there(t, t.colour == behind)]
     by_colour = {t.colour: t for t in there}
     scores: dict[str, float] = {"count": float(len(seen.tracks) == len(there) == len(scene.things))}
 
@@ -317,7 +413,7 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     scores["colour"] = float(np.mean([t is not None for _, t in pairs]))
     if len(scene.things) == 1 and pairs[0][1] is None and there:
         pairs = [(scene.things[0], there[0])]  # of the wrong colour, its other attributes can still be right
-    verdicts = [_verdicts(thing, t, hidden) for thing, t in pairs]
+    verdicts = [_verdicts(thing, t, meet) for (thing, t), meet in zip(pairs, meets, strict=True)]
     for name in ("shape", "size", "direction", "speed"):
         if said := [each[name] for each in verdicts if name in each]:
             scores[name] = float(np.mean(said))
@@ -325,24 +421,24 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     scores["objects"] = float(np.mean(whole))
     if scene.relation is not None:
         first, second = (t for _, t in pairs[:2])
-        holds = _passes if hidden else _stands
+        holds = _passes if passing else _stands
         scores["relation"] = float(first is not None and second is not None and holds(first, second, scene.relation))
     if scene.background is not None:
-        scores["background"] = float(seen.background == scene.background)
+        scores["background"] = float(seen.backgrounds[scene.background] >= MOST)
     scores["right"] = float(all(v == 1.0 for v in scores.values()))
 
-    found = [(thing, t) for thing, t in pairs if t is not None]
-    forms = [(t.form[thing.shape], np.median(t.radius[t.measured]) / t.scale) for thing, t in found]
+    found = [(thing, t, meet) for (thing, t), meet in zip(pairs, meets, strict=True) if t is not None]
+    forms = [(t.form[thing.shape], np.median(t.radius[t.measured]) / t.scale) for thing, t, _ in found]
     forms = [(form, radius) for form, radius in forms if not np.isnan(form)]
     scores["form"] = _mean([form for form, _ in forms])
     scores["edge_error"] = _mean([(1 - form) * radius for form, radius in forms])
     if exchanged := _exchanged(pairs):
         scores["exchanged"] = float(np.mean(exchanged))
-    scores["area_instability"] = _mean([_unsteady(t, thing.direction in CHANGES, hidden) for thing, t in found])
-    scores["colour_instability"] = _mean([float(np.sqrt(np.nanvar(t.rgb, axis=0).mean())) for _, t in found])
+    scores["area_instability"] = _mean([_unsteady(t, thing.direction in CHANGES, meet) for thing, t, meet in found])
+    scores["colour_instability"] = _mean([float(np.sqrt(np.nanvar(t.rgb, axis=0).mean())) for _, t, _ in found])
     levels = seen.greys[~np.isnan(seen.greys)]
     scores["background_instability"] = float(levels.std()) if len(levels) else float("nan")
-    used = [(t.centre, t.measured if hidden else t.seen) for _, t in found]
+    used = [(t.centre, t.measured if meet else t.seen) for _, t, meet in found]
     scores["jerk"] = _mean([each for each in (_jerk(centre, frames) for centre, frames in used) if not np.isnan(each)])
     ways = [centre[frames][[0, -1]] for centre, frames in used]
     scores["motion"] = _mean([float(np.linalg.norm(w[1] - w[0])) for w in ways])
@@ -350,11 +446,16 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, float]:
     return scores
 
 
-def _verdicts(thing: Thing, track: Track | None, hidden: bool) -> dict[str, bool]:
+def _verdicts(thing: Thing, track: Track | None, meets: bool) -> dict[str, bool]:
     """Of each attribute that is said of a thing beside its colour: whether the track shows it."""
-    said = {name: getattr(thing, name) for name in ("size", "direction", "speed")}
-    verdicts = {"shape": track is not None and _is_formed(track, thing.shape, hidden)}
-    return verdicts | {n: getattr(track, n, None) == wanted for n, wanted in said.items() if wanted is not None}
+    verdicts = {"shape": track is not None and _is_formed(track, thing.shape, meets)}
+    if thing.size is not None:
+        verdicts["size"] = track is not None and track.keeps(thing.size)
+    if thing.direction is not None:
+        verdicts["direction"] = track is not None and track.direction == thing.direction and track.straight
+    if thing.speed is not None:
+        verdicts["speed"] = track is not None and track.speed == thing.speed
+    return verdicts
 
 
 def _exchanged(pairs: list[tuple[Thing, Track | None]]) -> list[bool]:
@@ -369,9 +470,9 @@ def _exchanged(pairs: list[tuple[Thing, Track | None]]) -> list[bool]:
     return found
 
 
-def _unsteady(track: Track, grows: bool, hidden: bool) -> float:
+def _unsteady(track: Track, grows: bool, meets: bool) -> float:
     """Standard deviation over mean of the area; from what is expected of a thing that is to grow."""
-    frames = track.measured if hidden else np.full(len(track.area), True)
+    frames = track.measured if meets else np.full(len(track.area), True)
     area = track.area[frames]
     off = area - np.pi * track.expected[frames] ** 2 if grows else area
     return float(off.std() / area.mean())
@@ -388,11 +489,11 @@ def _mean(values: list[float]) -> float:
 
 
 def _stands(first: Track, second: Track, relation: str) -> bool:
-    """Whether, in 90 % of the frames that show both, the first object lies clear of the second on that side."""
+    """Whether, in MOST of the frames that show both, the first object lies clear of the second on that side."""
     both = first.seen & second.seen
     ahead = (first.centre - second.centre)[both] @ np.array(RELATIONS[relation])
     radii = first.radius[both] + second.radius[both]
-    return len(ahead) > 0 and bool((ahead > 0.75 * radii).mean() >= 0.9)
+    return len(ahead) > 0 and bool((ahead > 0.75 * radii).mean() >= MOST)
 
 
 def _passes(first: Track, second: Track, relation: str) -> bool:

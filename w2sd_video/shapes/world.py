@@ -70,6 +70,15 @@ class Thing:
     direction: str | None = None
     speed: str | None = None
 
+    def __str__(self) -> str:
+        if self.direction is None or self.direction in CHANGES:
+            motion = self.direction
+        elif self.direction == "still":
+            motion = "standing still"
+        else:
+            motion = " ".join(word for word in ("moving", self.direction, self.speed) if word)
+        return " ".join(word for word in ("a", self.size, self.colour, self.shape, motion) if word)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -78,6 +87,13 @@ class Scene:
     things: tuple[Thing, ...]
     relation: str | None = None
     background: str | None = None
+
+    def __str__(self) -> str:
+        """The scene in words, as `grammar.parse` reads them."""
+        text = str(self.things[0])
+        for number, thing in enumerate(self.things[1:]):
+            text += f" {(number == 0 and self.relation) or 'and'} {thing}"
+        return text + (f" on a {self.background} background" if self.background else "")
 
 
 def reach(shape: str) -> tuple[float, float, float, float]:
@@ -279,7 +295,10 @@ def render(
     rng = np.random.default_rng(seed)
     found = _placed(scene, rng, height, width, frames)
     if found is None:
-        raise ValueError(f"scene: no room on {width}x{height} pixels in {frames} frames for {scene}")
+        raise ValueError(
+            f"scene: no room on {width}x{height} pixels in {frames} frames for {str(scene)!r}; its objects would leave"
+            " the picture or not stand to each other as it says: take smaller, slower or fewer ones, or fewer frames"
+        )
     full, paths = found
     scale = min(height, width) / CANVAS
     x, y = grid(height, width)
