@@ -157,7 +157,9 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(number, 
     command = [sys.executable, "-c", "from w2sd_video.cli import main; main()", "shapes", "bench", *FEW]
     command += ["--out", str(tmp_path / "rows"), "--method", "strong", "--videos", "12", "--processes", "2"]
     with open(tmp_path / "said", "w") as said:
-        running = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        # What runs in the background may have inherited that SIGINT is ignored.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        running = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
         for _ in range(3000):
             if (tmp_path / "rows").exists() and lines(tmp_path / "rows"):
                 break
