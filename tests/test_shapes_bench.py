@@ -148,29 +148,35 @@ def children(pid: int) -> list[int]:
     return [each.pid for each in psutil.Process(pid).children(recursive=True) if each.status() != "zombie"]
 
 
+COMMAND = [sys.executable, "-c", "from w2sd_video.cli import main; main()", "shapes", "bench", *FEW]
+
+
+def begun(folder: Path) -> tuple[subprocess.Popen, list[str]]:
+    """A command of two processes that has written some rows of twelve, of which one process has begun the next; and the
+    command."""
+    command = [*COMMAND, "--out", str(folder / "rows"), "--method", "strong", "--videos", "12", "--processes", "2"]
+
+    def heard() -> None:  # what runs in the background may have inherited that SIGINT is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with open(folder / "said", "w") as said:
+        running = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
+    while running.poll() is None and not ((folder / "rows").exists() and lines(folder / "rows")):
+        time.sleep(0.1)
+    return running, command
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(number, tmp_path):
-    """With a process in the middle of a sample."""
     import psutil
 
-    command = [sys.executable, "-c", "from w2sd_video.cli import main; main()", "shapes", "bench", *FEW]
-    command += ["--out", str(tmp_path / "rows"), "--method", "strong", "--videos", "12", "--processes", "2"]
-    with open(tmp_path / "said", "w") as said:
-        # What runs in the background may have inherited that SIGINT is ignored.
-        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        running = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
-        for _ in range(3000):
-            if (tmp_path / "rows").exists() and lines(tmp_path / "rows"):
-                break
-            time.sleep(0.1)
-        workers = children(running.pid)
-        os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
-        code = running.wait(300)
-    assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
-    assert workers
+    running, command = begun(tmp_path)
+    workers = children(running.pid)
+    os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
+    assert running.wait(300) == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], 60)
-    assert not any(psutil.pid_exists(pid) for pid in workers)
+    assert workers and not any(psutil.pid_exists(pid) for pid in workers)
     assert "Traceback" not in (tmp_path / "said").read_text()
     held = lines(tmp_path / "rows")
     assert 0 < len(held) < 12
@@ -178,6 +184,17 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(number, 
     assert done.returncode == 0, done.stderr
     rows = lines(tmp_path / "rows")
     assert rows[: len(held)] == held and sorted(row["n"] for row in rows) == list(range(12))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_in_one_sentence(tmp_path):
+    running, _ = begun(tmp_path)
+    for pid in children(running.pid):
+        os.kill(pid, signal.SIGKILL)
+    assert running.wait(300) == 1
+    said = (tmp_path / "said").read_text()
+    assert "a process that makes samples: was ended from outside" in said and "Traceback" not in said
+    assert lines(tmp_path / "rows")
 
 
 # What settings are tuned on
