@@ -95,7 +95,16 @@ def test_a_sample_that_stands_twice_counts_once_and_is_refused_where_its_scores_
 
 @pytest.mark.parametrize(
     "damage",
-    [{"prompt": "a furry cat"}, {"n": -1}, {"n": True}, {"arguments": 3}, {"of": []}, {"tuning": "no"}, {"scores": 1}],
+    [
+        {"prompt": "a furry cat"},
+        {"n": -1},
+        {"n": True},
+        {"arguments": 3},
+        {"arguments": {"guidance_scale": "high"}},
+        {"of": []},
+        {"tuning": "no"},
+        {"scores": 1},
+    ],
 )
 def test_a_damaged_row_is_refused_by_the_option(damage, made):
     write(made, [lines(made)[0] | damage, *lines(made)[1:]])
@@ -263,6 +272,17 @@ def test_the_table_does_not_depend_on_the_order_of_rows(tmp_path):
         for name in ("one", "one", "two")
     )
     assert one == one_again == two and "| right (one object)" in one
+
+
+def test_rows_are_packed_beside_their_file_whatever_it_is_called_and_once(tmp_path):
+    for name in ("rows.jsonl", "rows.v2"):
+        write(tmp_path / name, rows_of("strong", 2))
+        ran = CliRunner().invoke(app, ["bench", "--table", "--pack", "--out", str(tmp_path / name)])
+        assert ran.exit_code == 0
+    packed = sorted(path.name for path in tmp_path.glob("*.xz"))
+    assert packed == ["rows.jsonl.xz", "rows.v2.jsonl.xz"]
+    ran = CliRunner().invoke(app, ["bench", "--table", "--pack", "--out", str(tmp_path / packed[0])])
+    assert ran.exit_code == 2 and "--pack: " in ran.output and len(list(tmp_path.iterdir())) == 4
 
 
 def test_what_is_a_ceiling_and_on_how_many_prompts_settings_were_tuned_is_said_in_the_table():

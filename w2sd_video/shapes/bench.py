@@ -384,6 +384,9 @@ def _is_row(row: object) -> bool:
         return False
     if not all(isinstance(row.get(name, {}), dict) for name in ("arguments", "of")):
         return False
+    numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
+    if not all(isinstance(value, (int, float)) for value in numbers):
+        return False
     return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
 
 
@@ -433,7 +436,7 @@ def pack(path: Path, pair: str) -> Path:
     """Writes the rows of a results file, in order, beside it as .jsonl.xz, which takes a tenth of the room."""
     kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
     lines = "".join(json.dumps(row) + "\n" for row in kept)
-    to = path.with_suffix(".jsonl.xz")
+    to = path.with_name(f"{path.name.removesuffix('.jsonl')}.jsonl.xz")
     with whole({"file": to}) as staged:
         staged["file"].write_bytes(lzma.compress(lines.encode(), preset=9))
     return to

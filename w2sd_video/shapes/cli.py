@@ -206,6 +206,8 @@ def bench(
         path = path or Path(f"{pair}-bench.jsonl")
         if path.suffix == ".xz" and not table_only:
             raise ValueError(f"--out: {path} is packed, and only for --table; give a .jsonl")
+        if path.suffix == ".xz" and pack:
+            raise ValueError(f"--pack: {path} is packed already")
         chosen = read_settings(settings or [])
         numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
         for name, value in chosen.items():

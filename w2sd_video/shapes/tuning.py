@@ -49,7 +49,7 @@ def tuned(asked: presets.Preset) -> dict[str, Tuned]:
     return {
         "tuned": Tuned("strong, tuned guidance", PLAIN, guidance),
         "tuned-equal-cost": Tuned(
-            f"strong, tuned guidance, {equal} steps", PLAIN | {"num_inference_steps": equal}, costly
+            "strong, tuned guidance, at W2SD's cost", PLAIN | {"num_inference_steps": equal}, costly
         ),
         "w2sd-tuned": Tuned(
             "W2SD, tuned",
