@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -29,7 +30,7 @@ from w2sd_video.hook import (
     stepping,
 )
 from w2sd_video.levels import read_step
-from w2sd_video.methods import METHODS, W2SD
+from w2sd_video.methods import METHODS, W2SD, Answer, Method
 
 DDIM = {
     "beta_schedule": "scaled_linear",
@@ -414,3 +415,46 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
     unet = tiny.inflate(tiny.unet2d(**settings), adapter)
     evaluation = best(lambda: unet(x, t, **told), 3) / 2  # two samples
     assert overhead < 0.02 * 5 * evaluation, (overhead, evaluation)
+
+
+class Nothing(nn.Module):
+    """A denoiser that predicts zeros."""
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> tuple[Tensor]:
+        return (torch.zeros_like(sample),)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda x, strong: strong.denoise(x), "returns a Tensor: a method returns an `Answer`"),
+        (lambda x, strong: Answer(strong.reflect(x)), r"a prediction of shape \(2, 4, 3\): give one of \(1, 2, 4, 3\)"),
+        (lambda x, strong: Answer(strong.denoise(x), strong.denoise(x)), r"a displacement of shape \(1, 2, 4, 3\)"),
+        (lambda x, strong: Answer(strong.denoise(x), e=0.5), "a correction that is a float: give a tensor"),
+    ],
+)
+def test_an_answer_that_the_scheduler_cannot_step_with_is_refused_by_the_methods_name(answer, says):
+    @dataclass(frozen=True)
+    class Mine(Method):
+        def __call__(self, x_t, step, strong, weak, noise):
+            return answer(x_t, strong)
+
+    scheduler, network = ddim(4), Nothing()
+    group = Group(Mine(), scheduler)
+    x = torch.zeros(2, 4, 3)
+    with attached(network, DenoiserHook(group)), stepping(group), pytest.raises(ValueError, match=f"Mine .*{says}"):
+        network(x, scheduler.timesteps[0])
+
+
+def test_a_displacement_that_all_frames_share_is_added_to_each():
+    @dataclass(frozen=True)
+    class Mine(Method):
+        def __call__(self, x_t, step, strong, weak, noise):
+            return Answer(strong.denoise(x_t), torch.ones_like(x_t[:, :, :1]))
+
+    scheduler, network = ddim(4), Nothing()
+    t, x = scheduler.timesteps[0], torch.zeros(2, 4, 3)
+    expected = scheduler.step(torch.zeros_like(x), t, x + 1).prev_sample
+    group = Group(Mine(), scheduler)
+    with attached(network, DenoiserHook(group)), stepping(group):
+        assert torch.equal(scheduler.step(network(x, t)[0], t, x).prev_sample, expected)

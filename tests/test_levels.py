@@ -84,7 +84,7 @@ def test_the_inverse_undoes_the_step(name):
         x, p = draw(50), draw(50, seed=1)
         step = read_step(scheduler, t)
         if step.prediction == "sample" and step.target.sigma == 0:
-            with pytest.raises(ValueError, match="cannot be reflected.*predicts samples"):
+            with pytest.raises(ValueError, match="cannot be reflected.*predicts 'sample'"):
                 check_invertible(step)
             continue
         check_invertible(step)
@@ -276,3 +276,12 @@ def test_the_step_is_of_first_order_on_a_gaussian(prediction):
     errors = [solve(n) for n in (40, 80, 160, 320)]
     orders = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
     assert all(0.9 < order < 1.1 for order in orders), (errors, orders)
+
+
+def test_a_step_of_v_from_pure_noise_to_none_is_refused_as_what_it_is():
+    scheduler = DDIMScheduler(
+        clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    scheduler.set_timesteps(1)
+    with pytest.raises(ValueError, match="the network predicts 'v_prediction', and there is no noise left"):
+        check_invertible(read_step(scheduler, scheduler.timesteps[0]))

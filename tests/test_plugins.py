@@ -18,7 +18,7 @@ from w2sd_video.errors import Refused
 from w2sd_video.runs import Request, read_sidecar
 
 METHOD = '''
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from w2sd_video.methods import Answer, Method
 
@@ -40,6 +40,23 @@ class Push(Method):
 
 class NoMethod:
     pass
+
+
+class NoCall(Method):
+    pass
+
+
+class Short(Method):
+    def __call__(self, x_t, step, strong, weak):
+        return Answer(strong.denoise(x_t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Push):
+    """Whose options have no plain default."""
+
+    must: float
+    several: list = field(default_factory=list)
 '''
 DIMENSION = '''
 from w2sd_video.columns import Column
@@ -136,6 +153,20 @@ def test_installed_dimensions_are_listed_with_where_they_are_from(installed):
     code, said, _ = run("dimensions")
     assert code == 0 and "bright: The mean of all pixels, of 255.\n" in said and said.count("my-pair 1.5") == 2
     assert "aesthetic_quality: " in said and "object_class" in said
+
+
+def test_options_without_a_plain_default_are_listed_as_what_they_are(install):
+    install("listed", {"from_outside_l.py": METHOD}, {"methods": {"listed": "from_outside_l:Listed"}})
+    code, said, _ = run("methods")
+    assert code == 0 and "must='(needed)', several=[]" in said
+
+
+def test_a_preset_whose_package_lacks_its_file_is_refused_by_its_name(install):
+    install("empty", {"from_outside_e/__init__.py": ""}, {"presets": {"absent": "from_outside_e"}})
+    with pytest.raises(ValueError, match="preset 'absent', of empty 1.5: .*absent.yaml"):
+        presets.load("absent")
+    code, said, error = run("presets")
+    assert "shapes" in said and code in (0, 2) and "Traceback" not in error
 
 
 def test_an_installed_preset_is_loaded_by_its_name(installed):
@@ -243,6 +274,10 @@ def test_code_runs_only_where_the_command_line_or_python_names_the_file(tmp_path
         ("absent.py:Push", "the file cannot be read: No such file"),
         ("mine.py:Pusch", "did you mean 'Push'?"),
         ("mine.py:NoMethod", "no class of w2sd_video.methods.Method"),
+        ("mine.py:Method", "has no `__call__` of its own; a method is called with x_t, step, strong, weak and noise"),
+        ("mine.py:NoCall", "has no `__call__` of its own"),
+        ("mine.py:Short", "its `__call__` takes x_t, step, strong, weak; a method is called with x_t, step"),
+        ("mine.py:Listed", "missing 1 required keyword-only argument: 'must'"),
         ("broken.py:Push", "broken.py, line 2, cannot be imported: NameError: name 'oops' is not defined"),
         ("quits.py:Push", "cannot be imported: SystemExit"),
         ("syntax.py:Push", "line 1, cannot be imported: SyntaxError"),
@@ -255,7 +290,11 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, named, 
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     code, _, error = run("generate", PROMPT, "--method", named)
-    assert code == 2 and error.startswith("Error: --method: ") and (says in error or named == "mine.py")
+    assert (
+        code == 2
+        and error.startswith(("Error: --method: ", "Error: --set: "))
+        and (says in error or named == "mine.py")
+    )
 
 
 def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tmp_path):

@@ -22,6 +22,9 @@ class Refused(ValueError):
         super().__init__(f"{argument}: {shown(value)} is not accepted; {accepted}")
         self.argument, self.value, self.accepted = argument, value, accepted
 
+    def __reduce__(self) -> tuple[type, tuple[str, object, str]]:  # between processes
+        return type(self), (self.argument, self.value, self.accepted)
+
 
 class WeightsError(ValueError):
     """Weights that cannot be used: damaged, of another architecture, or not matching each other."""

@@ -211,12 +211,13 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
 
 
 def check_invertible(step: Step) -> None:
-    """Raise the ValueError for a step that has no inverse: of a network of samples, to sigma_s = 0."""
+    """Raise the ValueError for a step that has no inverse: to sigma_s = 0, of a network of samples, or of one of v from
+    alpha_t = 0."""
     if step.inverse.a == 0:
         raise ValueError(
-            f"The step from timestep {step.timestep:g} cannot be reflected: the network predicts samples, and at its"
-            " end there is no noise left, so that it has no inverse. Accepted `reflection_steps`: those that leave out"
-            " the last step, as the default does."
+            f"The step from timestep {step.timestep:g} cannot be reflected: the network predicts {step.prediction!r},"
+            " and there is no noise left at the step's end, so that it has no inverse. Accepted `reflection_steps`:"
+            " those that leave out the last step, as the default does."
         )
 
 

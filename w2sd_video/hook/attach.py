@@ -152,55 +152,26 @@ def apply_reflection(
             step; or, during the pipeline's call, the pipeline does something that is not supported.
         RuntimeError: another call is using one of the networks.
     """
-    name = type(pipeline).__name__
-    denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
-    if not denoisers:
-        raise ValueError(f"{name} has neither `unet` nor `transformer`.")
+    denoisers = _denoisers(pipeline)
     if len(denoisers) == 1 and weak is denoisers[0]:
         weak = None
-    says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
-    if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
-        raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
     if method is not None:
         check_scheduler(pipeline.scheduler, convention=method.convention)
-        _check_denoisers(name, denoisers, weak)
-
-    def number(attribute: str) -> Callable[[], bool]:
-        return lambda: (getattr(pipeline, attribute, None) or 0) > 0
-
-    group = Group(
+        _check_denoisers(type(pipeline).__name__, denoisers, weak)
+    group = _group(
+        pipeline,
         method,
-        pipeline.scheduler,
-        name=name,
-        current=lambda: pipeline.scheduler,
-        running=lambda: _calls(pipeline),
         weak_conditioning=weak_conditioning,
         weak_settings=weak_settings,
         weak_control_scale=weak_controlnet_conditioning_scale,
-        guidance=lambda: pipeline.guidance_scale,
-        doubled=lambda: pipeline.do_classifier_free_guidance,
-        rescaled=number("guidance_rescale"),
-        perturbed=number("do_perturbed_attention_guidance"),
-        num_steps=lambda: pipeline.num_timesteps,
         noise=following_noise(generator),
-        conditional_first=getattr(pipeline, "conditional_first", False),
         recorder=recorder,
     )
     free = pipeline.maybe_free_model_hooks
     stack = ExitStack()
 
     def attach() -> None:
-        stack.enter_context(used(name, [*denoisers, *([] if weak is None else [weak])]))
-        for network in denoisers:
-            hook = DenoiserHook(group, weak)
-            if (compiled := vars(network).get("_compiled_call_impl")) is not None:
-                hook.compiled = compiled
-                stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
-            stack.enter_context(attached(network, hook))
-        if method is not None:
-            stack.enter_context(stepping(group))
-            if getattr(pipeline, "controlnet", None) is not None:
-                stack.enter_context(attached(pipeline.controlnet, ControlHook(group.doubled)))
+        _attach(stack, group, pipeline, denoisers, weak)
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
 
     def freed() -> None:
@@ -211,6 +182,61 @@ def apply_reflection(
     with stack:
         attach()
         yield group
+
+
+def _denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    """The pipeline's networks that predict.
+
+    Raises:
+        ValueError: it has none, or does not say how it guides.
+    """
+    name = type(pipeline).__name__
+    denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
+    if not denoisers:
+        raise ValueError(f"{name} has neither `unet` nor `transformer`.")
+    says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
+    if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
+        raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
+    return denoisers
+
+
+def _group(pipeline: DiffusionPipeline, method: Method | None, **own: Any) -> Group:
+    """The group of a pipeline's denoisers, which reads the pipeline's state at every step; `own` is the caller's."""
+
+    def positive(attribute: str) -> Callable[[], bool]:
+        return lambda: (getattr(pipeline, attribute, None) or 0) > 0
+
+    return Group(
+        method,
+        pipeline.scheduler,
+        name=type(pipeline).__name__,
+        current=lambda: pipeline.scheduler,
+        running=lambda: _calls(pipeline),
+        guidance=lambda: pipeline.guidance_scale,
+        doubled=lambda: pipeline.do_classifier_free_guidance,
+        rescaled=positive("guidance_rescale"),
+        perturbed=positive("do_perturbed_attention_guidance"),
+        num_steps=lambda: pipeline.num_timesteps,
+        conditional_first=getattr(pipeline, "conditional_first", False),
+        **own,
+    )
+
+
+def _attach(
+    stack: ExitStack, group: Group, pipeline: DiffusionPipeline, denoisers: list[nn.Module], weak: nn.Module | None
+) -> None:
+    """Puts a group's hooks on the pipeline's networks and its seams on the scheduler, until the stack is closed."""
+    stack.enter_context(used(group.name, [*denoisers, *([] if weak is None else [weak])]))
+    for network in denoisers:
+        hook = DenoiserHook(group, weak)
+        if (compiled := vars(network).get("_compiled_call_impl")) is not None:
+            hook.compiled = compiled
+            stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
+        stack.enter_context(attached(network, hook))
+    if group.method is not None:
+        stack.enter_context(stepping(group))
+        if getattr(pipeline, "controlnet", None) is not None:
+            stack.enter_context(attached(pipeline.controlnet, ControlHook(group.doubled)))
 
 
 def _calls(pipeline: DiffusionPipeline) -> bool:

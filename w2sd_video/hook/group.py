@@ -127,7 +127,8 @@ class Group:
         self._foreign = not self.running()
 
     def answer(self, hook: DenoiserHook, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The denoiser's call, answered."""
+        """The denoiser's call, answered: the pipeline's inputs are read, the method answers by two arms that are bound
+        to them, and its answer is kept for the scheduler's step."""
         forward = hook.evaluation(module)
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -142,6 +143,33 @@ class Group:
             self.evaluations.videos = len(x) // 2 if doubled else len(x)
             self.evaluations.strong += len(x)
             return forward(*args, **kwargs)
+        self._check_turn()
+        x_t, beside = self._latents(module, x, doubled)
+        self.evaluations.videos = len(x_t)
+        index, num_steps, step = self._step(self.method, inputs)
+        where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
+        check_finite(x_t, f"the latents before {where}")
+        bound = self._bound(inputs, doubled)
+        bound |= {"x_name": names[0], "x_dtype": x.dtype, "beside": beside, "step": step, "where": where}
+        strong = running = BoundArm("strong", forward, self.method.strong_guidance, **bound)
+        if self.method.reflects(index, num_steps, step.level):
+            weak = self._weak(self.method, forward if hook.weak is None else hook.weak, bound)
+            before, carried = self._carried
+            step = replace(step, index=index, carried=carried if before == index - 1 else None)
+            answer = self._reflected(self.method, x_t, step, strong, weak)
+            running = strong if strong.evaluated else weak
+        else:
+            answer = Answer(strong.denoise(x_t))
+        self._check_answer(answer, x_t, doubled, where)
+        self._carried = (index, answer.carry)
+        if self.recorder is not None:
+            self.recorder.add(index, step, x_t, answer)
+        p = answer.p.to(x.dtype)
+        self._pending = Pending(step, where, x_t, answer, p, doubled)
+        return self._reply(running, p)
+
+    def _check_turn(self) -> None:
+        """Refuse a call of the denoiser that is not the only one since the scheduler's last step."""
         if self.current() is not self.scheduler:
             raise ValueError(
                 f"the scheduler of {self.name} was replaced after the method was applied: set it before"
@@ -152,12 +180,9 @@ class Group:
                 "calls its denoiser more than once a step (with the prompt and without it, or with layers skipped);"
                 " supported is one call, with both in one batch"
             )
-        x_t, beside = self._latents(module, x, doubled)
-        self.evaluations.videos = len(x_t)
-        index, num_steps, step = self._step(self.method, inputs)
-        where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
-        check_finite(x_t, f"the latents before {where}")
-        reflects = self.method.reflects(index, num_steps, step.level)
+
+    def _bound(self, inputs: dict[str, Any], doubled: bool) -> dict[str, Any]:
+        """What both arms are bound to, beside the latents and the step: arguments of `BoundArm`."""
         control = inputs.get("down_block_additional_residuals")
         if isinstance(control, Deferred):
             inputs = {key: value for key, value in inputs.items() if value is not control}
@@ -166,50 +191,53 @@ class Group:
         guidance = self.guidance() if doubled else 1.0
         if not isinstance(guidance, (int, float)):
             self._refuse(f"guides by a {type(guidance).__name__}, of a number for each frame, and not by one number")
-        common: dict[str, Any] = {
-            "x_name": names[0],
-            "x_dtype": x.dtype,
-            "beside": beside,
+        return {
             "inputs": inputs,
             "control": control,
             "doubled": doubled,
             "conditional_first": self.conditional_first,
-            "step": step,
-            "where": where,
             "final": BOTH if doubled and self.rescaled() else branches(guidance),
             "evaluations": self.evaluations,
         }
-        strong = BoundArm("strong", forward, self.method.strong_guidance, **common)
-        running = strong
-        if reflects:
-            self._check_reflectable(inputs)
-            self.method.check(tuple(x_t.shape))
-            weak = BoundArm(
-                "weak",
-                forward if hook.weak is None else hook.weak,
-                self.method.weak_guidance,
-                conditioning=self.weak_conditioning,
-                settings=self.weak_settings,
-                control_scale=self.weak_control_scale,
-                **common,
-            )
-            before, carried = self._carried
-            step = replace(step, index=index, carried=carried if before == index - 1 else None)
-            answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
-            if not isinstance(answer, Answer):
-                raise TypeError(f"{type(self.method).__name__} returns a {type(answer).__name__}, not an `Answer`.")
-            running = strong if strong.evaluated else weak
-        else:
-            answer = Answer(strong.denoise(x_t))
-        for name, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
-            if tensor is not None:
-                check_finite(tensor, f"the method's {name} at {where}")
-        self._carried = (index, answer.carry)
-        if self.recorder is not None:
-            self.recorder.add(index, step, x_t, answer)
-        p = answer.p.to(x.dtype)
-        self._pending = Pending(step, where, x_t, answer, p, doubled)
-        return self._reply(running, p)
+
+    def _weak(self, method: Method, network: Callable[..., Any], bound: dict[str, Any]) -> BoundArm:
+        """The weak arm, with what it has of its own."""
+        return BoundArm(
+            "weak",
+            network,
+            method.weak_guidance,
+            conditioning=self.weak_conditioning,
+            settings=self.weak_settings,
+            control_scale=self.weak_control_scale,
+            **bound,
+        )
+
+    def _reflected(self, method: Method, x_t: Tensor, step: Step, strong: BoundArm, weak: BoundArm) -> Answer:
+        """The method's answer to a step that it changes."""
+        self._check_reflectable(strong.inputs)
+        method.check(tuple(x_t.shape))
+        return method(x_t, step, strong, weak, lambda: self.noise(x_t))
+
+    def _check_answer(self, answer: Any, x_t: Tensor, doubled: bool, where: str) -> None:
+        """Refuse an answer that the scheduler cannot step with, and values that are not finite."""
+        name = type(self.method).__name__
+        if not isinstance(answer, Answer):
+            raise ValueError(f"{name} returns a {type(answer).__name__}: a method returns an `Answer`.")
+        shape = tuple(x_t.shape)
+        for part, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
+            if tensor is None and part != "prediction":
+                continue
+            if not isinstance(tensor, Tensor):
+                raise ValueError(f"{name} answers with a {part} that is a {type(tensor).__name__}: give a tensor.")
+            accepted = [(k, *shape) for k in range(1, 2 + doubled)] if part == "prediction" else [shape]
+            fits = tuple(tensor.shape) in accepted if part == "prediction" else _broadcasts(tensor, x_t)
+            if not fits:
+                way = ", as `denoise` gives it" if part == "prediction" else ", that of x_t"
+                raise ValueError(
+                    f"{name} answers with a {part} of shape {tuple(tensor.shape)}: give one of"
+                    f" {' or '.join(map(str, accepted))}{way}."
+                )
+            check_finite(tensor, f"the method's {part} at {where}")
 
     def _reply(self, arm: BoundArm, p: Tensor) -> Any:
         """A prediction (k, B, …) as the arm's network would have returned it."""
@@ -240,9 +268,11 @@ class Group:
             return step(*args, **kwargs)
         dtype = torch.promote_types(sample.dtype, output.dtype)
         if answer.d is not None:  # half precision would round away what tells x~_t from x_t
-            given["sample"] = full_precision(sample) + pending.step.scale * torch.cat([answer.d] * times)
+            d = answer.d.expand_as(pending.x_t)
+            given["sample"] = full_precision(sample) + pending.step.scale * torch.cat([d] * times)
         if answer.e is not None:
-            given["model_output"] = full_precision(output) + sign * torch.cat([answer.e] * times)
+            e = answer.e.expand_as(pending.x_t)
+            given["model_output"] = full_precision(output) + sign * torch.cat([e] * times)
         made = step(*(given.pop(name) for name in names), *rest, **given)
         if isinstance(made, tuple):
             return (made[0].to(dtype), *made[1:])
@@ -389,6 +419,14 @@ def channels(network: nn.Module) -> tuple[int | None, int | None]:
     config = getattr(network, "config", {})
     taken, predicted = (config.get(name) for name in ("in_channels", "out_channels"))
     return (taken if isinstance(taken, int) else None, predicted if isinstance(predicted, int) else None)
+
+
+def _broadcasts(x: Tensor, y: Tensor) -> bool:
+    """Whether x can be added to y and leave its shape."""
+    try:
+        return torch.broadcast_shapes(x.shape, y.shape) == y.shape
+    except RuntimeError:
+        return False
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:

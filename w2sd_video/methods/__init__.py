@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import inspect
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from .. import plugins
@@ -52,20 +53,37 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
     """A method by its name, built in or a plug-in's; of a file's, `FILE.py:CLASS`, with the SHA-256 of the file.
 
     Raises:
-        Refused: there is none of that name, its code raises an error, or it is no `Method`; see `plugins.find`.
+        Refused: there is none of that name, its code raises an error, or it is no `Method` that can be called; see
+            `plugins.find`.
     """
     plugin = plugins.find("method", name, METHODS, sha256)
     if plugin is None:
         return METHODS[name]
-    if not (isinstance(plugin.value, type) and issubclass(plugin.value, Method)):
+    cls = plugin.value
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise Refused(
             "method", name, f"what {plugin.source} has under this name is no class of w2sd_video.methods.Method"
         )
-    return plugin.value
+    called = "a method is called with x_t, step, strong, weak and noise"
+    if cls.__call__ is Method.__call__:
+        raise Refused("method", name, f"it has no `__call__` of its own; {called}")
+    try:
+        inspect.signature(cls.__call__).bind(*range(6))
+    except TypeError:
+        takes = ", ".join([*inspect.signature(cls.__call__).parameters][1:])
+        raise Refused("method", name, f"its `__call__` takes {takes or 'nothing'}; {called}") from None
+    return cls
 
 
 def described(name: str) -> dict[str, Any]:
     """The first line of a method's docstring as its `summary`, and its `options` with their defaults."""
     cls = find(name)
-    options = {field.name: field.default for field in fields(cls) if field.name not in ARMS}
+    options = {field.name: _default(field) for field in fields(cls) if field.name not in ARMS}
     return {"summary": (cls.__doc__ or cls.__name__).strip().splitlines()[0], "options": options}
+
+
+def _default(field: Field) -> Any:
+    """A field's default, as it is listed."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return "(needed)" if field.default is MISSING else field.default

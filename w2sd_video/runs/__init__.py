@@ -3,7 +3,7 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import naming, rows, whole, writable
+from .files import alone, naming, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
     Request,
@@ -18,6 +18,7 @@ __all__ = [
     "Refused",
     "Request",
     "absolute",
+    "alone",
     "check_files",
     "claimed",
     "hashes",

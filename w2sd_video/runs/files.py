@@ -118,6 +118,37 @@ def locked(folder: Path) -> Iterator[None]:
                 os.close(descriptor)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """A file that grows, to which this process adds rows and no other one meanwhile.
+
+    Raises:
+        Refused: another process adds to it.
+    """
+    lock, descriptor = path.with_name(f"{PREFIX}{path.name}.{LOCK}"), -1
+    try:
+        while descriptor < 0:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _hold(descriptor, wait=False)
+            except (BlockingIOError, PermissionError):
+                os.close(descriptor)
+                descriptor = -1
+                raise Refused("out", str(path), "another process is adding to it: wait, or give another file") from None
+            except OSError:  # some network file systems have no locks
+                break
+            if not _is(lock, descriptor):  # who held it has removed it
+                os.close(descriptor)
+                descriptor = -1
+        yield
+    finally:
+        if descriptor >= 0:
+            with uninterrupted():
+                with suppress(OSError):
+                    lock.unlink()
+                os.close(descriptor)
+
+
 def _is(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -326,10 +357,13 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def rows(path: Path) -> list[Any]:
+def rows(path: Path, mend: bool = True) -> list[Any]:
     """The rows of a JSON Lines file that grows as work goes on; none where there is no file.
 
     A last line that was cut short, because the process died writing it, is removed from the file.
+
+    Args:
+        mend: False leaves the file as it is: for readers, beside which another process may be writing that line.
 
     Raises:
         ValueError: the file holds something else, and is left as it is.
@@ -350,6 +384,6 @@ def rows(path: Path) -> list[Any]:
         raise ValueError(f"{path} is no file of rows of JSON: it nests too deep") from None
     except ValueError as error:
         raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
-    if end < len(text):
+    if mend and end < len(text):
         os.truncate(path, end)
     return found

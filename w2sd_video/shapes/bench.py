@@ -10,26 +10,37 @@ that counts: see `tuning`. A last row scores the data: what perfect is. The othe
 
 from __future__ import annotations
 
+import errno
 import json
 import lzma
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache, partial
+from hashlib import sha256
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from .. import presets
-from ..runs import VARIANTS, Request, rows, whole, writable
+from .. import hashing, presets
+from ..models.sources import resolve
+from ..runs import VARIANTS, Request, alone, rows, whole, writable
 from ..sampling import load, sample
-from .pairs import sample_of, score
+from .grammar import parse
+from .pairs import prompt_of, sample_of, score
+from .world import FRAMES
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
 TRIES = 3  # of the row in which the judge chooses
 TRIED = 1_000_000  # between the seeds of one sample's tries
+TUNED = 500_000  # between the seeds of samples and of those that settings are tuned on
+JUDGE = ("world", "grammar", "judge", "pairs", "digits")  # the files that say what is shown, and what is right
 TOGETHER = 4  # samples that a process makes before it reports
 
 
@@ -66,15 +77,24 @@ def preset(pair: str, settings: Mapping[str, Any] | None = None) -> presets.Pres
     return replace(presets.load(pair), **(settings or {}))
 
 
-def equal_steps(asked: presets.Preset) -> int:
+def equal_steps(asked: presets.Preset, guidance: float | None = None) -> int:
     """The steps of plain sampling that cost as many network evaluations as the preset's reflection, or one more.
 
-    A plain step takes 2 evaluations, a reflected one an evaluation or two more by each arm.
+    A plain step takes 2 evaluations, or 1 at guidance 1; a reflected one an evaluation or two more by each arm.
+
+    Args:
+        guidance: of plain sampling. Default: the preset's.
     """
     steps = asked.num_inference_steps
     reflected = steps - 1 if asked.reflection_steps is None else asked.reflection_steps
     arms = (asked.strong_guidance_scale, asked.weak_guidance_scale)
-    return math.ceil((2 * steps + reflected * sum(1 if w in (0.0, 1.0) else 2 for w in arms)) / 2)
+    cost = _branches(asked.guidance_scale) * steps + reflected * sum(map(_branches, arms))
+    return math.ceil(cost / _branches(asked.guidance_scale if guidance is None else guidance))
+
+
+def _branches(guidance: float) -> int:
+    """How many evaluations a prediction at this guidance takes."""
+    return 1 if guidance in (0.0, 1.0) else 2
 
 
 def methods(asked: presets.Preset) -> dict[str, Row]:
@@ -97,8 +117,11 @@ def methods(asked: presets.Preset) -> dict[str, Row]:
             found["raised"] = Row(f"strong at {raised:g}", PLAIN | {name: alone({**of, "strong": raised})})
             if name == "adapters":  # Table 2's scale
                 found["w2sd-paper"] = Row(f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
-    found["best-of-3"] = Row(f"strong, best of {TRIES} by the judge", PLAIN, TRIES)
-    return found | {"rendered": Row("rendered truth" if asked.textual else "digits of the data")}
+    found["best-of-3"] = Row(f"strong, best of {TRIES} by the judge (a ceiling)", PLAIN, TRIES)
+    truth = "rendered truth" if asked.textual else "digits of the data"
+    if asked.video and asked.num_frames != FRAMES:  # in other numbers of frames not every scene has room
+        truth += f", {FRAMES} frames"
+    return found | {"rendered": Row(truth)}
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,7 @@ class _Work:
     samples: tuple[tuple[int, str], ...]
     shown: Path
     tuning: bool
+    of: dict[str, str]
 
 
 def run(
@@ -126,38 +150,69 @@ def run(
 ) -> None:
     """Makes and scores a video or picture of each prompt by each row; appends a line each to `out`, a JSON Lines file.
 
-    What the file has already is not made again. Sample n is made from prompt n and seed n by every row.
+    What the file has already is not made again. Sample n is made from prompt n and seed n by every row; of prompts that
+    settings are tuned on the seeds are others.
 
     Args:
         pair: one of `PAIRS`.
         wanted: the rows by name.
         settings: fields of the preset, set otherwise.
         progress: is told how many more samples of a row are there.
-        processes: how many make samples side by side, each with one thread if they are several.
+        processes: how many make samples side by side, each with one thread. What they make does not depend on it.
         tuning: the prompts are those that settings are tuned on.
 
     Raises:
-        Refused: `out` cannot be written to.
-        ValueError: the file holds what was made of another pair, or with other settings.
+        Refused: `out` cannot be written to, or another process is adding to it.
+        ValueError: the file holds what was made of another pair or other prompts, with other settings or weights, or
+            judged by another judge.
+        OSError: a process was ended from outside.
     """
     writable(out.absolute().parent)
-    settings = dict(settings or {})
-    made = {(row["method"], row["n"]): row for row in read(out, pair) if row.get("tuning", False) == tuning}
+    with alone(out):
+        work = _left(pair, out, wanted, prompts, dict(settings or {}), progress, tuning)
+        for each, lines in _done(work, processes):
+            with open(out, "a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+            progress(each.name, len(lines))
+
+
+def _left(
+    pair: str,
+    out: Path,
+    wanted: Mapping[str, Row],
+    prompts: Sequence[str],
+    settings: dict[str, Any],
+    progress: Callable[[str, int], None],
+    tuning: bool,
+) -> list[_Work]:
+    """What is not in the file yet; see `run`."""
+    asked = preset(pair, settings)
+    made = {(row["method"], row["n"]): row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning}
     shown = out.with_name(f"{out.stem}-shown")
     work: list[_Work] = []
+    texts = cache(lambda n: prompt_of(asked, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():
-        arguments = said(name, row, settings)
-        if any(each.get("arguments") != arguments for (method, _), each in made.items() if method == name):
-            raise ValueError(f"out: {out} holds {name} made with other settings than {arguments}; take another file")
+        arguments, of = said(name, row, settings), dict(origin(pair, name != "rendered"))
+        for (method, n), each in made.items():
+            if method != name:
+                continue
+            if each.get("arguments") != arguments:
+                raise ValueError(f"out: {out} holds {name} made with other settings than {arguments}; {OTHER}")
+            if lacking := [key for key in of if key not in each.get("of", {})]:
+                raise ValueError(f"out: {out} holds {name} and does not say of which {' and '.join(lacking)}; {OTHER}")
+            if others := [key for key, value in of.items() if each["of"][key] != value]:
+                raise ValueError(f"out: {out} holds {name} made with another {' and '.join(others)}; {OTHER}")
+            if n < len(prompts) and each["prompt"] != texts(n):
+                raise ValueError(f"out: {out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
         left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in made]
         progress(name, len(prompts) - len(left))
         for first in range(0, len(left), TOGETHER):
             some = tuple(left[first : first + TOGETHER])
-            work.append(_Work(pair, settings, name, row, some, shown, tuning))
-    for each, lines in _done(work, processes):
-        with open(out, "a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-        progress(each.name, len(lines))
+            work.append(_Work(pair, settings, name, row, some, shown, tuning, of))
+    return work
+
+
+OTHER = "take another file"
 
 
 def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,13 +222,43 @@ def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **row.says} | ({"tries": row.tries} if row.tries > 1 else {})
 
 
+def origin(pair: str, sampled: bool = True) -> dict[str, str]:
+    """What a row's numbers come from beside its settings, as hashes: the judge and, of what is sampled, the pair's
+    preset and its weights."""
+    found = {"judge": hashing.sha256(Path(__file__).with_name(f"{name}.py") for name in JUDGE)[:12]}
+    if sampled:
+        own = presets.load(pair)
+        prose = ("name", "description", "source", "expected")
+        fields = {name: value for name, value in asdict(own).items() if name not in prose}
+        found["preset"] = sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        found["weights"] = sha256("".join(map(_weights, own.models.values())).encode()).hexdigest()[:12]
+    return found
+
+
+def _weights(model: str) -> str:
+    """The hash of a model's files and, where it is one file, of all that lie beside it."""
+    path = resolve(model).path
+    if path is None:
+        return model
+    folder = path if path.is_dir() else path.parent
+    return hashing.sha256(sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".md"))
+
+
+def seed_of(n: int, tuning: bool) -> int:
+    """The seed of sample n of the table, or of those that settings are tuned on."""
+    return n + TUNED * tuning
+
+
 def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[dict[str, Any]]]]:
     """What is made of each, as it comes."""
     if processes == 1:
-        for each in work:
-            yield each, _make(each)
+        with _one_thread():
+            for each in work:
+                yield each, _make(each)
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin)
+    context = get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(processes, context, _begin, (stop,))
     try:
         # Only as many as are worked on are handed out, so that an interruption waits for little.
         left, running = iter(work), {}
@@ -186,18 +271,51 @@ def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[d
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        said = "was ended from outside, perhaps for lack of memory (then give fewer --processes)"
+        raise OSError(errno.ENOMEM, said, "a process that makes samples") from None
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
-    """What a process does first."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch: how many there are decides last digits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_stop: Any = None  # an event: no further sample is begun
+
+
+def _begin(stop: Any) -> None:
+    """What a process does first. It leaves interruptions to its parent, and ends where that is gone."""
+    import signal
+
     import torch
 
     from ..terminal import quiet
 
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 _loaded: dict[str, dict[str, Any]] = {}  # the pipelines of the row that this process made last
@@ -208,23 +326,26 @@ def _make(work: _Work) -> list[dict[str, Any]]:
     asked = preset(work.pair, work.settings)
     lines = []
     for n, prompt in work.samples:
-        each = sample_of(asked, n, prompt, work.shown)
+        if _stop is not None and _stop.is_set():
+            break
+        seed = seed_of(n, work.tuning)
+        each = sample_of(asked, seed, prompt, work.shown)
         began, evaluations = time.perf_counter(), 0
         if work.name == "rendered":
             scores = score(work.pair, each.data, each)
         else:
-            request = Request.of(each.prompt, n, asked, **work.row.says, **each.told)
-            pipelines = _pipelines(f"{work.pair} {work.name} {work.settings}", request)
+            request = Request.of(each.prompt, seed, asked, **work.row.says, **each.told)
+            pipelines = _pipelines(f"{work.pair} {work.name} {work.settings} {work.of}", request)
             (variant,) = VARIANTS[request.variant]
             began, tries = time.perf_counter(), []
             for k in range(work.row.tries):
-                frames, counted = sample(pipelines[variant], replace(request, seed=n + TRIED * k), variant)
+                frames, counted = sample(pipelines[variant], replace(request, seed=seed + TRIED * k), variant)
                 tries.append(score(work.pair, frames, each))
                 evaluations += counted["total"]
             scores = max(tries, key=merit)
-        line: dict[str, Any] = {"pair": work.pair, "method": work.name, "n": n, "prompt": each.prompt}
+        line: dict[str, Any] = {"pair": work.pair, "method": work.name, "n": n, "prompt": each.prompt, "seed": seed}
         line |= {"arguments": said(work.name, work.row, work.settings)} | ({"tuning": True} if work.tuning else {})
-        line |= {"evaluations": evaluations, "seconds": round(time.perf_counter() - began, 2)}
+        line |= {"of": work.of, "evaluations": evaluations, "seconds": round(time.perf_counter() - began, 2)}
         line["scores"] = {name: float(f"{value:.5g}") for name, value in scores.items()}
         lines.append(line)
     return lines
@@ -259,35 +380,63 @@ def _is_row(row: object) -> bool:
     """Whether it is a row of this command, with scores that are numbers."""
     if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _COLUMNS.items()):
         return False
+    if isinstance(row["n"], bool) or row["n"] < 0 or not isinstance(row.get("tuning", False), bool):
+        return False
+    if not all(isinstance(row.get(name, {}), dict) for name in ("arguments", "of")):
+        return False
+    numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
+    if not all(isinstance(value, (int, float)) for value in numbers):
+        return False
     return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
 
 
-def read(path: Path, pair: str) -> list[Any]:
+@lru_cache(maxsize=100_000)
+def _is_prompt(text: str) -> bool:
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
+
+
+def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
     """The rows of a results file, or of one that `pack` made.
 
+    Args:
+        mend: whether a last line that was cut short is removed from the file; only for who adds to it.
+
     Raises:
-        ValueError: it holds another pair's, or something else.
+        ValueError: it holds another pair's, or something else; or one sample twice, with different scores.
     """
     try:
         if path.suffix == ".xz":
             with lzma.open(path) as file:
                 found = [json.loads(line) for line in file]
         else:
-            found = rows(path)
+            found = rows(path, mend)
+    except RecursionError:
+        raise ValueError(f"out: {path} is no file of rows of JSON: it nests too deep") from None
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(f"out: {error}") from None
     if not all(map(_is_row, found)):
-        raise ValueError(f"out: {path} holds rows that are not of this command; take another file")
+        raise ValueError(f"out: {path} holds rows that are not of this command; {OTHER}")
     if others := {row["pair"] for row in found} - {pair}:
-        raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")
-    return found
+        raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
+    textual = presets.load(pair).textual
+    once: dict[tuple[str, int, bool], Any] = {}
+    for row in found:
+        if textual and not _is_prompt(row["prompt"]):
+            raise ValueError(f"out: {path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
+        first = once.setdefault((row["method"], row["n"], row.get("tuning", False)), row)
+        if json.dumps(first["scores"]) != json.dumps(row["scores"]):
+            raise ValueError(f"out: {path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
+    return list(once.values())
 
 
 def pack(path: Path, pair: str) -> Path:
     """Writes the rows of a results file, in order, beside it as .jsonl.xz, which takes a tenth of the room."""
     kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
     lines = "".join(json.dumps(row) + "\n" for row in kept)
-    to = path.with_suffix(".jsonl.xz")
+    to = path.with_name(f"{path.name.removesuffix('.jsonl')}.jsonl.xz")
     with whole({"file": to}) as staged:
         staged["file"].write_bytes(lzma.compress(lines.encode(), preset=9))
     return to

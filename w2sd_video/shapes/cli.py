@@ -180,7 +180,10 @@ def bench(
         ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, max=256, help="So many make samples side by side, each with one thread.")
+        int,
+        typer.Option(
+            min=1, max=256, help="Processes that make samples side by side, one thread each; rows do not depend on it."
+        ),
     ] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
     form: Annotated[str, typer.Option("--format", help="How tables are printed: markdown or latex.")] = "markdown",
@@ -203,6 +206,8 @@ def bench(
         path = path or Path(f"{pair}-bench.jsonl")
         if path.suffix == ".xz" and not table_only:
             raise ValueError(f"--out: {path} is packed, and only for --table; give a .jsonl")
+        if path.suffix == ".xz" and pack:
+            raise ValueError(f"--pack: {path} is packed already")
         chosen = read_settings(settings or [])
         numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
         for name, value in chosen.items():
@@ -233,10 +238,9 @@ def bench(
         if pack:
             out.print(f"Wrote {measure.pack(path, pair)}")
     labels = {name: row.label for name, row in every.items()}
-    for line in lines:
-        if line["method"] in tuned:
-            setting = {k: v for k, v in line["arguments"].items() if k in ("guidance_scale", "reflection_steps")}
-            labels[line["method"]] = f"{every[line['method']].label} ({', '.join(f'{v:g}' for v in setting.values())})"
+    labels |= tuning.labels(tuned, lines)
+    unknown = {line["method"] for line in lines if not line.get("tuning")} - labels.keys()
+    labels |= {name: name for name in sorted(unknown)}  # of another version of this command
     columns = pairs.PAIRS[pair]
     rivals = table.rivals(table.rivalry(lines, columns), labels, columns)
     blocks = [*([rivals] if rivals.lines else []), *table.document(table.summarise(lines, columns), labels, columns)]
@@ -275,23 +279,23 @@ def _measure(
         def run(rows: Any, some: list[str], **more: Any) -> None:
             bench.run(pair, path, rows, some, chosen, partial(progress, total=len(some)), processes, **more)
 
+        others = tuning.prompts_beside(pair, tune, samples) if tried else []
         for name, each in tried.items():
-            best = tuning.best(name, each, partial(_tried, run, path, pair, tune, set(texts)))
+            best = tuning.best(name, each, partial(_tried, run, path, pair, others))
             wanted = {**wanted, name: bench.Row(each.label, each.says | best)}
         run(wanted, texts)
 
 
 def _tried(
-    run: Callable[..., None], path: Path, pair: str, count: int, taken: set[str], wanted: dict[str, Any]
+    run: Callable[..., None], path: Path, pair: str, texts: list[str], wanted: dict[str, Any]
 ) -> dict[str, list[dict[str, float]]]:
-    """The scores of rows on the prompts that settings are tuned on, which are other texts than those in `taken`."""
-    from . import bench, tuning
+    """The scores of rows on the prompts that settings are tuned on."""
+    from . import bench
 
-    texts = [text for text in grammar.prompts(2 * count, tuning.SEED) if text not in taken][:count]
     run(wanted, texts, tuning=True)
     made: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
     for row in bench.read(path, pair):
-        if row.get("tuning") and row["method"] in made and row["n"] < count:
+        if row.get("tuning") and row["method"] in made and row["n"] < len(texts):
             made[row["method"]].append(row["scores"])
     return made
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -86,30 +88,48 @@ def samples(asked: presets.Preset, count: int, folder: Path) -> Iterator[Sample]
 def sample_of(asked: presets.Preset, n: int, text: str, folder: Path) -> Sample:
     """Sample n, of a prompt of the grammar; of a preset of digits the prompt says nothing."""
     if not asked.textual:
-        return Sample(digits.NAMES[n % 10], digits.pictures(n % 10, n // 10))
-    scene, told = _shown(parse(text), asked), {}
-    text = describe(scene)
-    if asked.refine:
-        told = {"weak_prompt": text}
-        text = refine(text)
-        scene = _shown(parse(text), asked)
+        return Sample(prompt_of(asked, n, text), digits.pictures(n % 10, n // 10))
+    prompt, scene, drawn, rng = _drawn(asked, n, text)
+    told = {"weak_prompt": describe(_shown(parse(text), asked))} if asked.refine else {}
     if asked.video:
-        return Sample(text, _pixels(render(scene, n)), told, scene)
-    rng = np.random.default_rng([7, n])
-    followed = "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
-    if followed:
-        scene = complete(scene, rng)
-    drawn = render(scene, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
-    if followed:
-        scene = _shown(scene, asked)
-        text = describe(_unsaid(scene) if followed == "ip_image" else scene)
-        told = {followed: str(folder / f"{followed}-{n}.png")}
-        shown = edges(drawn) if followed == "control" else drawn
-        if not Path(told[followed]).exists():
+        return Sample(prompt, _pixels(render(drawn, n)), told, scene)
+    picture = render(drawn, rng, frames=1, hole=HOLE if "outlines" in asked.adapters else 0.0)
+    if followed := _followed(asked):
+        shown = _pixels(edges(picture) if followed == "control" else picture)[0]
+        # The name is that of what is drawn, so that a picture of another prompt is never taken for this one's.
+        path = folder / f"{followed}-{n}-{hashlib.sha256(shown.tobytes()).hexdigest()[:16]}.png"
+        if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with whole({"picture": Path(told[followed])}) as staged:
-                Image.fromarray(_pixels(shown)[0]).save(staged["picture"], format="PNG")
-    return Sample(text, _pixels(drawn), told, scene)
+            with whole({"picture": path}) as staged:
+                Image.fromarray(shown).save(staged["picture"], format="PNG")
+        told[followed] = str(path)
+    return Sample(prompt, _pixels(picture), told, scene)
+
+
+def prompt_of(asked: presets.Preset, n: int, text: str) -> str:
+    """The prompt of sample n: see `sample_of`."""
+    return _drawn(asked, n, text)[0] if asked.textual else digits.NAMES[n % 10]
+
+
+def _followed(asked: presets.Preset) -> Literal["control", "ip_image"] | None:
+    """What a picture to follow is called in a request of the preset."""
+    return "control" if asked.controlnet else "ip_image" if asked.ip_adapter else None
+
+
+def _drawn(asked: presets.Preset, n: int, text: str) -> tuple[str, Scene, Scene, np.random.Generator]:
+    """The prompt of sample n; the scene that is right; the scene that is drawn, which says more where the sample is a
+    picture to follow; and what the rest of a picture is drawn with."""
+    scene = _shown(parse(text), asked)
+    if asked.refine:
+        scene = _shown(parse(text := refine(describe(scene))), asked)
+    else:
+        text = describe(scene)
+    rng = np.random.default_rng([7, n])
+    if not (followed := _followed(asked)):
+        return text, scene, scene, rng
+    drawn = complete(scene, rng)
+    scene = _shown(drawn, asked)
+    return describe(_unsaid(scene) if followed == "ip_image" else scene), scene, drawn, rng
 
 
 def _pixels(frames: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 OURS = ("w2sd", "w2sd-tuned")
-RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "auto-guidance", "best-of-3")
+RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "raised", "auto-guidance", "best-of-3")
 
 
 def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:

@@ -8,18 +8,21 @@ guidance below 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .. import presets
-from .bench import PLAIN, Row, equal_steps, merit
+from .bench import PLAIN, Row, equal_steps, merit, preset, seed_of
+from .grammar import prompts
+from .pairs import prompt_of
 
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # of W2SD, whose other two settings are of lambda
-SEED = 2027  # of the prompts that settings are tuned on
+ENOUGH = 200  # prompts to tune on
+SEED = 2027  # of these prompts
+FIRST = 500  # prompts of tables that are never tuned on, so that tables of fewer can grow
 MOST = 30.0
 
 
@@ -35,13 +38,18 @@ class Tuned:
 
 def tuned(asked: presets.Preset) -> dict[str, Tuned]:
     """The rows of a pair that are tuned, by name."""
-    steps, equal = asked.num_inference_steps, equal_steps(asked)
-    guidance = tuple({"guidance_scale": w} for w in GUIDANCE)
+    steps, equal = asked.num_inference_steps, equal_steps(asked, 2.0)
+    guidance: tuple[dict[str, Any], ...] = tuple({"guidance_scale": w} for w in GUIDANCE)
+    # At guidance 1 a step takes one evaluation, so there are twice as many.
+    costly = tuple(
+        each if (n := equal_steps(asked, each["guidance_scale"])) == equal else each | {"num_inference_steps": n}
+        for each in guidance
+    )
     lambdas = sorted({max(1, round(steps / 3)), max(1, round(2 * steps / 3))})
     return {
         "tuned": Tuned("strong, tuned guidance", PLAIN, guidance),
         "tuned-equal-cost": Tuned(
-            f"strong, tuned guidance, {equal} steps", PLAIN | {"num_inference_steps": equal}, guidance
+            "strong, tuned guidance, at W2SD's cost", PLAIN | {"num_inference_steps": equal}, costly
         ),
         "w2sd-tuned": Tuned(
             "W2SD, tuned",
@@ -50,6 +58,34 @@ def tuned(asked: presets.Preset) -> dict[str, Tuned]:
             lambda best: tuple(best | {"reflection_steps": n} for n in lambdas),
         ),
     }
+
+
+def prompts_beside(pair: str, count: int, samples: int) -> list[str]:
+    """Prompts of the grammar to tune on. What the models are told of them is different texts, and no text of a table of
+    so many samples, nor of one of the `FIRST`. Digits are their classes again, from other seeds.
+
+    Raises:
+        ValueError: there are fewer than `count`.
+    """
+    asked = preset(pair)
+    if not asked.textual:
+        return prompts(count, SEED)
+    taken = {prompt_of(asked, seed_of(n, False), text) for n, text in enumerate(prompts(max(samples, FIRST)))}
+    drawn = 2 * count
+    while True:
+        told = set(taken)
+        left: list[str] = []
+        for text in prompts(drawn, SEED):
+            if (own := prompt_of(asked, seed_of(len(left), True), text)) not in told:
+                told.add(own)
+                left.append(text)
+        if len(left) >= count:
+            return left[:count]
+        if drawn > 16 * count:
+            raise ValueError(
+                f"--tune: {count} is not accepted; beside those of the table, {pair} has {len(left)} prompts"
+            )
+        drawn *= 2
 
 
 def name_of(name: str, setting: Mapping[str, Any]) -> str:
@@ -72,7 +108,8 @@ def best(
         wanted = {name_of(name, setting): Row(each.label, each.says | setting) for setting in tried}
         lacking = {key: row for key, row in wanted.items() if key not in scores}
         for key, rows in made(lacking).items():
-            scores[key] = tuple(float(np.mean(values)) for values in zip(*map(_finite, rows), strict=True))
+            # An exact sum, in which the order of rows cannot matter.
+            scores[key] = tuple(math.fsum(values) / len(rows) for values in zip(*map(_finite, rows), strict=True))
         return max(tried, key=lambda setting: scores[name_of(name, setting)])
 
     while True:
@@ -89,4 +126,17 @@ def best(
 
 def _finite(scores: Mapping[str, float]) -> tuple[float, ...]:
     """What decides, of a sample; 0 where nothing is to be measured."""
-    return tuple(value if np.isfinite(value) else 0.0 for value in merit(scores))
+    return tuple(value if math.isfinite(value) else 0.0 for value in merit(scores))
+
+
+def labels(rows: Mapping[str, Tuned], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The labels of tuned rows in a results file: their settings, and on how many prompts these were found."""
+    found = {}
+    for line in lines:
+        if (name := line["method"]) in rows and name not in found:
+            says = line.get("arguments", {})
+            setting = ", ".join(f"{says[key]:g}" for key in ("guidance_scale", "reflection_steps") if key in says)
+            tried = {row["n"] for row in lines if row.get("tuning") and row["method"].startswith(f"{name}: ")}
+            few = f", fewer than {ENOUGH}" * (len(tried) < ENOUGH)
+            found[name] = f"{rows[name].label} ({setting}; on {len(tried)} other prompts{few})"
+    return found
