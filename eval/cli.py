@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -48,18 +48,21 @@ def run(
     videos: list[str],
     dimensions: str | list[str],
     results: Path,
-    prompts: Path | None,
-    weights: Path | None,
-    device: str,
-    official: str | None,
-    images: bool,
-    references: list[str],
+    *,
+    prompts: Path | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    official: str | None = None,
+    images: bool = False,
+    references: Sequence[str] = (),
     form: str = "text",
     worst: int | None = None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
     Args:
+        results: the JSON file to write; others are written beside it.
+        prompts: a JSON file of file names and prompts.
         form: text; or json, markdown or latex: then `out` gets what is written to `results`, or the tables, and `err`
             all that a reader is told.
         worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
@@ -84,9 +87,19 @@ def run(
             early.append(line)
             _say(err, line)
 
-        rows = results.with_suffix(".jsonl")
-        options = (rows, texts, weights, device, official, images, references)
-        scores = evaluate(videos, dimensions, *options, progress=show, say=note)
+        scores = evaluate(
+            videos,
+            dimensions,
+            rows_file=results.with_suffix(".jsonl"),
+            prompts=texts,
+            weights=weights,
+            device=device,
+            official=official,
+            images=images,
+            references=references,
+            progress=show,
+            say=note,
+        )
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     if form == "json":

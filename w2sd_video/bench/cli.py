@@ -83,11 +83,11 @@ def true_size(
             on,
             chosen or list(benchmark.PARTS),
             minutes,
-            small,
-            sizes or (),
-            frames or 0,
-            began,
-            lambda line: err.print(line, markup=False),
+            small=small,
+            sizes=sizes or (),
+            frames=frames or 0,
+            began=began,
+            report=lambda line: err.print(line, markup=False),
         )
         show(results)
         out.print(f"Wrote {path}", markup=False)

@@ -52,6 +52,7 @@ def run(
     device: torch.device,
     chosen: Sequence[str] = tuple(PARTS),
     minutes: float = 5.0,
+    *,
     small: bool = False,
     sizes: Sequence[int] = (),
     frames: int = 0,
