@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .hashing import sha256
+from .hashing import sha256_of
 
 REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 
@@ -58,7 +58,7 @@ def file_sha256(path: Path) -> str:
         return real.name
     size, changed = stamp(real)
     if size < REMEMBER_ABOVE:
-        return sha256([real])
+        return sha256_of(real)
 
     key = f"{real}|{size}|{changed}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "w2sd-video" / "sha256.json"
@@ -67,7 +67,7 @@ def file_sha256(path: Path) -> str:
         known = json.loads(cache.read_text())
     if key in known:
         return known[key]
-    digest = sha256([real])
+    digest = sha256_of(real)
     with contextlib.suppress(OSError):  # a read-only home costs the next run some seconds, no more
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_suffix(f".{os.getpid()}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import Refused, did_you_mean
-from ..hashing import sha256
+from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
 from ..settings import MOST_STEPS, WIDEST, Settings
 
@@ -296,8 +296,9 @@ def _is_there(argument: str, path: str) -> bool:
 
 def _hash(path: str) -> str:
     """Of a file's bytes; of a folder, of its files' in order of their names."""
-    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
-    return sha256(each for each in files if each.is_file())
+    if not os.path.isdir(path):
+        return sha256_of(Path(path))
+    return sha256(each for each in sorted(Path(path).iterdir()) if each.is_file())
 
 
 def _most_frames(motion_adapter: str) -> int:

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from .. import settings
 from ..documents import Unreadable, read_json
 from ..errors import Refused, shown
-from ..hashing import sha256
+from ..hashing import sha256_of
 from .request import Request
 
 FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
@@ -92,7 +92,7 @@ def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     for path in paths:
         for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
             stat = file.stat()
-            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256([file])}
+            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256_of(file)}
             found[file.relative_to(path.parent).as_posix()] = of
     return found
 
@@ -139,6 +139,6 @@ def _unlike_record(path: Path, of: Any, hashed: bool) -> str:
     now = path.stat()
     if now.st_size != size:
         return f"has {now.st_size} bytes, and its sidecar says {size}"
-    if (hashed or now.st_mtime_ns != modified) and sha256([path]) != recorded:
+    if (hashed or now.st_mtime_ns != modified) and sha256_of(path) != recorded:
         return "is not the file whose hash its sidecar has"
     return ""
