@@ -111,12 +111,12 @@ def run(
         out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
     else:
         _print(out, summary, worst, results)
-    told = out if form == "text" else err
+    listing_to = out if form == "text" else err
     for file in files:
-        _say(told, file)
+        _say(listing_to, file)
     try:
         report.write(results.with_suffix(".html"), summary)
-        _say(told, results.with_suffix(".html"))
+        _say(listing_to, results.with_suffix(".html"))
     except ModuleNotFoundError:
         _say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for line in summary.notes:
@@ -218,12 +218,12 @@ def table(summary: Summary) -> Table:
     cells = {column: [cell(group, column) for group in names] for column in summary.columns}
     cells = {column: each for column, each in cells.items() if any(each)}
     if len(names) <= MANY:
-        shown = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
+        grid = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
         for column, each in cells.items():
-            shown.add_row(summary.columns[column].label, *each)
-        return shown
-    shown = Table(Column("", overflow="fold"), "", "", box=None)
+            grid.add_row(summary.columns[column].label, *each)
+        return grid
+    grid = Table(Column("", overflow="fold"), "", "", box=None)
     for column, each in cells.items():
         for number, (head, said) in enumerate(zip(heads, each, strict=True)):
-            shown.add_row("" if number else summary.columns[column].label, head, said)
-    return shown
+            grid.add_row("" if number else summary.columns[column].label, head, said)
+    return grid

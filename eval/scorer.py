@@ -44,7 +44,7 @@ class Scorer:
         for dimension in wanted:
             try:
                 paths = {each.name: each.find(folder) for each in dimension.weights}
-                found = {name: hashes(path) for name, path in paths.items() if path}
+                of_files = {name: hashes(path) for name, path in paths.items() if path}
             except ValueError as error:
                 self.skip(dimension, str(error))
                 continue
@@ -56,7 +56,7 @@ class Scorer:
                 self.skip(dimension, "; ".join(ways))
                 continue
             self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
-            self.hashes[dimension.name] = found
+            self.hashes[dimension.name] = of_files
 
     def skip(self, dimension: Dimension, reason: str) -> None:
         """Leaves out a dimension that cannot be computed.

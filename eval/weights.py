@@ -89,9 +89,9 @@ class Weights:
 
             config = try_to_load_from_cache(self.source, "config.json")
             if isinstance(config, str):
-                found = Path(config).parent
-                if any((found / name).exists() for name in NAMES):
-                    return found
+                folder_in_hub = Path(config).parent
+                if any((folder_in_hub / name).exists() for name in NAMES):
+                    return folder_in_hub
         return None
 
 
@@ -127,10 +127,10 @@ def _file(path: Path) -> Path:
     """The file, or the one with the weights in a folder of transformers' layout."""
     if not path.is_dir():
         return path
-    found = [path / name for name in NAMES if (path / name).exists()]
-    if not found:
+    files = [path / name for name in NAMES if (path / name).exists()]
+    if not files:
         raise ValueError(f"{path} has none of {', '.join(NAMES)}")
-    return found[0]
+    return files[0]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -90,8 +90,8 @@ class Bench:
         """One call of the strong UNet."""
         from . import models
 
-        given = models.denoiser_inputs(pipe, size, self.frames, branches, self.device, pipe.unet.dtype)
-        return pipe.unet(**given).sample
+        inputs = models.denoiser_inputs(pipe, size, self.frames, branches, self.device, pipe.unet.dtype)
+        return pipe.unet(**inputs).sample
 
     def sample(self, pipe: Any, size: int, method: str | None = "w2sd", timed: int = TIMED, **call: Any) -> Row:
         """Some steps of the pipeline's loop with a method: `timed` ones, between one before, in which the device warms
@@ -122,7 +122,7 @@ class Bench:
         measure.synchronize(self.device)
         measure.start_peak(self.device)
         ends.append(time.perf_counter())
-        made = pipe(
+        latents_after = pipe(
             **models.embeddings(pipe, self.device, dtype),
             **{"guidance_scale": GUIDANCE["guidance_scale"], **of_method},
             method=method,
@@ -143,7 +143,7 @@ class Bench:
             "first": took[0],
             "evaluations": counted[1],
             "peak_gib": measure.peak(self.device),
-            "latents": made.float().cpu(),
+            "latents": latents_after.float().cpu(),
         }
 
     def add(self, **row: Any) -> None:

@@ -175,10 +175,10 @@ def about_card(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The versions of what is measured; None for a package that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    by_package: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found | {"torch": torch.__version__}  # which says what it was built for
+            by_package[name] = None
+    return by_package | {"torch": torch.__version__}  # which says what it was built for

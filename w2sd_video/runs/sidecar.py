@@ -25,9 +25,9 @@ from .request import Request
 FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
 
 
-def sidecar(request: Request, made: Mapping[str, Any]) -> str:
+def sidecar(request: Request, record: Mapping[str, Any]) -> str:
     """The text of a sidecar."""
-    data = {"format": FORMAT, "request": asdict(request), **made}
+    data = {"format": FORMAT, "request": asdict(request), **record}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -81,20 +81,20 @@ def unlike(request: Request, other: Request) -> list[str]:
     if request == other:
         return []
     one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
-    shown = [each.pop("pictures") for each in (one, two)]
-    changed = {name for name in {**shown[0], **shown[1]} if shown[0].get(name) != shown[1].get(name)}
+    pictures = [each.pop("pictures") for each in (one, two)]
+    changed = {name for name in {**pictures[0], **pictures[1]} if pictures[0].get(name) != pictures[1].get(name)}
     return sorted(changed | {name for name in one if one[name] != two[name]}, key=[*one, *changed].index)
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Size in bytes, time of change in ns and SHA-256 of files and folders' files, by name (`FOLDER/FILE`)."""
-    found = {}
+    by_name = {}
     for path in paths:
         for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
             stat = file.stat()
             of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256_of(file)}
-            found[file.relative_to(path.parent).as_posix()] = of
-    return found
+            by_name[file.relative_to(path.parent).as_posix()] = of
+    return by_name
 
 
 def check_files(
