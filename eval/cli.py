@@ -72,7 +72,7 @@ def run(
         Refused: an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing.
     """
-    free(results)
+    refuse_taken(results)
     texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -166,7 +166,7 @@ def worse_prompts(summary: Summary) -> Iterator[str]:
                 yield f"    {prompt.difference:+.4g}  {' '.join(prompt.prompt.split())}  ({'; '.join(pairs)})"
 
 
-def free(results: Path) -> None:
+def refuse_taken(results: Path) -> None:
     """Refuses a name for the results where something else would be lost.
 
     Raises:

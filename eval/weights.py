@@ -82,7 +82,7 @@ class Weights:
             if path.is_dir() and (path / "config.json").exists():
                 return path
             if path.is_file():
-                _check(path)
+                check_digest(path)
                 return path
         if self.in_hub and not folder:
             from huggingface_hub import try_to_load_from_cache
@@ -95,7 +95,7 @@ class Weights:
         return None
 
 
-def _check(path: Path) -> None:
+def check_digest(path: Path) -> None:
     """Refuses a file that has not the SHA-256 of which the first digits are in its name, as in torch's, or `PUBLISHED`.
 
     Raises:

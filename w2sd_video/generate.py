@@ -89,10 +89,10 @@ def generate(
     runs.writable(out)
     outputs = []
     for output in runs.place(requests, out, formats):
-        state = _free(output, overwrite, hashed)
+        state = _usable_state(output, overwrite, hashed)
         if state == "new" and not overwrite:
             output = output.widened()
-            _free(output, overwrite, hashed)
+            _usable_state(output, overwrite, hashed)
         outputs.append((output, state == "made" and not overwrite))
     return _generate(outputs, out, overwrite, on_step, command)
 
@@ -110,7 +110,7 @@ __signature__ = signature(generate)
 sys.modules[__name__].__class__ = _CallableModule
 
 
-def _free(output: Output, overwrite: bool, hashed: bool = False) -> str:
+def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:
     """The state of an output whose names may be written to.
 
     Raises:
@@ -146,7 +146,7 @@ def _generate(
         for output, kept in outputs:
             request = output.request
             # Another process may have come since, and may have made the very same.
-            if kept or (_free(output, overwrite) == "made" and not overwrite):
+            if kept or (_usable_state(output, overwrite) == "made" and not overwrite):
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
@@ -207,7 +207,7 @@ def _make(
     every = {**output.singles, "": output}
     finals = {(name, kind): path for name, each in every.items() for kind, path in each.paths.items()}
     stale = [path for each in every.values() for path in each.stale()]
-    with runs.whole(finals, stale, lambda: _free(output, overwrite)) as staged:
+    with runs.whole(finals, stale, lambda: _usable_state(output, overwrite)) as staged:
         for name, each in every.items():
             files = {kind: staged[name, kind] for kind in each.paths}
             record: dict[str, Any] = {"videos": by_variant, "seconds": 0.0, **origin}

@@ -23,6 +23,11 @@ def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
     module._w2sd_files = tuple((str(file), *stamp(file)) for file in files)  # type: ignore[assignment]
 
 
+def files_of(module: torch.nn.Module) -> list[Path]:
+    """The files that a module's weights were loaded from."""
+    return [Path(path) for path, *_ in getattr(module, "_w2sd_files", ())]
+
+
 def weight_hashes(pipeline: Any) -> dict[str, str]:
     """A SHA-256 for each network of a diffusers pipeline, by component name.
 

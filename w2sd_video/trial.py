@@ -245,7 +245,9 @@ def files(pipe: Any, request: Request) -> list[Row]:
     For a file in the hub's cache, `published` is the SHA-256 by which the hub knows it. For others it is not known
     here: compare it with what the site says that the file is from.
     """
-    of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in getattr(part, "_w2sd_files", ())]
+    from .provenance import files_of
+
+    of = [(name, path) for name, part in pipe.components.items() for path in files_of(part)]
     for role, model in request.models.items():  # LoRAs and IP-Adapters are no components
         source = resolve(model, role.partition(".")[0])
         path = source.path or (cached(source, None, source.inside) if source.inside else None)

@@ -173,7 +173,7 @@ class Bench:
         return row | {"tflops": rate, "of_product": rate / self.matrix_rates[self.dtype]}
 
 
-def differences(latents: torch.Tensor, reference: torch.Tensor) -> Row:
+def distances(latents: torch.Tensor, reference: torch.Tensor) -> Row:
     """How far latents are from others, as shares of these ones' root mean square: the largest, and the rms."""
     scale = float(reference.square().mean().sqrt())
     apart = latents - reference

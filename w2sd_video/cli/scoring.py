@@ -163,7 +163,7 @@ def check_pair(
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from .. import check_pair as check
         from ..documents import finite
-        from ..eval.cli import free, run
+        from ..eval.cli import refuse_taken, run
         from ..eval.dimensions import expand, named_by_user
 
         if dimensions not in (None, "none"):
@@ -187,7 +187,7 @@ def check_pair(
         for variant, folder in variants.items():
             confirm_writable(batches[variant], folder, ["mp4"], False, way="Give another --out")
         if variants:
-            free(out_folder / "scores.json")
+            refuse_taken(out_folder / "scores.json")
         quiet()
         result = _ask(requests, data, out_folder, console)
         scored = True

@@ -197,11 +197,10 @@ class Request(Settings):
         for name in ("prompt", "weak_prompt"):
             try:
                 if (text := getattr(self, name)) is not None:
-                    parse(text)
+                    parse(text, name)
             except ValueError as error:
-                said = str(error).removeprefix("prompt: ")
                 way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
-                raise ValueError(f"{name}: {said}\n{way}") from None
+                raise ValueError(f"{error}\n{way}") from None
 
     def text(self, name: str) -> str | None:
         """A prompt (`prompt`, `weak_prompt`) as the models read it: in the words of the grammar, where there is one."""

@@ -11,7 +11,7 @@ import numpy as np
 from .. import tables
 from ..columns import Column
 from ..tables import Block, Items, Line, Marked, Paragraph, Table, Text
-from ..verdicts import LEVEL, Comparison, Values, compare, decide, mean
+from ..verdicts import LEVEL, NO_VERDICT, Comparison, Values, compare, decide, mean
 from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
@@ -164,5 +164,5 @@ def _legend(summary: dict[str, Any], labels: dict[str, str]) -> Line:
     reasons: dict[str, list[str]] = {}
     for c in comparisons:
         if c.reason:
-            reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
+            reasons.setdefault(c.reason.removeprefix(NO_VERDICT), []).append(f"{c.column} of {labels[c.group]}")
     return [*line, *(f" No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())]

@@ -58,6 +58,7 @@ from .world import forget, sample_scene
 LATENT_STD = 0.5
 # Videos that a finished model's loss is measured on.
 HELD_OUT = 256
+HELD_OUT_KEY = 256  # of their random numbers; stages have small ones
 # The share of the stage `decoder` that sees crops around the things; the rest sees whole frames.
 CROPPED = 0.3
 # In the last frames of a video a direction has become a place. The image stage sees these.
@@ -277,7 +278,7 @@ class Trainer(Denoising):
         self._plain(unet)
         losses = []
         for n in range(HELD_OUT):
-            rng = self._rng(HELD_OUT, n)
+            rng = self._rng(HELD_OUT_KEY, n)
             scene = sample_scene(rng)
             video = torch.from_numpy((self._draw(scene, rng) * 255).round().astype(np.uint8))
             with self._autocast():
