@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +26,7 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 
 from . import report
-from .document import document
+from .document import document, worse_prompts
 from .evaluate import evaluate
 from .prompts import read_prompts
 from .results import WORST, Summary, printable
@@ -106,8 +106,8 @@ def run(
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
     elif form in tables.FORMATS:
         blocks = document(summary)
-        if worst is not None and (lines := list(worse_prompts(summary))):
-            blocks.append(tables.Items([(line,) for line in lines]))
+        if worst is not None and summary.worse:
+            blocks.append(worse_prompts(summary))
         out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
     else:
         _print(out, summary, worst, results)
@@ -142,28 +142,11 @@ def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> 
         for name, value in totals.items():
             _say(out, f"{group}: VBench {name} score {value:.4f}")
     if worst is not None:
-        for line in worse_prompts(summary):
+        for line in tables.indented(worse_prompts(summary)):
             _say(out, line)
     elif any(each.count for each in summary.worse):
         there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
         _say(out, f"{there}, and with --worst N here.")
-
-
-def worse_prompts(summary: Summary) -> Iterator[str]:
-    """The lines that name the prompts on which groups are worse than the first."""
-    for group in summary.others:
-        listed = [each for each in summary.worse if each.group == group]
-        if listed and not any(each.count for each in listed):
-            yield f"{group} is worse than {summary.base} on no prompt."
-        elif listed:
-            yield f"Prompts on which {group} is worse than {summary.base}, {summary.listing}"
-        for each in (each for each in listed if each.count):
-            yield f"  {summary.columns[each.column].label}: {each.count} of {each.of} prompts"
-            for prompt in each.prompts:
-                pairs = [str(pair) for pair in prompt.pairs[: summary.worst]]
-                more = len(prompt.pairs) - len(pairs)
-                pairs += [f"and {more} more"] * bool(more)
-                yield f"    {prompt.difference:+.4g}  {' '.join(prompt.prompt.split())}  ({'; '.join(pairs)})"
 
 
 def refuse_taken(results: Path) -> None:
@@ -215,15 +198,16 @@ def table(summary: Summary) -> Table:
 
     names = {group: escape(printable(group)) for group in summary.groups}
     heads = [f"{name}\n{summary.counted(group)}" for group, name in names.items()]
+    labels = {name: escape(printable(column.label)) for name, column in summary.columns.items()}
     cells = {column: [cell(group, column) for group in names] for column in summary.columns}
     cells = {column: each for column, each in cells.items() if any(each)}
     if len(names) <= MANY:
         grid = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
         for column, each in cells.items():
-            grid.add_row(summary.columns[column].label, *each)
+            grid.add_row(labels[column], *each)
         return grid
     grid = Table(Column("", overflow="fold"), "", "", box=None)
     for column, each in cells.items():
         for number, (head, said) in enumerate(zip(heads, each, strict=True)):
-            grid.add_row("" if number else summary.columns[column].label, head, said)
+            grid.add_row("" if number else labels[column], head, said)
     return grid

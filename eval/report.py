@@ -144,8 +144,9 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     axes.tick_params(axis="x", pad=18)
     axes.tick_params(axis="y", labelsize=7)
-    groups = [printable(group).replace("$", r"\$") for group in summary.groups]  # not mathematics
-    figure.legend(lines, groups, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        lines, list(map(_drawable, summary.groups)), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
     return _svg(figure)
 
 
@@ -164,7 +165,8 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
         if spread > 0:
             bars.append((c, spread))
     constant = [c.column for c in compared if not any(c is drawn for drawn, _ in bars)]
-    note = f"<p class=notes>Not drawn, as all videos have the same score: {', '.join(constant)}." if constant else ""
+    names = html.escape(", ".join(constant))
+    note = f"<p class=notes>Not drawn, as all videos have the same score: {names}." if constant else ""
     if not bars:
         return note
     figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(bars)), layout="constrained")
@@ -175,7 +177,8 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
         axes.barh(row, mean, color=colour, alpha=0.45)
         axes.plot([low, high], [row, row], color=colour)
     axes.axvline(0, color="#444", linewidth=0.8)
-    axes.set_yticks(range(len(bars)), [summary.columns[c.column].label for c, _ in reversed(bars)], fontsize=8)
+    labels = [_drawable(summary.columns[c.column].label) for c, _ in reversed(bars)]
+    axes.set_yticks(range(len(bars)), labels, fontsize=8)
     axes.set_xlabel("difference in standard deviations over videos, and its 95 % interval, not adjusted", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     kinds = [verdict for verdict in COLOURS if any(c.verdict == verdict for c, _ in bars)]
@@ -183,6 +186,11 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
     patches = [Patch(color=COLOURS[verdict], alpha=0.6) for verdict in kinds]
     figure.legend(patches, labels, loc="outside upper right", ncols=len(kinds), fontsize=8, frameon=False)
     return _svg(figure) + note
+
+
+def _drawable(text: str) -> str:
+    """A text as matplotlib draws it, none of it as mathematics."""
+    return printable(text).replace("$", r"\$")
 
 
 def _svg(figure: Any) -> str:
