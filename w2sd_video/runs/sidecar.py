@@ -23,6 +23,7 @@ from ..hashing import sha256_of
 from .request import Request
 
 FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
+IMPLIED = {"family": "animatediff-sdxl"}  # by requests of format 1, the first of which were made before other families
 
 
 def sidecar(request: Request, record: Mapping[str, Any]) -> str:
@@ -41,6 +42,7 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
     try:
         data = read_json(path)
         recorded, version = data["request"], data.get("format", 1)
+        recorded = {**IMPLIED, **recorded} if version == 1 else recorded
         needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
         unknown, missing = recorded.keys() - set(settings.names()), needed - recorded.keys()
     except (Unreadable, KeyError, TypeError, AttributeError):
