@@ -122,6 +122,8 @@ def run(
     for line in summary.notes:
         if line not in early:
             _say(err, line)
+    if worst is not None and not summary.others:
+        _say(err, "Note: --worst has no effect on one group; give another to compare.")
     for each in scores.skipped:
         _say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:

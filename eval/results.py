@@ -190,7 +190,7 @@ class Summary:
             " chance.",
         ]
         if all(math.isnan(c.p_adjusted) for c in self.comparisons):
-            few = f"No verdict is given: a verdict takes {ENOUGH} prompts, and no comparison has as many."
+            few = f"No verdict is given: a verdict takes {_enough(self.comparisons)}, and no comparison has as many."
             return [*lines, f"{few} That is not the same as equal."]
         lines += [
             f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
@@ -220,7 +220,8 @@ class Summary:
     def _families(self) -> str:
         tested = [self.columns[c.column].primary for c in self.comparisons if not math.isnan(c.p_adjusted)]
         if not any(tested):
-            return f"all {len(tested)} comparisons of {ENOUGH} prompts or more"
+            count = f"all {len(tested)} comparisons" if len(tested) > 1 else "the one comparison"
+            return f"{count} of {_enough(c for c in self.comparisons if not math.isnan(c.p_adjusted))} or more"
         names = ", ".join(name for name, column in self.columns.items() if column.primary)
         others = len(tested) - sum(tested)
         return f"the {sum(tested)} comparisons of primary columns ({names}), and apart from them the other {others}"
@@ -400,6 +401,11 @@ class Summary:
                 row += [m.of, m.units, m.unit]
                 row += [d.units, c.p, c.p_adjusted, c.verdict, c.reason] if c and d else [None] * 5
                 table.writerow("" if value is None or value != value else value for value in row)
+
+
+def _enough(comparisons: Iterable[Comparison]) -> str:
+    """How many of what a verdict on comparisons takes."""
+    return f"{ENOUGH} {' or '.join(sorted({f'{c.difference.unit}s' for c in comparisons}))}"
 
 
 def printable(text: str) -> str:
