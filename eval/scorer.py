@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.errors import shown
+from w2sd_video.errors import out_of_memory, shown
 
 from .decode import first_line
 from .dimensions import Compared, Dimension, Skipped
@@ -84,6 +84,10 @@ class Scorer:
                 self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, str(error))
+            except Exception as error:  # in code of one's own
+                if out_of_memory(error):
+                    raise
+                self.skip(dimension, f"it cannot be loaded: {type(error).__name__}: {first_line(error)}")
 
     def unload(self) -> None:
         """Forgets all networks."""
@@ -146,6 +150,7 @@ class Scorer:
                         break
             for name in list(running):
                 advance(name, None)
+        problems |= dict.fromkeys(running, "it gave no score after the last frame")
         return scores, problems
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..errors import out_of_memory
 from . import measure
 
 GUIDANCE = {"guidance_scale": 3.0, "strong_guidance_scale": 3.0, "weak_guidance_scale": 1.0}
@@ -157,7 +158,7 @@ class Bench:
         try:
             yield row
         except Exception as failure:
-            error = "out of memory" if measure.out_of_memory(failure) else measure.said(failure)
+            error = "out of memory" if out_of_memory(failure) else measure.said(failure)
         if error:
             row = row | {"error": error}
         row.pop("latents", None)

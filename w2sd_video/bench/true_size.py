@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..errors import out_of_memory
 from ..runs import naming, whole
 from . import measure
 from .bench import GUIDANCE, TIMED, Bench, Row, Skipped, named
@@ -130,7 +131,7 @@ def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
     except Skipped as error:
         part.state, part.why = "skipped", str(error)
     except Exception as error:
-        lacking = measure.out_of_memory(error)
+        lacking = out_of_memory(error)
         part.state, part.why = "out of memory" if lacking else "failed", measure.said(error)
     if part.state != "done":
         measure.forget_compiled()
