@@ -174,6 +174,8 @@ def _columns(dimension: Dimension, returned: Any) -> Made:
             raise ValueError(f"its score {column} is {shown(value)}, and has to be a number") from None
         if math.isinf(score):
             raise ValueError(f"its score {column} is {score}, and has to be finite, or NaN where there is none")
+        if dimension.record(column).kind == "verdict" and not (math.isnan(score) or 0 <= score <= 1):
+            raise ValueError(f"its score {column} is {score:g}, and has to be from 0 to 1, as that of a verdict")
         scores[column] = None if math.isnan(score) else score
     return scores
 

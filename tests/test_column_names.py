@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from w2sd_video.eval import report
 from w2sd_video.eval.cli import table
-from w2sd_video.eval.dimensions import Dimension
+from w2sd_video.eval.dimensions import ByFunction, Dimension
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.eval.memory import in_memory
 from w2sd_video.eval.results import Summary
@@ -65,7 +65,36 @@ def test_names_of_columns_that_are_not_drawn_are_escaped_too():
     assert "Not drawn, as all videos have the same score: &lt;b&gt;same, other." in page and "<b>" not in page
 
 
-@pytest.mark.parametrize("name", ["", "  ", 3, None])
-def test_a_column_without_a_name_is_refused_before_anything_is_scored(name):
-    with pytest.raises(Refused, match="own.*each of its columns has to have a name"):
-        summary("first", name)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"name": ""},
+        {"name": "  "},
+        {"name": 3},
+        {"name": None},
+        {"sign": 2},
+        {"sign": "up"},
+        {"sign": None},
+        {"kind": "verdicts"},
+        {"kind": None},
+        {"scale": 0},
+        {"scale": -1.0},
+        {"scale": float("nan")},
+        {"scale": "1"},
+        {"classes": -1},
+        {"classes": 1.5},
+    ],
+)
+def test_a_column_that_cannot_be_is_refused_when_it_is_made(values):
+    (argument,) = values
+    with pytest.raises(Refused, match=f"^{argument}: .* is not accepted; give "):
+        Column(**{"name": "own", **values})
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, 100.0])
+def test_a_verdict_outside_of_0_to_1_is_no_score_and_that_is_said(value):
+    dimension = ByFunction(lambda frames: value, Column("seen", kind="verdict"))
+    scores = evaluate(np.zeros((1, 2, 8, 8, 3), np.uint8), dimension)
+    ((_, name, said),) = scores.problems
+    assert name == "seen" and said == f"its score seen is {value:g}, and has to be from 0 to 1, as that of a verdict"
+    assert not scores.of

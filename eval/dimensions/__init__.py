@@ -147,8 +147,6 @@ def own(candidate: object) -> Dimension:
         raise Refused("dimensions", name, "this is the name of one that is built in: give yours another")
     if not all(isinstance(record, Column) for record in candidate.records):
         raise Refused("dimensions", name, "its records have to be of the class Column")
-    if not all(isinstance(record.name, str) and record.name.strip() for record in candidate.records):
-        raise Refused("dimensions", name, "each of its columns has to have a name, a text that is not empty")
     if taken := sorted(set(candidate.columns) & set(COLUMNS)):
         raise Refused("dimensions", name, f"column {taken[0]!r} is that of one that is built in: give yours another")
     return candidate
