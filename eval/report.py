@@ -129,11 +129,12 @@ def _problems(summary: Summary) -> list[str]:
 
 
 def _radar(summary: Summary, dimensions: list[str]) -> str:
+    from cycler import cycler
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes: Any = figure.add_subplot(projection="polar")
-    axes.set_prop_cycle(color=GROUPS)
+    axes.set_prop_cycle(cycler(linestyle=("-", "--", ":")) * cycler(color=GROUPS))
     angles = np.linspace(0, 2 * np.pi, len(dimensions), endpoint=False)
     lines = []
     for aggregates in summary.aggregates.values():
