@@ -102,15 +102,7 @@ def run(
         )
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    if form == "json":
-        out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
-    elif form in tables.FORMATS:
-        blocks = document(summary)
-        if worst is not None and summary.worse:
-            blocks.append(worse_prompts(summary))
-        out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
-    else:
-        _print(out, summary, worst, results)
+    _print(out, summary, form, worst, results)
     listing_to = out if form == "text" else err
     for file in files:
         _say(listing_to, file)
@@ -135,7 +127,20 @@ def _say(console: Console, line: object) -> None:
     console.print(printable(str(line)), markup=False)
 
 
-def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
+def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path) -> None:
+    """Prints the written results as JSON, or tables; with `worst`, the prompts on which groups are worse too."""
+    if form == "json":
+        out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
+    elif form in tables.FORMATS:
+        blocks = document(summary)
+        if worst is not None and summary.worse:
+            blocks.append(worse_prompts(summary))
+        out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
+    else:
+        _print_text(out, summary, worst, results)
+
+
+def _print_text(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
     out.print(table(summary))
     for line in summary.legend:
