@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +26,7 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 
 from . import report
-from .document import document
+from .document import document, worse_prompts
 from .evaluate import evaluate
 from .prompts import read_prompts
 from .results import WORST, Summary, printable
@@ -48,18 +48,21 @@ def run(
     videos: list[str],
     dimensions: str | list[str],
     results: Path,
-    prompts: Path | None,
-    weights: Path | None,
-    device: str,
-    official: str | None,
-    images: bool,
-    references: list[str],
+    *,
+    prompts: Path | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    official: str | None = None,
+    images: bool = False,
+    references: Sequence[str] = (),
     form: str = "text",
     worst: int | None = None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
     Args:
+        results: the JSON file to write; others are written beside it.
+        prompts: a JSON file of file names and prompts.
         form: text; or json, markdown or latex: then `out` gets what is written to `results`, or the tables, and `err`
             all that a reader is told.
         worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
@@ -69,7 +72,7 @@ def run(
         Refused: an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing.
     """
-    free(results)
+    refuse_taken(results)
     texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -84,31 +87,35 @@ def run(
             early.append(line)
             _say(err, line)
 
-        rows = results.with_suffix(".jsonl")
-        options = (rows, texts, weights, device, official, images, references)
-        scores = evaluate(videos, dimensions, *options, progress=show, say=note)
+        scores = evaluate(
+            videos,
+            dimensions,
+            rows_file=results.with_suffix(".jsonl"),
+            prompts=texts,
+            weights=weights,
+            device=device,
+            official=official,
+            images=images,
+            references=references,
+            progress=show,
+            say=note,
+        )
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    if form == "json":
-        out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
-    elif form in tables.FORMATS:
-        blocks = document(summary)
-        if worst is not None and (lines := list(worse_prompts(summary))):
-            blocks.append(tables.Items([(line,) for line in lines]))
-        out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
-    else:
-        _print(out, summary, worst, results)
-    told = out if form == "text" else err
+    _print(out, summary, form, worst, results)
+    listing_to = out if form == "text" else err
     for file in files:
-        _say(told, file)
+        _say(listing_to, file)
     try:
         report.write(results.with_suffix(".html"), summary)
-        _say(told, results.with_suffix(".html"))
+        _say(listing_to, results.with_suffix(".html"))
     except ModuleNotFoundError:
         _say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
     for line in summary.notes:
         if line not in early:
             _say(err, line)
+    if worst is not None and not summary.others:
+        _say(err, "Note: --worst has no effect on one group; give another to compare.")
     for each in scores.skipped:
         _say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:
@@ -120,7 +127,20 @@ def _say(console: Console, line: object) -> None:
     console.print(printable(str(line)), markup=False)
 
 
-def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
+def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path) -> None:
+    """Prints the written results as JSON, or tables; with `worst`, the prompts on which groups are worse too."""
+    if form == "json":
+        out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
+    elif form in tables.FORMATS:
+        blocks = document(summary)
+        if worst is not None and summary.worse:
+            blocks.append(worse_prompts(summary))
+        out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
+    else:
+        _print_text(out, summary, worst, results)
+
+
+def _print_text(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
     out.print(table(summary))
     for line in summary.legend:
@@ -129,31 +149,14 @@ def _print(out: Console, summary: Summary, worst: int | None, results: Path) -> 
         for name, value in totals.items():
             _say(out, f"{group}: VBench {name} score {value:.4f}")
     if worst is not None:
-        for line in worse_prompts(summary):
+        for line in tables.indented(worse_prompts(summary)):
             _say(out, line)
     elif any(each.count for each in summary.worse):
         there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
         _say(out, f"{there}, and with --worst N here.")
 
 
-def worse_prompts(summary: Summary) -> Iterator[str]:
-    """The lines that name the prompts on which groups are worse than the first."""
-    for group in summary.others:
-        listed = [each for each in summary.worse if each.group == group]
-        if listed and not any(each.count for each in listed):
-            yield f"{group} is worse than {summary.base} on no prompt."
-        elif listed:
-            yield f"Prompts on which {group} is worse than {summary.base}, {summary.listing}"
-        for each in (each for each in listed if each.count):
-            yield f"  {summary.columns[each.column].label}: {each.count} of {each.of} prompts"
-            for prompt in each.prompts:
-                pairs = [str(pair) for pair in prompt.pairs[: summary.worst]]
-                more = len(prompt.pairs) - len(pairs)
-                pairs += [f"and {more} more"] * bool(more)
-                yield f"    {prompt.difference:+.4g}  {' '.join(prompt.prompt.split())}  ({'; '.join(pairs)})"
-
-
-def free(results: Path) -> None:
+def refuse_taken(results: Path) -> None:
     """Refuses a name for the results where something else would be lost.
 
     Raises:
@@ -202,15 +205,16 @@ def table(summary: Summary) -> Table:
 
     names = {group: escape(printable(group)) for group in summary.groups}
     heads = [f"{name}\n{summary.counted(group)}" for group, name in names.items()]
+    labels = {name: escape(printable(column.label)) for name, column in summary.columns.items()}
     cells = {column: [cell(group, column) for group in names] for column in summary.columns}
     cells = {column: each for column, each in cells.items() if any(each)}
     if len(names) <= MANY:
-        shown = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
+        grid = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
         for column, each in cells.items():
-            shown.add_row(summary.columns[column].label, *each)
-        return shown
-    shown = Table(Column("", overflow="fold"), "", "", box=None)
+            grid.add_row(labels[column], *each)
+        return grid
+    grid = Table(Column("", overflow="fold"), "", "", box=None)
     for column, each in cells.items():
         for number, (head, said) in enumerate(zip(heads, each, strict=True)):
-            shown.add_row("" if number else summary.columns[column].label, head, said)
-    return shown
+            grid.add_row("" if number else labels[column], head, said)
+    return grid

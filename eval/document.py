@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from w2sd_video.tables import Block, Items, Marked, Paragraph, Table, Text
+from w2sd_video.tables import Block, Items, Line, Marked, Paragraph, Table, Text
 from w2sd_video.verdicts import small
 
 if TYPE_CHECKING:
     from .results import Summary
+    from .worse import Worse
 
 
 def document(summary: Summary) -> list[Block]:
@@ -57,3 +58,28 @@ def _compared(summary: Summary) -> Iterator[list[Text]]:
         difference = Marked(c.difference.text(sign="+"), c.verdict)
         verdict = c.verdict or c.reason or "not decided"
         yield [column.label, c.group, difference, c.difference.counted, wins, p, verdict]
+
+
+def worse_prompts(summary: Summary) -> Items:
+    """The prompts on which groups are worse than the first, by group and column."""
+    lines: list[Line | Items] = []
+    for group in summary.others:
+        listed = [each for each in summary.worse if each.group == group]
+        if listed and not any(each.count for each in listed):
+            lines.append((f"{group} is worse than {summary.base} on no prompt.",))
+        elif listed:
+            lines.append((f"Prompts on which {group} is worse than {summary.base}, {summary.listing}",))
+            lines.append(Items(list(_by_column(summary, [each for each in listed if each.count]))))
+    return Items(lines)
+
+
+def _by_column(summary: Summary, listed: list[Worse]) -> Iterator[Line | Items]:
+    for each in listed:
+        yield (f"{summary.columns[each.column].label}: {each.count} of {each.of} prompts",)
+        prompts = []
+        for prompt in each.prompts:
+            pairs = [str(pair) for pair in prompt.pairs[: summary.worst]]
+            more = len(prompt.pairs) - len(pairs)
+            pairs += [f"and {more} more"] * bool(more)
+            prompts.append((f"{prompt.difference:+.4g}  {' '.join(prompt.prompt.split())}  ({'; '.join(pairs)})",))
+        yield Items(prompts)

@@ -17,7 +17,7 @@ from . import official as vbench_package
 from .decode import Decoder
 from .dimensions import SIX, Chosen, Compared, Dimension, Skipped, chosen
 from .frames import FACTS, MORE_FACTS
-from .given import gather, listed
+from .inputs import gather, listed
 from .passes import Problems, score_here, score_officially, why
 from .references import References, compare, references_of
 from .scorer import Scorer
@@ -96,17 +96,17 @@ def evaluate(
     if rows_file:
         writable(Path(rows_file).parent)
     compared_to = [str(path) for path in listed("references", references)]
-    given = gather(videos, prompts, images, official)
+    inputs = gather(videos, prompts, images, official)
     names = chosen(dimensions, official=official is not None)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
-    shown = references_of(scorer, wanted, compared_to)
+    against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
-    todo, problems = _to_do(scorer, store, given.videos, shown.pictures)
+    todo, problems = _to_do(scorer, store, inputs.videos, against.pictures)
 
     # What is said and summed up from here on does not depend on the order in which videos are given.
-    by_path = sorted(given.videos, key=_place)
-    said = list(notes.of_files(by_path, scorer.ready, given.arguments, given.prompts, images))
+    by_path = sorted(inputs.videos, key=_place)
+    said = list(notes.of_files(by_path, scorer.ready, inputs.arguments, inputs.prompts, images))
     for note in said:
         say(note)
     with contextlib.closing(Decoder()) as process:
@@ -115,12 +115,12 @@ def evaluate(
         else:
             problems += score_here(scorer, store, todo, process, progress)
 
-    absent = lacking(given.arguments, given.prompts, images)
+    absent = lacking(inputs.arguments, inputs.prompts, images)
     problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
-    every = [*given.videos, *absent]
+    every = [*inputs.videos, *absent]
     scores = Scores(scorer.ready, every, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
-    _collect(scores, scorer, store, sorted(todo, key=_place), shown)
+    _collect(scores, scorer, store, sorted(todo, key=_place), against)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
     scores.notes = [*said, *notes.of_scores(scores, images)]
     scores.seconds = time.perf_counter() - began

@@ -43,7 +43,7 @@ def dimensions(names: list[str], python: str) -> list[Dimension]:
             raise Refused("dimensions", name, f"VBench's own package has {', '.join((*VBENCH, *OFFICIAL))}")
     code = "import importlib.metadata as m; print(m.version('vbench'))"
     try:
-        found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        version = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         # Its CLIP imports what setuptools had until then.
         ways = "python3.10 -m venv vbench-env && vbench-env/bin/pip install vbench 'setuptools<81'"
@@ -51,7 +51,7 @@ def dimensions(names: list[str], python: str) -> list[Dimension]:
             f"VBench's package is not installed for {python}. In an environment of its own: {ways}; then give"
             " --official-python vbench-env/bin/python"
         ) from None
-    return [Official(name, f"vbench-{found}") for name in names]
+    return [Official(name, f"vbench-{version}") for name in names]
 
 
 def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dict[Video, float], dict[Video, str]]:
@@ -62,10 +62,10 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
     Raises:
         ValueError: it failed; says why.
     """
-    asked = [{"path": str(video.path), "prompt": video.prompt or ""} for video in videos]
+    jobs = [{"path": str(video.path), "prompt": video.prompt or ""} for video in videos]
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder, "job.json"), Path(folder, "out.json")
-        wanted = {"dimension": name, "device": device, "suite": name in OWN_PROMPTS, "videos": asked, "out": str(out)}
+        wanted = {"dimension": name, "device": device, "suite": name in OWN_PROMPTS, "videos": jobs, "out": str(out)}
         job.write_text(json.dumps(wanted), encoding="utf-8")
         # Not run as a file: this folder's own modules would go before those of the same names that it imports.
         worker = Path(__file__).with_name("official_worker.py").read_text(encoding="utf-8")
@@ -73,13 +73,13 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
         if ran.returncode:
             said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
             raise ValueError(f"VBench's package failed: {said[-1]}")
-        made = json.loads(out.read_text(encoding="utf-8"))
+        answer = json.loads(out.read_text(encoding="utf-8"))
     scores, problems = {}, {}
     for video in videos:
-        if (problem := made["problems"].get(str(video.path))) is not None:
+        if (problem := answer["problems"].get(str(video.path))) is not None:
             problems[video] = f"VBench's package failed: {problem}"
             continue
-        score = made["scores"].get(str(video.path))
+        score = answer["scores"].get(str(video.path))
         if score is not None and math.isfinite(score):
             scores[video] = score
         elif score is not None or name not in OWN_PROMPTS:

@@ -57,7 +57,7 @@ def score_here(
         new = [d for d in wanted if d in scorer.ready and scorer.key(d, video) not in store]
         try:
             try:
-                made, unmade = scorer.score(video, reader, new)
+                scores, unmade = scorer.score(video, reader, new)
             except ValueError:
                 if reader.decoder != "decord":
                     raise
@@ -65,22 +65,22 @@ def score_here(
                 # PyAV has decoded it to its end before: what fails is decord, which seeks badly in MPEG streams.
                 reader = video.open(by_ffmpeg=True, process=process)
                 reader.notes = [*reader.notes, "decord, and VBench by it, cannot read it to its end"]
-                made, unmade = scorer.score(video, reader, new)
+                scores, unmade = scorer.score(video, reader, new)
             video.same()
         except (ValueError, OSError, MemoryError) as error:
             problems.append((video, "", why(error)))
             large.pop(video, None)
             return
-        store.add({scorer.key(d, video): (d.name, made[d.name]) for d in new if d.name in made}, reader.facts)
+        store.add({scorer.key(d, video): (d.name, scores[d.name]) for d in new if d.name in scores}, reader.facts)
         problems.extend((video, name, problem) for name, problem in unmade.items())
 
     for video, wanted in waiting:
         score(video, wanted, apart=scorer.device.type == "cpu")
     # What takes most goes first, while nothing is left of the others.
-    asked = [d for d in scorer.ready if any(d in wanted for wanted in large.values())]
-    total += len(large) * (len(asked) - 1)
+    motion_last = [d for d in scorer.ready if any(d in wanted for wanted in large.values())]
+    total += len(large) * (len(motion_last) - 1)
     done -= len(large)
-    for dimension in sorted(asked, key=lambda d: not d.of_motion):
+    for dimension in sorted(motion_last, key=lambda d: not d.of_motion):
         scorer.unload()
         for video, wanted in list(large.items()):
             score(video, [dimension] if dimension in wanted else [])
@@ -108,11 +108,11 @@ def score_officially(
         if not videos:
             continue
         try:
-            made, unmade = vbench_package.score(dimension.name, videos, python, str(scorer.device))
+            scores, unmade = vbench_package.score(dimension.name, videos, python, str(scorer.device))
         except ValueError as error:
             scorer.skip(dimension, str(error))
             continue
-        for video, score in made.items():
+        for video, score in scores.items():
             try:
                 video.same()
             except (ValueError, OSError) as error:
@@ -120,6 +120,6 @@ def score_officially(
                 continue
             store.add({scorer.key(dimension, video): (dimension.name, {dimension.name: score})}, facts[video])
         problems += [(video, dimension.name, why) for video, why in unmade.items()]
-        if not made and not unmade and not any(scorer.key(dimension, video) in store for video in todo):
+        if not scores and not unmade and not any(scorer.key(dimension, video) in store for video in todo):
             scorer.skip(dimension, "it looks for what VBench's own prompts ask for, and no video is of one of them")
     return problems

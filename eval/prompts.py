@@ -32,7 +32,7 @@ def read_prompts(path: Path) -> dict[str, str]:
     return prompts
 
 
-def match(given: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:
+def match(prompts_by_key: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:
     """The prompts of videos, and the keys that are of none of them.
 
     A relative key is the end of a video's path, at least its name; of several the longest counts. An absolute key is
@@ -43,9 +43,9 @@ def match(given: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[
         Refused: they are no prompts, two keys are one path with different prompts, or there are prompts and none is of
             any of the videos.
     """
-    if given is not None and not _are_prompts(given):
-        raise Refused("prompts", given, f"give texts by file name, such as {EXAMPLE}")
-    prompts = dict(given or {})
+    if prompts_by_key is not None and not _are_prompts(prompts_by_key):
+        raise Refused("prompts", prompts_by_key, f"give texts by file name, such as {EXAMPLE}")
+    prompts = dict(prompts_by_key or {})
     keys: dict[Parts, str] = {}
     for key in prompts:
         if prompts[keys.setdefault(parts := _parts(key), key)] != prompts[key]:
@@ -53,28 +53,28 @@ def match(given: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[
     named: dict[str, list[Parts]] = {}
     for parts in keys:
         named.setdefault(parts[-1] if parts else "", []).append(parts)
-    found: dict[Path, Parts] = {}
+    matched: dict[Path, Parts] = {}
     elsewhere: list[tuple[Path, Parts]] = []
     for path in paths:
         whole = _parts(os.path.abspath(path))
         same = [parts for parts in named.get(whole[-1], ()) if whole[len(whole) - len(parts) :] == parts]
         if same:
-            found[path] = max(same, key=len)
+            matched[path] = max(same, key=len)
         else:
             elsewhere.append((path, whole))
-    here = set(found.values())
+    here = set(matched.values())
     for path, whole in elsewhere:
         others = [parts for parts in named.get(whole[-1], ()) if _absolute(parts) and parts not in here]
         common = [len(os.path.commonprefix([parts[::-1], whole[::-1]])) for parts in others]
         best = {keys[parts]: parts for parts, n in zip(others, common, strict=True) if n == max(common)}
         if len({prompts[key] for key in best}) == 1:
-            found[path] = next(iter(best.values()))
-    if prompts and not found:
+            matched[path] = next(iter(best.values()))
+    if prompts and not matched:
         accepted = "its keys are file names of the videos that are scored, and none is of any"
         raise Refused("prompts", next(iter(prompts)), accepted)
-    used = set(found.values())
+    used = set(matched.values())
     unused = [key for key in prompts if _parts(key) not in used]
-    return {path: prompts[keys[parts]] for path, parts in found.items()}, unused
+    return {path: prompts[keys[parts]] for path, parts in matched.items()}, unused
 
 
 def _parts(key: str) -> Parts:
@@ -97,7 +97,7 @@ def _absolute(parts: Parts) -> bool:
     return "/" in parts[0]
 
 
-def _are_prompts(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(
-        isinstance(key, str) and isinstance(text, str) and text.strip() for key, text in given.items()
+def _are_prompts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(text, str) and text.strip() for key, text in value.items()
     )

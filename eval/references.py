@@ -28,29 +28,29 @@ class References:
     pictures: list[Video]
 
 
-def references_of(scorer: Scorer, wanted: list[Dimension], given: list[str]) -> References:
+def references_of(scorer: Scorer, wanted: list[Dimension], paths: list[str]) -> References:
     """The references that are given, pictures or the file of their statistics; skips dimensions that lack them.
 
     Raises:
         Refused: they are not there, or no dimension compares with any.
     """
     statistics: dict[str, Any] = {}
-    of_file = Path(given[0]) if len(given) == 1 and given[0].endswith(".npz") else None
+    of_file = Path(paths[0]) if len(paths) == 1 and paths[0].endswith(".npz") else None
     if of_file and not of_file.is_file():
-        raise Refused("references", given[0], "there is no such file")
-    if given and not any(isinstance(d, Compared) and d.referenced for d in wanted):
-        raise Refused("references", given[0], f"it takes {', '.join(COMPARED[:-1])} among the dimensions")
+        raise Refused("references", paths[0], "there is no such file")
+    if paths and not any(isinstance(d, Compared) and d.referenced for d in wanted):
+        raise Refused("references", paths[0], f"it takes {', '.join(COMPARED[:-1])} among the dimensions")
     needed = [d for d in scorer.ready if isinstance(d, Compared) and d.referenced]
     for dimension in needed:
         try:
             if of_file:
                 statistics[dimension.name] = dimension.statistics(of_file)
-            elif not given:
+            elif not paths:
                 raise ValueError("it compares with pictures: give references")
         except ValueError as error:
             scorer.skip(dimension, str(error))
     try:
-        pictures = [] if of_file else find(given, images=True)
+        pictures = [] if of_file else find(paths, images=True)
     except Refused as refused:
         raise Refused("references", refused.value, refused.accepted) from None
     return References(statistics, pictures if needed else [])

@@ -116,8 +116,8 @@ def _worse(summary: Summary, group: str) -> str:
 
 
 def _totals(summary: Summary) -> str:
-    found = [f"{html.escape(g)}: {n} {v:.4f}" for g, t in summary.totals.items() for n, v in t.items()]
-    return f"<p>VBench's totals: {'; '.join(found)}" if found else ""
+    texts = [f"{html.escape(g)}: {n} {v:.4f}" for g, t in summary.totals.items() for n, v in t.items()]
+    return f"<p>VBench's totals: {'; '.join(texts)}" if texts else ""
 
 
 def _problems(summary: Summary) -> list[str]:
@@ -129,11 +129,12 @@ def _problems(summary: Summary) -> list[str]:
 
 
 def _radar(summary: Summary, dimensions: list[str]) -> str:
+    from cycler import cycler
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes: Any = figure.add_subplot(projection="polar")
-    axes.set_prop_cycle(color=GROUPS)
+    axes.set_prop_cycle(cycler(linestyle=("-", "--", ":")) * cycler(color=GROUPS))
     angles = np.linspace(0, 2 * np.pi, len(dimensions), endpoint=False)
     lines = []
     for aggregates in summary.aggregates.values():
@@ -144,8 +145,9 @@ def _radar(summary: Summary, dimensions: list[str]) -> str:
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     axes.tick_params(axis="x", pad=18)
     axes.tick_params(axis="y", labelsize=7)
-    groups = [printable(group).replace("$", r"\$") for group in summary.groups]  # not mathematics
-    figure.legend(lines, groups, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        lines, list(map(_drawable, summary.groups)), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
     return _svg(figure)
 
 
@@ -154,7 +156,7 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    shown = []
+    bars = []
     for c in compared:
         groups = [summary.values(group, c.column) for group in (c.base, c.group)]
         failure = failure_value(summary.columns[c.column])
@@ -162,27 +164,34 @@ def _bars(summary: Summary, compared: list[Comparison]) -> str:
         values = [v for v in numbers if v == v]
         spread = float(np.std(values)) if values else 0.0
         if spread > 0:
-            shown.append((c, spread))
-    constant = [c.column for c in compared if not any(c is drawn for drawn, _ in shown)]
-    note = f"<p class=notes>Not drawn, as all videos have the same score: {', '.join(constant)}." if constant else ""
-    if not shown:
+            bars.append((c, spread))
+    constant = [c.column for c in compared if not any(c is drawn for drawn, _ in bars)]
+    names = html.escape(", ".join(constant))
+    note = f"<p class=notes>Not drawn, as all videos have the same score: {names}." if constant else ""
+    if not bars:
         return note
-    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
-    for row, (c, spread) in enumerate(reversed(shown)):
+    for row, (c, spread) in enumerate(reversed(bars)):
         colour = COLOURS[c.verdict]
         low, mean, high = (value / spread for value in (c.difference.low, c.difference.mean, c.difference.high))
         axes.barh(row, mean, color=colour, alpha=0.45)
         axes.plot([low, high], [row, row], color=colour)
     axes.axvline(0, color="#444", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [summary.columns[c.column].label for c, _ in reversed(shown)], fontsize=8)
+    labels = [_drawable(summary.columns[c.column].label) for c, _ in reversed(bars)]
+    axes.set_yticks(range(len(bars)), labels, fontsize=8)
     axes.set_xlabel("difference in standard deviations over videos, and its 95 % interval, not adjusted", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    kinds = [verdict for verdict in COLOURS if any(c.verdict == verdict for c, _ in shown)]
+    kinds = [verdict for verdict in COLOURS if any(c.verdict == verdict for c, _ in bars)]
     labels = [verdict or "not decided" for verdict in kinds]
     patches = [Patch(color=COLOURS[verdict], alpha=0.6) for verdict in kinds]
     figure.legend(patches, labels, loc="outside upper right", ncols=len(kinds), fontsize=8, frameon=False)
     return _svg(figure) + note
+
+
+def _drawable(text: str) -> str:
+    """A text as matplotlib draws it, none of it as mathematics."""
+    return printable(text).replace("$", r"\$")
 
 
 def _svg(figure: Any) -> str:

@@ -190,7 +190,7 @@ class Summary:
             " chance.",
         ]
         if all(math.isnan(c.p_adjusted) for c in self.comparisons):
-            few = f"No verdict is given: a verdict takes {ENOUGH} prompts, and no comparison has as many."
+            few = f"No verdict is given: a verdict takes {_enough(self.comparisons)}, and no comparison has as many."
             return [*lines, f"{few} That is not the same as equal."]
         lines += [
             f"What decides is the adjusted p, by Holm's method over {self._families()}: where it is at most {LEVEL},"
@@ -220,7 +220,8 @@ class Summary:
     def _families(self) -> str:
         tested = [self.columns[c.column].primary for c in self.comparisons if not math.isnan(c.p_adjusted)]
         if not any(tested):
-            return f"all {len(tested)} comparisons of {ENOUGH} prompts or more"
+            count = f"all {len(tested)} comparisons" if len(tested) > 1 else "the one comparison"
+            return f"{count} of {_enough(c for c in self.comparisons if not math.isnan(c.p_adjusted))} or more"
         names = ", ".join(name for name, column in self.columns.items() if column.primary)
         others = len(tested) - sum(tested)
         return f"the {sum(tested)} comparisons of primary columns ({names}), and apart from them the other {others}"
@@ -402,16 +403,21 @@ class Summary:
                 table.writerow("" if value is None or value != value else value for value in row)
 
 
+def _enough(comparisons: Iterable[Comparison]) -> str:
+    """How many of what a verdict on comparisons takes."""
+    return f"{ENOUGH} {' or '.join(sorted({f'{c.difference.unit}s' for c in comparisons}))}"
+
+
 def printable(text: str) -> str:
     """A text, with escapes for what of a file's name is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w2sd_video.errors import shown
+from w2sd_video.errors import out_of_memory, shown
 
 from .decode import first_line
 from .dimensions import Compared, Dimension, Skipped
@@ -44,7 +44,7 @@ class Scorer:
         for dimension in wanted:
             try:
                 paths = {each.name: each.find(folder) for each in dimension.weights}
-                found = {name: hashes(path) for name, path in paths.items() if path}
+                of_files = {name: hashes(path) for name, path in paths.items() if path}
             except ValueError as error:
                 self.skip(dimension, str(error))
                 continue
@@ -56,7 +56,7 @@ class Scorer:
                 self.skip(dimension, "; ".join(ways))
                 continue
             self._paths[dimension.name] = {name: path for name, path in paths.items() if path}
-            self.hashes[dimension.name] = found
+            self.hashes[dimension.name] = of_files
 
     def skip(self, dimension: Dimension, reason: str) -> None:
         """Leaves out a dimension that cannot be computed.
@@ -84,6 +84,10 @@ class Scorer:
                 self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, str(error))
+            except Exception as error:  # in code of one's own
+                if out_of_memory(error):
+                    raise
+                self.skip(dimension, f"it cannot be loaded: {type(error).__name__}: {first_line(error)}")
 
     def unload(self) -> None:
         """Forgets all networks."""
@@ -146,6 +150,7 @@ class Scorer:
                         break
             for name in list(running):
                 advance(name, None)
+        problems |= dict.fromkeys(running, "it gave no score after the last frame")
         return scores, problems
 
 
@@ -169,6 +174,8 @@ def _columns(dimension: Dimension, returned: Any) -> Made:
             raise ValueError(f"its score {column} is {shown(value)}, and has to be a number") from None
         if math.isinf(score):
             raise ValueError(f"its score {column} is {score}, and has to be finite, or NaN where there is none")
+        if dimension.record(column).kind == "verdict" and not (math.isnan(score) or 0 <= score <= 1):
+            raise ValueError(f"its score {column} is {score:g}, and has to be from 0 to 1, as that of a verdict")
         scores[column] = None if math.isnan(score) else score
     return scores
 

@@ -42,8 +42,8 @@ class Store:
     def add(self, scored: dict[str, tuple[str, Made]], facts: dict[str, Any]) -> None:
         """Adds a video's scores, by key the dimension and its columns; they are on the disk when it returns."""
         fresh = []
-        for key, (name, made) in scored.items():
-            said = {"scores": {}, "features": packed(made)} if isinstance(made, np.ndarray) else {"scores": made}
+        for key, (name, scores) in scored.items():
+            said = {"scores": {}, "features": packed(scores)} if isinstance(scores, np.ndarray) else {"scores": scores}
             fresh.append({"key": key, "dimension": name, **facts, **said})
         self.rows |= {row["key"]: row for row in fresh}
         kept = [row for row in fresh if row["dimension"] not in self._passing]

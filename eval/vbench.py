@@ -53,15 +53,15 @@ def normalise(dimension: str, score: float) -> float:
 
 def totals(scores: Mapping[str, float]) -> dict[str, float]:
     """The normalised `quality`, `semantic` and `total` score, as far as their dimensions are among `scores`."""
-    found = {}
+    scores_by_kind = {}
     for name, dimensions in {"quality": QUALITY, "semantic": SEMANTIC}.items():
         if all(dimension in scores for dimension in dimensions):
             weights = [WEIGHTS.get(dimension, 1.0) for dimension in dimensions]
             weighted = [w * normalise(d, scores[d]) for w, d in zip(weights, dimensions, strict=True)]
-            found[name] = sum(weighted) / sum(weights)
-    if len(found) == 2:
-        found["total"] = (4 * found["quality"] + found["semantic"]) / 5
-    return found
+            scores_by_kind[name] = sum(weighted) / sum(weights)
+    if len(scores_by_kind) == 2:
+        scores_by_kind["total"] = (4 * scores_by_kind["quality"] + scores_by_kind["semantic"]) / 5
+    return scores_by_kind
 
 
 Results = dict[str, tuple[float, list[tuple[str, Any]]]]

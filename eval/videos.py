@@ -122,7 +122,7 @@ def grouped(arguments: Sequence[str | Path]) -> list[tuple[str, str]]:
     Raises:
         Refused: a label or its path is empty, or two arguments that are not the same have one group.
     """
-    found: dict[str, tuple[str, str]] = {}
+    groups: dict[str, tuple[str, str]] = {}
     for argument in arguments:
         text = str(argument)
         labelled = None if isinstance(argument, Path) or _names_something(text) else LABELLED.fullmatch(text)
@@ -131,11 +131,11 @@ def grouped(arguments: Sequence[str | Path]) -> list[tuple[str, str]]:
             raise Refused("videos", text, "its label is empty; give LABEL=PATH, such as w2sd=outputs/w2sd")
         if not path:  # which would be the current folder
             raise Refused("videos", text, "give files, folders or globs" + ", as LABEL=PATH" * bool(labelled))
-        taken, _ = found.get(group, (text, ""))
-        if taken != text or (labelled and group in found):
+        taken, _ = groups.get(group, (text, ""))
+        if taken != text or (labelled and group in groups):
             raise Refused("videos", text, f"{group!r} is the group of {taken!r} already; give each a label of its own")
-        found[group] = text, path
-    return [(group, path) for group, (_, path) in found.items()]
+        groups[group] = text, path
+    return [(group, path) for group, (_, path) in groups.items()]
 
 
 def _names_something(text: str) -> bool:
@@ -166,7 +166,7 @@ def find(
             paths = [root]
         else:
             paths = sorted(Path(path) for path in glob.glob(str(root), recursive=True))
-            paths = [found for path in paths for found in (within(path) if path.is_dir() else [path])]
+            paths = [each for path in paths for each in (within(path) if path.is_dir() else [path])]
             root = Path(os.path.commonpath([path.parent for path in paths])) if paths else root
         if not paths:
             accepted = f"videos ({' '.join(EXTENSIONS)}), or folders of pictures"
@@ -214,20 +214,20 @@ def _videos(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
     # A GIF or a folder of frames beside the MP4 of the same name is the same video, made for the eye.
     others = {_stem(path) for path in videos if path.suffix.lower() not in ANIMATIONS}
     yield from (path for path in videos if path.suffix.lower() not in ANIMATIONS or _stem(path) not in others)
-    shown = {_stem(path) for path in videos}
+    stems = {_stem(path) for path in videos}
     for path in files:
         if path.is_dir() and path.resolve() not in seen:  # a link to a folder above would never end
             within = _videos(path, seen)
             # Beside a video of its name, or frames, a folder has no more frames to score.
-            yield from (found for found in within if not found.is_dir()) if frames or _stem(path) in shown else within
+            yield from (each for each in within if not each.is_dir()) if frames or _stem(path) in stems else within
 
 
 def left_out(arguments: Sequence[str | Path]) -> list[Path]:
     """The videos that `find` leaves out of folders because it does not score their suffix there."""
     roots = [os.path.expanduser(path) for _, path in grouped(arguments)]
     named = [Path(path) for root in roots for path in ([root] if os.path.exists(root) else glob.glob(root))]
-    found = {file for folder in named if folder.is_dir() for file in _seen(folder, OTHERS)}
-    return sorted(found.difference(named))
+    unscored = {file for folder in named if folder.is_dir() for file in _seen(folder, OTHERS)}
+    return sorted(unscored.difference(named))
 
 
 def lacking(
@@ -314,7 +314,7 @@ def _request(path: Path) -> dict[str, Any]:
     """The prompt, seed and variant that a video was asked for by, from its sidecar; empty without one."""
     try:
         request = _sidecar(path)["request"]
-        found = {name: request[name] for name in ("prompt", "seed", "variant")}
+        fields = {name: request[name] for name in ("prompt", "seed", "variant")}
     except (KeyError, TypeError):
         return {}
-    return found if isinstance(found["prompt"], str) and isinstance(found["seed"], int) else {}
+    return fields if isinstance(fields["prompt"], str) and isinstance(fields["seed"], int) else {}

@@ -82,20 +82,20 @@ class Weights:
             if path.is_dir() and (path / "config.json").exists():
                 return path
             if path.is_file():
-                _check(path)
+                check_digest(path)
                 return path
         if self.in_hub and not folder:
             from huggingface_hub import try_to_load_from_cache
 
             config = try_to_load_from_cache(self.source, "config.json")
             if isinstance(config, str):
-                found = Path(config).parent
-                if any((found / name).exists() for name in NAMES):
-                    return found
+                folder_in_hub = Path(config).parent
+                if any((folder_in_hub / name).exists() for name in NAMES):
+                    return folder_in_hub
         return None
 
 
-def _check(path: Path) -> None:
+def check_digest(path: Path) -> None:
     """Refuses a file that has not the SHA-256 of which the first digits are in its name, as in torch's, or `PUBLISHED`.
 
     Raises:
@@ -127,10 +127,10 @@ def _file(path: Path) -> Path:
     """The file, or the one with the weights in a folder of transformers' layout."""
     if not path.is_dir():
         return path
-    found = [path / name for name in NAMES if (path / name).exists()]
-    if not found:
+    files = [path / name for name in NAMES if (path / name).exists()]
+    if not files:
         raise ValueError(f"{path} has none of {', '.join(NAMES)}")
-    return found[0]
+    return files[0]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from w2sd_video.columns import Column
-from w2sd_video.verdicts import Values, differences, failure_value, numbers_of
+from w2sd_video.verdicts import Values, failure_value, numbers_of, paired_differences
 
 # Scores of a seed: None where the video failed, NaN where there is none.
 Score = float | None
@@ -60,7 +60,7 @@ def worse(column: Column, base: str, group: str, first: Values, second: Values, 
     difference of the means over seeds where none is common. A failed video counts as there.
     """
     failure = failure_value(column)
-    paired = differences(numbers_of(first, failure), numbers_of(second, failure))
+    paired = paired_differences(numbers_of(first, failure), numbers_of(second, failure))
     means = {prompt: [d for d in seeds.values() if not math.isnan(d)] for prompt, seeds in paired.items()}
     of = {prompt: math.fsum(each) / len(each) for prompt, each in means.items() if each}
     lost = sorted((column.sign * d, prompt) for prompt, d in of.items() if column.sign * d < 0)

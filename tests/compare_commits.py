@@ -1,16 +1,18 @@
-"""Runs two commits on this machine and compares what they make of the shipped presets, frame by frame.
+"""Runs two commits on this machine and compares what they make of the shipped presets, frame by frame; and whether
+options, and fields of sidecars, are gone.
 
     python tests/compare_commits.py BASE [HEAD] [--steps 4]
 
 HEAD is the working tree where it is not given. Each shipped preset samples W2SD, plain and weak alone, by the command
 line, in the environment that runs this script. Printed is, for each, whether the frames are the same to the byte, and
 if not, the largest difference in levels of 255 and how many values differ. Exit code 1: a preset differs by more than
-one level, or does not run.
+one level, or does not run; or an option or a field is gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +37,22 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 VARIANTS: dict[str, tuple[str, ...]] = {"w2sd": (), "plain": ("--plain",), "weak": ("--weak-only",)}
 ROOMS = ("pipelines", "eval", "prompts")
+OPTIONS = """
+import json, sys, typer.main
+from w2sd_video.cli import app
+from w2sd_video.shapes.cli import app as shapes
+options = []
+def walk(command, name):
+    if not hasattr(command, "list_commands"):
+        options.extend(f"{name} {each}" for p in command.params for each in [*p.opts, *p.secondary_opts])
+        return
+    context = command.make_context(name, [], resilient_parsing=True)
+    for each in command.list_commands(context):
+        walk(command.get_command(context, each), f"{name} {each}".strip())
+walk(typer.main.get_command(app), "")
+walk(typer.main.get_command(shapes), "shapes")
+json.dump([each for each in options if " -" in each], sys.stdout)
+"""
 
 
 def package(commit: str | None, folder: Path) -> Path:
@@ -60,6 +78,23 @@ def run(source: Path, arguments: list[str], folder: Path) -> str | None:
     return None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"
 
 
+def option_names(source: Path) -> set[str]:
+    """The options of all commands of a package, each behind its command."""
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", OPTIONS]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def fields(folder: Path) -> set[str]:
+    """The fields of the sidecars that a run wrote, those of their requests behind `request.`."""
+    names: set[str] = set()
+    for path in folder.rglob("*.json"):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        names |= {*data, *(f"request.{name}" for name in data["request"])}
+    return names
+
+
 def frames(folder: Path) -> list[np.ndarray]:
     """All pictures that a run wrote."""
     return [np.asarray(Image.open(path).convert("RGB")).astype(int) for path in sorted(folder.rglob("*.png"))]
@@ -75,6 +110,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         sources = {"base": package(given.base, work / "base"), "head": package(given.head, work / "head")}
+        gone = option_names(sources["base"]) - option_names(sources["head"])
+        print(f"options: {', '.join(sorted(gone))} gone" if gone else "options: none is gone", flush=True)
         for name in ("edges", "picture"):
             more = ["--edges"] if name == "edges" else []
             failed = run(sources["base"], ["shapes", "render", VIDEO, "--out", f"{name}.png", *more], work)
@@ -82,7 +119,7 @@ def main() -> int:
                 raise SystemExit(f"shapes render of {given.base}: {failed}")
         for preset, (kind, *rest) in RUNS.items():
             for variant, options in VARIANTS.items():
-                failures, made = [], []
+                failures, made, written = [], [], []
                 for side, source in sources.items():
                     out = work / "out" / side / preset / variant
                     png = ["--png"] if kind == "generate" else []
@@ -90,6 +127,7 @@ def main() -> int:
                     if failed := run(source, [*call, *options], work):
                         failures.append(f"{side} {failed}")
                     made.append(frames(out) if out.exists() else [])
+                    written.append(fields(out) if out.exists() else set())
                 if failures:
                     same = len(failures) == 2
                     print(f"{preset} {variant}: {'both refuse' if same else 'FAILED'}: {failures[-1]}", flush=True)
@@ -100,8 +138,11 @@ def main() -> int:
                 worst = max(worst, int(difference.max()))
                 share = f"{int((difference > 0).sum())} of {difference.size} values differ"
                 says = "same bytes" if not difference.any() else f"at most {difference.max()} levels, {share}"
+                if lacking := written[0] - written[1]:
+                    says += f"; the sidecar lacks {', '.join(sorted(lacking))}"
+                    gone |= lacking
                 print(f"{preset} {variant}: {says}", flush=True)
-    return int(worst > 1)
+    return int(worst > 1 or bool(gone))
 
 
 if __name__ == "__main__":

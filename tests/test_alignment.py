@@ -47,7 +47,7 @@ def test_the_inner_product_is_that_of_the_known_errors(kind, strong, weak):
     arms = (At(level, error, kind) for error in (strong, weak))
     whole = Step(0.0, kind, level, Level(0.8, 0.6), step, step, step)
     probe(torch.zeros(1, n), whole, *arms, noise=lambda: None)
-    (found,) = probe.found
+    (found,) = probe.alignments
     assert found.sigma == 0.8
     assert found.dd == pytest.approx((strong - weak) ** 2 * n, rel=1e-5, abs=1e-6)
     assert found.dr == pytest.approx(-(strong - weak) * strong * n, abs=4 * abs(strong - weak) * n**0.5)

@@ -171,3 +171,24 @@ def test_a_file_without_rows_makes_no_table(tmp_path):
 def test_json_holds_no_less_than_the_table(outputs):
     ran = run("plain", "x=a_b", "--dimensions", "clipped", "--format", "json")
     assert [c["verdict"] for c in json.loads(ran.stdout)["comparisons"]] == ["worse"]
+
+
+def test_a_list_within_a_list_stands_under_the_line_before_it():
+    items = Items([("one",), Items([("two",), Items([("three",)])]), ("four",)])
+    rendered = re.sub(r"\s+", "", READ.render(markdown([items])))
+    assert rendered == "<ul><li>one<ul><li>two<ul><li>three</li></ul></li></ul></li><li>four</li></ul>"
+    written = latex([items]).split("\n")
+    begin, end = r"\begin{itemize}", r"\end{itemize}"
+    assert written == [
+        begin, r"\item one", begin, r"\item two", begin, r"\item three", end, end, r"\item four", end,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[x] done", "[x]: 5", "  [x]: 5", "  # head", "  + more"])
+def test_a_line_is_no_box_to_tick_no_address_and_no_heading(text):
+    rendered = READ.render(markdown([Items([(text,)]), Paragraph((text,))]))
+    assert re.findall(r"<(?:li|p)>(.*?)</", rendered) == [text.strip()] * 2
+    assert not re.search(r"- \[.\] ", markdown([Items([(text,)])]))  # which GitHub makes a box of
+    assert latex([Items([(text,)])]).split("\n")[1] == r"\item " + ("{}" if "[" in text else "") + latex(
+        [Paragraph((text.strip(),))]
+    )

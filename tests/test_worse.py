@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 from w2sd_video.eval import report
-from w2sd_video.eval.cli import worse_prompts
 from w2sd_video.eval.dimensions import Dimension
+from w2sd_video.eval.document import worse_prompts
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary, finite
 from w2sd_video.eval.videos import Video
@@ -19,6 +19,7 @@ from w2sd_video.eval.worse import worse
 from w2sd_video.cli import app
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
+from w2sd_video.tables import indented
 
 UP, DOWN, VERDICT = Column("up"), Column("down", sign=-1), Column("right", kind="verdict")
 
@@ -106,12 +107,12 @@ def test_the_results_name_prompts_seeds_scores_and_files():
 
 
 def test_the_terminal_lists_as_many_as_it_is_told():
-    lines = list(worse_prompts(example(1)))
+    lines = list(indented(worse_prompts(example(1))))
     assert lines[0].startswith("Prompts on which <w2sd> is worse than plain, the worst first, at most 1 of a column.")
     assert "  up: 11 of 12 prompts" in lines and "    -0.11  p11  (seed 0: 1 → 0.89; and 1 more)" in lines
     assert "    -0.5  p3  (seed 1: 1 → failed; and 1 more)" in lines
     assert lines[-1] == "same is worse than plain on no prompt."
-    assert not any("p10" in line for line in lines) and list(worse_prompts(example(0))) == []
+    assert not any("p10" in line for line in lines) and worse_prompts(example(0)).lines == []
 
 
 def test_the_page_has_them_with_names_escaped():

@@ -47,12 +47,12 @@ class Probe(Method):
     Args:
         data: clean latents (B, …), as the pipeline samples them.
         generator: draws the noise.
-        found: what was found, sample by sample and level by level.
+        alignments: what it notes, sample by sample and level by level.
     """
 
     data: Tensor = field(default_factory=lambda: torch.zeros(()))
     generator: torch.Generator | None = None
-    found: list[Alignment] = field(default_factory=list)
+    alignments: list[Alignment] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         z = self.data.to(x_t)
@@ -68,7 +68,7 @@ class Probe(Method):
         }[step.prediction]
         d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))
         for a, b in zip(d, r, strict=True):
-            self.found.append(Alignment(step.level.sigma, float(a @ b), float(a @ a), float(b @ b)))
+            self.alignments.append(Alignment(step.level.sigma, float(a @ b), float(a @ a), float(b @ b)))
         return Answer(p_s[None])
 
 
@@ -85,7 +85,7 @@ def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) 
     guidances = {name: call.pop(f"{name}_scale", 1.0) for name in ("strong_guidance", "weak_guidance")}
     probe = Probe(**guidances, reflection_steps=levels, data=data, generator=torch.Generator().manual_seed(seed))
     pipe(**call, method=probe, num_inference_steps=levels, output_type="latent", generator=probe.generator)
-    return probe.found
+    return probe.alignments
 
 
 @torch.no_grad()

@@ -44,12 +44,12 @@ def adapters(network: nn.Module) -> dict[str, list[Any]]:
 
     PEFT names every active adapter at every layer that any LoRA changes, those too that do not change that layer.
     """
-    found: dict[str, list[Any]] = {}
+    layers: dict[str, list[Any]] = {}
     for layer in network.modules():
         if isinstance(layer, BaseTunerLayer):
             for name in set(layer.active_adapters) & layer.scaling.keys():
-                found.setdefault(name, []).append(layer)
-    return found
+                layers.setdefault(name, []).append(layer)
+    return layers
 
 
 def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:

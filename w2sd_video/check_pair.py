@@ -31,7 +31,7 @@ COSINES = "alignment.csv"
 
 
 def samples(
-    asked: presets.Preset, count: int, references: Sequence[str], control: Path | None, folder: Path
+    preset: presets.Preset, count: int, references: Sequence[str], control: Path | None, folder: Path
 ) -> list[Sample]:
     """Prompts, and data for each: of the videos or pictures that are given, or else drawn by the world of shapes.
 
@@ -44,21 +44,21 @@ def samples(
         Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
     """
     if not references:
-        if asked.grammar != "shapes" and not asked.strong.startswith(SHIPPED):
-            kinds = f"{asked.kind}s"
-            raise Refused("videos", None, f"preset {asked.name} has no data of its own: give {kinds}, with prompts")
-        return list(pairs.samples(asked, count, folder))
-    found = []
-    for each in find(list(references), images=not asked.video)[:count]:
+        if preset.grammar != "shapes" and not preset.strong.startswith(SHIPPED):
+            kinds = f"{preset.kind}s"
+            raise Refused("videos", None, f"preset {preset.name} has no data of its own: give {kinds}, with prompts")
+        return list(pairs.samples(preset, count, folder))
+    listed = []
+    for each in find(list(references), images=not preset.video)[:count]:
         if not each.prompt:
             raise Refused("videos", str(each.path), "name it as its prompt, or put a sidecar beside it")
-        told = {}
-        if asked.controlnet is not None:
-            told["control"] = str(_beside(each.path, control))
-        if asked.ip_adapter is not None:  # what it is trained to be shown: the picture itself
-            told["ip_image"] = str(each.path)
-        found.append(Sample(each.prompt, video.shown(each.path), told))
-    return found
+        arguments = {}
+        if preset.controlnet is not None:
+            arguments["control"] = str(_beside(each.path, control))
+        if preset.ip_adapter is not None:  # what it is trained to be shown: the picture itself
+            arguments["ip_image"] = str(each.path)
+        listed.append(Sample(each.prompt, video.shown(each.path), arguments))
+    return listed
 
 
 def _beside(path: Path, folder: Path | None) -> Path:
@@ -81,37 +81,37 @@ def alignment(
 
     pipe = load(requests[0])["w2sd"]
     pipe.scheduler = scheduler(requests[0], pipe.scheduler.config)
-    found = []
+    alignments = []
     for n, (request, frames) in enumerate(zip(requests, data, strict=True)):
         size = (request.width, request.height)
-        shown = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
-        shown = shown[: request.num_frames or 1]
+        resized = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
+        resized = resized[: request.num_frames or 1]
         if request.video:
-            request = replace(request, num_frames=len(shown))
+            request = replace(request, num_frames=len(resized))
         call = inputs(pipe, request) | weak_arm(request)
-        found.append(align(pipe, latents_of(pipe, np.stack(shown)), LEVELS, seed=n, **call, guidance_scale=1.0))
+        alignments.append(align(pipe, latents_of(pipe, np.stack(resized)), LEVELS, seed=n, **call, guidance_scale=1.0))
         progress(n + 1)
-    return found
+    return alignments
 
 
-def usual_dimensions(asked: presets.Preset) -> list[str]:
+def usual_dimensions(preset: presets.Preset) -> list[str]:
     """What a pair's videos or pictures are scored by, unless something else is asked."""
-    if asked.grammar == "shapes":
+    if preset.grammar == "shapes":
         return ["shapes"]  # whose judge counts what is clipped too
-    if not asked.textual and asked.strong.startswith(SHIPPED):
+    if not preset.textual and preset.strong.startswith(SHIPPED):
         return ["digits", "clipped"]
-    return ["six" if asked.video else "images", "clipped"]
+    return ["six" if preset.video else "images", "clipped"]
 
 
-def by_level(found: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[tuple[float, Interval]]:
+def by_level(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[tuple[float, Interval]]:
     """Noise levels sigma, and the mean cosine at each, over the samples' prompts."""
-    levels = zip(*found, strict=True)
+    levels = zip(*alignments, strict=True)
     return [(level[0].sigma, mean(COSINE, by_prompt(prompts, [each.cosine for each in level]))) for level in levels]
 
 
-def overall(found: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Comparison:
+def overall(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Comparison:
     """The mean cosine over levels of samples with these prompts, against 0."""
-    cosines = [math.fsum(each.cosine for each in sample) / len(sample) for sample in found]
+    cosines = [math.fsum(each.cosine for each in sample) / len(sample) for sample in alignments]
     none = by_prompt(prompts, [0.0] * len(prompts))
     compared = compare(COSINE, "0", "cosine", none, by_prompt(prompts, cosines))
     assert compared is not None  # there are samples
@@ -142,10 +142,10 @@ def writable(folder: Path) -> None:
         raise Refused("out", str(folder), f"{path} is a folder: give another one")
 
 
-def write(path: Path, found: Sequence[Sequence[Alignment]]) -> None:
+def write(path: Path, alignments: Sequence[Sequence[Alignment]]) -> None:
     """Every sample and level as a row."""
     with runs.whole({"csv": path}) as staged, open(staged["csv"], "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "sigma", "cosine", "dr", "dd", "rr"])
-        for n, sample in enumerate(found):
+        for n, sample in enumerate(alignments):
             rows.writerows([n, each.sigma, each.cosine, each.dr, each.dd, each.rr] for each in sample)

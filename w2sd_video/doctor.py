@@ -81,7 +81,7 @@ def weights() -> Rows:
     for model, role in roles.items():
         named, more = users[model][:3], len(users[model][3:])
         for_ = ", ".join(named) + (f" and {more} more" if more else "")
-        rows.append((model, f"{find(model, role)}  (for {for_})"))
+        rows.append((model, f"{find(model, role)[1]}  (for {for_})"))
     return rows
 
 
@@ -103,28 +103,28 @@ def scorers() -> Rows:
     return rows
 
 
-def find(reference: str, role: str) -> str:
-    """Where a model of a preset is: `shipped`, `found` with the place, or `missing` with the way to it."""
+def find(reference: str, role: str) -> tuple[bool, str]:
+    """Whether a model of a preset is on this machine; and in words the place, or the way to it."""
     from .models.sources import cached, download_command, resolve
 
     try:
         source = resolve(reference, role)
-    except WeightsNotFound as error:
+    except WeightsNotFound:
         if reference.startswith("package:"):
-            return str(error).partition(": ")[2]
-        return "missing: put it there; `w2sd-video presets NAME` says where it comes from"
+            return False, "missing: install the package anew"
+        return False, "missing: put it there; `w2sd-video presets NAME` says where it comes from"
     except Refused as error:
-        return str(error)
+        return False, str(error)
     if source.path is not None:
         if reference.startswith("package:"):
             there = source.is_file or any(source.path.rglob("*.safetensors"))
-            return f"shipped, {_megabytes(source.path)}" if there else "missing: install the package anew"
-        return f"found, {_megabytes(source.path)}: {source.path.absolute()}"
+            return there, f"shipped, {_megabytes(source.path)}" if there else "missing: install the package anew"
+        return True, f"found, {_megabytes(source.path)}: {source.path.absolute()}"
     for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
         file = cached(source, None, name)
         if file and (source.inside or any(any(file.parent.rglob(f"*.{kind}")) for kind in ("safetensors", "bin"))):
             place = file if source.inside else file.parent
-            return f"found, {_megabytes(place)}: {place}"
+            return True, f"found, {_megabytes(place)}: {place}"
     assert source.repository is not None
     if source.inside:
         command = f'hf download {source.repository} --include "{source.inside}"'
@@ -132,7 +132,7 @@ def find(reference: str, role: str) -> str:
         command += f' --include "{folder}/image_encoder/*"' if role == "ip_adapter" else ""
     else:
         command = download_command(role, source.repository)
-    return f"missing; get it with: {command}"
+    return False, f"missing; get it with: {command}"
 
 
 def _megabytes(folder: Path) -> str:

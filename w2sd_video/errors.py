@@ -38,6 +38,15 @@ class NotFinite(FloatingPointError):
     """Frames whose values are not finite, which would be black."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it is one of Python's or torch's ways to say that there is not enough, told without importing torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no class for what a CPU, and a library on a GPU, cannot allocate.
+    words = ("out of memory", "DefaultCPUAllocator")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known word, and all of them."""
     known = list(known)

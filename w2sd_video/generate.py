@@ -89,10 +89,10 @@ def generate(
     runs.writable(out)
     outputs = []
     for output in runs.place(requests, out, formats):
-        state = _free(output, overwrite, hashed)
+        state = _usable_state(output, overwrite, hashed)
         if state == "new" and not overwrite:
             output = output.widened()
-            _free(output, overwrite, hashed)
+            _usable_state(output, overwrite, hashed)
         outputs.append((output, state == "made" and not overwrite))
     return _generate(outputs, out, overwrite, on_step, command)
 
@@ -110,7 +110,7 @@ __signature__ = signature(generate)
 sys.modules[__name__].__class__ = _CallableModule
 
 
-def _free(output: Output, overwrite: bool, hashed: bool = False) -> str:
+def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:
     """The state of an output whose names may be written to.
 
     Raises:
@@ -146,7 +146,7 @@ def _generate(
         for output, kept in outputs:
             request = output.request
             # Another process may have come since, and may have made the very same.
-            if kept or (_free(output, overwrite) == "made" and not overwrite):
+            if kept or (_usable_state(output, overwrite) == "made" and not overwrite):
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
@@ -181,7 +181,7 @@ def _make(
     request = output.request
     started = time.perf_counter()
     videos: dict[str, Frames] = {}
-    made: dict[str, Any] = {}
+    by_variant: dict[str, Any] = {}
     for variant in runs.VARIANTS[request.variant]:
         began, recorder = time.perf_counter(), None
         if "differences" in output.formats and variant == "w2sd":
@@ -190,14 +190,14 @@ def _make(
             recorder = Recorder()
         frames, evaluations = sample(pipelines[variant], request, variant, on_step, recorder)
         videos[variant] = frames
-        made[variant] = {
+        by_variant[variant] = {
             "method": request.method if variant == "w2sd" else None,
             "evaluations": evaluations,
             "seconds": round(time.perf_counter() - began, 3),
             "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         }
         if recorder is not None:
-            made[variant]["differences"] = recorder.rows()
+            by_variant[variant]["differences"] = recorder.rows()
     compared = len(videos) > 1
     labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method_name}
     labelled = {labels[variant]: frames for variant, frames in videos.items()}
@@ -207,25 +207,25 @@ def _make(
     every = {**output.singles, "": output}
     finals = {(name, kind): path for name, each in every.items() for kind, path in each.paths.items()}
     stale = [path for each in every.values() for path in each.stale()]
-    with runs.whole(finals, stale, lambda: _free(output, overwrite)) as staged:
+    with runs.whole(finals, stale, lambda: _usable_state(output, overwrite)) as staged:
         for name, each in every.items():
             files = {kind: staged[name, kind] for kind in each.paths}
-            record: dict[str, Any] = {"videos": made, "seconds": 0.0, **origin}
+            record: dict[str, Any] = {"videos": by_variant, "seconds": 0.0, **origin}
             if name:  # a single video of a comparison
-                of, shown = {name: videos[name]}, videos[name]
-                record |= {"videos": {name: made[name]}, "seconds": made[name]["seconds"]}
+                of, frames = {name: videos[name]}, videos[name]
+                record |= {"videos": {name: by_variant[name]}, "seconds": by_variant[name]["seconds"]}
                 record["weights"] = {name: origin["weights"][name]}
             else:
-                of, shown = videos, video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
+                of, frames = videos, video.side_by_side(labelled, caption) if compared else next(iter(videos.values()))
                 record["seconds"] = round(time.perf_counter() - started, 3)
                 if "sheet" in files:
                     video.write_picture(video.contact_sheet(labelled, caption), files["sheet"])
-            _write(each.request, shown, of, files)
+            _write(each.request, frames, of, files)
             if "differences" in files:
-                differences = [d for of_video in record["videos"].values() for d in of_video.get("differences", [])]
+                steps = [step for of_video in record["videos"].values() for step in of_video.get("differences", [])]
                 title = f"{textwrap.shorten(request.prompt, 100)}  (seed {request.seed})"
-                draw_differences(differences, title, files["differences"])
-                if not differences:
+                draw_differences(steps, title, files["differences"])
+                if not steps:
                     logger.warning("note: the method changes no step, and there is nothing to record")
             if cut:
                 record["cut"] = cut
@@ -237,20 +237,20 @@ def _make(
     return Made(request, output.paths, record, singles={name: each.paths for name, each in output.singles.items()})
 
 
-def _write(request: Request, shown: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:
+def _write(request: Request, frames: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:
     """A video's or an image's files, in the formats that there is a path for."""
     from PIL import Image
 
     from . import video
 
     if not request.video:
-        video.write_picture(Image.fromarray(shown[0]), files["png"])
+        video.write_picture(Image.fromarray(frames[0]), files["png"])
         return
     assert request.fps is not None
     if "mp4" in files:
-        video.write_mp4(shown, files["mp4"], request.fps)
+        video.write_mp4(frames, files["mp4"], request.fps)
     if "gif" in files:
-        video.write_gif(shown, files["gif"], request.fps)
+        video.write_gif(frames, files["gif"], request.fps)
     if "png" in files:
-        for variant, frames in videos.items():
-            video.write_pngs(frames, files["png"] / variant if len(videos) > 1 else files["png"])
+        for variant, single in videos.items():
+            video.write_pngs(single, files["png"] / variant if len(videos) > 1 else files["png"])

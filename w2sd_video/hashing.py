@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
+
+SETTLED = 2 * 10**9  # nanoseconds after its last change, from which on another change is sure to show in a file's times
+_HASHES: dict[tuple[object, ...], str] = {}  # of this process
 
 
 def sha256(paths: Iterable[Path]) -> str:
@@ -15,3 +20,23 @@ def sha256(paths: Iterable[Path]) -> str:
             while chunk := file.read(2**20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. A process reads a file once, as long as it stays what it was.
+
+    What it was is told by the time of its last change of any kind, which, other than that of its content, no program
+    can set back.
+    """
+    before = _identity(path)
+    if before not in _HASHES:
+        digest = sha256([path])
+        if before != _identity(path) or time.time_ns() - path.stat().st_ctime_ns < SETTLED:
+            return digest
+        _HASHES[before] = digest
+    return _HASHES[before]
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    stat = path.stat()
+    return os.path.realpath(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -247,10 +247,10 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
         timestep = timestep.to(scheduler.timesteps.device)
     if hasattr(scheduler, "index_for_timestep"):
         return int(scheduler.index_for_timestep(timestep))
-    found = (scheduler.timesteps == timestep).nonzero()
-    if len(found) == 0:
+    places = (scheduler.timesteps == timestep).nonzero()
+    if len(places) == 0:
         raise ValueError(f"`timestep` {float(timestep)} is not among the scheduler's: {scheduler.timesteps.tolist()}.")
-    return int(found[0].item())
+    return int(places[0].item())
 
 
 # A reader gives the levels (t, s) of the step at an index.

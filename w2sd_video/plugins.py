@@ -117,11 +117,11 @@ def installed(kind: Kind) -> dict[str, list[EntryPoint]]:
 
 @lru_cache
 def _installed(kind: Kind, places: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
+    points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUPS[kind]):
         if point.dist is None or point.dist.name != OURS:
-            found.setdefault(point.name, []).append(point)
-    return dict(sorted(found.items()))
+            points.setdefault(point.name, []).append(point)
+    return dict(sorted(points.items()))
 
 
 def names(kind: Kind, builtin: Collection[str]) -> list[str]:

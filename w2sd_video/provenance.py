@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .hashing import sha256
+from .hashing import sha256_of
 
 REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 
@@ -21,6 +21,11 @@ REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
     """Note on a module which files its weights were loaded from, and their size and time then."""
     module._w2sd_files = tuple((str(file), *stamp(file)) for file in files)  # type: ignore[assignment]
+
+
+def files_of(module: torch.nn.Module) -> list[Path]:
+    """The files that a module's weights were loaded from."""
+    return [Path(path) for path, *_ in getattr(module, "_w2sd_files", ())]
 
 
 def weight_hashes(pipeline: Any) -> dict[str, str]:
@@ -58,7 +63,7 @@ def file_sha256(path: Path) -> str:
         return real.name
     size, changed = stamp(real)
     if size < REMEMBER_ABOVE:
-        return sha256([real])
+        return sha256_of(real)
 
     key = f"{real}|{size}|{changed}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "w2sd-video" / "sha256.json"
@@ -67,7 +72,7 @@ def file_sha256(path: Path) -> str:
         known = json.loads(cache.read_text())
     if key in known:
         return known[key]
-    digest = sha256([real])
+    digest = sha256_of(real)
     with contextlib.suppress(OSError):  # a read-only home costs the next run some seconds, no more
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_suffix(f".{os.getpid()}")

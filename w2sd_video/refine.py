@@ -50,13 +50,13 @@ def language_model(model: str | PathLike[str], device: str = "cpu", max_new_toke
         Raises:
             ValueError: the model answers nothing.
         """
-        asked = INSTRUCTION.format(prompt=prompt)
+        text = INSTRUCTION.format(prompt=prompt)
         if tokenizer.chat_template:
-            message = [{"role": "user", "content": asked}]
-            asked = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            message = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         else:
-            asked += "\n\nNew prompt:"
-        tokens = tokenizer(asked, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(device)
+            text += "\n\nNew prompt:"
+        tokens = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template).to(device)
         with torch.no_grad():
             output = network.generate(
                 input_ids=tokens.input_ids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -30,9 +30,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Items:
-    """A list."""
+    """A list, and lists within it, each under the line before it."""
 
-    lines: Sequence[Line]
+    lines: Sequence[Line | Items]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,23 @@ def _markdown(block: Block) -> str:
         lines.insert(1, "|---" * len(block.head) + "|")
         return re.sub(r"  +\|", " |", "\n".join(lines))
     if isinstance(block, Items):
-        return "\n".join("- " + _line_in_markdown(line) for line in block.lines)
+        return "\n".join(_items_in_markdown(block))
     return _line_in_markdown(block.line)
 
 
+def _items_in_markdown(items: Items) -> Iterator[str]:
+    for line in items.lines:
+        if isinstance(line, Items):
+            yield from (f"  {inner}" for inner in _items_in_markdown(line))
+        else:
+            yield "- " + _line_in_markdown(line)
+
+
 def _line_in_markdown(line: Line) -> str:
-    text = "".join(_marked_in_markdown(piece, alone=False) for piece in line)
-    # At the start of a line, these begin a heading, a list or a quotation.
+    text = "".join(_marked_in_markdown(piece, alone=False) for piece in line).strip()
+    # At the start of a line, these begin a heading, a list, a quotation, a box to tick or a link's address.
     text = re.sub(r"^(\d+)([.)])", r"\1\\\2", text)
-    return f"\\{text}" if text[:1] in ("#", "+", "-", "=", ">") else text
+    return f"\\{text}" if text[:1] in ("#", "+", "-", "=", ">", "[") else text
 
 
 def _marked_in_markdown(piece: Text, alone: bool = True) -> str:
@@ -87,6 +95,15 @@ def _in_markdown(text: str) -> str:
     return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda match: match[0].replace("_", r"\_"), text)
 
 
+def indented(items: Items) -> Iterator[str]:
+    """The lines of a list without marks, those of a list within it behind two spaces."""
+    for line in items.lines:
+        if isinstance(line, Items):
+            yield from (f"  {inner}" for inner in indented(line))
+        else:
+            yield "".join(piece.text if isinstance(piece, Marked) else piece for piece in line)
+
+
 def latex(blocks: Iterable[Block]) -> str:
     r"""Blocks as LaTeX that takes `\usepackage{booktabs}`, without a line's end behind the last.
 
@@ -103,10 +120,15 @@ def _latex(block: Block) -> str:
         begin = rf"\begin{{tabular}}{{l{'r' * (len(block.head) - 1)}}} % \usepackage{{booktabs}}"
         return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
     if isinstance(block, Items):
-        lines = ["".join(map(_marked_in_latex, line)) for line in block.lines]
-        lines = [rf"\item {'{}' if line[:1] == '[' else ''}{line}" for line in lines]
-        return "\n".join([r"\begin{itemize}", *lines, r"\end{itemize}"])
+        return "\n".join([r"\begin{itemize}", *map(_item_in_latex, block.lines), r"\end{itemize}"])
     return "".join(map(_marked_in_latex, block.line))
+
+
+def _item_in_latex(line: Line | Items) -> str:
+    if isinstance(line, Items):
+        return _latex(line)
+    text = "".join(map(_marked_in_latex, line)).strip()
+    return rf"\item {'{}' if text[:1] == '[' else ''}{text}"  # or it would be read as its label
 
 
 def _marked_in_latex(piece: Text) -> str:

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from . import settings
 from .documents import parse_yaml, words_as_booleans
-from .errors import Refused, shown
+from .errors import Refused, out_of_memory, shown
 
 # Errors of the machine, not of what the user gave.
 MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
@@ -130,17 +130,9 @@ def messages() -> Iterator[None]:
     except KeyboardInterrupt:
         _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
     except Exception as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is one of Python's or torch's ways to say so, told without importing torch."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # torch has no class for what a CPU cannot allocate.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _named(argument: str) -> str:

@@ -96,8 +96,8 @@ def plain(value: Any) -> Any:
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def validated(cls: Class) -> Class:
     """A frozen dataclass of keywords whose values pydantic validates; what it cannot hold is `Refused`."""
-    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
-    init = made.__init__
+    dataclass_of: Any = pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+    init = dataclass_of.__init__
 
     @functools.wraps(init)
     def __init__(self: Any, **values: Any) -> None:
@@ -106,14 +106,14 @@ def validated(cls: Class) -> Class:
         except ValidationError as error:
             raise refusal(error, type(self)) from None
 
-    made.__init__ = __init__
-    return made
+    dataclass_of.__init__ = __init__
+    return dataclass_of
 
 
 def info(cls: type, name: str) -> FieldInfo:
     """What pydantic knows of a field of a validated class."""
-    found: FieldInfo = cls.__pydantic_fields__[name]  # type: ignore[attr-defined]
-    return found
+    field_info: FieldInfo = cls.__pydantic_fields__[name]  # type: ignore[attr-defined]
+    return field_info
 
 
 def setting_of(name: str, cls: type) -> Setting:

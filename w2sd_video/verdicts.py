@@ -30,6 +30,7 @@ Values = Mapping[str, Mapping[str, float | None]]
 
 ENOUGH = 10  # units, with fewer of which nothing is called better or worse
 LEVEL = 0.05
+NO_VERDICT = "no verdict: "  # which a comparison's reason begins with, where it is not that p cannot be small enough
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
     """
     failure = failure_value(column)
     numbers = numbers_of(first, failure), numbers_of(second, failure)
-    paired = differences(*numbers)
+    paired = paired_differences(*numbers)
     own = units(paired, column)
     if not own.n:
         return None
@@ -245,7 +246,7 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
         half, least = float(half_width(variance, df)), 0.0
         p = float(t_test(centre, variance, df, own.n))
         for worst in worst_values(column, first, second) if failed else ():
-            other = units(differences(numbers_of(first, worst), numbers_of(second, worst)), column)
+            other = units(paired_differences(numbers_of(first, worst), numbers_of(second, worst)), column)
             moments = other.moments
             p = max(p, float(t_test(*moments, other.n)) if moments[0] * centre > 0 else 1.0)
     of = sum(len(seeds) for seeds in paired.values())
@@ -255,7 +256,7 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
     return Comparison(column.name, base, group, interval, wins, preferred, p, least, lost, failed)
 
 
-def differences(
+def paired_differences(
     first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Second less first by prompt and seed; under the seed "" the difference of means where no seed is common."""
@@ -289,7 +290,7 @@ def decide(comparisons: Iterable[Comparison], columns: Mapping[str, Column]) -> 
             hopeless = holm(best)[place] > LEVEL
             decided[n] = _decided(decided[n], columns[decided[n].column], float(adjusted), bool(hopeless))
     return [
-        replace(c, reason=f"no verdict: under {ENOUGH} {c.difference.unit}s") if c.difference.units < ENOUGH else c
+        replace(c, reason=f"{NO_VERDICT}under {ENOUGH} {c.difference.unit}s") if c.difference.units < ENOUGH else c
         for c in decided
     ]
 
@@ -304,7 +305,7 @@ def _decided(c: Comparison, column: Column, adjusted: float, hopeless: bool) -> 
     less = {"better": c.lost[0] - c.lost[1], "worse": c.lost[1] - c.lost[0], "differs": 0}
     if verdict and less[verdict] > 0:
         loser, other = (c.group, c.base) if verdict == "better" else (c.base, c.group)
-        verdict, reason = "", f"no verdict: {loser} shows less often than {other} what is measured"
+        verdict, reason = "", f"{NO_VERDICT}{loser} shows less often than {other} what is measured"
     return replace(c, p_adjusted=adjusted, verdict=verdict, reason=reason)
 
 

@@ -120,10 +120,10 @@ def read(path: Path, most: int | None = None) -> Frames:
     """
     try:
         with closing(stream(path)) as frames:
-            found = list(islice(frames, most))
-        if not found:
+            frames_read = list(islice(frames, most))
+        if not frames_read:
             raise ValueError("it has no frame")
-        return np.stack(found)
+        return np.stack(frames_read)
     except ValueError as error:
         raise ValueError(f"{path} is not a video, a GIF or a folder of pictures of one size ({error})") from None
 
@@ -251,8 +251,8 @@ def of_pictures(path: Path) -> bool:
 
 def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of their names, 9 before 10; without hidden ones."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    return sorted(found, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)] + [p.name])
+    paths = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    return sorted(paths, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)] + [p.name])
 
 
 def _decoded(path: Path) -> Iterator[Frames]:
@@ -305,13 +305,13 @@ def contact_sheet(videos: Mapping[str, Frames], caption: str) -> Image.Image:
     from PIL import Image
 
     count = min(len(frames) for frames in videos.values())
-    shown = np.unique(np.linspace(0, count - 1, min(count, SHEET_COLUMNS)).round().astype(int))
-    rows = {label: _resized(frames[shown], THUMBNAIL) for label, frames in videos.items()}
+    columns = np.unique(np.linspace(0, count - 1, min(count, SHEET_COLUMNS)).round().astype(int))
+    rows = {label: _resized(frames[columns], THUMBNAIL) for label, frames in videos.items()}
     height, width = next(iter(rows.values())).shape[1:3]
     line = 24
     margin = 2 * GAP + max(int(_font(line).getlength(label)) for label in rows)
-    page = _page(margin + len(shown) * (width + GAP) + GAP, 2 * line + len(rows) * (height + GAP), caption, line)
-    for column, index in enumerate(shown):
+    page = _page(margin + len(columns) * (width + GAP) + GAP, 2 * line + len(rows) * (height + GAP), caption, line)
+    for column, index in enumerate(columns):
         _text(page, str(index + 1), margin + GAP + column * (width + GAP), line, width, line)
     for row, (label, frames) in enumerate(rows.items()):
         top = 2 * line + row * (height + GAP)

@@ -87,27 +87,27 @@ def chosen(dimensions: Chosen | Iterable[Chosen], official: bool = False) -> lis
     if isinstance(dimensions, (str, Dimension)) or callable(dimensions):
         dimensions = [dimensions]
     try:
-        listed = list(dimensions)
+        entries = list(dimensions)
     except TypeError:
         raise Refused("dimensions", dimensions, NEEDED) from None
-    found: list[Dimension] = []
-    for each in listed:
+    listed: list[Dimension] = []
+    for each in entries:
         if isinstance(each, str):
-            names = [name for name in expand(each) if name not in [d.name for d in found]]
-            found += [_named(name) if official else get(name) for name in names]
+            names = [name for name in expand(each) if name not in [d.name for d in listed]]
+            listed += [_named(name) if official else get(name) for name in names]
         elif official:
             raise Refused("dimensions", each, "VBench's package computes its own alone: give names")
         else:
-            found.append(own(each))
-    if not found:
+            listed.append(own(each))
+    if not listed:
         expand("")
     columns: dict[str, Dimension] = {}
-    for dimension in found:
+    for dimension in listed:
         for column in dimension.columns:
             if column in columns:
                 raise Refused("dimensions", dimension.name, f"{columns[column].name} has a column {column!r} too")
             columns[column] = dimension
-    return found
+    return listed
 
 
 def _named(name: str) -> Dimension:
@@ -120,36 +120,36 @@ def _named(name: str) -> Dimension:
 NEEDED = "give names, or a Dimension, its class or a function of the frames"
 
 
-def own(given: object) -> Dimension:
+def own(candidate: object) -> Dimension:
     """A dimension of one's own: an instance, or one made of a class or a function.
 
     Raises:
         Refused: it is something else, it cannot be made without arguments, or its name or a column is a built-in one's.
     """
-    if isinstance(given, type) and issubclass(given, Dimension):
+    if isinstance(candidate, type) and issubclass(candidate, Dimension):
         try:
-            given = given()
+            candidate = candidate()
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             raise Refused(
-                "dimensions", given, f"give an instance: none can be made without arguments ({why})"
+                "dimensions", candidate, f"give an instance: none can be made without arguments ({why})"
             ) from None
-    elif callable(given) and not isinstance(given, (type, Dimension)):
-        given = ByFunction(given)
-    if not isinstance(given, Dimension):
-        raise Refused("dimensions", given, NEEDED)
-    if is_ours(type(given)) and not isinstance(given, ByFunction):
-        return given
-    name = getattr(given, "name", None)
+    elif callable(candidate) and not isinstance(candidate, (type, Dimension)):
+        candidate = ByFunction(candidate)
+    if not isinstance(candidate, Dimension):
+        raise Refused("dimensions", candidate, NEEDED)
+    if is_ours(type(candidate)) and not isinstance(candidate, ByFunction):
+        return candidate
+    name = getattr(candidate, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise Refused("dimensions", name or given, "give it a name of letters, digits, _, . and -")
+        raise Refused("dimensions", name or candidate, "give it a name of letters, digits, _, . and -")
     if name in BUILT_IN:
         raise Refused("dimensions", name, "this is the name of one that is built in: give yours another")
-    if not all(isinstance(record, Column) for record in given.records):
+    if not all(isinstance(record, Column) for record in candidate.records):
         raise Refused("dimensions", name, "its records have to be of the class Column")
-    if taken := sorted(set(given.columns) & set(COLUMNS)):
+    if taken := sorted(set(candidate.columns) & set(COLUMNS)):
         raise Refused("dimensions", name, f"column {taken[0]!r} is that of one that is built in: give yours another")
-    return given
+    return candidate
 
 
 def get(name: str) -> Dimension:
@@ -197,17 +197,17 @@ def expand(names: str | Iterable[str]) -> list[str]:
         names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
     except (TypeError, AttributeError):
         raise Refused("dimensions", names, "give names") from None
-    found = [each for name in names for each in GROUPS.get(name, (name,))]
-    for name in found:
+    expanded = [each for name in names for each in GROUPS.get(name, (name,))]
+    for name in expanded:
         if (
             name not in (*NAMES, *OFFICIAL)
             and not plugins.is_file(name)
             and not plugins.installed("dimension").get(name)
         ):
             raise Refused("dimensions", name, did_you_mean(name, known()))
-    if not found:
+    if not expanded:
         raise Refused("dimensions", "", f"give some of {', '.join((*GROUPS, *NAMES))}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(expanded))
 
 
 def described(name: str) -> dict[str, Any]:

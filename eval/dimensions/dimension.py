@@ -124,8 +124,8 @@ class ByFunction(Dimension):
         seen = []
         while (batch := (yield)) is not None:
             seen.append(batch.pixels)
-        told = {"prompt": video.prompt} if self.prompted else {}
-        scores: float | dict[str, float] = self.function(np.concatenate(seen), **told)
+        prompt_argument = {"prompt": video.prompt} if self.prompted else {}
+        scores: float | dict[str, float] = self.function(np.concatenate(seen), **prompt_argument)
         return scores
 
 

@@ -47,14 +47,14 @@ class FID(OfInception):
         """Mean and covariance as the common files have them, under "mu" and "sigma"."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = Moments(*(file[name].astype(np.float64, casting="same_kind") for name in ("mu", "sigma")))
+                known = Moments(*(file[name].astype(np.float64, casting="same_kind") for name in ("mu", "sigma")))
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} does not hold the arrays mu and sigma: {error}") from None
-        if found.mean.shape != (CHANNELS,) or found.covariance.shape != (CHANNELS, CHANNELS):
-            raise ValueError(f"{path} holds mu {found.mean.shape} and sigma {found.covariance.shape}, not {CHANNELS}")
-        if not (np.isfinite(found.mean).all() and _is_covariance(found.covariance)):
+        if known.mean.shape != (CHANNELS,) or known.covariance.shape != (CHANNELS, CHANNELS):
+            raise ValueError(f"{path} holds mu {known.mean.shape} and sigma {known.covariance.shape}, not {CHANNELS}")
+        if not (np.isfinite(known.mean).all() and _is_covariance(known.covariance)):
             raise ValueError(f"{path} holds no mean and covariance of features")
-        return found
+        return known
 
 
 DIMENSION = FID

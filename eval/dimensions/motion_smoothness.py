@@ -42,8 +42,8 @@ class MotionSmoothness(Dimension):
                     continue
                 after = batch.frames[index - batch.first][None] / 255
                 if before is not None:
-                    made = between(self.network, before, after)[0].permute(1, 2, 0).cpu().numpy()
-                    differences.append(np.abs(made - odd).mean())
+                    interpolated = between(self.network, before, after)[0].permute(1, 2, 0).cpu().numpy()
+                    differences.append(np.abs(interpolated - odd).mean())
                 before = after
         return float((255.0 - np.mean(differences)) / 255.0)
 

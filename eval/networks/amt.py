@@ -122,5 +122,5 @@ def between(network: nn.Module, before: Tensor, after: Tensor) -> Tensor:
     top, left = down // 2, right // 2
     padded = (F.pad(frames, (left, right - left, top, down - top), mode="replicate") for frames in (before, after))
     time = before.new_full((len(before), 1, 1, 1), 0.5)
-    made = network(*padded, time, eval=True)["imgt_pred"]
-    return (made[..., top : top + height, left : left + width] * 255.0).clamp(0, 255).to(torch.uint8)
+    output = network(*padded, time, eval=True)["imgt_pred"]
+    return (output[..., top : top + height, left : left + width] * 255.0).clamp(0, 255).to(torch.uint8)

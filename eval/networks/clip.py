@@ -72,10 +72,10 @@ _UNUSED = ("logit_scale", "input_resolution", "context_length", "vocab_size")
 
 def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights under OpenAI's names as transformers' `CLIPModel` names and shapes them."""
-    found = {}
+    weights = {}
     for name, tensor in state.items():
         if name in _PROJECTIONS:  # features @ matrix
-            found[_PROJECTIONS[name]] = tensor.transpose(0, -1)
+            weights[_PROJECTIONS[name]] = tensor.transpose(0, -1)
         elif name not in _UNUSED:
             model = "vision_model" if name.startswith("visual.") else "text_model"
             name = name.removeprefix("visual.")
@@ -83,10 +83,10 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 name = name.replace(theirs, ours)
             if ".in_proj_" in name:  # queries, keys and values, stacked
                 for letter, part in zip("qkv", tensor.chunk(3), strict=False):
-                    found[f"{model}.{name.replace('in_proj_', f'{letter}_proj.')}"] = part
+                    weights[f"{model}.{name.replace('in_proj_', f'{letter}_proj.')}"] = part
             else:
-                found[f"{model}.{name}"] = tensor
-    return found
+                weights[f"{model}.{name}"] = tensor
+    return weights
 
 
 def image_encoder(path: Path, layout: str) -> CLIPVisionModelWithProjection:

@@ -49,7 +49,7 @@ def correlations(before: Tensor, after: Tensor, levels: int = 4, radius: int = 4
         after = F.avg_pool2d(after, 2)
 
     def look_up(centres: Tensor) -> Tensor:
-        found = []
+        windows = []
         for level, (keys, height, width) in enumerate(pyramid):
             x, y = centres.transpose(0, 1).flatten(1) / 2**level
             columns, rows = (centre.floor().long()[:, None] + reach for centre in (x, y))
@@ -58,8 +58,8 @@ def correlations(before: Tensor, after: Tensor, levels: int = 4, radius: int = 4
             index.masked_fill_(outside, len(keys) - 1)
             window = _products(queries, keys, starts, index.flatten()).view_as(index)
             window = window[:, :-1].lerp(window[:, 1:], (x - x.floor())[:, None, None])
-            found.append(window[..., :-1].lerp(window[..., 1:], (y - y.floor())[:, None, None]).flatten(1))
-        return torch.cat(found, 1).unflatten(0, (frames, *size)).permute(0, 3, 1, 2).contiguous()
+            windows.append(window[..., :-1].lerp(window[..., 1:], (y - y.floor())[:, None, None]).flatten(1))
+        return torch.cat(windows, 1).unflatten(0, (frames, *size)).permute(0, 3, 1, 2).contiguous()
 
     return look_up
 

@@ -255,13 +255,13 @@ def module_tensors(path: Path) -> dict[str, torch.Tensor]:
             inert: list[Callable | tuple[Callable, str]] = [(_Inert, name) for name in foreign]
             with torch.serialization.safe_globals(inert):
                 held = torch.load(path, map_location="cpu", weights_only=True)
-            found = dict(_state(held["model"] if isinstance(held, dict) else held))
+            state = dict(_state(held["model"] if isinstance(held, dict) else held))
     except Exception as error:  # there is no end to what a pickle that was made to do harm may raise
         said = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged, or holds no module: {type(error).__name__}: {said}") from error
     if not foreign:
         return tensors(path)
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _state(module: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

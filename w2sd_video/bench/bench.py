@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..errors import out_of_memory
 from . import measure
 
 GUIDANCE = {"guidance_scale": 3.0, "strong_guidance_scale": 3.0, "weak_guidance_scale": 1.0}
@@ -90,8 +91,8 @@ class Bench:
         """One call of the strong UNet."""
         from . import models
 
-        given = models.denoiser_inputs(pipe, size, self.frames, branches, self.device, pipe.unet.dtype)
-        return pipe.unet(**given).sample
+        inputs = models.denoiser_inputs(pipe, size, self.frames, branches, self.device, pipe.unet.dtype)
+        return pipe.unet(**inputs).sample
 
     def sample(self, pipe: Any, size: int, method: str | None = "w2sd", timed: int = TIMED, **call: Any) -> Row:
         """Some steps of the pipeline's loop with a method: `timed` ones, between one before, in which the device warms
@@ -122,7 +123,7 @@ class Bench:
         measure.synchronize(self.device)
         measure.start_peak(self.device)
         ends.append(time.perf_counter())
-        made = pipe(
+        latents_after = pipe(
             **models.embeddings(pipe, self.device, dtype),
             **{"guidance_scale": GUIDANCE["guidance_scale"], **of_method},
             method=method,
@@ -143,7 +144,7 @@ class Bench:
             "first": took[0],
             "evaluations": counted[1],
             "peak_gib": measure.peak(self.device),
-            "latents": made.float().cpu(),
+            "latents": latents_after.float().cpu(),
         }
 
     def add(self, **row: Any) -> None:
@@ -157,7 +158,7 @@ class Bench:
         try:
             yield row
         except Exception as failure:
-            error = "out of memory" if measure.out_of_memory(failure) else measure.said(failure)
+            error = "out of memory" if out_of_memory(failure) else measure.said(failure)
         if error:
             row = row | {"error": error}
         row.pop("latents", None)
@@ -173,7 +174,7 @@ class Bench:
         return row | {"tflops": rate, "of_product": rate / self.matrix_rates[self.dtype]}
 
 
-def differences(latents: torch.Tensor, reference: torch.Tensor) -> Row:
+def distances(latents: torch.Tensor, reference: torch.Tensor) -> Row:
     """How far latents are from others, as shares of these ones' root mean square: the largest, and the rms."""
     scale = float(reference.square().mean().sqrt())
     apart = latents - reference

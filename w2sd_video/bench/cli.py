@@ -83,11 +83,11 @@ def true_size(
             on,
             chosen or list(benchmark.PARTS),
             minutes,
-            small,
-            sizes or (),
-            frames or 0,
-            began,
-            lambda line: err.print(line, markup=False),
+            small=small,
+            sizes=sizes or (),
+            frames=frames or 0,
+            began=began,
+            report=lambda line: err.print(line, markup=False),
         )
         show(results)
         out.print(f"Wrote {path}", markup=False)
@@ -122,9 +122,9 @@ LEGEND = (
 
 def show(results: Mapping[str, Any]) -> None:
     """Prints the card, the versions, and a table for each part."""
-    card, found = results["card"], results["versions"]
+    card, versions = results["card"], results["versions"]
     out.print(", ".join(f"{name} {value}" for name, value in card.items()), markup=False)
-    out.print(", ".join(f"{name} {value or '-'}" for name, value in found.items()), markup=False)
+    out.print(", ".join(f"{name} {value or '-'}" for name, value in versions.items()), markup=False)
     settings = results["settings"]
     kind = "tiny networks: these numbers say nothing of speed" if settings["small"] else "SDXL's true size"
     out.print(f"{kind}, {settings['frames']} frames, {settings['dtype']}; {results['seconds']:.0f} s", markup=False)

@@ -92,14 +92,6 @@ def held(device: torch.device) -> float | None:
     return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on the device or the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in said or "DefaultCPUAllocator" in said)
-
-
 def said(error: BaseException) -> str:
     """An error on one line: its class, and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

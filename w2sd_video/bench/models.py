@@ -139,13 +139,13 @@ def denoiser_inputs(
     random = torch.Generator(device).manual_seed(8)
     side = size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     shape = (branches, pipe.unet.config.in_channels, frames, side, side)
-    given = embeddings(pipe, device, dtype)
+    texts = embeddings(pipe, device, dtype)
     return {
         "sample": torch.randn(shape, generator=random, device=device).to(dtype),
         "timestep": torch.tensor(500, device=device),
-        "encoder_hidden_states": given["prompt_embeds"].expand(branches * frames, -1, -1).contiguous(),
+        "encoder_hidden_states": texts["prompt_embeds"].expand(branches * frames, -1, -1).contiguous(),
         "added_cond_kwargs": {
-            "text_embeds": given["pooled_prompt_embeds"].expand(branches, -1).contiguous(),
+            "text_embeds": texts["pooled_prompt_embeds"].expand(branches, -1).contiguous(),
             "time_ids": torch.tensor([[size, size, 0, 0, size, size]] * branches, device=device, dtype=dtype),
         },
     }

@@ -14,7 +14,7 @@ import torch
 from .. import plugins
 from ..methods import METHODS
 from . import measure
-from .bench import TIMED, Bench, Row, differences, named
+from .bench import TIMED, Bench, Row, distances, named
 from .measure import seconds
 
 
@@ -107,7 +107,7 @@ def precision(bench: Bench) -> None:
                     if what == "float32":
                         references[method] = row | {"latents": latents}
                     elif method in references:
-                        row |= differences(latents, references[method]["latents"])
+                        row |= distances(latents, references[method]["latents"])
                         row["of_float32"] = row["seconds"] / references[method]["seconds"]
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
@@ -211,7 +211,7 @@ def offload(bench: Bench) -> None:
             if reference is None:
                 reference, resident = row["latents"], row["seconds"]
             else:
-                row |= differences(row["latents"], reference)
+                row |= distances(row["latents"], reference)
         pipe = None
         measure.release(bench.device)
 
@@ -241,7 +241,7 @@ def compiled(bench: Bench) -> None:
                 row["compiling"] = row.pop("first") - row["seconds"]
                 if method in eager:
                     row["of_eager"] = row["seconds"] / eager[method]["seconds"]
-                    row |= differences(row["latents"], eager[method]["latents"])
+                    row |= distances(row["latents"], eager[method]["latents"])
     finally:
         setattr(config, name, before)
         del pipe

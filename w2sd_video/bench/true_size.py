@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..errors import out_of_memory
 from ..runs import naming, whole
 from . import measure
 from .bench import GUIDANCE, TIMED, Bench, Row, Skipped, named
@@ -52,6 +53,7 @@ def run(
     device: torch.device,
     chosen: Sequence[str] = tuple(PARTS),
     minutes: float = 5.0,
+    *,
     small: bool = False,
     sizes: Sequence[int] = (),
     frames: int = 0,
@@ -129,7 +131,7 @@ def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
     except Skipped as error:
         part.state, part.why = "skipped", str(error)
     except Exception as error:
-        lacking = measure.out_of_memory(error)
+        lacking = out_of_memory(error)
         part.state, part.why = "out of memory" if lacking else "failed", measure.said(error)
     if part.state != "done":
         measure.forget_compiled()
@@ -174,10 +176,10 @@ def about_card(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The versions of what is measured; None for a package that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    by_package: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found | {"torch": torch.__version__}  # which says what it was built for
+            by_package[name] = None
+    return by_package | {"torch": torch.__version__}  # which says what it was built for

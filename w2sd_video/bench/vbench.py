@@ -62,7 +62,7 @@ def compare(bench: Bench) -> None:
         with quiet():
             official = Official(folder, bench.device)
         paths = [write_video(folder / f"video-{n}", size, frames, seed=n) for n in range(videos)]
-        shown = find([str(path) for path in paths])
+        listed = find([str(path) for path in paths])
         for dimension in SIX:
             for kind, factor in (("moving", 100.0), ("still", 0.01)) if dimension == "dynamic_degree" else (("", 1.0),):
                 what = f"{dimension}, {kind}" if kind else dimension
@@ -77,7 +77,7 @@ def compare(bench: Bench) -> None:
                     del score
                     scorer = Scorer([get(dimension)], folder, bench.device)
                     scorer.load(scorer.ready)
-                    ours, by_us = timed(lambda video, by=scorer: mine(by, video), shown, bench.device)  # type: ignore[misc]
+                    ours, by_us = timed(lambda video, by=scorer: mine(by, video), listed, bench.device)  # type: ignore[misc]
                     row |= {"official": theirs, "ours": ours, "ours_of_official": ours / theirs}
                     row["apart"] = max(abs(a - b) for a, b in zip(by_them, by_us, strict=True))
                     scorer.unload()
@@ -85,7 +85,7 @@ def compare(bench: Bench) -> None:
         with bench.attempt(what="all six in one pass", videos=videos, size=size, frames=frames) as row:
             scorer = Scorer([get(dimension) for dimension in SIX], folder, bench.device)
             scorer.load(scorer.ready)
-            row["ours"] = timed(lambda video: mine(scorer, video), shown, bench.device)[0]
+            row["ours"] = timed(lambda video: mine(scorer, video), listed, bench.device)[0]
             one_by_one = [r.get("official") for r in bench.rows if r["what"] != "dynamic_degree, moving"]
             if all(one_by_one):
                 row["official"] = sum(one_by_one)
@@ -270,10 +270,10 @@ def write_video(folder: Path, size: int, frames: int, seed: int) -> Path:
     coarse = Image.fromarray(random.integers(0, 256, (12, 24, 3), np.uint8))
     scene = np.asarray(coarse.resize((2 * size, size), Image.Resampling.BICUBIC))
     levels = np.round(scene / 51).astype(np.uint8)  # six of each colour: 216 in all
-    shown = np.stack([levels[:, 4 * n : 4 * n + size] for n in range(frames)])
-    write_pngs(shown * np.uint8(51), folder)
+    window = np.stack([levels[:, 4 * n : 4 * n + size] for n in range(frames)])
+    write_pngs(window * np.uint8(51), folder)
     palette = [51 * (n // step % 6) for n in range(216) for step in (36, 6, 1)]
-    indices = (shown * np.array([36, 6, 1], np.uint8)).sum(-1).astype(np.uint8)
+    indices = (window * np.array([36, 6, 1], np.uint8)).sum(-1).astype(np.uint8)
     pictures = [Image.fromarray(each, "P") for each in indices]
     for picture in pictures:
         picture.putpalette(palette)
@@ -288,12 +288,12 @@ def gif_of(folder: Path) -> Path:
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Lets scorers load random weights, which do not have the published hash."""
-    before = weights._check
-    weights._check = lambda path: None
+    before = weights.check_digest
+    weights.check_digest = lambda path: None
     try:
         yield
     finally:
-        weights._check = before
+        weights.check_digest = before
 
 
 @contextmanager

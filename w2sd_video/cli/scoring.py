@@ -88,8 +88,22 @@ def evaluate(
         official = official_python if backend == "official" else None
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
-        options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, named_by_user(dimensions), *options, form, worst):
+        scored = run(
+            out,
+            err,
+            videos,
+            named_by_user(dimensions),
+            out_file,
+            prompts=prompts_file,
+            weights=weights,
+            device=device,
+            official=official,
+            images=images,
+            references=references or [],
+            form=form,
+            worst=worst,
+        )
+        if not scored:
             raise typer.Exit(1)
 
 
@@ -149,7 +163,7 @@ def check_pair(
             raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
         from .. import check_pair as check
         from ..documents import finite
-        from ..eval.cli import free, run
+        from ..eval.cli import refuse_taken, run
         from ..eval.dimensions import expand, named_by_user
 
         if dimensions not in (None, "none"):
@@ -173,7 +187,7 @@ def check_pair(
         for variant, folder in variants.items():
             confirm_writable(batches[variant], folder, ["mp4"], False, way="Give another --out")
         if variants:
-            free(out_folder / "scores.json")
+            refuse_taken(out_folder / "scores.json")
         quiet()
         result = _ask(requests, data, out_folder, console)
         scored = True
@@ -183,7 +197,7 @@ def check_pair(
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
             folders = [str(folder) for folder in variants.values()]
             auto, results = fields.get("device", "auto"), out_folder / "scores.json"
-            scored = run(console, err, folders, named, results, None, None, auto, None, not pair.video, [])
+            scored = run(console, err, folders, named, results, device=auto, images=not pair.video)
             result["scores"] = read_json(results)
         if as_json:
             say(json.dumps(finite(result), indent=1))

@@ -379,11 +379,11 @@ def rows(path: Path, mend: bool = True) -> list[Any]:
             raise ValueError("its last line is no row")
         if text and not end and _is_json(text):
             raise ValueError("its only line has no end")
-        found = [json.loads(line) for line in text[:end].splitlines()]
+        values = [json.loads(line) for line in text[:end].splitlines()]
     except RecursionError:
         raise ValueError(f"{path} is no file of rows of JSON: it nests too deep") from None
     except ValueError as error:
         raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
     if mend and end < len(text):
         os.truncate(path, end)
-    return found
+    return values

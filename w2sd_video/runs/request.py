@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import Refused, did_you_mean
-from ..hashing import sha256
+from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
 from ..settings import MOST_STEPS, WIDEST, Settings
 
@@ -197,11 +197,10 @@ class Request(Settings):
         for name in ("prompt", "weak_prompt"):
             try:
                 if (text := getattr(self, name)) is not None:
-                    parse(text)
+                    parse(text, name)
             except ValueError as error:
-                said = str(error).removeprefix("prompt: ")
                 way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
-                raise ValueError(f"{name}: {said}\n{way}") from None
+                raise ValueError(f"{error}\n{way}") from None
 
     def text(self, name: str) -> str | None:
         """A prompt (`prompt`, `weak_prompt`) as the models read it: in the words of the grammar, where there is one."""
@@ -296,8 +295,9 @@ def _is_there(argument: str, path: str) -> bool:
 
 def _hash(path: str) -> str:
     """Of a file's bytes; of a folder, of its files' in order of their names."""
-    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
-    return sha256(each for each in files if each.is_file())
+    if not os.path.isdir(path):
+        return sha256_of(Path(path))
+    return sha256(each for each in sorted(Path(path).iterdir()) if each.is_file())
 
 
 def _most_frames(motion_adapter: str) -> int:

@@ -19,15 +19,16 @@ from typing_extensions import TypedDict
 from .. import settings
 from ..documents import Unreadable, read_json
 from ..errors import Refused, shown
-from ..hashing import sha256
+from ..hashing import sha256_of
 from .request import Request
 
 FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
+IMPLIED = {"family": "animatediff-sdxl"}  # by requests of format 1, the first of which were made before other families
 
 
-def sidecar(request: Request, made: Mapping[str, Any]) -> str:
+def sidecar(request: Request, record: Mapping[str, Any]) -> str:
     """The text of a sidecar."""
-    data = {"format": FORMAT, "request": asdict(request), **made}
+    data = {"format": FORMAT, "request": asdict(request), **record}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -41,6 +42,7 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
     try:
         data = read_json(path)
         recorded, version = data["request"], data.get("format", 1)
+        recorded = {**IMPLIED, **recorded} if version == 1 else recorded
         needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
         unknown, missing = recorded.keys() - set(settings.names()), needed - recorded.keys()
     except (Unreadable, KeyError, TypeError, AttributeError):
@@ -81,20 +83,20 @@ def unlike(request: Request, other: Request) -> list[str]:
     if request == other:
         return []
     one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
-    shown = [each.pop("pictures") for each in (one, two)]
-    changed = {name for name in {**shown[0], **shown[1]} if shown[0].get(name) != shown[1].get(name)}
+    pictures = [each.pop("pictures") for each in (one, two)]
+    changed = {name for name in {**pictures[0], **pictures[1]} if pictures[0].get(name) != pictures[1].get(name)}
     return sorted(changed | {name for name in one if one[name] != two[name]}, key=[*one, *changed].index)
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Size in bytes, time of change in ns and SHA-256 of files and folders' files, by name (`FOLDER/FILE`)."""
-    found = {}
+    by_name = {}
     for path in paths:
         for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
             stat = file.stat()
-            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256([file])}
-            found[file.relative_to(path.parent).as_posix()] = of
-    return found
+            of = {"size": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256_of(file)}
+            by_name[file.relative_to(path.parent).as_posix()] = of
+    return by_name
 
 
 def check_files(
@@ -139,6 +141,6 @@ def _unlike_record(path: Path, of: Any, hashed: bool) -> str:
     now = path.stat()
     if now.st_size != size:
         return f"has {now.st_size} bytes, and its sidecar says {size}"
-    if (hashed or now.st_mtime_ns != modified) and sha256([path]) != recorded:
+    if (hashed or now.st_mtime_ns != modified) and sha256_of(path) != recorded:
         return "is not the file whose hash its sidecar has"
     return ""

@@ -37,8 +37,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    return found.images.astype(np.float32) / 16, found.target
+    digits = load_digits()
+    return digits.images.astype(np.float32) / 16, digits.target
 
 
 def enlarged(digits: np.ndarray) -> torch.Tensor:
@@ -55,8 +55,8 @@ def reduced(pictures: np.ndarray) -> np.ndarray:
 
 def pictures(digit: int, n: int) -> np.ndarray:
     """The data's n-th picture of a digit, counted round, as the model makes them: (1, 32, 32, 3) in `uint8`."""
-    found, labels = data()
-    chosen = found[labels == digit]
+    digits, labels = data()
+    chosen = digits[labels == digit]
     return _pixels(chosen[[n % len(chosen)]])
 
 
@@ -126,7 +126,7 @@ def train(trainer: MiniatureTrainer) -> None:
         force_upcast=False,
     ).to(device)
 
-    def shown(step: int) -> Batch:
+    def drawn(step: int) -> Batch:
         rng = trainer.rng(20, step)
         return {"which": torch.from_numpy(rng.integers(len(pictures), size=BATCH)), "seed": torch.tensor(_seed(rng))}
 
@@ -137,7 +137,7 @@ def train(trainer: MiniatureTrainer) -> None:
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return F.mse_loss(vae.decode(posterior.sample()).sample, x) + 1e-3 * kl
 
-    trainer.optimise("digits-vae", {vae: 2e-3}, shown, reconstruction, VAE_STEPS)
+    trainer.optimise("digits-vae", {vae: 2e-3}, drawn, reconstruction, VAE_STEPS)
     with torch.no_grad():
         latents = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(256)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
@@ -174,8 +174,8 @@ def train(trainer: MiniatureTrainer) -> None:
 
     trainer.optimise("digits", {transformer: 1e-3}, noised, loss, trainer.recipe.digits_steps)
     with whole({"digits": trainer.made / "digits"}) as staged:
-        made = pipeline(vae.to("cpu", torch.float16), transformer.to("cpu", torch.float16))
-        made.save_pretrained(staged["digits"])
+        finished = pipeline(vae.to("cpu", torch.float16), transformer.to("cpu", torch.float16))
+        finished.save_pretrained(staged["digits"])
 
 
 def _seed(rng: np.random.Generator) -> int:

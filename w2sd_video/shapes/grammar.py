@@ -72,8 +72,8 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def parse(prompt: str) -> Scene:
-    """Reads a prompt of the grammar.
+def parse(prompt: str, argument: str = "prompt") -> Scene:
+    """Reads a prompt of the grammar, which errors call as the argument is called.
 
     Raises:
         ValueError: the prompt is not in the grammar; says which word, and what could stand there.
@@ -86,7 +86,7 @@ def parse(prompt: str) -> Scene:
         near = difflib.get_close_matches(words[at], VOCABULARY, 1) if at < len(words) else []
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != words[at] else ""
         return ValueError(
-            f"prompt: {shown(prompt)} is outside the shapes world: at {got}, expected {expected}{hint}\n"
+            f"{argument}: {shown(prompt)} is outside the shapes world: at {got}, expected {expected}{hint}\n"
             f"It knows: {help_text()}"
         )
 
@@ -129,9 +129,9 @@ def parse(prompt: str) -> Scene:
         while len(things) < MOST_THINGS and take("and"):
             things.append(thing())
         if len({each.colour for each in things}) < len(things):
-            raise ValueError(f"prompt: {shown(prompt)}: the objects need different colours, to tell them apart")
+            raise ValueError(f"{argument}: {shown(prompt)}: the objects need different colours, to tell them apart")
         if relation in PASSING and things[0].direction not in (None, *MOVING):
-            raise ValueError(f"prompt: {shown(prompt)}: what is {relation} another object has to move")
+            raise ValueError(f"{argument}: {shown(prompt)}: what is {relation} another object has to move")
     background = None
     if take("on a"):
         background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]

@@ -11,7 +11,7 @@ import numpy as np
 from .. import tables
 from ..columns import Column
 from ..tables import Block, Items, Line, Marked, Paragraph, Table, Text
-from ..verdicts import LEVEL, Comparison, Values, compare, decide, mean
+from ..verdicts import LEVEL, NO_VERDICT, Comparison, Values, compare, decide, mean
 from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
@@ -19,13 +19,13 @@ OURS = ("w2sd", "w2sd-tuned")
 RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "raised", "auto-guidance", "best-of-3")
 
 
-def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:
+def _values(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
     """A column's values by prompt and seed; NaN where a video has none.
 
     `right (two objects)` is `right` of the prompts that have two.
     """
     values: dict[str, dict[str, float | None]] = {}
-    for n, row in made.items():
+    for n, row in rows.items():
         name = column.name
         if name.startswith("right ("):
             things = NUMBERS[name.removeprefix("right (").split()[0]]
@@ -35,39 +35,39 @@ def _values(made: Mapping[int, dict[str, Any]], column: Column) -> Values:
     return values
 
 
-def _by_method(found: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
     """Rows by method and number, without those that settings were tuned on."""
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in found:
+    for row in rows:
         if not row.get("tuning"):
             by_method.setdefault(row["method"], {})[row["n"]] = row
     return by_method
 
 
-def summarise(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
     """Of rows: by method and column the mean and interval, and its paired comparison with `strong`."""
-    by_method = _by_method(found)
+    by_method = _by_method(rows)
     others = [name for name in by_method if name not in ("strong", "rendered")]
     decided = _compared(by_method, [("strong", name) for name in others], columns)
     summary: dict[str, Any] = {}
-    for name, made in by_method.items():
-        first = made[min(made)]
+    for name, of_method in by_method.items():
+        first = of_method[min(of_method)]
         summary[name] = {
-            "samples": len(made),
-            "prompts": len({row["prompt"] for row in made.values()}),
+            "samples": len(of_method),
+            "prompts": len({row["prompt"] for row in of_method.values()}),
             "evaluations": first["evaluations"],
-            "seconds": float(np.mean([row["seconds"] for row in made.values()])),
-            "columns": {c.name: mean(c, _values(made, c)) for c in columns},
+            "seconds": float(np.mean([row["seconds"] for row in of_method.values()])),
+            "columns": {c.name: mean(c, _values(of_method, c)) for c in columns},
         }
         if against := {c.column: c for c in decided if c.group == name}:
             summary[name]["against strong"] = against
     return summary
 
 
-def rivalry(found: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
+def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
     """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
     its own."""
-    by_method = _by_method(found)
+    by_method = _by_method(rows)
     return _compared(by_method, [(rival, ours) for ours in OURS for rival in RIVALS], columns)
 
 
@@ -75,13 +75,13 @@ def _compared(
     by_method: Mapping[str, dict[int, dict]], against: Sequence[tuple[str, str]], columns: Sequence[Column]
 ) -> list[Comparison]:
     """Comparisons (base, group) of what is there, decided together."""
-    found = []
+    comparisons = []
     for base, group in against:
         if base in by_method and group in by_method:
             both = by_method[base], by_method[group]
-            each = (compare(c, base, group, *(_values(made, c) for made in both)) for c in columns)
-            found += [comparison for comparison in each if comparison]
-    return decide(found, {c.name: c for c in columns})
+            each = (compare(c, base, group, *(_values(rows, c) for rows in both)) for c in columns)
+            comparisons += [comparison for comparison in each if comparison]
+    return decide(comparisons, {c.name: c for c in columns})
 
 
 def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> list[Block]:
@@ -164,5 +164,5 @@ def _legend(summary: dict[str, Any], labels: dict[str, str]) -> Line:
     reasons: dict[str, list[str]] = {}
     for c in comparisons:
         if c.reason:
-            reasons.setdefault(c.reason.removeprefix("no verdict: "), []).append(f"{c.column} of {labels[c.group]}")
+            reasons.setdefault(c.reason.removeprefix(NO_VERDICT), []).append(f"{c.column} of {labels[c.group]}")
     return [*line, *(f" No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())]

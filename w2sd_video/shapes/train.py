@@ -57,9 +57,9 @@ from .world import Scene, forget, sample_scene
 # Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
 # them it is the prompt that says where things go, and no longer what can still be seen of the video.
 LATENT_STD = 0.5
-# Videos that a finished model's loss is measured on, and what they are drawn with: a key that no stage has.
+# Videos that a finished model's loss is measured on.
 HELD_OUT = 256
-UNSEEN = 256
+HELD_OUT_KEY = 256  # of their random numbers; stages have small ones
 # The share of the stage `decoder` that sees crops around the things; the rest sees whole frames.
 CROPPED = 0.3
 # In the last frames of a video a direction has become a place. The image stage sees these.
@@ -273,7 +273,7 @@ class Trainer(Denoising):
         self._plain(unet)
         losses = []
         for n in range(HELD_OUT):
-            rng = self.rng(UNSEEN, n)
+            rng = self.rng(HELD_OUT_KEY, n)
             scene = sample_scene(rng)
             video = torch.from_numpy((self._draw(scene, rng) * 255).round().astype(np.uint8))
             with self._autocast():

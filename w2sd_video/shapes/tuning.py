@@ -36,13 +36,13 @@ class Tuned:
     then: Callable[[dict[str, Any]], tuple[dict[str, Any], ...]] = lambda best: ()
 
 
-def tuned(asked: presets.Preset) -> dict[str, Tuned]:
+def tuned(preset: presets.Preset) -> dict[str, Tuned]:
     """The rows of a pair that are tuned, by name."""
-    steps, equal = asked.num_inference_steps, equal_steps(asked, 2.0)
+    steps, equal = preset.num_inference_steps, equal_steps(preset, 2.0)
     guidance: tuple[dict[str, Any], ...] = tuple({"guidance_scale": w} for w in GUIDANCE)
     # At guidance 1 a step takes one evaluation, so there are twice as many.
     costly = tuple(
-        each if (n := equal_steps(asked, each["guidance_scale"])) == equal else each | {"num_inference_steps": n}
+        each if (n := equal_steps(preset, each["guidance_scale"])) == equal else each | {"num_inference_steps": n}
         for each in guidance
     )
     lambdas = sorted({max(1, round(steps / 3)), max(1, round(2 * steps / 3))})
@@ -94,12 +94,12 @@ def name_of(name: str, setting: Mapping[str, Any]) -> str:
 
 
 def best(
-    name: str, each: Tuned, made: Callable[[dict[str, Row]], Mapping[str, Sequence[Mapping[str, float]]]]
+    name: str, each: Tuned, score: Callable[[dict[str, Row]], Mapping[str, Sequence[Mapping[str, float]]]]
 ) -> dict[str, Any]:
     """The setting of a row that is best.
 
     Args:
-        made: makes what is lacking of rows by name, and gives their scores.
+        score: makes what is lacking of rows by name, and gives their scores.
     """
     tried = list(each.first)
     scores: dict[str, tuple[float, ...]] = {}
@@ -107,7 +107,7 @@ def best(
     def choose() -> dict[str, Any]:
         wanted = {name_of(name, setting): Row(each.label, each.says | setting) for setting in tried}
         lacking = {key: row for key, row in wanted.items() if key not in scores}
-        for key, rows in made(lacking).items():
+        for key, rows in score(lacking).items():
             # An exact sum, in which the order of rows cannot matter.
             scores[key] = tuple(math.fsum(values) / len(rows) for values in zip(*map(_finite, rows), strict=True))
         return max(tried, key=lambda setting: scores[name_of(name, setting)])

@@ -1,4 +1,4 @@
-"""What `evaluate` is given, in one form: videos with their prompts and groups."""
+"""The inputs of `evaluate` in one form: videos with their prompts and groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACCEPTED = "give files, folders, globs, or videos in memory: arrays, tensors, li
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """The `videos` to score; the `arguments` that name files among them; and `prompts` by file name."""
 
     videos: list[Video]
@@ -26,7 +26,7 @@ class Given:
 
 def gather(
     videos: Any, prompts: Mapping[str, str] | Sequence[str] | None, images: bool, official: str | Path | None
-) -> Given:
+) -> Inputs:
     """What is to be scored; arguments as of `evaluate`.
 
     Raises:
@@ -39,10 +39,10 @@ def gather(
     named = [replace(video) for video in files if isinstance(video, Video)]  # to be hashed as they are now
     arguments = [each for each in files if not isinstance(each, Video)]
     by_name, held = _prompted(held, prompts, files=bool(files))
-    found = named + held + (find(arguments, by_name, images) if arguments or not held else [])
-    if not found:
+    every = named + held + (find(arguments, by_name, images) if arguments or not held else [])
+    if not every:
         raise Refused("videos", "", "give files, folders or globs of videos, or videos in memory")
-    return Given(found, arguments, by_name)
+    return Inputs(every, arguments, by_name)
 
 
 def _held(videos: Any, images: bool) -> tuple[list[Any], list[Video]]:
@@ -88,16 +88,16 @@ def _prompted(
     return None, [replace(video, prompt=text) for video, text in zip(held, texts, strict=True)]
 
 
-def listed(argument: str, given: Any, *kinds: type) -> list[Any]:
+def listed(argument: str, value: Any, *kinds: type) -> list[Any]:
     """Paths as a list, in which a single one stands for itself.
 
     Raises:
         Refused: something else is given.
     """
-    if isinstance(given, (str, Path, *kinds)):
-        return [given]
-    listed = list(given) if isinstance(given, Iterable) else [given]
-    for each in listed:
+    if isinstance(value, (str, Path, *kinds)):
+        return [value]
+    paths = list(value) if isinstance(value, Iterable) else [value]
+    for each in paths:
         if not isinstance(each, (str, Path, *kinds)):
             raise Refused(argument, each, ACCEPTED if Video in kinds else "give files, folders or globs")
-    return listed
+    return paths

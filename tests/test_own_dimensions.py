@@ -1,0 +1,71 @@
+"""Dimensions of one's own whose code fails: said, and the rest is scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from w2sd_video.eval.dimensions import Dimension
+from w2sd_video.eval.evaluate import Scores, evaluate
+
+from w2sd_video.errors import out_of_memory
+
+FRAMES = np.zeros((1, 3, 8, 8, 3), np.uint8)
+
+
+class Own(Dimension):
+    name = "own"
+
+    def score(self, video, reader):
+        while (yield) is not None:
+            pass
+        return 1.0
+
+
+def scored(own: Dimension) -> Scores:
+    return evaluate(FRAMES, [own, "clipped"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such layer\nand more"), KeyError("layer"), ZeroDivisionError()])
+def test_one_that_cannot_be_loaded_is_skipped_with_the_reason(error):
+    class Unloadable(Own):
+        def load(self, paths, device):
+            raise error
+
+    scores = scored(Unloadable())
+    (skipped,) = scores.skipped
+    assert skipped.name == "own" and skipped.reason.startswith(f"it cannot be loaded: {type(error).__name__}: ")
+    assert "more" not in skipped.reason and [list(of) for of in scores.of.values()] == [["clipped"]]
+
+
+def test_one_for_which_there_is_no_memory_ends_the_run_as_any_other():
+    class Large(Own):
+        def load(self, paths, device):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        scored(Large())
+
+
+def test_one_that_goes_on_after_the_last_frame_has_no_score_and_that_is_said():
+    class Endless(Own):
+        def score(self, video, reader):
+            while True:
+                yield
+
+    scores = scored(Endless())
+    assert [(name, said) for _, name, said in scores.problems] == [("own", "it gave no score after the last frame")]
+
+
+@pytest.mark.parametrize(
+    "error, is_one",
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, is_one):
+    assert out_of_memory(error) == is_one
