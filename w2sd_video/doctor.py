@@ -111,7 +111,7 @@ def find(reference: str, role: str) -> str:
         source = resolve(reference, role)
     except WeightsNotFound as error:
         if reference.startswith("package:"):
-            return str(error).partition(": ")[2]
+            return error.what
         return "missing: put it there; `w2sd-video presets NAME` says where it comes from"
     except Refused as error:
         return str(error)

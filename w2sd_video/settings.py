@@ -405,9 +405,18 @@ def names(cls: type = Settings) -> list[str]:
     return validation.names(cls)
 
 
+def whole(argument: str) -> str:
+    """The setting that an error's argument is, or is a part of: `controlnet` of `controlnet.strong`."""
+    if argument.startswith("option of "):
+        return "options"
+    name = argument.partition(".")[0]
+    parts = {"lora": "adapters", "image_encoder": "ip_adapter", "schedules": "scheduler"}
+    return parts.get(name, name)
+
+
 def option(argument: str) -> str:
     """The command line's name for an argument, or a part of one, as in `controlnet.strong`; else its own."""
-    whole = "options" if argument.startswith("option of ") else argument.partition(".")[0]
-    if whole in names() and (options := of(whole).options):
+    name = whole(argument)
+    if name in names() and (options := of(name).options):
         return options[0].partition("/")[0]
     return argument

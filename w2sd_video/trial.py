@@ -99,7 +99,7 @@ def check_there(preset: presets.Preset) -> None:
         if not state.startswith(("shipped", "found")):
             missing.append(f"{role} {model}: {state}")
     if missing:
-        raise WeightsNotFound(f"preset {preset.name}: its weights are not all here: " + "; ".join(missing))
+        raise WeightsNotFound(f"preset {preset.name}:", f"its weights are not all here: {'; '.join(missing)}")
 
 
 def _request(preset: presets.Preset, device: str | None, picture: Path) -> Request:

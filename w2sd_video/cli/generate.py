@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Container, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,13 +25,13 @@ from rich.progress import (
 )
 
 from .. import plugins, presets, runs, settings
-from ..errors import Refused
+from ..errors import Named, Refused
 from ..generate import Made, conflicts
 from ..generate import generate as make
 from ..runs import Request
 from ..sampling import differences, weak_arm
 from ..settings import METHOD, MODELS, SIZE, VIDEOS
-from ..terminal import MACHINE, PATH, err, messages, number, out, quiet, say
+from ..terminal import PATH, err, messages, number, out, quiet, say
 from .options import (
     MOST_REQUESTS,
     OUTPUT,
@@ -146,14 +146,13 @@ def generate(
     Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
     """
     prompts = [*(prompts or []), *(prompt or [])]
-    with messages():
+    with messages(context) as flags:
         refuse_empty(context)
         if size is not None:
             if fields.keys() & {"height", "width"}:
                 raise Refused("--size", size, "give it, or --height and --width")
-            if not 8 <= size <= settings.WIDEST or size % 8:
-                raise Refused("--size", size, f"give a multiple of 8, from 8 to {settings.WIDEST}")
             fields |= {"height": size, "width": size}
+            flags |= {"height": "--size", "width": "--size"}
         loras = [*fields.pop("adapters", []), *([lora_path] if lora_path else [])]
         fields = read_fields(fields)
         method = fields.get("method")
@@ -201,6 +200,8 @@ def generate(
             alone = not fields.keys() & {"weak", "weak_motion_adapter"}
             if named := adapters(loras, pair, scales, alone):
                 fields["adapters"] = named
+                flags |= {f"adapters.{name}.{arm}": f"--{arm}_lora_scale" for name in named for arm in scales}
+                flags |= {"adapters": "--lora_path"} if loras == [lora_path] else {}
             fields["variant"] = variants[0] if variants else "w2sd"
             texts = read_prompts(prompts, prompts_file, kind)
             if len(texts) * len(seeds) > MOST_REQUESTS:
@@ -210,7 +211,20 @@ def generate(
             requests = _requests(texts, seeds, fields, refiner)
             if idle := _without_effect(requests[0], fields, "weak" in scales):
                 err.print(escape(f"Note: {idle}"))
-        sample(requests, out_folder, formats, overwrite, before, verify)
+        with _of_sidecar(again, fields) if again else presets.naming(pair, fields):
+            sample(requests, out_folder, formats, overwrite, before, verify)
+
+
+@contextmanager
+def _of_sidecar(path: Path, overrides: Container[str]) -> Iterator[None]:
+    """Errors inside that are of a sidecar's request say so, but for those of settings that are replaced."""
+    try:
+        yield
+    except Named as error:
+        name = settings.whole(error.argument)
+        if not error.origin and name in settings.names() and name not in overrides:
+            error.origin = f"--from: {path}: its request's"
+        raise
 
 
 def _again(
@@ -237,12 +251,8 @@ def _again(
         was = f"{request.method}{f', SHA-256 {request.method_sha256}' if request.method_sha256 else ''}"
         raise Refused("method", file.name, f"it is not the method of the sidecar: {was}")
     request = replace(request, **fields)
-    try:
+    with _of_sidecar(sidecar, fields):
         request.check()
-    except (ValueError, OSError) as error:
-        if getattr(error, "argument", None) in fields or getattr(error, "errno", None) in MACHINE:
-            raise
-        raise ValueError(f"--from: {sidecar}: its request's {error}") from None
     check_kind(request, kind, "--from", str(sidecar))
     for path, what in runs.check_files(sidecar.parent, before, hashed=True).items():
         if os.path.lexists(path):

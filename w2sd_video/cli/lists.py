@@ -111,6 +111,7 @@ def _show_plugins(
 
 
 def doctor(
+    context: typer.Context,
     trial: Annotated[
         str | None,
         typer.Option("--try", metavar="PRESET", help="Try this preset's weights, two small steps, and write a report."),
@@ -125,7 +126,7 @@ def doctor(
     With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
     half precision against float32, seconds and memory; in one report to send to the project.
     """
-    with messages():
+    with messages(context):
         as_json = wants_json(form)
         if trial is not None:
             _try(trial, path, device, overwrite, as_json)
@@ -161,7 +162,8 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
     trial.check_there(preset)
     runs.writable(path.parent)
     quiet()
-    results = trial.run(preset, device, lambda line: err.print(line, markup=False))
+    with presets.naming(preset, {"device": device}):
+        results = trial.run(preset, device, lambda line: err.print(line, markup=False))
     trial.write(path, results)
     for check in results["checks"]:
         err.print(f"{trial.verdict(check)}: {check['check']}{trial.numbers(check)}", markup=False)

@@ -142,7 +142,7 @@ def check_pair(
 
     Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
     """
-    with messages():
+    with messages(context):
         refuse_empty(context)
         console = err if (as_json := wants_json(form)) else out
         if control is not None and not videos:
@@ -161,7 +161,7 @@ def check_pair(
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
         runs.writable(out_folder)
         if loras := fields.pop("adapters", []):
-            pair = replace(pair, adapters=adapters(loras, pair, {}, alone="weak" not in fields))
+            fields["adapters"] = adapters(loras, pair, {}, alone="weak" not in fields)
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
         if videos and pair.refine:
             data = _refined(data, pair, fields)
@@ -175,11 +175,12 @@ def check_pair(
         if variants:
             free(out_folder / "scores.json")
         quiet()
-        result = _ask(requests, data, out_folder, console)
-        scored = True
-        if dimensions != "none":
+        with presets.naming(pair, fields):
+            result = _ask(requests, data, out_folder, console)
             for variant, folder in variants.items():
                 sample(batches[variant], folder, ["mp4"], False, None, way="Give another --out", to=console)
+        scored = True
+        if dimensions != "none":
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
             folders = [str(folder) for folder in variants.values()]
             auto, results = fields.get("device", "auto"), out_folder / "scores.json"

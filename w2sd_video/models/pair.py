@@ -129,7 +129,7 @@ class Pair:
         kind = getattr(diffusers, str(config.get("_class_name", "DDIMScheduler")), None)
         if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
             raise WeightsError(
-                f"{self.strong.source} has a scheduler {config['_class_name']!r}, which diffusers has not."
+                self.strong.source, f"has a scheduler {config['_class_name']!r}, which diffusers has not."
             )
         with self.explained():
             own: Any = kind.from_config(config)  # type: ignore[attr-defined]

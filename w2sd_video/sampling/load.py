@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -54,7 +53,11 @@ def load(request: Request) -> dict[str, Pipeline]:
             alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
             pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
         except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
-            raise type(error)(re.sub(r"^strong: ", "weak: ", str(error))) from error
+            names = {"strong": "weak"}
+            if request.weak_motion_adapter is not None:
+                names["motion_adapter"] = "weak_motion_adapter"
+            error.argument = names.get(error.argument, error.argument)
+            raise
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():

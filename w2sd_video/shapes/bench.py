@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import presets
+from ..errors import ArgumentError
 from ..runs import VARIANTS, Request, rows, whole, writable
 from ..sampling import load, sample
 from .pairs import sample_of, score
@@ -148,7 +149,8 @@ def run(
     for name, row in wanted.items():
         arguments = said(name, row, settings)
         if any(each.get("arguments") != arguments for (method, _), each in made.items() if method == name):
-            raise ValueError(f"out: {out} holds {name} made with other settings than {arguments}; take another file")
+            made_with = f"{out} holds {name} made with other settings than {arguments}"
+            raise ArgumentError("out", f"{made_with}; take another file")
         left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in made]
         progress(name, len(prompts) - len(left))
         for first in range(0, len(left), TOGETHER):
@@ -275,11 +277,12 @@ def read(path: Path, pair: str) -> list[Any]:
         else:
             found = rows(path)
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"out: {error}") from None
+        raise ArgumentError("out", f"{error}") from None
     if not all(map(_is_row, found)):
-        raise ValueError(f"out: {path} holds rows that are not of this command; take another file")
+        raise ArgumentError("out", f"{path} holds rows that are not of this command; take another file")
     if others := {row["pair"] for row in found} - {pair}:
-        raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; take another file")
+        holds = f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}"
+        raise ArgumentError("out", f"{holds}; take another file")
     return found
 
 

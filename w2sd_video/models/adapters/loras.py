@@ -57,7 +57,7 @@ def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: M
         folder = source.path / (subfolder or "")
         if weight_name:
             if not (folder / weight_name).is_file():
-                raise WeightsNotFound(f"{source} has no file {inside!r}.")
+                raise WeightsNotFound(source, f"has no file {inside!r}.")
             return replace(source, path=folder / weight_name)
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         return replace(source, path=folder / _chosen(source, names))
@@ -86,7 +86,7 @@ def _listed(source: Source, prefix: str, hub: Mapping[str, Any]) -> list[str]:
             names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
         except (OSError, ValueError) as error:
             command = f"hf download {source.repository}"
-            raise WeightsNotFound(f"{source} is not on this machine. Get it with\n  {command}") from error
+            raise WeightsNotFound(source, f"is not on this machine. Get it with\n  {command}") from error
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
@@ -98,8 +98,8 @@ def _chosen(source: Source, names: Iterable[str]) -> str:
         if len(few) == 1:
             return few[0]
     if not weights:
-        raise WeightsNotFound(f"{source} holds no file of weights ({', '.join(SUFFIXES)}).")
-    raise WeightsError(f"{source} holds {len(weights)} files of weights: name one, such as {weights[0]!r}.")
+        raise WeightsNotFound(source, f"holds no file of weights ({', '.join(SUFFIXES)}).")
+    raise WeightsError(source, f"holds {len(weights)} files of weights: name one, such as {weights[0]!r}.")
 
 
 def lora(given: Any, networks: Networks, convert: Any, source: Source | None = None) -> Any:
@@ -137,18 +137,20 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
         else:
             wrong.append(original)
     if (wrong or not placed) and (said_of_width := _other_width(tensors, modules)):
-        raise WeightsError(f"{named} {said_of_width}")
+        raise WeightsError(named, f"{said_of_width}")
     if wrong:
         raise WeightsError(
-            f"{named} is made for another model: {len(wrong)} of its {what} have another width than the model's layers,"
-            f" {wrong[0][:150]!r} first."
+            named,
+            f"is made for another model: {len(wrong)} of its {what} have another width than the model's layers,"
+            f" {wrong[0][:150]!r} first.",
         )
     denoiser = type(next(iter(networks.values()))).__name__
     if not placed:
         first = f", {left[0][:150]!r} first" if left else ""
         raise WeightsError(
-            f"{named} does not fit this model: none of its {len(left)} {what} has a place in {denoiser} or its text"
-            f" encoders{first}."
+            named,
+            f"does not fit this model: none of its {len(left)} {what} has a place in {denoiser} or its text"
+            f" encoders{first}.",
         )
     if left:
         logger.warning(
@@ -183,8 +185,9 @@ def _check_kind(named: Any, tensors: Tensors) -> None:
             name for name in tensors if re.search(rf"\.{re.escape(kind)}({'' if kind[-1] in '_w' else '$|[.]'})", name)
         ]:
             raise WeightsError(
-                f"{named} holds {len(of)} weights of {what}, {of[0][:150]!r} first, which is not supported. Accepted:"
-                " LoRA and LoCon."
+                named,
+                f"holds {len(of)} weights of {what}, {of[0][:150]!r} first, which is not supported. Accepted:"
+                " LoRA and LoCon.",
             )
 
 
@@ -260,7 +263,7 @@ def _peft_scale(source: Source | None) -> float:
     alpha: Any = said.get("lora_alpha")
     rank: Any = said.get("r")
     if said.get("alpha_pattern") or said.get("rank_pattern") or said.get("use_rslora"):
-        raise WeightsError(f"{source} has scales of its layers in adapter_config.json, which is not supported.")
+        raise WeightsError(source, "has scales of its layers in adapter_config.json, which is not supported.")
     return alpha / rank if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank else 1.0
 
 
