@@ -56,6 +56,8 @@ CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_cont
 TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
+# The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
+METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
 
@@ -398,6 +400,11 @@ def of(name: str, cls: type = Settings) -> Setting:
 def number(name: str, cls: type = Settings) -> type[int] | type[float] | None:
     """`int` or `float` where a setting is a number."""
     return validation.number(name, cls)
+
+
+def words(name: str, cls: type = Settings) -> list[str]:
+    """The texts that a setting accepts, where its type lists them; else none."""
+    return validation.words(name, cls)
 
 
 def names(cls: type = Settings) -> list[str]:

@@ -41,6 +41,7 @@ from .options import (
     read_fields,
     read_prompts,
     refuse_empty,
+    words,
 )
 
 DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
@@ -114,6 +115,7 @@ def generate(
         option(
             METHOD,
             "Refine prompts, of which the weak arm keeps the raw ones: shapes, or a language model's folder or hub id.",
+            **words("shapes"),
         ),
     ] = None,
     size: Annotated[int | None, option(SIZE, "Height and width.", parser=number(int), metavar="N")] = None,

@@ -16,7 +16,7 @@ from .. import plugins, presets, runs
 from ..documents import finite
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
-from .options import FORMAT, wants_json
+from .options import DEVICES, FORMAT, wants_json, words
 
 
 def show_presets(
@@ -114,10 +114,17 @@ def doctor(
     context: typer.Context,
     trial: Annotated[
         str | None,
-        typer.Option("--try", metavar="PRESET", help="Try this preset's weights, two small steps, and write a report."),
+        typer.Option(
+            "--try",
+            metavar="PRESET",
+            autocompletion=presets.names,
+            help="Try this preset's weights, two small steps, and write a report.",
+        ),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="The report (default: trial-PRESET.md).", **PATH)] = None,
-    device: Annotated[str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.", **words(*DEVICES))
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:

@@ -11,17 +11,40 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .. import presets, runs, settings
+from .. import plugins, presets, runs, settings
 from ..documents import read_text
 from ..errors import Refused
 from ..settings import SCALED, Scaled
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"
+# Those that `levels.check_scheduler` accepts, known here without torch.
+SCHEDULERS = (
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
 MOST_SEEDS = 10_000
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt", "prompt")  # options that may be an empty text
-FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+
+def words(*known: str) -> dict[str, Any]:
+    """Of an option: what a shell completes its value to."""
+    return {"autocompletion": lambda: list(known)}
+
+
+def dimension_names(incomplete: str) -> list[str]:
+    """What a shell completes names of dimensions to, with commas between: the last of them."""
+    from ..eval.dimensions import known
+
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in known()]
+
+
+FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.", **words("text", "json"))
 
 
 def wants_json(form: str) -> bool:
@@ -58,10 +81,29 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def _schedules(context: typer.Context) -> list[str]:
+    return list(presets.load(context.params.get("preset") or presets.DEFAULT).schedules)
+
+
+# What a shell completes values of settings to, beside those whose types list them.
+COMPLETED: dict[str, Callable[..., list[str]]] = {
+    "method": lambda: [*settings.METHODS, *plugins.names("method", settings.METHODS)],
+    "scheduler": lambda: list(SCHEDULERS),
+    "schedule": _schedules,
+    "inversion": lambda: ["x_s", "x_t"],
+    "weak_routing": lambda: ["worst"],
+    "device": lambda: list(DEVICES),
+}
+
+
 def _parameter(name: str, of: type) -> inspect.Parameter:
     """A setting as an option of a command: None where it is not given."""
     about, kind = settings.of(name, of), settings.number(name, of)
     more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
+    if listed := settings.words(name, of):
+        more |= words(*listed)
+    elif name in COMPLETED:
+        more |= {"autocompletion": COMPLETED[name]}
     if kind:
         more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
     value: Any = list[str] if name in REPEATED else kind or (bool if "/" in about.options[0] else str)

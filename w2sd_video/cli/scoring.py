@@ -19,7 +19,20 @@ from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import PATH, err, messages, out, quiet, say
 from .generate import confirm_writable, refine_prompts, sample
-from .options import FORMAT, OUTPUT, adapters, option, refuse_empty, wants_json, with_settings
+from .options import (
+    DEVICES,
+    FORMAT,
+    OUTPUT,
+    adapters,
+    dimension_names,
+    option,
+    refuse_empty,
+    wants_json,
+    with_settings,
+    words,
+)
+
+FORMATS = ("text", "json", "markdown", "latex")
 
 
 def evaluate(
@@ -34,7 +47,8 @@ def evaluate(
     dimensions: Annotated[
         str,
         typer.Option(
-            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME."
+            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME.",
+            autocompletion=dimension_names,
         ),
     ] = "six",
     out_file: Annotated[
@@ -46,9 +60,10 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", **words(*DEVICES))] = "auto",
     backend: Annotated[
-        str, typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.")
+        str,
+        typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.", **words("own", "official")),
     ] = "own",
     official_python: Annotated[
         str, typer.Option(help="The Python of the environment that has VBench's package.")
@@ -67,7 +82,11 @@ def evaluate(
     ] = None,
     form: Annotated[
         str,
-        typer.Option("--format", help="text (or table); or on stdout json, or the tables as markdown or latex."),
+        typer.Option(
+            "--format",
+            help="text (or table); or on stdout json, or the tables as markdown or latex.",
+            **words(*FORMATS),
+        ),
     ] = "text",
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
@@ -79,7 +98,7 @@ def evaluate(
         from ..eval.dimensions import named_by_user
 
         form = "text" if form == "table" else form
-        if form not in ("text", "json", "markdown", "latex"):
+        if form not in FORMATS:
             raise Refused("--format", form, "give text, json, markdown or latex")
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
@@ -131,7 +150,8 @@ def check_pair(
         str | None,
         typer.Option(
             help="What to score by, as for `eval` (default: the pair's judge, or six or images; and clipped); none:"
-            " do not sample."
+            " do not sample.",
+            autocompletion=dimension_names,
         ),
     ] = None,
     out_folder: Annotated[Path, option(OUTPUT, "The folder to write to.", "--out", **PATH)] = Path("pair"),
