@@ -19,6 +19,7 @@ from w2sd_video import arms
 from w2sd_video.hook import Conditioning
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
+from w2sd_video.settings import most_reflected
 
 from .weak_arm import WeakArm, batch_size
 
@@ -64,14 +65,24 @@ class Checks(WeakArm):
         if not custom and (not is_of(steps, int) or steps < 1):
             raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
 
+    def _check_first_noise(self, asked: dict[str, Any]) -> None:
+        """Refuse a scheduler that the stock pipeline cannot draw its first noise for."""
+        if "prompt" in asked and not hasattr(self.scheduler, "init_noise_sigma"):
+            raise ValueError(
+                f"`scheduler` is a {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
+                " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
+                " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
+            )
+
     def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         """Refuse what cannot be done under the method, and return the number of steps."""
         self._check_inputs(asked)
-        denoiser = getattr(self, self._denoiser)
+        denoiser = getattr(self, self.denoiser_name)
         if denoiser.config.get("time_cond_proj_dim") is not None:
             raise ValueError(
-                f"`{self._denoiser}` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
-                " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one without it."
+                f"`{self.denoiser_name}` embeds its guidance scale (`time_cond_proj_dim` is set, as in"
+                " guidance-distilled models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one"
+                " without it."
             )
         self._check_weak(asked)
         sizes = [n for n in ("negative_original_size", "negative_target_size") if asked.get(n) is not None]
@@ -83,13 +94,12 @@ class Checks(WeakArm):
         check_scheduler(self.scheduler, convention=method.convention)
         num_steps, last = self._steps(asked)
         lam = method.reflection_steps
-        if lam is not None and lam > num_steps:
-            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
-        if method.convention == "published" and lam is not None and lam > num_steps - 1:
-            raise ValueError(
-                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
-                f" which cannot reflect the last step, but is {lam}."
-            )
+        most = most_reflected(num_steps, method.convention)
+        if lam is not None and lam > most:
+            limit = f"the number of steps, {num_steps}"
+            if lam <= num_steps:
+                limit = f"{most} under `convention={method.convention!r}`, which cannot reflect the last step"
+            raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
         if method.inverts and method.reflects(num_steps - 1, num_steps):
             check_invertible(last)
         method.check((1, 1, 1, 1, 1) if "num_frames" in asked else (1, 1, 1, 1))
@@ -138,7 +148,7 @@ class Checks(WeakArm):
 
     def _check_weak(self, asked: dict[str, Any]) -> None:
         """The two denoisers see the same latents."""
-        name = self._denoiser
+        name = self.denoiser_name
         strong, weak = getattr(self, name), getattr(self, f"weak_{name}")
         if weak is None:
             return
@@ -157,7 +167,7 @@ class Checks(WeakArm):
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
         """Refuse scales of what the weak arm does not have."""
         network = self._weak_arm(method)
-        where = self._denoiser if network is getattr(self, self._denoiser) else f"weak_{self._denoiser}"
+        where = self.denoiser_name if network is getattr(self, self.denoiser_name) else f"weak_{self.denoiser_name}"
         loras = scales["weak_adapter_scales"]
         if loras is not None:
             there = arms.adapters(network)
@@ -192,9 +202,9 @@ class Checks(WeakArm):
     def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
         """What to say of a LoRA that the weak arm does not have."""
         accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
-        if where != self._denoiser and name in arms.adapters(getattr(self, self._denoiser)):
+        if where != self.denoiser_name and name in arms.adapters(getattr(self, self.denoiser_name)):
             return (
-                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self._denoiser}`, the strong arm's"
+                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self.denoiser_name}`, the strong arm's"
                 f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
                 f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
             )

@@ -17,21 +17,21 @@ from w2sd_video.methods import Method
 class WeakArm(DiffusionPipeline):
     """A stock pipeline's weak arm. Part of `Reflection`; not used alone."""
 
-    _stock: ClassVar[type[DiffusionPipeline]]
-    _denoiser: ClassVar[str]
+    stock: ClassVar[type[DiffusionPipeline]]
+    denoiser_name: ClassVar[str]
     _weak_components: ClassVar[tuple[str, ...]]
 
     def _weak_network(self, method: Method | None) -> nn.Module | None:
-        return None if method is None or method.one_model else getattr(self, f"weak_{self._denoiser}")
+        return None if method is None or method.one_model else getattr(self, f"weak_{self.denoiser_name}")
 
     def _weak_arm(self, method: Method) -> Any:
         """The network that the weak arm is evaluated by."""
         weak = self._weak_network(method)
-        return getattr(self, self._denoiser) if weak is None else weak
+        return getattr(self, self.denoiser_name) if weak is None else weak
 
-    def _networks(self) -> list[nn.Module]:
+    def denoisers(self) -> list[nn.Module]:
         """The denoisers, strong and weak."""
-        names = (self._denoiser, f"weak_{self._denoiser}")
+        names = (self.denoiser_name, f"weak_{self.denoiser_name}")
         return [network for name in names if (network := getattr(self, name)) is not None]
 
     def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:

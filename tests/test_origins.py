@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from w2sd_video import presets
 from w2sd_video.cli import app
-from w2sd_video.errors import WeightsNotFound
+from w2sd_video.errors import NotFinite, WeightsNotFound
 from w2sd_video.runs import Refused, Request, sidecar
+from w2sd_video.terminal import messages
 
 PROMPT = "a red circle moving right"
 SMALL = ["--steps", "2", "--frames", "2"]
@@ -123,3 +125,12 @@ def test_a_sidecar_names_its_file_and_field_and_no_option(tmp_path):
     Path("v.json").write_text(json.dumps(record))
     says = "Error: --from: v.json: its request's options: {'cap': -1} is not accepted; `cap` has to be"
     assert run("generate", "--from", "v.json").startswith(says)
+
+
+def test_frames_that_are_not_finite_are_answered_with_options_on_the_command_line_alone(capsys):
+    with pytest.raises(typer.Exit) as end, messages():
+        raise NotFinite("a-video w2sd: frames of the autoencoder", "give dtype float32, or another vae")
+    assert end.value.exit_code == 1
+    assert "not finite; give --dtype float32, or another autoencoder by --vae" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -69,7 +69,15 @@ class WeightsNotFound(OfWeights, FileNotFoundError):
 
 
 class NotFinite(FloatingPointError):
-    """Frames whose values are not finite, which would be black."""
+    """Frames whose values are not finite, which would be black.
+
+    Attributes:
+        frames: which, in words.
+    """
+
+    def __init__(self, frames: str, way: str = "decode in torch.float32, or with another autoencoder"):
+        self.frames = frames
+        super().__init__(f"{frames} have values that are not finite; {way}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -60,6 +60,13 @@ MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
+# The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
+# strong model's alone.
+SCALES = {"adapters": (0.8, -1.5), "controlnet": (1.0, 0.0), "ip_adapter": (0.6, 0.0)}
+
+
+def _scales(name: str) -> str:
+    return ", ".join(f"{scale:g}" for scale in SCALES[name])
 
 
 def _as_dict(value: object) -> object:
@@ -173,8 +180,8 @@ class Pair:
     adapters: Annotated[
         Adapters,
         Setting(
-            "A LoRA, and its scales in the two arms (0.8, -1.5; beside another weak model 0.8, 0), in place of the"
-            " preset's; can be given again.",
+            f"A LoRA, and its scales in the two arms ({_scales('adapters')}; beside another weak model"
+            f" {SCALES['adapters'][0]:g}, 0), in place of the preset's; can be given again.",
             ("--lora",),
             MODELS,
             families=TEXTUAL,
@@ -185,7 +192,7 @@ class Pair:
     controlnet: Annotated[
         ScaledModel | None,
         Setting(
-            "A ControlNet, and its scales in the two arms (1, 0).",
+            f"A ControlNet, and its scales in the two arms ({_scales('controlnet')}).",
             ("--controlnet",),
             MODELS,
             families=CONTROLLED,
@@ -196,7 +203,7 @@ class Pair:
     ip_adapter: Annotated[
         PicturedModel | None,
         Setting(
-            "An IP-Adapter's file, and its scales in the two arms (0.6, 0).",
+            f"An IP-Adapter's file, and its scales in the two arms ({_scales('ip_adapter')}).",
             ("--ip-adapter",),
             MODELS,
             families=TEXTUAL,
@@ -390,6 +397,11 @@ class Settings(Pair):
             "SHA-256 of the file, where the method is a file's, FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"
         ),
     ] = None
+
+
+def most_reflected(num_steps: int, convention: str) -> int:
+    """The most steps that can reflect: the inverse of the published code has no level for the last one."""
+    return num_steps - (convention == "published")
 
 
 def of(name: str, cls: type = Settings) -> Setting:

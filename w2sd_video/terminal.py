@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from . import settings
 from .documents import parse_yaml, words_as_booleans
-from .errors import Named, Refused, shown
+from .errors import Named, NotFinite, Refused, shown
 
 # Errors of the machine, not of what the user gave.
 MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
@@ -131,6 +131,9 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
         _fail(str(error), 2)
     except ModuleNotFoundError as error:
         _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
+    except NotFinite as error:
+        way = "give --dtype float32, or another autoencoder by --vae"
+        _fail(f"{error.frames} have values that are not finite; {way}", 1)
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from .documents import finite
 from .errors import WeightsNotFound
 from .hashing import sha256
 from .models.sources import cached, resolve
+from .provenance import files_of
 from .runs import Request
 from .sampling import arguments, load, scheduler
 
@@ -192,7 +193,7 @@ _NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "me
 def _stock(pipe: Reflection) -> Any:
     """The stock pipeline over the same components."""
     kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
-    return pipe._stock(**kept)
+    return pipe.stock(**kept)
 
 
 def _compare(made: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
@@ -245,7 +246,7 @@ def files(pipe: Any, request: Request) -> list[Row]:
     For a file in the hub's cache, `published` is the SHA-256 by which the hub knows it. For others it is not known
     here: compare it with what the site says that the file is from.
     """
-    of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in getattr(part, "_w2sd_files", ())]
+    of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in files_of(part)]
     for role, model in request.models.items():  # LoRAs and IP-Adapters are no components
         source = resolve(model, role.partition(".")[0])
         path = source.path or (cached(source, None, source.inside) if source.inside else None)

@@ -14,7 +14,7 @@ import typer
 from .. import plugins, presets, runs, settings
 from ..documents import read_text
 from ..errors import Refused
-from ..settings import SCALED, Scaled
+from ..settings import SCALED, SCALES, Scaled
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"
@@ -76,8 +76,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "inversion": _inversion,
     "weak_routing": _routing,
     "options": read_settings,
-    "controlnet": lambda text: read_scaled("--controlnet", text, 1.0, 0.0),
-    "ip_adapter": lambda text: read_scaled("--ip-adapter", text, 0.6, 0.0),
+    "controlnet": lambda text: read_scaled("--controlnet", text, *SCALES["controlnet"]),
+    "ip_adapter": lambda text: read_scaled("--ip-adapter", text, *SCALES["ip_adapter"]),
 }
 
 
@@ -203,9 +203,11 @@ def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], a
     option, scale = next(((f"--{arm}_lora_scale", x) for arm, x in scales.items()), ("", 0.0))
     if scales and not (loras or named):
         raise Refused(option, scale, f"preset {pair.name} has no LoRA: name one by --lora")
-    weak = -1.5 if alone and pair.weak is None and pair.weak_motion_adapter is None else 0.0
+    strong, weak = SCALES["adapters"]
+    if not alone or pair.weak is not None or pair.weak_motion_adapter is not None:
+        weak = 0.0
     for text in loras:
-        each = read_scaled("--lora", text, 0.8, weak)
+        each = read_scaled("--lora", text, strong, weak)
         if scales and text != each["model"]:
             raise Refused(option, scale, f"--lora {text} says its scale already")
         name = each["model"]

@@ -18,7 +18,7 @@ from ..errors import Refused
 from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import PATH, err, messages, out, quiet, say
-from .generate import confirm_writable, refine_prompts, sample
+from .generate import confirm_writable, sample
 from .options import (
     DEVICES,
     FORMAT,
@@ -31,6 +31,7 @@ from .options import (
     with_settings,
     words,
 )
+from .requests import refine_prompts
 
 FORMATS = ("text", "json", "markdown", "latex")
 
@@ -162,6 +163,7 @@ def check_pair(
 
     Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
     """
+    # Long, because its options are declared here, and what it does is one thing after another.
     with messages(context):
         refuse_empty(context)
         console = err if (as_json := wants_json(form)) else out
@@ -186,30 +188,37 @@ def check_pair(
         if videos and pair.refine:
             data = _refined(data, pair, fields)
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
-        sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
-        variants = {variant: out_folder / variant for variant in sampled}
-        batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
+        batches = {} if dimensions == "none" else _batches(requests, out_folder)
         check.writable(out_folder)
-        for variant, folder in variants.items():
-            confirm_writable(batches[variant], folder, ["mp4"], False, way="Give another --out")
-        if variants:
+        for folder, batch in batches.items():
+            confirm_writable(batch, folder, ["mp4"], False, way="Give another --out")
+        if batches:
             free(out_folder / "scores.json")
         quiet()
         with presets.naming(pair, fields):
             result = _ask(requests, data, out_folder, console)
-            for variant, folder in variants.items():
-                sample(batches[variant], folder, ["mp4"], False, None, way="Give another --out", to=console)
+            for folder, batch in batches.items():
+                sample(batch, folder, ["mp4"], False, None, way="Give another --out", to=console)
         scored = True
-        if dimensions != "none":
+        if batches:
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
-            folders = [str(folder) for folder in variants.values()]
-            auto, results = fields.get("device", "auto"), out_folder / "scores.json"
+            folders, results = [str(folder) for folder in batches], out_folder / "scores.json"
+            auto = fields.get("device", "auto")
             scored = run(console, err, folders, named, results, None, None, auto, None, not pair.video, [])
             result["scores"] = read_json(results)
         if as_json:
             say(json.dumps(finite(result), indent=1))
         if not scored:
             raise typer.Exit(1)
+
+
+def _batches(requests: list[Request], out_folder: Path) -> dict[Path, list[Request]]:
+    """By folder, the requests sampled with the strong model alone and with the pair."""
+    variants: tuple[Variant, ...] = ("plain", "w2sd")
+    batches = {out_folder / name: [replace(request, variant=name) for request in requests] for name in variants}
+    for request in (each for batch in batches.values() for each in batch):
+        request.check()  # what is accepted of a method need not be without one
+    return batches
 
 
 def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -> list[Sample]:

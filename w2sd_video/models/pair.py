@@ -19,7 +19,7 @@ from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError
 from ..levels import check_scheduler
-from ..provenance import remember_files
+from ..provenance import files_of, note_files, remember_files
 from . import checkpoints, layouts
 from .bases import clip_tokenizer
 from .checkpoints import explained
@@ -84,7 +84,7 @@ class Pair:
             parts.update({f"weak_{name}": None for name in base.text_encoders})
             if self.options.weak_text_encoders:
                 parts.update(self._weak_text_encoders())
-        self.files = {name: stamps for name, part in parts.items() if (stamps := getattr(part, "_w2sd_files", ()))}
+        self.files = {name: stamps for name, part in parts.items() if (stamps := files_of(part))}
         return parts
 
     def _networks(self, besides: Collection[str]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Pair:
             pipeline.register_modules(**{f"weak_{name}": None for name in encoders})
         for name, stamps in self.files.items():  # an image UNet has become a video UNet
             if (module := getattr(pipeline, name, None)) is not None and name not in self.given:
-                module._w2sd_files = stamps
+                note_files(module, stamps)
         return pipeline
 
 

@@ -106,8 +106,7 @@ class Request(Settings):
         trained = self.scheduler.get("num_train_timesteps", 1000)
         _whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
         _whole("num_inference_steps", self.num_inference_steps, 1, trained)
-        # The published code's inverse has no level for the last step.
-        most = self.num_inference_steps - (self.convention == "published")
+        most = settings.most_reflected(self.num_inference_steps, self.convention)
         _whole("reflection_steps", self.reflection_steps, 0, most)
         self._check_method()
         if self.grammar:

@@ -52,23 +52,20 @@ def sample(
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
-    way = "give --dtype float32, or another autoencoder by --vae"
+    name, way = f"{request.stem} {variant}", "give dtype float32, or another vae"
     try:
         output = pipe(**call)
     except NotFinite as error:
-        said = str(error).partition(";")[0]
-        raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
+        raise NotFinite(f"{name}: {error.frames}", way) from None
     finally:
         pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
-        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
+        on_step(name, request.num_inference_steps, request.num_inference_steps)
     frames = output.frames[0] if request.video else output.images
     broken = ~np.isfinite(frames).reshape(len(frames), -1).all(axis=1)
     if broken.any():
-        where = f"{broken.sum()} of {len(frames)} frames" if request.video else "the image"
-        raise FloatingPointError(
-            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
-        )
+        where = f"{broken.sum()} of {len(frames)} frames of the autoencoder"
+        raise NotFinite(f"{name}: {where}", way)
     return (frames * 255).round().astype("uint8"), dict(pipe.evaluations)
 
 
