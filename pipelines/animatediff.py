@@ -40,19 +40,19 @@ class VideoReflection(Reflection):
         """How many frames a denoiser's motion modules take at once; None with FreeNoise, which takes them in parts."""
         return None if getattr(self, "free_noise_enabled", False) else denoiser.config.motion_max_seq_length
 
-    def _check_numbers(self, asked: dict[str, Any]) -> None:
-        super()._check_numbers(asked)
-        frames, longest = asked["num_frames"], self._most_frames(self.unet)
+    def _check_numbers(self, call: dict[str, Any]) -> None:
+        super()._check_numbers(call)
+        frames, longest = call["num_frames"], self._most_frames(self.unet)
         if longest is not None and (not is_of(frames, int) or not 1 <= frames <= longest):
             raise ValueError(
                 f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
                 f" but is {frames!r}."
             )
 
-    def _check_weak(self, asked: dict[str, Any]) -> None:
-        super()._check_weak(asked)
+    def _check_weak(self, call: dict[str, Any]) -> None:
+        super()._check_weak(call)
         if self.weak_unet is not None:
-            frames, longest = asked["num_frames"], self._most_frames(self.weak_unet)
+            frames, longest = call["num_frames"], self._most_frames(self.weak_unet)
             if longest is not None and frames > longest:
                 raise ValueError(f"`num_frames` is {frames}, and `weak_unet` takes at most {longest}.")
 

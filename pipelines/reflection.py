@@ -114,9 +114,9 @@ class Reflection(Checks, Weights):
 
     def _build(self, *args: Any, **components: Any) -> None:
         weak = {name: components.pop(name, None) for name in self._weak_components}
-        given = inspect.signature(self.stock.__init__).bind(self, *args, **components)
-        given.apply_defaults()
-        arguments = dict(given.arguments)
+        bound = inspect.signature(self.stock.__init__).bind(self, *args, **components)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
         del arguments["self"]
         arguments, weak = self._prepared(arguments, weak)
         self.stock.__init__(self, **arguments)
@@ -172,8 +172,8 @@ class Reflection(Checks, Weights):
         """
         unets = {cls.denoiser_name, f"weak_{cls.denoiser_name}"}
         components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
-        asked = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
-        for name, value in {**asked, "controlnet": kwargs.get("controlnet")}.items():
+        adapters = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
+        for name, value in {**adapters, "controlnet": kwargs.get("controlnet")}.items():
             if value is not None and name.removeprefix("weak_") not in components:
                 raise TypeError(f"{name}={value!r}: {cls.__name__} takes none.")
         pair = loading.plan(
@@ -187,9 +187,9 @@ class Reflection(Checks, Weights):
             **kwargs,
         )
         load = super().from_single_file if pair.strong.source.is_file else super().from_pretrained
-        given = pair.components()
+        parts = pair.components()
         with pair.explained():
-            pipeline = load(pair.location(), **given, **pair.load_options())
+            pipeline = load(pair.location(), **parts, **pair.load_options())
         return pair.finish(pipeline)
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -262,8 +262,8 @@ class Reflection(Checks, Weights):
         options = {name: kwargs.pop(name) for name in _options_of(method) if name in kwargs}
         arguments = inspect.signature(self.stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
-        asked = dict(arguments.arguments)
-        asked.pop("self")
+        call = dict(arguments.arguments)
+        call.pop("self")
         weak_inputs = {
             "weak_prompt": weak_prompt,
             "weak_negative_prompt": weak_negative_prompt,
@@ -280,17 +280,17 @@ class Reflection(Checks, Weights):
             "weak_routing": weak_routing,
         }
         for name, value in (weak_inputs | scales).items():
-            if value is not None and _NEEDS[name] not in asked:
+            if value is not None and _NEEDS[name] not in call:
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
         check_free(type(self).__name__, self.denoisers())
-        self._check_numbers(asked)
-        self._check_first_noise(asked)
+        self._check_numbers(call)
+        self._check_first_noise(call)
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._hook = None
         if method is not None:
             guidances = (strong_guidance_scale, weak_guidance_scale)
-            chosen = self._chosen(method, asked, guidances, options)
-            weak_conditioning, forced_halves = self._check_call(chosen, asked, weak_inputs, scales)
+            chosen = self._chosen(method, call, guidances, options)
+            weak_conditioning, forced_halves = self._check_call(chosen, call, weak_inputs, scales)
 
         applied = apply_reflection(
             self,
@@ -299,21 +299,21 @@ class Reflection(Checks, Weights):
             weak_conditioning=weak_conditioning,
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
-            generator=asked.get("generator"),
+            generator=call.get("generator"),
             recorder=recorder,
         )
         with applied as self._hook:
             self._forced_halves = forced_halves
             try:
                 with self._finite_frames() if chosen is not None else nullcontext():
-                    return self._sample(asked, *args, **kwargs)
+                    return self._sample(call, *args, **kwargs)
             finally:
                 self._forced_halves = False
 
     def _chosen(
         self,
         method: str | Method,
-        asked: dict[str, Any],
+        call: dict[str, Any],
         guidances: tuple[float | None, float],
         options: dict[str, Any],
     ) -> Method:
@@ -323,7 +323,7 @@ class Reflection(Checks, Weights):
             if options or strong is not None or weak != 1:
                 raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
             return method
-        strong = asked["guidance_scale"] if strong is None else strong
+        strong = call["guidance_scale"] if strong is None else strong
         return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
     @property
@@ -344,7 +344,7 @@ class Reflection(Checks, Weights):
         """
         return prompt
 
-    def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def _sample(self, call: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's own sampling."""
         return self.stock.__call__(self, *args, **kwargs)
 
@@ -360,8 +360,8 @@ class Reflection(Checks, Weights):
             return
 
         def finite(*args: Any, **kwargs: Any) -> Any:
-            given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-            if not all(bool(frames.isfinite().all()) for frames in given):
+            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if not all(bool(frames.isfinite().all()) for frames in tensors):
                 raise NotFinite("frames of the autoencoder")
             return stock(*args, **kwargs)
 

@@ -56,12 +56,13 @@ class Weights(WeakArm):
             )
         super().enable_group_offload(*args, **kwargs)
 
-    def load_lora_weights(self, given: Any, *args: Any, **kwargs: Any) -> None:
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
         """As diffusers', of every layout in which LoRAs are published; what does not fit is refused before anything
         changes, and layers without a place are pointed out.
 
         Args:
-            given: a file, a folder, a hub id, a file on the hub (`OWNER/NAME/FILE`), or tensors by name. They are in
+            pretrained_model_name_or_path_or_dict: a file, a folder, a hub id, a file on the hub
+                (`OWNER/NAME/FILE`), or tensors by name. They are in
                 the layout of diffusers, PEFT, sd-scripts (kohya) or AnimateDiff.
 
         Raises:
@@ -74,12 +75,12 @@ class Weights(WeakArm):
         def convert(weights: dict[str, Tensor]) -> Any:
             return self.lora_state_dict(weights, **extra)
 
-        source = None
-        if not isinstance(given, Mapping):
+        reference, source = pretrained_model_name_or_path_or_dict, None
+        if not isinstance(reference, Mapping):
             hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
             weight_name, subfolder = kwargs.pop("weight_name", None), kwargs.pop("subfolder", None)
-            source = adapters.lora_file(given, weight_name, subfolder, hub)
-        checked: Any = adapters.lora(given, networks, convert, source)
+            source = adapters.lora_file(reference, weight_name, subfolder, hub)
+        checked: Any = adapters.lora(reference, networks, convert, source)
         if isinstance(checked, Path):
             checked, kwargs["weight_name"] = str(checked.parent), checked.name
         named = source or Source("lora", str(kwargs.get("adapter_name", "")), Path())
@@ -98,7 +99,7 @@ class Weights(WeakArm):
 
     def load_ip_adapter(
         self,
-        given: Any,
+        pretrained_model_name_or_path_or_dict: Any,
         subfolder: Any = "",
         weight_name: Any = None,
         image_encoder_folder: str | None = "image_encoder",
@@ -107,7 +108,8 @@ class Weights(WeakArm):
         """As diffusers', but that what does not fit is refused before anything changes.
 
         Args:
-            given: a folder or hub id, with `subfolder` and `weight_name` for the file in it; the file itself, here or
+            pretrained_model_name_or_path_or_dict: a folder or hub id, with `subfolder` and
+                `weight_name` for the file in it; the file itself, here or
                 on the hub (`OWNER/NAME/FILE`); or the tensors of one. Several in a list.
             image_encoder_folder: the folder of the image encoder, beside the file; or elsewhere: a path, a hub id or a
                 folder in a hub repository (`OWNER/NAME/FOLDER`). None: none, and the call takes embeddings.
@@ -118,8 +120,9 @@ class Weights(WeakArm):
         """
         unet = getattr(self, self.denoiser_name)
         hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
-        several = isinstance(given, list) or isinstance(weight_name, list)
-        listed = [each if isinstance(each, list) else [each] for each in (given, subfolder, weight_name)]
+        reference = pretrained_model_name_or_path_or_dict
+        several = isinstance(reference, list) or isinstance(weight_name, list)
+        listed = [each if isinstance(each, list) else [each] for each in (reference, subfolder, weight_name)]
         count = max(map(len, listed))
         parts, sources = [], []
         for one, folder, file in zip(*(each * count if len(each) == 1 else each for each in listed), strict=True):

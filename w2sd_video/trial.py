@@ -80,11 +80,11 @@ def run(preset: presets.Preset, device: str | None = None, report: Report = lamb
             name: getattr(request, name)
             for name in ("num_inference_steps", "height", "width", "num_frames", "guidance_scale", "method", "dtype")
         } | {"device": on.type}
-        made: dict[str, dict[str, torch.Tensor]] = {}
+        samples: dict[str, dict[str, torch.Tensor]] = {}
         for dtype in dict.fromkeys((request.dtype, half, "float32")):
             report(f"loading in {dtype}")
-            _sample(replace(request, dtype=dtype), on, results, made.setdefault(dtype, {}), dtype == request.dtype)
-        _compare(made, half, results)
+            _sample(replace(request, dtype=dtype), on, results, samples.setdefault(dtype, {}), dtype == request.dtype)
+        _compare(samples, half, results)
     return results
 
 
@@ -115,10 +115,10 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
         fields["num_frames"] = min(preset.num_frames, FRAMES)
     if preset.refine:
         fields["weak_prompt"] = weak
-    shown = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
-    if any(shown.values()):
+    pictured = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
+    if any(pictured.values()):
         _draw(picture)
-        fields |= {name: str(picture) for name, of in shown.items() if of}
+        fields |= {name: str(picture) for name, of in pictured.items() if of}
     return Request.of(strong, 0, preset, **fields)
 
 
@@ -132,7 +132,7 @@ def _draw(path: Path) -> None:
 
 
 def _sample(
-    request: Request, device: torch.device, results: dict[str, Any], made: dict[str, torch.Tensor], first: bool
+    request: Request, device: torch.device, results: dict[str, Any], samples: dict[str, torch.Tensor], first: bool
 ) -> None:
     """Loads the pair in the request's dtype and samples by the stock pipeline, without the method and with it.
 
@@ -163,7 +163,7 @@ def _sample(
         runner = stock if kind == "stock" else pipe
         runner.set_progress_bar_config(disable=True)
         runner.scheduler = scheduler(request, pipe.scheduler.config)
-        given = calls[kind] | {
+        call = calls[kind] | {
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
             "generator": torch.Generator("cpu").manual_seed(request.seed),
@@ -172,12 +172,12 @@ def _sample(
         measure.start_peak(device)
         began = time.perf_counter()
         try:
-            output = runner(**given)
-            made[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
+            output = runner(**call)
+            samples[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
             measure.synchronize(device)
             row |= {"seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
-            row["finite"] = bool(made[kind].isfinite().all())
-            row["rms"] = _rms(made[kind])
+            row["finite"] = bool(samples[kind].isfinite().all())
+            row["rms"] = _rms(samples[kind])
             if kind == "on":
                 row["evaluations"] = pipe.evaluations["total"]
         except Exception as error:
@@ -196,10 +196,10 @@ def _stock(pipe: Reflection) -> Any:
     return pipe.stock(**kept)
 
 
-def _compare(made: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
+def _compare(samples: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
     """Notes the verdicts: off is stock, all is finite, files are the published ones; and how far half precision is."""
     checks: list[Row] = results["checks"]
-    for dtype, outputs in made.items():
+    for dtype, outputs in samples.items():
         if {"stock", "off"} <= outputs.keys():
             equal = _same(outputs["stock"], outputs["off"])
             row: Row = {"check": f"method off is the stock pipeline bit for bit, {dtype}", "ok": equal}
@@ -213,9 +213,9 @@ def _compare(made: dict[str, dict[str, torch.Tensor]], half: str, results: dict[
         if "error" in run and run["run"].endswith(results["settings"]["dtype"]):
             checks.append({"check": f"ran: {run['run']}", "ok": False})
     for kind in ("off", "on"):
-        if kind in made.get(half, {}) and kind in made.get("float32", {}):
+        if kind in samples.get(half, {}) and kind in samples.get("float32", {}):
             row = {"check": f"{half} beside float32, {_NAMES[kind]}", "ok": None}
-            checks.append(row | _apart(made[half][kind], made["float32"][kind]))
+            checks.append(row | _apart(samples[half][kind], samples["float32"][kind]))
     for file in results["files"]:
         if "published" in file:
             same = file["sha256"] == file["published"]

@@ -205,14 +205,14 @@ def sample(
         quiet()
         sampled = 0
         with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
-            for number, made in enumerate(results, 1):
+            for number, output in enumerate(results, 1):
                 progress.update(videos, advance=1)
-                sampled += not made.kept
-                if quietly and len(requests) > 1 and not made.kept:
+                sampled += not output.kept
+                if quietly and len(requests) > 1 and not output.kept:
                     left = round((time.monotonic() - began) / sampled * (len(requests) - number))
                     err.print(f"{number}/{len(requests)}, {timedelta(seconds=left)} left", markup=False)
-                lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
-                lines = [f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines]
+                lines = [] if output.kept else [f"  {line}" for line in _summary(output, before)]
+                lines = [f"{next(iter(output.paths.values()))}{'  (already made)' * output.kept}", *lines]
                 if to is out:
                     say(*lines)
                 else:
@@ -249,19 +249,19 @@ def confirm_writable(
     return True
 
 
-def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
+def _summary(output: Made, before: dict[str, Any] | None) -> Iterator[str]:
     """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
-    yield from map(str, list(made.paths.values())[1:])
-    yield from (str(next(iter(paths.values()))) for paths in made.singles.values())
-    for variant, video in made.record["videos"].items():
+    yield from map(str, list(output.paths.values())[1:])
+    yield from (str(next(iter(paths.values()))) for paths in output.singles.values())
+    for variant, video in output.record["videos"].items():
         name = video["method"] or variant
-        count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
+        count, seconds, device = video["evaluations"], video["seconds"], output.record["device"]
         of = f" ({count['strong']} by the strong arm, {count['weak']} by the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
     if before and not before.get("videos"):
         yield "the sidecar does not say which frames it had"
     elif before:
-        differing = differences(before, made.record)
+        differing = differences(before, output.record)
         yield (
             "frames differ from the sidecar's; what differs: " + ", ".join(differing)
             if differing

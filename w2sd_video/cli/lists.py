@@ -33,8 +33,8 @@ def show_presets(
             out.print(presets.text(presets.load(name)), markup=False, end="")
             return
         if as_json:
-            found = map(presets.load, presets.names()) if name is None else [presets.load(name)]
-            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in found]
+            listed = map(presets.load, presets.names()) if name is None else [presets.load(name)]
+            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in listed]
             say(json.dumps(data if name is None else data[0], indent=1))
             return
         for preset in map(presets.load, presets.names()):

@@ -108,8 +108,22 @@ def evaluate(
         official = official_python if backend == "official" else None
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
-        options = (out_file, prompts_file, weights, device, official, images, references or [])
-        if not run(out, err, videos, named_by_user(dimensions), *options, form, worst):
+        scored = run(
+            out,
+            err,
+            videos,
+            named_by_user(dimensions),
+            results=out_file,
+            prompts=prompts_file,
+            weights=weights,
+            device=device,
+            official=official,
+            images=images,
+            references=references or [],
+            form=form,
+            worst=worst,
+        )
+        if not scored:
             raise typer.Exit(1)
 
 
@@ -204,7 +218,19 @@ def check_pair(
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
             folders, results = [str(folder) for folder in batches], out_folder / "scores.json"
             auto = fields.get("device", "auto")
-            scored = run(console, err, folders, named, results, None, None, auto, None, not pair.video, [])
+            scored = run(
+                console,
+                err,
+                folders,
+                named,
+                results=results,
+                prompts=None,
+                weights=None,
+                device=auto,
+                official=None,
+                images=not pair.video,
+                references=[],
+            )
             result["scores"] = read_json(results)
         if as_json:
             say(json.dumps(finite(result), indent=1))
@@ -228,11 +254,11 @@ def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -
         Refused: a request cannot be used; before a language model is loaded.
     """
     raw = [each.prompt for each in data]
-    told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
-    for n, (text, each) in enumerate(zip(raw, told, strict=True)):
+    overrides = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
+    for n, (text, each) in enumerate(zip(raw, overrides, strict=True)):
         Request.of(text, n, pair, **each, **fields)
     prompts = refine_prompts(raw, str(pair.refine))
-    return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, told, strict=True)]
+    return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, overrides, strict=True)]
 
 
 def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Console) -> dict[str, Any]:
@@ -241,8 +267,8 @@ def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Con
 
     with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
         task = bar.add_task("", total=len(data))
-        shown = [each.data for each in data]
-        cosines = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
+        frames = [each.data for each in data]
+        cosines = check.alignment(requests, frames, lambda done: bar.update(task, completed=done))
     check.write(folder / check.COSINES, cosines)
     console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
     units = [each.prompt for each in data]

@@ -99,7 +99,7 @@ def _components(source: Source, index: Mapping[str, Any], overridden: Collection
     Raises:
         WeightsError: it names code that is not diffusers', transformers' or this package's; such is never imported.
     """
-    found = {}
+    components = {}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, (list, tuple)) or len(entry) != 2 or entry[0] is None:
             continue
@@ -119,5 +119,5 @@ def _components(source: Source, index: Mapping[str, Any], overridden: Collection
             and "auto_map" in checkpoints.configuration(source, config)
         ):
             raise WeightsError(source, f"has a {name} with code of its own (auto_map), which is never run.")
-        found[name] = (str(library), str(kind))
-    return found
+        components[name] = (str(library), str(kind))
+    return components

@@ -97,8 +97,8 @@ def _beside(path: Path) -> dict[str, str]:
             text = file.read(100_000).decode("utf-8", "replace") if config.is_file() else ""
     except OSError:
         return {}
-    found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
-    return {"modelspec.prediction_type": found[1]} if found else {}
+    match = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
+    return {"modelspec.prediction_type": match[1]} if match else {}
 
 
 def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str]) -> dict[str, Any]:
@@ -235,14 +235,16 @@ def check_motion(motion: Source | MotionAdapter, channels: tuple[int, ...], stro
 def motion_channels(source: Source, names: Shapes) -> tuple[int, ...]:
     """The channels of the UNet blocks that a motion module's file is made for, read off its norms."""
     pattern = re.compile(r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight")
-    found = {int(match[1]): shape[0] for name, shape in names.items() if (match := pattern.fullmatch(name)) and shape}
-    if not found:
+    channels = {
+        int(match[1]): shape[0] for name, shape in names.items() if (match := pattern.fullmatch(name)) and shape
+    }
+    if not channels:
         raise WeightsError(
             source,
             f"is not a motion module, but {describe(names)}. Accepted: a hub id, a folder, or a file in"
             " AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt.",
         )
-    return tuple(found[block] for block in sorted(found))
+    return tuple(channels[block] for block in sorted(channels))
 
 
 def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong: Arm) -> None:

@@ -183,12 +183,12 @@ class DiTMoETransformer2DModel(ModelMixin, ConfigMixin):
     @property
     def routing(self) -> Routing:
         """Which experts run where a call does not say so: "best", "worst" or (start, stop)."""
-        return self._routing
+        return self.active_routing
 
     @routing.setter
     def routing(self, routing: Routing) -> None:
         self.ranks(routing)
-        self._routing: Routing = routing if isinstance(routing, str) else (routing[0], routing[1])
+        self.active_routing: Routing = routing if isinstance(routing, str) else (routing[0], routing[1])
 
     def forward(
         self,

@@ -235,8 +235,8 @@ def motion_module(source: Source, config: Path = SDXL, torch_dtype: torch.dtype 
     every = checkpoints.read(source)
     tensors, left = {}, []
     for name, tensor in every.items():
-        if found := re.search(r"(down_blocks|mid_block|up_blocks)\..*motion_modules\.", name):
-            tensors[name[found.start() :]] = tensor
+        if match := re.search(r"(down_blocks|mid_block|up_blocks)\..*motion_modules\.", name):
+            tensors[name[match.start() :]] = tensor
         else:
             left.append(name)
     motion_channels(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()})

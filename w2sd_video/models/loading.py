@@ -105,17 +105,23 @@ def plan(
     for module in (motion, weak_motion):
         if module is not None:
             _check_motion(module, strong_arm, options)
-    given = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
+    listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [
-        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in given
+        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
     ]
     for each in controlnets:
         _check_controlnet(each, strong_arm, options)
     return Pair(strong_arm, weak_arm, motion, weak_motion, controlnets, folder, options, kwargs)
 
 
-def _motion(argument: str, given: Reference | MotionAdapter | None, options: Options) -> Source | MotionAdapter | None:
-    return given if given is None or isinstance(given, MotionAdapter) else find(argument, given, options.hub)
+def _motion(
+    argument: str, reference: Reference | MotionAdapter | None, options: Options
+) -> Source | MotionAdapter | None:
+    return (
+        reference
+        if reference is None or isinstance(reference, MotionAdapter)
+        else find(argument, reference, options.hub)
+    )
 
 
 def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options) -> None:

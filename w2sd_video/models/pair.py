@@ -42,7 +42,7 @@ class Pair:
     controlnets: list[Source | ControlNetModel]
     config: Path
     options: Options
-    given: dict[str, Any]
+    overrides: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)  # of components that are loaded here; see `provenance`
 
     def location(self) -> str:
@@ -61,7 +61,7 @@ class Pair:
 
     def components(self) -> dict[str, Any]:
         """Load all but what the strong arm's own loader brings."""
-        parts = dict(self.given)
+        parts = dict(self.overrides)
         base = self.options.base
         if isinstance(vae := parts.get("vae"), (str, PathLike)):
             parts["vae"] = autoencoder(vae, self.options.torch_dtype, base, self._vae_config())
@@ -139,15 +139,15 @@ class Pair:
                 own = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
         return own
 
-    def _controlnet(self, given: Source | ControlNetModel) -> ControlNetModel:
-        if not isinstance(given, Source):
-            return given
-        if given.is_file:
-            net = layouts.controlnet(given, self.strong.unet, self.options.torch_dtype)
-            check_controlnet(given, net.config, self.strong)
-            remember_files(net, [given.path] if given.path else [])
+    def _controlnet(self, reference: Source | ControlNetModel) -> ControlNetModel:
+        if not isinstance(reference, Source):
+            return reference
+        if reference.is_file:
+            net = layouts.controlnet(reference, self.strong.unet, self.options.torch_dtype)
+            check_controlnet(reference, net.config, self.strong)
+            remember_files(net, [reference.path] if reference.path else [])
             return net
-        return single(ControlNetModel, given, self.options)
+        return single(ControlNetModel, reference, self.options)
 
     def _motion_adapter(self, motion: Source | MotionAdapter | None) -> MotionAdapter | None:
         if not isinstance(motion, Source):
@@ -215,7 +215,7 @@ class Pair:
         if source.is_file:
             left_out(source, pipeline.unet)
             for name in ("unet", "vae", *encoders):
-                if (module := getattr(pipeline, name)) is not None and name not in self.given:
+                if (module := getattr(pipeline, name)) is not None and name not in self.overrides:
                     remember_files(module, [source.path] if source.path else [])
         if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
             pipeline.unet.load_motion_modules(pipeline.motion_adapter)
@@ -229,7 +229,7 @@ class Pair:
         ):
             pipeline.register_modules(**{f"weak_{name}": None for name in encoders})
         for name, stamps in self.files.items():  # an image UNet has become a video UNet
-            if (module := getattr(pipeline, name, None)) is not None and name not in self.given:
+            if (module := getattr(pipeline, name, None)) is not None and name not in self.overrides:
                 note_files(module, stamps)
         return pipeline
 

@@ -147,9 +147,9 @@ def cached(source: Source, hub: Mapping[str, Any] | None = None, *names: str) ->
     assert source.repository is not None
     options = {name: (hub or {})[name] for name in ("cache_dir", "revision") if (hub or {}).get(name)}
     for name in names or (source.inside,):
-        found = try_to_load_from_cache(source.repository, name, **options)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(source.repository, name, **options)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 

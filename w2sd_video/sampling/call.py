@@ -93,8 +93,8 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
             call |= {name: own for name, own in weak.items() if own is not None}
     if request.controlnet is not None:
         size = (request.width, request.height)
-        shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
-        call |= {"conditioning_frames": shown} if request.video else {"image": shown[0]}
+        pictures = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
+        call |= {"conditioning_frames": pictures} if request.video else {"image": pictures[0]}
         call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
     if request.ip_adapter is not None and not alone:
         call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
@@ -149,10 +149,10 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        shown = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
+        pictures = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
-    shown *= count if len(shown) == 1 else 1
-    if len(shown) < count:
-        raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
-    return shown[:count]
+    pictures *= count if len(pictures) == 1 else 1
+    if len(pictures) < count:
+        raise Refused(argument, path, f"it has {len(pictures)} frames; give {count}, or one picture for all")
+    return pictures[:count]

@@ -106,13 +106,13 @@ def ip_adapter_encoder(source: Source | None, tensors: Tensors, encoder: Mapping
             )
 
 
-def ip_adapter_file(given: Any, subfolder: str | None, weight_name: str | None, hub: Mapping[str, Any]) -> Source:
+def ip_adapter_file(reference: Any, subfolder: str | None, weight_name: str | None, hub: Mapping[str, Any]) -> Source:
     """The file of an IP-Adapter as diffusers names it: a folder or hub id, a folder in it, and the file.
 
     Raises:
         WeightsNotFound: it is not there.
     """
-    source = resolve(fspath(given) if isinstance(given, PathLike) else given, "ip_adapter")
+    source = resolve(fspath(reference) if isinstance(reference, PathLike) else reference, "ip_adapter")
     if source.path is not None and source.path.is_file():
         return source
     inside = "/".join(part for part in (subfolder, weight_name) if part)

@@ -42,14 +42,14 @@ _PARTS = {"down": "lora_A", "up": "lora_B", "lora_down": "lora_A", "lora_up": "l
 _NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapter_model.safetensors")
 
 
-def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: Mapping[str, Any]) -> Source:
+def lora_file(reference: Any, weight_name: str | None, subfolder: str | None, hub: Mapping[str, Any]) -> Source:
     """The file of a LoRA that is named by a folder or hub id, and perhaps the file in it; or by the file itself.
 
     Raises:
         WeightsNotFound: it is not there.
         WeightsError: a folder holds several files, and none of the usual name.
     """
-    source = resolve(given, "lora", folders=True)
+    source = resolve(reference, "lora", folders=True)
     inside = "/".join(part for part in (subfolder, weight_name) if part)
     if source.path is not None and source.path.is_file():
         return source
@@ -65,9 +65,9 @@ def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: M
         return replace(source, path=local(source, hub))
     if not weight_name:
         prefix = f"{subfolder}/" if subfolder else ""
-        found = cached(source, hub, *(prefix + name for name in _NAMES))
-        if found is not None:
-            return replace(source, path=found)
+        path = cached(source, hub, *(prefix + name for name in _NAMES))
+        if path is not None:
+            return replace(source, path=path)
         inside = prefix + _chosen(source, _listed(source, prefix, hub))
     return replace(source, path=local(replace(source, inside=inside), hub))
 
@@ -102,21 +102,21 @@ def _chosen(source: Source, names: Iterable[str]) -> str:
     raise WeightsError(source, f"holds {len(weights)} files of weights: name one, such as {weights[0]!r}.")
 
 
-def lora(given: Any, networks: Networks, convert: Any, source: Source | None = None) -> Any:
-    """What diffusers is to load of a LoRA: `given` itself, or its tensors as diffusers names them.
+def lora(weights: Any, networks: Networks, convert: Any, source: Source | None = None) -> Any:
+    """What diffusers is to load of a LoRA: `weights` itself, or its tensors as diffusers names them.
 
     Args:
-        given: what diffusers would load, or the tensors by name.
+        weights: what diffusers would load, or the tensors by name.
         networks: those that a LoRA may change, by component name; the first is the denoiser.
         convert: the pipeline's `lora_state_dict`, which renames sd-scripts' layers.
-        source: the LoRA's file. None: `given` are tensors.
+        source: the LoRA's file. None: `weights` are tensors.
 
     Raises:
         WeightsError: damaged; of a kind that is not supported; made for another model, so that no layer fits, or fits
             only in name.
     """
     named = source or "LoRA"
-    tensors = checkpoints.read(source) if source is not None else flat(given)
+    tensors = checkpoints.read(source) if source is not None else flat(weights)
     _check_kind(named, tensors)
     said = checkpoints.metadata(source.path) if source is not None and source.path is not None else {}
     if any(name.startswith(KOHYA) for name in tensors):
