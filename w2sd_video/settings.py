@@ -58,6 +58,9 @@ MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
 METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
+# The settings that are models by themselves; and those that every video has, and no image.
+OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+OF_VIDEOS = ("motion_adapter", "num_frames", "fps")
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
 # The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
@@ -287,9 +290,7 @@ class Pair:
     @property
     def models(self) -> dict[str, str]:
         """Every model that it names, by what it is."""
-        named = {
-            name: getattr(self, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
-        }
+        named = {name: getattr(self, name) for name in OWN_MODELS}
         named |= {f"adapters.{name}": each["model"] for name, each in self.adapters.items()}
         named |= {
             f"{name}.model": each["model"]

@@ -96,6 +96,18 @@ def parse_path(value: str | Path) -> Path:
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}  # of an option or argument
 
 
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuses a file that cannot be written, or that is there and is not to be replaced.
+
+    Raises:
+        Refused: says what it is instead.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused("--out", str(path), "it is a folder or a device: give a file")
+    if path.exists() and not overwrite:
+        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+
+
 def number(kind: type) -> Callable[[str], Any]:
     """A parser of numbers that names what it got instead."""
 
@@ -164,7 +176,8 @@ def _message(error: Named, options: Mapping[str, str], context: typer.Context | 
         option = ""
     if error.origin:
         name = f"{error.origin} {error.argument}"
-        name += f" ({option} replaces it)" * (error.replaceable and option.startswith("--"))
+        if error.replaceable and context and option.startswith("--"):
+            name += f" ({option} replaces it)"
     else:
         name = option or error.argument
         if isinstance(error, Refused) and error.value is None:

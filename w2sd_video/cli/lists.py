@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.markup import escape
 from .. import plugins, presets, runs
 from ..documents import finite
 from ..errors import Refused
-from ..terminal import PATH, err, messages, out, quiet, say
+from ..terminal import PATH, check_file, err, messages, out, quiet, say
 from .options import DEVICES, FORMAT, wants_json, words
 
 
@@ -160,10 +159,7 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
         raise Refused("--try", name, "give one of `w2sd-video presets`, or a YAML file")
     preset = presets.load(name)
     path = path or Path(f"trial-{Path(preset.name).stem}.md")
-    if os.path.lexists(path) and not path.is_file():
-        raise Refused("--out", str(path), "it is a folder or a device: give a file")
-    if path.exists() and not overwrite:
-        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+    check_file(path, overwrite)
     from .. import trial
 
     trial.check_there(preset)

@@ -97,7 +97,7 @@ def read(path: Path, name: str | None = None) -> Preset:
     if (family := data.get("family")) is not None and family not in list(FAMILIES):
         raise ValueError(f"{path}: family {shown(family)} is unknown; {did_you_mean(str(family)[:100], FAMILIES)}")
     if family is not None and FAMILIES[family].video:
-        needed += ["motion_adapter", "num_frames", "fps"]
+        needed += settings.OF_VIDEOS
     missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")
@@ -197,7 +197,7 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
-    places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
+    places = [(data, name) for name in settings.OWN_MODELS]
     places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and os.path.exists(folder / model):

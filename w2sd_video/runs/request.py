@@ -76,7 +76,7 @@ class Request(Settings):
             values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
-        for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
+        for name in (*settings.OWN_MODELS, "control", "ip_image"):
             if isinstance(path := values.get(name), str):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
@@ -133,7 +133,7 @@ class Request(Settings):
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
-        for name in ("motion_adapter", "num_frames", "fps"):
+        for name in settings.OF_VIDEOS:
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
