@@ -318,7 +318,7 @@ def test_classes_by_experts(tmp_path):
             "image", "3", prompt, "--preset", "dit.yaml", "--device", "cpu", "--seed", 7, code=2
         )
     for flags, says in (
-        (["--size", 64], "--height: 64 is not accepted; the model makes pictures of 16x16"),
+        (["--size", 64], "--size: 64 is not accepted; the model makes pictures of 16x16"),
         (["--guidance", 0], "DiTPipeline treats a guidance below 1 as 1"),
         (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
     ):
@@ -418,7 +418,10 @@ def test_bad_input_is_refused_in_words(options, says, sd):
             {"adapters": {"a.b": {"model": "a/b", "strong": 1, "weak": 0}}},
             "adapters: 'a.b' is not accepted; give names",
         ),
-        ({"weak_routing": "worst"}, "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
+        (
+            {"weak_routing": "worst"},
+            "tiny.yaml: its weak_routing (--weak-routing replaces it): 'worst' is not accepted; stable-diffusion has",
+        ),
     ],
 )
 def test_mistakes_in_a_preset_of_ones_own_are_refused_in_words(said, says, sd):
