@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,10 @@ def test_frames_that_are_not_finite_are_answered_with_options_on_the_command_lin
     assert "not finite; give --dtype float32, or another autoencoder by --vae" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_an_option_is_named_as_it_was_typed():
+    program = Path(sys.executable).with_name("w2sd-video")
+    for typed, name in ((["--T", "0"], "--T: 0"), (["--guidance_scale=1e9"], "--guidance_scale: 1000000000.0")):
+        ran = subprocess.run([program, "generate", PROMPT, *typed], capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 2 and f"Error: {name} is not accepted" in ran.stderr

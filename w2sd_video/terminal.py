@@ -171,9 +171,10 @@ def _message(error: Named, options: Mapping[str, str], context: typer.Context | 
     setting = settings.whole(error.argument)
     option = options.get(error.argument) or options.get(setting) or OPTIONS.get(error.argument.partition(".")[0])
     option = option or settings.option(error.argument)
-    parameters = context.command.params if context else []
-    if context and option.startswith("--") and not any(option in each.opts for each in parameters):
-        option = ""
+    if context and option.startswith("--"):
+        names = next((each.opts for each in context.command.params if option in each.opts), [])
+        typed = [name for name in names if any(each.partition("=")[0] == name for each in sys.argv[1:])]
+        option = typed[0] if typed else option if names else ""
     if error.origin:
         name = f"{error.origin} {error.argument}"
         if error.replaceable and context and option.startswith("--"):
