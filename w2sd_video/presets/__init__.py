@@ -170,7 +170,7 @@ def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
     if name != "options":
         return value is not None and _is_part(getattr(pair, name, None), overrides.get(name), parts)
     keys = parts or (list(value) if isinstance(value, Mapping) else [value])
-    return all(_is_part(pair.options, overrides.get(name), [str(key)]) for key in keys)
+    return bool(keys) and all(_is_part(pair.options, overrides.get(name), [str(key)]) for key in keys)
 
 
 def _is_part(own: Any, other: Any, parts: Sequence[str]) -> bool:
