@@ -19,6 +19,7 @@ from diffusers import (
 from families import ip_adapter
 from peft import LoraConfig
 from torch import Tensor
+
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_cli import run
 from tiny import SIZE, vae
-from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.models.dit_moe import PUBLISHED, DiTMoETransformer2DModel, SparseMoE, load_published
+from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 CLASSES = FAMILIES[-1]
 HEADS, HEAD_DIM, LAYERS, EXPERTS, ACTIVE = 2, 8, 2, 5, 2

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 from w2sd_video import presets, terminal
 from w2sd_video.cli import options
@@ -25,6 +24,7 @@ from w2sd_video.errors import WeightsError
 from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import resolve
+from w2sd_video.pipelines import W2SDDiTMoEPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
 
