@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from w2sd_video import presets
 from w2sd_video.cli import app
-from w2sd_video.errors import NotFinite, WeightsNotFound
+from w2sd_video.errors import NotFinite, WeightsError, WeightsNotFound
+from w2sd_video.models.sources import Source
 from w2sd_video.runs import Refused, Request, sidecar
 from w2sd_video.terminal import messages
 
@@ -143,3 +145,18 @@ def test_an_option_is_named_as_it_was_typed():
     for typed, name in ((["--T", "0"], "--T: 0"), (["--guidance_scale=1e9"], "--guidance_scale: 1000000000.0")):
         ran = subprocess.run([program, "generate", PROMPT, *typed], capture_output=True, text=True, timeout=300)
         assert ran.returncode == 2 and f"Error: {name} is not accepted" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refused("seed", -1, "give more"),
+        WeightsError(Source("strong", "a/b", None), "is damaged"),
+        WeightsNotFound("config='x'", "has no unet/config.json"),
+        NotFinite("frames", "give float32"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_another_process_says_the_same(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .models.sources import Source
@@ -37,6 +37,15 @@ class Named(Exception):
     def __str__(self) -> str:
         name = f"{self.origin} {self.argument}".strip()
         return f"{name}: {self.problem}" if name else self.problem
+
+    def __reduce__(self) -> Any:  # as another process raises it
+        return _restored, (type(self), vars(self))
+
+
+def _restored(cls: type[Named], attributes: dict[str, Any]) -> Named:
+    error = cls.__new__(cls)
+    vars(error).update(attributes)
+    return error
 
 
 class ArgumentError(Named, ValueError):
@@ -76,8 +85,11 @@ class NotFinite(FloatingPointError):
     """
 
     def __init__(self, frames: str, way: str = "decode in torch.float32, or with another autoencoder"):
-        self.frames = frames
+        self.frames, self.way = frames, way
         super().__init__(f"{frames} have values that are not finite; {way}")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.frames, self.way)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
