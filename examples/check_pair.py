@@ -4,9 +4,9 @@
 """
 
 import torch
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.alignment import align, latents_of
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.shapes import WEIGHTS, grammar, world
 
 LEVELS = 8  # noise levels

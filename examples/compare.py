@@ -2,8 +2,8 @@
 
 import torch
 from diffusers.utils import export_to_video
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.shapes import WEIGHTS, grammar
 from w2sd_video.shapes.judge import judge
 

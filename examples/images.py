@@ -1,8 +1,8 @@
 """An image is the special case of a video: the same method, arguments and checks, without a motion module."""
 
 import torch
-from w2sd_video.pipelines import W2SDStableDiffusionXLPipeline
 
+from w2sd_video.pipelines import W2SDStableDiffusionXLPipeline
 from w2sd_video.shapes import WEIGHTS
 
 pipe = W2SDStableDiffusionXLPipeline.from_pretrained(

@@ -6,9 +6,9 @@ The command line takes the same file: w2sd-video generate "a red circle" --metho
 from dataclasses import dataclass
 
 import torch
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.methods import Answer, Method
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.shapes import WEIGHTS
 
 

@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from w2sd_video.eval.results import Summary
-
 import w2sd_video
+from w2sd_video.eval.results import Summary
 from w2sd_video.shapes import grammar
 
 PROMPTS = grammar.prompts(2)  # a verdict takes 10 prompts or more

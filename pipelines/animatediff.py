@@ -32,22 +32,28 @@ class VideoReflection(Reflection):
                 unet._repeated_blocks = ["BasicTransformerBlock"]  # what `compile_repeated_blocks` compiles
         return components, weak
 
-    def _check_numbers(self, asked: dict[str, Any]) -> None:
-        super()._check_numbers(asked)
-        frames, longest = asked["num_frames"], self.unet.config.motion_max_seq_length
-        if getattr(self, "free_noise_enabled", False):
-            return
-        if not is_of(frames, int) or not 1 <= frames <= longest:
+    @property
+    def most_frames(self) -> int | None:
+        return min((most for each in self.denoisers() if (most := self._most_frames(each)) is not None), default=None)
+
+    def _most_frames(self, denoiser: Any) -> int | None:
+        """How many frames a denoiser's motion modules take at once; None with FreeNoise, which takes them in parts."""
+        return None if getattr(self, "free_noise_enabled", False) else denoiser.config.motion_max_seq_length
+
+    def _check_numbers(self, call: dict[str, Any]) -> None:
+        super()._check_numbers(call)
+        frames, longest = call["num_frames"], self._most_frames(self.unet)
+        if longest is not None and (not is_of(frames, int) or not 1 <= frames <= longest):
             raise ValueError(
                 f"`num_frames` has to be a whole number from 1 to {longest} (the motion module's maximum),"
                 f" but is {frames!r}."
             )
 
-    def _check_weak(self, asked: dict[str, Any]) -> None:
-        super()._check_weak(asked)
+    def _check_weak(self, call: dict[str, Any]) -> None:
+        super()._check_weak(call)
         if self.weak_unet is not None:
-            frames, longest = asked["num_frames"], self.weak_unet.config.motion_max_seq_length
-            if frames > longest and not getattr(self, "free_noise_enabled", False):
+            frames, longest = call["num_frames"], self._most_frames(self.weak_unet)
+            if longest is not None and frames > longest:
                 raise ValueError(f"`num_frames` is {frames}, and `weak_unet` takes at most {longest}.")
 
     def decode_latents(self, latents: torch.Tensor, *args: Any) -> torch.Tensor:
@@ -70,7 +76,7 @@ class FreeNoiseReflection(VideoReflection):
         self._on_both("enable_free_noise_split_inference", *args, **kwargs)
 
     def _on_both(self, name: str, *args: Any, **kwargs: Any) -> None:
-        change = getattr(self._stock, name)
+        change = getattr(self.stock, name)
         change(self, *args, **kwargs)
         if self.weak_unet is not None:
             view = copy.copy(self)

@@ -19,6 +19,7 @@ from w2sd_video import arms
 from w2sd_video.hook import Conditioning
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
+from w2sd_video.settings import most_reflected
 
 from .weak_arm import WeakArm, batch_size
 
@@ -30,7 +31,7 @@ class Checks(WeakArm):
     """The checks of a call. A family adds its own. Part of `Reflection`; not used alone."""
 
     def _check_call(
-        self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
+        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
     ) -> tuple[Conditioning, bool]:
         """Refuses what cannot be done under the method.
 
@@ -38,89 +39,100 @@ class Checks(WeakArm):
             What the weak arm is told; and whether the denoiser has to be sent both halves where the stock pipeline
             would send one.
         """
-        given = [name for name, value in (weak_inputs | scales).items() if value is not None]
-        if method.one_model and given:
+        named = [name for name, value in (weak_inputs | scales).items() if value is not None]
+        if method.one_model and named:
             raise ValueError(
-                f"`{given[0]}` is given, and {type(method).__name__} has the strong model in both arms, which"
+                f"`{named[0]}` is given, and {type(method).__name__} has the strong model in both arms, which"
                 " guidance alone tells apart."
             )
-        num_steps = self._check_method(method, asked, weak_inputs)
+        num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
-        conditioning, guidances = Conditioning(), [asked["guidance_scale"]]
+        conditioning, guidances = Conditioning(), [call["guidance_scale"]]
         if method.reflects(0, num_steps):
             guidances += [method.strong_guidance]
             if method.uses_weak:
-                conditioning = self._weak_conditioning(method, asked, weak_inputs, scales["weak_adapter_scales"] or {})
+                conditioning = self._weak_conditioning(method, call, weak_inputs, scales["weak_adapter_scales"] or {})
                 guidances += [method.weak_guidance]
-        forced_halves = asked["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
-        self._check_callback(method, asked, num_steps, forced_halves)
+        forced_halves = call["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+        self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
 
-    def _check_numbers(self, asked: dict[str, Any]) -> None:
-        guidance, steps = asked["guidance_scale"], asked["num_inference_steps"]
+    def _check_numbers(self, call: dict[str, Any]) -> None:
+        guidance, steps = call["guidance_scale"], call["num_inference_steps"]
         if not is_of(guidance, int, float) or not math.isfinite(guidance):
             raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
-        custom = any(asked.get(name) is not None for name in ("timesteps", "sigmas"))
+        custom = any(call.get(name) is not None for name in ("timesteps", "sigmas"))
         if not custom and (not is_of(steps, int) or steps < 1):
             raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
 
-    def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+    def _check_first_noise(self, call: dict[str, Any]) -> None:
+        """Refuse a scheduler that the stock pipeline cannot draw its first noise for."""
+        if "prompt" in call and not hasattr(self.scheduler, "init_noise_sigma"):
+            raise ValueError(
+                f"`scheduler` is a {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
+                " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
+                " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
+            )
+
+    def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         """Refuse what cannot be done under the method, and return the number of steps."""
-        self._check_inputs(asked)
-        denoiser = getattr(self, self._denoiser)
+        self._check_inputs(call)
+        denoiser = getattr(self, self.denoiser_name)
         if denoiser.config.get("time_cond_proj_dim") is not None:
             raise ValueError(
-                f"`{self._denoiser}` embeds its guidance scale (`time_cond_proj_dim` is set, as in guidance-distilled"
-                " models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one without it."
+                f"`{self.denoiser_name}` embeds its guidance scale (`time_cond_proj_dim` is set, as in"
+                " guidance-distilled models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one"
+                " without it."
             )
-        self._check_weak(asked)
-        sizes = [n for n in ("negative_original_size", "negative_target_size") if asked.get(n) is not None]
-        if sizes and batch_size(asked) > 1:
+        self._check_weak(call)
+        sizes = [n for n in ("negative_original_size", "negative_target_size") if call.get(n) is not None]
+        if sizes and batch_size(call) > 1:
             raise ValueError(
                 f"`{sizes[0]}` is accepted for one video at a time under a method: diffusers pairs the size"
-                f" conditioning of a batch wrongly; got {batch_size(asked)} prompts."
+                f" conditioning of a batch wrongly; got {batch_size(call)} prompts."
             )
         check_scheduler(self.scheduler, convention=method.convention)
-        num_steps, last = self._steps(asked)
+        num_steps, last = self._steps(call)
         lam = method.reflection_steps
-        if lam is not None and lam > num_steps:
-            raise ValueError(f"`reflection_steps` has to be from 0 to the number of steps, {num_steps}, but is {lam}.")
-        if method.convention == "published" and lam is not None and lam > num_steps - 1:
-            raise ValueError(
-                f"`reflection_steps` has to be from 0 to {num_steps - 1} under `convention='published'`,"
-                f" which cannot reflect the last step, but is {lam}."
-            )
+        most = most_reflected(num_steps, method.convention)
+        if lam is not None and lam > most:
+            limit = f"the number of steps, {num_steps}"
+            if lam <= num_steps:
+                limit = f"{most} under `convention={method.convention!r}`, which cannot reflect the last step"
+            raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
         if method.inverts and method.reflects(num_steps - 1, num_steps):
             check_invertible(last)
-        method.check((1, 1, 1, 1, 1) if "num_frames" in asked else (1, 1, 1, 1))
-        self._check_weak_inputs(asked, weak_inputs)
+        method.check((1, 1, 1, 1, 1) if "num_frames" in call else (1, 1, 1, 1))
+        self._check_weak_inputs(call, weak_inputs)
         return num_steps
 
-    def _check_inputs(self, asked: dict[str, Any]) -> None:
+    def _check_inputs(self, call: dict[str, Any]) -> None:
         """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
         if not hasattr(self, "check_inputs"):
             return
-        size = {name: asked.get(name) or 64 for name in ("height", "width")}
-        given = {**asked, **size, "callback_steps": None}
-        self.check_inputs(**{n: given[n] for n in inspect.signature(self.check_inputs).parameters if n in given})
+        size = {name: call.get(name) or 64 for name in ("height", "width")}
+        arguments = {**call, **size, "callback_steps": None}
+        self.check_inputs(
+            **{n: arguments[n] for n in inspect.signature(self.check_inputs).parameters if n in arguments}
+        )
 
-    def _steps(self, asked: dict[str, Any]) -> tuple[int, Step]:
+    def _steps(self, call: dict[str, Any]) -> tuple[int, Step]:
         """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
         scheduler = copy.deepcopy(self.scheduler)
         timesteps, _ = retrieve_timesteps(
-            scheduler, asked["num_inference_steps"], "cpu", asked.get("timesteps"), asked.get("sigmas")
+            scheduler, call["num_inference_steps"], "cpu", call.get("timesteps"), call.get("sigmas")
         )
         read_step(scheduler, timesteps[0])
-        num_steps, end = len(timesteps), asked.get("denoising_end")
+        num_steps, end = len(timesteps), call.get("denoising_end")
         if isinstance(end, float) and 0 < end < 1:  # the stock pipelines' own rule
             total = scheduler.config.num_train_timesteps
             num_steps = sum(float(t) >= int(round(total - end * total)) for t in timesteps)
         last = max(num_steps - 1, 0)
         return num_steps, read_step(scheduler, timesteps[last], index=last)
 
-    def _check_callback(self, method: Method, asked: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
+    def _check_callback(self, method: Method, call: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
         """Refuse a callback of diffusers that ends guidance before the steps that need it."""
-        callback = asked.get("callback_on_step_end")
+        callback = call.get("callback_on_step_end")
         for each in getattr(callback, "callbacks", [callback]):
             if not isinstance(each, CUTOFFS):
                 continue
@@ -136,9 +148,9 @@ class Checks(WeakArm):
                     " callback."
                 )
 
-    def _check_weak(self, asked: dict[str, Any]) -> None:
+    def _check_weak(self, call: dict[str, Any]) -> None:
         """The two denoisers see the same latents."""
-        name = self._denoiser
+        name = self.denoiser_name
         strong, weak = getattr(self, name), getattr(self, f"weak_{name}")
         if weak is None:
             return
@@ -157,7 +169,7 @@ class Checks(WeakArm):
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
         """Refuse scales of what the weak arm does not have."""
         network = self._weak_arm(method)
-        where = self._denoiser if network is getattr(self, self._denoiser) else f"weak_{self._denoiser}"
+        where = self.denoiser_name if network is getattr(self, self.denoiser_name) else f"weak_{self.denoiser_name}"
         loras = scales["weak_adapter_scales"]
         if loras is not None:
             there = arms.adapters(network)
@@ -192,17 +204,17 @@ class Checks(WeakArm):
     def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
         """What to say of a LoRA that the weak arm does not have."""
         accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
-        if where != self._denoiser and name in arms.adapters(getattr(self, self._denoiser)):
+        if where != self.denoiser_name and name in arms.adapters(getattr(self, self.denoiser_name)):
             return (
-                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self._denoiser}`, the strong arm's"
+                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self.denoiser_name}`, the strong arm's"
                 f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
                 f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
             )
         way = "" if there else ": `load_lora_weights` loads one"
         return f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; {accepted}{way}."
 
-    def _check_weak_inputs(self, asked: dict[str, Any], weak: dict[str, Any]) -> None:
-        batch = batch_size(asked)
+    def _check_weak_inputs(self, call: dict[str, Any], weak: dict[str, Any]) -> None:
+        batch = batch_size(call)
         for name in ("weak_prompt", "weak_negative_prompt"):
             value = weak[name]
             if value is None or isinstance(value, str):
@@ -210,7 +222,7 @@ class Checks(WeakArm):
             if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
                 raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
         embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
-        pools = "pooled_prompt_embeds" in asked
+        pools = "pooled_prompt_embeds" in call
         for name, other in (
             ("weak_prompt", "weak_prompt_embeds"),
             ("weak_negative_prompt", "weak_negative_prompt_embeds"),
@@ -226,7 +238,7 @@ class Checks(WeakArm):
         if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
             raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
         speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
-        if asked.get("prompt") is None and "prompt" in asked and not speaks:
+        if call.get("prompt") is None and "prompt" in call and not speaks:
             if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
                 raise ValueError(
                     "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"

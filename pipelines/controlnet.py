@@ -23,16 +23,16 @@ class ControlReflection(Reflection):
     alone, as in the stock pipelines.
     """
 
-    def _check_inputs(self, asked: dict[str, Any]) -> None:
+    def _check_inputs(self, call: dict[str, Any]) -> None:
         nets = getattr(self.controlnet, "nets", [self.controlnet])
-        if asked["guess_mode"] or any(net.config.global_pool_conditions for net in nets):
+        if call["guess_mode"] or any(net.config.global_pool_conditions for net in nets):
             raise ValueError(
                 "`guess_mode` (or a ControlNet with `global_pool_conditions`, which turns it on) is not supported"
                 " under a method: there the unconditional branch has no residuals. Accepted: False, or `method=None`."
             )
-        ends = {name: asked[name] for name in ("control_guidance_start", "control_guidance_end")}
+        ends = {name: call[name] for name in ("control_guidance_start", "control_guidance_end")}
         listed = {name: end if isinstance(end, list) else [end] * len(nets) for name, end in ends.items()}
-        super()._check_inputs({**asked, **listed, "video": asked.get("conditioning_frames")})
+        super()._check_inputs({**call, **listed, "video": call.get("conditioning_frames")})
 
 
 class W2SDStableDiffusionXLControlNetPipeline(ControlReflection, StableDiffusionXLControlNetPipeline):

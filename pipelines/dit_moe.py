@@ -92,21 +92,21 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     def do_classifier_free_guidance(self) -> bool:
         return self.guidance_scale > 1
 
-    def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self._guidance_scale = asked["guidance_scale"]
-        return super()._sample(asked, *args, **kwargs)
+    def _sample(self, call: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self._guidance_scale = call["guidance_scale"]
+        return super()._sample(call, *args, **kwargs)
 
-    def _check_method(self, method: Method, asked: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+    def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
-        if asked["guidance_scale"] < 1:
+        if call["guidance_scale"] < 1:
             raise ValueError(
-                f"`guidance_scale` is {asked['guidance_scale']}, and DiTPipeline treats a guidance below 1 as 1: give 1"
+                f"`guidance_scale` is {call['guidance_scale']}, and DiTPipeline treats a guidance below 1 as 1: give 1"
                 " or more."
             )
         for arm, guidance in arms.items():
-            if asked["guidance_scale"] <= 1 and guidance != 1:
+            if call["guidance_scale"] <= 1 and guidance != 1:
                 raise ValueError(
                     f"`{arm}_guidance_scale` is {guidance}, and DiTPipeline has no unconditional branch at"
-                    f" `guidance_scale` {asked['guidance_scale']}: give 1, or a `guidance_scale` over 1."
+                    f" `guidance_scale` {call['guidance_scale']}: give 1, or a `guidance_scale` over 1."
                 )
-        return super()._check_method(method, asked, weak_inputs)
+        return super()._check_method(method, call, weak_inputs)

@@ -65,13 +65,13 @@ class Reflection(Checks, Weights):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         bases: list[Any] = [c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)]
-        if not bases or hasattr(cls, "_stock"):  # a mixin for families; a family's subclass
+        if not bases or hasattr(cls, "stock"):  # a mixin for families; a family's subclass
             return
-        stock = cls._stock = bases[0]
+        stock = cls.stock = bases[0]
         parts = inspect.signature(stock.__init__).parameters
-        cls._denoiser = "transformer" if "transformer" in parts else "unet"
+        cls.denoiser_name = "transformer" if "transformer" in parts else "unet"
         encoders = [name for name in parts if name.startswith("text_encoder")]
-        cls._weak_components = tuple(f"weak_{name}" for name in (cls._denoiser, *encoders))
+        cls._weak_components = tuple(f"weak_{name}" for name in (cls.denoiser_name, *encoders))
         cls._optional_components = [*stock._optional_components, *cls._weak_components]
         # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is in no
         # such chain, since the two take turns within a step, and both stay.
@@ -87,10 +87,10 @@ class Reflection(Checks, Weights):
         def __init__(self: Any, *args: Any, **components: Any) -> None:
             self._build(*args, **components)
 
-        hints = get_type_hints(cls._stock.__init__)
+        hints = get_type_hints(cls.stock.__init__)
         hints |= {name: hints[name.removeprefix("weak_")] for name in cls._weak_components}
         weak = [_keyword(name, None, hints[name]) for name in cls._weak_components]
-        __init__.__signature__ = _with(inspect.signature(cls._stock.__init__), weak)  # type: ignore[attr-defined]
+        __init__.__signature__ = _with(inspect.signature(cls.stock.__init__), weak)  # type: ignore[attr-defined]
         __init__.__annotations__ = hints
         return _named(__init__, cls)
 
@@ -102,7 +102,7 @@ class Reflection(Checks, Weights):
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
             return Reflection._generate(self, *args, **kwargs)
 
-        stock = inspect.signature(cls._stock.__call__)
+        stock = inspect.signature(cls.stock.__call__)
         generate, hints = inspect.signature(cls._generate).parameters.values(), get_type_hints(cls._generate)
         own = [_keyword(p.name, p.default, hints[p.name]) for p in generate if p.kind == p.KEYWORD_ONLY]
         own = [p for p in own if _NEEDS.get(p.name, "self") in stock.parameters]
@@ -114,12 +114,12 @@ class Reflection(Checks, Weights):
 
     def _build(self, *args: Any, **components: Any) -> None:
         weak = {name: components.pop(name, None) for name in self._weak_components}
-        given = inspect.signature(self._stock.__init__).bind(self, *args, **components)
-        given.apply_defaults()
-        arguments = dict(given.arguments)
+        bound = inspect.signature(self.stock.__init__).bind(self, *args, **components)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
         del arguments["self"]
         arguments, weak = self._prepared(arguments, weak)
-        self._stock.__init__(self, **arguments)
+        self.stock.__init__(self, **arguments)
         self.register_modules(**weak)
         for ours, theirs in self._pairs():
             share_parameters(ours, theirs)
@@ -170,10 +170,10 @@ class Reflection(Checks, Weights):
                 `ValueError`.
             TypeError: an argument that neither this nor the pipeline takes.
         """
-        unets = {cls._denoiser, f"weak_{cls._denoiser}"}
+        unets = {cls.denoiser_name, f"weak_{cls.denoiser_name}"}
         components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
-        asked = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
-        for name, value in {**asked, "controlnet": kwargs.get("controlnet")}.items():
+        adapters = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
+        for name, value in {**adapters, "controlnet": kwargs.get("controlnet")}.items():
             if value is not None and name.removeprefix("weak_") not in components:
                 raise TypeError(f"{name}={value!r}: {cls.__name__} takes none.")
         pair = loading.plan(
@@ -187,9 +187,9 @@ class Reflection(Checks, Weights):
             **kwargs,
         )
         load = super().from_single_file if pair.strong.source.is_file else super().from_pretrained
-        given = pair.components()
+        parts = pair.components()
         with pair.explained():
-            pipeline = load(pair.location(), **given, **pair.load_options())
+            pipeline = load(pair.location(), **parts, **pair.load_options())
         return pair.finish(pipeline)
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -258,11 +258,12 @@ class Reflection(Checks, Weights):
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
+        # Long by its signature and its docstring, which every pipeline's own call takes over.
         options = {name: kwargs.pop(name) for name in _options_of(method) if name in kwargs}
-        arguments = inspect.signature(self._stock.__call__).bind(self, *args, **kwargs)
+        arguments = inspect.signature(self.stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
-        asked = dict(arguments.arguments)
-        asked.pop("self")
+        call = dict(arguments.arguments)
+        call.pop("self")
         weak_inputs = {
             "weak_prompt": weak_prompt,
             "weak_negative_prompt": weak_negative_prompt,
@@ -279,22 +280,17 @@ class Reflection(Checks, Weights):
             "weak_routing": weak_routing,
         }
         for name, value in (weak_inputs | scales).items():
-            if value is not None and _NEEDS[name] not in asked:
+            if value is not None and _NEEDS[name] not in call:
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
-        check_free(type(self).__name__, self._networks())
-        self._check_numbers(asked)
-        if "prompt" in asked and not hasattr(self.scheduler, "init_noise_sigma"):
-            raise ValueError(
-                f"`scheduler` is a {type(self.scheduler).__name__}, which {self._stock.__name__} does not take;"
-                " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
-                " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
-            )
+        check_free(type(self).__name__, self.denoisers())
+        self._check_numbers(call)
+        self._check_first_noise(call)
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._hook = None
         if method is not None:
             guidances = (strong_guidance_scale, weak_guidance_scale)
-            chosen = self._chosen(method, asked, guidances, options)
-            weak_conditioning, forced_halves = self._check_call(chosen, asked, weak_inputs, scales)
+            chosen = self._chosen(method, call, guidances, options)
+            weak_conditioning, forced_halves = self._check_call(chosen, call, weak_inputs, scales)
 
         applied = apply_reflection(
             self,
@@ -303,21 +299,21 @@ class Reflection(Checks, Weights):
             weak_conditioning=weak_conditioning,
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
-            generator=asked.get("generator"),
+            generator=call.get("generator"),
             recorder=recorder,
         )
         with applied as self._hook:
             self._forced_halves = forced_halves
             try:
                 with self._finite_frames() if chosen is not None else nullcontext():
-                    return self._sample(asked, *args, **kwargs)
+                    return self._sample(call, *args, **kwargs)
             finally:
                 self._forced_halves = False
 
     def _chosen(
         self,
         method: str | Method,
-        asked: dict[str, Any],
+        call: dict[str, Any],
         guidances: tuple[float | None, float],
         options: dict[str, Any],
     ) -> Method:
@@ -327,12 +323,17 @@ class Reflection(Checks, Weights):
             if options or strong is not None or weak != 1:
                 raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
             return method
-        strong = asked["guidance_scale"] if strong is None else strong
+        strong = call["guidance_scale"] if strong is None else strong
         return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
     @property
     def side(self) -> int | None:
         """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""
+        return None
+
+    @property
+    def most_frames(self) -> int | None:
+        """The most frames of a video that both arms take; None where there is no limit."""
         return None
 
     def check_prompt(self, prompt: str) -> Any:
@@ -343,9 +344,9 @@ class Reflection(Checks, Weights):
         """
         return prompt
 
-    def _sample(self, asked: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def _sample(self, call: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's own sampling."""
-        return self._stock.__call__(self, *args, **kwargs)
+        return self.stock.__call__(self, *args, **kwargs)
 
     @contextmanager
     def _finite_frames(self) -> Iterator[None]:
@@ -359,12 +360,9 @@ class Reflection(Checks, Weights):
             return
 
         def finite(*args: Any, **kwargs: Any) -> Any:
-            given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-            if not all(bool(frames.isfinite().all()) for frames in given):
-                raise NotFinite(
-                    "frames of the autoencoder have values that are not finite; decode in"
-                    " torch.float32, or with another autoencoder"
-                )
+            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if not all(bool(frames.isfinite().all()) for frames in tensors):
+                raise NotFinite("frames of the autoencoder")
             return stock(*args, **kwargs)
 
         setattr(processor, called, finite)

@@ -17,21 +17,21 @@ from w2sd_video.methods import Method
 class WeakArm(DiffusionPipeline):
     """A stock pipeline's weak arm. Part of `Reflection`; not used alone."""
 
-    _stock: ClassVar[type[DiffusionPipeline]]
-    _denoiser: ClassVar[str]
+    stock: ClassVar[type[DiffusionPipeline]]
+    denoiser_name: ClassVar[str]
     _weak_components: ClassVar[tuple[str, ...]]
 
     def _weak_network(self, method: Method | None) -> nn.Module | None:
-        return None if method is None or method.one_model else getattr(self, f"weak_{self._denoiser}")
+        return None if method is None or method.one_model else getattr(self, f"weak_{self.denoiser_name}")
 
     def _weak_arm(self, method: Method) -> Any:
         """The network that the weak arm is evaluated by."""
         weak = self._weak_network(method)
-        return getattr(self, self._denoiser) if weak is None else weak
+        return getattr(self, self.denoiser_name) if weak is None else weak
 
-    def _networks(self) -> list[nn.Module]:
+    def denoisers(self) -> list[nn.Module]:
         """The denoisers, strong and weak."""
-        names = (self._denoiser, f"weak_{self._denoiser}")
+        names = (self.denoiser_name, f"weak_{self.denoiser_name}")
         return [network for name in names if (network := getattr(self, name)) is not None]
 
     def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
@@ -57,7 +57,7 @@ class WeakArm(DiffusionPipeline):
         return {name: encoder for name in names if (encoder := getattr(self, name)) is not None}
 
     def _weak_conditioning(
-        self, method: Method, asked: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
+        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
     ) -> Conditioning:
         """The weak arm's embeddings, where they are not the strong arm's."""
         if method.one_model:
@@ -72,64 +72,64 @@ class WeakArm(DiffusionPipeline):
         for name in encoders:
             if (encoder := getattr(self, "weak_" + name)) is not None:
                 view.__dict__[name] = encoder
-        batch = batch_size(asked)
+        batch = batch_size(call)
         own = {name: value for name, value in weak.items() if value is not None}
-        told: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if "weak_prompt" in own or "weak_prompt_embeds" in own:
-            told["prompt"] = _listed(weak["weak_prompt"], batch)
-            told["prompt_embeds"] = weak["weak_prompt_embeds"]
-            told["pooled_prompt_embeds"] = weak["weak_pooled_prompt_embeds"]
-        elif asked["prompt"] is None:
-            told["prompt"], told["prompt_embeds"] = None, asked["prompt_embeds"]
-            told["pooled_prompt_embeds"] = asked.get("pooled_prompt_embeds")
+            arguments["prompt"] = _listed(weak["weak_prompt"], batch)
+            arguments["prompt_embeds"] = weak["weak_prompt_embeds"]
+            arguments["pooled_prompt_embeds"] = weak["weak_pooled_prompt_embeds"]
+        elif call["prompt"] is None:
+            arguments["prompt"], arguments["prompt_embeds"] = None, call["prompt_embeds"]
+            arguments["pooled_prompt_embeds"] = call.get("pooled_prompt_embeds")
         else:
-            told["prompt"] = _listed(asked["prompt"], batch)
-            told["prompt_2"] = _listed(asked.get("prompt_2"), batch)
+            arguments["prompt"] = _listed(call["prompt"], batch)
+            arguments["prompt_2"] = _listed(call.get("prompt_2"), batch)
         if "weak_negative_prompt" in own or "weak_negative_prompt_embeds" in own:
-            told["negative_prompt"] = _listed(weak["weak_negative_prompt"], batch)
-            told["negative_prompt_embeds"] = weak["weak_negative_prompt_embeds"]
-            told["negative_pooled_prompt_embeds"] = weak["weak_negative_pooled_prompt_embeds"]
+            arguments["negative_prompt"] = _listed(weak["weak_negative_prompt"], batch)
+            arguments["negative_prompt_embeds"] = weak["weak_negative_prompt_embeds"]
+            arguments["negative_pooled_prompt_embeds"] = weak["weak_negative_pooled_prompt_embeds"]
         else:
-            told["negative_prompt"] = _listed(asked["negative_prompt"], batch)
-            told["negative_prompt_2"] = _listed(asked.get("negative_prompt_2"), batch)
-            if asked["negative_prompt_embeds"] is not None and not self._has_weak_text_encoder:
-                told["negative_prompt_embeds"] = asked["negative_prompt_embeds"]
-                told["negative_pooled_prompt_embeds"] = asked.get("negative_pooled_prompt_embeds")
-        told |= {
+            arguments["negative_prompt"] = _listed(call["negative_prompt"], batch)
+            arguments["negative_prompt_2"] = _listed(call.get("negative_prompt_2"), batch)
+            if call["negative_prompt_embeds"] is not None and not self._has_weak_text_encoder:
+                arguments["negative_prompt_embeds"] = call["negative_prompt_embeds"]
+                arguments["negative_pooled_prompt_embeds"] = call.get("negative_pooled_prompt_embeds")
+        arguments |= {
             "device": self._execution_device,
-            "num_images_per_prompt": asked.get("num_images_per_prompt", 1),
+            "num_images_per_prompt": call.get("num_images_per_prompt", 1),
             "do_classifier_free_guidance": method.weak_guidance != 1,
-            "lora_scale": (asked["cross_attention_kwargs"] or {}).get("scale"),
-            "clip_skip": asked["clip_skip"],
+            "lora_scale": (call["cross_attention_kwargs"] or {}).get("scale"),
+            "clip_skip": call["clip_skip"],
         }
         takes = inspect.signature(view.encode_prompt).parameters
         settings = [setting for name in encoders for setting in arms.adapter_scales(getattr(view, name), loras)]
         with arms.switched(settings):
-            cond, uncond, *pooled = view.encode_prompt(**{name: told[name] for name in takes if name in told})
+            cond, uncond, *pooled = view.encode_prompt(**{name: arguments[name] for name in takes if name in arguments})
 
         def inputs(embeds: Tensor, of: list[Tensor]) -> dict[str, Any]:
-            made: dict[str, Any] = {"encoder_hidden_states": self._for_each_frame(embeds, asked)}
-            return made | {"added_cond_kwargs": {"text_embeds": of[0]}} if of else made
+            own_inputs: dict[str, Any] = {"encoder_hidden_states": self._for_each_frame(embeds, call)}
+            return own_inputs | {"added_cond_kwargs": {"text_embeds": of[0]}} if of else own_inputs
 
         return Conditioning(
             cond=inputs(cond, pooled[:1]), uncond=None if uncond is None else inputs(uncond, pooled[1:])
         )
 
-    def _for_each_frame(self, embeds: Tensor, asked: dict[str, Any]) -> Tensor:
+    def _for_each_frame(self, embeds: Tensor, call: dict[str, Any]) -> Tensor:
         """Text embeddings (B, tokens, channels) as the loop hands them to the denoiser."""
-        return embeds.repeat_interleave(asked["num_frames"], dim=0) if "num_frames" in asked else embeds
+        return embeds.repeat_interleave(call["num_frames"], dim=0) if "num_frames" in call else embeds
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         pairs = [(getattr(self, name), getattr(self, name.removeprefix("weak_"))) for name in self._weak_components]
         return [(weak, strong) for weak, strong in pairs if None not in (weak, strong) and weak is not strong]
 
 
-def batch_size(asked: dict[str, Any]) -> int:
-    if "class_labels" in asked:
-        return len(asked["class_labels"])
-    if asked["prompt"] is None:
-        return len(asked["prompt_embeds"])
-    return 1 if isinstance(asked["prompt"], (str, dict)) else len(asked["prompt"])
+def batch_size(call: dict[str, Any]) -> int:
+    if "class_labels" in call:
+        return len(call["class_labels"])
+    if call["prompt"] is None:
+        return len(call["prompt_embeds"])
+    return 1 if isinstance(call["prompt"], (str, dict)) else len(call["prompt"])
 
 
 def _listed(prompt: str | list[str] | None, batch: int) -> list[str] | None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from w2sd_video.models import adapters, checkpoints, loading
@@ -21,21 +22,32 @@ from .weak_arm import WeakArm
 class Weights(WeakArm):
     """LoRAs, IP-Adapters and offload. Part of `Reflection`; not used alone."""
 
-    def _unshare(self) -> None:
+    def unshare(self) -> None:
+        """Gives the weak arm's networks parameters of their own, so that weights can be changed in place."""
         for weak, strong in self._pairs():
             unshare_parameters(weak, strong)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        self._unshare()  # each model's first parameter tells where the whole model is
+        self.unshare()  # each model's first parameter tells where the whole model is
         super().enable_model_cpu_offload(*args, **kwargs)
 
-    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        self._unshare()  # each model's map takes its parameters' data away
-        super().enable_sequential_cpu_offload(*args, **kwargs)
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As diffusers', but that a CPU is refused, where its hooks are set and the first call fails.
+
+        Raises:
+            ValueError: `device` is a CPU.
+        """
+        if device is not None and torch.device(device).type == "cpu":
+            raise ValueError(
+                f"`device` is {str(device)!r}, and sequential offload needs an accelerator to take each layer to;"
+                " accepted: a device such as 'cuda', or None for the one that is there."
+            )
+        self.unshare()  # each model's map takes its parameters' data away
+        super().enable_sequential_cpu_offload(gpu_id, device=device)
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', except to disk, where both denoisers would write and read the same files."""
-        name = self._denoiser
+        name = self.denoiser_name
         if kwargs.get("offload_to_disk_path") is not None and getattr(self, f"weak_{name}") is not None:
             raise ValueError(
                 f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
@@ -44,30 +56,31 @@ class Weights(WeakArm):
             )
         super().enable_group_offload(*args, **kwargs)
 
-    def load_lora_weights(self, given: Any, *args: Any, **kwargs: Any) -> None:
+    def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
         """As diffusers', of every layout in which LoRAs are published; what does not fit is refused before anything
         changes, and layers without a place are pointed out.
 
         Args:
-            given: a file, a folder, a hub id, a file on the hub (`OWNER/NAME/FILE`), or tensors by name. They are in
+            pretrained_model_name_or_path_or_dict: a file, a folder, a hub id, a file on the hub
+                (`OWNER/NAME/FILE`), or tensors by name. They are in
                 the layout of diffusers, PEFT, sd-scripts (kohya) or AnimateDiff.
 
         Raises:
             WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
         """
-        names = [self._denoiser, *(name.removeprefix("weak_") for name in self._weak_components[1:])]
+        names = [self.denoiser_name, *(name.removeprefix("weak_") for name in self._weak_components[1:])]
         networks = {name: network for name in names if (network := getattr(self, name)) is not None}
-        extra = {"unet_config": networks[self._denoiser].config} if "text_encoder_2" in names else {}
+        extra = {"unet_config": networks[self.denoiser_name].config} if "text_encoder_2" in names else {}
 
         def convert(weights: dict[str, Tensor]) -> Any:
             return self.lora_state_dict(weights, **extra)
 
-        source = None
-        if not isinstance(given, Mapping):
+        reference, source = pretrained_model_name_or_path_or_dict, None
+        if not isinstance(reference, Mapping):
             hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
             weight_name, subfolder = kwargs.pop("weight_name", None), kwargs.pop("subfolder", None)
-            source = adapters.lora_file(given, weight_name, subfolder, hub)
-        checked: Any = adapters.lora(given, networks, convert, source)
+            source = adapters.lora_file(reference, weight_name, subfolder, hub)
+        checked: Any = adapters.lora(reference, networks, convert, source)
         if isinstance(checked, Path):
             checked, kwargs["weight_name"] = str(checked.parent), checked.name
         named = source or Source("lora", str(kwargs.get("adapter_name", "")), Path())
@@ -86,7 +99,7 @@ class Weights(WeakArm):
 
     def load_ip_adapter(
         self,
-        given: Any,
+        pretrained_model_name_or_path_or_dict: Any,
         subfolder: Any = "",
         weight_name: Any = None,
         image_encoder_folder: str | None = "image_encoder",
@@ -95,7 +108,8 @@ class Weights(WeakArm):
         """As diffusers', but that what does not fit is refused before anything changes.
 
         Args:
-            given: a folder or hub id, with `subfolder` and `weight_name` for the file in it; the file itself, here or
+            pretrained_model_name_or_path_or_dict: a folder or hub id, with `subfolder` and
+                `weight_name` for the file in it; the file itself, here or
                 on the hub (`OWNER/NAME/FILE`); or the tensors of one. Several in a list.
             image_encoder_folder: the folder of the image encoder, beside the file; or elsewhere: a path, a hub id or a
                 folder in a hub repository (`OWNER/NAME/FOLDER`). None: none, and the call takes embeddings.
@@ -104,10 +118,11 @@ class Weights(WeakArm):
             WeightsError (`ValueError`): it is damaged, or made for another UNet or image encoder; or it takes
                 embeddings of faces (FaceID) and an image encoder is to be loaded.
         """
-        unet = getattr(self, self._denoiser)
+        unet = getattr(self, self.denoiser_name)
         hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
-        several = isinstance(given, list) or isinstance(weight_name, list)
-        listed = [each if isinstance(each, list) else [each] for each in (given, subfolder, weight_name)]
+        reference = pretrained_model_name_or_path_or_dict
+        several = isinstance(reference, list) or isinstance(weight_name, list)
+        listed = [each if isinstance(each, list) else [each] for each in (reference, subfolder, weight_name)]
         count = max(map(len, listed))
         parts, sources = [], []
         for one, folder, file in zip(*(each * count if len(each) == 1 else each for each in listed), strict=True):
@@ -128,5 +143,5 @@ class Weights(WeakArm):
         super().load_ip_adapter(states if several else states[0], names, names, image_encoder_folder=None, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
-        self._unshare()
+        self.unshare()
         super().fuse_lora(*args, **kwargs)

@@ -33,7 +33,7 @@ class Family:
 
     @property
     def stock(self) -> type[DiffusionPipeline]:
-        return self.cls._stock
+        return self.cls.stock
 
     text = True
     denoiser = "unet"

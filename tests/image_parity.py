@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from vbench_parity import frames_of, seeded
+
 from w2sd_video.eval.networks import clip
 
 GOLDEN = Path(__file__).parent / "golden" / "images.json"

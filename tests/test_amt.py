@@ -13,6 +13,7 @@ from PIL import ImageFile
 from record_amt import FRAMES, GOLDEN, SIZES, official, official_score, seeded
 from record_raft import video
 from torch import Tensor, nn
+
 from w2sd_video.eval.networks import amt, correlations
 from w2sd_video.eval.networks.amt import between, load
 

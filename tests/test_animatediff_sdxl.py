@@ -19,6 +19,7 @@ from diffusers import (
 from families import ip_adapter
 from peft import LoraConfig
 from torch import Tensor
+
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 
@@ -660,6 +661,7 @@ def test_a_weak_unet_that_cannot_stand_beside_the_strong_one_is_refused():
     adapter = tiny.motion_adapter(motion_max_seq_length=2)
     with pytest.raises(ValueError, match="`num_frames` is 3, and `weak_unet` takes at most 2"):
         frames(tiny.pipeline(weak_unet=tiny.motion_unet(10, adapter)))
+    assert tiny.pipeline(weak_unet=tiny.motion_unet(10, adapter)).most_frames == 2 < tiny.pipeline().most_frames
 
 
 def test_an_unknown_argument_is_refused_by_name(pipe):

@@ -19,10 +19,10 @@ import tiny
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from typer.testing import CliRunner
-from w2sd_video.eval.evaluate import evaluate
 
 from w2sd_video import check_pair, cli, presets, runs, settings, terminal
 from w2sd_video.cli import options
+from w2sd_video.eval.evaluate import evaluate
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"

@@ -7,15 +7,15 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
+
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused
 from w2sd_video.eval import report
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.dimensions import ByFunction, Dimension
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.eval.memory import in_memory
 from w2sd_video.eval.results import Summary
-
-from w2sd_video.columns import Column
-from w2sd_video.errors import Refused
 
 
 def summary(*names: object) -> Summary:

@@ -17,9 +17,9 @@ import test_viclip
 import torch
 from record_image_reward import write_vocabulary
 from safetensors.torch import save
-from w2sd_video.eval.networks import amt, clip, image_reward, mps, musiq, viclip
 
 from w2sd_video.dit_moe import load_published
+from w2sd_video.eval.networks import amt, clip, image_reward, mps, musiq, viclip
 
 
 def open_image_reward(path: Path) -> Any:

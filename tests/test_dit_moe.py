@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_cli import run
 from tiny import SIZE, vae
-from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.models.dit_moe import PUBLISHED, DiTMoETransformer2DModel, SparseMoE, load_published
+from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 CLASSES = FAMILIES[-1]
 HEADS, HEAD_DIM, LAYERS, EXPERTS, ACTIVE = 2, 8, 2, 5, 2
@@ -536,7 +536,10 @@ def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, mon
     torch.save(checkpoint(), published)
     assert "weights that do not fit" in run(*asked, code=2)  # S/2 is larger
     monkeypatch.setitem(PUBLISHED, "S/2-8E2A", CONFIG)
-    assert "--height: 256 is not accepted; the model makes pictures of 16x16" in run(*asked, code=2)
+    refused = (
+        "preset dit-moe-s: its height (--height replaces it): 256 is not accepted; the model makes pictures of 16x16"
+    )
+    assert refused in run(*asked, code=2)
     run(*asked, "--size", 16)
     pipe = W2SDDiTMoEPipeline.from_pretrained("feizhengcong/DiT-MoE/dit_moe_s_8E2A.pt", vae=vae())
     pipe.set_progress_bar_config(disable=True)

@@ -20,6 +20,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
+
+from w2sd_video import video
+from w2sd_video.cli import app
 from w2sd_video.eval import containers, official, official_worker, report, videos
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.columns import COLUMNS
@@ -30,9 +33,6 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import aggregate, normalise, totals
 from w2sd_video.eval.vbench import read as read_vbench
 from w2sd_video.eval.videos import Video, find
-
-from w2sd_video import video
-from w2sd_video.cli import app
 from w2sd_video.runs import Refused
 from w2sd_video.shapes import digits
 from w2sd_video.shapes.grammar import parse

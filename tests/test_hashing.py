@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from w2sd_video.eval.evaluate import evaluate
 
 from w2sd_video import hashing, runs, video
+from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.generate import conflicts, generate
 
 OPENED: list[str] = []

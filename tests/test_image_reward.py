@@ -10,6 +10,7 @@ import pytest
 import torch
 from record_image_reward import GOLDEN, PROMPTS, TINY, WORDS, images, seeded, write_vocabulary
 from safetensors.torch import save_file
+
 from w2sd_video.eval.frames import CLIP_NORM
 from w2sd_video.eval.networks import image_reward
 from w2sd_video.eval.networks.image_reward import TEXT, VISION, ImageReward, load, tokenizer

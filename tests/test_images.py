@@ -13,6 +13,7 @@ import pytest
 import torch
 import vbench_parity
 from shared import shared
+
 from w2sd_video.eval import weights
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import IMAGES
@@ -20,7 +21,6 @@ from w2sd_video.eval.dimensions.fid import Moments, distance, moments
 from w2sd_video.eval.evaluate import Scores, evaluate, unpacked
 from w2sd_video.eval.networks import clip
 from w2sd_video.eval.results import Summary
-
 from w2sd_video.runs import Refused
 
 GOLD = json.loads(image_parity.GOLDEN.read_text())

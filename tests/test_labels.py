@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from w2sd_video.eval.evaluate import evaluate
-from w2sd_video.eval.results import Summary
-from w2sd_video.eval.videos import find, grouped, lacking, left_out
 
 from w2sd_video import video
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
+from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.eval.results import Summary
+from w2sd_video.eval.videos import find, grouped, lacking, left_out
 
 
 @pytest.fixture

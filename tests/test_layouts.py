@@ -18,13 +18,13 @@ from original_layout import unet_names, vae_names
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.models import checks, layouts, loading
 from w2sd_video.models.bases import BASES, SD15
 from w2sd_video.models.sources import Source
+from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 
 SD, ANIMATE = families.FAMILIES[3], families.FAMILIES[1]
 Tensors = dict[str, torch.Tensor]

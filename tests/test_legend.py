@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_worse import scores
 from typer.testing import CliRunner
-from w2sd_video.eval.results import Summary
 
 from w2sd_video import video
 from w2sd_video.cli import app
+from w2sd_video.eval.results import Summary
 
 
 def legend(prompts: int, seeds: int) -> str:

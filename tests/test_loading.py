@@ -28,13 +28,13 @@ from families import FAMILIES, Family
 from original_layout import motion_names, sd15, sdxl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.models import loading
 from w2sd_video.models.bases import SD15, SDXL, clip_tokenizer
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import download_command
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import file_sha256, weight_hashes
 
 load = W2SDAnimateDiffSDXLPipeline.from_pretrained

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from w2sd_video.eval.dimensions import ByFunction, Dimension
-from w2sd_video.eval.evaluate import Scores, evaluate
-from w2sd_video.eval.memory import in_memory
-from w2sd_video.eval.results import Summary
 
 from w2sd_video import video
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
+from w2sd_video.eval.dimensions import ByFunction, Dimension
+from w2sd_video.eval.evaluate import Scores, evaluate
+from w2sd_video.eval.memory import in_memory
+from w2sd_video.eval.results import Summary
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import render
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from w2sd_video.pipelines import W2SDDiTMoEPipeline, W2SDStableDiffusionXLPipeline
 
 from w2sd_video import presets, runs
 from w2sd_video.models import sources
+from w2sd_video.pipelines import W2SDDiTMoEPipeline, W2SDStableDiffusionXLPipeline
 from w2sd_video.runs import Request
 from w2sd_video.sampling import load, sample
 from w2sd_video.shapes import WEIGHTS, bench, digits, pairs

@@ -13,6 +13,7 @@ import torch
 from record_mps import GOLDEN, TEXT, VISION, WIDTH, images, weights
 from safetensors.torch import save_file
 from torch import nn
+
 from w2sd_video.eval.networks import mps
 from w2sd_video.eval.networks.mps import MPS, load, module_tensors
 

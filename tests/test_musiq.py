@@ -10,6 +10,7 @@ from record_musiq import GOLDEN, SIZES, reference, scores
 from safetensors.torch import save_file
 from seeded import pictures
 from shared import shared
+
 from w2sd_video.eval.networks.musiq import load
 
 RECORDED = json.loads(GOLDEN.read_text())

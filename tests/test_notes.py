@@ -14,9 +14,9 @@ import yaml
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from original_layout import vae_names
 from safetensors.torch import load_file, save_file
-from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 
 from w2sd_video.generate import generate
+from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, scheduler
 
@@ -67,7 +67,7 @@ def test_frames_that_are_not_finite_are_an_error_and_nothing_is_written():
     tensors = load_file(file)
     tensors["decoder.conv_out.weight"][:] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(FloatingPointError, match="not finite; give --dtype float32, or another autoencoder by --vae"):
+    with pytest.raises(FloatingPointError, match="not finite; give dtype float32, or another vae"):
         run(request())
     assert not list(Path("outputs").iterdir())
 

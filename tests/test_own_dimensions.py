@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from w2sd_video.eval.dimensions import Dimension
-from w2sd_video.eval.evaluate import Scores, evaluate
 
 from w2sd_video.errors import out_of_memory
+from w2sd_video.eval.dimensions import Dimension
+from w2sd_video.eval.evaluate import Scores, evaluate
 
 FRAMES = np.zeros((1, 3, 8, 8, 3), np.uint8)
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from w2sd_video.eval import report
 from w2sd_video.eval.dimensions import Dimension
 from w2sd_video.eval.evaluate import Scores

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import listing, run
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-from w2sd_video.pipelines import W2SDDiTMoEPipeline
 
 from w2sd_video import presets, terminal
 from w2sd_video.cli import options
@@ -25,6 +24,7 @@ from w2sd_video.errors import WeightsError
 from w2sd_video.models.dit_moe import DiTMoETransformer2DModel
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import resolve
+from w2sd_video.pipelines import W2SDDiTMoEPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
 
@@ -318,7 +318,7 @@ def test_classes_by_experts(tmp_path):
             "image", "3", prompt, "--preset", "dit.yaml", "--device", "cpu", "--seed", 7, code=2
         )
     for flags, says in (
-        (["--size", 64], "--height: 64 is not accepted; the model makes pictures of 16x16"),
+        (["--size", 64], "--size: 64 is not accepted; the model makes pictures of 16x16"),
         (["--guidance", 0], "DiTPipeline treats a guidance below 1 as 1"),
         (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
     ):
@@ -418,7 +418,10 @@ def test_bad_input_is_refused_in_words(options, says, sd):
             {"adapters": {"a.b": {"model": "a/b", "strong": 1, "weak": 0}}},
             "adapters: 'a.b' is not accepted; give names",
         ),
-        ({"weak_routing": "worst"}, "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
+        (
+            {"weak_routing": "worst"},
+            "tiny.yaml: its weak_routing (--weak-routing replaces it): 'worst' is not accepted; stable-diffusion has",
+        ),
     ],
 )
 def test_mistakes_in_a_preset_of_ones_own_are_refused_in_words(said, says, sd):

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from w2sd_video.eval import dimensions
-from w2sd_video.eval.evaluate import evaluate
 
 from w2sd_video import methods, plugins, presets, video
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
+from w2sd_video.eval import dimensions
+from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.runs import Request, read_sidecar
 
 METHOD = '''

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import presets
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample, scheduler
 from w2sd_video.shapes import WEIGHTS

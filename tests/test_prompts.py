@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
-from w2sd_video.prompts import FOLDER, Prompt, Suite, files
 
 from w2sd_video import cli, prompts
 from w2sd_video.documents import read_yaml
 from w2sd_video.errors import Refused
+from w2sd_video.prompts import FOLDER, Prompt, Suite, files
 from w2sd_video.shapes.grammar import prompts as of_grammar
 
 MANIFEST = read_yaml(FOLDER / "manifest.yaml")

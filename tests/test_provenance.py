@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video import provenance
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import file_sha256, tensors_sha256, weight_hashes
 
 

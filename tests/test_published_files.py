@@ -16,12 +16,12 @@ import torch
 from diffusers import ControlNetModel
 from safetensors.torch import save_file
 from test_layouts import ANIMATE, SD, control_names, controlnet, encoder, image_model, ip_weights, load, same, source
-from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 
 from w2sd_video import arms
 from w2sd_video.errors import NotFinite, Refused, WeightsError
 from w2sd_video.models import checkpoints, checks, layouts, loading
 from w2sd_video.models.sources import Source, resolve
+from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 from w2sd_video.runs import Request
 from w2sd_video.sampling import notes
 

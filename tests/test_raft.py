@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from record_raft import FRAMES, GOLDEN, GRID, SIZES, official, official_flow, seeded, video
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from w2sd_video.eval.networks import correlations
 
 pytest.importorskip("torchvision")
 
 from torchvision.models.optical_flow.raft import CorrBlock  # noqa: E402
+
 from w2sd_video.eval.networks import raft  # noqa: E402
 from w2sd_video.eval.networks.raft import Flow, load  # noqa: E402
 

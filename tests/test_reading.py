@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 from rich.console import Console
+
+from w2sd_video import runs, video
 from w2sd_video.eval import decode
 from w2sd_video.eval.cli import run
 from w2sd_video.eval.dimensions.temporal_flickering import DIMENSION as Flickering
@@ -23,8 +25,6 @@ from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.eval.frames import Reader
 from w2sd_video.eval.prompts import match, read_prompts
 from w2sd_video.eval.videos import find, left_out
-
-from w2sd_video import runs, video
 from w2sd_video.runs import Refused
 
 CASES = Path(__file__).with_name("golden") / "cases"

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from w2sd_video import plugins, presets
+from w2sd_video import plugins, presets, settings
 from w2sd_video.cli import app
+from w2sd_video.cli.options import SCHEDULERS, having
+from w2sd_video.levels import check_scheduler
+from w2sd_video.methods import METHODS
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
 
@@ -113,17 +117,48 @@ def test_compiled_blocks_make_the_same_video():
     assert np.abs(frames[0] - frames[1]).max() <= 1
 
 
+OTHERS = [
+    ("generate --convention pub", "published"),
+    ("generate --dtype bf", "bfloat16"),
+    ("generate --schedule ", "default"),
+    ("generate --inversion x_", "x_s x_t"),
+    ("generate --weak-routing w", "worst"),
+    ("image --device c", "cpu cuda"),
+    ("check-pair --dimensions six,hps_v2_", "six,hps_v2_1"),
+    ("eval --backend off", "official"),
+    ("eval --format m", "markdown"),
+    ("presets --format ", "text json"),
+    ("doctor --try shapes-d", "shapes-digits"),
+]
+
+
 @pytest.mark.parametrize(
     "words, completed",
     [
         ("gen", "generate"),
         ("generate --preset shapes-m", "shapes-motion"),
         ("generate --weak-motion-s", "--weak-motion-scale"),
+        ("generate --pair shapes-m", "shapes-motion"),
+        ("generate --method opt", "optimistic"),
+        ("generate --offload seq", "sequential"),
+        ("generate --scheduler Eul", "EulerDiscreteScheduler"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS),
     ],
 )
-def test_a_shell_completes_commands_options_and_presets(words, completed):
-    line = ["w2sd-video", *words.split()]
+def test_a_shell_completes_commands_options_and_values(words, completed):
+    line = ["w2sd-video", *words.split(" ")]
     asked = {"_W2SD_VIDEO_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1)}
     program = Path(sys.executable).with_name("w2sd-video")
     ran = subprocess.run([program], env={**os.environ, **asked}, capture_output=True, text=True)
-    assert ran.stdout.split() == [completed]
+    assert ran.stdout.split() == completed.split()
+
+
+def test_what_a_shell_completes_without_torch_is_what_there_is():
+    assert settings.METHODS == [name for name in METHODS if name != "weak"]
+    for name in SCHEDULERS:
+        config = {"clip_sample": False} if name == "DDIMScheduler" else {}
+        check_scheduler(getattr(diffusers, name)(**config))
+    with pytest.raises(ValueError, match=", ".join(SCHEDULERS)):
+        check_scheduler(diffusers.DDPMScheduler())
+    every = [*having(tuple(settings.FAMILIES))]
+    assert {name for name in every if settings.words(name)} == {"dtype", "offload", "convention"}

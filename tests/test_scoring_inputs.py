@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from test_verdicts import scored
+
+from w2sd_video.columns import Column
 from w2sd_video.eval import decode, report
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.evaluate import Scores, Store, evaluate
 from w2sd_video.eval.frames import Reader
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import find, lacking
-
-from w2sd_video.columns import Column
 from w2sd_video.shapes import table as bench_table
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()

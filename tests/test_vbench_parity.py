@@ -13,6 +13,7 @@ import pytest
 import vbench_parity
 from shared import shared
 from vbench_parity import CLIPS, DIMENSIONS, GOLDEN, VIDEOS, Official, ours, write_weights
+
 from w2sd_video.eval import weights
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import get

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused
 from w2sd_video.eval import claims, report
 from w2sd_video.eval.dimensions import Dimension, get
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Video
-
-from w2sd_video.columns import Column
-from w2sd_video.errors import Refused
 from w2sd_video.shapes.columns import DIGITS
 from w2sd_video.statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
 from w2sd_video.verdicts import Comparison, Values, by_prompt, compare, decide, mean

@@ -12,6 +12,7 @@ import torch
 from record_viclip import GOLDEN, ODD, PLAIN, PROMPTS, TINY, VIDEOS, official, seeded, video
 from safetensors.torch import save_file
 from torch.nn.functional import cosine_similarity
+
 from w2sd_video.eval.networks.viclip import ViCLIP, load
 
 SIDE = TINY["side"]

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+
+from w2sd_video.cli import app
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused
 from w2sd_video.eval import report
 from w2sd_video.eval.dimensions import Dimension
 from w2sd_video.eval.document import worse_prompts
@@ -15,10 +19,6 @@ from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary, finite
 from w2sd_video.eval.videos import Video
 from w2sd_video.eval.worse import worse
-
-from w2sd_video.cli import app
-from w2sd_video.columns import Column
-from w2sd_video.errors import Refused
 from w2sd_video.tables import indented
 
 UP, DOWN, VERDICT = Column("up"), Column("down", sign=-1), Column("right", kind="verdict")

@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.models.motion import motion_unet as inflate
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 FRAMES = 3
 SIZE = 8  # latent height and width; the VAE's factor is 2

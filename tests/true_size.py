@@ -35,10 +35,10 @@ from diffusers import (
 from original_layout import motion_names, sdxl
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 
 from w2sd_video.bench.models import random_weights
 from w2sd_video.models.bases import SDXL, clip_tokenizer
+from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import weight_hashes
 
 GB = 2**30

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from vbench_parity import GOLDEN, frames_of, write_weights
+
 from w2sd_video.eval import weights
 from w2sd_video.eval.dimensions import SIX
 from w2sd_video.eval.evaluate import evaluate
-
 from w2sd_video.video import write_mp4
 
 

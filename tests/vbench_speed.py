@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from vbench_parity import FILES, Official, frames_of, write_weights
+
 from w2sd_video.eval import weights
 from w2sd_video.eval.dimensions import SIX, get
 from w2sd_video.eval.evaluate import Scorer
 from w2sd_video.eval.videos import Video, find
-
 from w2sd_video.video import write_mp4
 
 

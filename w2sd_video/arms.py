@@ -103,4 +103,4 @@ def routing(network: DiTMoETransformer2DModel, value: Routing) -> Settings:
         ValueError: there is no such routing.
     """
     network.ranks(value)
-    return [(network.__dict__, "_routing", value)]
+    return [(network.__dict__, "active_routing", value)]

@@ -109,9 +109,9 @@ def find(reference: str, role: str) -> tuple[bool, str]:
 
     try:
         source = resolve(reference, role)
-    except WeightsNotFound:
+    except WeightsNotFound as error:
         if reference.startswith("package:"):
-            return False, "missing: install the package anew"
+            return False, error.what
         return False, "missing: put it there; `w2sd-video presets NAME` says where it comes from"
     except Refused as error:
         return False, str(error)

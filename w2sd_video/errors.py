@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models.sources import Source
 
 
 def shown(value: object, longest: int = 300) -> str:
@@ -15,27 +19,77 @@ def shown(value: object, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-class Refused(ValueError):
+class Named(Exception):
+    """An error that names one argument.
+
+    Attributes:
+        argument: its name, or a part of it, as in `controlnet.strong`; empty where the error is of none.
+        problem: what is wrong with it.
+        origin: where its value comes from, as in `preset shapes: its`, if not from whoever gave the arguments.
+        replaceable: whether that value gives way to one that is given.
+    """
+
+    def __init__(self, argument: str, problem: str):
+        super().__init__(problem)
+        self.argument, self.problem = argument, problem
+        self.origin, self.replaceable = "", False
+
+    def __str__(self) -> str:
+        name = f"{self.origin} {self.argument}".strip()
+        return f"{name}: {self.problem}" if name else self.problem
+
+    def __reduce__(self) -> Any:  # as another process raises it
+        return _restored, (type(self), vars(self))
+
+
+def _restored(cls: type[Named], attributes: dict[str, Any]) -> Named:
+    error = cls.__new__(cls)
+    vars(error).update(attributes)
+    return error
+
+
+class ArgumentError(Named, ValueError):
+    """An argument that cannot be used."""
+
+
+class Refused(ArgumentError):
     """An argument that cannot be used: which, the value, and what is accepted."""
 
     def __init__(self, argument: str, value: object, accepted: str):
-        super().__init__(f"{argument}: {shown(value)} is not accepted; {accepted}")
-        self.argument, self.value, self.accepted = argument, value, accepted
-
-    def __reduce__(self) -> tuple[type, tuple[str, object, str]]:  # between processes
-        return type(self), (self.argument, self.value, self.accepted)
+        super().__init__(argument, f"{shown(value)} is not accepted; {accepted}")
+        self.value, self.accepted = value, accepted
 
 
-class WeightsError(ValueError):
+class OfWeights(Named):
+    """An error of a model's weights: of which model, or of which argument's, and what is wrong with it."""
+
+    def __init__(self, of: Source | str, what: str):
+        source = None if isinstance(of, str) else of
+        super().__init__(source.argument if source else "", f"{source.quoted if source else of} {what}".strip())
+        self.source, self.what = source, what
+
+
+class WeightsError(OfWeights, ValueError):
     """Weights that cannot be used: damaged, of another architecture, or not matching each other."""
 
 
-class WeightsNotFound(FileNotFoundError):
+class WeightsNotFound(OfWeights, FileNotFoundError):
     """Weights that are not on this machine. The message says how to get them."""
 
 
 class NotFinite(FloatingPointError):
-    """Frames whose values are not finite, which would be black."""
+    """Frames whose values are not finite, which would be black.
+
+    Attributes:
+        frames: which, in words.
+    """
+
+    def __init__(self, frames: str, way: str = "decode in torch.float32, or with another autoencoder"):
+        self.frames, self.way = frames, way
+        super().__init__(f"{frames} have values that are not finite; {way}")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.frames, self.way)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -15,17 +15,23 @@ import torch
 
 from .hashing import sha256_of
 
+Stamps = tuple[tuple[str, int, int], ...]
 REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
 
 
 def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
     """Note on a module which files its weights were loaded from, and their size and time then."""
-    module._w2sd_files = tuple((str(file), *stamp(file)) for file in files)  # type: ignore[assignment]
+    note_files(module, tuple((str(file), *stamp(file)) for file in files))
 
 
-def files_of(module: torch.nn.Module) -> list[Path]:
-    """The files that a module's weights were loaded from."""
-    return [Path(path) for path, *_ in getattr(module, "_w2sd_files", ())]
+def note_files(module: torch.nn.Module, stamps: Stamps) -> None:
+    """Note on a module what is known of the files that its weights are from; see `files_of`."""
+    module._w2sd_files = stamps  # type: ignore[assignment]
+
+
+def files_of(module: object) -> Stamps:
+    """The files that a module's weights were loaded from: path, size in bytes and time of last change in ns then."""
+    return getattr(module, "_w2sd_files", ())
 
 
 def weight_hashes(pipeline: Any) -> dict[str, str]:
@@ -45,7 +51,7 @@ def weight_hashes(pipeline: Any) -> dict[str, str]:
     for name, module in sorted(pipeline.components.items()):
         if not isinstance(module, torch.nn.Module):
             continue
-        files = getattr(module, "_w2sd_files", ())
+        files = files_of(module)
         if files and all(_unchanged(*file) for file in files):
             paths = tuple(path for path, *_ in files)
             if paths not in of_files:

@@ -56,8 +56,20 @@ CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_cont
 TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
+# The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
+METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
+# The settings that are models by themselves; and those that every video has, and no image.
+OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+OF_VIDEOS = ("motion_adapter", "num_frames", "fps")
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
+# The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
+# strong model's alone.
+SCALES = {"adapters": (0.8, -1.5), "controlnet": (1.0, 0.0), "ip_adapter": (0.6, 0.0)}
+
+
+def _scales(name: str) -> str:
+    return ", ".join(f"{scale:g}" for scale in SCALES[name])
 
 
 def _as_dict(value: object) -> object:
@@ -171,8 +183,8 @@ class Pair:
     adapters: Annotated[
         Adapters,
         Setting(
-            "A LoRA, and its scales in the two arms (0.8, -1.5; beside another weak model 0.8, 0), in place of the"
-            " preset's; can be given again.",
+            f"A LoRA, and its scales in the two arms ({_scales('adapters')}; beside another weak model"
+            f" {SCALES['adapters'][0]:g}, 0), in place of the preset's; can be given again.",
             ("--lora",),
             MODELS,
             families=TEXTUAL,
@@ -183,7 +195,7 @@ class Pair:
     controlnet: Annotated[
         ScaledModel | None,
         Setting(
-            "A ControlNet, and its scales in the two arms (1, 0).",
+            f"A ControlNet, and its scales in the two arms ({_scales('controlnet')}).",
             ("--controlnet",),
             MODELS,
             families=CONTROLLED,
@@ -194,7 +206,7 @@ class Pair:
     ip_adapter: Annotated[
         PicturedModel | None,
         Setting(
-            "An IP-Adapter's file, and its scales in the two arms (0.6, 0).",
+            f"An IP-Adapter's file, and its scales in the two arms ({_scales('ip_adapter')}).",
             ("--ip-adapter",),
             MODELS,
             families=TEXTUAL,
@@ -278,9 +290,7 @@ class Pair:
     @property
     def models(self) -> dict[str, str]:
         """Every model that it names, by what it is."""
-        named = {
-            name: getattr(self, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
-        }
+        named = {name: getattr(self, name) for name in OWN_MODELS}
         named |= {f"adapters.{name}": each["model"] for name, each in self.adapters.items()}
         named |= {
             f"{name}.model": each["model"]
@@ -390,6 +400,11 @@ class Settings(Pair):
     ] = None
 
 
+def most_reflected(num_steps: int, convention: str) -> int:
+    """The most steps that can reflect: the inverse of the published code has no level for the last one."""
+    return num_steps - (convention == "published")
+
+
 def of(name: str, cls: type = Settings) -> Setting:
     """What there is to say of a setting."""
     return validation.setting_of(name, cls)
@@ -400,14 +415,28 @@ def number(name: str, cls: type = Settings) -> type[int] | type[float] | None:
     return validation.number(name, cls)
 
 
+def words(name: str, cls: type = Settings) -> list[str]:
+    """The texts that a setting accepts, where its type lists them; else none."""
+    return validation.words(name, cls)
+
+
 def names(cls: type = Settings) -> list[str]:
     """The names of all settings."""
     return validation.names(cls)
 
 
+def whole(argument: str) -> str:
+    """The setting that an error's argument is, or is a part of: `controlnet` of `controlnet.strong`."""
+    if argument.startswith("option of "):
+        return "options"
+    name = argument.partition(".")[0]
+    parts = {"lora": "adapters", "image_encoder": "ip_adapter", "schedules": "scheduler"}
+    return parts.get(name, name)
+
+
 def option(argument: str) -> str:
     """The command line's name for an argument, or a part of one, as in `controlnet.strong`; else its own."""
-    whole = "options" if argument.startswith("option of ") else argument.partition(".")[0]
-    if whole in names() and (options := of(whole).options):
+    name = whole(argument)
+    if name in names() and (options := of(name).options):
         return options[0].partition("/")[0]
     return argument

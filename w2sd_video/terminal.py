@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from . import settings
 from .documents import parse_yaml, words_as_booleans
-from .errors import Refused, out_of_memory, shown
+from .errors import Named, NotFinite, Refused, out_of_memory, shown
 
 # Errors of the machine, not of what the user gave.
 MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
@@ -96,6 +96,18 @@ def parse_path(value: str | Path) -> Path:
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}  # of an option or argument
 
 
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuses a file that cannot be written, or that is there and is not to be replaced.
+
+    Raises:
+        Refused: says what it is instead.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused("--out", str(path), "it is a folder or a device: give a file")
+    if path.exists() and not overwrite:
+        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+
+
 def number(kind: type) -> Callable[[str], Any]:
     """A parser of numbers that names what it got instead."""
 
@@ -109,22 +121,31 @@ def number(kind: type) -> Callable[[str], Any]:
 
 
 @contextmanager
-def messages() -> Iterator[None]:
-    """Turns the errors that a user can mend into one message and an exit code."""
+def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
+    """Turns the errors that a user can mend into one message and an exit code.
+
+    Args:
+        context: of the command, so that no option is named which the command has not.
+
+    Yields:
+        Names of options by argument, which a command fills where a user has given another option than the usual one.
+    """
+    options: dict[str, str] = {}
     try:
-        yield
-    except Refused as error:
-        what = " is missing" if error.value is None else f": {shown(error.value)} is not accepted"
-        _fail(f"{_named(error.argument)}{what}; {error.accepted}", 2)
+        yield options
+    except Named as error:
+        _fail(_message(error, options, context), 2)
     except BrokenPipeError:  # nobody reads on; typer ends the program
         raise
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno in MACHINE:
             _fail(f"{error.filename or 'a file'}: {error.strerror}. What is finished is kept", 1)
-        argument, colon, said = str(error).partition(": ")
-        _fail(_named(argument) + colon + said, 2)
+        _fail(str(error), 2)
     except ModuleNotFoundError as error:
         _fail(f'{error}. What needs it comes with an extra: pip install "w2sd-video[eval,digits]"', 2)
+    except NotFinite as error:
+        way = "give --dtype float32, or another autoencoder by --vae"
+        _fail(f"{error.frames} have values that are not finite; {way}", 1)
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -135,9 +156,26 @@ def messages() -> Iterator[None]:
         _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
 
 
-def _named(argument: str) -> str:
-    """The option that sets an argument, or a part of one, as in `controlnet.strong`."""
-    return OPTIONS.get(argument.partition(".")[0]) or settings.option(argument)
+def _message(error: Named, options: Mapping[str, str], context: typer.Context | None) -> str:
+    """What is said of an error: the option that sets its argument, or else where its value comes from."""
+    if not error.argument:
+        return str(error)
+    setting = settings.whole(error.argument)
+    option = options.get(error.argument) or options.get(setting) or OPTIONS.get(error.argument.partition(".")[0])
+    option = option or settings.option(error.argument)
+    if context and option.startswith("--"):
+        names = next((each.opts for each in context.command.params if option in each.opts), [])
+        typed = [name for name in names if any(each.partition("=")[0] == name for each in sys.argv[1:])]
+        option = typed[0] if typed else option if names else ""
+    if error.origin:
+        name = f"{error.origin} {error.argument}"
+        if error.replaceable and context and option.startswith("--"):
+            name += f" ({option} replaces it)"
+    else:
+        name = option or error.argument
+        if isinstance(error, Refused) and error.value is None:
+            return f"{name} is missing; {error.accepted}"
+    return f"{name}: {error.problem}"
 
 
 def _fail(message: str, code: int) -> None:

@@ -25,6 +25,7 @@ from .documents import finite
 from .errors import WeightsNotFound
 from .hashing import sha256
 from .models.sources import cached, resolve
+from .provenance import files_of
 from .runs import Request
 from .sampling import arguments, load, scheduler
 
@@ -79,11 +80,11 @@ def run(preset: presets.Preset, device: str | None = None, report: Report = lamb
             name: getattr(request, name)
             for name in ("num_inference_steps", "height", "width", "num_frames", "guidance_scale", "method", "dtype")
         } | {"device": on.type}
-        outputs: dict[str, dict[str, torch.Tensor]] = {}
+        samples: dict[str, dict[str, torch.Tensor]] = {}
         for dtype in dict.fromkeys((request.dtype, half, "float32")):
             report(f"loading in {dtype}")
-            _sample(replace(request, dtype=dtype), on, results, outputs.setdefault(dtype, {}), dtype == request.dtype)
-        _compare(outputs, half, results)
+            _sample(replace(request, dtype=dtype), on, results, samples.setdefault(dtype, {}), dtype == request.dtype)
+        _compare(samples, half, results)
     return results
 
 
@@ -99,7 +100,7 @@ def check_there(preset: presets.Preset) -> None:
         if not there:
             missing.append(f"{role} {model}: {state}")
     if missing:
-        raise WeightsNotFound(f"preset {preset.name}: its weights are not all here: " + "; ".join(missing))
+        raise WeightsNotFound(f"preset {preset.name}:", f"its weights are not all here: {'; '.join(missing)}")
 
 
 def _request(preset: presets.Preset, device: str | None, picture: Path) -> Request:
@@ -114,10 +115,10 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
         fields["num_frames"] = min(preset.num_frames, FRAMES)
     if preset.refine:
         fields["weak_prompt"] = weak
-    inputs = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
-    if any(inputs.values()):
+    pictured = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
+    if any(pictured.values()):
         _draw(picture)
-        fields |= {name: str(picture) for name, of in inputs.items() if of}
+        fields |= {name: str(picture) for name, of in pictured.items() if of}
     return Request.of(strong, 0, preset, **fields)
 
 
@@ -131,7 +132,7 @@ def _draw(path: Path) -> None:
 
 
 def _sample(
-    request: Request, device: torch.device, results: dict[str, Any], outputs: dict[str, torch.Tensor], first: bool
+    request: Request, device: torch.device, results: dict[str, Any], samples: dict[str, torch.Tensor], first: bool
 ) -> None:
     """Loads the pair in the request's dtype and samples by the stock pipeline, without the method and with it.
 
@@ -162,7 +163,7 @@ def _sample(
         runner = stock if kind == "stock" else pipe
         runner.set_progress_bar_config(disable=True)
         runner.scheduler = scheduler(request, pipe.scheduler.config)
-        keywords = calls[kind] | {
+        call = calls[kind] | {
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
             "generator": torch.Generator("cpu").manual_seed(request.seed),
@@ -171,12 +172,12 @@ def _sample(
         measure.start_peak(device)
         began = time.perf_counter()
         try:
-            output = runner(**keywords)
-            outputs[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
+            output = runner(**call)
+            samples[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
             measure.synchronize(device)
             row |= {"seconds": time.perf_counter() - began, "peak_gib": _peak(device)}
-            row["finite"] = bool(outputs[kind].isfinite().all())
-            row["rms"] = _rms(outputs[kind])
+            row["finite"] = bool(samples[kind].isfinite().all())
+            row["rms"] = _rms(samples[kind])
             if kind == "on":
                 row["evaluations"] = pipe.evaluations["total"]
         except Exception as error:
@@ -192,19 +193,19 @@ _NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "me
 def _stock(pipe: Reflection) -> Any:
     """The stock pipeline over the same components."""
     kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
-    return pipe._stock(**kept)
+    return pipe.stock(**kept)
 
 
-def _compare(outputs: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
+def _compare(samples: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
     """Notes the verdicts: off is stock, all is finite, files are the published ones; and how far half precision is."""
     checks: list[Row] = results["checks"]
-    for dtype, of_dtype in outputs.items():
-        if {"stock", "off"} <= of_dtype.keys():
-            equal = _same(of_dtype["stock"], of_dtype["off"])
+    for dtype, outputs in samples.items():
+        if {"stock", "off"} <= outputs.keys():
+            equal = _same(outputs["stock"], outputs["off"])
             row: Row = {"check": f"method off is the stock pipeline bit for bit, {dtype}", "ok": equal}
-            checks.append(row if equal else row | _apart(of_dtype["off"], of_dtype["stock"]))
-        if {"off", "on"} <= of_dtype.keys():
-            differs = not _same(of_dtype["on"], of_dtype["off"])
+            checks.append(row if equal else row | _apart(outputs["off"], outputs["stock"]))
+        if {"off", "on"} <= outputs.keys():
+            differs = not _same(outputs["on"], outputs["off"])
             checks.append({"check": f"the method changes the output, {dtype}", "ok": differs})
     for run in results["runs"]:
         if not run.get("finite", True):
@@ -212,9 +213,9 @@ def _compare(outputs: dict[str, dict[str, torch.Tensor]], half: str, results: di
         if "error" in run and run["run"].endswith(results["settings"]["dtype"]):
             checks.append({"check": f"ran: {run['run']}", "ok": False})
     for kind in ("off", "on"):
-        if kind in outputs.get(half, {}) and kind in outputs.get("float32", {}):
+        if kind in samples.get(half, {}) and kind in samples.get("float32", {}):
             row = {"check": f"{half} beside float32, {_NAMES[kind]}", "ok": None}
-            checks.append(row | _apart(outputs[half][kind], outputs["float32"][kind]))
+            checks.append(row | _apart(samples[half][kind], samples["float32"][kind]))
     for file in results["files"]:
         if "published" in file:
             same = file["sha256"] == file["published"]
@@ -245,9 +246,7 @@ def files(pipe: Any, request: Request) -> list[Row]:
     For a file in the hub's cache, `published` is the SHA-256 by which the hub knows it. For others it is not known
     here: compare it with what the site says that the file is from.
     """
-    from .provenance import files_of
-
-    of = [(name, path) for name, part in pipe.components.items() for path in files_of(part)]
+    of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in files_of(part)]
     for role, model in request.models.items():  # LoRAs and IP-Adapters are no components
         source = resolve(model, role.partition(".")[0])
         path = source.path or (cached(source, None, source.inside) if source.inside else None)

@@ -135,6 +135,15 @@ def _kinds(about: FieldInfo) -> list[Any]:
     return [kind.__origin__ if get_origin(kind) is Annotated else kind for kind in kinds]
 
 
+def words(name: str, cls: type) -> list[str]:
+    """The texts that a setting accepts, where its type lists them; else none."""
+    return _words(info(cls, name))
+
+
+def _words(about: FieldInfo) -> list[str]:
+    return [str(word) for each in _kinds(about) if get_origin(each) is Literal for word in get_args(each)]
+
+
 def names(cls: type) -> list[str]:
     """The names of a validated class's fields."""
     return list(cls.__pydantic_fields__)  # type: ignore[attr-defined]
@@ -185,9 +194,8 @@ def _accepted(error: ErrorDetails, loc: Sequence[int | str], cls: type) -> str:
     if setting and setting.accepted:
         return setting.accepted
     kinds = _kinds(about)
-    words = [str(word) for each in kinds if get_origin(each) is Literal for word in get_args(each)]
-    if words:
-        return did_you_mean(str(error["input"])[:100], words)
+    if known_words := _words(about):
+        return did_you_mean(str(error["input"])[:100], known_words)
     bounds = {
         name: getattr(each, name)
         for each in _flat(about)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Refused, did_you_mean
-from ..terminal import PATH, err, messages, number, out, quiet
+from ..terminal import PATH, check_file, err, messages, number, out, quiet
 
 app = typer.Typer(help="Measure speed, memory and precision on this machine's device.", no_args_is_help=True)
 
@@ -106,10 +105,7 @@ def _check(path: Path, minutes: float, sizes: list[int], frames: int | None, ove
             raise Refused("--size", size, "give each size once")
     if frames is not None and not 1 <= frames <= MOST_FRAMES:
         raise Refused("--frames", frames, f"give a whole number from 1 to {MOST_FRAMES}")
-    if os.path.lexists(path) and not path.is_file():
-        raise Refused("--out", str(path), "it is a folder or a device: give a file")
-    if path.exists() and not overwrite:
-        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+    check_file(path, overwrite)
 
 
 LEGEND = (

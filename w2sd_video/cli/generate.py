@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,24 +22,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .. import plugins, presets, runs, settings
+from .. import presets, runs, settings
 from ..errors import Refused
 from ..generate import Made, conflicts
 from ..generate import generate as make
 from ..runs import Request
-from ..sampling import differences, weak_arm
+from ..sampling import differences
 from ..settings import METHOD, MODELS, SIZE, VIDEOS
-from ..terminal import MACHINE, PATH, err, messages, number, out, quiet, say
-from .options import (
-    MOST_REQUESTS,
-    OUTPUT,
-    adapters,
-    option,
-    parse_seeds,
-    read_fields,
-    read_prompts,
-    refuse_empty,
-)
+from ..terminal import PATH, err, messages, number, out, quiet, say
+from .options import OUTPUT, option, read_fields, refuse_empty, words
+from .requests import Line
 
 
 def suites() -> list[str]:
@@ -51,7 +41,6 @@ def suites() -> list[str]:
     return names()
 
 
-DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
 IMAGES = tuple(family for family in settings.FAMILIES if family not in VIDEOS)
 
 
@@ -128,6 +117,7 @@ def generate(
         option(
             METHOD,
             "Refine prompts, of which the weak arm keeps the raw ones: shapes, or a language model's folder or hub id.",
+            **words("shapes"),
         ),
     ] = None,
     size: Annotated[int | None, option(SIZE, "Height and width.", parser=number(int), metavar="N")] = None,
@@ -159,179 +149,35 @@ def generate(
 
     Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
     """
-    prompts = [*(prompts or []), *(prompt or [])]
-    with messages():
+    # Long, because every option of the command is declared in its signature; the work is in `requests` and `sample`.
+    line = Line(
+        kind=kind,
+        prompts=[*(prompts or []), *(prompt or [])],
+        suite=suite,
+        seed=seed,
+        sidecar=again,
+        preset=preset,
+        loras=[*fields.pop("adapters", []), *([lora_path] if lora_path else [])],
+        lora_scales={"strong": strong_lora_scale, "weak": weak_lora_scale},
+        image_encoder=image_encoder,
+        variants=[name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on],
+        refine=refine,
+        record=record,
+    )
+    with messages(context) as flags:
         refuse_empty(context)
         if size is not None:
             if fields.keys() & {"height", "width"}:
                 raise Refused("--size", size, "give it, or --height and --width")
-            if not 8 <= size <= settings.WIDEST or size % 8:
-                raise Refused("--size", size, f"give a multiple of 8, from 8 to {settings.WIDEST}")
             fields |= {"height": size, "width": size}
-        loras = [*fields.pop("adapters", []), *([lora_path] if lora_path else [])]
+            flags |= {"height": "--size", "width": "--size"}
+        if lora_path and line.loras == [lora_path]:
+            flags["adapters"] = "--lora_path"
         fields = read_fields(fields)
-        method = fields.get("method")
-        file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
-        if file:
-            fields |= {"method": file.name, "method_sha256": file.sha256}
-        also = {"gif": gif, "png": png, "differences": record}
-        formats = ["mp4", *(each for each, wanted in also.items() if wanted)]
-        variants = [name for name, on in [("plain", plain), ("weak", weak_only), ("compare", compare)] if on]
-        if len(variants) > 1:
-            raise ValueError("--plain, --weak-only and --compare exclude one another")
-        without = "--plain and --weak-only sample without a method"
-        for name in ("method", "options"):
-            if name in fields and (plain or weak_only):
-                raise Refused(name, fields[name], f"{without}: give one or the other")
-        if record and (plain or weak_only):
-            raise ValueError(f"--record: {without}, and there is nothing to record")
-        by_arm = {"strong": strong_lora_scale, "weak": weak_lora_scale}
-        scales = {arm: scale for arm, scale in by_arm.items() if scale is not None}
-        before: dict[str, Any] | None = None
-        if again:
-            free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
-            replaced = fields.keys() - free
-            others = (suite, preset, refine, seed, image_encoder)
-            if prompts or variants or loras or scales or replaced or any(x is not None for x in others):
-                accepted = (
-                    "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
-                    " FILE.py:CLASS"
-                )
-                raise ValueError(f"--from takes everything from the sidecar; only {accepted} go with it")
-            request, before = _again(again, kind, fields, file)
-            requests, verify = [request], True
-            if record and request.variant not in ("w2sd", "compare"):
-                raise ValueError(f"--record: {again} was sampled without a method, and there is nothing to record")
-            formats = [each for each in runs.FORMATS if each in {*formats, *before.get("formats", [])}]
-        else:
-            seeds = parse_seeds("0" if seed is None else seed)
-            pair = presets.load(preset or DEFAULTS[kind])
-            check_kind(pair, kind, "--preset", pair.name)
-            fields["preset"] = pair
-            if image_encoder is not None:
-                if (ip := fields.get("ip_adapter") or pair.ip_adapter) is None:
-                    raise Refused("image_encoder", image_encoder, "the pair has no IP-Adapter; give --ip-adapter")
-                fields["ip_adapter"] = {**ip, "image_encoder": image_encoder}
-            alone = not fields.keys() & {"weak", "weak_motion_adapter"}
-            if named := adapters(loras, pair, scales, alone):
-                fields["adapters"] = named
-            fields["variant"] = variants[0] if variants else "w2sd"
-            texts = read_prompts(prompts, suite, kind)
-            if len(texts) * len(seeds) > MOST_REQUESTS:
-                accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {kind}s: give fewer at once"
-                raise Refused("seed", seed, accepted)
-            refiner = refine or (pair.refine if "weak_prompt" not in fields else None)
-            requests = _requests(texts, seeds, fields, refiner)
-            if idle := _without_effect(requests[0], fields, "weak" in scales):
-                err.print(escape(f"Note: {idle}"))
-        sample(requests, out_folder, formats, overwrite, before, verify)
-
-
-def _again(
-    sidecar: Path, kind: str, fields: dict[str, Any], file: plugins.Plugin | None
-) -> tuple[Request, dict[str, Any]]:
-    """The request of a sidecar, and all that it says. Says of files that are no longer what they were.
-
-    Args:
-        kind: what the command makes, "video" or "image".
-        fields: what of the request is replaced.
-        file: the method, where it is one of a file.
-
-    Raises:
-        Refused: it cannot be read, or its method is another one.
-        ValueError: its request cannot be used.
-    """
-    try:
-        request, before = runs.read_sidecar(sidecar)
-    except OSError as error:
-        raise Refused("--from", str(sidecar), f"give a sidecar that can be read ({error})") from None
-    except ValueError as error:
-        raise ValueError(f"--from: {error}") from None
-    if file and (file.name, file.sha256) != (request.method, request.method_sha256):
-        was = f"{request.method}{f', SHA-256 {request.method_sha256}' if request.method_sha256 else ''}"
-        raise Refused("method", file.name, f"it is not the method of the sidecar: {was}")
-    request = replace(request, **fields)
-    try:
-        request.check()
-    except (ValueError, OSError) as error:
-        if getattr(error, "argument", None) in fields or getattr(error, "errno", None) in MACHINE:
-            raise
-        raise ValueError(f"--from: {sidecar}: its request's {error}") from None
-    check_kind(request, kind, "--from", str(sidecar))
-    for path, what in runs.check_files(sidecar.parent, before, hashed=True).items():
-        if os.path.lexists(path):
-            err.print(f"{path} {what}: it is damaged or another one", markup=False)
-    return request, before
-
-
-def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refiner: str | None) -> list[Request]:
-    """A request of each prompt with each seed.
-
-    Raises:
-        Refused: one cannot be used.
-    """
-    requests = []
-    for prompt in prompts:
-        raw = {"weak_prompt": prompt} if refiner else {}
-        requests += [Request.of(prompt, seed, **{**raw, **fields}) for seed in seeds]
-    if refiner:  # which may load a language model, so that all else is refused before
-        by_prompt = dict(zip(prompts, refine_prompts(prompts, refiner), strict=True))
-        requests = [replace(request, prompt=by_prompt[request.prompt]) for request in requests]
-    return requests
-
-
-def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
-    """A note on options that have no part in what is made, or an empty text."""
-    from ..methods import find
-
-    method = find(request.method, request.method_sha256)
-    arms: tuple[str, ...] = ("weak",)
-    used: tuple[str, ...] = ()
-    match request.variant:
-        case "plain":
-            by, arms = "--plain samples the strong model alone", ("weak", "reflection")
-        case "weak":
-            by, arms = "--weak-only samples the weak arm alone, without reflection", ("reflection",)
-            if "weak_guidance_scale" in fields and (request.weak or request.weak_motion_adapter or weak_arm(request)):
-                return f"--weak-only samples at --guidance {request.guidance_scale:g}; --weak-guidance has no effect."
-        case "w2sd" if method.one_model:
-            by, used = f"{request.method_name} has the strong model in both arms", ("weak_guidance_scale",)
-        case "w2sd" if not method.uses_weak:
-            by = f"{request.method_name} has no weak arm"
-        case _:
-            return ""
-    named = [name for name in fields if name in settings.names() and name not in used]
-    idle = [settings.option(name) for name in named if settings.of(name).arm in arms]
-    if weak_lora_scale and "weak" in arms:
-        idle.append("--weak_lora_scale")
-    return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""
-
-
-def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
-    """Refuses, for one of the commands, what is made by the other."""
-    if pair.kind != kind:
-        other = "image" if kind == "video" else "generate"
-        raise Refused(option, value, f"it makes {pair.kind}s: w2sd-video {other}")
-
-
-def refine_prompts(prompts: list[str], refiner: str) -> Iterator[str]:
-    """Prompts as the strong arm is told them."""
-    refine: Callable[[str], str]
-    if refiner == "shapes":
-        from ..shapes import grammar
-
-        refine = grammar.refine
-    else:
-        from ..refine import language_model
-
-        quiet()
-        try:
-            refine = language_model(refiner)
-        except (OSError, ValueError) as error:
-            said = str(error).partition("\n")[0]
-            accepted = f"give shapes, or a causal language model that is here ({said})"
-            raise Refused("--refine", refiner, accepted) from None
-    yield from map(refine, prompts)
+        formats = {"mp4": True, "gif": gif, "png": png, "differences": record}
+        batch = line.batch({name for name, wanted in formats.items() if wanted}, fields, flags)
+        with batch.origin:
+            sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)
 
 
 def sample(
@@ -373,14 +219,14 @@ def sample(
         quiet()
         sampled = 0
         with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
-            for number, made in enumerate(results, 1):
+            for number, output in enumerate(results, 1):
                 progress.update(videos, advance=1)
-                sampled += not made.kept
-                if quietly and len(requests) > 1 and not made.kept:
+                sampled += not output.kept
+                if quietly and len(requests) > 1 and not output.kept:
                     left = round((time.monotonic() - began) / sampled * (len(requests) - number))
                     err.print(f"{number}/{len(requests)}, {timedelta(seconds=left)} left", markup=False)
-                lines = [] if made.kept else [f"  {line}" for line in _summary(made, before)]
-                lines = [f"{next(iter(made.paths.values()))}{'  (already made)' * made.kept}", *lines]
+                lines = [] if output.kept else [f"  {line}" for line in _summary(output, before)]
+                lines = [f"{next(iter(output.paths.values()))}{'  (already made)' * output.kept}", *lines]
                 if to is out:
                     say(*lines)
                 else:
@@ -401,8 +247,6 @@ def confirm_writable(
     Raises:
         FileExistsError: they are taken.
     """
-    for request in requests:
-        request.check()
     runs.writable(folder)
     states = conflicts(requests, folder, formats, verify)
     never = [reason for state, reason in states if state == "blocked"]
@@ -419,19 +263,19 @@ def confirm_writable(
     return True
 
 
-def _summary(made: Made, before: dict[str, Any] | None) -> Iterator[str]:
+def _summary(output: Made, before: dict[str, Any] | None) -> Iterator[str]:
     """What is said of a video: its other files, what it took, and whether it is what it was `before`."""
-    yield from map(str, list(made.paths.values())[1:])
-    yield from (str(next(iter(paths.values()))) for paths in made.singles.values())
-    for variant, video in made.record["videos"].items():
+    yield from map(str, list(output.paths.values())[1:])
+    yield from (str(next(iter(paths.values()))) for paths in output.singles.values())
+    for variant, video in output.record["videos"].items():
         name = video["method"] or variant
-        count, seconds, device = video["evaluations"], video["seconds"], made.record["device"]
+        count, seconds, device = video["evaluations"], video["seconds"], output.record["device"]
         of = f" ({count['strong']} by the strong arm, {count['weak']} by the weak)" if count["weak"] else ""
         yield f"{name}: {count['total']} network evaluations{of}, {seconds:.1f} s on {device}"
     if before and not before.get("videos"):
         yield "the sidecar does not say which frames it had"
     elif before:
-        differing = differences(before, made.record)
+        differing = differences(before, output.record)
         yield (
             "frames differ from the sidecar's; what differs: " + ", ".join(differing)
             if differing

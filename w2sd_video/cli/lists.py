@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,8 @@ from rich.markup import escape
 from .. import plugins, presets, runs
 from ..documents import finite
 from ..errors import Refused
-from ..terminal import PATH, err, messages, out, quiet, say
-from .options import FORMAT, wants_json
+from ..terminal import PATH, check_file, err, messages, out, quiet, say
+from .options import DEVICES, FORMAT, wants_json, words
 
 
 def show_presets(
@@ -33,8 +32,8 @@ def show_presets(
             out.print(presets.text(presets.load(name)), markup=False, end="")
             return
         if as_json:
-            found = map(presets.load, presets.names()) if name is None else [presets.load(name)]
-            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in found]
+            listed = map(presets.load, presets.names()) if name is None else [presets.load(name)]
+            data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in listed]
             say(json.dumps(data if name is None else data[0], indent=1))
             return
         for preset in map(presets.load, presets.names()):
@@ -111,12 +110,20 @@ def _show_plugins(
 
 
 def doctor(
+    context: typer.Context,
     trial: Annotated[
         str | None,
-        typer.Option("--try", metavar="PRESET", help="Try this preset's weights, two small steps, and write a report."),
+        typer.Option(
+            "--try",
+            metavar="PRESET",
+            autocompletion=presets.names,
+            help="Try this preset's weights, two small steps, and write a report.",
+        ),
     ] = None,
     path: Annotated[Path | None, typer.Option("--out", help="The report (default: trial-PRESET.md).", **PATH)] = None,
-    device: Annotated[str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.", **words(*DEVICES))
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
@@ -125,7 +132,7 @@ def doctor(
     With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
     half precision against float32, seconds and memory; in one report to send to the project.
     """
-    with messages():
+    with messages(context):
         as_json = wants_json(form)
         if trial is not None:
             _try(trial, path, device, overwrite, as_json)
@@ -152,16 +159,14 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
         raise Refused("--try", name, "give one of `w2sd-video presets`, or a YAML file")
     preset = presets.load(name)
     path = path or Path(f"trial-{Path(preset.name).stem}.md")
-    if os.path.lexists(path) and not path.is_file():
-        raise Refused("--out", str(path), "it is a folder or a device: give a file")
-    if path.exists() and not overwrite:
-        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+    check_file(path, overwrite)
     from .. import trial
 
     trial.check_there(preset)
     runs.writable(path.parent)
     quiet()
-    results = trial.run(preset, device, lambda line: err.print(line, markup=False))
+    with presets.naming(preset, {"device": device}):
+        results = trial.run(preset, device, lambda line: err.print(line, markup=False))
     trial.write(path, results)
     for check in results["checks"]:
         err.print(f"{trial.verdict(check)}: {check['check']}{trial.numbers(check)}", markup=False)

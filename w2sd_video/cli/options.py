@@ -11,16 +11,39 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .. import presets, runs, settings
+from .. import plugins, presets, runs, settings
 from ..errors import Refused
-from ..settings import SCALED, Scaled
+from ..settings import SCALED, SCALES, Scaled
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"
+# Those that `levels.check_scheduler` accepts, known here without torch.
+SCHEDULERS = (
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
 MOST_SEEDS = 10_000
 MOST_REQUESTS = 1_000_000
 EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt", "prompt")  # options that may be an empty text
-FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+
+def words(*known: str) -> dict[str, Any]:
+    """Of an option: what a shell completes its value to."""
+    return {"autocompletion": lambda: list(known)}
+
+
+def dimension_names(incomplete: str) -> list[str]:
+    """What a shell completes names of dimensions to, with commas between: the last of them."""
+    from ..eval.dimensions import known
+
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in known()]
+
+
+FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.", **words("text", "json"))
 
 
 def wants_json(form: str) -> bool:
@@ -52,8 +75,23 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "inversion": _inversion,
     "weak_routing": _routing,
     "options": read_settings,
-    "controlnet": lambda text: read_scaled("--controlnet", text, 1.0, 0.0),
-    "ip_adapter": lambda text: read_scaled("--ip-adapter", text, 0.6, 0.0),
+    "controlnet": lambda text: read_scaled("--controlnet", text, *SCALES["controlnet"]),
+    "ip_adapter": lambda text: read_scaled("--ip-adapter", text, *SCALES["ip_adapter"]),
+}
+
+
+def _schedules(context: typer.Context) -> list[str]:
+    return list(presets.load(context.params.get("preset") or presets.DEFAULT).schedules)
+
+
+# What a shell completes values of settings to, beside those whose types list them.
+COMPLETED: dict[str, Callable[..., list[str]]] = {
+    "method": lambda: [*settings.METHODS, *plugins.names("method", settings.METHODS)],
+    "scheduler": lambda: list(SCHEDULERS),
+    "schedule": _schedules,
+    "inversion": lambda: ["x_s", "x_t"],
+    "weak_routing": lambda: ["worst"],
+    "device": lambda: list(DEVICES),
 }
 
 
@@ -61,6 +99,10 @@ def _parameter(name: str, of: type) -> inspect.Parameter:
     """A setting as an option of a command: None where it is not given."""
     about, kind = settings.of(name, of), settings.number(name, of)
     more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
+    if listed := settings.words(name, of):
+        more |= words(*listed)
+    elif name in COMPLETED:
+        more |= {"autocompletion": COMPLETED[name]}
     if kind:
         more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
     value: Any = list[str] if name in REPEATED else kind or (bool if "/" in about.options[0] else str)
@@ -160,9 +202,11 @@ def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], a
     option, scale = next(((f"--{arm}_lora_scale", x) for arm, x in scales.items()), ("", 0.0))
     if scales and not (loras or named):
         raise Refused(option, scale, f"preset {pair.name} has no LoRA: name one by --lora")
-    weak = -1.5 if alone and pair.weak is None and pair.weak_motion_adapter is None else 0.0
+    strong, weak = SCALES["adapters"]
+    if not alone or pair.weak is not None or pair.weak_motion_adapter is not None:
+        weak = 0.0
     for text in loras:
-        each = read_scaled("--lora", text, 0.8, weak)
+        each = read_scaled("--lora", text, strong, weak)
         if scales and text != each["model"]:
             raise Refused(option, scale, f"--lora {text} says its scale already")
         name = each["model"]

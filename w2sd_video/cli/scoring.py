@@ -18,8 +18,22 @@ from ..errors import Refused
 from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import PATH, err, messages, out, quiet, say
-from .generate import confirm_writable, refine_prompts, sample
-from .options import FORMAT, OUTPUT, adapters, option, refuse_empty, wants_json, with_settings
+from .generate import confirm_writable, sample
+from .options import (
+    DEVICES,
+    FORMAT,
+    OUTPUT,
+    adapters,
+    dimension_names,
+    option,
+    refuse_empty,
+    wants_json,
+    with_settings,
+    words,
+)
+from .requests import refine_prompts
+
+FORMATS = ("text", "json", "markdown", "latex")
 
 
 def evaluate(
@@ -34,7 +48,8 @@ def evaluate(
     dimensions: Annotated[
         str,
         typer.Option(
-            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME."
+            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME.",
+            autocompletion=dimension_names,
         ),
     ] = "six",
     out_file: Annotated[
@@ -46,9 +61,10 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", **words(*DEVICES))] = "auto",
     backend: Annotated[
-        str, typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.")
+        str,
+        typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.", **words("own", "official")),
     ] = "own",
     official_python: Annotated[
         str, typer.Option(help="The Python of the environment that has VBench's package.")
@@ -67,7 +83,11 @@ def evaluate(
     ] = None,
     form: Annotated[
         str,
-        typer.Option("--format", help="text (or table); or on stdout json, or the tables as markdown or latex."),
+        typer.Option(
+            "--format",
+            help="text (or table); or on stdout json, or the tables as markdown or latex.",
+            **words(*FORMATS),
+        ),
     ] = "text",
 ) -> None:
     """Score videos as VBench does, and compare groups of them.
@@ -79,7 +99,7 @@ def evaluate(
         from ..eval.dimensions import named_by_user
 
         form = "text" if form == "table" else form
-        if form not in ("text", "json", "markdown", "latex"):
+        if form not in FORMATS:
             raise Refused("--format", form, "give text, json, markdown or latex")
         if backend not in ("own", "official"):
             raise Refused("backend", backend, "give own or official")
@@ -145,7 +165,8 @@ def check_pair(
         str | None,
         typer.Option(
             help="What to score by, as for `eval` (default: the pair's judge, or six or images; and clipped); none:"
-            " do not sample."
+            " do not sample.",
+            autocompletion=dimension_names,
         ),
     ] = None,
     out_folder: Annotated[Path, option(OUTPUT, "The folder to write to.", "--out", **PATH)] = Path("pair"),
@@ -156,7 +177,8 @@ def check_pair(
 
     Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
     """
-    with messages():
+    # Long, because its options are declared here, and what it does is one thing after another.
+    with messages(context):
         refuse_empty(context)
         console = err if (as_json := wants_json(form)) else out
         if control is not None and not videos:
@@ -175,34 +197,42 @@ def check_pair(
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
         runs.writable(out_folder)
         if loras := fields.pop("adapters", []):
-            pair = replace(pair, adapters=adapters(loras, pair, {}, alone="weak" not in fields))
+            fields["adapters"] = adapters(loras, pair, {}, alone="weak" not in fields)
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
         if videos and pair.refine:
             data = _refined(data, pair, fields)
         requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
-        sampled: tuple[Variant, ...] = () if dimensions == "none" else ("plain", "w2sd")
-        variants = {variant: out_folder / variant for variant in sampled}
-        batches = {variant: [replace(request, variant=variant) for request in requests] for variant in variants}
+        batches = {} if dimensions == "none" else _batches(requests, out_folder)
         check.writable(out_folder)
-        for variant, folder in variants.items():
-            confirm_writable(batches[variant], folder, ["mp4"], False, way="Give another --out")
-        if variants:
+        for folder, batch in batches.items():
+            confirm_writable(batch, folder, ["mp4"], False, way="Give another --out")
+        if batches:
             refuse_taken(out_folder / "scores.json")
         quiet()
-        result = _ask(requests, data, out_folder, console)
+        with presets.naming(pair, fields):
+            result = _ask(requests, data, out_folder, console)
+            for folder, batch in batches.items():
+                sample(batch, folder, ["mp4"], False, None, way="Give another --out", to=console)
         scored = True
-        if dimensions != "none":
-            for variant, folder in variants.items():
-                sample(batches[variant], folder, ["mp4"], False, None, way="Give another --out", to=console)
+        if batches:
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
-            folders = [str(folder) for folder in variants.values()]
-            auto, results = fields.get("device", "auto"), out_folder / "scores.json"
+            folders, results = [str(folder) for folder in batches], out_folder / "scores.json"
+            auto = fields.get("device", "auto")
             scored = run(console, err, folders, named, results, device=auto, images=not pair.video)
             result["scores"] = read_json(results)
         if as_json:
             say(json.dumps(finite(result), indent=1))
         if not scored:
             raise typer.Exit(1)
+
+
+def _batches(requests: list[Request], out_folder: Path) -> dict[Path, list[Request]]:
+    """By folder, the requests sampled with the strong model alone and with the pair."""
+    variants: tuple[Variant, ...] = ("plain", "w2sd")
+    batches = {out_folder / name: [replace(request, variant=name) for request in requests] for name in variants}
+    for request in (each for batch in batches.values() for each in batch):
+        request.check()  # what is accepted of a method need not be without one
+    return batches
 
 
 def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -> list[Sample]:
@@ -212,11 +242,11 @@ def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -
         Refused: a request cannot be used; before a language model is loaded.
     """
     raw = [each.prompt for each in data]
-    told = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
-    for n, (text, each) in enumerate(zip(raw, told, strict=True)):
+    overrides = [{**each.told, "weak_prompt": text} for each, text in zip(data, raw, strict=True)]
+    for n, (text, each) in enumerate(zip(raw, overrides, strict=True)):
         Request.of(text, n, pair, **each, **fields)
     prompts = refine_prompts(raw, str(pair.refine))
-    return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, told, strict=True)]
+    return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, overrides, strict=True)]
 
 
 def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Console) -> dict[str, Any]:
@@ -225,8 +255,8 @@ def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Con
 
     with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
         task = bar.add_task("", total=len(data))
-        shown = [each.data for each in data]
-        cosines = check.alignment(requests, shown, lambda done: bar.update(task, completed=done))
+        frames = [each.data for each in data]
+        cosines = check.alignment(requests, frames, lambda done: bar.update(task, completed=done))
     check.write(folder / check.COSINES, cosines)
     console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
     units = [each.prompt for each in data]

@@ -37,9 +37,10 @@ def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Op
     assert source.path is not None
     if not (source.path / "model_index.json").is_file():
         raise WeightsNotFound(
-            f"{source} has no model_index.json. Accepted: a folder that a diffusers {base.name} or AnimateDiff"
+            source,
+            f"has no model_index.json. Accepted: a folder that a diffusers {base.name} or AnimateDiff"
             " pipeline was saved to, a hub id, or a single file in the original layout"
-            f" ({', '.join(SUFFIXES)})."
+            f" ({', '.join(SUFFIXES)}).",
         )
     index = checkpoints.configuration(source, source.path / "model_index.json")
     name = index.get("_class_name")
@@ -47,7 +48,7 @@ def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Op
     if not isinstance(name, str) or not ((video and options.video) or re.fullmatch(base.family, name)):
         accepted = (base.pipeline, *(base.animatediff if options.video else ()))
         named = name if isinstance(name, str) else "pipeline of code of its own, which is never run"
-        raise WeightsError(f"{source} is a {named}. Accepted: {' or '.join(accepted)}.")
+        raise WeightsError(source, f"is a {named}. Accepted: {' or '.join(accepted)}.")
     components = _components(source, index, overridden)
     unet = checkpoints.configuration(source, _configuration_file(source, "unet", "config.json"))
     scheduler = checkpoints.configuration(source, _configuration_file(source, "scheduler", "scheduler_config.json"))
@@ -58,7 +59,7 @@ def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Op
         variant = usual_variant(source.path / part, options.variant, options.use_safetensors)
         if not weight_files(source.path / part, variant, options.use_safetensors):
             kind = f"{options.variant!r} weights (`variant`)" if options.variant else "weights"
-            raise WeightsNotFound(f"{source} has no {kind} in {part}/.{hint(source, options.variant)}")
+            raise WeightsNotFound(source, f"has no {kind} in {part}/.{hint(source, options.variant)}")
     kind = scheduler.get("prediction_type", "epsilon")
     return Arm(source, name, unet, kind, video, components, scheduler)
 
@@ -67,7 +68,7 @@ def _configuration_file(source: Source, part: str, name: str) -> Path:
     assert source.path is not None
     path = source.path / part / name
     if not path.is_file():
-        raise WeightsNotFound(f"{source} has no {part}/{name}.{hint(source, None)}")
+        raise WeightsNotFound(source, f"has no {part}/{name}.{hint(source, None)}")
     return path
 
 
@@ -98,7 +99,7 @@ def _components(source: Source, index: Mapping[str, Any], overridden: Collection
     Raises:
         WeightsError: it names code that is not diffusers', transformers' or this package's; such is never imported.
     """
-    found = {}
+    components = {}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, (list, tuple)) or len(entry) != 2 or entry[0] is None:
             continue
@@ -107,8 +108,9 @@ def _components(source: Source, index: Mapping[str, Any], overridden: Collection
         pipeline = isinstance(library, str) and re.fullmatch(r"\w+", library) and hasattr(diffusers.pipelines, library)
         if name not in overridden and not (library in ("diffusers", "transformers") or ours or pipeline):
             raise WeightsError(
-                f"{source} has a {name} of {str(library)[:100]!r}, whose code is never run. Accepted: components of"
-                " diffusers and transformers."
+                source,
+                f"has a {name} of {str(library)[:100]!r}, whose code is never run. Accepted: components of"
+                " diffusers and transformers.",
             )
         config = Path(source.path or "") / name / "config.json"
         if (
@@ -116,6 +118,6 @@ def _components(source: Source, index: Mapping[str, Any], overridden: Collection
             and config.is_file()
             and "auto_map" in checkpoints.configuration(source, config)
         ):
-            raise WeightsError(f"{source} has a {name} with code of its own (auto_map), which is never run.")
-        found[name] = (str(library), str(kind))
-    return found
+            raise WeightsError(source, f"has a {name} with code of its own (auto_map), which is never run.")
+        components[name] = (str(library), str(kind))
+    return components

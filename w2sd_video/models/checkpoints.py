@@ -51,7 +51,7 @@ def read(source: Source, path: Path | None = None, wrappers: tuple[str, ...] = W
     path = path or source.path
     assert path is not None
     if path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"{source} is a {path.suffix or 'nameless'} file; accepted: {', '.join(SUFFIXES)}")
+        raise WeightsError(source, f"is a {path.suffix or 'nameless'} file; accepted: {', '.join(SUFFIXES)}")
     content = _opened(source, path)
     for _ in range(DEEPEST):
         inner = [content[name] for name in wrappers if isinstance(content, Mapping) and name in content]
@@ -63,7 +63,7 @@ def read(source: Source, path: Path | None = None, wrappers: tuple[str, ...] = W
     check_numbers(source, {name: tensor.dtype for name, tensor in tensors.items() if tensor.ndim > 1})
     if not tensors:
         kind = type(content).__name__
-        raise WeightsError(f"{source} holds no tensors by name, but a {kind}; accepted: a file of weights")
+        raise WeightsError(source, f"holds no tensors by name, but a {kind}; accepted: a file of weights")
     return tensors
 
 
@@ -123,8 +123,9 @@ def check_numbers(source: Source, types: Mapping[str, torch.dtype]) -> None:
         whole = name.endswith("weight") and not dtype.is_floating_point
         if whole or _QUANTISED.fullmatch(name):
             raise WeightsError(
-                f"{source} holds quantised weights, {shortened(name)} first, which are not supported. Accepted: weights"
-                " in floating point."
+                source,
+                f"holds quantised weights, {shortened(name)} first, which are not supported. Accepted: weights"
+                " in floating point.",
             )
 
 
@@ -148,9 +149,9 @@ def configuration(source: Source, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{source} has a {path.name} that cannot be read: {reason(error)}") from error
+        raise WeightsError(source, f"has a {path.name} that cannot be read: {reason(error)}") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{source} has a {path.name} that is a {type(content).__name__}; accepted: a JSON object")
+        raise WeightsError(source, f"has a {path.name} that is a {type(content).__name__}; accepted: a JSON object")
     return content
 
 
@@ -182,30 +183,29 @@ def _stored(source: Source, path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if sum(member.file_size for member in members) > LARGEST * path.stat().st_size:
-        raise WeightsError(f"{source} is damaged: it is an archive that unpacks to more than {LARGEST} times its size")
+        raise WeightsError(source, f"is damaged: it is an archive that unpacks to more than {LARGEST} times its size")
     return all(member.compress_type == zipfile.ZIP_STORED for member in members)
 
 
 def _damaged(source: Source, path: Path, error: Exception) -> WeightsError:
     try:
         if path.stat().st_size == 0:
-            return WeightsError(f"{source} is damaged: the file is empty")
+            return WeightsError(source, "is damaged: the file is empty")
         with path.open("rb") as file:
             start = file.read(100)
     except OSError as unreadable:
-        return WeightsError(f"{source} cannot be read: {unreadable.strerror or unreadable}")
+        return WeightsError(source, f"cannot be read: {unreadable.strerror or unreadable}")
     if start.startswith(b"version https://git-lfs"):
-        return WeightsError(
-            f"{source} is damaged: it is a pointer of Git LFS, not the file; get it with `git lfs pull`"
-        )
+        return WeightsError(source, "is damaged: it is a pointer of Git LFS, not the file; get it with `git lfs pull`")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return WeightsError(f"{source} is damaged: it is a web page, not the file that was to be downloaded")
+        return WeightsError(source, "is damaged: it is a web page, not the file that was to be downloaded")
     if "weights_only" in str(error) or "Unsupported" in str(error):
         return WeightsError(
-            f"{source} is damaged, or holds Python objects beside tensors; such code is never run: give a file of"
-            " tensors alone, best a .safetensors"
+            source,
+            "is damaged, or holds Python objects beside tensors; such code is never run: give a file of"
+            " tensors alone, best a .safetensors",
         )
-    return WeightsError(f"{source} is damaged or not complete: {reason(error)}")
+    return WeightsError(source, f"is damaged or not complete: {reason(error)}")
 
 
 def reason(error: BaseException) -> str:
@@ -219,17 +219,17 @@ def _collect(source: Source, content: Any, prefix: str, into: Tensors, depth: in
         return
     seen.add(id(content))
     if depth > DEEPEST:
-        raise WeightsError(f"{source} is damaged: it holds dictionaries in dictionaries, more than {DEEPEST} deep")
+        raise WeightsError(source, f"is damaged: it holds dictionaries in dictionaries, more than {DEEPEST} deep")
     for name, value in content.items():
         if isinstance(value, torch.Tensor):
             if not isinstance(name, str):
                 kind = type(name).__name__
-                raise WeightsError(f"{source} holds a tensor under {shortened(repr(name))}, a {kind}; accepted: names")
+                raise WeightsError(source, f"holds a tensor under {shortened(repr(name))}, a {kind}; accepted: names")
             if value.is_meta or value.layout != torch.strided or value.is_quantized:
-                raise WeightsError(f"{source} holds {shortened(name)}, which is no plain tensor; accepted: weights")
+                raise WeightsError(source, f"holds {shortened(name)}, which is no plain tensor; accepted: weights")
             into[prefix + name] = value
             if len(into) > MOST:
-                raise WeightsError(f"{source} holds more than {MOST:,} tensors; accepted: the weights of one model")
+                raise WeightsError(source, f"holds more than {MOST:,} tensors; accepted: the weights of one model")
         elif isinstance(value, Mapping) and isinstance(name, str):
             _collect(source, value, f"{prefix}{name}.", into, depth + 1, seen)
 
@@ -251,9 +251,10 @@ def explained(source: Source, variant: str | None = None) -> Iterator[None]:
             command = download_command(source.argument, source.value, variant)
             first = said.split(". ")[0].split(" (")[0]
             raise WeightsNotFound(
-                f"{source} is neither a path nor a hub repository whose weights are on this machine."
-                f" Get them with\n  {command}\n({first})"
+                source,
+                f"is neither a path nor a hub repository whose weights are on this machine."
+                f" Get them with\n  {command}\n({first})",
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise WeightsNotFound(f"{source}: {said}") from error
-        raise WeightsError(f"{source} cannot be loaded: {said}.") from error
+            raise WeightsNotFound(source, f"lacks a file: {said}") from error
+        raise WeightsError(source, f"cannot be loaded: {said}.") from error

@@ -70,7 +70,7 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
     expected = f"{base.name}'s original layout, with a UNet of cross-attention width {unet['cross_attention_dim']}"
     first = names.get(f"{UNET}input_blocks.0.0.weight", ())
     if len(first) != 4:
-        raise WeightsError(f"{source} is {describe(names)}. Accepted: {expected}.")
+        raise WeightsError(source, f"is {describe(names)}. Accepted: {expected}.")
     into = [shape for name, shape in names.items() if name.endswith("attn2.to_k.weight") and name.startswith(UNET)]
     widths = {shape[1] for shape in into if len(shape) == 2}
     labels = f"{UNET}label_emb.0.0.weight" in names
@@ -78,11 +78,12 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
         is_ = " or ".join(
             BASE_OF_WIDTH.get(width, f"a UNet of cross-attention width {width}") for width in sorted(widths)
         )
-        raise WeightsError(f"{source} is a checkpoint of {is_ or 'another model'}. Accepted: {expected}.")
+        raise WeightsError(source, f"is a checkpoint of {is_ or 'another model'}. Accepted: {expected}.")
     if first[1] != unet["in_channels"]:
         raise WeightsError(
-            f"{source} has a UNet of {first[1]} input channels (9 is inpainting, 8 is editing). Accepted:"
-            f" {expected} and {unet['in_channels']} input channels."
+            source,
+            f"has a UNet of {first[1]} input channels (9 is inpainting, 8 is editing). Accepted:"
+            f" {expected} and {unet['in_channels']} input channels.",
         )
     schedule = {**IMAGE_SCHEDULER, **parametrisation(source, names, _beside(path) | metadata(path))}
     return Arm(source, base.pipeline, unet, schedule["prediction_type"], scheduler=schedule)
@@ -96,8 +97,8 @@ def _beside(path: Path) -> dict[str, str]:
             text = file.read(100_000).decode("utf-8", "replace") if config.is_file() else ""
     except OSError:
         return {}
-    found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
-    return {"modelspec.prediction_type": found[1]} if found else {}
+    match = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
+    return {"modelspec.prediction_type": match[1]} if match else {}
 
 
 def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str]) -> dict[str, Any]:
@@ -115,12 +116,12 @@ def parametrisation(source: Source, names: Iterable[str], said: Mapping[str, str
     keys = ("modelspec.prediction_type", "modelspec.predict_key")  # the latter is ComfyUI's
     stated = next((said[key] for key in keys if said.get(key)), "").strip().lower()
     if any(name.startswith("edm_") for name in names) or stated.startswith("edm"):
-        raise WeightsError(f"{source} is not supported: {EDM}.")
+        raise WeightsError(source, f"is not supported: {EDM}.")
     kinds = {"": "epsilon", "epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
     kinds["v-prediction"] = kinds["vpred"] = "v_prediction"
     if stated not in kinds:
         raise WeightsError(
-            f"{source} states modelspec.prediction_type {stated!r}. Accepted: models that predict noise (epsilon) or v."
+            source, f"states modelspec.prediction_type {stated!r}. Accepted: models that predict noise (epsilon) or v."
         )
     schedule: dict[str, Any] = {"prediction_type": "v_prediction" if "v_pred" in names else kinds[stated]}
     if "ztsnr" in names or said.get("ss_zero_terminal_snr", "").strip().lower() in ("true", "1"):
@@ -143,15 +144,15 @@ def check_scheduler_config(
     """
     name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
     if name.startswith("EDM"):
-        raise WeightsError(f"{source} is not supported: it has a scheduler {name}, for {EDM}.")
+        raise WeightsError(source, f"is not supported: it has a scheduler {name}, for {EDM}.")
     if video and not replaced and (name.startswith("FlowMatch") or kind == "flow_prediction"):
         raise WeightsError(
-            f"{source} is not supported: it has a scheduler {name} of flow matching; accepted: models that predict"
-            " noise or v."
+            source,
+            f"is not supported: it has a scheduler {name} of flow matching; accepted: models that predict noise or v.",
         )
     if kind not in ("epsilon", "v_prediction", "sample", "flow_prediction"):
         raise WeightsError(
-            f"{source} has a scheduler of prediction_type {kind!r}. Accepted: epsilon, v_prediction, sample."
+            source, f"has a scheduler of prediction_type {kind!r}. Accepted: epsilon, v_prediction, sample."
         )
 
 
@@ -197,8 +198,9 @@ def check_latents_alone(source: Source, unet: Mapping[str, Any], expected: str) 
     takes, gives = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if takes != gives:
         raise WeightsError(
-            f"{source} has a UNet of {takes} input channels (9 is inpainting, 8 is editing). Accepted: {expected} and"
-            f" {gives} input channels."
+            source,
+            f"has a UNet of {takes} input channels (9 is inpainting, 8 is editing). Accepted: {expected} and"
+            f" {gives} input channels.",
         )
 
 
@@ -212,8 +214,9 @@ def check_arms(strong: Arm, weak: Arm) -> None:
     for fact in ours:
         if ours[fact] != theirs[fact]:
             raise WeightsError(
-                f"{strong.source} and {weak.source} do not go together: {fact} {ours[fact]} against"
-                f" {theirs[fact]}. Accepted: two models that agree in it."
+                strong.source,
+                f"and {weak.source} do not go together: {fact} {ours[fact]} against"
+                f" {theirs[fact]}. Accepted: two models that agree in it.",
             )
 
 
@@ -223,21 +226,25 @@ def check_motion(motion: Source | MotionAdapter, channels: tuple[int, ...], stro
     if channels != expected:
         named = motion if isinstance(motion, Source) else "motion_adapter"
         raise WeightsError(
-            f"{named} is made for UNet blocks of {channels} channels{_BASE_OF_BLOCKS.get(channels, '')}. Accepted for"
-            f" {strong.source}: {expected}{_BASE_OF_BLOCKS.get(expected, '')}."
+            named,
+            f"is made for UNet blocks of {channels} channels{_BASE_OF_BLOCKS.get(channels, '')}. Accepted for"
+            f" {strong.source}: {expected}{_BASE_OF_BLOCKS.get(expected, '')}.",
         )
 
 
 def motion_channels(source: Source, names: Shapes) -> tuple[int, ...]:
     """The channels of the UNet blocks that a motion module's file is made for, read off its norms."""
     pattern = re.compile(r"(?:.*\.)?down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight")
-    found = {int(match[1]): shape[0] for name, shape in names.items() if (match := pattern.fullmatch(name)) and shape}
-    if not found:
+    channels = {
+        int(match[1]): shape[0] for name, shape in names.items() if (match := pattern.fullmatch(name)) and shape
+    }
+    if not channels:
         raise WeightsError(
-            f"{source} is not a motion module, but {describe(names)}. Accepted: a hub id, a folder, or a file in"
-            " AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt."
+            source,
+            f"is not a motion module, but {describe(names)}. Accepted: a hub id, a folder, or a file in"
+            " AnimateDiff's original layout, such as mm_sdxl_v10_beta.ckpt.",
         )
-    return tuple(found[block] for block in sorted(found))
+    return tuple(channels[block] for block in sorted(channels))
 
 
 def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong: Arm) -> None:
@@ -247,8 +254,9 @@ def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong
         ours, theirs = (tuple(v) if isinstance(v := c.get(key), list) else v for c in (strong.unet, config))
         if ours != theirs:
             raise WeightsError(
-                f"{named} and {strong.source} do not go together: {what} {theirs} against {ours}. Accepted: a"
-                " ControlNet for the strong model's base."
+                named,
+                f"and {strong.source} do not go together: {what} {theirs} against {ours}. Accepted: a"
+                " ControlNet for the strong model's base.",
             )
 
 
@@ -261,7 +269,7 @@ def complete(source: Source, model: Any, otherwise: str = "") -> Any:
 
 
 def lacking(source: Source, kind: str, missing: list[str], otherwise: str = "") -> WeightsError:
-    return WeightsError(f"{source} lacks {len(missing)} weights of {kind}, such as {missing[0]}{otherwise}.")
+    return WeightsError(source, f"lacks {len(missing)} weights of {kind}, such as {missing[0]}{otherwise}.")
 
 
 # Buffers and heads that published files hold and networks compute or leave out.
@@ -290,8 +298,9 @@ def fill(source: Source, model: torch.nn.Module, tensors: Mapping[str, torch.Ten
     if wrong := [name for name, tensor in own.items() if tensor.shape != tensors[name].shape]:
         name = wrong[0]
         raise WeightsError(
-            f"{source} has {len(wrong)} weights of another shape than {kind}'s, {name} first:"
-            f" {tuple(tensors[name].shape)} where {tuple(own[name].shape)} is expected."
+            source,
+            f"has {len(wrong)} weights of another shape than {kind}'s, {name} first:"
+            f" {tuple(tensors[name].shape)} where {tuple(own[name].shape)} is expected.",
         )
     point_out(source, kind, (name for name in tensors if name not in own))
     # Copies: a parameter that is mapped from a file must not change with it.

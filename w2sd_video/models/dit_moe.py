@@ -183,12 +183,12 @@ class DiTMoETransformer2DModel(ModelMixin, ConfigMixin):
     @property
     def routing(self) -> Routing:
         """Which experts run where a call does not say so: "best", "worst" or (start, stop)."""
-        return self._routing
+        return self.active_routing
 
     @routing.setter
     def routing(self, routing: Routing) -> None:
         self.ranks(routing)
-        self._routing: Routing = routing if isinstance(routing, str) else (routing[0], routing[1])
+        self.active_routing: Routing = routing if isinstance(routing, str) else (routing[0], routing[1])
 
     def forward(
         self,
@@ -302,7 +302,7 @@ def load_published(path: str | PathLike[str], argument: str = "path", **config: 
     """
     source = Source(argument, str(path), Path(path))
     if not Path(path).is_file():
-        raise WeightsNotFound(f"{source} is not a file. Accepted: a file of tensors ({', '.join(SUFFIXES)}).")
+        raise WeightsNotFound(source, f"is not a file. Accepted: a file of tensors ({', '.join(SUFFIXES)}).")
     state = checkpoints.read(source, wrappers=("ema", "model"))
     embedding = state.get("x_embedder.proj.weight")
     width = len(embedding) if embedding is not None and embedding.ndim else 0
@@ -321,12 +321,13 @@ def load_published(path: str | PathLike[str], argument: str = "path", **config: 
     have = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wrong := [name for name in want | have if want.get(name) != have.get(name)]:
         raise WeightsError(
-            f"{source} has {len(wrong)} weights that do not fit, {wrong[0]} first: it is"
-            f" {have.get(wrong[0], 'missing')}, where the model has {want.get(wrong[0], 'none')}."
+            source,
+            f"has {len(wrong)} weights that do not fit, {wrong[0]} first: it is"
+            f" {have.get(wrong[0], 'missing')}, where the model has {want.get(wrong[0], 'none')}.",
         )
     # They are computed, not trained; half precision is some 0.004 off.
     if not torch.allclose(state["pos_embed"].float(), positions, atol=1e-2):
-        raise WeightsError(f"{source} has a pos_embed that is not the fixed sine-cosine of the positions.")
+        raise WeightsError(source, "has a pos_embed that is not the fixed sine-cosine of the positions.")
 
     model.load_state_dict(
         {

@@ -80,19 +80,20 @@ def check_controlnet_names(source: Source, names: Mapping[str, tuple[int, ...]],
     """
     for part, kind in _OTHERS.items():
         if any(part in name for name in names):
-            raise WeightsError(f"{source} is {kind}, which is not supported. Accepted: a ControlNet.")
+            raise WeightsError(source, f"is {kind}, which is not supported. Accepted: a ControlNet.")
     if "difference" in names:
-        raise WeightsError(f"{source} is the difference of a ControlNet and a UNet. Accepted: a whole ControlNet.")
+        raise WeightsError(source, "is the difference of a ControlNet and a UNet. Accepted: a whole ControlNet.")
     if not any("input_hint_block.0." in name or _FIRST in name for name in names):
         raise WeightsError(
-            f"{source} is {describe(names)}. Accepted: a ControlNet, in the original layout or diffusers'."
+            source, f"is {describe(names)}. Accepted: a ControlNet, in the original layout or diffusers'."
         )
     widths = {shape[-1] for name, shape in names.items() if name.endswith("attn2.to_k.weight") and shape}
     own = unet.get("cross_attention_dim")
     if other := sorted(widths - {own}):
         raise WeightsError(
-            f"{source} is a ControlNet for another UNet: cross-attention width {other[0]} against {own}. Accepted: a"
-            " ControlNet for the strong model's base."
+            source,
+            f"is a ControlNet for another UNet: cross-attention width {other[0]} against {own}. Accepted: a"
+            " ControlNet for the strong model's base.",
         )
 
 
@@ -174,7 +175,7 @@ def autoencoder(source: Source, config: Mapping[str, Any], dtype: torch.dtype | 
         names = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         kind = describe(names).replace("an autoencoder (give it as `vae`)", "no whole autoencoder")
         raise WeightsError(
-            f"{source} is {kind}. Accepted: an autoencoder (AutoencoderKL), in the original layout or diffusers'."
+            source, f"is {kind}. Accepted: an autoencoder (AutoencoderKL), in the original layout or diffusers'."
         )
     # Training leaves its loss and averages beside the weights.
     tensors = {n: t for n, t in tensors.items() if not n.startswith(("loss.", "model_ema."))}
@@ -234,8 +235,8 @@ def motion_module(source: Source, config: Path = SDXL, torch_dtype: torch.dtype 
     every = checkpoints.read(source)
     tensors, left = {}, []
     for name, tensor in every.items():
-        if found := re.search(r"(down_blocks|mid_block|up_blocks)\..*motion_modules\.", name):
-            tensors[name[found.start() :]] = tensor
+        if match := re.search(r"(down_blocks|mid_block|up_blocks)\..*motion_modules\.", name):
+            tensors[name[match.start() :]] = tensor
         else:
             left.append(name)
     motion_channels(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()})

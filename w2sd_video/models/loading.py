@@ -80,8 +80,9 @@ def plan(
     folder = base.config if config is None else Path(config)
     if not (folder / "unet" / "config.json").is_file():
         raise WeightsNotFound(
-            f"config={str(config)!r} has no unet/config.json. Accepted: a folder of configurations in"
-            f" diffusers' layout, which single files are loaded with, or None for {base.name}'s."
+            f"config={str(config)!r}",
+            "has no unet/config.json. Accepted: a folder of configurations in"
+            f" diffusers' layout, which single files are loaded with, or None for {base.name}'s.",
         )
 
     pinned = replace(options, hub={**options.hub, "revision": revision}) if revision else options
@@ -96,24 +97,31 @@ def plan(
         check_arms(strong_arm, weak_arm)
     if video and motion is None and "motion_adapter" not in strong_arm.components:
         raise WeightsError(
-            f"motion_adapter: None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder,"
+            Source("motion_adapter", "", None),
+            f"None, but {strong_arm.source} is an image model. Accepted: a hub id, a folder,"
             f" a file in AnimateDiff's original layout, or a MotionAdapter. One made for {base.name}:\n"
-            f"  {download_command('motion_adapter', base.motion_weights, options.variant)}"
+            f"  {download_command('motion_adapter', base.motion_weights, options.variant)}",
         )
     for module in (motion, weak_motion):
         if module is not None:
             _check_motion(module, strong_arm, options)
-    given = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
+    listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [
-        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in given
+        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
     ]
     for each in controlnets:
         _check_controlnet(each, strong_arm, options)
     return Pair(strong_arm, weak_arm, motion, weak_motion, controlnets, folder, options, kwargs)
 
 
-def _motion(argument: str, given: Reference | MotionAdapter | None, options: Options) -> Source | MotionAdapter | None:
-    return given if given is None or isinstance(given, MotionAdapter) else find(argument, given, options.hub)
+def _motion(
+    argument: str, reference: Reference | MotionAdapter | None, options: Options
+) -> Source | MotionAdapter | None:
+    return (
+        reference
+        if reference is None or isinstance(reference, MotionAdapter)
+        else find(argument, reference, options.hub)
+    )
 
 
 def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options) -> None:
@@ -126,7 +134,7 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options)
         channels = tuple(config.get("block_out_channels", ()))
         variant = usual_variant(motion.path, options.variant, options.use_safetensors) if motion.path else None
         if motion.path and not weight_files(motion.path, variant, options.use_safetensors):
-            raise WeightsNotFound(f"{motion} holds no weights (variant={options.variant!r}).")
+            raise WeightsNotFound(motion, f"holds no weights (variant={options.variant!r}).")
     check_motion(motion, channels, strong)
 
 

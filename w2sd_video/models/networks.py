@@ -82,19 +82,20 @@ def image_encoder(
             source, path = resolve(folder, "image_encoder", folders=True), None
     elif beside and len(Path(folder).parts) == 1 and not Path(folder).exists():
         raise WeightsNotFound(
-            f"{adapter} has no image encoder: no folder {name!r} lies beside it. Give one as image_encoder."
+            adapter or "the IP-Adapter",
+            f"has no image encoder: no folder {name!r} lies beside it. Give one as image_encoder.",
         )
     else:
         source = resolve(folder, "image_encoder", folders=True)
     path = path or source.path or _encoder_folder(source, hub or {})
     kind = transformers.CLIPVisionModelWithProjection
     if not (path / "config.json").is_file():
-        raise WeightsNotFound(f"{source} has no config.json. Accepted: a folder of a {kind.__name__}.")
+        raise WeightsNotFound(source, f"has no config.json. Accepted: a folder of a {kind.__name__}.")
     config = checkpoints.configuration(source, path / "config.json")
     if config.get("model_type") not in ("clip_vision_model", "clip"):
-        raise WeightsError(f"{source} is a {config.get('model_type')}. Accepted: a {kind.__name__}.")
+        raise WeightsError(source, f"is a {config.get('model_type')}. Accepted: a {kind.__name__}.")
     if not weight_files(path, usual_variant(path)):
-        raise WeightsNotFound(f"{source} holds no weights.")
+        raise WeightsNotFound(source, "holds no weights.")
     return component(kind, source, path, Options(torch_dtype=torch_dtype, base=BASES["SDXL"]))
 
 
@@ -109,7 +110,7 @@ def _encoder_folder(source: Source, hub: Mapping[str, Any]) -> Path:
         return Path(snapshot_download(source.repository, allow_patterns=patterns, **options)) / source.inside
     except (OSError, ValueError) as error:
         command = f"hf download {source.repository} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
-        raise WeightsNotFound(f"{source} is not on this machine. Get it with\n  {command}") from error
+        raise WeightsNotFound(source, f"is not on this machine. Get it with\n  {command}") from error
 
 
 def component(kind: Any, source: Source, folder: Path, options: Options) -> Any:
@@ -138,7 +139,7 @@ def component(kind: Any, source: Source, folder: Path, options: Options) -> Any:
     if missing:
         raise lacking(source, kind.__name__, sorted(missing), f" ({folder.name})")
     if info.get("mismatched_keys"):
-        raise WeightsError(f"{source} has weights of another shape than {kind.__name__}'s in {folder.name}/.")
+        raise WeightsError(source, f"has weights of another shape than {kind.__name__}'s in {folder.name}/.")
     point_out(source, kind.__name__, left)
     remember_files(model, files)
     return complete(source, model)
@@ -152,14 +153,12 @@ def single(kind: Any, source: Source, options: Options) -> Any:
             folder = _fetched_single(kind, source, options)
     config = folder / "config.json"
     if not config.is_file():
-        raise WeightsNotFound(f"{source} has no config.json. Accepted: a folder of a {kind.__name__}.")
+        raise WeightsNotFound(source, f"has no config.json. Accepted: a folder of a {kind.__name__}.")
     if (name := checkpoints.configuration(source, config).get("_class_name")) != kind.__name__:
-        raise WeightsError(f"{source} is a {name}. Accepted: a {kind.__name__}.")
+        raise WeightsError(source, f"is a {name}. Accepted: a {kind.__name__}.")
     variant = usual_variant(folder, options.variant, options.use_safetensors)
     if not weight_files(folder, variant, options.use_safetensors):
-        raise WeightsNotFound(
-            f"{source} holds no weights (variant={options.variant!r}).{hint(source, options.variant)}"
-        )
+        raise WeightsNotFound(source, f"holds no weights (variant={options.variant!r}).{hint(source, options.variant)}")
     return component(kind, source, folder, options)
 
 
@@ -169,7 +168,7 @@ def _fetched_single(kind: Any, source: Source, options: Options) -> Path:
 
     config = kind.load_config(source.value, **options.hub)  # what is wrong with the id or the network is said here
     if (name := config.get("_class_name")) != kind.__name__:
-        raise WeightsError(f"{source} is a {name}. Accepted: a {kind.__name__}.")
+        raise WeightsError(source, f"is a {name}. Accepted: a {kind.__name__}.")
     hub = {name: value for name, value in options.hub.items() if name != "proxies"}
     for middle in (f".{options.variant}",) if options.variant else ("", ".fp16"):
         for suffix in ("bin",) if options.use_safetensors is False else ("safetensors", "bin"):
@@ -195,9 +194,9 @@ def configuration_of(kind: Any, source: Source, options: Options) -> Mapping[str
     elif (source.path / "config.json").is_file():
         config = checkpoints.configuration(source, source.path / "config.json")
     else:
-        raise WeightsNotFound(f"{source} has no config.json. Accepted: a folder of a {kind.__name__}.")
+        raise WeightsNotFound(source, f"has no config.json. Accepted: a folder of a {kind.__name__}.")
     if (name := config.get("_class_name")) != kind.__name__:
-        raise WeightsError(f"{source} is a {name}. Accepted: a {kind.__name__}.")
+        raise WeightsError(source, f"is a {name}. Accepted: a {kind.__name__}.")
     return config
 
 

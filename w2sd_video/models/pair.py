@@ -19,7 +19,7 @@ from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError
 from ..levels import check_scheduler
-from ..provenance import remember_files
+from ..provenance import files_of, note_files, remember_files
 from . import checkpoints, layouts
 from .bases import clip_tokenizer
 from .checkpoints import explained
@@ -42,7 +42,7 @@ class Pair:
     controlnets: list[Source | ControlNetModel]
     config: Path
     options: Options
-    given: dict[str, Any]
+    overrides: dict[str, Any]
     files: dict[str, Any] = field(default_factory=dict)  # of components that are loaded here; see `provenance`
 
     def location(self) -> str:
@@ -61,7 +61,7 @@ class Pair:
 
     def components(self) -> dict[str, Any]:
         """Load all but what the strong arm's own loader brings."""
-        parts = dict(self.given)
+        parts = dict(self.overrides)
         base = self.options.base
         if isinstance(vae := parts.get("vae"), (str, PathLike)):
             parts["vae"] = autoencoder(vae, self.options.torch_dtype, base, self._vae_config())
@@ -84,7 +84,7 @@ class Pair:
             parts.update({f"weak_{name}": None for name in base.text_encoders})
             if self.options.weak_text_encoders:
                 parts.update(self._weak_text_encoders())
-        self.files = {name: stamps for name, part in parts.items() if (stamps := getattr(part, "_w2sd_files", ()))}
+        self.files = {name: stamps for name, part in parts.items() if (stamps := files_of(part))}
         return parts
 
     def _networks(self, besides: Collection[str]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Pair:
         kind = getattr(diffusers, str(config.get("_class_name", "DDIMScheduler")), None)
         if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
             raise WeightsError(
-                f"{self.strong.source} has a scheduler {config['_class_name']!r}, which diffusers has not."
+                self.strong.source, f"has a scheduler {config['_class_name']!r}, which diffusers has not."
             )
         with self.explained():
             own: Any = kind.from_config(config)  # type: ignore[attr-defined]
@@ -139,15 +139,15 @@ class Pair:
                 own = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
         return own
 
-    def _controlnet(self, given: Source | ControlNetModel) -> ControlNetModel:
-        if not isinstance(given, Source):
-            return given
-        if given.is_file:
-            net = layouts.controlnet(given, self.strong.unet, self.options.torch_dtype)
-            check_controlnet(given, net.config, self.strong)
-            remember_files(net, [given.path] if given.path else [])
+    def _controlnet(self, reference: Source | ControlNetModel) -> ControlNetModel:
+        if not isinstance(reference, Source):
+            return reference
+        if reference.is_file:
+            net = layouts.controlnet(reference, self.strong.unet, self.options.torch_dtype)
+            check_controlnet(reference, net.config, self.strong)
+            remember_files(net, [reference.path] if reference.path else [])
             return net
-        return single(ControlNetModel, given, self.options)
+        return single(ControlNetModel, reference, self.options)
 
     def _motion_adapter(self, motion: Source | MotionAdapter | None) -> MotionAdapter | None:
         if not isinstance(motion, Source):
@@ -215,7 +215,7 @@ class Pair:
         if source.is_file:
             left_out(source, pipeline.unet)
             for name in ("unet", "vae", *encoders):
-                if (module := getattr(pipeline, name)) is not None and name not in self.given:
+                if (module := getattr(pipeline, name)) is not None and name not in self.overrides:
                     remember_files(module, [source.path] if source.path else [])
         if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
             pipeline.unet.load_motion_modules(pipeline.motion_adapter)
@@ -229,8 +229,8 @@ class Pair:
         ):
             pipeline.register_modules(**{f"weak_{name}": None for name in encoders})
         for name, stamps in self.files.items():  # an image UNet has become a video UNet
-            if (module := getattr(pipeline, name, None)) is not None and name not in self.given:
-                module._w2sd_files = stamps
+            if (module := getattr(pipeline, name, None)) is not None and name not in self.overrides:
+                note_files(module, stamps)
         return pipeline
 
 

@@ -51,8 +51,13 @@ class Source:
             return self.path.is_file()
         return self.inside.lower().endswith(SUFFIXES)
 
+    @property
+    def quoted(self) -> str:
+        """The reference, for messages; empty where there is none."""
+        return repr(shortened(self.value)) if self.value else ""
+
     def __str__(self) -> str:
-        return f"{self.argument}: {shortened(self.value)!r}"
+        return f"{self.argument}: {self.quoted}"
 
 
 def shortened(text: str, most: int = 200) -> str:
@@ -82,7 +87,7 @@ def resolve(value: str | os.PathLike[str], argument: str = "model", folders: boo
         path = Path(text).expanduser()
         there = path.exists()
     except PermissionError as error:
-        raise WeightsNotFound(f"{argument}: {shortened(text)!r} cannot be read ({error.strerror})") from None
+        raise WeightsNotFound(Source(argument, text, None), f"cannot be read ({error.strerror})") from None
     except (RuntimeError, ValueError, OSError):  # ~nobody, a NUL byte, a name that is too long
         raise Refused(argument, shortened(text), f"it is no path; {ACCEPTED}") from None
     if there:
@@ -96,7 +101,7 @@ def resolve(value: str | os.PathLike[str], argument: str = "model", folders: boo
     elif hub and text.lower().endswith(SUFFIXES):  # a file in a folder that is not there
         hub = None
     if not hub:
-        raise WeightsNotFound(f"{argument}: {shortened(text)!r} is not there, and is no hub id (OWNER/NAME) either")
+        raise WeightsNotFound(Source(argument, text, None), "is not there, and is no hub id (OWNER/NAME) either")
     return Source(argument, text, None, hub[1], hub[2] or "")
 
 
@@ -110,9 +115,8 @@ def _shipped(argument: str, text: str) -> Path:
     except OSError:
         there = False
     if not there:
-        raise WeightsNotFound(
-            f"{argument}: the shipped model is missing: {shortened(str(path))}; install the package anew"
-        )
+        lost = f"the shipped model is missing: {shortened(str(path))}; install the package anew"
+        raise WeightsNotFound(Source(argument, "", None), lost)
     return path
 
 
@@ -143,9 +147,9 @@ def cached(source: Source, hub: Mapping[str, Any] | None = None, *names: str) ->
     assert source.repository is not None
     options = {name: (hub or {})[name] for name in ("cache_dir", "revision") if (hub or {}).get(name)}
     for name in names or (source.inside,):
-        found = try_to_load_from_cache(source.repository, name, **options)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(source.repository, name, **options)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -170,7 +174,7 @@ def local(source: Source, hub: Mapping[str, Any] | None = None) -> Path:
         return Path(hf_hub_download(source.repository, source.inside, **options))
     except (OSError, ValueError) as error:
         command = f'hf download {source.repository} --include "{source.inside}"'
-        raise WeightsNotFound(f"{source} is not on this machine. Get it with\n  {command}") from error
+        raise WeightsNotFound(source, f"is not on this machine. Get it with\n  {command}") from error
 
 
 def find(argument: str, value: str | PathLike[str], hub: Mapping[str, Any] | None = None) -> Source:
@@ -186,7 +190,8 @@ def find(argument: str, value: str | PathLike[str], hub: Mapping[str, Any] | Non
     if source.path is not None and not source.path.is_dir() and source.path.suffix.lower() not in SUFFIXES:
         kind = source.path.suffix or "nameless"
         raise WeightsError(
-            f"{source} is a {kind} file. Accepted: a folder in diffusers' layout, a hub id (OWNER/NAME), or a single"
-            f" file ({', '.join(SUFFIXES)}), which may be on the hub (OWNER/NAME/FILE)."
+            source,
+            f"is a {kind} file. Accepted: a folder in diffusers' layout, a hub id (OWNER/NAME), or a single"
+            f" file ({', '.join(SUFFIXES)}), which may be on the hub (OWNER/NAME/FILE).",
         )
     return source

@@ -16,8 +16,8 @@ def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool
     """The files that diffusers and transformers load from a component's folder; several for shards."""
     files = _by_kind(folder)
     for suffix in ("bin",) if use_safetensors is False else ("safetensors", "bin"):
-        if found := files.get((variant, suffix)):
-            return found
+        if kind := files.get((variant, suffix)):
+            return kind
     return []
 
 
@@ -31,8 +31,8 @@ def usual_variant(folder: Path, variant: str | None = None, use_safetensors: boo
 
 
 def _by_kind(folder: Path) -> dict[tuple[str | None, str], list[Path]]:
-    found: dict[tuple[str | None, str], list[Path]] = {}
+    kinds: dict[tuple[str | None, str], list[Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if kind := _FILE.fullmatch(file.name):
-            found.setdefault((kind["variant"], kind["suffix"]), []).append(file)
-    return found
+            kinds.setdefault((kind["variant"], kind["suffix"]), []).append(file)
+    return kinds

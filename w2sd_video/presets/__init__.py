@@ -10,19 +10,21 @@ Installed plug-ins bring more (see `w2sd_video.plugins`): the entry point NAME i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from .. import plugins
+from .. import plugins, settings
 from ..documents import read_yaml, words_as_booleans
-from ..errors import Refused, did_you_mean, shown
+from ..errors import Named, OfWeights, Refused, did_you_mean, shown
 from ..settings import FAMILIES, Family, Names, Note, Pair, Text
 from ..validation import Setting, plain, validated
 
-__all__ = ["DEFAULT", "FAMILIES", "FOLDER", "Family", "Pair", "Preset", "load", "names", "read", "text"]
+__all__ = ["DEFAULT", "FAMILIES", "FOLDER", "Family", "Pair", "Preset", "load", "names", "naming", "read", "text"]
 
 FOLDER = Path(__file__).parent
 DEFAULT = "shapes"
@@ -95,7 +97,7 @@ def read(path: Path, name: str | None = None) -> Preset:
     if (family := data.get("family")) is not None and family not in list(FAMILIES):
         raise ValueError(f"{path}: family {shown(family)} is unknown; {did_you_mean(str(family)[:100], FAMILIES)}")
     if family is not None and FAMILIES[family].video:
-        needed += ["motion_adapter", "num_frames", "fps"]
+        needed += settings.OF_VIDEOS
     missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")
@@ -139,6 +141,49 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {key: value for key, value in theirs.items() if key not in own} | data
 
 
+@contextmanager
+def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
+    """Errors inside that are of the preset's own values say so, by its name and the key.
+
+    Args:
+        overrides: the settings that take the place of the preset's.
+    """
+    try:
+        yield
+    except Named as error:
+        if not error.origin and _is_own(pair, overrides, error):
+            error.origin, error.replaceable = f"preset {pair.name}: its", True
+            if (name := error.argument.partition("."))[0] == "scheduler":
+                error.argument = "".join((f"schedules.{overrides.get('schedule') or pair.schedule}", *name[1:]))
+        raise
+
+
+def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
+    """Whether an error is of a value that is the preset's, and of none that takes its place."""
+    name, parts = settings.whole(error.argument), error.argument.split(".")[1:]
+    if name not in {"scheduler", *(field.name for field in fields(Preset))}:
+        return False
+    if isinstance(error, OfWeights) and name in ("adapters", "ip_adapter"):
+        own = {*pair.models.values(), pair.ip_adapter and pair.ip_adapter.get("image_encoder")}
+        return error.source is not None and error.source.value in own
+    value: Any = error.value if isinstance(error, Refused) else ""
+    if name != "options":
+        return value is not None and _is_part(getattr(pair, name, None), overrides.get(name), parts)
+    keys = parts or (list(value) if isinstance(value, Mapping) else [value])
+    return bool(keys) and all(_is_part(pair.options, overrides.get(name), [str(key)]) for key in keys)
+
+
+def _is_part(own: Any, other: Any, parts: Sequence[str]) -> bool:
+    """Whether a part of a setting is the preset's `own`, or that of the `other` value that takes its place."""
+    if other is None:
+        return True
+    if not parts or not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return False
+    if parts[1:]:
+        return _is_part(own.get(parts[0]), other.get(parts[0]), parts[1:])
+    return parts[0] not in other or own.get(parts[0]) == other[parts[0]]
+
+
 def text(preset: Preset) -> str:
     """Every field of a preset, as a file of its own would say it: one that extends no other."""
     import yaml
@@ -152,7 +197,7 @@ def _find_beside(data: dict[str, Any], folder: Path) -> None:
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
-    places = [(data, name) for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")]
+    places = [(data, name) for name in settings.OWN_MODELS]
     places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and os.path.exists(folder / model):

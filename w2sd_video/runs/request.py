@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
-from ..errors import Refused, did_you_mean
+from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
 from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
 from ..settings import MOST_STEPS, WIDEST, Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from ..methods import Method
 
 # Fields that a method and a request both have.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
@@ -57,16 +59,24 @@ class Request(Settings):
         schedule = schedule or pair.schedule
         if schedule not in pair.schedules:
             raise Refused("schedule", schedule, did_you_mean(schedule, pair.schedules))
-        overrides["options"] = _options(pair, overrides)
+        with presets.naming(pair, {**overrides, "schedule": schedule}):
+            request = cls._of(prompt, seed, pair, schedule, overrides)
+            request.check()
+        return request
+
+    @classmethod
+    def _of(cls, prompt: str, seed: int, pair: presets.Preset, schedule: str, overrides: Mapping[str, Any]) -> Request:
+        """A request of a preset with one of its schedules; its values are checked one by one."""
         shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
         values |= {name: value for name, value in overrides.items() if value is not None}
+        values["options"] = _options(pair, overrides)
         if isinstance(scheduler := values["scheduler"], str):
             values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
-        for name in ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter", "control", "ip_image"):
+        for name in (*settings.OWN_MODELS, "control", "ip_image"):
             if isinstance(path := values.get(name), str):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
@@ -83,9 +93,7 @@ class Request(Settings):
         }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = max(values["num_inference_steps"] - 1, 0)
-        request = cls(prompt=prompt, seed=seed, **values)
-        request.check()
-        return request
+        return cls(prompt=prompt, seed=seed, **values)
 
     def check(self) -> None:
         """Refuses what cannot be used, before any model is loaded.
@@ -98,8 +106,7 @@ class Request(Settings):
         trained = self.scheduler.get("num_train_timesteps", 1000)
         _whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
         _whole("num_inference_steps", self.num_inference_steps, 1, trained)
-        # The published code's inverse has no level for the last step.
-        most = self.num_inference_steps - (self.convention == "published")
+        most = settings.most_reflected(self.num_inference_steps, self.convention)
         _whole("reflection_steps", self.reflection_steps, 0, most)
         self._check_method()
         if self.grammar:
@@ -114,10 +121,11 @@ class Request(Settings):
         for name, model in self.models.items():
             try:
                 resolve(model, name)
-            except OSError as error:
+            except WeightsNotFound as error:
                 if self.preset not in presets.names() or presets.load(self.preset).models.get(name) != model:
                     raise
-                raise OSError(f"{error}. `w2sd-video presets {self.preset}` says where it is from") from None
+                way = f"`w2sd-video presets {self.preset}` says where it is from"
+                raise WeightsNotFound(error.source or model, f"{error.what}. {way}") from None
         if self.ip_adapter is not None and not resolve(self.ip_adapter["model"], "ip_adapter").is_file:
             raise Refused("ip_adapter", self.ip_adapter["model"], "name its file of weights, beside image_encoder/")
         if self.ip_adapter is not None and (encoder := self.ip_adapter.get("image_encoder")) is not None:
@@ -125,7 +133,7 @@ class Request(Settings):
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
-        for name in ("motion_adapter", "num_frames", "fps"):
+        for name in settings.OF_VIDEOS:
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
@@ -140,13 +148,12 @@ class Request(Settings):
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
-        scaled: list[tuple[str, Any]] = [("adapters", each) for each in self.adapters.values()] + [
-            ("ip_adapter", self.ip_adapter or {})
-        ]
-        for name, each in [] if self.one_network else scaled:
+        scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
+        scaled["ip_adapter"] = self.ip_adapter or {}
+        for name, each in {} if self.one_network else scaled.items():
             if each.get("weak", 0) != 0:
                 accepted = "it acts on the strong arm's network, and the weak one is another: give 0 for the weak arm"
-                raise Refused(name, each["weak"], accepted)
+                raise Refused(f"{name}.weak", each["weak"], accepted)
 
     def _check_pictures(self) -> None:
         """Refuses pictures that are not there, or not those that they were."""
@@ -186,10 +193,20 @@ class Request(Settings):
         for name in self.options:
             if name not in known:
                 raise Refused(f"option of {self.method}", name, did_you_mean(name, known))
+        if (error := self._problem(cls, self.options)) is not None:
+            for name, value in self.options.items():  # which of them it is, where one alone is the reason
+                alone = self._problem(cls, {name: value})
+                if (type(alone), getattr(alone, "args", ())) == (type(error), error.args):
+                    raise Refused("options", {name: value}, str(error))
+            raise Refused("options", dict(self.options), str(error))
+
+    def _problem(self, cls: type[Method], options: Mapping[str, Any]) -> Exception | None:
+        """Why a method cannot be used with these options."""
         try:
-            cls(**self.options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
+            cls(**options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
         except (TypeError, ValueError) as error:
-            raise Refused("options", dict(self.options), str(error)) from None
+            return error
+        return None
 
     def _check_grammar(self) -> None:
         """Refuses a prompt that the model never learnt to read."""
@@ -198,9 +215,9 @@ class Request(Settings):
             try:
                 if (text := getattr(self, name)) is not None:
                     parse(text, name)
-            except ValueError as error:
+            except ArgumentError as error:
                 way = "Any text is taken by the presets of real models, which `w2sd-video presets` lists"
-                raise ValueError(f"{error}\n{way}") from None
+                raise ArgumentError(name, f"{error.problem}\n{way}") from None
 
     def text(self, name: str) -> str | None:
         """A prompt (`prompt`, `weak_prompt`) as the models read it: in the words of the grammar, where there is one."""

@@ -52,23 +52,20 @@ def sample(
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
-    way = "give --dtype float32, or another autoencoder by --vae"
+    name, way = f"{request.stem} {variant}", "give dtype float32, or another vae"
     try:
         output = pipe(**call)
     except NotFinite as error:
-        said = str(error).partition(";")[0]
-        raise FloatingPointError(f"{request.stem} {variant}: {said}; {way}") from None
+        raise NotFinite(f"{name}: {error.frames}", way) from None
     finally:
         pipe.scheduler = loaded
     if on_step and not done:  # a pipeline without callbacks
-        on_step(f"{request.stem} {variant}", request.num_inference_steps, request.num_inference_steps)
+        on_step(name, request.num_inference_steps, request.num_inference_steps)
     frames = output.frames[0] if request.video else output.images
     broken = ~np.isfinite(frames).reshape(len(frames), -1).all(axis=1)
     if broken.any():
-        where = f"{broken.sum()} of {len(frames)} frames" if request.video else "the image"
-        raise FloatingPointError(
-            f"{request.stem} {variant}: of the autoencoder, {where} has values that are not finite; {way}"
-        )
+        where = f"{broken.sum()} of {len(frames)} frames of the autoencoder"
+        raise NotFinite(f"{name}: {where}", way)
     return (frames * 255).round().astype("uint8"), dict(pipe.evaluations)
 
 
@@ -96,8 +93,8 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
             call |= {name: own for name, own in weak.items() if own is not None}
     if request.controlnet is not None:
         size = (request.width, request.height)
-        shown = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
-        call |= {"conditioning_frames": shown} if request.video else {"image": shown[0]}
+        pictures = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
+        call |= {"conditioning_frames": pictures} if request.video else {"image": pictures[0]}
         call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
     if request.ip_adapter is not None and not alone:
         call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
@@ -152,10 +149,10 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        shown = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
+        pictures = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
-    shown *= count if len(shown) == 1 else 1
-    if len(shown) < count:
-        raise Refused(argument, path, f"it has {len(shown)} frames; give {count}, or one picture for all")
-    return shown[:count]
+    pictures *= count if len(pictures) == 1 else 1
+    if len(pictures) < count:
+        raise Refused(argument, path, f"it has {len(pictures)} frames; give {count}, or one picture for all")
+    return pictures[:count]

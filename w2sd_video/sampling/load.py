@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -54,14 +53,18 @@ def load(request: Request) -> dict[str, Pipeline]:
             alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
             pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
         except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
-            raise type(error)(re.sub(r"^strong: ", "weak: ", str(error))) from error
+            names = {"strong": "weak"}
+            if request.weak_motion_adapter is not None:
+                names["motion_adapter"] = "weak_motion_adapter"
+            error.argument = names.get(error.argument, error.argument)
+            raise
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
             pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
     for pipe in pipelines.values():
         for name in ("height", "width") if pipe.side is not None else ():
             if getattr(request, name) != pipe.side:
                 raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
-        if request.num_frames is not None and request.num_frames > (longest := pipe.unet.config.motion_max_seq_length):
+        if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
             raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
         _place(pipe, device, request.offload)
         if request.compile:
@@ -88,7 +91,7 @@ def _place(pipe: Any, device: torch.device, offload: str) -> None:
 
 def _compile(pipe: Any) -> None:
     """Compiles the denoisers: their repeated blocks, which is quick, or the whole of one that names none."""
-    for network in pipe._networks():
+    for network in pipe.denoisers():
         if getattr(network, "_repeated_blocks", None):
             network.compile_repeated_blocks()
         else:
@@ -119,7 +122,7 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
         pair["controlnet"] = request.controlnet["model"]
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
-    denoised, decoded = getattr(pipe, cls._denoiser).config.in_channels, pipe.vae.config.latent_channels
+    denoised, decoded = getattr(pipe, cls.denoiser_name).config.in_channels, pipe.vae.config.latent_channels
     if denoised != decoded:
         accepted = f"its latents have {decoded} channels, and the model's {denoised}: give one that fits"
         raise Refused("vae", request.vae, accepted)

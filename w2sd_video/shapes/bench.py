@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hashing, presets
+from ..errors import ArgumentError
 from ..models.sources import resolve
 from ..runs import VARIANTS, Request, alone, rows, whole, writable
 from ..sampling import load, sample
@@ -197,13 +198,15 @@ def _left(
             if method != name:
                 continue
             if each.get("arguments") != arguments:
-                raise ValueError(f"out: {out} holds {name} made with other settings than {arguments}; {OTHER}")
+                raise ArgumentError("out", f"{out} holds {name} made with other settings than {arguments}; {OTHER}")
             if lacking := [key for key in of if key not in each.get("of", {})]:
-                raise ValueError(f"out: {out} holds {name} and does not say of which {' and '.join(lacking)}; {OTHER}")
+                raise ArgumentError(
+                    "out", f"{out} holds {name} and does not say of which {' and '.join(lacking)}; {OTHER}"
+                )
             if others := [key for key, value in of.items() if each["of"][key] != value]:
-                raise ValueError(f"out: {out} holds {name} made with another {' and '.join(others)}; {OTHER}")
+                raise ArgumentError("out", f"{out} holds {name} made with another {' and '.join(others)}; {OTHER}")
             if n < len(prompts) and each["prompt"] != texts(n):
-                raise ValueError(f"out: {out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
+                raise ArgumentError("out", f"{out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
         left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in made]
         progress(name, len(prompts) - len(left))
         for first in range(0, len(left), TOGETHER):
@@ -414,21 +417,21 @@ def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
         else:
             found = rows(path, mend)
     except RecursionError:
-        raise ValueError(f"out: {path} is no file of rows of JSON: it nests too deep") from None
+        raise ArgumentError("out", f"{path} is no file of rows of JSON: it nests too deep") from None
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"out: {error}") from None
+        raise ArgumentError("out", f"{error}") from None
     if not all(map(_is_row, found)):
-        raise ValueError(f"out: {path} holds rows that are not of this command; {OTHER}")
+        raise ArgumentError("out", f"{path} holds rows that are not of this command; {OTHER}")
     if others := {row["pair"] for row in found} - {pair}:
-        raise ValueError(f"out: {path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
+        raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
     textual = presets.load(pair).textual
     once: dict[tuple[str, int, bool], Any] = {}
     for row in found:
         if textual and not _is_prompt(row["prompt"]):
-            raise ValueError(f"out: {path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
+            raise ArgumentError("out", f"{path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
         first = once.setdefault((row["method"], row["n"], row.get("tuning", False)), row)
         if json.dumps(first["scores"]) != json.dumps(row["scores"]):
-            raise ValueError(f"out: {path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
+            raise ArgumentError("out", f"{path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
     return list(once.values())
 
 

@@ -16,7 +16,7 @@ import hashlib
 
 import numpy as np
 
-from ..errors import shown
+from ..errors import ArgumentError, shown
 from .world import (
     BACKGROUNDS,
     CHANGES,
@@ -81,13 +81,14 @@ def parse(prompt: str, argument: str = "prompt") -> Scene:
     words = [_SYNONYMS.get(w, w) for w in prompt.lower().replace(",", " ").replace(".", " ").split()]
     at = 0
 
-    def fail(expected: str) -> ValueError:
+    def fail(expected: str) -> ArgumentError:
         got = f"{shown(words[at], 60)} (word {at + 1})" if at < len(words) else "the end"
         near = difflib.get_close_matches(words[at], VOCABULARY, 1) if at < len(words) else []
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != words[at] else ""
-        return ValueError(
-            f"{argument}: {shown(prompt)} is outside the shapes world: at {got}, expected {expected}{hint}\n"
-            f"It knows: {help_text()}"
+        return ArgumentError(
+            argument,
+            f"{shown(prompt)} is outside the shapes world: at {got}, expected {expected}{hint}\n"
+            f"It knows: {help_text()}",
         )
 
     def take(*phrases: str) -> str | None:
@@ -129,9 +130,9 @@ def parse(prompt: str, argument: str = "prompt") -> Scene:
         while len(things) < MOST_THINGS and take("and"):
             things.append(thing())
         if len({each.colour for each in things}) < len(things):
-            raise ValueError(f"{argument}: {shown(prompt)}: the objects need different colours, to tell them apart")
+            raise ArgumentError(argument, f"{shown(prompt)}: the objects need different colours, to tell them apart")
         if relation in PASSING and things[0].direction not in (None, *MOVING):
-            raise ValueError(f"{argument}: {shown(prompt)}: what is {relation} another object has to move")
+            raise ArgumentError(argument, f"{shown(prompt)}: what is {relation} another object has to move")
     background = None
     if take("on a"):
         background = need("a background", *(f"{b} background" for b in BACKGROUNDS)).split()[0]

@@ -38,24 +38,26 @@ def ip_adapter(source: Source | None, tensors: Tensors, unet: Any, face: bool) -
     if not any(name.startswith("image_proj.") for name in names) or not any(
         name.startswith("ip_adapter.") for name in names
     ):
-        raise WeightsError(f"{named} is {describe(names)}. Accepted: an IP-Adapter, with image_proj and ip_adapter.")
+        raise WeightsError(named, f"is {describe(names)}. Accepted: an IP-Adapter, with image_proj and ip_adapter.")
     if _of_face(names) and not face:
         raise WeightsError(
-            f"{named} is an IP-Adapter FaceID, which takes embeddings of faces by InsightFace and no picture. Accepted:"
-            " an IP-Adapter for pictures."
+            named,
+            "is an IP-Adapter FaceID, which takes embeddings of faces by InsightFace and no picture. Accepted:"
+            " an IP-Adapter for pictures.",
         )
     own = unet.config["cross_attention_dim"]
     widths = {shape[-1] for name, shape in names.items() if re.search(r"to_[kv]_ip\.weight$", name) and shape}
     if other := sorted(widths - {own}):
         raise WeightsError(
-            f"{named} is made for a UNet of cross-attention width {other[0]}{base_of(other[0])}. Accepted:"
-            f" {own}{base_of(own)}, as the pipeline's."
+            named,
+            f"is made for a UNet of cross-attention width {other[0]}{base_of(other[0])}. Accepted:"
+            f" {own}{base_of(own)}, as the pipeline's.",
         )
     layers = sum(name.endswith("to_k_ip.weight") for name in names)
     takes = sum("motion_modules" not in name and name.endswith("attn2.processor") for name in unet.attn_processors)
     if layers != takes:
         raise WeightsError(
-            f"{named} is made for a UNet of {layers} cross-attention layers. Accepted: {takes}, as the pipeline's."
+            named, f"is made for a UNet of {layers} cross-attention layers. Accepted: {takes}, as the pipeline's."
         )
     known = re.compile(
         r"image_proj\.(proj|norm|proj_in|proj_out|norm_out|latents|layers|perceiver_resampler)(\..*)?"
@@ -98,25 +100,26 @@ def ip_adapter_encoder(source: Source | None, tensors: Tensors, encoder: Mapping
             kind = known.get(shape[axis])
             which = f" ({kind}, as {_PLACES[kind]})" if kind else ""
             raise WeightsError(
-                f"{named} takes features of width {shape[axis]}, and the image encoder gives {encoder.get(key)}."
-                f" Accepted: an image encoder of width {shape[axis]}{which}, given as image_encoder."
+                named,
+                f"takes features of width {shape[axis]}, and the image encoder gives {encoder.get(key)}."
+                f" Accepted: an image encoder of width {shape[axis]}{which}, given as image_encoder.",
             )
 
 
-def ip_adapter_file(given: Any, subfolder: str | None, weight_name: str | None, hub: Mapping[str, Any]) -> Source:
+def ip_adapter_file(reference: Any, subfolder: str | None, weight_name: str | None, hub: Mapping[str, Any]) -> Source:
     """The file of an IP-Adapter as diffusers names it: a folder or hub id, a folder in it, and the file.
 
     Raises:
         WeightsNotFound: it is not there.
     """
-    source = resolve(fspath(given) if isinstance(given, PathLike) else given, "ip_adapter")
+    source = resolve(fspath(reference) if isinstance(reference, PathLike) else reference, "ip_adapter")
     if source.path is not None and source.path.is_file():
         return source
     inside = "/".join(part for part in (subfolder, weight_name) if part)
     if source.path is not None:
         path = source.path / inside
         if not path.is_file():
-            raise WeightsNotFound(f"{source} has no file {inside!r}.")
+            raise WeightsNotFound(source, f"has no file {inside!r}.")
         return replace(source, path=path)
     return replace(source, path=local(replace(source, inside=inside), hub))
 

@@ -42,14 +42,14 @@ _PARTS = {"down": "lora_A", "up": "lora_B", "lora_down": "lora_A", "lora_up": "l
 _NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapter_model.safetensors")
 
 
-def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: Mapping[str, Any]) -> Source:
+def lora_file(reference: Any, weight_name: str | None, subfolder: str | None, hub: Mapping[str, Any]) -> Source:
     """The file of a LoRA that is named by a folder or hub id, and perhaps the file in it; or by the file itself.
 
     Raises:
         WeightsNotFound: it is not there.
         WeightsError: a folder holds several files, and none of the usual name.
     """
-    source = resolve(given, "lora", folders=True)
+    source = resolve(reference, "lora", folders=True)
     inside = "/".join(part for part in (subfolder, weight_name) if part)
     if source.path is not None and source.path.is_file():
         return source
@@ -57,7 +57,7 @@ def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: M
         folder = source.path / (subfolder or "")
         if weight_name:
             if not (folder / weight_name).is_file():
-                raise WeightsNotFound(f"{source} has no file {inside!r}.")
+                raise WeightsNotFound(source, f"has no file {inside!r}.")
             return replace(source, path=folder / weight_name)
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         return replace(source, path=folder / _chosen(source, names))
@@ -65,9 +65,9 @@ def lora_file(given: Any, weight_name: str | None, subfolder: str | None, hub: M
         return replace(source, path=local(source, hub))
     if not weight_name:
         prefix = f"{subfolder}/" if subfolder else ""
-        found = cached(source, hub, *(prefix + name for name in _NAMES))
-        if found is not None:
-            return replace(source, path=found)
+        path = cached(source, hub, *(prefix + name for name in _NAMES))
+        if path is not None:
+            return replace(source, path=path)
         inside = prefix + _chosen(source, _listed(source, prefix, hub))
     return replace(source, path=local(replace(source, inside=inside), hub))
 
@@ -86,7 +86,7 @@ def _listed(source: Source, prefix: str, hub: Mapping[str, Any]) -> list[str]:
             names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
         except (OSError, ValueError) as error:
             command = f"hf download {source.repository}"
-            raise WeightsNotFound(f"{source} is not on this machine. Get it with\n  {command}") from error
+            raise WeightsNotFound(source, f"is not on this machine. Get it with\n  {command}") from error
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
@@ -98,25 +98,25 @@ def _chosen(source: Source, names: Iterable[str]) -> str:
         if len(few) == 1:
             return few[0]
     if not weights:
-        raise WeightsNotFound(f"{source} holds no file of weights ({', '.join(SUFFIXES)}).")
-    raise WeightsError(f"{source} holds {len(weights)} files of weights: name one, such as {weights[0]!r}.")
+        raise WeightsNotFound(source, f"holds no file of weights ({', '.join(SUFFIXES)}).")
+    raise WeightsError(source, f"holds {len(weights)} files of weights: name one, such as {weights[0]!r}.")
 
 
-def lora(given: Any, networks: Networks, convert: Any, source: Source | None = None) -> Any:
-    """What diffusers is to load of a LoRA: `given` itself, or its tensors as diffusers names them.
+def lora(weights: Any, networks: Networks, convert: Any, source: Source | None = None) -> Any:
+    """What diffusers is to load of a LoRA: `weights` itself, or its tensors as diffusers names them.
 
     Args:
-        given: what diffusers would load, or the tensors by name.
+        weights: what diffusers would load, or the tensors by name.
         networks: those that a LoRA may change, by component name; the first is the denoiser.
         convert: the pipeline's `lora_state_dict`, which renames sd-scripts' layers.
-        source: the LoRA's file. None: `given` are tensors.
+        source: the LoRA's file. None: `weights` are tensors.
 
     Raises:
         WeightsError: damaged; of a kind that is not supported; made for another model, so that no layer fits, or fits
             only in name.
     """
     named = source or "LoRA"
-    tensors = checkpoints.read(source) if source is not None else flat(given)
+    tensors = checkpoints.read(source) if source is not None else flat(weights)
     _check_kind(named, tensors)
     said = checkpoints.metadata(source.path) if source is not None and source.path is not None else {}
     if any(name.startswith(KOHYA) for name in tensors):
@@ -137,18 +137,20 @@ def lora(given: Any, networks: Networks, convert: Any, source: Source | None = N
         else:
             wrong.append(original)
     if (wrong or not placed) and (said_of_width := _other_width(tensors, modules)):
-        raise WeightsError(f"{named} {said_of_width}")
+        raise WeightsError(named, f"{said_of_width}")
     if wrong:
         raise WeightsError(
-            f"{named} is made for another model: {len(wrong)} of its {what} have another width than the model's layers,"
-            f" {wrong[0][:150]!r} first."
+            named,
+            f"is made for another model: {len(wrong)} of its {what} have another width than the model's layers,"
+            f" {wrong[0][:150]!r} first.",
         )
     denoiser = type(next(iter(networks.values()))).__name__
     if not placed:
         first = f", {left[0][:150]!r} first" if left else ""
         raise WeightsError(
-            f"{named} does not fit this model: none of its {len(left)} {what} has a place in {denoiser} or its text"
-            f" encoders{first}."
+            named,
+            f"does not fit this model: none of its {len(left)} {what} has a place in {denoiser} or its text"
+            f" encoders{first}.",
         )
     if left:
         logger.warning(
@@ -183,8 +185,9 @@ def _check_kind(named: Any, tensors: Tensors) -> None:
             name for name in tensors if re.search(rf"\.{re.escape(kind)}({'' if kind[-1] in '_w' else '$|[.]'})", name)
         ]:
             raise WeightsError(
-                f"{named} holds {len(of)} weights of {what}, {of[0][:150]!r} first, which is not supported. Accepted:"
-                " LoRA and LoCon."
+                named,
+                f"holds {len(of)} weights of {what}, {of[0][:150]!r} first, which is not supported. Accepted:"
+                " LoRA and LoCon.",
             )
 
 
@@ -260,7 +263,7 @@ def _peft_scale(source: Source | None) -> float:
     alpha: Any = said.get("lora_alpha")
     rank: Any = said.get("r")
     if said.get("alpha_pattern") or said.get("rank_pattern") or said.get("use_rslora"):
-        raise WeightsError(f"{source} has scales of its layers in adapter_config.json, which is not supported.")
+        raise WeightsError(source, "has scales of its layers in adapter_config.json, which is not supported.")
     return alpha / rank if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank else 1.0
 
 

@@ -12,13 +12,13 @@ from ..checks import BASE_OF_WIDTH
 Tensors = dict[str, torch.Tensor]
 
 
-def flat(given: Mapping[str, Any]) -> Tensors:
+def flat(weights: Mapping[str, Any]) -> Tensors:
     """Tensors by name, those in parts too: an IP-Adapter's two parts are dictionaries of their own."""
-    found = {name: tensor for name, tensor in given.items() if isinstance(tensor, torch.Tensor)}
-    for part, inner in given.items():
+    tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+    for part, inner in weights.items():
         if isinstance(inner, Mapping):
-            found |= {f"{part}.{name}": tensor for name, tensor in flat(inner).items()}
-    return found
+            tensors |= {f"{part}.{name}": tensor for name, tensor in flat(inner).items()}
+    return tensors
 
 
 def base_of(width: int) -> str:

@@ -1,0 +1,263 @@
+"""The requests that a command line says: new ones of prompts and seeds, or that of a sidecar again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Container, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from .. import plugins, presets, runs, settings
+from ..errors import Named, Refused
+from ..runs import Request
+from ..sampling import weak_arm
+from ..terminal import err, quiet
+from .options import MOST_REQUESTS, adapters, parse_seeds, read_prompts
+
+DEFAULTS = {"video": presets.DEFAULT, "image": "shapes-image"}
+WITHOUT_METHOD = "--plain and --weak-only sample without a method"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests to make, in these formats.
+
+    Attributes:
+        origin: a context in which errors say which values are a preset's or a sidecar's.
+        before: what the sidecar says, of one that is made again.
+        verify: whether what is made already is compared by hashes.
+    """
+
+    requests: list[Request]
+    formats: list[str]
+    origin: AbstractContextManager[None]
+    before: dict[str, Any] | None = None
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a command line says beside settings of a run.
+
+    Attributes:
+        kind: what the command makes, "video" or "image".
+        lora_scales: by arm, in place of those that the LoRAs come with; None where there is none.
+        variants: those of "plain", "weak" and "compare" that are named.
+        record: whether what the method does is recorded.
+    """
+
+    kind: str
+    prompts: list[str]
+    suite: Path | None
+    seed: str | None
+    sidecar: Path | None
+    preset: str | None
+    loras: list[str]
+    lora_scales: dict[str, float | None]
+    image_encoder: str | None
+    variants: list[str]
+    refine: str | None
+    record: bool
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The LoRAs' scales that are named."""
+        return {arm: scale for arm, scale in self.lora_scales.items() if scale is not None}
+
+    def batch(self, formats: Collection[str], fields: dict[str, Any], flags: dict[str, str]) -> Batch:
+        """The requests of the line.
+
+        Args:
+            formats: of the outputs; those of a sidecar are added.
+            fields: the settings that options say, as a request takes them.
+            flags: gets the options that set a part of a setting, for messages.
+
+        Raises:
+            Refused, ValueError: what is said cannot be used, or does not go together.
+        """
+        method = fields.get("method")
+        file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
+        if file:
+            fields |= {"method": file.name, "method_sha256": file.sha256}
+        if len(self.variants) > 1:
+            raise ValueError("--plain, --weak-only and --compare exclude one another")
+        methodless = bool({"plain", "weak"} & {*self.variants})
+        for name in ("method", "options"):
+            if name in fields and methodless:
+                raise Refused(name, fields[name], f"{WITHOUT_METHOD}: give one or the other")
+        if self.record and methodless:
+            raise ValueError(f"--record: {WITHOUT_METHOD}, and there is nothing to record")
+        if self.sidecar is not None:
+            return self._again(self.sidecar, formats, fields, file)
+        return self._new(formats, fields, flags)
+
+    def _new(self, formats: Collection[str], fields: dict[str, Any], flags: dict[str, str]) -> Batch:
+        """A request of each prompt with each seed."""
+        seeds = parse_seeds("0" if self.seed is None else self.seed)
+        pair = presets.load(self.preset or DEFAULTS[self.kind])
+        check_kind(pair, self.kind, "--preset", pair.name)
+        fields |= {"preset": pair, "variant": self.variants[0] if self.variants else "w2sd"}
+        if self.image_encoder is not None:
+            if (ip := fields.get("ip_adapter") or pair.ip_adapter) is None:
+                raise Refused("image_encoder", self.image_encoder, "the pair has no IP-Adapter; give --ip-adapter")
+            fields["ip_adapter"] = {**ip, "image_encoder": self.image_encoder}
+        alone = not fields.keys() & {"weak", "weak_motion_adapter"}
+        if named := adapters(self.loras, pair, self.scales, alone):
+            fields["adapters"] = named
+            flags |= {f"adapters.{name}.{arm}": f"--{arm}_lora_scale" for name in named for arm in self.scales}
+        texts = read_prompts(self.prompts, self.suite, self.kind)
+        if len(texts) * len(seeds) > MOST_REQUESTS:
+            accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {self.kind}s: give fewer at once"
+            raise Refused("seed", self.seed, accepted)
+        refiner = self.refine or (pair.refine if "weak_prompt" not in fields else None)
+        requests = _requests(texts, seeds, fields, refiner)
+        if idle := _without_effect(requests[0], fields, "weak" in self.scales):
+            err.print(escape(f"Note: {idle}"))
+        return Batch(requests, _ordered(formats), presets.naming(pair, fields))
+
+    def _again(
+        self, sidecar: Path, formats: Collection[str], fields: dict[str, Any], file: plugins.Plugin | None
+    ) -> Batch:
+        """The request of a sidecar, in its formats too.
+
+        Args:
+            fields: what of the request is replaced.
+            file: the method, where it is one of a file.
+        """
+        free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
+        others = (self.suite, self.preset, self.refine, self.seed, self.image_encoder)
+        replaced = self.prompts or self.variants or self.loras or self.scales or fields.keys() - free
+        if replaced or any(each is not None for each in others):
+            accepted = (
+                "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
+                " FILE.py:CLASS"
+            )
+            raise ValueError(f"--from takes everything from the sidecar; only {accepted} go with it")
+        request, before = _recorded(sidecar, self.kind, fields, file)
+        if self.record and request.variant not in ("w2sd", "compare"):
+            raise ValueError(f"--record: {sidecar} was sampled without a method, and there is nothing to record")
+        formats = _ordered({*formats, *before.get("formats", [])})
+        return Batch([request], formats, _of_sidecar(sidecar, fields), before, verify=True)
+
+
+def _ordered(formats: Collection[str]) -> list[str]:
+    return [each for each in runs.FORMATS if each in formats]
+
+
+@contextmanager
+def _of_sidecar(path: Path, overrides: Container[str]) -> Iterator[None]:
+    """Errors inside that are of a sidecar's request say so, but for those of settings that are replaced."""
+    try:
+        yield
+    except Named as error:
+        name = settings.whole(error.argument)
+        if not error.origin and name in settings.names() and name not in overrides:
+            error.origin = f"--from: {path}: its request's"
+        raise
+
+
+def _recorded(
+    sidecar: Path, kind: str, fields: dict[str, Any], file: plugins.Plugin | None
+) -> tuple[Request, dict[str, Any]]:
+    """The request of a sidecar, and all that it says. Says of files that are no longer what they were.
+
+    Args:
+        kind: what the command makes, "video" or "image".
+        fields: what of the request is replaced.
+        file: the method, where it is one of a file.
+
+    Raises:
+        Refused: it cannot be read, or its method is another one.
+        ValueError: its request cannot be used.
+    """
+    try:
+        request, before = runs.read_sidecar(sidecar)
+    except OSError as error:
+        raise Refused("--from", str(sidecar), f"give a sidecar that can be read ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"--from: {error}") from None
+    if file and (file.name, file.sha256) != (request.method, request.method_sha256):
+        was = f"{request.method}{f', SHA-256 {request.method_sha256}' if request.method_sha256 else ''}"
+        raise Refused("method", file.name, f"it is not the method of the sidecar: {was}")
+    request = replace(request, **fields)
+    with _of_sidecar(sidecar, fields):
+        request.check()
+    check_kind(request, kind, "--from", str(sidecar))
+    for path, what in runs.check_files(sidecar.parent, before, hashed=True).items():
+        if os.path.lexists(path):
+            err.print(f"{path} {what}: it is damaged or another one", markup=False)
+    return request, before
+
+
+def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refiner: str | None) -> list[Request]:
+    """A request of each prompt with each seed.
+
+    Raises:
+        Refused: one cannot be used.
+    """
+    requests = []
+    for prompt in prompts:
+        raw = {"weak_prompt": prompt} if refiner else {}
+        requests += [Request.of(prompt, seed, **{**raw, **fields}) for seed in seeds]
+    if refiner:  # which may load a language model, so that all else is refused before
+        by_prompt = dict(zip(prompts, refine_prompts(prompts, refiner), strict=True))
+        requests = [replace(request, prompt=by_prompt[request.prompt]) for request in requests]
+    return requests
+
+
+def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
+    """A note on options that have no part in what is made, or an empty text."""
+    from ..methods import find
+
+    method = find(request.method, request.method_sha256)
+    arms: tuple[str, ...] = ("weak",)
+    used: tuple[str, ...] = ()
+    match request.variant:
+        case "plain":
+            by, arms = "--plain samples the strong model alone", ("weak", "reflection")
+        case "weak":
+            by, arms = "--weak-only samples the weak arm alone, without reflection", ("reflection",)
+            if "weak_guidance_scale" in fields and (request.weak or request.weak_motion_adapter or weak_arm(request)):
+                return f"--weak-only samples at --guidance {request.guidance_scale:g}; --weak-guidance has no effect."
+        case "w2sd" if method.one_model:
+            by, used = f"{request.method_name} has the strong model in both arms", ("weak_guidance_scale",)
+        case "w2sd" if not method.uses_weak:
+            by = f"{request.method_name} has no weak arm"
+        case _:
+            return ""
+    named = [name for name in fields if name in settings.names() and name not in used]
+    idle = [settings.option(name) for name in named if settings.of(name).arm in arms]
+    if weak_lora_scale and "weak" in arms:
+        idle.append("--weak_lora_scale")
+    return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""
+
+
+def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
+    """Refuses, for one of the commands, what is made by the other."""
+    if pair.kind != kind:
+        other = "image" if kind == "video" else "generate"
+        raise Refused(option, value, f"it makes {pair.kind}s: w2sd-video {other}")
+
+
+def refine_prompts(prompts: list[str], refiner: str) -> Iterator[str]:
+    """Prompts as the strong arm is told them."""
+    refine: Callable[[str], str]
+    if refiner == "shapes":
+        from ..shapes import grammar
+
+        refine = grammar.refine
+    else:
+        from ..refine import language_model
+
+        quiet()
+        try:
+            refine = language_model(refiner)
+        except (OSError, ValueError) as error:
+            said = str(error).partition("\n")[0]
+            accepted = f"give shapes, or a causal language model that is here ({said})"
+            raise Refused("--refine", refiner, accepted) from None
+    yield from map(refine, prompts)
