@@ -39,7 +39,7 @@ class Prompt:
     """A prompt of a suite.
 
     Args:
-        id: what it is called; of a prompt that has no id, eight digits of its text's SHA-256.
+        id: what it is called; of a prompt that has no id, 16 digits of its text's SHA-256.
         text: the prompt.
         tags: what is said of it, such as `{"camera": ("static",)}`.
     """
@@ -155,7 +155,7 @@ def _read(name: str, path: Path) -> Suite:
     for number, row in enumerate(rows, 1):
         text = row.pop("prompt")
         try:
-            digits = hashlib.sha256(text.encode()).hexdigest()[:8]
+            digits = hashlib.sha256(text.encode()).hexdigest()[:16]
         except UnicodeEncodeError:
             raise Refused("prompts", name, f"entry {number} is not Unicode: {text!r}") from None
         given = row.pop("id", None)

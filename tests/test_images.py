@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip, "LAYOUTS", image_parity.TINY)
-    monkeypatch.setattr(weights, "_check", lambda path: None)  # random weights under published names
+    monkeypatch.setattr(weights, "check_digest", lambda path: None)  # random weights under published names
 
 
 def scored(folder: Path, dimensions: list[str], **options) -> Scores:

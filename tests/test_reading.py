@@ -393,9 +393,7 @@ def test_the_command_says_what_has_no_prompt_and_what_prompts_are_of_nothing(goo
     (tmp_path / "p.json").write_text(json.dumps({"good.mp4": "a bunny", "c.mp4": "c"}))
     out, err = Console(width=300), Console(width=300, stderr=True)
     dimensions = "temporal_flickering"
-    done = run(
-        out, err, [str(good)], dimensions, tmp_path / "r.json", tmp_path / "p.json", None, "cpu", None, False, []
-    )
+    done = run(out, err, [str(good)], dimensions, tmp_path / "r.json", prompts=tmp_path / "p.json", device="cpu")
     said = capsys.readouterr().err
     assert done
     assert f"{good / 'video_0002.mp4'} is not in the prompts file, so the prompt is taken from the file's name" in said

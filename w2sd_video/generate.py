@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ from .sampling import (
 
 if TYPE_CHECKING:
     from .pipelines.reflection import Reflection as Pipeline
+    from .settings import Variant
     from .video import Frames
 
 logger = logging.getLogger("w2sd_video")
@@ -130,6 +131,61 @@ def conflicts(
     return [(state, reason) for state, reason in states if reason]
 
 
+class Maker:
+    """Makes outputs one after another, and holds the models of the last.
+
+    Args:
+        on_step: called after each sampling step.
+        command: the command line, for the record.
+    """
+
+    def __init__(self, on_step: OnStep | None = None, command: Sequence[str] = ()):
+        self.on_step, self.command = on_step, command
+        self.pipelines: dict[str, Pipeline] = {}
+        self._loaded: tuple[object, ...] | None = None
+        self._noted: set[str] = set()
+
+    def load(self, request: Request, variant: Variant) -> bool:
+        """Whether the pipelines of a request, for this variant, had to be loaded."""
+        models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
+        placed = (request.dtype, request.device, request.offload, request.compile)
+        wanted = (variant, request.family, *models, *placed)
+        if wanted == self._loaded:
+            return False
+        self._loaded = None
+        self.pipelines.clear()  # let go of one pair before the next is loaded
+        self.pipelines = load(replace(request, variant=variant))
+        self._loaded = wanted
+        return True
+
+    def make(
+        self,
+        output: Output,
+        overwrite: bool = False,
+        variant: Variant | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Made:
+        """Makes one output.
+
+        Args:
+            variant: whose pipelines are loaded, which can make the request, too; None: its own. A pair's make those of
+                the strong model alone, and a comparison's all.
+            facts: what the sidecar says beside.
+        """
+        request = output.request
+        self.load(request, variant or request.variant)
+        held = {"strong": self.pipelines["w2sd"], **self.pipelines} if "w2sd" in self.pipelines else self.pipelines
+        pipelines = {name: held[name] for name in runs.VARIANTS[request.variant]}
+        check_words(request, pipelines)
+        cut = cut_off(request, pipelines)
+        for note in notes(request, cut, pipelines):
+            if note not in self._noted:
+                logger.warning("note: %s", note)
+                self._noted.add(note)
+        origin = provenance(pipelines, self.command) | ({"cut": cut} if cut else {}) | dict(facts or {})
+        return _make(output, pipelines, overwrite, self.on_step, origin)
+
+
 def _generate(
     outputs: Sequence[tuple[Output, bool]],
     out: Path,
@@ -138,9 +194,7 @@ def _generate(
     command: Sequence[str],
 ) -> Generator[Made, None, None]:
     """Makes outputs, each of which comes with whether it is there already."""
-    pipelines: dict[str, Pipeline] = {}
-    loaded: tuple[object, ...] | None = None
-    said: set[str] = set()
+    maker = Maker(on_step, command)
     missing = [output for output, kept in outputs if not kept]
     with runs.claimed(out, missing) if missing else nullcontext():
         for output, kept in outputs:
@@ -149,23 +203,11 @@ def _generate(
             if kept or (_usable_state(output, overwrite) == "made" and not overwrite):
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
-            models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
-            placed = (request.dtype, request.device, request.offload, request.compile)
-            wanted = (request.variant, request.family, *models, *placed)
-            if wanted != loaded:
-                pipelines.clear()  # let go of one pair before the next is loaded
-                pipelines = load(request)
-                loaded = wanted
+            if maker.load(request, request.variant):
                 for each, _ in outputs:  # what this model cannot be told is refused before the first is made
                     if each.request.models == request.models:
-                        next(iter(pipelines.values())).check_prompt(each.request.prompt)
-            check_words(request, pipelines)
-            cut = cut_off(request, pipelines)
-            for note in notes(request, cut, pipelines):
-                if note not in said:
-                    logger.warning("note: %s", note)
-                    said.add(note)
-            yield _make(output, pipelines, overwrite, on_step, command, cut)
+                        next(iter(maker.pipelines.values())).check_prompt(each.request.prompt)
+            yield maker.make(output, overwrite)
 
 
 def _make(
@@ -173,9 +215,9 @@ def _make(
     pipelines: dict[str, Pipeline],
     overwrite: bool,
     on_step: OnStep | None,
-    command: Sequence[str],
-    cut: dict[str, str],
+    origin: dict[str, Any],
 ) -> Made:
+    """Samples an output and writes its files, with what `origin` says in its sidecar."""
     from . import video
 
     request = output.request
@@ -202,7 +244,6 @@ def _make(
     labels = LABELS if request.method == "w2sd" else LABELS | {"w2sd": request.method_name}
     labelled = {labels[variant]: frames for variant, frames in videos.items()}
     caption = f"{request.prompt}  (seed {request.seed})"
-    origin = provenance(pipelines, command)
     origin["versions"] |= plugin_version(request)
     every = {**output.singles, "": output}
     finals = {(name, kind): path for name, each in every.items() for kind, path in each.paths.items()}
@@ -227,8 +268,6 @@ def _make(
                 draw_differences(steps, title, files["differences"])
                 if not steps:
                     logger.warning("note: the method changes no step, and there is nothing to record")
-            if cut:
-                record["cut"] = cut
             record["files"] = [path.name for kind, path in each.paths.items() if kind != "json"]
             record["formats"] = list(each.formats) if request.video else ["png"]
             record["hashes"] = runs.hashes(path for kind, path in files.items() if kind != "json")

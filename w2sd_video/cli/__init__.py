@@ -23,6 +23,7 @@ from ..terminal import give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
+from .plans import COMMANDS as PLANS
 from .prompts import app as prompts_app
 from .scoring import check_pair, evaluate
 
@@ -87,6 +88,8 @@ app.command()(with_settings([*having((*VIDEOS, *MIXTURES)), "schedule"], {"kind"
 app.command("image", help="Make images from prompts: a PNG and a JSON sidecar each. Options as for `generate`.")(
     with_settings([*having(IMAGES), "schedule"], {"kind": "image", "gif": False, "png": False})(generate)
 )
+for name, command in PLANS.items():
+    app.command(name)(command)
 app.command("presets")(show_presets)
 app.command("methods")(show_methods)
 app.command("dimensions")(show_dimensions)

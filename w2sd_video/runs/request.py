@@ -109,8 +109,7 @@ class Request(Settings):
         most = settings.most_reflected(self.num_inference_steps, self.convention)
         _whole("reflection_steps", self.reflection_steps, 0, most)
         self._check_method()
-        if self.grammar:
-            self._check_grammar()
+        self.check_words()
         self._check_models()
         self._check_family()
         self._check_arms()
@@ -208,8 +207,10 @@ class Request(Settings):
             return error
         return None
 
-    def _check_grammar(self) -> None:
+    def check_words(self) -> None:
         """Refuses a prompt that the model never learnt to read."""
+        if not self.grammar:
+            return
         parse = import_module(f"w2sd_video.{self.grammar}.grammar").parse
         for name in ("prompt", "weak_prompt"):
             try:

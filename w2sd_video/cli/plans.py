@@ -1,0 +1,146 @@
+"""`w2sd-video run` and `w2sd-video status`: whole tables of prompts, seeds and settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..errors import Refused
+from ..terminal import PATH, err, messages, out, quiet, say
+from .options import FORMAT, wants_json
+
+if TYPE_CHECKING:
+    from ..plans import Plan
+    from ..plans import Progress as Done
+
+FAILURES = 5  # that are listed
+
+
+def run(
+    plan_file: Annotated[
+        Path, typer.Argument(help="A plan, YAML; or the folder of a run, to go on.", **{**PATH, "metavar": "PLAN"})
+    ],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder (default: the plan's name).", **PATH)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes side by side, each with models.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Of each worker (default: the cores shared among the workers)."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts, of runs on several machines.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """Make every cell of a plan: prompts x seeds x axes of settings.
+
+    What is made is kept, whatever ends the command. The same command goes on, and tries again what failed; with more
+    prompts, seeds or values in the plan, it makes only what is new.
+    """
+    with messages():
+        as_json = wants_json(form)
+        from .. import plans
+
+        plan, to = _plan(plan_file, folder)
+        part = _shard(shard)
+        plan.check()
+        if dry_run:
+            _say(_status(plan, to, part, threads), as_json)
+            return
+        quiet()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task("cells", total=None)
+
+            def show(done: Done) -> None:
+                left = "" if done.left is None else f", {timedelta(seconds=round(done.left))} left"
+                count = done.made + len(done.failed)
+                bar.update(task, completed=count, total=done.cells, description=f"cells{left}")
+                if not err.is_terminal and count > done.kept:
+                    err.print(f"{count}/{done.cells}{left}", markup=False)
+
+            done = plans.run(plan, to, workers, threads, part, ["w2sd-video", *sys.argv[1:]], progress=show)
+        _say(_status(plan, to, part, threads), as_json)
+        for line in done.failed[:FAILURES]:
+            err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
+        if done.failed[FAILURES:]:
+            err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
+        if done.failed:
+            raise typer.Exit(1)
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """How far a run is: what of each arm is made, failed and left, and how long that takes."""
+    with messages():
+        as_json = wants_json(form)
+        plan, to = _plan(folder, None)
+        _say(_status(plan, to, (1, 1), None), as_json)
+
+
+def _plan(path: Path, folder: Path | None) -> tuple[Plan, Path]:
+    """The plan of a file, or of a run's folder; and the folder."""
+    from .. import plans
+
+    if path.is_dir():
+        if not (path / "plan.yaml").is_file():
+            raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")
+        if folder is not None:
+            raise Refused("--out", str(folder), f"{path} is the run's folder: give a plan, or no --out")
+        return plans.read(path / "plan.yaml"), path
+    if not path.exists():
+        raise Refused("PLAN", str(path), "there is no such file or folder")
+    return plans.read(path), folder or path.with_suffix("")
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise Refused("--shard", text, "give i/n, with i from 1 to n, such as 2/8")
+    return int(match[1]), int(match[2])
+
+
+def _status(plan: Plan, folder: Path, shard: tuple[int, int], threads: int | None) -> dict[str, Any]:
+    from .. import plans
+
+    return plans.status(plan, folder, shard, threads)
+
+
+def _say(about: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(about, indent=1))
+        return
+    out.print(f"{about['prompts']} prompts x {about['seeds']} seeds x {len(about['arms'])} arms", markup=False)
+    for name, arm in about["arms"].items():
+        parts = [f"{arm['made']}/{arm['cells']} made"]
+        parts += [f"{arm['failed']} failed"] if arm["failed"] else []
+        parts += [f"{arm['evaluations']} network evaluations each"] if arm["evaluations"] else []
+        parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
+        out.print(f"  {name}: {', '.join(parts)}", markup=False)
+    left = about["seconds_left"]
+    words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
+    unit = _unit(about["bytes"])
+    out.print(f"left: {about['left']} cells; {words} on one worker; on disk {unit}", markup=False)
+
+
+def _unit(size: int) -> str:
+    units = ("B", "kB", "MB", "GB", "TB")
+    n = next(n for n, _ in enumerate(units) if size < 1000 ** (n + 1) or n == len(units) - 1)
+    return f"{size / 1000**n:.3g} {units[n]}"
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"run": run, "status": status}

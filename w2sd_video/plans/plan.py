@@ -1,0 +1,295 @@
+"""Plans: prompts x seeds x axes, and the cells that they have. A plan is a YAML file of some ten lines:
+
+    prompts: motion            # a suite, a file, or a list of texts
+    n: 20                      # of them, drawn with `sample_seed`
+    seeds: 0-2
+    preset: shapes
+    axes:
+      motion_gain: [0, 1, 2, 3]
+      arm:
+        strong: {variant: plain}
+        w2sd: {}
+    dimensions: [shapes]
+
+An axis is a setting with its values, or a name with labelled sets of settings. Every point of the product of the axes
+is an arm; an arm, a prompt and a seed are a cell. All arms have the same prompts and seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from .. import presets, prompts, settings
+from ..documents import read_yaml
+from ..errors import Refused, did_you_mean, shown
+from ..prompts import Prompt, Suite
+from ..runs import Request
+from ..validation import Setting, plain, validated
+
+MOST_CELLS = 10_000_000
+MOST_SEEDS = 100_000
+Texts = Annotated[
+    str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
+]
+Values = Annotated[dict[str, Any], BeforeValidator(plain), Setting("Settings.", accepted="give names and values")]
+
+
+@validated
+class Plan:
+    """What a run makes and scores.
+
+    Args:
+        prompts: a suite's name, a file of prompts, or texts.
+        n: how many of them, drawn at random with `sample_seed`; None: all.
+        tags: only those that have these tags, `NAME=VALUE` or a value.
+        seeds: a number, numbers, or a text such as `0,3,8-15`.
+        preset: of all arms, where no axis says another.
+        settings: of all arms.
+        axes: by name, values of the setting of that name, or labelled sets of settings.
+        dimensions: what the videos are scored on; none are scored where it is empty.
+        formats: in which the videos are written.
+        base: the arm that the others are compared with; None: the first.
+    """
+
+    prompts: Texts
+    n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
+    sample_seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    tags: list[str] = field(default_factory=list)
+    seeds: Annotated[
+        int | str | list[int],
+        Setting("Seeds.", accepted="give a whole number, a list of them, or a text such as 0,3,8-15"),
+    ] = 0
+    preset: str = presets.DEFAULT
+    settings: Values = field(default_factory=dict)
+    axes: Values = field(default_factory=dict)
+    dimensions: list[str] = field(default_factory=list)
+    formats: list[str] = field(default_factory=lambda: ["mp4"])
+    base: str | None = None
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The prompts of all arms.
+
+        Raises:
+            Refused: there are none such.
+        """
+        if isinstance(self.prompts, list):
+            found = Suite("texts", tuple(_numbered(self.prompts)), "the plan", len(self.prompts))
+        else:
+            found = prompts.load(self.prompts)
+        found = prompts.select(found, self.tags)
+        return found if self.n is None else prompts.sample(found, self.n, self.sample_seed)
+
+    @cached_property
+    def all_seeds(self) -> list[int]:
+        """The seeds of each prompt."""
+        return seeds(self.seeds)
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """The product of the axes, the last one's values next to each other.
+
+        Raises:
+            Refused: an axis has no values, or settings that cannot be used.
+        """
+        points = [_points(name, values) for name, values in self.axes.items()]
+        arms = []
+        for combined in itertools.product(*points):
+            labels = dict(zip(self.axes, (label for label, _ in combined), strict=True))
+            fields: dict[str, Any] = {}
+            for each in (self.settings, *(said for _, said in combined)):
+                fields = _over(fields, _fields(each))
+            arms.append(self._arm(labels, fields))
+        if not any(arm.name == self.base for arm in arms) and self.base is not None:
+            raise Refused("base", self.base, did_you_mean(self.base, [arm.name for arm in arms][:60]))
+        if len(set(arm.folder for arm in arms)) < len(arms):
+            raise Refused("axes", dict(self.axes), "two of their points have the same labels: give each its own")
+        return arms
+
+    def _arm(self, labels: dict[str, str], fields: dict[str, Any]) -> Arm:
+        preset = str(fields.pop("preset", self.preset))
+        first = self.suite.prompts[0].text
+        try:
+            template = Request.of(first, self.all_seeds[0], preset, fields.pop("schedule", None), **fields)
+        except Refused as error:
+            of = ", ".join(f"{name} {label}" for name, label in labels.items())
+            raise Refused(f"{f'axes ({of}): ' * bool(of)}{error.argument}", error.value, error.accepted) from None
+        return Arm(labels, template)
+
+    def check(self) -> None:
+        """Refuses what cannot be used, before anything is made.
+
+        Raises:
+            Refused, ValueError, OSError: as of `Request.of`; or there are too many cells.
+        """
+        if (cells := len(self.arms) * len(self.suite.prompts) * len(self.all_seeds)) > MOST_CELLS:
+            raise Refused("axes", len(self.arms), f"the plan has {cells} cells, and a run at most {MOST_CELLS}")
+        for grammar in dict.fromkeys(arm.template.grammar for arm in self.arms):
+            arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
+            for prompt in self.suite.prompts if grammar else ():
+                replace(arm.template, prompt=prompt.text).check_words()
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, those of a prompt and seed next to each other."""
+        points = itertools.product(self.suite.prompts, self.all_seeds, self.arms)
+        for number, (prompt, seed, arm) in enumerate(points):
+            yield Cell(arm, prompt, seed, number)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A point of the axes: its labels by axis, and a request of the first prompt and seed."""
+
+    labels: Mapping[str, str]
+    template: Request
+
+    @cached_property
+    def name(self) -> str:
+        """What it is called in tables: its labels, those that are numbers with the axis' name."""
+        return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in self.labels.items()) or "all"
+
+    @cached_property
+    def folder(self) -> str:
+        """The name of its folder: what a path can have of its name, and digits of a hash where that loses something."""
+        words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")[:80]
+        if words.lower() != self.name:
+            words = f"{words}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}".strip("-")
+        return words
+
+    @cached_property
+    def models(self) -> str:
+        """What is loaded for it, whatever its variant."""
+        of = self.template
+        parts = (of.models, of.weak_text_encoders, of.adapters, of.ip_adapter)
+        return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """All that decides the frames, but for the prompt and the seed."""
+        return {name: value for name, value in asdict(self.template).items() if name not in ("prompt", "seed")}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One output of a plan."""
+
+    arm: Arm
+    prompt: Prompt
+    seed: int
+    number: int
+
+    def request(self) -> Request:
+        return replace(self.arm.template, prompt=self.prompt.text, seed=self.seed)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files in the arm's folder."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.prompt.text.lower()).strip("-")[:48].strip("-")
+        return f"{words}-{hashlib.sha256(self.prompt.text.encode()).hexdigest()[:10]}-seed{self.seed}".strip("-")
+
+
+def read(path: str | os.PathLike[str]) -> Plan:
+    """The plan of a YAML file.
+
+    Raises:
+        OSError: it cannot be read.
+        Refused, ValueError: it is no plan.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"{path}: give names and values, such as prompts: smoke")
+    for name in ("prompts", "preset"):  # files lie where the plan says, from where the plan lies
+        if isinstance(value := data.get(name), str) and not os.path.isabs(value):
+            beside = Path(path).parent / value
+            data = {**data, name: str(beside) if beside.is_file() else value}
+    try:
+        return Plan(**data)
+    except Refused as error:
+        raise Refused(f"{path}: {error.argument}", error.value, error.accepted) from None
+
+
+def seeds(value: int | str | Sequence[int]) -> list[int]:
+    """Seeds as numbers, each once.
+
+    Raises:
+        Refused: there is a negative one, too many, or something else.
+    """
+    found: list[int] = []
+    parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)
+    for part in parts:
+        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise Refused("seeds", value, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
+        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(found) + len(numbers) > MOST_SEEDS:
+            raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
+        found += numbers
+    if not found:
+        raise Refused("seeds", value, "give at least one")
+    return list(dict.fromkeys(found))
+
+
+def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
+    if not texts:
+        raise Refused("prompts", [], "give at least one text")
+    for text in dict.fromkeys(texts):
+        if not text.strip():
+            raise Refused("prompts", text, "give texts that are not empty")
+        yield Prompt(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], text)
+
+
+def _points(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The labels of an axis and the settings of each."""
+    if isinstance(values, list) and values:
+        return [(_label(value), {name: value}) for value in values]
+    if isinstance(values, Mapping) and values:
+        if wrong := next((label for label, said in values.items() if not isinstance(said, Mapping)), None):
+            accepted = "give settings, such as {variant: plain}; or {} for none"
+            raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
+        return [(str(label), dict(said)) for label, said in values.items()]
+    raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _bare(label: str) -> bool:
+    return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
+
+
+_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed"}
+
+
+def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as fields of a request: a name that is none is an option of the method."""
+    fields: dict[str, Any] = {}
+    for name, value in said.items():
+        if name in ("prompt", "seed", "prompts", "seeds"):
+            raise Refused(name, shown(value), "the plan says it for all arms alike: prompts, seeds")
+        if name in _REQUEST:
+            fields = _over(fields, {name: value})
+        else:
+            fields = _over(fields, {"options": {name: value}})
+    return fields
+
+
+def _over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields, and over them others; the options of both."""
+    both = {**first, **second}
+    if "options" in first and "options" in second:
+        both["options"] = {**first["options"], **second["options"]}
+    return both

@@ -1,0 +1,199 @@
+"""What of a plan is made: an append-only record of cells in the run's folder, and what the files there say.
+
+    RUN/plan.yaml       the plan, as it was last given
+    RUN/run.json        how many threads make a cell, which decides its last digits
+    RUN/record/*.jsonl  a line a cell that was made or failed, a file a process that ran the plan
+    RUN/videos/ARM/     the videos of an arm with their sidecars, as `generate` writes them
+    RUN/scores/         scores and tables
+
+A cell is known by the SHA-256 of all that decides its frames: settings, weights, versions, threads, prompt and seed. It
+is made if the record has a line of it and its files have the sizes and times of the line; or, where the process died
+before it wrote the line, if its sidecar says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..models.sources import cached, resolve
+from ..provenance import file_sha256
+from ..runs import check_files, read_sidecar
+from ..runs.sidecar import unlike
+from ..sampling import plugin_version
+from ..sampling.records import versions
+from .plan import Arm, Cell
+
+RECORD = "record"
+# Of a model's folder, what decides nothing.
+UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".webp", ".lock", ".metadata")
+
+
+@dataclass
+class State:
+    """What is known of a plan's cells.
+
+    Args:
+        made: the line of each cell that is made, by key.
+        failed: the line of each that failed last, by key.
+        tries: how often each failed.
+    """
+
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+
+
+class Keys:
+    """The keys of cells: hashes of all that decides their frames.
+
+    Args:
+        threads: how many make a cell, where its device is the CPU.
+    """
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self._weights: dict[str, str] = {}
+        self._arms: dict[int, str] = {}
+
+    def of_arm(self, arm: Arm) -> str:
+        if id(arm) not in self._arms:
+            request = arm.template
+            weights = {role: self.weights(model, role) for role, model in request.models.items()}
+            decides = [arm.said, weights, versions() | plugin_version(request), self.threads, platform.machine()]
+            self._arms[id(arm)] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return self._arms[id(arm)]
+
+    def of(self, cell: Cell) -> str:
+        text = f"{self.of_arm(cell.arm)}\n{cell.seed}\n{cell.prompt.text}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def weights(self, model: str, role: str) -> str:
+        """A hash of a model's files, where it is on this machine; else its name.
+
+        Raises:
+            OSError: there is no such path.
+        """
+        if model not in self._weights:
+            source = resolve(model, role, folders=True)
+            path = source.path
+            if path is None:
+                names = [source.inside] if source.inside else ["model_index.json", "config.json"]
+                files = [file for name in names if (file := cached(source, None, name))]
+                path = (files[0] if source.inside else files[0].parent) if files else None
+            self._weights[model] = model if path is None else _contents(path)
+        return self._weights[model]
+
+
+def _contents(path: Path) -> str:
+    """A hash of a file, or of a folder's files and their names."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file() and each.suffix not in UNREAD)
+    lines = [f"{file.relative_to(path).as_posix()} {file_sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Folder:
+    """The folder of a run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.videos = path / "videos"
+        self.scores = path / "scores"
+
+    def place(self, cell: Cell) -> tuple[Path, str]:
+        """The folder and the name of a cell's files."""
+        return self.videos / cell.arm.folder, cell.stem
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The record's lines. A line that a process is writing, or died writing, has no end and is left out."""
+        for file in sorted((self.path / RECORD).glob("*.jsonl")):
+            for line in file.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    try:
+                        each = json.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(each, dict) and isinstance(each.get("cell"), str):
+                        yield each
+
+    def state(self, cells: Iterable[tuple[str, Cell]]) -> State:
+        """What is known of cells, each with its key."""
+        state = State()
+        last: dict[str, dict[str, Any]] = {}
+        for line in self.lines():
+            key = line["cell"]
+            if "error" in line:
+                state.tries[key] = state.tries.get(key, 0) + 1
+                if key not in last or "error" in last[key]:
+                    last[key] = line
+            else:
+                last[key] = line
+        for key, cell in cells:
+            known = last.get(key)
+            if known and "error" not in known and self._there(cell, known):
+                state.made[key] = known
+            elif (known is None or "error" in known) and (adopted := self._adopted(key, cell)):
+                state.made[key] = adopted
+            elif known and "error" in known:
+                state.failed[key] = known
+        return state
+
+    def _there(self, cell: Cell, line: Mapping[str, Any]) -> bool:
+        """Whether a cell's files are those of its line, by size and time; of another time, by their hashes."""
+        folder, stem = self.place(cell)
+        changed = False
+        for name, (size, modified) in line["files"].items():
+            try:
+                now = os.stat(folder / name)
+            except OSError:
+                return False
+            if now.st_size != size:
+                return False
+            changed = changed or now.st_mtime_ns != modified
+        if not changed:
+            return True
+        try:
+            _, record = read_sidecar(folder / f"{stem}.json")
+        except (OSError, ValueError):
+            return False
+        return not check_files(folder, record, hashed=True)
+
+    def _adopted(self, key: str, cell: Cell) -> dict[str, Any] | None:
+        """The line of a cell that was made by a process which died before it wrote one."""
+        folder, stem = self.place(cell)
+        path = folder / f"{stem}.json"
+        if not path.exists():
+            return None
+        try:
+            request, record = read_sidecar(path)
+        except (OSError, ValueError):
+            return None
+        if record.get("cell") != key or unlike(request, cell.request()) or check_files(folder, record):
+            return None
+        return line_of(key, cell, folder, record)
+
+
+def line_of(key: str, cell: Cell, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record's line of a cell that was made, by its sidecar."""
+    names = [*record.get("hashes", {}), f"{cell.stem}.json"]
+    stats = {name: os.stat(folder / name) for name in names}
+    return {
+        "cell": key,
+        "arm": cell.arm.name,
+        "prompt": cell.prompt.id,
+        "seed": cell.seed,
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+        "seconds": record.get("seconds"),
+        "evaluations": sum(video["evaluations"]["total"] for video in record["videos"].values()),
+    }
+
+
+__all__ = ["Folder", "Keys", "State", "line_of"]

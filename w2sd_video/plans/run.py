@@ -1,0 +1,181 @@
+"""Runs a plan in its folder: makes what is missing, and records it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import runs
+from ..documents import read_json
+from ..errors import Refused, WeightsNotFound
+from ..settings import Variant
+from ..terminal import MACHINE
+from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
+from .plan import Cell, Plan
+from .record import RECORD, Folder, Keys, State, line_of
+
+Shard = tuple[int, int]  # which part, of how many
+WHOLE: Shard = (1, 1)
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Args:
+        cells: of the plan, or of this shard.
+        made: of them; `kept` of them were there before.
+        failed: their lines.
+        seconds: since the run began.
+    """
+
+    cells: int
+    made: int
+    kept: int
+    failed: list[dict[str, Any]]
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end, as fast as it went; None where nothing was made yet."""
+        made = self.made - self.kept
+        return self.seconds / made * (self.cells - self.made - len(self.failed)) if made else None
+
+
+def run(
+    plan: Plan,
+    path: Path,
+    workers: int = 1,
+    threads: int | None = None,
+    shard: Shard = WHOLE,
+    command: Sequence[str] = (),
+    engine: Engine | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Makes the cells of a plan that its folder lacks, and tries again those that failed.
+
+    Args:
+        path: the run's folder; made where it is not there.
+        workers: processes side by side, each with models of its own. 1: this process.
+        threads: of each worker; None: those that the run was begun with, or else all cores shared among the workers.
+        shard: `(i, n)`: only every n-th cell, from the i-th; of runs on n machines that have the folder in common.
+        engine: what makes the cells; None: this machine.
+
+    Raises:
+        Refused: the plan, the folder or an argument cannot be used.
+        OSError: weights are missing, or the disk is full; what was made is kept.
+    """
+    if not 1 <= shard[0] <= shard[1]:
+        raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
+    plan.check()
+    runs.writable(path)
+    folder = Folder(path)
+    with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
+        threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
+        keys = Keys(threads)
+        cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
+        state = folder.state(cells)
+        tasks = list(_tasks(plan, folder, cells, state))
+        by_key = dict(cells)
+        done = Progress(len(cells), len(state.made), len(state.made), [])
+        progress(done)
+        if engine is None:
+            engine = Here(threads, command) if workers == 1 else SideBySide(workers, threads, command)
+        for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
+            (folder.videos / arm).mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        for outcome in engine.run(tasks):
+            line = _line(folder, by_key[outcome.task.key], outcome)
+            record.write(json.dumps(line) + "\n")
+            record.flush()
+            if "error" in line:
+                done.failed.append(line)
+            else:
+                done.made += 1
+            done.seconds = time.monotonic() - began
+            progress(done)
+    return done
+
+
+def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """The record's line of a task.
+
+    Raises:
+        OSError: what no other cell can do better, such as a full disk.
+    """
+    task = outcome.task
+    if isinstance(outcome.raised, WeightsNotFound) or getattr(outcome.raised, "errno", None) in MACHINE:
+        assert outcome.raised
+        raise outcome.raised
+    if outcome.record is not None:
+        return line_of(task.key, cell, task.folder, outcome.record)
+    return {
+        "cell": task.key,
+        "arm": cell.arm.name,
+        "prompt": cell.prompt.id,
+        "seed": cell.seed,
+        "error": outcome.error,
+    }
+
+
+@contextmanager
+def recording(folder: Folder) -> Iterator[Any]:
+    """A file of this process's own in the record, to append lines to."""
+    (folder.path / RECORD).mkdir(exist_ok=True)
+    name = f"{time.time_ns():x}-{socket.gethostname()}-{os.getpid()}.jsonl"
+    path = folder.path / RECORD / name
+    with open(path, "x", encoding="utf-8") as file:
+        yield file
+    if not path.stat().st_size:
+        path.unlink()
+
+
+def _begin(folder: Folder, plan: Plan, threads: int, given: bool) -> int:
+    """Writes down the plan. Returns the threads that the run was begun with, or those given."""
+    note = folder.path / "run.json"
+    if note.exists():
+        begun = read_json(note)
+        if not isinstance(begun, dict) or not isinstance(begun.get("threads"), int):
+            raise Refused("RUN", str(folder.path), f"{note} is not what `w2sd-video run` writes; give another folder")
+        threads = threads if given else begun["threads"]
+    with runs.whole({"plan": folder.path / "plan.yaml", "run": note}) as staged:
+        staged["plan"].write_text(yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        staged["run"].write_text(json.dumps({"format": 1, "threads": threads}) + "\n", encoding="utf-8")
+    return threads
+
+
+def mine(cell: Cell, shard: Shard) -> bool:
+    return shard == WHOLE or cell.number % shard[1] == shard[0] - 1
+
+
+def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[Task]:
+    """What is to be made: those of the same models one after another, else in the plan's order."""
+    missing = [(key, cell) for key, cell in cells if key not in state.made]
+    by_models: dict[str, list[tuple[str, Cell]]] = {}
+    for key, cell in missing:
+        by_models.setdefault(cell.arm.models, []).append((key, cell))
+    for of_models in by_models.values():
+        variant = _variant({cell.arm.template.variant for _, cell in of_models}, of_models[0][1].arm.template.offload)
+        for key, cell in of_models:
+            where, stem = folder.place(cell)
+            own = cell.arm.template.variant
+            yield Task(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
+
+
+def _variant(wanted: set[Variant], offload: str) -> Variant | None:
+    """The variant whose pipelines can make all those wanted; None where each takes its own."""
+    if len(wanted) == 1 or (offload != "none" and "weak" in wanted):
+        return None
+    return "w2sd" if wanted == {"plain", "w2sd"} else "compare"
+
+
+__all__ = ["WHOLE", "Progress", "Shard", "mine", "run"]

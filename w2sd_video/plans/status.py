@@ -1,0 +1,58 @@
+"""How far a run is, and how long what is left takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..documents import read_json
+from .plan import Plan
+from .record import Folder, Keys
+from .run import WHOLE, Shard, mine
+
+
+def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
+    """What of a plan's cells is made, failed and left, by arm.
+
+    `seconds` of an arm are those of its cells that are made, their mean; None where there is none. `seconds_left` is
+    what one worker takes; None where an arm with cells left has none made.
+    """
+    from .engine import threads_for
+
+    folder = Folder(path)
+    note = path / "run.json"
+    begun = read_json(note) if note.is_file() else {}
+    keys = Keys(threads or begun.get("threads") or threads_for(1))
+    cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
+    state = folder.state(cells)
+    arms: dict[str, dict[str, Any]] = {}
+    times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
+    size = 0
+    for arm in plan.arms:
+        arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": None, "seconds": None}
+    for key, cell in cells:
+        arm_of = arms[cell.arm.name]
+        arm_of["cells"] += 1
+        if line := state.made.get(key):
+            arm_of["made"] += 1
+            arm_of["evaluations"] = line["evaluations"]
+            times[cell.arm.name].append(line["seconds"])
+            size += sum(length for length, _ in line["files"].values())
+        else:
+            arm_of["failed"] += key in state.failed
+            arm_of["left"] += 1
+    for name, seconds in times.items():
+        arms[name]["seconds"] = fmean(seconds) if seconds else None
+    waiting = [arm for arm in arms.values() if arm["left"]]
+    known = all(arm["seconds"] is not None for arm in waiting)
+    return {
+        "prompts": len(plan.suite.prompts),
+        "seeds": len(plan.all_seeds),
+        "threads": keys.threads,
+        "arms": arms,
+        "cells": len(cells),
+        "left": sum(arm["left"] for arm in arms.values()),
+        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if known else None,
+        "bytes": size,
+    }
