@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from ..prompts import Prompt, Suite
 from ..runs import Request
 from ..validation import Setting, plain, validated
 
-MOST_CELLS = 10_000_000
+MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS = 100_000
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
@@ -104,6 +105,11 @@ class Plan:
             Refused: an axis has no values, or settings that cannot be used.
         """
         points = [_points(name, values) for name, values in self.axes.items()]
+        count = math.prod(map(len, points))
+        if count > MOST_ARMS or (cells := count * len(self.suite.prompts) * len(self.all_seeds)) > MOST_CELLS:
+            of = f"{count} arms" if count > MOST_ARMS else f"{cells} cells"
+            most = f"{MOST_ARMS} arms and {MOST_CELLS} cells"
+            raise Refused("axes", list(self.axes), f"the plan has {of}, and a run at most {most}")
         arms = []
         for combined in itertools.product(*points):
             labels = dict(zip(self.axes, (label for label, _ in combined), strict=True))
@@ -133,8 +139,6 @@ class Plan:
         Raises:
             Refused, ValueError, OSError: as of `Request.of`; or there are too many cells.
         """
-        if (cells := len(self.arms) * len(self.suite.prompts) * len(self.all_seeds)) > MOST_CELLS:
-            raise Refused("axes", len(self.arms), f"the plan has {cells} cells, and a run at most {MOST_CELLS}")
         for grammar in dict.fromkeys(arm.template.grammar for arm in self.arms):
             arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
             for prompt in self.suite.prompts if grammar else ():

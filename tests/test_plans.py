@@ -1,0 +1,357 @@
+"""Plans and their runs: cells, what is made again and what is not, and what ends a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from w2sd_video import cli, plans, runs
+from w2sd_video.errors import Refused
+from w2sd_video.plans import Cell, Folder, Keys, Plan, engine
+from w2sd_video.plans.engine import Outcome, SideBySide, Task
+
+SMALL = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
+ARMS = {"arm": {"strong": {"variant": "plain"}, "w2sd": {}}}
+TEXTS = ["a red circle", "a blue square"]
+
+
+def plan(**more) -> Plan:
+    return Plan(**{"prompts": TEXTS, "settings": SMALL, "axes": ARMS, **more})
+
+
+def made(folder: Path) -> list[dict]:
+    return [line for line in Folder(folder).lines() if "error" not in line]
+
+
+def frames(folder: Path) -> dict[str, str]:
+    """The frames' hashes of every video of a run, by its place."""
+    return {
+        str(path.relative_to(folder)): json.dumps(runs.read_sidecar(path)[1]["videos"][name]["frames_sha256"])
+        for path in sorted(folder.rglob("videos/*/*.json"))
+        for name in runs.read_sidecar(path)[1]["videos"]
+    }
+
+
+# What a plan says
+
+
+def test_the_cells_are_the_product_of_prompts_seeds_and_axes():
+    of = plan(seeds="0,2-3", axes={**ARMS, "weak_guidance_scale": [-1, 0.5]})
+    cells = list(of.cells())
+    assert len(cells) == 2 * 3 * 4 == len({(c.arm.name, c.prompt.text, c.seed) for c in cells})
+    assert [arm.name for arm in of.arms] == [
+        f"{arm}, weak_guidance_scale={w}" for arm in ("strong", "w2sd") for w in ("-1", "0.5")
+    ]
+    assert {c.seed for c in cells} == {0, 2, 3} and [c.number for c in cells] == list(range(24))
+    last = cells[-1].request()
+    assert (last.prompt, last.seed, last.weak_guidance_scale, last.variant) == (TEXTS[1], 3, 0.5, "w2sd")
+    assert len({(c.arm.folder, c.stem) for c in cells}) == 24
+
+
+def test_what_is_no_setting_is_an_option_of_the_method_and_options_add_up():
+    of = plan(settings={**SMALL, "still_gain": 0.5}, axes={"motion_gain": [0, 1, 2]})
+    assert [arm.template.options for arm in of.arms] == [{"still_gain": 0.5, "motion_gain": gain} for gain in (0, 1, 2)]
+    assert [arm.name for arm in of.arms] == ["motion_gain=0", "motion_gain=1", "motion_gain=2"]
+
+
+def test_a_plan_without_axes_has_one_arm():
+    assert [(arm.name, arm.folder) for arm in plan(axes={}).arms] == [("all", "all")]
+
+
+def test_a_suite_is_drawn_from_and_a_larger_draw_has_the_smaller():
+    few, more = (plan(prompts="shapes", n=n, sample_seed=3) for n in (3, 6))
+    assert {p.text for p in few.suite.prompts} < {p.text for p in more.suite.prompts}
+
+
+def test_a_plan_is_read_from_yaml_and_files_lie_beside_it(tmp_path):
+    (tmp_path / "mine.txt").write_text("a red circle\n")
+    (tmp_path / "plan.yaml").write_text("prompts: mine.txt\nseeds: 0-1\naxes:\n  motion_gain: [0, 1]\n")
+    of = plans.read(tmp_path / "plan.yaml")
+    assert [prompt.text for prompt in of.suite.prompts] == ["a red circle"] and len(list(of.cells())) == 4
+
+
+def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
+    labels = ["A", "a", "a b", "a_b", "../x", "con.", "é", "x" * 300, "<b>", "🐈"]
+    of = plan(axes={"arm": {label: {} for label in labels}})
+    folders = [arm.folder.lower() for arm in of.arms]
+    assert len(set(folders)) == len(labels)
+    assert all(len(name) < 120 and "/" not in name and not name.startswith(".") for name in folders)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"prompts": []}, "prompts: [] is not accepted; give at least one text"),
+        ({"prompts": ["a red circle", " "]}, "prompts: ' ' is not accepted"),
+        ({"prompts": "moton"}, "did you mean 'motion'?"),
+        ({"prompts": ["a red dog"]}, "outside the shapes world"),
+        ({"seeds": "3-1"}, "seeds: '3-1' is not accepted"),
+        ({"seeds": -1}, "seeds: -1 is not accepted"),
+        ({"seeds": []}, "seeds: [] is not accepted; give at least one"),
+        ({"seeds": "0-99999999"}, "give at most 100000 seeds"),
+        ({"n": 3}, "n: 3 is not accepted; texts has 2"),
+        ({"axes": {"motion_gain": []}}, "axes.motion_gain: [] is not accepted"),
+        ({"axes": {"motion_gain": 3}}, "axes.motion_gain: 3 is not accepted"),
+        ({"axes": {"arm": {"a": 3}}}, "axes.arm.a: 3 is not accepted; give settings"),
+        ({"axes": {"arm": {"a": {"motion_gian": 1}}}}, "did you mean 'motion_gain'?"),
+        ({"axes": {"guidance_scale": [1, "x"]}}, "axes (guidance_scale x): "),
+        ({"axes": {"seed": [1]}}, "the plan says it for all arms alike"),
+        ({"axes": {"arm": {"a": {}}}, "base": "b"}, "base: 'b' is not accepted"),
+        ({"axes": {"motion_gain": [1, 1.0]}}, "two of their points have the same labels"),
+        ({"prompt": "x"}, "no setting has this name; did you mean 'prompts'?"),
+        ({"axes": {"guidance_scale": list(range(1, 1001)), "weak_guidance_scale": list(range(100))}, "seeds": "0-99"},
+         "the plan has 100000 arms, and a run at most 10000 arms"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_by_name_before_anything_is_made(more, says, tmp_path):
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": ARMS} | more))
+    result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2 and says in " ".join(result.output.split()), result.output
+    assert not (tmp_path / "run").exists()
+
+
+# What is made, and made again
+
+
+def test_the_same_run_again_makes_nothing_and_a_larger_one_what_is_new(tmp_path):
+    first = plans.run(plan(), tmp_path, threads=1)
+    assert (first.cells, first.made, first.kept, first.failed) == (4, 4, 0, [])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("videos/*/*")}
+    again = plans.run(plan(), tmp_path)
+    assert (again.made, again.kept) == (4, 4)
+    larger = plan(seeds="0-1", axes={"arm": {**ARMS["arm"], "gain 2": {"motion_gain": 2}}})
+    done = plans.run(larger, tmp_path)
+    assert (done.cells, done.kept, done.made) == (12, 4, 12)
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("videos/*/*")}.items()
+    assert len(made(tmp_path)) == 12 == len({line["cell"] for line in made(tmp_path)})
+
+
+def test_cells_are_the_videos_that_generate_makes(tmp_path):
+    plans.run(plan(prompts=TEXTS[:1]), tmp_path / "run", threads=1)
+    for path in sorted((tmp_path / "run").rglob("videos/*/*.json")):
+        request, record = runs.read_sidecar(path)
+        from w2sd_video.generate import generate
+
+        (alone,) = generate([request], tmp_path / "alone")
+        assert alone.record["videos"].keys() == record["videos"].keys()
+        for name, video in alone.record["videos"].items():
+            assert video["frames_sha256"] == record["videos"][name]["frames_sha256"]
+
+
+def test_what_was_removed_damaged_or_never_written_down_is_noticed(tmp_path):
+    of = plan(prompts=TEXTS[:1], seeds="0-2", axes={})
+    plans.run(of, tmp_path, threads=1)
+    keys, folder = Keys(1), Folder(tmp_path)
+    cells = [(keys.of(cell), cell) for cell in of.cells()]
+    paths = [folder.place(cell)[0] / f"{cell.stem}.mp4" for _, cell in cells]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"x")
+    assert set(folder.state(cells).made) == {cells[2][0]}
+    os.utime(paths[2])  # as of a copy
+    assert set(folder.state(cells).made) == {cells[2][0]}
+    for file in (tmp_path / "record").iterdir():
+        file.write_text("")
+    assert set(folder.state(cells).made) == {cells[2][0]}  # its sidecar says so
+    done = plans.run(of, tmp_path)
+    assert (done.kept, done.made) == (1, 3)
+
+
+def test_a_key_is_of_all_that_decides_the_frames():
+    def keys(threads=1, **more):
+        return {Keys(threads).of(cell) for cell in plan(prompts=TEXTS[:1], axes={}, **more).cells()}
+
+    first = keys()
+    assert first == keys()
+    settings = [
+        {"guidance_scale": 2.0},
+        {"method": "optimistic"},
+        {"motion_gain": 2},
+        {"strong": "package:shapes/weights/base"},
+    ]
+    others = [keys(settings=SMALL | each) for each in settings]
+    others += [keys(seeds=1), keys(threads=2), keys(preset="shapes-motion")]
+    assert all(not first & other for other in others)
+    assert {Keys(1).of(cell) for cell in plan(prompts=TEXTS[1:], axes={}).cells()}.isdisjoint(first)
+
+
+def test_changed_weights_make_other_cells(tmp_path):
+    from shutil import copytree
+
+    from w2sd_video.shapes import WEIGHTS
+
+    copytree(WEIGHTS / "motion", tmp_path / "motion")
+    of = plan(prompts=TEXTS[:1], axes={}, settings={**SMALL, "motion_adapter": str(tmp_path / "motion")})
+    (cell,) = of.cells()
+    before = Keys(1).of(cell)
+    (tmp_path / "motion" / "README.md").write_text("a note")
+    assert Keys(1).of(cell) == before
+    file = tmp_path / "motion" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(1, 1))
+    assert Keys(1).of(cell) != before
+
+
+def test_shards_make_every_cell_once(tmp_path):
+    of = plan(seeds="0-1")
+    done = [plans.run(of, tmp_path, threads=1, shard=(i, 3)) for i in (1, 2, 3)]
+    assert sum(each.made - each.kept for each in done) == 8 == len(made(tmp_path))
+    assert plans.run(of, tmp_path).kept == 8
+
+
+def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
+    real = engine.Worker.make
+
+    def make(self, task: Task) -> Outcome:
+        return Outcome(task, error="ValueError: no") if task.request.seed == 1 else real(self, task)
+
+    monkeypatch.setattr(engine.Worker, "make", make)
+    of = plan(prompts=TEXTS[:1], seeds="0-1", axes={})
+    done = plans.run(of, tmp_path, threads=1)
+    assert (done.made, [line["error"] for line in done.failed]) == (1, ["ValueError: no"])
+    assert plans.status(of, tmp_path)["arms"]["all"] | {"seconds": 0} == {
+        "cells": 2, "made": 1, "failed": 1, "left": 1, "evaluations": 7, "seconds": 0,
+    }  # fmt: skip
+    monkeypatch.undo()
+    done = plans.run(of, tmp_path)
+    assert (done.kept, done.made, done.failed) == (1, 2, [])
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
+    real = engine.Worker.make
+
+    def make(self, task: Task) -> Outcome:
+        full = OSError(28, "No space left on device", "x.mp4")
+        return Outcome(task, error=str(full), raised=full) if task.request.seed == 1 else real(self, task)
+
+    monkeypatch.setattr(engine.Worker, "make", make)
+    of = plan(prompts=TEXTS[:1], seeds="0-2", axes={})
+    with pytest.raises(OSError, match="No space left"):
+        plans.run(of, tmp_path, threads=1)
+    assert len(made(tmp_path)) == 1
+    monkeypatch.undo()
+    assert plans.run(of, tmp_path).kept == 1
+
+
+def test_two_processes_do_not_run_one_plan_in_one_folder_at_once(tmp_path):
+    with runs.alone(tmp_path / "run.json"), pytest.raises(Refused, match="another process"):
+        plans.run(plan(), tmp_path, threads=1)
+
+
+# Ten thousand cells
+
+
+def test_a_plan_of_ten_thousand_cells_is_looked_through_in_a_moment(tmp_path):
+    of = plan(prompts="shapes", n=100, seeds="0-49")
+    began = time.process_time()
+    cells = [(key, cell) for keys in [Keys(1)] for cell in of.cells() for key in [keys.of(cell)]]
+    assert len(cells) == 10_000 == len({key for key, _ in cells})
+    assert Folder(tmp_path).state(cells).made == {}
+    assert time.process_time() - began < 5
+
+
+# Workers
+
+
+def _stand_in(connection, threads, command):
+    """A worker that dies at seed 1, each time or, with the command `once`, the first time."""
+    mark = Path(command[0])
+    try:
+        while True:
+            task = connection.recv()
+            if task.request.seed == 1 and not (mark.exists() and command[1] == "once"):
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            connection.send(Outcome(task, record={"by": os.getpid()}))
+    except EOFError:
+        pass
+
+
+def tasks(tmp_path: Path, count: int) -> list[Task]:
+    request = next(plan(axes={}).cells()).request()
+    return [Task(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", ["once", "always"])
+def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again_with_a_bound(times, tmp_path):
+    side = SideBySide(2, 1, (str(tmp_path / "mark"), times), _stand_in)
+    outcomes = {outcome.task.key: outcome for outcome in side.run(tasks(tmp_path, 6))}
+    assert outcomes.keys() == set("012345")
+    failed = {key: outcome.error for key, outcome in outcomes.items() if outcome.error}
+    assert failed == ({} if times == "once" else {"1": "its worker died: SIGKILL"})
+
+
+@pytest.mark.slow
+def test_workers_make_what_one_process_makes(tmp_path):
+    of = plan(seeds="0-1")
+    plans.run(of, tmp_path / "one", threads=1)
+    plans.run(of, tmp_path / "two", workers=2, threads=1)
+    assert frames(tmp_path / "one") == frames(tmp_path / "two") and len(frames(tmp_path / "two")) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_killed_at_random_moments_makes_each_cell_once(workers, tmp_path):
+    """And ends with the frames of one that was not. Cells in flight may be made twice."""
+    of = plan(seeds="0-2")
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": ARMS, "seeds": "0-2"})
+    )
+    plans.run(of, tmp_path / "undisturbed", threads=1)
+    command = [sys.executable, "-m", "w2sd_video.cli", "run", str(tmp_path / "plan.yaml"), "--threads", "1"]
+    command += ["--workers", str(workers), "--out", str(tmp_path / "killed")]
+    rng, kills = random.Random(workers), 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(6, 14))
+        kills += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert frames(tmp_path / "killed") == frames(tmp_path / "undisturbed")
+    lines = made(tmp_path / "killed")
+    assert len(lines) <= 12 + kills * workers and len({line["cell"] for line in lines}) == 12
+
+
+# The command line
+
+
+def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS[:1], "settings": SMALL, "axes": ARMS}))
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(cli.app, [str(each) for each in arguments])
+        assert result.exit_code == code, result.output
+        return " ".join(result.output.split())
+
+    said = run("run", tmp_path / "plan.yaml", "--dry-run")
+    assert "1 prompts x 1 seeds x 2 arms" in said and "left: 2 cells; unknown" in said
+    assert not (tmp_path / "plan").exists()
+    said = run("run", tmp_path / "plan.yaml", "--threads", 1)
+    assert "strong: 1/1 made, 4 network evaluations each" in said and "w2sd: 1/1 made, 7 network" in said
+    about = json.loads(run("status", tmp_path / "plan", "--format", "json"))
+    assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0
+    assert "left: 0 cells" in run("run", tmp_path / "plan")  # a run's folder goes on
+    assert "it has no plan.yaml" in run("status", tmp_path / "plan" / "videos", code=2)
+    assert "there is no such file or folder" in run("run", tmp_path / "none.yaml", code=2)
+    assert "--shard: '3/2' is not accepted" in run("run", tmp_path / "plan", "--shard", "3/2", code=2)
+
+
+def test_a_cell_knows_its_arm():
+    (cell,) = plan(prompts=TEXTS[:1], axes={}).cells()
+    assert isinstance(cell, Cell) and cell.arm.labels == {}
