@@ -45,7 +45,7 @@ SIGNS = {
 def run(
     out: Console,
     err: Console,
-    videos: list[str],
+    videos: Sequence[str | Video],
     dimensions: str | list[str],
     results: Path,
     *,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import cli, plans, runs
 from w2sd_video.errors import Refused
+from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.plans import Cell, Folder, Keys, Plan, engine
 from w2sd_video.plans.engine import Outcome, SideBySide, Task
 
@@ -250,6 +252,28 @@ def test_two_processes_do_not_run_one_plan_in_one_folder_at_once(tmp_path):
         plans.run(plan(), tmp_path, threads=1)
 
 
+def test_what_is_scored_is_every_cell_and_one_that_was_not_made_counts_as_failed(tmp_path):
+    of = plan(prompts=TEXTS[:1], seeds="0-1", base="w2sd")
+    with pytest.raises(Refused, match="nothing is made yet"):
+        plans.videos(of, tmp_path)
+    plans.run(of, tmp_path, threads=1)
+    found = plans.videos(of, tmp_path)
+    assert [video.group for video in found] == ["w2sd", "w2sd", "strong", "strong"]
+    assert {video.pair for video in found} == {"a red circle, seed 0", "a red circle, seed 1"}
+    found[0].path.unlink()
+    again = plans.videos(of, tmp_path)
+    assert [video.path.exists() for video in again] == [False, True, True, True]
+    scores = evaluate(again, "temporal_flickering")
+    assert len(scores.of) == 3 and [video.pair for video, _, _ in scores.problems] == ["a red circle, seed 0"]
+    data = bytearray(found[1].path.read_bytes())
+    data[-1] ^= 1
+    before = found[1].path.stat()
+    found[1].path.write_bytes(data)
+    os.utime(found[1].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Refused, match="is not what was made"):
+        plans.videos(of, tmp_path)
+
+
 # Ten thousand cells
 
 
@@ -314,14 +338,18 @@ def test_a_run_that_is_killed_at_random_moments_makes_each_cell_once(workers, tm
     command = [sys.executable, "-m", "w2sd_video.cli", "run", str(tmp_path / "plan.yaml"), "--threads", "1"]
     command += ["--workers", str(workers), "--out", str(tmp_path / "killed")]
     rng, kills = random.Random(workers), 0
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for _ in range(3):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(6, 14))
+        wanted = len(made(tmp_path / "killed")) + rng.randint(1, 3)
+        process = subprocess.Popen(command, start_new_session=True, **quiet)
+        while process.poll() is None and len(made(tmp_path / "killed")) < wanted:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 0.3))
         kills += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert kills
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert frames(tmp_path / "killed") == frames(tmp_path / "undisturbed")
     lines = made(tmp_path / "killed")
@@ -347,6 +375,8 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
     about = json.loads(run("status", tmp_path / "plan", "--format", "json"))
     assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0
     assert "left: 0 cells" in run("run", tmp_path / "plan")  # a run's folder goes on
+    assert "--dimensions is missing; the plan names none" in run("score", tmp_path / "plan", code=2)
+    assert "temporal_flickering" in run("score", tmp_path / "plan", "--dimensions", "temporal_flickering")
     assert "it has no plan.yaml" in run("status", tmp_path / "plan" / "videos", code=2)
     assert "there is no such file or folder" in run("run", tmp_path / "none.yaml", code=2)
     assert "--shard: '3/2' is not accepted" in run("run", tmp_path / "plan", "--shard", "3/2", code=2)

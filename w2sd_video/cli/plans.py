@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .. import tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ..plans import Progress as Done
 
 FAILURES = 5  # that are listed
+WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
+DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
 def run(
@@ -39,13 +42,15 @@ def run(
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts, of runs on several machines.")
     ] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    device: Annotated[str, DEVICE] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Make every cell of a plan: prompts x seeds x axes of settings.
 
     What is made is kept, whatever ends the command. The same command goes on, and tries again what failed; with more
-    prompts, seeds or values in the plan, it makes only what is new.
+    prompts, seeds or values in the plan, it makes only what is new. It scores the videos where the plan has dimensions.
     """
     with messages():
         as_json = wants_json(form)
@@ -70,13 +75,54 @@ def run(
                     err.print(f"{count}/{done.cells}{left}", markup=False)
 
             done = plans.run(plan, to, workers, threads, part, ["w2sd-video", *sys.argv[1:]], progress=show)
-        _say(_status(plan, to, part, threads), as_json)
+        about = _status(plan, to, part, threads)
+        _say(about, as_json)
         for line in done.failed[:FAILURES]:
             err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
         if done.failed[FAILURES:]:
             err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
-        if done.failed:
+        scored = True
+        if plan.dimensions and part == (1, 1):
+            scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text")
+        if done.failed or not scored:
             raise typer.Exit(1)
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
+    dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    device: Annotated[str, DEVICE] = "auto",
+    form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
+) -> None:
+    """Score what a run has made, arm by arm; what was scored before is kept.
+
+    A cell that was not made counts as failed.
+    """
+    with messages():
+        plan, to = _plan(folder, None)
+        wanted = dimensions.split(",") if dimensions else plan.dimensions
+        if not wanted:
+            raise Refused("--dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
+        if form not in ("text", "json", *tables.FORMATS):
+            raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
+        quiet()
+        if not _score(plan, to, wanted, weights, device, form):
+            raise typer.Exit(1)
+
+
+def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str, form: str) -> bool:
+    """Whether all could be scored."""
+    from .. import plans
+    from ..eval.cli import run as evaluate
+
+    videos = plans.videos(plan, folder)
+    results = folder / "scores" / "scores.json"
+    results.parent.mkdir(exist_ok=True)
+    images = not plan.arms[0].template.video
+    to = err if form == "json-quietly" else out
+    how = "text" if form == "json-quietly" else form
+    return evaluate(to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how)
 
 
 def status(
@@ -143,4 +189,4 @@ def _unit(size: int) -> str:
     return f"{size / 1000**n:.3g} {units[n]}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"run": run, "status": status}
+COMMANDS: dict[str, Callable[..., None]] = {"run": run, "status": status, "score": score}

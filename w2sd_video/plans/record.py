@@ -42,12 +42,12 @@ class State:
     Args:
         made: the line of each cell that is made, by key.
         failed: the line of each that failed last, by key.
-        tries: how often each failed.
+        adopted: lines of those that are made, and that no process wrote down.
     """
 
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
+    adopted: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Keys:
@@ -130,11 +130,7 @@ class Folder:
         last: dict[str, dict[str, Any]] = {}
         for line in self.lines():
             key = line["cell"]
-            if "error" in line:
-                state.tries[key] = state.tries.get(key, 0) + 1
-                if key not in last or "error" in last[key]:
-                    last[key] = line
-            else:
+            if "error" not in line or "error" in last.get(key, line):
                 last[key] = line
         for key, cell in cells:
             known = last.get(key)
@@ -142,6 +138,7 @@ class Folder:
                 state.made[key] = known
             elif (known is None or "error" in known) and (adopted := self._adopted(key, cell)):
                 state.made[key] = adopted
+                state.adopted.append(adopted)
             elif known and "error" in known:
                 state.failed[key] = known
         return state

@@ -84,6 +84,7 @@ def run(
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
         state = folder.state(cells)
+        record.writelines(json.dumps(line) + "\n" for line in state.adopted)
         tasks = list(_tasks(plan, folder, cells, state))
         by_key = dict(cells)
         done = Progress(len(cells), len(state.made), len(state.made), [])

@@ -1,0 +1,42 @@
+"""What of a run is scored: every cell of its plan, also those that were not made, which count as failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..documents import read_json
+from ..errors import Refused
+from ..eval.videos import Video
+from ..runs import check_files, read_sidecar
+from .plan import Plan
+from .record import Folder, Keys
+
+
+def videos(plan: Plan, path: Path) -> list[Video]:
+    """The videos, or pictures, of a plan's cells, those of the base first; a group is an arm.
+
+    Raises:
+        Refused: nothing is made yet; or a file is not the one that was made.
+    """
+    folder = Folder(path)
+    note = path / "run.json"
+    if not note.is_file():
+        raise Refused("RUN", str(path), "nothing is made yet: w2sd-video run")
+    keys = Keys(read_json(note)["threads"])
+    cells = [(keys.of(cell), cell) for cell in plan.cells()]
+    made = folder.state(cells).made
+    if not made:
+        raise Refused("RUN", str(path), "nothing of the plan is made yet: w2sd-video run")
+    first = plan.base or plan.arms[0].name
+    found = []
+    for key, cell in sorted(cells, key=lambda each: each[1].arm.name != first):
+        where, stem = folder.place(cell)
+        if key in made and check_files(where, read_sidecar(where / f"{stem}.json")[1], hashed=True):
+            accepted = f"{where / stem} is not what was made: run the plan again, which makes it anew"
+            raise Refused("RUN", str(path), accepted)
+        file = where / f"{stem}{'.mp4' if cell.arm.template.video else '.png'}"
+        pair = f"{cell.prompt.text}, seed {cell.seed}"
+        # Of a cell that was not made, another video may lie there: of former weights, or of a failed attempt.
+        there = file if key in made else where / f"{stem} was not made"
+        found.append(Video(there, cell.arm.name, pair, cell.prompt.text, "plan"))
+    return found
