@@ -36,13 +36,13 @@ class Recipe(Common):
     decoder_steps: Count = 3000
     text_steps: Count = 600
     image_steps: Count = 9000
-    video_steps: Count = 2500
-    tuned_steps: Count = 1500
+    video_steps: Count = 4000
+    tuned_steps: Count = 2000
     vae_batch: Count = 24
     vae_learning_rate: Rate = 1.5e-3
     text_learning_rate: Rate = 2e-3
     learning_rate: Rate = 8e-4
-    spatial_learning_rate: Rate = 2e-4
+    encoder_learning_rate: Rate = 2e-4
     tuned_learning_rate: Rate = 4e-4
     exchanged: Share = 0.3
     caption_noise: Share = 0.05

@@ -6,8 +6,9 @@ Six stages, each resumable, of 1 to 50 minutes on two CPU cores:
 2. `decoder`  its decoder alone: to draw sharp edges, and from latents that are a little off;
 3. `text`     both text encoders, which learn to read; see `reading`;
 4. `image`    the image model and both text encoders, on single frames;
-5. `video`    AnimateDiff's second stage: the motion module, with the image model learning along slowly. Its captions
-              exchange attributes between objects. The result is `base`.
+5. `video`    the motion module, with the image model learning along: where that learnt slowly, at a quarter of the
+              rate, objects had their form and wandered. Captions exchange attributes between objects. The result is
+              `base`.
 6. `tuned`    a short fine-tune of base, text encoders too, on right captions, with the motion module frozen.
 
 So `base` knows what things look like as well as `tuned` does, nearly, and is less sure which attribute belongs to which
@@ -235,7 +236,7 @@ class Trainer(Denoising):
             scenes = [self.scenes[n] for n in which]
             return self._noised(data[which, frame], scenes, rng, share)
 
-        texts = dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), recipe.spatial_learning_rate)
+        texts = dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), recipe.encoder_learning_rate)
         rates = {pipe.unet: recipe.learning_rate, **texts}
         loss = partial(self._loss, pipe, self._compiled(pipe.unet))
         self.optimise("image", rates, batch, loss, recipe.image_steps)
@@ -247,8 +248,9 @@ class Trainer(Denoising):
         adapter = build_motion_adapter()
         # The video UNet holds the very parameters of the image model and of the adapter: training it trains both.
         unet = motion_unet(pipe.unet, adapter)
-        spatial = dict.fromkeys((pipe.unet, pipe.text_encoder, pipe.text_encoder_2), self.recipe.spatial_learning_rate)
-        self._videos("video", pipe, unet, {adapter: self.recipe.learning_rate, **spatial}, self._wrong)
+        rates = dict.fromkeys((adapter, pipe.unet), self.recipe.learning_rate)
+        rates |= dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), self.recipe.encoder_learning_rate)
+        self._videos("video", pipe, unet, rates, self._wrong)
         self._save(adapter, "motion")
         self._save(pipe, "base")
 
