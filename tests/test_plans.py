@@ -91,6 +91,14 @@ def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
     assert all(len(name) < 120 and "/" not in name and not name.startswith(".") for name in folders)
 
 
+def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
+    arms = {**ARMS["arm"], "equal": {"variant": "plain", "as_costly_as": "w2sd"}}
+    of = plan(settings={"num_inference_steps": 15}, axes={"arm": arms, "weak_guidance_scale": [1, 2]})
+    steps = {arm.name: arm.template.num_inference_steps for arm in of.arms}
+    assert steps["w2sd, weak_guidance_scale=1"] == 15
+    assert steps["equal, weak_guidance_scale=1"] == 36 and steps["equal, weak_guidance_scale=2"] == 43
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -108,6 +116,8 @@ def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
         ({"axes": {"arm": {"a": 3}}}, "axes.arm.a: 3 is not accepted; give settings"),
         ({"axes": {"arm": {"a": {"motion_gian": 1}}}}, "did you mean 'motion_gain'?"),
         ({"axes": {"guidance_scale": [1, "x"]}}, "axes (guidance_scale x): "),
+        ({"axes": {"arm": {"a": {"as_costly_as": "b"}, "c": {}}}}, "as_costly_as: 'b' is not accepted; Available: c"),
+        ({"settings": {"as_costly_as": "a"}}, "as_costly_as: 'a' is not accepted; it goes with the label of an axis"),
         ({"axes": {"seed": [1]}}, "the plan says it for all arms alike"),
         ({"axes": {"arm": {"a": {}}}, "base": "b"}, "base: 'b' is not accepted"),
         ({"axes": {"motion_gain": [1, 1.0]}}, "two of their points have the same labels"),
@@ -368,7 +378,7 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
         return " ".join(result.output.split())
 
     said = run("run", tmp_path / "plan.yaml", "--dry-run")
-    assert "1 prompts x 1 seeds x 2 arms" in said and "left: 2 cells; unknown" in said
+    assert "1 prompts x 1 seeds x 2 arms" in said and "left: 2 cells, 11 network evaluations; unknown" in said
     assert not (tmp_path / "plan").exists()
     said = run("run", tmp_path / "plan.yaml", "--threads", 1)
     assert "strong: 1/1 made, 4 network evaluations each" in said and "w2sd: 1/1 made, 7 network" in said

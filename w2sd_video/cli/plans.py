@@ -174,13 +174,14 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     for name, arm in about["arms"].items():
         parts = [f"{arm['made']}/{arm['cells']} made"]
         parts += [f"{arm['failed']} failed"] if arm["failed"] else []
-        parts += [f"{arm['evaluations']} network evaluations each"] if arm["evaluations"] else []
+        parts += [f"{arm['evaluations']} network evaluations each"]
         parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]
     words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
     unit = _unit(about["bytes"])
-    out.print(f"left: {about['left']} cells; {words} on one worker; on disk {unit}", markup=False)
+    cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
+    out.print(f"left: {cells}; {words} on one worker; on disk {unit}", markup=False)
 
 
 def _unit(size: int) -> str:

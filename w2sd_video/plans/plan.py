@@ -40,6 +40,8 @@ from ..validation import Setting, plain, validated
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS = 100_000
+AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
+Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
 ]
@@ -110,28 +112,45 @@ class Plan:
             of = f"{count} arms" if count > MOST_ARMS else f"{cells} cells"
             most = f"{MOST_ARMS} arms and {MOST_CELLS} cells"
             raise Refused("axes", list(self.axes), f"the plan has {of}, and a run at most {most}")
-        arms = []
-        for combined in itertools.product(*points):
-            labels = dict(zip(self.axes, (label for label, _ in combined), strict=True))
-            fields: dict[str, Any] = {}
-            for each in (self.settings, *(said for _, said in combined)):
-                fields = _over(fields, _fields(each))
-            arms.append(self._arm(labels, fields))
+        arms = [self._arm(combined, points) for combined in itertools.product(*points)]
         if not any(arm.name == self.base for arm in arms) and self.base is not None:
             raise Refused("base", self.base, did_you_mean(self.base, [arm.name for arm in arms][:60]))
         if len(set(arm.folder for arm in arms)) < len(arms):
             raise Refused("axes", dict(self.axes), "two of their points have the same labels: give each its own")
         return arms
 
-    def _arm(self, labels: dict[str, str], fields: dict[str, Any]) -> Arm:
+    def _arm(self, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Arm:
+        """The arm of a point, a value of each axis.
+
+        Raises:
+            Refused: its settings cannot be used.
+        """
+        labels = dict(zip(self.axes, (label for label, _ in point), strict=True))
+        fields: dict[str, Any] = {}
+        for each in (self.settings, *(said for _, said in point)):
+            fields = _over(fields, _fields(each))
+        rival = fields.pop(AS_COSTLY, None)
         preset = str(fields.pop("preset", self.preset))
         first = self.suite.prompts[0].text
         try:
             template = Request.of(first, self.all_seeds[0], preset, fields.pop("schedule", None), **fields)
+            if rival is not None:
+                template = _as_costly(template, self._rival(str(rival), point, axes))
         except Refused as error:
             of = ", ".join(f"{name} {label}" for name, label in labels.items())
             raise Refused(f"{f'axes ({of}): ' * bool(of)}{error.argument}", error.value, error.accepted) from None
         return Arm(labels, template)
+
+    def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
+        """The template of the arm that has another label on the axis which names it, and is like this one else."""
+        for n, (_, said) in enumerate(point):
+            if AS_COSTLY in said:
+                others = [value for value in axes[n] if value[0] == label and AS_COSTLY not in value[1]]
+                if not others:
+                    known = [each for each, other in axes[n] if AS_COSTLY not in other]
+                    raise Refused(AS_COSTLY, label, did_you_mean(label, known))
+                return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
+        raise Refused(AS_COSTLY, label, "it goes with the label of an axis, and names another label of it")
 
     def check(self) -> None:
         """Refuses what cannot be used, before anything is made.
@@ -149,6 +168,14 @@ class Plan:
         points = itertools.product(self.suite.prompts, self.all_seeds, self.arms)
         for number, (prompt, seed, arm) in enumerate(points):
             yield Cell(arm, prompt, seed, number)
+
+
+def _as_costly(template: Request, rival: Request) -> Request:
+    """A request of as many steps as take the network evaluations of another one, or the fewest that take more."""
+    from ..sampling import evaluations, steps_for
+
+    steps = steps_for(template, evaluations(rival)["total"])
+    return replace(template, num_inference_steps=steps, reflection_steps=max(steps - 1, 0))
 
 
 @dataclass(frozen=True)
@@ -253,7 +280,7 @@ def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
         yield Prompt(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], text)
 
 
-def _points(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
+def _points(name: str, values: Any) -> list[Value]:
     """The labels of an axis and the settings of each."""
     if isinstance(values, list) and values:
         return [(_label(value), {name: value}) for value in values]
@@ -284,7 +311,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
             raise Refused(name, shown(value), "the plan says it for all arms alike: prompts, seeds")
-        if name in _REQUEST:
+        if name in _REQUEST or name == AS_COSTLY:
             fields = _over(fields, {name: value})
         else:
             fields = _over(fields, {"options": {name: value}})

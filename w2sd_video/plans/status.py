@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..documents import read_json
+from ..sampling import evaluations
 from .plan import Plan
 from .record import Folder, Keys
 from .run import WHOLE, Shard, mine
@@ -15,8 +16,9 @@ from .run import WHOLE, Shard, mine
 def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
     """What of a plan's cells is made, failed and left, by arm.
 
-    `seconds` of an arm are those of its cells that are made, their mean; None where there is none. `seconds_left` is
-    what one worker takes; None where an arm with cells left has none made.
+    `evaluations` are the network's of a cell, by the arithmetic. `seconds` of an arm are those of its cells that are
+    made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with cells
+    left has none made.
     """
     from .engine import threads_for
 
@@ -30,13 +32,13 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
     size = 0
     for arm in plan.arms:
-        arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": None, "seconds": None}
+        cost = evaluations(arm.template)["total"]
+        arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
     for key, cell in cells:
         arm_of = arms[cell.arm.name]
         arm_of["cells"] += 1
         if line := state.made.get(key):
             arm_of["made"] += 1
-            arm_of["evaluations"] = line["evaluations"]
             times[cell.arm.name].append(line["seconds"])
             size += sum(length for length, _ in line["files"].values())
         else:
@@ -53,6 +55,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         "arms": arms,
         "cells": len(cells),
         "left": sum(arm["left"] for arm in arms.values()),
+        "evaluations_left": sum(arm["left"] * arm["evaluations"] for arm in arms.values()),
         "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if known else None,
         "bytes": size,
     }

@@ -1,6 +1,7 @@
 """A request's pipelines, what they are told, and what is recorded of it."""
 
 from .call import OnStep, arguments, inputs, sample, weak_arm
+from .cost import evaluations, steps_for
 from .load import load, scheduler
 from .plot import draw_differences
 from .records import differences, plugin_version, provenance, versions
@@ -13,6 +14,7 @@ __all__ = [
     "cut_off",
     "differences",
     "draw_differences",
+    "evaluations",
     "inputs",
     "load",
     "notes",
@@ -20,6 +22,7 @@ __all__ = [
     "provenance",
     "sample",
     "scheduler",
+    "steps_for",
     "versions",
     "weak_arm",
 ]

@@ -14,6 +14,7 @@ from .load import scheduler
 
 if TYPE_CHECKING:
     from ..hook import Recorder
+    from ..methods import Method
     from ..pipelines.reflection import Reflection as Pipeline
     from ..video import Frames
 
@@ -116,6 +117,15 @@ def weak_arm(request: Request) -> dict[str, Any]:
     if request.controlnet is not None:
         call["weak_controlnet_conditioning_scale"] = float(request.controlnet["weak"])
     return {name: value for name, value in call.items() if value is not None}
+
+
+def method_of(request: Request, variant: str) -> Method | None:
+    """The method that one variant of a request is sampled by; None: the stock pipeline's loop."""
+    from ..methods import METHODS
+
+    call = _method(request, variant)
+    method: Any = call["method"]
+    return METHODS["weak"](weak_guidance=call["weak_guidance_scale"]) if method == "weak" else method
 
 
 def _method(request: Request, variant: str) -> dict[str, Any]:

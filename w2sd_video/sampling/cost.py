@@ -1,0 +1,74 @@
+"""How many network evaluations a request takes, known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..runs import VARIANTS, Request
+from .call import method_of
+from .load import scheduler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def evaluations(request: Request) -> dict[str, int]:
+    """Network evaluations of a request's videos, by arm: "strong", "weak" and "total".
+
+    They are counted while the method runs on its real steps with networks that predict nothing, by what counts them
+    in a pipeline. What only networks say, as how their predictions are to be read, has no part in the number.
+    """
+    counts = {"strong": 0, "weak": 0, "total": 0}
+    for variant in VARIANTS[request.variant]:
+        for arm, count in _of_variant(request, variant).items():
+            counts[arm] += count
+    return counts
+
+
+def steps_for(request: Request, most: int) -> int:
+    """The fewest steps with which a request, reflecting in all but the last, takes at least so many evaluations."""
+    trained = request.scheduler.get("num_train_timesteps", 1000)
+    low, high = 1, int(trained)
+    while low < high:
+        middle = (low + high) // 2
+        tried = replace(request, num_inference_steps=middle, reflection_steps=middle - 1)
+        low, high = (low, middle) if evaluations(tried)["total"] >= most else (middle + 1, high)
+    return low
+
+
+def _of_variant(request: Request, variant: str) -> dict[str, int]:
+    import torch
+
+    from ..hook.arm import BOTH, BoundArm, Evaluations, branches
+    from ..levels import read_step
+    from ..methods import Answer
+
+    steps = request.num_inference_steps
+    final = branches(request.guidance_scale) if request.guidance_scale <= 1 else BOTH
+    method = method_of(request, variant)
+    if method is None:
+        return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}
+    built = scheduler(request)
+    built.set_timesteps(steps)
+    counts = Evaluations()
+
+    def network(**inputs: Any) -> tuple[Tensor]:
+        return (torch.zeros_like(inputs["x"]),)
+
+    x = torch.zeros((1, 1, 2, 1, 1) if request.video else (1, 1, 1, 1))
+    carried: deque[Any] = deque([None], maxlen=1)
+    for index, timestep in enumerate(built.timesteps[:steps]):
+        step = replace(read_step(built, timestep, convention=method.convention, index=index), index=index)
+        strong, weak = (
+            BoundArm(name, network, w, "x", x.dtype, None, {}, None, True, False, step, "", final, counts)
+            for name, w in (("strong", method.strong_guidance), ("weak", method.weak_guidance))
+        )
+        if not method.reflects(index, steps, step.level):
+            carried.append(None)
+            strong.denoise(x)
+            continue
+        answer: Answer = method(x, replace(step, carried=carried[0]), strong, weak, lambda: torch.zeros_like(x))
+        carried.append(answer.carry)
+    return {name: count for name, count in counts.per_video().items() if name != "controlnet"}
