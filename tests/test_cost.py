@@ -25,7 +25,10 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PROMPTS)
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "shapes" else pytest.param(name, marks=pytest.mark.slow) for name in PROMPTS],
+)
 def pair(request):
     few = {"num_inference_steps": 4, "device": "cpu"}
     if request.param in ("shapes", "shapes-motion"):
@@ -36,7 +39,7 @@ def pair(request):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "weak"])
-@pytest.mark.slow_unless(case=lambda method: method in ("w2sd", "optimistic"))
+@pytest.mark.slow_unless(case=lambda method: method == "w2sd")
 def test_the_number_is_what_is_counted_at_the_networks(pair, method, settings):
     of, pipelines = pair
     if "inversion" in settings and method not in ("w2sd", "s2wd", "optimistic", "z_sampling"):
