@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from w2sd_video.video import of_pictures, pictures
+from w2sd_video.video import of_pictures, opened, pictures
 
 from .containers import cut_short
 
@@ -414,11 +414,10 @@ def by_pillow(path: Path) -> tuple[Facts, Iterator[Frames]]:
 
 def _pillow_frames(files: list[Path], moving: bool) -> Iterator[Any]:
     """The pictures of files, `moving` ones with all their frames, loaded: only then `info` has a frame's duration."""
-    from PIL import Image
 
     for file in files:
         try:
-            with Image.open(file) as picture:
+            with opened(file) as picture:
                 # An APNG's picture for viewers that show no animation is none of its frames.
                 first, count = getattr(picture, "default_image", False), getattr(picture, "n_frames", 1)
                 for index in range(first, count) if moving else [0]:

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from w2sd_video import video
 
@@ -92,7 +92,7 @@ def test_animations_give_every_frame_and_other_files_of_several_pictures_the_fir
     assert len(shown("a.mpo", two(), **rest)) == 1
 
 
-def test_folders_and_videos_are_read_and_what_is_neither_is_refused(tmp_path):
+def test_folders_and_videos_are_read_and_what_is_neither_is_refused(tmp_path, monkeypatch):
     (tmp_path / "frames").mkdir()
     for n in range(3):
         two().save(f"frames/{n}.png")
@@ -111,5 +111,8 @@ def test_folders_and_videos_are_read_and_what_is_neither_is_refused(tmp_path):
     whole = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(whole, "PNG")
     (tmp_path / "cut.png").write_bytes(whole.getvalue()[:1000])
-    with pytest.raises(ValueError, match="cut.png cannot be read"):
-        shown("cut.png")
+    for filled in (False, True):  # as VBench's own modules tell Pillow, in the whole process
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", filled)
+        with pytest.raises(ValueError, match="cut.png cannot be read"):
+            shown("cut.png")
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is filled

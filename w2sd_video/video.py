@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +135,7 @@ def stream(path: Path) -> Generator[Frames, None, None]:
         OSError: it is not there.
         ValueError: a frame cannot be read; says why.
     """
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
@@ -149,13 +149,27 @@ def stream(path: Path) -> Generator[Frames, None, None]:
         for file in pictures(path) if path.is_dir() else [path]:
             if not file.is_file():
                 raise ValueError("it is not a file")
-            with Image.open(file) as picture:
+            with opened(file) as picture:
                 for frame in [picture] if path.is_dir() else ImageSequence.Iterator(picture):
                     if frame.mode.startswith(("I", "F")):  # Pillow would cut it off at 255
                         raise ValueError("it has more than 8 bits a channel")
                     yield np.asarray(frame.convert("RGB"))
     except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
         raise ValueError(f"{file.name} cannot be read: {error}") from None
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Image.Image]:
+    """A picture to read, which is refused where it is cut, whatever other libraries have told Pillow to do with it."""
+    from PIL import Image, ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Image.open(file) as picture:
+            yield picture
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def shown(path: Path, most: int | None = None) -> Frames:
@@ -175,7 +189,7 @@ def shown(path: Path, most: int | None = None) -> Frames:
         OSError: it is not there.
         ValueError: it cannot be read, or the pictures of a folder differ in size.
     """
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import ImageSequence, UnidentifiedImageError
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
@@ -187,7 +201,7 @@ def shown(path: Path, most: int | None = None) -> Frames:
         if not file.is_file():
             raise ValueError(f"{file.name} is not a file")
         try:
-            with Image.open(file) as picture:
+            with opened(file) as picture:
                 animated = not path.is_dir() and picture.format in ("GIF", "WEBP", "PNG")
                 for frame in islice(ImageSequence.Iterator(picture) if animated else [picture], most):
                     frames.append(_as_shown(frame))
