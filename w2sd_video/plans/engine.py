@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import plugins
+from ..errors import WeightsNotFound
 from ..generate import Maker
 from ..runs import Output, Request
 from ..settings import Variant
+from ..terminal import MACHINE
 
 logger = logging.getLogger("w2sd_video")
 RETRIES = 1
@@ -41,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: what its sidecar says; or why it failed, with the error if others may fail, too."""
+    """What came of a task: what its sidecar says; or why it failed, with the error if all others would, too."""
 
     task: Task
     record: dict[str, Any] | None = None
@@ -70,7 +74,9 @@ class Worker:
             made = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
         except Exception as error:  # of a cell, whatever a network or a plug-in raises
             logger.debug("%s", traceback.format_exc())
-            raised = error if isinstance(error, (OSError, MemoryError)) else None
+            of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)
+            # Only those go to another process: not every error can be sent.
+            raised = error if of_all else None
             return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
         return Outcome(task, made.record)
 
@@ -87,13 +93,19 @@ class Here:
             yield worker.make(task)
 
 
-def _serve(connection: Connection, threads: int, command: Sequence[str]) -> None:
+def _serve(
+    connection: Connection, threads: int, command: Sequence[str], files: Sequence[tuple[plugins.Kind, str]] = ()
+) -> None:
     """What a worker's process does: tasks in, outcomes out, until the other end closes."""
     from ..terminal import quiet
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
+        threading.Thread(target=lambda: (wait([coordinator.sentinel]), os._exit(1)), daemon=True).start()
     quiet()
+    for kind, file in files:
+        plugins.from_file(kind, file)
     worker = Worker(threads, command)
     with suppress(EOFError, OSError):
         while True:
@@ -131,7 +143,10 @@ class SideBySide:
     """In several processes."""
 
     def __init__(self, workers: int, threads: int, command: Sequence[str] = (), serve: Callable[..., None] = _serve):
-        self.workers, self.arguments, self.serve = workers, (threads, command), serve
+        # The files of methods that the user has named, which a worker runs, too.
+        files = plugins.named() if serve is _serve else []
+        self.workers, self.serve = workers, serve
+        self.arguments = (threads, command, *([files] if files else []))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         left, deaths = deque(tasks), dict.fromkeys((task.key for task in tasks), 0)
