@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -524,3 +525,25 @@ def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monk
     assert json.loads(again.stdout)["arms"]["all"]["made"] == 2
     wrong = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", "w2sd"])
     assert wrong.exit_code == 2 and "--method: 'w2sd' is not accepted; give FILE.py:CLASS" in wrong.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
+    settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings, "seeds": "0-9"}))
+    command = [sys.executable, "-m", "w2sd_video.cli", "run", "plan.yaml", "--threads", "1", "--workers", "2"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(command, start_new_session=True, cwd=tmp_path, stdout=said, stderr=said)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        time.sleep(0.05)
+        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # while they import, and to all, as of Ctrl-C
+    else:
+        time.sleep(15)
+        os.kill(process.pid, number)
+    assert process.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert not psutil.wait_procs(workers, timeout=15)[1]
+    assert "Traceback" not in (text := (tmp_path / "said").read_text()) and "leaked" not in text, text

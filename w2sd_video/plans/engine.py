@@ -10,11 +10,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,6 +31,7 @@ from ..terminal import MACHINE
 
 logger = logging.getLogger("w2sd_video")
 RETRIES = 1
+PATIENCE = 10  # seconds that a worker has to end
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,14 @@ class Here:
             yield worker.make(task)
 
 
+def _outlive(sentinel: int) -> None:
+    """Ends this worker once its coordinator has died."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # as the coordinator would have: what is half made is cleared away
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
 def _serve(
     connection: Connection, threads: int, command: Sequence[str], files: Sequence[tuple[plugins.Kind, str]] = ()
 ) -> None:
@@ -100,9 +111,9 @@ def _serve(
     from ..terminal import quiet
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
     if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
-        threading.Thread(target=lambda: (wait([coordinator.sentinel]), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
     quiet()
     for kind, file in files:
         plugins.from_file(kind, file)
@@ -112,6 +123,19 @@ def _serve(
             connection.send(worker.make(connection.recv()))
 
 
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """What starts within ignores Ctrl-C from its first moment: a worker imports for seconds before it can say so."""
+    if threading.current_thread() is not threading.main_thread():  # where signals are handled
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Process:
     """A worker in a process of its own, and the task that it was handed."""
 
@@ -119,7 +143,8 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-        self.process.start()
+        with _ignoring_interrupts():
+            self.process.start()
         theirs.close()
         self.task: Task | None = None
         self.models: Any = None
@@ -136,6 +161,8 @@ class _Process:
     def end(self) -> None:
         self.connection.close()
         self.process.terminate()
+        self.process.join(PATIENCE)
+        self.process.kill()  # one that is deep in a network's code
         self.process.join()
 
 
