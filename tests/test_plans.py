@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -395,3 +396,164 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
 def test_a_cell_knows_its_arm():
     (cell,) = plan(prompts=TEXTS[:1], axes={}).cells()
     assert isinstance(cell, Cell) and cell.arm.labels == {}
+
+
+# Hostile plans and folders
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"prompts": [1]}, "prompts: [1] is not accepted; give a suite, a file, or a list of texts"),
+        ({"prompts": TEXTS[:1] + ["\ud800"], "preset": "animatediff-dreamshaper"}, "give text that is Unicode"),
+        ({"seeds": {}}, "seeds: {} is not accepted; give a whole number, a list of them, or a text"),
+        ({"seeds": "0,9999999999999999999"}, "give whole numbers up to 9223372036854775807"),
+        ({"tags": "camera"}, "tags: 'camera' is not accepted; give a list of texts"),
+        ({"tags": ["camera"]}, "tags: 'camera' is not accepted; texts has no tags"),
+        ({"self": 1}, "self: 1 is not accepted; no setting has this name"),
+        ({"settings": {"method": 3}}, "settings.method: 3 is not accepted"),
+        ({"settings": {"schedule": [3]}}, "settings.schedule: [3] is not accepted"),
+        ({"settings": {"preset": [3]}}, "settings.preset: [3] is not accepted"),
+        ({"settings": {"options": 3}}, "options: 3 is not accepted; give names and values"),
+        ({"settings": {"options": 3, "motion_gain": 2}}, "options: 3 is not accepted; give names and values"),
+        ({"settings": {"num_frames": 2000}}, "settings.num_frames: 2000 is not accepted; give a whole number"),
+        ({"settings": {"device": "banana"}}, "settings.device: 'banana' is not accepted"),
+        ({"settings": {"pictures": {"control": "x"}}}, "option of w2sd: 'pictures' is not accepted"),
+        ({"settings": {"variant": "compare"}}, "settings.variant: 'compare' is not accepted; give w2sd, plain or weak"),
+        ({"settings": {"method": "x.py:Mine"}}, "code runs only from a file that is named: give --method"),
+        ({"axes": {"arm": {2: {}}}}, "give names that are texts, such as '2' with quotes"),
+        ({"axes": {"arm": {"a\nb": {}}}}, "axes.arm: 'a\\nb' is not accepted; give labels"),
+        ({"axes": {"prompts": ["a"]}}, "prompts: 'a' is not accepted; the plan says it for all arms alike"),
+        ({"settings": {}, "axes": {"preset": ["shapes", "shapes-image"]}}, "give arms of one kind"),
+        ({"settings": {}, "preset": "shapes-prompt"}, "preset: 'shapes-prompt' is not accepted; it refines prompts"),
+        ({"settings": {}, "preset": "shapes-control"}, "needs a picture: give a file"),
+        ({"settings": {}, "preset": "shapes-image", "formats": ["gif"]}, "an image is a PNG"),
+        ({"settings": {}, "preset": "shapes-image", "dimensions": ["temporal_flickering"]}, "it takes 2 frames"),
+        ({"formats": ["avi"]}, "formats: 'avi' is not accepted; give some of mp4, gif, png, differences"),
+        ({"formats": []}, "formats: [] is not accepted"),
+        ({"formats": ["gif"], "dimensions": ["clipped"]}, "give mp4, too, which the dimensions are scored on"),
+        ({"dimensions": ["banana"]}, "dimensions: 'banana' is not accepted"),
+        ({"dimensions": ["fid"]}, "dimensions: 'fid' is not accepted; it compares with other pictures"),
+        ({"dimensions": ["x.py:f"]}, "a plan names no code"),
+        ({"dimensions": ["imaging_quality"]}, "the weights of"),
+    ],
+)  # fmt: skip
+def test_a_hostile_plan_is_refused_in_one_sentence_before_anything_is_made(more, says, tmp_path, monkeypatch):
+    for name in ("HOME", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "none").mkdir()
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": SMALL} | more))
+    command = ["run", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "run"), "--weights", str(tmp_path / "none")]
+    result = CliRunner().invoke(cli.app, command)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and says in said and said.count("Error:") == 1, result.output
+    assert not any(option in said for option in ("--frames", "--set", "--seed ", "--prompts", "PROMPT"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_note_or_record_costs_what_it_says_and_no_traceback(tmp_path):
+    of = plan(prompts=TEXTS[:1], axes={})
+    plans.run(of, tmp_path, threads=1)
+    (file,) = (tmp_path / "record").iterdir()
+    line, note = json.loads(file.read_text()), (tmp_path / "run.json").read_text()
+    damaged = [{"files": value} for value in ([], 3, {}, {"a": 3}, {"../x": [1, 2]}, {"a\0": [1, 2]})]
+    for each in [*damaged, {"seconds": "x"}, {"seconds": None}, {"evaluations": None}, {"error": 3}]:
+        file.write_text(json.dumps(line | each) + "\n")
+        assert plans.status(of, tmp_path)["left"] == 0  # the sidecar says that it is made
+    file.write_text(f"{'[' * 100_000}\n")
+    assert plans.status(of, tmp_path)["left"] == 0
+    for text in ("[]", "{}", '{"threads": true}', '{"threads": 0}', '{"threads": "a"}'):
+        (tmp_path / "run.json").write_text(text)
+        for use in (plans.status, plans.videos, plans.run):
+            with pytest.raises(Refused, match="is not what `w2sd-video run` writes"):
+                use(of, tmp_path)
+    (tmp_path / "run.json").write_text(note)
+    file.unlink()
+    file.symlink_to(tmp_path / "nowhere")
+    assert plans.run(of, tmp_path).kept == 1
+
+
+@pytest.mark.parametrize("name", ["record", "videos"])
+def test_a_file_in_the_way_of_a_folder_is_named(name, tmp_path):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(Refused, match="give a folder that can be written to"):
+        plans.run(plan(), tmp_path, threads=1)
+
+
+def test_a_run_is_read_from_any_folder_though_its_plan_named_files_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "mine.txt").write_text("a red circle\n")
+    monkeypatch.chdir(tmp_path)
+    Path("a b/plan.yaml").write_text(yaml.safe_dump({"prompts": "mine.txt", "settings": SMALL}))
+    assert plans.run(plans.read("a b/plan.yaml"), Path("run"), threads=1).made == 1
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert plans.status(plans.read(tmp_path / "run" / "plan.yaml"), tmp_path / "run")["left"] == 0
+
+
+def test_a_plan_without_a_suffix_needs_a_folder(tmp_path):
+    (tmp_path / "plan").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": SMALL}))
+    result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan"), "--dry-run"])
+    assert result.exit_code == 2 and "--out is missing" in result.output
+
+
+def test_videos_that_are_not_of_the_plan_are_said_to_be_there(tmp_path):
+    plans.run(plan(prompts=TEXTS[:1]), tmp_path / "run", threads=1)
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS[:1], "settings": SMALL, "axes": {"arm": {"w2sd": {}}}})
+    )
+    result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0 and "has more, which is not of this plan: strong" in " ".join(result.stderr.split())
+
+
+def test_what_is_scored_is_mp4(tmp_path):
+    with pytest.raises(Refused, match="videos are scored as mp4"):
+        plans.videos(plan(formats=["gif"]), tmp_path)
+
+
+METHOD = """
+from w2sd_video.methods import W2SD
+
+class Mine(W2SD):
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr("w2sd_video.plugins._RUN", {})
+    (tmp_path / f"mine{workers}.py").write_text(METHOD)
+    method = f"{tmp_path / f'mine{workers}.py'}:Mine"
+    settings = {**SMALL, "method": f"mine{workers}.py:Mine"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings}))
+    command = ["run", str(tmp_path / "plan.yaml"), "--threads", "1"]
+    refused = CliRunner().invoke(cli.app, command)
+    assert refused.exit_code == 2 and "--method FOLDER/" in refused.output and not (tmp_path / "plan").exists()
+    done = CliRunner().invoke(cli.app, [*command, "--workers", str(workers), "--method", method, "--format", "json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["left"] == 0, done.output
+    again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", method, "--format", "json"])
+    assert json.loads(again.stdout)["arms"]["all"]["made"] == 2
+    wrong = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", "w2sd"])
+    assert wrong.exit_code == 2 and "--method: 'w2sd' is not accepted; give FILE.py:CLASS" in wrong.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
+    settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings, "seeds": "0-9"}))
+    command = [sys.executable, "-m", "w2sd_video.cli", "run", "plan.yaml", "--threads", "1", "--workers", "2"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(command, start_new_session=True, cwd=tmp_path, stdout=said, stderr=said)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        time.sleep(0.05)
+        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # while they import, and to all, as of Ctrl-C
+    else:
+        time.sleep(15)
+        os.kill(process.pid, number)
+    assert process.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert not psutil.wait_procs(workers, timeout=15)[1]
+    assert "Traceback" not in (text := (tmp_path / "said").read_text()) and "leaked" not in text, text

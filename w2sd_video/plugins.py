@@ -98,6 +98,15 @@ def from_file(kind: Kind, named: str) -> Plugin:
     return _RUN[key]
 
 
+def named() -> list[tuple[Kind, str]]:
+    """The kinds and files, `FILE.py:NAME`, that were named, for another process of the same run."""
+    named = []
+    for kind, name, sha256 in _RUN:
+        of = f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', Path(name.rpartition(':')[0]).stem)}_{sha256[:16]}"
+        named.append((kind, f"{sys.modules[of].__file__}:{name.rpartition(':')[2]}"))
+    return named
+
+
 def _unusable(argument: str, name: str, file: str, error: BaseException, owner: str = "") -> BaseException:
     """What is raised in place of an error in a plug-in's code: one sentence with the plug-in, the file and the line."""
     if isinstance(error, (KeyboardInterrupt, MemoryError)):

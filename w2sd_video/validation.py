@@ -84,7 +84,9 @@ def plain(value: Any) -> Any:
             if not math.isfinite(each):
                 raise refuse("give finite numbers")
             return each
-        if isinstance(each, Mapping) and all(isinstance(key, str) for key in each):
+        if isinstance(each, Mapping):
+            if (key := next((key for key in each if not isinstance(key, str)), "")) != "":
+                raise refuse(f"give names that are texts, such as '{key}' with quotes in place of {key}")
             return {copy(key, depth): copy(one, depth + 1) for key, one in each.items()}
         if isinstance(each, (list, tuple)):
             return [copy(one, depth + 1) for one in each]
@@ -100,7 +102,7 @@ def validated(cls: Class) -> Class:
     init = dataclass_of.__init__
 
     @functools.wraps(init)
-    def __init__(self: Any, **values: Any) -> None:
+    def __init__(self: Any, /, **values: Any) -> None:
         try:
             init(self, **values)
         except ValidationError as error:
@@ -164,6 +166,9 @@ def refusal(error: ValidationError, cls: type) -> Refused:
         return Refused(_dotted(loc), value, _accepted(first, loc, cls))
     if loc and loc[-1] == "[key]":
         loc = loc[:-2]
+    if len(_kinds(info(cls, str(loc[0])))) > 1 and setting_of(str(loc[0]), cls).accepted:
+        # Of several types that a value may have, pydantic lists what is wrong as each; first of the value as it is.
+        return Refused(str(loc[0]), value, str(setting_of(str(loc[0]), cls).accepted))
     return Refused(_dotted(loc), value, _accepted(first, loc, cls))
 
 
@@ -208,7 +213,9 @@ def _accepted(error: ErrorDetails, loc: Sequence[int | str], cls: type) -> str:
         return "give true or false"
     if int in kinds or float in kinds:
         return _number(bounds, whole=int in kinds)
-    return "give a text" if str in kinds else "give names and values"
+    if str in kinds:
+        return "give a text"
+    return "give a list of texts" if list[str] in kinds else "give names and values"
 
 
 def _flat(about: FieldInfo) -> list[Any]:

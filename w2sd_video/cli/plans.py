@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .. import tables
+from .. import plugins, runs, tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from ..plans import Plan
     from ..plans import Progress as Done
 
+OF_PLANS = {"prompt": "prompts", "tag": "tags"}  # what an error's argument is called in a plan
 FAILURES = 5  # that are listed
+METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
 DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
 def run(
+    context: typer.Context,
     plan_file: Annotated[
         Path, typer.Argument(help="A plan, YAML; or the folder of a run, to go on.", **{**PATH, "metavar": "PLAN"})
     ],
@@ -44,6 +47,7 @@ def run(
     ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    methods: Annotated[list[str] | None, METHOD] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
@@ -52,17 +56,21 @@ def run(
     What is made is kept, whatever ends the command. The same command goes on, and tries again what failed; with more
     prompts, seeds or values in the plan, it makes only what is new. It scores the videos where the plan has dimensions.
     """
-    with messages():
+    with messages(context) as options:
+        options |= OF_PLANS
         as_json = wants_json(form)
         from .. import plans
 
-        plan, to = _plan(plan_file, folder)
+        plan, to = _plan(plan_file, folder, methods)
         part = _shard(shard)
         plan.check()
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)
             return
         quiet()
+        scores = bool(plan.dimensions) and part == (1, 1)
+        if scores:
+            _check_scoring(plan, to, weights, device)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("cells", total=None)
@@ -81,27 +89,34 @@ def run(
             err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
         if done.failed[FAILURES:]:
             err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
+        if others := sorted({each.name for each in (to / "videos").glob("[!.]*")} - {arm.folder for arm in plan.arms}):
+            err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
         scored = True
-        if plan.dimensions and part == (1, 1):
+        if scores:
             scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text")
         if done.failed or not scored:
             raise typer.Exit(1)
 
 
 def score(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
     dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
     """Score what a run has made, arm by arm; what was scored before is kept.
 
     A cell that was not made counts as failed.
     """
-    with messages():
-        plan, to = _plan(folder, None)
-        wanted = dimensions.split(",") if dimensions else plan.dimensions
+    with messages(context) as options:
+        from ..eval.dimensions import named_by_user
+
+        options |= OF_PLANS
+        plan, to = _plan(folder, None, methods)
+        wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
         if not wanted:
             raise Refused("--dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
         if form not in ("text", "json", *tables.FORMATS):
@@ -111,6 +126,20 @@ def score(
             raise typer.Exit(1)
 
 
+def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) -> None:
+    """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
+    from ..eval.cli import refuse_taken
+    from ..eval.dimensions import chosen
+    from ..eval.scorer import Scorer
+    from ..runs.request import usable_device
+
+    if weights is not None and not weights.is_dir():
+        raise Refused("weights", str(weights), "give a folder")
+    refuse_taken(folder / "scores" / "scores.json")
+    for each in Scorer(chosen(plan.dimensions), weights, usable_device(device, auto=("cuda",))).skipped:
+        err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
+
+
 def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str, form: str) -> bool:
     """Whether all could be scored."""
     from .. import plans
@@ -118,7 +147,7 @@ def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None
 
     videos = plans.videos(plan, folder)
     results = folder / "scores" / "scores.json"
-    results.parent.mkdir(exist_ok=True)
+    runs.writable(results.parent)
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
@@ -126,20 +155,27 @@ def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None
 
 
 def status(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
+    methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """How far a run is: what of each arm is made, failed and left, and how long that takes."""
-    with messages():
+    with messages(context) as options:
+        options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = _plan(folder, None)
+        plan, to = _plan(folder, None, methods)
         _say(_status(plan, to, (1, 1), None), as_json)
 
 
-def _plan(path: Path, folder: Path | None) -> tuple[Plan, Path]:
-    """The plan of a file, or of a run's folder; and the folder."""
+def _plan(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
+    """The plan of a file, or of a run's folder; and the folder. Files of methods run before."""
     from .. import plans
 
+    for each in methods or ():
+        if not plugins.is_file(each):
+            raise Refused("method", each, "give FILE.py:CLASS; other methods are named in the plan alone")
+        plugins.from_file("method", each)
     if path.is_dir():
         if not (path / "plan.yaml").is_file():
             raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")
@@ -148,6 +184,8 @@ def _plan(path: Path, folder: Path | None) -> tuple[Plan, Path]:
         return plans.read(path / "plan.yaml"), path
     if not path.exists():
         raise Refused("PLAN", str(path), "there is no such file or folder")
+    if folder is None and not path.suffix:
+        raise Refused("--out", None, f"{path} has no suffix, and the run's folder would have its name: give a folder")
     return plans.read(path), folder or path.with_suffix("")
 
 

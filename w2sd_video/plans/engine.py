@@ -10,21 +10,28 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import plugins
+from ..errors import WeightsNotFound
 from ..generate import Maker
 from ..runs import Output, Request
 from ..settings import Variant
+from ..terminal import MACHINE
 
 logger = logging.getLogger("w2sd_video")
 RETRIES = 1
+PATIENCE = 10  # seconds that a worker has to end
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: what its sidecar says; or why it failed, with the error if others may fail, too."""
+    """What came of a task: what its sidecar says; or why it failed, with the error if all others would, too."""
 
     task: Task
     record: dict[str, Any] | None = None
@@ -70,7 +77,9 @@ class Worker:
             made = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
         except Exception as error:  # of a cell, whatever a network or a plug-in raises
             logger.debug("%s", traceback.format_exc())
-            raised = error if isinstance(error, (OSError, MemoryError)) else None
+            of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)
+            # Only those go to another process: not every error can be sent.
+            raised = error if of_all else None
             return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
         return Outcome(task, made.record)
 
@@ -87,17 +96,44 @@ class Here:
             yield worker.make(task)
 
 
-def _serve(connection: Connection, threads: int, command: Sequence[str]) -> None:
+def _outlive(sentinel: int) -> None:
+    """Ends this worker once its coordinator has died."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # as the coordinator would have: what is half made is cleared away
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
+def _serve(
+    connection: Connection, threads: int, command: Sequence[str], files: Sequence[tuple[plugins.Kind, str]] = ()
+) -> None:
     """What a worker's process does: tasks in, outcomes out, until the other end closes."""
     from ..terminal import quiet
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
+        threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
     quiet()
+    for kind, file in files:
+        plugins.from_file(kind, file)
     worker = Worker(threads, command)
     with suppress(EOFError, OSError):
         while True:
             connection.send(worker.make(connection.recv()))
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """What starts within ignores Ctrl-C from its first moment: a worker imports for seconds before it can say so."""
+    if threading.current_thread() is not threading.main_thread():  # where signals are handled
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Process:
@@ -107,7 +143,8 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-        self.process.start()
+        with _ignoring_interrupts():
+            self.process.start()
         theirs.close()
         self.task: Task | None = None
         self.models: Any = None
@@ -124,6 +161,8 @@ class _Process:
     def end(self) -> None:
         self.connection.close()
         self.process.terminate()
+        self.process.join(PATIENCE)
+        self.process.kill()  # one that is deep in a network's code
         self.process.join()
 
 
@@ -131,7 +170,10 @@ class SideBySide:
     """In several processes."""
 
     def __init__(self, workers: int, threads: int, command: Sequence[str] = (), serve: Callable[..., None] = _serve):
-        self.workers, self.arguments, self.serve = workers, (threads, command), serve
+        # The files of methods that the user has named, which a worker runs, too.
+        files = plugins.named() if serve is _serve else []
+        self.workers, self.serve = workers, serve
+        self.arguments = (threads, command, *([files] if files else []))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         left, deaths = deque(tasks), dict.fromkeys((task.key for task in tasks), 0)

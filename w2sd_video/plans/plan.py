@@ -31,15 +31,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from .. import presets, prompts, settings
+from .. import plugins, presets, prompts, settings
 from ..documents import read_yaml
-from ..errors import Refused, did_you_mean, shown
+from ..errors import Named, Refused, did_you_mean
 from ..prompts import Prompt, Suite
-from ..runs import Request
+from ..runs import FORMATS, Request
 from ..validation import Setting, plain, validated
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
-MOST_SEEDS = 100_000
+MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
 AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
 Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
 Texts = Annotated[
@@ -126,20 +126,43 @@ class Plan:
             Refused: its settings cannot be used.
         """
         labels = dict(zip(self.axes, (label for label, _ in point), strict=True))
-        fields: dict[str, Any] = {}
-        for each in (self.settings, *(said for _, said in point)):
-            fields = _over(fields, _fields(each))
-        rival = fields.pop(AS_COSTLY, None)
-        preset = str(fields.pop("preset", self.preset))
-        first = self.suite.prompts[0].text
+        of = ", ".join(f"{name} {label}" for name, label in labels.items())
         try:
-            template = Request.of(first, self.all_seeds[0], preset, fields.pop("schedule", None), **fields)
+            fields: dict[str, Any] = {}
+            for each in (self.settings, *(said for _, said in point)):
+                fields = _over(fields, _fields(each))
+            rival = fields.pop(AS_COSTLY, None)
+            template = self._template(fields)
             if rival is not None:
                 template = _as_costly(template, self._rival(str(rival), point, axes))
-        except Refused as error:
-            of = ", ".join(f"{name} {label}" for name, label in labels.items())
-            raise Refused(f"{f'axes ({of}): ' * bool(of)}{error.argument}", error.value, error.accepted) from None
-        return Arm(labels, template)
+            return Arm(labels, template)
+        except Named as error:
+            if error.origin:
+                error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
+            elif of:
+                error.argument = f"axes ({of}): {error.argument}"
+            elif settings.whole(error.argument) in self.settings:
+                error.argument = f"settings.{error.argument}"
+            raise
+
+    def _template(self, fields: dict[str, Any]) -> Request:
+        """A request of the first prompt and seed.
+
+        Raises:
+            Refused: it cannot be used, or a plan has no cells of its kind.
+        """
+        preset, schedule = fields.pop("preset", None) or self.preset, fields.pop("schedule", None)
+        if not isinstance(preset, str):
+            raise Refused("preset", preset, "give a text")
+        if isinstance(method := fields.get("method"), str) and plugins.is_file(method):
+            fields["method"] = os.path.basename(method)  # as `plugins` knows it, once it was named
+        request = Request.of(self.suite.prompts[0].text, self.all_seeds[0], preset, schedule, **fields)
+        if request.variant == "compare":
+            raise Refused("variant", "compare", "give w2sd, plain or weak: an arm of each compares them")
+        if (refine := presets.load(preset).refine) and request.weak_prompt is None:
+            accepted = f"it refines prompts ({refine}), which a plan does not: give another, or a weak_prompt"
+            raise Refused("preset", preset, accepted)
+        return request
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
         """The template of the arm that has another label on the axis which names it, and is like this one else."""
@@ -158,10 +181,52 @@ class Plan:
         Raises:
             Refused, ValueError, OSError: as of `Request.of`; or there are too many cells.
         """
+        self._check_formats()
+        self._check_dimensions()
         for grammar in dict.fromkeys(arm.template.grammar for arm in self.arms):
             arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
             for prompt in self.suite.prompts if grammar else ():
                 replace(arm.template, prompt=prompt.text).check_words()
+
+    def _check_dimensions(self) -> None:
+        """Refuses what could not be scored once it is made."""
+        if not self.dimensions:
+            return
+        from ..eval.dimensions import Compared, chosen
+
+        for name in self.dimensions:
+            if plugins.is_file(name):
+                accepted = (
+                    "a plan names no code: leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
+                )
+                raise Refused("dimensions", name, accepted)
+        fewest = min(self.arms, key=lambda arm: arm.template.num_frames or 1)
+        for each in chosen(self.dimensions):
+            if each.least_frames > (frames := fewest.template.num_frames or 1):
+                accepted = f"it takes {each.least_frames} frames, and {fewest.name!r} makes {frames}"
+                raise Refused("dimensions", each.name, accepted)
+            if isinstance(each, Compared) and each.referenced:
+                raise Refused(
+                    "dimensions", each.name, "it compares with other pictures: use w2sd-video eval --references"
+                )
+
+    def _check_formats(self) -> None:
+        if (
+            other := next((arm for arm in self.arms if arm.template.video != self.arms[0].template.video), None)
+        ) is not None:
+            accepted = (
+                f"{other.name!r} makes {other.template.kind}s, and {self.arms[0].name!r} {self.arms[0].template.kind}s"
+            )
+            raise Refused("axes", list(self.axes), f"{accepted}: give arms of one kind")
+        unknown = next((name for name in self.formats if name not in FORMATS), None)
+        if unknown is not None or not self.formats:
+            raise Refused("formats", unknown or [], f"give some of {', '.join(FORMATS)}")
+        if not self.arms[0].template.video and self.formats != ["mp4"]:
+            raise Refused("formats", self.formats, "give none: an image is a PNG")
+        if self.dimensions and "mp4" not in self.formats:
+            raise Refused("formats", self.formats, "give mp4, too, which the dimensions are scored on")
+        if "differences" in self.formats:
+            import matplotlib  # noqa: F401 - which draws them, and may be missing
 
     def cells(self) -> Iterator[Cell]:
         """All cells, those of a prompt and seed next to each other."""
@@ -242,7 +307,7 @@ def read(path: str | os.PathLike[str]) -> Plan:
         raise ValueError(f"{path}: give names and values, such as prompts: smoke")
     for name in ("prompts", "preset"):  # files lie where the plan says, from where the plan lies
         if isinstance(value := data.get(name), str) and not os.path.isabs(value):
-            beside = Path(path).parent / value
+            beside = Path(os.path.abspath(path)).parent / value
             data = {**data, name: str(beside) if beside.is_file() else value}
     try:
         return Plan(**data)
@@ -265,6 +330,8 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
         numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
         if len(found) + len(numbers) > MOST_SEEDS:
             raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
+        if numbers[-1] > LARGEST_SEED:
+            raise Refused("seeds", value, f"give whole numbers up to {LARGEST_SEED}")
         found += numbers
     if not found:
         raise Refused("seeds", value, "give at least one")
@@ -277,7 +344,10 @@ def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
     for text in dict.fromkeys(texts):
         if not text.strip():
             raise Refused("prompts", text, "give texts that are not empty")
-        yield Prompt(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], text)
+        try:
+            yield Prompt(hashlib.sha256(text.encode()).hexdigest()[:16], text)
+        except UnicodeEncodeError:
+            raise Refused("prompts", text, "give text that is Unicode") from None
 
 
 def _points(name: str, values: Any) -> list[Value]:
@@ -288,7 +358,11 @@ def _points(name: str, values: Any) -> list[Value]:
         if wrong := next((label for label, said in values.items() if not isinstance(said, Mapping)), None):
             accepted = "give settings, such as {variant: plain}; or {} for none"
             raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
-        return [(str(label), dict(said)) for label, said in values.items()]
+        if (
+            bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
+        ) is not None:
+            raise Refused(f"axes.{name}", bare, "give labels of letters and signs that can be seen")
+        return [(label, dict(said)) for label, said in values.items()]
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
 
 
@@ -302,7 +376,7 @@ def _bare(label: str) -> bool:
     return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
 
 
-_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed"}
+_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +384,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
-            raise Refused(name, shown(value), "the plan says it for all arms alike: prompts, seeds")
+            raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
         if name in _REQUEST or name == AS_COSTLY:
             fields = _over(fields, {name: value})
         else:
@@ -320,7 +394,9 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Fields, and over them others; the options of both."""
-    both = {**first, **second}
-    if "options" in first and "options" in second:
-        both["options"] = {**first["options"], **second["options"]}
-    return both
+    options: dict[str, Any] = {}
+    for each in (first, second):
+        if not isinstance(said := each.get("options") or {}, Mapping):
+            raise Refused("options", said, "give names and values")
+        options |= said
+    return {**first, **second, **({"options": options} if options else {})}

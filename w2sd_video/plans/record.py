@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..documents import read_json
+from ..errors import Refused
 from ..models.sources import cached, resolve
 from ..provenance import file_sha256
 from ..runs import check_files, read_sidecar
@@ -30,7 +33,8 @@ from ..sampling import plugin_version
 from ..sampling.records import versions
 from .plan import Arm, Cell
 
-RECORD = "record"
+RECORD, NOTE = "record", "run.json"
+MOST_THREADS = 1024
 # Of a model's folder, what decides nothing.
 UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".webp", ".lock", ".metadata")
 
@@ -114,15 +118,31 @@ class Folder:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The record's lines. A line that a process is writing, or died writing, has no end and is left out."""
-        for file in sorted((self.path / RECORD).glob("*.jsonl")):
+        for file in sorted(path for path in (self.path / RECORD).glob("*.jsonl") if path.is_file()):
             for line in file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     try:
                         each = json.loads(line)
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         continue
-                    if isinstance(each, dict) and isinstance(each.get("cell"), str):
+                    if _is_line(each):
                         yield each
+
+    def threads(self) -> int | None:
+        """The threads that the run was begun with; None where it was not.
+
+        Raises:
+            Refused: its note is damaged, or not of a run.
+            OSError: it cannot be read.
+        """
+        note = self.path / NOTE
+        if not note.exists():
+            return None
+        begun = read_json(note)
+        threads = begun.get("threads") if isinstance(begun, dict) else None
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise Refused("RUN", str(self.path), f"{note} is not what `w2sd-video run` writes; give another folder")
+        return threads
 
     def state(self, cells: Iterable[tuple[str, Cell]]) -> State:
         """What is known of cells, each with its key."""
@@ -147,6 +167,8 @@ class Folder:
         """Whether a cell's files are those of its line, by size and time; of another time, by their hashes."""
         folder, stem = self.place(cell)
         changed = False
+        if f"{stem}.json" not in line["files"]:
+            return False
         for name, (size, modified) in line["files"].items():
             try:
                 now = os.stat(folder / name)
@@ -176,6 +198,27 @@ class Folder:
         if record.get("cell") != key or unlike(request, cell.request()) or check_files(folder, record):
             return None
         return line_of(key, cell, folder, record)
+
+
+def _is_line(line: Any) -> bool:
+    """Whether a row of the record is one that `line_of`, or a failure, writes; disks and editors damage rows."""
+    if not isinstance(line, dict) or not isinstance(line.get("cell"), str):
+        return False
+    if "error" in line:
+        return isinstance(line["error"], str)
+    numbers = [line.get("evaluations"), 0 if line.get("seconds") is None else line["seconds"]]
+    files = line.get("files")
+    for name, numbers_of in files.items() if isinstance(files, dict) else ():
+        if (
+            name in ("", "..")
+            or set(name) & {"/", "\\", "\0"}
+            or not isinstance(numbers_of, list)
+            or len(numbers_of) != 2
+        ):
+            return False
+        numbers += numbers_of
+    whole = all(isinstance(each, (int, float)) and math.isfinite(each) and each >= 0 for each in numbers)
+    return isinstance(files, dict) and bool(files) and whole
 
 
 def line_of(key: str, cell: Cell, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,11 @@ from typing import Any
 import yaml
 
 from .. import runs
-from ..documents import read_json
-from ..errors import Refused, WeightsNotFound
+from ..errors import Refused
 from ..settings import Variant
-from ..terminal import MACHINE
 from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
 from .plan import Cell, Plan
-from .record import RECORD, Folder, Keys, State, line_of
+from .record import NOTE, RECORD, Folder, Keys, State, line_of
 
 Shard = tuple[int, int]  # which part, of how many
 WHOLE: Shard = (1, 1)
@@ -92,7 +90,7 @@ def run(
         if engine is None:
             engine = Here(threads, command) if workers == 1 else SideBySide(workers, threads, command)
         for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
-            (folder.videos / arm).mkdir(parents=True, exist_ok=True)
+            runs.writable(folder.videos / arm)
         began = time.monotonic()
         for outcome in engine.run(tasks):
             line = _line(folder, by_key[outcome.task.key], outcome)
@@ -114,8 +112,7 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
         OSError: what no other cell can do better, such as a full disk.
     """
     task = outcome.task
-    if isinstance(outcome.raised, WeightsNotFound) or getattr(outcome.raised, "errno", None) in MACHINE:
-        assert outcome.raised
+    if outcome.raised:
         raise outcome.raised
     if outcome.record is not None:
         return line_of(task.key, cell, task.folder, outcome.record)
@@ -131,7 +128,7 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
 @contextmanager
 def recording(folder: Folder) -> Iterator[Any]:
     """A file of this process's own in the record, to append lines to."""
-    (folder.path / RECORD).mkdir(exist_ok=True)
+    runs.writable(folder.path / RECORD)
     name = f"{time.time_ns():x}-{socket.gethostname()}-{os.getpid()}.jsonl"
     path = folder.path / RECORD / name
     with open(path, "x", encoding="utf-8") as file:
@@ -142,13 +139,8 @@ def recording(folder: Folder) -> Iterator[Any]:
 
 def _begin(folder: Folder, plan: Plan, threads: int, given: bool) -> int:
     """Writes down the plan. Returns the threads that the run was begun with, or those given."""
-    note = folder.path / "run.json"
-    if note.exists():
-        begun = read_json(note)
-        if not isinstance(begun, dict) or not isinstance(begun.get("threads"), int):
-            raise Refused("RUN", str(folder.path), f"{note} is not what `w2sd-video run` writes; give another folder")
-        threads = threads if given else begun["threads"]
-    with runs.whole({"plan": folder.path / "plan.yaml", "run": note}) as staged:
+    threads = threads if given else folder.threads() or threads
+    with runs.whole({"plan": folder.path / "plan.yaml", "run": folder.path / NOTE}) as staged:
         staged["plan"].write_text(yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True), encoding="utf-8")
         staged["run"].write_text(json.dumps({"format": 1, "threads": threads}) + "\n", encoding="utf-8")
     return threads

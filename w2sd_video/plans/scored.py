@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..documents import read_json
 from ..errors import Refused
 from ..eval.videos import Video
 from ..runs import check_files, read_sidecar
@@ -19,10 +18,12 @@ def videos(plan: Plan, path: Path) -> list[Video]:
         Refused: nothing is made yet; or a file is not the one that was made.
     """
     folder = Folder(path)
-    note = path / "run.json"
-    if not note.is_file():
+    if "mp4" not in plan.formats:
+        raise Refused("formats", plan.formats, "videos are scored as mp4: give it, too, and run the plan again")
+    threads = folder.threads()
+    if threads is None:
         raise Refused("RUN", str(path), "nothing is made yet: w2sd-video run")
-    keys = Keys(read_json(note)["threads"])
+    keys = Keys(threads)
     cells = [(keys.of(cell), cell) for cell in plan.cells()]
     made = folder.state(cells).made
     if not made:

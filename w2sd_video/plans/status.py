@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..documents import read_json
 from ..sampling import evaluations
 from .plan import Plan
 from .record import Folder, Keys
@@ -23,9 +22,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     from .engine import threads_for
 
     folder = Folder(path)
-    note = path / "run.json"
-    begun = read_json(note) if note.is_file() else {}
-    keys = Keys(threads or begun.get("threads") or threads_for(1))
+    keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
     state = folder.state(cells)
     arms: dict[str, dict[str, Any]] = {}
@@ -39,7 +36,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         arm_of["cells"] += 1
         if line := state.made.get(key):
             arm_of["made"] += 1
-            times[cell.arm.name].append(line["seconds"])
+            times[cell.arm.name] += [] if line["seconds"] is None else [line["seconds"]]
             size += sum(length for length, _ in line["files"].values())
         else:
             arm_of["failed"] += key in state.failed

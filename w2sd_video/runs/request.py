@@ -57,8 +57,8 @@ class Request(Settings):
         """
         pair = presets.load(preset) if isinstance(preset, str) else preset
         schedule = schedule or pair.schedule
-        if schedule not in pair.schedules:
-            raise Refused("schedule", schedule, did_you_mean(schedule, pair.schedules))
+        if not isinstance(schedule, str) or schedule not in pair.schedules:
+            raise Refused("schedule", schedule, did_you_mean(str(schedule), pair.schedules))
         with presets.naming(pair, {**overrides, "schedule": schedule}):
             request = cls._of(prompt, seed, pair, schedule, overrides)
             request.check()
@@ -254,11 +254,14 @@ class Request(Settings):
         return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> Any:
     """The options of the method: the pair's, where the method is the pair's, and over them those of `overrides`."""
     method = overrides.get("method") or pair.method
+    options = overrides.get("options") or {}
+    if not isinstance(method, str) or not isinstance(options, Mapping):
+        return options  # the request refuses it
     own = pair.options if os.path.basename(method) == os.path.basename(pair.method) else {}
-    return {**own, **(overrides.get("options") or {})}
+    return {**own, **options}
 
 
 def scheduler_class(name: str) -> type:
