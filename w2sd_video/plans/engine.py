@@ -124,16 +124,17 @@ def _serve(
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """What starts within ignores Ctrl-C from its first moment: a worker imports for seconds before it can say so."""
-    if threading.current_thread() is not threading.main_thread():  # where signals are handled
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the end. A process that starts within never has it: it imports for seconds before it could
+    say so itself."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Process:
@@ -143,7 +144,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-        with _ignoring_interrupts():
+        with _interrupts_later():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
