@@ -1,6 +1,7 @@
 """The number of network evaluations that is said before a run is what the networks then are evaluated."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -25,37 +26,43 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[name if name == "shapes" else pytest.param(name, marks=pytest.mark.slow) for name in PROMPTS],
-)
-def pair(request):
+# Every method by every setting on one pair; on the others, one method by every setting, and every method by none.
+CASES = [
+    pytest.param(name, method, settings, marks=[] if (name, method) == ("shapes", "w2sd") else pytest.mark.slow)
+    for name in PROMPTS
+    for method in METHODS
+    for settings in SETTINGS
+    if method != "weak"
+    and (name == "shapes" or method == "w2sd" or not settings)
+    and ("inversion" not in settings or method in ("w2sd", "s2wd", "optimistic", "z_sampling"))  # has a fixed point
+]
+
+
+@cache
+def loaded(name):
     few = {"num_inference_steps": 4, "device": "cpu"}
-    if request.param in ("shapes", "shapes-motion"):
+    if name in ("shapes", "shapes-motion"):
         few["num_frames"] = 2
-    of = Request.of(PROMPTS[request.param], 0, request.param, variant="compare", **few)
+    of = Request.of(PROMPTS[name], 0, name, variant="compare", **few)
     return of, load(of)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "weak"])
-@pytest.mark.slow_unless(case=lambda method: method == "w2sd")
-def test_the_number_is_what_is_counted_at_the_networks(pair, method, settings):
-    of, pipelines = pair
-    if "inversion" in settings and method not in ("w2sd", "s2wd", "optimistic", "z_sampling"):
-        pytest.skip("it inverts nothing by a fixed point")
+@pytest.mark.parametrize(("name", "method", "settings"), CASES, ids=str)
+def test_the_number_is_what_is_counted_at_the_networks(name, method, settings):
+    of, pipelines = loaded(name)
     of = replace(of, variant="w2sd", method=method, **settings)
     _, counted = sample(pipelines["w2sd"], of, "w2sd")
     assert evaluations(of)["total"] == counted["total"]
 
 
+@pytest.mark.parametrize("name", ["shapes", *(pytest.param(p, marks=pytest.mark.slow) for p in [*PROMPTS][1:])])
 @pytest.mark.parametrize("variant", ["plain", "weak"])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_sampling_without_a_method_costs_its_steps(pair, variant, guidance):
-    of, pipelines = pair
+def test_sampling_without_a_method_costs_its_steps(name, variant, guidance):
+    of, pipelines = loaded(name)
     of = replace(of, variant=variant, guidance_scale=guidance, weak_guidance_scale=guidance)
-    (name,) = VARIANTS[variant]
-    _, counted = sample(pipelines[name], of, name)
+    (arm,) = VARIANTS[variant]
+    _, counted = sample(pipelines[arm], of, arm)
     assert evaluations(of)["total"] == counted["total"]
 
 
