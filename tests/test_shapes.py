@@ -497,14 +497,14 @@ def test_tuning_finds_the_best_of_a_grid_that_grows_where_its_best_is_at_an_end(
     asked = tuning.tuned(bench.preset("shapes"))["tuned"]
     seen = []
 
-    def made(rows):
+    def made(rows, count):
         seen.extend(rows)
         off = {name: abs(row.says["guidance_scale"] - at) for name, row in rows.items()}
         return {
             name: [{"right": -float(int(d * 2)), "form": -d}, {"right": 0.0, "form": np.nan}] for name, d in off.items()
         }
 
-    assert tuning.best("tuned", asked, made) == {"guidance_scale": pytest.approx(found)}
+    assert tuning.best("tuned", asked, 2, made) == {"guidance_scale": pytest.approx(found)}
     assert len(seen) == len(set(seen)) == tried
 
 
@@ -512,13 +512,31 @@ def test_w2sd_is_tuned_with_as_many_settings_as_guidance():
     rows = tuning.tuned(bench.preset("shapes"))
     seen = []
 
-    def made(wanted):
+    def made(wanted, count):
         seen.extend(wanted)
         return {name: [{"right": row.says.get("reflection_steps", 14) / 14, "form": 0}] for name, row in wanted.items()}
 
-    assert tuning.best("w2sd-tuned", replace(rows["w2sd-tuned"], first=rows["w2sd-tuned"].first[1:]), made)
+    assert tuning.best("w2sd-tuned", replace(rows["w2sd-tuned"], first=rows["w2sd-tuned"].first[1:]), 1, made)
     plain = rows["tuned"].first
     assert len(rows["w2sd-tuned"].first) + len(rows["w2sd-tuned"].then({})) == len(plain) == 8
+
+
+def test_a_setting_that_is_clearly_worse_on_the_first_prompts_is_not_tried_on_the_rest():
+    """At guidance 3 every prompt is right, at 2.5 every second one of the rest but most of the first, else none."""
+    asked = tuning.tuned(bench.preset("shapes"))["tuned"]
+    tried = {}
+
+    def made(rows, count):
+        for row in rows.values():
+            tried[row.says["guidance_scale"]] = count
+        right = {3.0: lambda n: 1, 2.5: lambda n: 1 if n < tuning.HEAT - 2 else n % 2}
+        return {
+            name: [{"right": right.get(row.says["guidance_scale"], lambda n: 0)(n), "form": 0} for n in range(count)]
+            for name, row in rows.items()
+        }
+
+    assert tuning.best("tuned", asked, 200, made) == {"guidance_scale": 3.0}
+    assert tried == dict.fromkeys(tuning.GUIDANCE, 50) | {2.5: 200, 3.0: 200}
 
 
 def test_a_packed_file_gives_the_same_table(tmp_path):

@@ -274,6 +274,8 @@ def _measure(
         def progress(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
+            elif bar.tasks[tasks[name]].total != total:  # the rest of the prompts that settings are tuned on
+                bar.reset(tasks[name], total=total)
             bar.update(tasks[name], advance=done)
 
         def run(rows: Any, some: list[str], **more: Any) -> None:
@@ -281,23 +283,23 @@ def _measure(
 
         others = tuning.prompts_beside(pair, tune, samples) if tried else []
         for name, each in tried.items():
-            best = tuning.best(name, each, partial(_tried, run, path, pair, others))
+            best = tuning.best(name, each, tune, partial(_tried, run, path, pair, others))
             wanted = {**wanted, name: bench.Row(each.label, each.says | best)}
         run(wanted, texts)
 
 
 def _tried(
-    run: Callable[..., None], path: Path, pair: str, texts: list[str], wanted: dict[str, Any]
+    run: Callable[..., None], path: Path, pair: str, texts: list[str], wanted: dict[str, Any], count: int
 ) -> dict[str, list[dict[str, float]]]:
-    """The scores of rows on the prompts that settings are tuned on."""
+    """The scores of rows on the first `count` of the prompts that settings are tuned on."""
     from . import bench
 
-    run(wanted, texts, tuning=True)
-    made: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+    run(wanted, texts[:count], tuning=True)
+    made: dict[str, dict[int, dict[str, float]]] = {name: {} for name in wanted}
     for row in bench.read(path, pair):
-        if row.get("tuning") and row["method"] in made and row["n"] < len(texts):
-            made[row["method"]].append(row["scores"])
-    return made
+        if row.get("tuning") and row["method"] in made and row["n"] < count:
+            made[row["method"]][row["n"]] = row["scores"]
+    return {name: [scores[n] for n in range(count)] for name, scores in made.items()}
 
 
 def _of_set(make: Callable[[], Any]) -> Any:

@@ -2,8 +2,8 @@
 W2SD's cost, and, with as many settings to try, W2SD's own.
 
 Whoever claims that W2SD is better than guidance has to let guidance be set as well as it can be. One number decides:
-`right`, and where it is equal `form`. The grid grows where its best is at its upper end; diffusers' pipelines have no
-guidance below 1.
+`right`, and where it is equal `form`. A setting that is clearly worse than another on the first prompts is not tried on
+the rest. The grid grows where its best is at its upper end; diffusers' pipelines have no guidance below 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import presets
 from .bench import PLAIN, Row, equal_steps, merit, preset, seed_of
 from .grammar import prompts
@@ -21,6 +23,8 @@ from .pairs import prompt_of
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # of W2SD, whose other two settings are of lambda
 ENOUGH = 200  # prompts to tune on
+HEAT = 50  # prompts after which a setting that is clearly worse than the best is left out
+CLEARLY = 2.0  # standard errors
 SEED = 2027  # of these prompts
 FIRST = 500  # prompts of tables that are never tuned on, so that tables of fewer can grow
 MOST = 30.0
@@ -93,24 +97,30 @@ def name_of(name: str, setting: Mapping[str, Any]) -> str:
     return f"{name}: " + ", ".join(f"{key}={value:g}" for key, value in setting.items())
 
 
-def best(
-    name: str, each: Tuned, score: Callable[[dict[str, Row]], Mapping[str, Sequence[Mapping[str, float]]]]
-) -> dict[str, Any]:
+Scores = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+def best(name: str, each: Tuned, count: int, score: Callable[[dict[str, Row], int], Scores]) -> dict[str, Any]:
     """The setting of a row that is best.
 
     Args:
-        score: makes what is lacking of rows by name, and gives their scores.
+        count: how many prompts there are to tune on.
+        score: makes what is lacking of rows, by name, on so many of the prompts, and gives their scores.
     """
     tried = list(each.first)
-    scores: dict[str, tuple[float, ...]] = {}
+    merits: dict[tuple[str, int], np.ndarray] = {}
 
     def choose() -> dict[str, Any]:
-        wanted = {name_of(name, setting): Row(each.label, each.says | setting) for setting in tried}
-        lacking = {key: row for key, row in wanted.items() if key not in scores}
-        for key, rows in score(lacking).items():
-            # An exact sum, in which the order of rows cannot matter.
-            scores[key] = tuple(math.fsum(values) / len(rows) for values in zip(*map(_finite, rows), strict=True))
-        return max(tried, key=lambda setting: scores[name_of(name, setting)])
+        left = tried
+        for heat in sorted({min(HEAT, count), count}):
+            wanted = {name_of(name, setting): Row(each.label, each.says | setting) for setting in left}
+            made = score({key: row for key, row in wanted.items() if (key, heat) not in merits}, heat)
+            merits.update({(key, heat): np.array([_finite(one) for one in rows]) for key, rows in made.items()})
+            of = [merits[key, heat] for key in wanted]
+            most = max(of, key=_means)
+            chosen = left[[each is most for each in of].index(True)]
+            left = [setting for setting, mine in zip(left, of, strict=True) if not _clearly_worse(mine, most)]
+        return chosen
 
     while True:
         chosen = choose()
@@ -122,6 +132,20 @@ def best(
         tried += more
         chosen = choose()
     return chosen
+
+
+def _means(merits: np.ndarray) -> tuple[float, ...]:
+    """Exact sums, in which the order of prompts cannot matter."""
+    return tuple(math.fsum(column) / len(column) for column in merits.T)
+
+
+def _clearly_worse(merits: np.ndarray, best: np.ndarray) -> bool:
+    """Whether a setting is worse than the best by more than chance would have it, prompt by prompt: by the first
+    number, and where no prompt differs in it, by the second."""
+    for lost in (best - merits).T:
+        if len(lost) > 1 and lost.any():
+            return bool(lost.mean() > CLEARLY * lost.std(ddof=1) / math.sqrt(len(lost)))
+    return False
 
 
 def _finite(scores: Mapping[str, float]) -> tuple[float, ...]:
