@@ -271,3 +271,13 @@ def test_bad_input_is_refused_by_name(arguments, says, tmp_path, monkeypatch):
 
 def test_every_kind_of_file_has_a_word_for_messages():
     assert all(kind.startswith("a ") for _, kind in files.KINDS.values())
+
+
+def test_what_is_wrong_is_called_as_the_command_calls_it(tmp_path):
+    for command, said in {
+        "show nosuch": "SUITE: 'nosuch' is not accepted; Available: smoke, motion, shapes, vbench, a file of prompts",
+        "sample motion --n 1000": "--n: 1000 is not accepted; motion has 150",
+        "show motion --tag zzz": "--tag: 'zzz' is not accepted; no prompt of motion has it",
+    }.items():
+        ran = CliRunner().invoke(cli.app, ["prompts", *command.split()])
+        assert ran.exit_code == 2 and said in " ".join(ran.output.split()) and len(ran.output) < 3000

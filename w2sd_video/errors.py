@@ -102,7 +102,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, and all of them."""
+    """The end of an error message: the nearest known word, and all of them, or the first sixty."""
     known = list(known)
     near = difflib.get_close_matches(word, known, 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Available: {', '.join(known)}"
+    more = f" and {len(known) - 60} more" if len(known) > 60 else ""
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Available: {', '.join(known[:60])}{more}"

@@ -183,7 +183,7 @@ def find(
     if name in builtin:
         return None
     if not points:
-        raise Refused(argument, name, did_you_mean(name, [*more, *builtin, *names(kind, builtin)]))
+        raise Refused(argument, name, did_you_mean(name, [*builtin, *names(kind, builtin), *more]))
     return _imported(kind, points[0])
 
 

@@ -31,6 +31,9 @@ FORM = typer.Option("--format", help="text, one a line; csv; or json, with tags 
 OUT = typer.Option("--out", help="Write it to this file; its suffix is the format.", **PATH)
 
 
+ARGUMENTS = {"prompts": "SUITE", "n": "--n", "tag": "--tag"}  # what they are called here
+
+
 @app.command("ls")
 def show_suites(form: Annotated[str, typer.Option("--format", help="text or json.")] = "text") -> None:
     """The suites there are, and suites of others that can be read."""
@@ -77,7 +80,8 @@ def show(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """The prompts of a suite."""
-    with messages():
+    with messages() as arguments:
+        arguments |= ARGUMENTS
         suite = prompts.select(prompts.load(name), tag or [])
         _write(suite, {"tag": tag or []}, form, path, overwrite)
 
@@ -93,7 +97,8 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Prompts drawn at random from a suite. The seed decides the draw, and a smaller one is part of a larger."""
-    with messages():
+    with messages() as arguments:
+        arguments |= ARGUMENTS
         suite = prompts.sample(prompts.select(prompts.load(name), tag or []), n, seed)
         _write(suite, {"tag": tag or [], "n": n, "seed": seed}, form, path, overwrite)
 
