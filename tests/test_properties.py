@@ -28,7 +28,7 @@ from w2sd_video.runs import Request
 
 NOWHERE = "/dev/null/out"
 SECONDS = 20  # of the processor: far above what any of these takes, the first one's imports too
-FEW, MANY = 25, 400  # examples of each kind
+FEW, MANY = 25, 200  # examples of each kind
 
 TEXTS = st.one_of(
     st.text(max_size=20),
