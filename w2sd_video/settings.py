@@ -57,7 +57,10 @@ TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
-METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
+METHODS = (
+    "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
+    " s2_guidance predict_and_perturb foresight"
+).split()
 # The settings that are models by themselves; and those that every video has, and no image.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
 OF_VIDEOS = ("motion_adapter", "num_frames", "fps")
