@@ -194,6 +194,8 @@ class Checks(WeakArm):
                 raise ValueError(f"`weak_ip_adapter_scale` has {several}.")
         if scales["weak_motion_scale"] is not None:
             _check_scale("weak_motion_scale", scales["weak_motion_scale"])
+        if scales["weak_skip_layers"] is not None:
+            arms.skip_layers(network, scales["weak_skip_layers"])
         control = scales["weak_controlnet_conditioning_scale"]
         for each in control if isinstance(control, list) else [control]:
             if each is not None:

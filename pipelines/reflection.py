@@ -39,6 +39,7 @@ _NEEDS = {
     "weak_motion_scale": "num_frames",
     "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
     "weak_routing": "class_labels",
+    "weak_skip_layers": "guidance_scale",
 }
 
 
@@ -213,6 +214,7 @@ class Reflection(Checks, Weights):
         weak_motion_scale: float | None = None,
         weak_controlnet_conditioning_scale: float | list[float] | None = None,
         weak_routing: Any = None,
+        weak_skip_layers: int | str | list[int | str] | None = None,
         recorder: Recorder | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -250,6 +252,8 @@ class Reflection(Checks, Weights):
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
             weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
+            weak_skip_layers: transformer blocks that the weak arm leaves out; see `layers` of
+                `methods.SkipLayerGuidance`.
             recorder: keeps what the method does at every step, in numbers; see `hook.Recorder`.
 
         Returns:
@@ -283,6 +287,7 @@ class Reflection(Checks, Weights):
             "weak_motion_scale": weak_motion_scale,
             "weak_controlnet_conditioning_scale": weak_controlnet_conditioning_scale,
             "weak_routing": weak_routing,
+            "weak_skip_layers": weak_skip_layers,
         }
         for name, value in (weak_inputs | scales).items():
             if value is not None and _NEEDS[name] not in call:

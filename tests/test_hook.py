@@ -203,7 +203,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
     if method is METHODS["weak"]:
         strong, weak_arm = 0, 4
     others = {"apg": (8, 0), "cfg_zero_star": (8, 0), "slg": (8, 4), "s2_guidance": (8, 4)}
-    others |= {"predict_and_perturb": (3 * 6 + 2, 0), "foresight": (3 * 4 + 2, 3)}
+    others |= {"predict_and_perturb": (3 * 6 + 2, 0), "foresight": (8 + 4 * 2, 4)}
     strong, weak_arm = next((n for name, n in others.items() if METHODS[name] is method), (strong, weak_arm))
     assert hook.evaluations.per_video() == {"strong": strong, "weak": weak_arm, "total": strong + weak_arm}
     assert torch.equal(image(), plain) and "maybe_free_model_hooks" not in vars(pipe)

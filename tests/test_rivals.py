@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,14 +18,16 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from diffusers.hooks import HookRegistry, LayerSkipConfig, apply_layer_skip
 from families import FAMILIES, Literal
+from families import algorithm_1 as w2sd_by_hand
 from test_families import close, generator
 from torch import Tensor
 
 from w2sd_video import arms
+from w2sd_video.errors import Refused
 from w2sd_video.hook import apply_reflection
 from w2sd_video.methods import APG, METHODS, Foresight, PerturbedAttentionGuidance
 from w2sd_video.runs import Request
-from w2sd_video.sampling import evaluations
+from w2sd_video.sampling import evaluations, load, sample
 
 VIDEO, IMAGE, CLASSES = FAMILIES[1], FAMILIES[2], FAMILIES[7]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
@@ -381,6 +384,13 @@ def test_fsg_is_its_iterations_and_cfg_plus_plus(family, schedule, strength, wea
     assert spent(pipe) == {"strong": 8 + more[0], "weak": more[1], "total": 8 + sum(more)}
 
 
+def test_fsg_needs_the_unconditional_prediction_at_guidance_1_too():
+    pipe, x = IMAGE.pipeline(), IMAGE.latents()
+    numbers = {"strong_guidance_scale": 1.0, "weak_guidance_scale": 1.0, "schedule": ((0, 1, 1),)}
+    at_1, at_3 = (IMAGE(pipe, latents=x, method="foresight", guidance_scale=w, **numbers) for w in (1.0, 3.0))
+    assert close(at_1, at_3) and spent(pipe) == {"strong": 9, "weak": 1, "total": 10}
+
+
 def test_the_schedule_of_fsg_is_its_authors_and_is_stretched_to_other_numbers_of_steps():
     method = Foresight()
     assert method.calibrations(0, 50) == method.calibrations(4, 50) == [(3, 2)]
@@ -496,3 +506,73 @@ def test_each_method_changes_the_last_step_too_and_a_request_says_so():
     assert Request.of("a red circle", **few).reflection_steps == 4
     assert Request.of("a red circle", method="auto_guidance", **few).of_steps(3).reflection_steps == 2
     assert Request.of("a red circle", method="slg", reflection_steps=1, **few).reflection_steps == 1
+
+
+# A pair of a network and itself without some layers
+
+
+@each_family
+@pytest.mark.slow_unless(case=lambda family: family is VIDEO)
+def test_w2sd_takes_the_strong_model_without_some_layers_as_the_weak_one(family):
+    pipe, x = family.pipeline(weak=False), family.latents()
+    network, _ = family.networks(pipe)
+    names = middle(family)
+    ours = family(pipe, latents=x, weak_skip_layers=some(family).get("layers", "mid_block"))
+
+    def weak_on() -> Any:
+        if family is CLASSES:
+            return arms.switched(by_hand(network, names, SKIPPED))
+        return perturbed(network, names, **SKIPPED)
+
+    assert close(ours, Literal(family, pipe, weak_on=weak_on).run(x, w2sd_by_hand), 1e-5)
+    assert spent(pipe) == {"strong": 14, "weak": 3, "total": 17}
+
+
+def test_layers_that_the_weak_arm_leaves_out_are_checked_and_recorded(tmp_path):
+    pipe = IMAGE.pipeline()
+    with pytest.raises(ValueError, match="`weak_skip_layers` names 7, which is no transformer block"):
+        IMAGE(pipe, weak_skip_layers=7)
+    with pytest.raises(ValueError, match="`weak_skip_layers` is given, and ZSampling has the strong model in both"):
+        IMAGE(pipe, method="z_sampling", weak_skip_layers=0)
+    for wrong in (-1, [], True, [0.5], ""):
+        with pytest.raises(Refused, match="weak_skip_layers: .* give numbers of transformer blocks"):
+            Request.of("a red circle", preset="shapes-motion", weak_skip_layers=wrong)
+    with pytest.raises(Refused, match="weak_skip_layers: .* give none beside another weak model"):
+        Request.of("a red circle", weak_skip_layers=1)
+    assert Request.of("a red circle", preset="shapes-motion", weak_skip_layers="mid_block").weak_skip_layers == [
+        "mid_block"
+    ]
+
+
+# FreeInit, which is diffusers'
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Any:
+    of = Request.of("a red circle", num_inference_steps=3, num_frames=2, device="cpu")
+    return of, load(of)
+
+
+@pytest.mark.parametrize("method", ["w2sd", "apg", "optimistic"])
+@pytest.mark.slow_unless(case=lambda method: method == "w2sd")
+def test_free_init_samples_as_often_as_it_says_by_any_method(shapes, method):
+    of, pipelines = shapes
+    once, twice = (replace(of, method=method, free_init=n) for n in (None, 2))
+    progress: list[tuple[int, int]] = []
+    frames, counted = sample(
+        pipelines["w2sd"], twice, "w2sd", on_step=lambda name, done, most: progress.append((done, most))
+    )
+    assert counted["total"] == evaluations(twice)["total"] == 2 * evaluations(once)["total"]
+    assert progress == [(i, 6) for i in range(1, 7)]
+    plain, _ = sample(pipelines["w2sd"], once, "w2sd")
+    assert (frames != plain).any() and not pipelines["w2sd"].free_init_enabled
+    same, _ = sample(pipelines["w2sd"], replace(of, method=method, free_init=1), "w2sd")
+    assert (same == plain).all()
+
+
+def test_free_init_is_of_videos():
+    with pytest.raises(Refused, match="free_init: 2 is not accepted; stable-diffusion-xl has none"):
+        Request.of("a red circle", preset="shapes-image", free_init=2)
+    with pytest.raises(Refused, match="free_init: 0"):
+        Request.of("a red circle", free_init=0)
+    assert Request.of("a red circle").long_stem == replace(Request.of("a red circle"), free_init=None).long_stem

@@ -16,6 +16,8 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from .methods.perturbed import check_layers, named
+
 if TYPE_CHECKING:
     from .models.dit_moe import DiTMoETransformer2DModel, Routing
 
@@ -130,6 +132,17 @@ def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
 def is_attention(module: nn.Module) -> bool:
     """Whether it is an attention of diffusers, of whichever of its classes."""
     return hasattr(module, "to_q") and hasattr(module, "to_v") or hasattr(module, "to_qkv")
+
+
+def skip_layers(network: nn.Module, layers: Any) -> Settings:
+    """The weak arm's transformer blocks that are left out, by number or by name; see `methods.SkipLayerGuidance`.
+
+    Raises:
+        ValueError: one is not there, or what it returns is not known.
+    """
+    check_layers(layers, "weak_skip_layers")
+    blocks = transformer_blocks(network)
+    return skipped({name: blocks[name] for name in named(layers, list(blocks), "weak_skip_layers")})
 
 
 def skipped(blocks: Mapping[str, nn.Module]) -> Settings:

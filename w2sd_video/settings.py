@@ -121,6 +121,20 @@ def _routing(value: object) -> object:
     raise refuse("give worst, or two ranks, the first that runs and the first that does not: 2,4")
 
 
+def _layers(value: object) -> object:
+    rows = [value] if isinstance(value, (int, str)) else value
+    fits = isinstance(rows, (list, tuple)) and 0 < len(rows) <= 10_000
+    if value is not None and not (fits and all(_layer(each) for each in rows)):  # type: ignore[attr-defined]
+        raise refuse("give numbers of transformer blocks from 0, or their names, with commas between: 0,mid_block")
+    return None if value is None else list(rows)  # type: ignore[call-overload]
+
+
+def _layer(value: object) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= 1000
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _text(value: object) -> object:
     """A number where a file says one in place of a text, as in `source: 2024`."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
@@ -225,6 +239,16 @@ class Pair:
             METHOD,
             "weak",
             MIXTURES,
+        ),
+    ] = None
+    weak_skip_layers: Annotated[
+        Annotated[Any, BeforeValidator(_layers)],
+        Setting(
+            "Transformer blocks that the weak arm leaves out: numbers from 0, or names, as mid_block.",
+            ("--weak-skip-layers",),
+            METHOD,
+            "weak",
+            metavar="LAYERS",
         ),
     ] = None
     grammar: Annotated[
@@ -351,6 +375,16 @@ class Settings(Pair):
     compile: Annotated[
         bool, Setting("Compile the denoisers' repeated blocks by torch.compile.", ("--compile/--no-compile",), MODELS)
     ] = False
+    free_init: Annotated[
+        int | None,
+        Field(ge=1, le=100),
+        Setting(
+            "Passes of FreeInit: all steps, each time from noise whose low frequencies are those of the pass before.",
+            ("--free-init",),
+            METHOD,
+            families=VIDEOS,
+        ),
+    ] = None
     variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None

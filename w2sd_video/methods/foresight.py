@@ -64,6 +64,10 @@ class Foresight(Method):
                 f" iterations from 1, but is {self.schedule!r}."
             )
 
+    @property
+    def guidances(self) -> list[float]:
+        return [*super().guidances, 0.0]  # CFG++ needs the unconditional prediction at every guidance
+
     def calibrations(self, index: int, num_steps: int) -> list[tuple[int, int]]:
         """The interval and the iterations at step `index` of `num_steps`."""
         if self.schedule is not None:

@@ -124,26 +124,26 @@ class S2Guidance(Perturbed):
         return random.Random(f"{self.mask_seed} {index}").sample(list(droppable), count)
 
 
-def check_layers(layers: object) -> None:
+def check_layers(layers: object, argument: str = "layers") -> None:
     """Raise the ValueError for what names no layers."""
     given = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
     each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in given)
     if not each_fits or (layers is not None and not given):
-        raise ValueError(f"`layers` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
+        raise ValueError(f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
 
 
-def named(layers: Layers, known: Sequence[str]) -> list[str]:
-    """The names of the transformer blocks that `layers` says, of those that there are.
+def named(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
+    """The names of the transformer blocks that an argument says, of those that there are.
 
     Raises:
         ValueError: one is not there, or none is said and there is no middle.
     """
     middle = [name for name in known if name.startswith("mid_block.")]
     if not known:
-        raise ValueError("`layers` cannot be chosen: the network has no transformer blocks that are known.")
+        raise ValueError(f"`{argument}` cannot be chosen: the network has no transformer blocks that are known.")
     if layers is None and not middle:
         raise ValueError(
-            f"`layers` has to be given: this network has no middle block, but layers 0 to {len(known) - 1}."
+            f"`{argument}` has to be given: this network has no middle block, but layers 0 to {len(known) - 1}."
         )
     chosen: list[str] = []
     for each in layers if isinstance(layers, (tuple, list)) else ["mid_block" if layers is None else layers]:
@@ -153,7 +153,7 @@ def named(layers: Layers, known: Sequence[str]) -> list[str]:
         if not found:
             shown = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
             raise ValueError(
-                f"`layers` names {each!r}, which is no transformer block of this network; accepted: 0 to"
+                f"`{argument}` names {each!r}, which is no transformer block of this network; accepted: 0 to"
                 f" {len(known) - 1}, or names: {shown}"
             )
         chosen += [name for name in found if name not in chosen]

@@ -30,7 +30,7 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 
 
 # Settings added later: left out of the hash in names of files while they have these values.
-_LATER = {"method_sha256": None, "offload": "none", "compile": False}
+_LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 
@@ -152,6 +152,8 @@ class Request(Settings):
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
+        if self.weak_skip_layers is not None and self.weak is not None:
+            raise Refused("weak_skip_layers", self.weak_skip_layers, "give none beside another weak model")
         scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
         scaled["ip_adapter"] = self.ip_adapter or {}
         for name, each in {} if self.one_network else scaled.items():

@@ -23,7 +23,7 @@ def evaluations(request: Request) -> dict[str, int]:
     counts = {"strong": 0, "weak": 0, "total": 0}
     for variant in VARIANTS[request.variant]:
         for arm, count in _of_variant(request, variant).items():
-            counts[arm] += count
+            counts[arm] += count * (request.free_init or 1)
     return counts
 
 
