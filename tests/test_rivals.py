@@ -528,6 +528,15 @@ def test_w2sd_takes_the_strong_model_without_some_layers_as_the_weak_one(family)
     assert spent(pipe) == {"strong": 14, "weak": 3, "total": 17}
 
 
+@pytest.mark.slow
+def test_layers_are_those_of_a_network_that_is_compiled_too():
+    """By a backend that compiles nothing, but traces the network as one that does."""
+    pipe, x = IMAGE.pipeline(), IMAGE.latents()
+    expected = IMAGE(pipe, latents=x, method="slg")
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    assert close(IMAGE(pipe, latents=x, method="slg"), expected)
+
+
 def test_layers_that_the_weak_arm_leaves_out_are_checked_and_recorded(tmp_path):
     pipe = IMAGE.pipeline()
     with pytest.raises(ValueError, match="`weak_skip_layers` names 7, which is no transformer block"):

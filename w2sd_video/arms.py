@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from diffusers.utils.torch_utils import unwrap_module
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -113,6 +114,7 @@ def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """The transformer blocks of a network by name, in the order in which they are evaluated; of a U-Net with motion
     modules, theirs too. A block is what has an attention among its parts, in a list of its like.
     """
+    network = unwrap_module(network)
     parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
     blocks = {
         name: module

@@ -221,7 +221,7 @@ class Group:
             hook.evaluation(module) if own is None else own,
             method.weak_guidance,
             conditioning=self.weak_conditioning,
-            settings=self.weak_settings + perturbation(unwrap_module(network), method, index),
+            settings=self.weak_settings + perturbation(network, method, index),
             control_scale=self.weak_control_scale,
             **bound,
         )
