@@ -44,6 +44,10 @@ def test_the_number_is_what_is_counted_at_the_networks(pair, method, settings):
     of, pipelines = pair
     if "inversion" in settings and method not in ("w2sd", "s2wd", "optimistic", "z_sampling"):
         pytest.skip("it inverts nothing by a fixed point")
+    if of.preset == "shapes-digits" and method == "foresight" and settings.get("guidance_scale") == 1:
+        pytest.skip("DiT's pipeline sends no unconditional branch at guidance 1, which CFG++ needs")
+    if of.preset == "shapes-digits" and method in ("slg", "pag"):  # whose network has no middle
+        settings = settings | {"options": {**settings.get("options", {}), "layers": [1]}}
     of = replace(of, variant="w2sd", method=method, **settings)
     _, counted = sample(pipelines["w2sd"], of, "w2sd")
     assert evaluations(of)["total"] == counted["total"]
