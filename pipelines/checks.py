@@ -16,7 +16,7 @@ from diffusers.callbacks import (
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
 from w2sd_video import arms
-from w2sd_video.hook import Conditioning
+from w2sd_video.hook import Conditioning, perturbation
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
@@ -41,18 +41,19 @@ class Checks(WeakArm):
         """
         named = [name for name, value in (weak_inputs | scales).items() if value is not None]
         if method.one_model and named:
+            apart = "guidance alone tells" if method.guides else "perturbed layers alone tell"
             raise ValueError(
                 f"`{named[0]}` is given, and {type(method).__name__} has the strong model in both arms, which"
-                " guidance alone tells apart."
+                f" {apart} apart."
             )
         num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
         conditioning, guidances = Conditioning(), [call["guidance_scale"]]
         if method.reflects(0, num_steps):
-            guidances += [method.strong_guidance]
+            guidances += method.guidances
             if method.uses_weak:
+                perturbation(getattr(self, self.denoiser_name), method, 0)
                 conditioning = self._weak_conditioning(method, call, weak_inputs, scales["weak_adapter_scales"] or {})
-                guidances += [method.weak_guidance]
         forced_halves = call["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
         self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
@@ -138,8 +139,8 @@ class Checks(WeakArm):
                 continue
             at, ratio = each.config.cutoff_step_index, each.config.cutoff_step_ratio
             after = (int(num_steps * ratio) if at is None else at) + 1  # the first step without guidance
-            guidances = [method.strong_guidance, *([method.weak_guidance] if method.uses_weak else [])]
-            reflects = [i for i in range(num_steps) if method.reflects(i, num_steps) and any(w != 1 for w in guidances)]
+            guided = any(w != 1 for w in method.guidances)
+            reflects = [i for i in range(num_steps) if method.reflects(i, num_steps) and guided]
             if after < num_steps and (forced_halves or (reflects and reflects[-1] >= after)):
                 raise ValueError(
                     f"`callback_on_step_end` is a {type(each).__name__}, which ends guidance after step {after} of"
@@ -193,6 +194,8 @@ class Checks(WeakArm):
                 raise ValueError(f"`weak_ip_adapter_scale` has {several}.")
         if scales["weak_motion_scale"] is not None:
             _check_scale("weak_motion_scale", scales["weak_motion_scale"])
+        if scales["weak_skip_layers"] is not None:
+            arms.skip_layers(network, scales["weak_skip_layers"])
         control = scales["weak_controlnet_conditioning_scale"]
         for each in control if isinstance(control, list) else [control]:
             if each is not None:

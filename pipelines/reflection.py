@@ -39,6 +39,7 @@ _NEEDS = {
     "weak_motion_scale": "num_frames",
     "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
     "weak_routing": "class_labels",
+    "weak_skip_layers": "guidance_scale",
 }
 
 
@@ -213,6 +214,7 @@ class Reflection(Checks, Weights):
         weak_motion_scale: float | None = None,
         weak_controlnet_conditioning_scale: float | list[float] | None = None,
         weak_routing: Any = None,
+        weak_skip_layers: int | str | list[int | str] | None = None,
         recorder: Recorder | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -223,8 +225,8 @@ class Reflection(Checks, Weights):
 
         Args:
             method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "optimistic",
-                "weak"; or a `methods.Method` with its settings, guidance too; or None for the stock pipeline's own
-                sampling.
+                "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight", "weak"; or a
+                `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
@@ -235,7 +237,12 @@ class Reflection(Checks, Weights):
                 `levels.read_step`.
             inversion, inversion_noise, still_gain, motion_gain, cap: of W2SD, S2WD, Z-Sampling and optimistic
                 reflection; see `methods.W2SD`.
-            adverse, weight: see `methods.AdvancedReSampling`, `methods.AutoGuidance`.
+            adverse: see `methods.AdvancedReSampling`.
+            weight: of auto-guidance, SLG, PAG and S2-guidance, each with a default of its own; see
+                `methods.AutoGuidance`, `methods.SkipLayerGuidance`.
+            layers, drop, mask_seed: which layers SLG, PAG and S2-guidance perturb; see `methods.S2Guidance`.
+            parallel, momentum, norm_threshold, of: see `methods.APG`. zero_init_steps: see `methods.CFGZeroStar`.
+            iterations, threshold: see `methods.PredictAndPerturb`. schedule, strength: see `methods.Foresight`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
             weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
@@ -245,6 +252,8 @@ class Reflection(Checks, Weights):
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
             weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
+            weak_skip_layers: transformer blocks that the weak arm leaves out; see `layers` of
+                `methods.SkipLayerGuidance`.
             recorder: keeps what the method does at every step, in numbers; see `hook.Recorder`.
 
         Returns:
@@ -278,6 +287,7 @@ class Reflection(Checks, Weights):
             "weak_motion_scale": weak_motion_scale,
             "weak_controlnet_conditioning_scale": weak_controlnet_conditioning_scale,
             "weak_routing": weak_routing,
+            "weak_skip_layers": weak_skip_layers,
         }
         for name, value in (weak_inputs | scales).items():
             if value is not None and _NEEDS[name] not in call:
@@ -422,7 +432,9 @@ def _method(name: str, options: dict[str, Any]) -> Method:
     cls = find_method(name)
     takes = inspect.signature(cls).parameters
     for option, value in options.items():
-        if option not in takes and value != OPTIONS[option]:
+        defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
+        if option not in takes and value not in defaults:
             has = ", ".join(key for key in takes if not key.endswith("_guidance"))
             raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
-    return cls(**{option: value for option, value in options.items() if option in takes})
+    given = {name: value for name, value in options.items() if name in takes}
+    return cls(**{name: value for name, value in given.items() if value is not None or OPTIONS.get(name) is not None})

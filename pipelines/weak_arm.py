@@ -43,6 +43,7 @@ class WeakArm(DiffusionPipeline):
             ("weak_ip_adapter_scale", arms.ip_adapter_scale),
             ("weak_motion_scale", arms.motion_scale),
             ("weak_routing", arms.routing),
+            ("weak_skip_layers", arms.skip_layers),
         ):
             if scales[name] is not None:
                 settings += of(network, scales[name])

@@ -50,6 +50,8 @@ def loaded(name):
 @pytest.mark.parametrize(("name", "method", "settings"), CASES, ids=str)
 def test_the_number_is_what_is_counted_at_the_networks(name, method, settings):
     of, pipelines = loaded(name)
+    if name == "shapes-digits" and method in ("slg", "pag"):  # whose network has no middle
+        settings = settings | {"options": {**settings.get("options", {}), "layers": [1]}}
     of = replace(of, variant="w2sd", method=method, **settings)
     _, counted = sample(pipelines["w2sd"], of, "w2sd")
     assert evaluations(of)["total"] == counted["total"]

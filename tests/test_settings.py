@@ -27,7 +27,11 @@ def test_every_shipped_preset_is_among_the_recorded_ones():
 def test_a_shipped_preset_gives_the_request_that_it_gave_before_settings_were_one_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     preset = presets.load(name)
-    since = {"method": "w2sd", "options": {}}  # which presets had not, when these were recorded
+    since = {
+        "method": "w2sd",
+        "options": {},
+        "weak_skip_layers": None,
+    }  # which presets had not, when these were recorded
     assert as_json(asdict(preset), tmp_path) == {**GOLDEN[name]["preset"], **since}
     for model in preset.models.values():
         if model.endswith(".safetensors") and "/" not in model:
@@ -39,6 +43,7 @@ def test_a_shipped_preset_gives_the_request_that_it_gave_before_settings_were_on
     for schedule, expected in GOLDEN[name]["requests"].items():
         request = Request.of("a red circle", preset=name, schedule=schedule, **shown)
         since = {"method_sha256": None, "offload": "none", "compile": False}
+        since |= {"weak_skip_layers": None, "free_init": None}
         assert as_json(asdict(request), tmp_path) == {**expected, **since}
         assert Request(**json.loads(json.dumps(asdict(request)))) == request  # as a sidecar has it
 

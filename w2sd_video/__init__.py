@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from .generate import generate
     from .hook import apply_reflection
     from .methods import (
+        APG,
         METHODS,
         S2WD,
         W2SD,
         AdvancedReSampling,
         AutoGuidance,
+        CFGZeroStar,
+        Foresight,
         Method,
         Optimistic,
+        PerturbedAttentionGuidance,
+        PredictAndPerturb,
         ReSampling,
+        S2Guidance,
+        SkipLayerGuidance,
         Weak,
         ZSampling,
     )
@@ -40,16 +47,23 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "APG",
     "METHODS",
     "S2WD",
     "W2SD",
     "AdvancedReSampling",
     "AutoGuidance",
+    "CFGZeroStar",
+    "Foresight",
     "Method",
     "Optimistic",
+    "PerturbedAttentionGuidance",
+    "PredictAndPerturb",
     "ReSampling",
     "Refused",
     "Request",
+    "S2Guidance",
+    "SkipLayerGuidance",
     "W2SDAnimateDiffControlNetPipeline",
     "W2SDAnimateDiffPipeline",
     "W2SDAnimateDiffSDXLPipeline",

@@ -6,14 +6,18 @@ as `Settings`; `switched` changes it, and leaves it as it was, however it is lef
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from diffusers.utils.torch_utils import unwrap_module
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+
+from .methods.perturbed import check_layers, named
 
 if TYPE_CHECKING:
     from .models.dit_moe import DiTMoETransformer2DModel, Routing
@@ -104,3 +108,108 @@ def routing(network: DiTMoETransformer2DModel, value: Routing) -> Settings:
     """
     network.ranks(value)
     return [(network.__dict__, "active_routing", value)]
+
+
+def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks of a network by name, in the order in which they are evaluated; of a U-Net with motion
+    modules, theirs too. A block is what has an attention among its parts, in a list of its like.
+    """
+    network = unwrap_module(network)
+    parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
+    blocks = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(parents.get(name.rpartition(".")[0] + "."), nn.ModuleList)
+        and any(is_attention(part) for part in module.children())
+    }
+    order = ("down_blocks", "mid_block", "up_blocks")  # U-Nets of diffusers build the middle last
+
+    def place(name: str) -> int:
+        first = name.partition(".")[0]
+        return order.index(first) if first in order else 0
+
+    return {name: blocks[name] for name in sorted(blocks, key=place)}
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is an attention of diffusers, of whichever of its classes."""
+    return hasattr(module, "to_q") and hasattr(module, "to_v") or hasattr(module, "to_qkv")
+
+
+def skip_layers(network: nn.Module, layers: Any) -> Settings:
+    """The weak arm's transformer blocks that are left out, by number or by name; see `methods.SkipLayerGuidance`.
+
+    Raises:
+        ValueError: one is not there, or what it returns is not known.
+    """
+    check_layers(layers, "weak_skip_layers")
+    blocks = transformer_blocks(network)
+    return skipped({name: blocks[name] for name in named(layers, list(blocks), "weak_skip_layers")})
+
+
+def skipped(blocks: Mapping[str, nn.Module]) -> Settings:
+    """Transformer blocks left out: each gives back what it is given.
+
+    Raises:
+        ValueError: what a block returns is not known.
+    """
+    return [(vars(block), "forward", _passing(name, block)) for name, block in blocks.items()]
+
+
+def _passing(name: str, block: nn.Module) -> Callable[..., Any]:
+    """A block's forward that changes nothing."""
+    from diffusers.hooks._helpers import TransformerBlockRegistry
+
+    kind = type(block)
+    names = [*inspect.signature(kind.forward).parameters][1:]
+    returned = [names[0]]
+    try:
+        known = TransformerBlockRegistry.get(kind)
+    except ValueError:
+        if kind.__name__ != "DiTMoEBlock":
+            raise ValueError(f"the layer {name!r} is a {kind.__name__}, and how to skip one is not known.") from None
+    else:
+        returned = [known.hidden_states_argument_name]
+        if (second := known.return_encoder_hidden_states_index) is not None:
+            returned.insert(second, known.encoder_hidden_states_argument_name)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        kept = tuple(inputs[each] for each in returned)
+        return kept if len(kept) > 1 else kept[0]
+
+    return run
+
+
+def identity_attention(blocks: Mapping[str, nn.Module]) -> Settings:
+    """Transformer blocks in whose self-attention each token attends to itself alone: the map is the identity.
+
+    Raises:
+        ValueError: a block has no self-attention whose values can be taken by themselves.
+    """
+    settings: Settings = []
+    for name, block in blocks.items():
+        attention = next((part for part in (getattr(block, n, None) for n in ("attn1", "attn")) if part), None)
+        if attention is None or not hasattr(attention, "to_out") or not hasattr(attention, "to_v"):
+            raise ValueError(f"the layer {name!r} is a {type(block).__name__}, which has no self-attention of its own.")
+        joint = [n for n in ("add_v_proj", "group_norm", "spatial_norm") if getattr(attention, n, None) is not None]
+        if joint or getattr(attention, "is_cross_attention", False) or getattr(attention, "residual_connection", False):
+            raise ValueError(
+                f"the self-attention of the layer {name!r} is a {type(attention).__name__} that is given more than the"
+                " latents' tokens, and what the identity is there is not known."
+            )
+        settings.append((vars(attention), "forward", _of_itself(attention)))
+    return settings
+
+
+def _of_itself(attention: Any) -> Callable[..., Any]:
+    """A self-attention's forward with the identity in the place of its map."""
+
+    def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        values = attention.to_v(hidden_states)
+        out = attention.to_out
+        for layer in out if isinstance(out, nn.ModuleList) else [out]:
+            values = layer(values)
+        return values / getattr(attention, "rescale_output_factor", 1.0)
+
+    return run

@@ -169,6 +169,8 @@ class Step:
     inverse: FirstOrder
     scale: float = 1.0  # the scheduler's sample, over what the network sees of it
     index: int = 0  # its place in the loop, 0 is the noisiest
+    num_steps: int = 1  # of the loop
+    later: Callable[[int], Step] | None = None  # the step that many places on, or the loop's last
     carried: Any = None  # the `carry` of the method's answer to the step before; None: there was none
 
     @property

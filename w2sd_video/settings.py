@@ -57,7 +57,10 @@ TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
-METHODS = "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic".split()
+METHODS = (
+    "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
+    " s2_guidance predict_and_perturb foresight"
+).split()
 # The settings that are models by themselves; and those that every video has, and no image.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
 OF_VIDEOS = ("motion_adapter", "num_frames", "fps")
@@ -116,6 +119,20 @@ def _routing(value: object) -> object:
             if 0 <= first <= last <= 100_000:
                 return [first, last]
     raise refuse("give worst, or two ranks, the first that runs and the first that does not: 2,4")
+
+
+def _layers(value: object) -> object:
+    rows = [value] if isinstance(value, (int, str)) else value
+    fits = isinstance(rows, (list, tuple)) and 0 < len(rows) <= 10_000
+    if value is not None and not (fits and all(_layer(each) for each in rows)):  # type: ignore[attr-defined]
+        raise refuse("give numbers of transformer blocks from 0, or their names, with commas between: 0,mid_block")
+    return None if value is None else list(rows)  # type: ignore[call-overload]
+
+
+def _layer(value: object) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= 1000
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _text(value: object) -> object:
@@ -222,6 +239,16 @@ class Pair:
             METHOD,
             "weak",
             MIXTURES,
+        ),
+    ] = None
+    weak_skip_layers: Annotated[
+        Annotated[Any, BeforeValidator(_layers)],
+        Setting(
+            "Transformer blocks that the weak arm leaves out: numbers from 0, or names, as mid_block.",
+            ("--weak-skip-layers",),
+            METHOD,
+            "weak",
+            metavar="LAYERS",
         ),
     ] = None
     grammar: Annotated[
@@ -348,6 +375,16 @@ class Settings(Pair):
     compile: Annotated[
         bool, Setting("Compile the denoisers' repeated blocks by torch.compile.", ("--compile/--no-compile",), MODELS)
     ] = False
+    free_init: Annotated[
+        int | None,
+        Field(ge=1, le=100),
+        Setting(
+            "Passes of FreeInit: all steps, each time from noise whose low frequencies are those of the pass before.",
+            ("--free-init",),
+            METHOD,
+            families=VIDEOS,
+        ),
+    ] = None
     variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None

@@ -25,7 +25,7 @@ from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
 from .plans import COMMANDS as PLANS
 from .prompts import app as prompts_app
-from .scoring import check_pair, evaluate
+from .scoring import best, check_pair, evaluate
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -95,6 +95,7 @@ app.command("methods")(show_methods)
 app.command("dimensions")(show_dimensions)
 app.command()(doctor)
 app.command("eval")(evaluate)
+app.command("best")(best)
 app.command("check-pair")(check_pair)
 app.add_typer(bench_app, name="bench")
 app.add_typer(prompts_app, name="prompts")

@@ -71,9 +71,14 @@ def _routing(text: str) -> list[int] | str:
     return [int(ends[1]), int(ends[2])] if ends else text
 
 
+def _layers(text: str) -> list[int | str]:
+    return [int(each) if re.fullmatch(r"\d{1,9}", each) else each for each in text.split(",")]
+
+
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "inversion": _inversion,
     "weak_routing": _routing,
+    "weak_skip_layers": _layers,
     "options": read_settings,
     "controlnet": lambda text: read_scaled("--controlnet", text, *SCALES["controlnet"]),
     "ip_adapter": lambda text: read_scaled("--ip-adapter", text, *SCALES["ip_adapter"]),
@@ -91,6 +96,7 @@ COMPLETED: dict[str, Callable[..., list[str]]] = {
     "schedule": _schedules,
     "inversion": lambda: ["x_s", "x_t"],
     "weak_routing": lambda: ["worst"],
+    "weak_skip_layers": lambda: ["mid_block"],
     "device": lambda: list(DEVICES),
 }
 

@@ -229,8 +229,12 @@ def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: b
             by = f"{request.method_name} has no weak arm"
         case _:
             return ""
+    if request.variant == "w2sd" and not method.guides:
+        used, unused = (), {"strong_guidance_scale", "weak_guidance_scale"}
+    else:
+        unused = set()
     named = [name for name in fields if name in settings.names() and name not in used]
-    idle = [settings.option(name) for name in named if settings.of(name).arm in arms]
+    idle = [settings.option(name) for name in named if settings.of(name).arm in arms or name in unused]
     if weak_lora_scale and "weak" in arms:
         idle.append("--weak_lora_scale")
     return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""

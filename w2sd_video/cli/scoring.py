@@ -1,4 +1,4 @@
-"""Commands that score: `eval`, and `check-pair`."""
+"""Commands that score: `eval`, `best` and `check-pair`."""
 
 from __future__ import annotations
 
@@ -124,6 +124,61 @@ def evaluate(
             worst=worst,
         )
         if not scored:
+            raise typer.Exit(1)
+
+
+def best(
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO...", help="Files, folders, globs: several videos of each prompt.")
+    ],
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="The column of scores, as clip_t or shapes_jerk.")],
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            help="The dimension that has the column, where it is a plug-in's or FILE.py:NAME.",
+            autocompletion=dimension_names,
+        ),
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Copy the best videos and their sidecars to this folder.", **PATH)
+    ] = None,
+    scores_file: Annotated[
+        Path, typer.Option("--scores", help="Where scores are kept, and read from: the .jsonl of eval.", **PATH)
+    ] = Path("results.jsonl"),
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", **words(*DEVICES))] = "auto",
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """Best-of-N: of the videos of each prompt, the one with the best score.
+
+    Make N of each with `generate --seed 0-7`, and give their folder. Scores are kept, so that `eval` need not make them
+    again.
+    """
+    with messages():
+        as_json = wants_json(form)
+        from ..eval import best as ranked
+        from ..eval.dimensions import named_by_user
+        from ..eval.evaluate import evaluate as score
+
+        named = named_by_user(dimensions or ranked.dimension_of(by))
+        column = ranked.ranking(by, named)
+        if out_folder is not None:
+            runs.writable(out_folder)
+        scores = score(videos, named, rows_file=scores_file, weights=weights, device=device)
+        found = ranked.best(scores, column)
+        copied = ranked.copy(found, out_folder) if out_folder is not None else []
+        for video, dimension, problem in scores.problems:
+            err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
+        if as_json:
+            say(json.dumps([{**asdict(each), "video": each.video and str(each.video)} for each in found], indent=1))
+        for each in [] if as_json else found:
+            score_ = "no video could be scored" if each.score is None else f"{each.score:g}, the best of {each.of}"
+            out.print(f"{each.prompt}: {each.video or ''} ({score_})", markup=False, soft_wrap=True)
+        if copied and not as_json:
+            out.print(f"Copied {len(copied)} files to {out_folder}", markup=False, soft_wrap=True)
+        if scores.problems or any(each.video is None for each in found):
             raise typer.Exit(1)
 
 

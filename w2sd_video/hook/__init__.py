@@ -3,7 +3,7 @@
 from .arm import Conditioning, Evaluations, branches
 from .attach import HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
-from .group import DenoiserHook, Group
+from .group import DenoiserHook, Group, perturbation
 from .recording import Difference, Recorder
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "attached",
     "branches",
     "check_free",
+    "perturbation",
     "stepping",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,11 +48,11 @@ class Evaluations:
         return counts | {"controlnet": controlnet} if controlnet else counts
 
 
-def branches(w: float) -> Branches:
-    """The branches that `uncond + w (cond - uncond)` depends on."""
+def branches(w: float, mixes: bool = False) -> Branches:
+    """The branches that `uncond + w (cond - uncond)` depends on, or another mixture that is `cond` at w = 1."""
     if w == 1:
         return ("cond",)
-    if w == 0:
+    if w == 0 and not mixes:
         return ("uncond",)
     return BOTH
 
@@ -108,15 +108,29 @@ class BoundArm:
 
     def reflect(self, x: Tensor) -> Tensor:
         """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
-        p = self._predict(x, branches(self.guidance), f"at guidance {self.guidance:g}")
+        return self.guided(x, self.guidance)
+
+    def guided(self, x: Tensor, w: float) -> Tensor:
+        """The prediction (B, …) at x (B, …) with guidance w."""
+        p = self._predict(x, branches(w), f"at guidance {w:g}")
         if len(p) == 1:
             return p[0]
         uncond, cond = p
-        return uncond + self.guidance * (cond - uncond)
+        return uncond + w * (cond - uncond)
 
     def denoise(self, x: Tensor) -> Tensor:
         """The predictions (k, B, …) at x (B, …) that the pipeline mixes by its own guidance; see `methods.Arm`."""
         return torch.stack(self._predict(x, self.final, "of the final step"))
+
+    def at(self, step: Step) -> BoundArm:
+        """The arm told the time of another step."""
+
+        def told(inputs: dict[str, Any]) -> dict[str, Any]:
+            names = ("timestep", "t")
+            return inputs | {name: _time(inputs[name], step.timestep) for name in names if name in inputs}
+
+        control = self.control and replace(self.control, inputs=told(self.control.inputs))
+        return replace(self, step=step, inputs=told(self.inputs), control=control, _told={}, _x=None, _known={})
 
     def _predict(self, x: Tensor, which: Branches, what: str) -> list[Tensor]:
         """Predictions (B, …) at x (B, …) by branch, in float32 or better; what is known at x is not made anew."""
@@ -196,6 +210,11 @@ class BoundArm:
                 values = {key: half(key, value, second, batch) for key, value in inputs.items()}
             told.append(override(values, own[branch] or {}) if inputs else {})
         return told[0] if len(told) == 1 else join(told[0], told[1])
+
+
+def _time(told: Any, timestep: float) -> Any:
+    """A time as a network is told it, in the place of another one."""
+    return torch.full_like(told, timestep) if isinstance(told, Tensor) else timestep
 
 
 def check_finite(x: Tensor, where: str) -> None:

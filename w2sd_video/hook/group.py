@@ -23,7 +23,7 @@ from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from ..arms import Settings, switched
+from ..arms import Settings, identity_attention, skipped, switched, transformer_blocks
 from ..levels import Step, check_invertible, full_precision, read_step, step_index
 from ..methods import Answer, Method
 from .arm import BOTH, PIPELINES_OWN, BoundArm, Conditioning, Evaluations, branches, check_finite
@@ -153,9 +153,15 @@ class Group:
         bound |= {"x_name": names[0], "x_dtype": x.dtype, "beside": beside, "step": step, "where": where}
         strong = running = BoundArm("strong", forward, self.method.strong_guidance, **bound)
         if self.method.reflects(index, num_steps, step.level):
-            weak = self._weak(self.method, forward if hook.weak is None else hook.weak, bound)
+            weak = self._weak(self.method, hook, module, index, bound)
             before, carried = self._carried
-            step = replace(step, index=index, carried=carried if before == index - 1 else None)
+            step = replace(
+                step,
+                index=index,
+                num_steps=num_steps,
+                later=later(self.scheduler, index if self.num_steps is None else self._last, num_steps - 1 - index),
+                carried=carried if before == index - 1 else None,
+            )
             answer = self._reflected(self.method, x_t, step, strong, weak)
             running = strong if strong.evaluated else weak
         else:
@@ -196,18 +202,26 @@ class Group:
             "control": control,
             "doubled": doubled,
             "conditional_first": self.conditional_first,
-            "final": BOTH if doubled and self.rescaled() else branches(guidance),
+            "final": BOTH if doubled and self.rescaled() else branches(guidance, doubled and self._mixes),
             "evaluations": self.evaluations,
         }
 
-    def _weak(self, method: Method, network: Callable[..., Any], bound: dict[str, Any]) -> BoundArm:
-        """The weak arm, with what it has of its own."""
+    @property
+    def _mixes(self) -> bool:
+        return self.method is not None and self.method.mixes
+
+    def _weak(
+        self, method: Method, hook: DenoiserHook, module: nn.Module, index: int, bound: dict[str, Any]
+    ) -> BoundArm:
+        """The weak arm at step `index`, with what it has of its own."""
+        own = hook.weak if hook.weak is not None and not method.one_model else None
+        network = module if own is None else own
         return BoundArm(
             "weak",
-            network,
+            hook.evaluation(module) if own is None else own,
             method.weak_guidance,
             conditioning=self.weak_conditioning,
-            settings=self.weak_settings,
+            settings=self.weak_settings + perturbation(network, method, index),
             control_scale=self.weak_control_scale,
             **bound,
         )
@@ -378,6 +392,29 @@ class Group:
 
     def _refuse(self, does: str) -> NoReturn:
         raise ValueError(f"{self.name} is not supported under a method: it {does}. Use it with `method=None`.")
+
+
+def perturbation(network: nn.Module, method: Method, index: int) -> Settings:
+    """What a method sets on the layers of the weak arm's network at step `index`.
+
+    Raises:
+        ValueError: it names a layer that the network does not have, or one that cannot be perturbed.
+    """
+    if method.perturbation is None:
+        return []
+    blocks = transformer_blocks(network)
+    chosen = {name: blocks[name] for name in method.perturbed(index, list(blocks))}
+    return skipped(chosen) if method.perturbation == "skip" else identity_attention(chosen)
+
+
+def later(scheduler: Any, index: int, most: int) -> Callable[[int], Step]:
+    """Reads the steps after the one at an index of a scheduler's timesteps, of which `most` are left."""
+
+    def step(n: int) -> Step:
+        at = index + min(n, most)
+        return read_step(scheduler, scheduler.timesteps[at], index=at)
+
+    return step
 
 
 class DenoiserHook(ModelHook):

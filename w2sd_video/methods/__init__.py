@@ -8,9 +8,14 @@ from typing import Any
 
 from .. import plugins
 from ..errors import Refused
+from .apg import APG
 from .auto_guidance import AutoGuidance
+from .cfg_zero_star import CFGZeroStar
+from .foresight import Foresight
 from .method import Answer, Method
 from .optimistic import Optimistic
+from .perturbed import PerturbedAttentionGuidance, S2Guidance, SkipLayerGuidance
+from .predict_and_perturb import PredictAndPerturb
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
 from .w2sd import W2SD, w2sd
@@ -18,6 +23,7 @@ from .weak import Weak
 from .z_sampling import ZSampling
 
 __all__ = [
+    "APG",
     "METHODS",
     "OPTIONS",
     "S2WD",
@@ -25,9 +31,15 @@ __all__ = [
     "AdvancedReSampling",
     "Answer",
     "AutoGuidance",
+    "CFGZeroStar",
+    "Foresight",
     "Method",
     "Optimistic",
+    "PerturbedAttentionGuidance",
+    "PredictAndPerturb",
     "ReSampling",
+    "S2Guidance",
+    "SkipLayerGuidance",
     "Weak",
     "ZSampling",
     "find",
@@ -42,11 +54,29 @@ METHODS: dict[str, type[Method]] = {
     "advanced_re_sampling": AdvancedReSampling,
     "auto_guidance": AutoGuidance,
     "optimistic": Optimistic,
+    "apg": APG,
+    "cfg_zero_star": CFGZeroStar,
+    "slg": SkipLayerGuidance,
+    "pag": PerturbedAttentionGuidance,
+    "s2_guidance": S2Guidance,
+    "predict_and_perturb": PredictAndPerturb,
+    "foresight": Foresight,
     "weak": Weak,
 }
 ARMS = ("strong_guidance", "weak_guidance")
-# What can be set of the methods beside the arms' guidance, with the defaults; not each takes all.
-OPTIONS = {f.name: f.default for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")}
+
+
+def _options() -> dict[str, Any]:
+    """What can be set of the methods beside the arms' guidance, with the defaults; not each takes all. None: the
+    method's own, where they have several."""
+    defaults: dict[str, Any] = {}
+    for field in (f for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")):
+        same = defaults.setdefault(field.name, field.default) == field.default
+        defaults[field.name] = field.default if same else None
+    return defaults
+
+
+OPTIONS = _options()
 
 
 def find(name: str, sha256: str | None = None) -> type[Method]:

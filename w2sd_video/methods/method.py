@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -20,6 +20,14 @@ class Arm(Protocol):
 
     def reflect(self, x: Tensor) -> Tensor:
         """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
+        ...
+
+    def guided(self, x: Tensor, w: float) -> Tensor:
+        """The prediction (B, …) at x (B, …) with guidance w: 1 is the conditional one."""
+        ...
+
+    def at(self, step: Step) -> Arm:
+        """The arm at the time of another step, such as `Step.later` gives."""
         ...
 
     def denoise(self, x: Tensor) -> Tensor:
@@ -57,7 +65,8 @@ class Method:
         strong_guidance, weak_guidance: guidance numbers of the two arms, in the convention
             `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The guidance of the
             final step is the pipeline's own.
-        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper).
+        reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper), or
+            as many as `default_steps` of the method says.
         interval: of the steps that would, only those whose noise level sigma, of x = alpha z + sigma eps, lies in it
             (both ends count) do reflect; sigma is 1 for pure noise.
         convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
@@ -69,6 +78,10 @@ class Method:
     uses_weak: ClassVar[bool] = True  # whether the weak arm is evaluated
     inverts: ClassVar[bool] = False  # whether it goes back along a step
     one_model: ClassVar[bool] = False  # whether the weak arm is the strong model, even where there is another
+    guides: ClassVar[bool] = True  # whether the two guidance numbers have a part in it
+    mixes: ClassVar[bool] = False  # whether it needs both branches of the final step at every guidance but 1
+    every_step: ClassVar[bool] = False  # whether by default it changes the last step too
+    perturbation: ClassVar[Literal["skip", "attention"] | None] = None  # what is done to layers of the weak arm
 
     strong_guidance: float = 1.0
     weak_guidance: float = 1.0
@@ -92,11 +105,35 @@ class Method:
         if self.convention not in CONVENTIONS:
             raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
 
+    @property
+    def guidances(self) -> list[float]:
+        """The guidance numbers, of the strong arm and the weak one, that have a part in it."""
+        if not self.guides:
+            return []
+        return [self.strong_guidance, self.weak_guidance] if self.uses_weak else [self.strong_guidance]
+
     def reflects(self, index: int, num_steps: int, level: Level | None = None) -> bool:
         """Whether step `index` (0 is the noisiest) of `num_steps`, from `level`, is changed."""
         if level is not None and not self.interval[0] <= level.sigma <= self.interval[1]:
             return False
-        return index < (num_steps - 1 if self.reflection_steps is None else self.reflection_steps)
+        return index < (self.default_steps(num_steps) if self.reflection_steps is None else self.reflection_steps)
+
+    @classmethod
+    def default_steps(cls, num_steps: int) -> int:
+        """How many of `num_steps` are changed by default, from the noisiest down."""
+        return num_steps if cls.every_step else max(num_steps - 1, 0)
+
+    def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
+        """Which of the weak network's transformer blocks step `index` (0 is the noisiest) perturbs, where the class has
+        a `perturbation`: "skip" leaves them out, "attention" makes the map of their self-attention the identity.
+
+        Args:
+            layers: the names of all of them, in the order in which they are evaluated.
+
+        Raises:
+            ValueError: the method's settings name a layer that is none of them.
+        """
+        return []
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse latents (B, …) that the method's settings do not fit.

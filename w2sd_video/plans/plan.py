@@ -239,8 +239,7 @@ def _as_costly(template: Request, rival: Request) -> Request:
     """A request of as many steps as take the network evaluations of another one, or the fewest that take more."""
     from ..sampling import evaluations, steps_for
 
-    steps = steps_for(template, evaluations(rival)["total"])
-    return replace(template, num_inference_steps=steps, reflection_steps=max(steps - 1, 0))
+    return template.of_steps(steps_for(template, evaluations(rival)["total"]))
 
 
 @dataclass(frozen=True)

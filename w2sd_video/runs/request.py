@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -30,7 +30,7 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 
 
 # Settings added later: left out of the hash in names of files while they have these values.
-_LATER = {"method_sha256": None, "offload": "none", "compile": False}
+_LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 
@@ -92,8 +92,13 @@ class Request(Settings):
             if isinstance(path := values.get(name), str) and _is_there(name, path)
         }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
-            values["reflection_steps"] = max(values["num_inference_steps"] - 1, 0)
+            values["reflection_steps"] = _default_steps(values, values["num_inference_steps"])
         return cls(prompt=prompt, seed=seed, **values)
+
+    def of_steps(self, num_steps: int) -> Request:
+        """The request with another number of steps, of which as many reflect as its method does by default."""
+        reflected = _default_steps(vars(self), num_steps)
+        return replace(self, num_inference_steps=num_steps, reflection_steps=reflected)
 
     def check(self) -> None:
         """Refuses what cannot be used, before any model is loaded.
@@ -147,6 +152,8 @@ class Request(Settings):
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
+        if self.weak_skip_layers is not None and self.weak is not None:
+            raise Refused("weak_skip_layers", self.weak_skip_layers, "give none beside another weak model")
         scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
         scaled["ip_adapter"] = self.ip_adapter or {}
         for name, each in {} if self.one_network else scaled.items():
@@ -262,6 +269,20 @@ def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> Any:
         return options  # the request refuses it
     own = pair.options if os.path.basename(method) == os.path.basename(pair.method) else {}
     return {**own, **options}
+
+
+def _default_steps(values: Mapping[str, Any], num_steps: int) -> int:
+    """How many of `num_steps` reflect where nothing is said of it: the method says."""
+    method, plain = values.get("method"), max(num_steps - 1, 0)
+    if not isinstance(method, str) or (method == "w2sd" and not plugins.installed("method").get("w2sd")):
+        return plain  # without torch, which takes seconds to import
+    from ..methods import find
+
+    try:
+        steps = find(method, values.get("method_sha256")).default_steps(num_steps)
+    except Refused:
+        return plain  # the request's check says why
+    return min(steps, settings.most_reflected(num_steps, str(values.get("convention", "exact"))))
 
 
 def scheduler_class(name: str) -> type:

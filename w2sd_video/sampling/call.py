@@ -33,13 +33,13 @@ def sample(
     import numpy as np
     import torch
 
-    done = 0
+    done, steps = 0, request.num_inference_steps * (request.free_init or 1)
 
     def step_done(_pipe: Pipeline, _step: int, _t: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         nonlocal done
         done += 1
         if on_step:
-            on_step(f"{request.stem} {variant}", done, request.num_inference_steps)
+            on_step(f"{request.stem} {variant}", done, steps)
         return kwargs
 
     call = arguments(pipe, request, variant) | {
@@ -54,14 +54,18 @@ def sample(
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
     name, way = f"{request.stem} {variant}", "give dtype float32, or another vae"
+    if request.free_init is not None:
+        pipe.enable_free_init(num_iters=request.free_init)
     try:
         output = pipe(**call)
     except NotFinite as error:
         raise NotFinite(f"{name}: {error.frames}", way) from None
     finally:
         pipe.scheduler = loaded
+        if request.free_init is not None:
+            pipe.disable_free_init()
     if on_step and not done:  # a pipeline without callbacks
-        on_step(name, request.num_inference_steps, request.num_inference_steps)
+        on_step(name, steps, steps)
     frames = output.frames[0] if request.video else output.images
     broken = ~np.isfinite(frames).reshape(len(frames), -1).all(axis=1)
     if broken.any():
@@ -110,6 +114,7 @@ def weak_arm(request: Request) -> dict[str, Any]:
         "weak_negative_prompt": request.weak_negative_prompt,
         "weak_motion_scale": request.weak_motion_scale,
         "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
+        "weak_skip_layers": request.weak_skip_layers,
     }
     if request.one_network:
         call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None

@@ -23,31 +23,33 @@ def evaluations(request: Request) -> dict[str, int]:
     counts = {"strong": 0, "weak": 0, "total": 0}
     for variant in VARIANTS[request.variant]:
         for arm, count in _of_variant(request, variant).items():
-            counts[arm] += count
+            counts[arm] += count * (request.free_init or 1)
     return counts
 
 
 def steps_for(request: Request, most: int) -> int:
-    """The fewest steps with which a request, reflecting in all but the last, takes at least so many evaluations."""
+    """The fewest steps with which a request takes at least so many evaluations, reflecting in as many of them as its
+    method does by default."""
     trained = request.scheduler.get("num_train_timesteps", 1000)
     low, high = 1, int(trained)
     while low < high:
         middle = (low + high) // 2
-        tried = replace(request, num_inference_steps=middle, reflection_steps=middle - 1)
-        low, high = (low, middle) if evaluations(tried)["total"] >= most else (middle + 1, high)
+        enough = evaluations(request.of_steps(middle))["total"] >= most
+        low, high = (low, middle) if enough else (middle + 1, high)
     return low
 
 
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
     import torch
 
-    from ..hook.arm import BOTH, BoundArm, Evaluations, branches
+    from ..hook.arm import BoundArm, Evaluations, branches
+    from ..hook.group import later
     from ..levels import read_step
     from ..methods import Answer
 
     steps = request.num_inference_steps
-    final = branches(request.guidance_scale) if request.guidance_scale <= 1 else BOTH
     method = method_of(request, variant)
+    final = branches(request.guidance_scale, method is not None and method.mixes)
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}
     built = scheduler(request)
@@ -69,6 +71,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
             carried.append(None)
             strong.denoise(x)
             continue
-        answer: Answer = method(x, replace(step, carried=carried[0]), strong, weak, lambda: torch.zeros_like(x))
+        step = replace(step, num_steps=steps, later=later(built, index, steps - 1 - index), carried=carried[0])
+        answer: Answer = method(x, step, strong, weak, lambda: torch.zeros_like(x))
         carried.append(answer.carry)
     return {name: count for name, count in counts.per_video().items() if name != "controlnet"}

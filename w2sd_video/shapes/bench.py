@@ -68,6 +68,13 @@ OTHERS = {
     "advanced-re-sampling": Row("Advanced Re-Sampling", {"method": "advanced_re_sampling"}),
     "auto-guidance": Row("Auto-guidance", {"method": "auto_guidance"}),
     "optimistic": Row("Optimistic W2SD", {"method": "optimistic"}),
+    "apg": Row("APG", {"method": "apg"}),
+    "cfg-zero-star": Row("CFG-Zero*", {"method": "cfg_zero_star"}),
+    "slg": Row("SLG", {"method": "slg"}),
+    "pag": Row("PAG", {"method": "pag"}),
+    "s2-guidance": Row("S2-guidance", {"method": "s2_guidance"}),
+    "predict-and-perturb": Row("P&P", {"method": "predict_and_perturb"}),
+    "foresight": Row("FSG", {"method": "foresight"}),
     "motion-gain-0": Row("W2SD, motion gain 0", {"options": {"motion_gain": 0.0}}),
     "motion-gain-2": Row("W2SD, motion gain 2", {"options": {"motion_gain": 2.0}}),
 }

@@ -1,0 +1,98 @@
+"""Foresight guidance, FSG (Wang, Mao, Wu, Xiang 2025, arXiv:2510.21512)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..levels import Step, convert, first_order
+from .method import Answer, Arm, Method, Noise, finite
+
+Schedule = tuple[tuple[int, int, int], ...]
+
+# The authors' for 100 evaluations in 50 steps; github.com/Ka1b0/Foresight-Guidance, `configs/NFE-100.yaml`.
+PUBLISHED: Schedule = (
+    *((i, 3, 2 if i in (0, 4, 10) else 1) for i in range(0, 17, 2)),
+    *((i, 2, 1) for i in range(18, 33, 2)),
+    *((i, 1, 1) for i in (34, 37, 40, 43, 46)),
+)
+PUBLISHED_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Foresight(Method):
+    """Fixed-point iterations over several steps at once, early, and CFG++ in every step.
+
+    At the steps of `schedule`, x_t becomes, `iterations` times, what a step over `interval` steps leads to with guided
+    predictions, and one back with unconditional ones (at `strong_guidance` and `weak_guidance`; the authors have 5.5
+    and 0). Each is one first-order step, with the network told the time of the latents that it sees:
+
+        x_u = a x + b p_s(x, t),     x <- (x_u - b p_w(x_u, u)) / a
+
+    From there the step is that of CFG++ (Chung et al., arXiv:2406.08070): to the clean latents that p_uncond + strength
+    (p_cond - p_uncond) says, with the noise that p_uncond says. The guidance of the final step has no part in it.
+
+    The formulas are the paper's. In the authors' code (`utils/pipeline_stable_diffusion_xl.py`) both steps of an
+    iteration have the length of one step of the schedule, whatever the interval, since DDIM's step goes by the number
+    of steps; here they have the interval's. A strong model in both arms: a weak one has no part in it.
+
+    Costs two evaluations a step, and at most four more for each iteration, three at weak guidance 0.
+
+    Args:
+        schedule: (step, interval, iterations) of each calibration, the steps from 0. An interval that is too long ends
+            at the last step. None: the authors', for 50 steps; with another number of them, its steps and intervals are
+            stretched.
+        strength: CFG++'s lambda; the authors have 1.
+    """
+
+    one_model: ClassVar[bool] = True
+    every_step: ClassVar[bool] = True
+
+    schedule: Schedule | None = None
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finite("strength", self.strength)
+        rows = () if self.schedule is None else self.schedule
+        fits = isinstance(rows, (tuple, list)) and all(isinstance(row, (tuple, list)) and len(row) == 3 for row in rows)
+        if not fits or not all(_whole(start, 0) and _whole(n, 1) and _whole(k, 1) for start, n, k in rows):
+            raise ValueError(
+                "`schedule` has to be rows of three whole numbers, the step from 0, the interval from 1 and the"
+                f" iterations from 1, but is {self.schedule!r}."
+            )
+
+    @property
+    def guidances(self) -> list[float]:
+        return [*super().guidances, 0.0]  # CFG++ needs the unconditional prediction at every guidance
+
+    def calibrations(self, index: int, num_steps: int) -> list[tuple[int, int]]:
+        """The interval and the iterations at step `index` of `num_steps`."""
+        if self.schedule is not None:
+            return [(n, k) for start, n, k in self.schedule if start == index]
+        by = num_steps / PUBLISHED_STEPS
+        rows = [(int(start * by), max(1, round(n * by)), k) for start, n, k in PUBLISHED]
+        return [(n, k) for start, n, k in rows if start == index][:1]
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        x = x_t
+        for n, iterations in self.calibrations(step.index, step.num_steps):
+            end = step.later(n) if step.later else step
+            if end.level == step.level:  # the last step, from which there is nowhere to go
+                break
+            jump = first_order(step.level, end.level, step.prediction)
+            for _ in range(iterations):
+                x_u = jump.forward(x, strong.reflect(x))
+                x = jump.inverse(x_u, weak.at(end).reflect(x_u))
+        uncond, cond = strong.guided(x, 0.0), strong.guided(x, 1.0)
+        z = convert(uncond + self.strength * (cond - uncond), x, step.level, step.prediction, "sample")
+        eps = convert(uncond, x, step.level, step.prediction, "epsilon")
+        alpha, sigma = step.level.alpha, step.level.sigma
+        p = {"sample": z, "epsilon": eps, "v_prediction": alpha * eps - sigma * z, "flow_prediction": eps - z}
+        return Answer(p[step.prediction][None], alpha * z + sigma * eps - x_t)
+
+
+def _whole(n: object, least: int) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= least

@@ -1,0 +1,160 @@
+"""Guidance by the strong model with layers of it perturbed: SLG and STG, PAG, and S2-guidance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..levels import Step
+from .method import Answer, Arm, Method, Noise, finite
+
+Layers = int | str | tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
+class Perturbed(Method):
+    """What SLG, PAG and S2-guidance share: with p' the conditional prediction of the perturbed network,
+
+        p = p_uncond + w (p_cond - p_uncond) + weight (p_cond - p'),
+
+    all at x_t. It is the strong model's own network, perturbed while p' is evaluated, so no weights are added: one more
+    evaluation a step. A weak model, where there is one, has no part in it.
+    """
+
+    one_model: ClassVar[bool] = True
+    guides: ClassVar[bool] = False
+    every_step: ClassVar[bool] = True
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finite("weight", self.weight)
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        p = strong.denoise(x_t)
+        return Answer(p, e=self.weight * (strong.guided(x_t, 1.0) - weak.guided(x_t, 1.0)))
+
+
+@dataclass(frozen=True)
+class SkipLayerGuidance(Perturbed):
+    """SLG and STG: guidance away from the network with some of its transformer blocks left out.
+
+    Skip layer guidance is Stability AI's, of github.com/Stability-AI/sd3.5; spatiotemporal skip guidance (Hyung et al.
+    2024, arXiv:2411.18664) has the same formula for video, with layers of space and of time. Both as diffusers'
+    `SkipLayerGuidance` has them. Stability AI skips layers 7, 8 and 9 of SD3.5-medium's 24, in the first fifth of the
+    steps (`reflection_steps`).
+
+    Args:
+        layers: which transformer blocks, in the order of evaluation from 0, or by name: "mid_block" is all within it.
+            None: those of a U-Net's middle.
+        weight: the scale; diffusers has 2.8.
+    """
+
+    perturbation: ClassVar[Literal["skip", "attention"]] = "skip"
+
+    layers: Layers = None
+    weight: float = 2.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layers(self.layers)
+
+    def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
+        return named(self.layers, layers)
+
+
+@dataclass(frozen=True)
+class PerturbedAttentionGuidance(SkipLayerGuidance):
+    """PAG: guidance away from the network whose self-attention is the identity in some layers (arXiv:2403.17377).
+
+    Ahn et al. 2024, Eq. 14-16: the map softmax(Q K^T / sqrt(d)) becomes the identity, so that each token keeps its own
+    value. Their layers are those of the U-Net's middle, and their scale is 3.
+
+    Args:
+        layers: which transformer blocks, as of SLG. None: those of a U-Net's middle.
+        weight: the scale s.
+    """
+
+    perturbation: ClassVar[Literal["skip", "attention"]] = "attention"
+
+    weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class S2Guidance(Perturbed):
+    """S2-guidance: away from the network with transformer blocks left out that are drawn anew in every step.
+
+    Chen et al. 2025, arXiv:2508.12880 (v4: Eq. 4, Algorithm 1). The first block is never left out (their Fig. 7), and
+    the paper guides in the central 80 % of the steps, for which there is `interval`. The draw follows from `mask_seed`
+    and the step, and is common to all videos, so that a video does not depend on those beside it in a batch.
+
+    Args:
+        drop: which share of the blocks, at least one of them; the paper has about a tenth.
+        weight: the scale omega.
+        mask_seed: what the blocks are drawn from.
+    """
+
+    perturbation: ClassVar[Literal["skip", "attention"]] = "skip"
+
+    drop: float = 0.1
+    weight: float = 0.25
+    mask_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finite("drop", self.drop, 0)
+        if not 0 < self.drop <= 1:
+            raise ValueError(f"`drop` has to be over 0 and at most 1, but is {self.drop!r}.")
+        if isinstance(self.mask_seed, bool) or not isinstance(self.mask_seed, int):
+            raise ValueError(f"`mask_seed` has to be a whole number, but is {self.mask_seed!r}.")
+
+    def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
+        droppable = layers[1:]
+        if not droppable:
+            raise ValueError(
+                f"S2-guidance needs a network of at least 2 transformer blocks, since it keeps the first: this one has"
+                f" {len(layers)}."
+            )
+        count = max(1, round(self.drop * len(droppable)))
+        return random.Random(f"{self.mask_seed} {index}").sample(list(droppable), count)
+
+
+def check_layers(layers: object, argument: str = "layers") -> None:
+    """Raise the ValueError for what names no layers."""
+    given = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
+    each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in given)
+    if not each_fits or (layers is not None and not given):
+        raise ValueError(f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
+
+
+def named(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
+    """The names of the transformer blocks that an argument says, of those that there are.
+
+    Raises:
+        ValueError: one is not there, or none is said and there is no middle.
+    """
+    middle = [name for name in known if name.startswith("mid_block.")]
+    if not known:
+        raise ValueError(f"`{argument}` cannot be chosen: the network has no transformer blocks that are known.")
+    if layers is None and not middle:
+        raise ValueError(
+            f"`{argument}` has to be given: this network has no middle block, but layers 0 to {len(known) - 1}."
+        )
+    chosen: list[str] = []
+    for each in layers if isinstance(layers, (tuple, list)) else ["mid_block" if layers is None else layers]:
+        found = [known[each]] if isinstance(each, int) and each < len(known) else []
+        if isinstance(each, str):
+            found = [name for name in known if name == each or name.startswith(f"{each}.")]
+        if not found:
+            shown = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
+            raise ValueError(
+                f"`{argument}` names {each!r}, which is no transformer block of this network; accepted: 0 to"
+                f" {len(known) - 1}, or names: {shown}"
+            )
+        chosen += [name for name in found if name not in chosen]
+    return chosen
