@@ -54,7 +54,7 @@ class Plan:
 
     Args:
         prompts: a suite's name, a file of prompts, or texts.
-        n: how many of them, drawn at random with `sample_seed`; None: all.
+        n: how many of them, drawn at random with `sample_seed`, or where that is None the first; None: all.
         tags: only those that have these tags, `NAME=VALUE` or a value.
         seeds: a number, numbers, or a text such as `0,3,8-15`.
         preset: of all arms, where no axis says another.
@@ -63,11 +63,13 @@ class Plan:
         dimensions: what the videos are scored on; none are scored where it is empty.
         formats: in which the videos are written.
         base: the arm that the others are compared with; None: the first.
+        refined: by prompt, what arms are told whose preset refines prompts; their weak arm is told the prompt itself.
+            A run adds what is missing.
     """
 
     prompts: Texts
     n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
-    sample_seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    sample_seed: Annotated[int, Field(ge=0, le=2**62)] | None = 0
     tags: list[str] = field(default_factory=list)
     seeds: Annotated[
         int | str | list[int],
@@ -79,6 +81,7 @@ class Plan:
     dimensions: list[str] = field(default_factory=list)
     formats: list[str] = field(default_factory=lambda: ["mp4"])
     base: str | None = None
+    refined: Values = field(default_factory=dict)
 
     @cached_property
     def suite(self) -> Suite:
@@ -92,7 +95,10 @@ class Plan:
         else:
             found = prompts.load(self.prompts)
         found = prompts.select(found, self.tags)
-        return found if self.n is None else prompts.sample(found, self.n, self.sample_seed)
+        if self.n is None:
+            return found
+        drawn = prompts.sample(found, self.n, self.sample_seed or 0)
+        return drawn if self.sample_seed is not None else replace(found, prompts=found.prompts[: self.n])
 
     @cached_property
     def all_seeds(self) -> list[int]:
@@ -132,10 +138,10 @@ class Plan:
             for each in (self.settings, *(said for _, said in point)):
                 fields = _over(fields, _fields(each))
             rival = fields.pop(AS_COSTLY, None)
-            template = self._template(fields)
+            template, refiner = self._template(fields)
             if rival is not None:
                 template = _as_costly(template, self._rival(str(rival), point, axes))
-            return Arm(labels, template)
+            return Arm(labels, template, refiner)
         except Named as error:
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
@@ -145,8 +151,8 @@ class Plan:
                 error.argument = f"settings.{error.argument}"
             raise
 
-    def _template(self, fields: dict[str, Any]) -> Request:
-        """A request of the first prompt and seed.
+    def _template(self, fields: dict[str, Any]) -> tuple[Request, str | None]:
+        """A request of the first prompt and seed, and what refines its prompts.
 
         Raises:
             Refused: it cannot be used, or a plan has no cells of its kind.
@@ -156,13 +162,14 @@ class Plan:
             raise Refused("preset", preset, "give a text")
         if isinstance(method := fields.get("method"), str) and plugins.is_file(method):
             fields["method"] = os.path.basename(method)  # as `plugins` knows it, once it was named
-        request = Request.of(self.suite.prompts[0].text, self.all_seeds[0], preset, schedule, **fields)
+        first = self.suite.prompts[0].text
+        refiner = presets.load(preset).refine if fields.get("weak_prompt") is None else None
+        if refiner:
+            fields["weak_prompt"] = first
+        request = Request.of(first, self.all_seeds[0], preset, schedule, **fields)
         if request.variant == "compare":
             raise Refused("variant", "compare", "give w2sd, plain or weak: an arm of each compares them")
-        if (refine := presets.load(preset).refine) and request.weak_prompt is None:
-            accepted = f"it refines prompts ({refine}), which a plan does not: give another, or a weak_prompt"
-            raise Refused("preset", preset, accepted)
-        return request
+        return request, refiner
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
         """The template of the arm that has another label on the axis which names it, and is like this one else."""
@@ -183,6 +190,8 @@ class Plan:
         """
         self._check_formats()
         self._check_dimensions()
+        for text in self.refined:
+            self._refined(text)
         for grammar in dict.fromkeys(arm.template.grammar for arm in self.arms):
             arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
             for prompt in self.suite.prompts if grammar else ():
@@ -232,7 +241,14 @@ class Plan:
         """All cells, those of a prompt and seed next to each other."""
         points = itertools.product(self.suite.prompts, self.all_seeds, self.arms)
         for number, (prompt, seed, arm) in enumerate(points):
-            yield Cell(arm, prompt, seed, number)
+            yield Cell(arm, prompt, seed, number, self._refined(prompt.text) if arm.refiner else None)
+
+    def _refined(self, text: str) -> str | None:
+        """What a prompt is refined to; None where that is not known yet."""
+        refined = self.refined.get(text)
+        if refined is not None and not (isinstance(refined, str) and refined.strip()):
+            raise Refused(f"refined.{text}", refined, "give a text that is not empty")
+        return refined
 
 
 def _as_costly(template: Request, rival: Request) -> Request:
@@ -245,10 +261,11 @@ def _as_costly(template: Request, rival: Request) -> Request:
 
 @dataclass(frozen=True)
 class Arm:
-    """A point of the axes: its labels by axis, and a request of the first prompt and seed."""
+    """A point of the axes: its labels by axis, a request of the first prompt and seed, and what refines its prompts."""
 
     labels: Mapping[str, str]
     template: Request
+    refiner: str | None = None
 
     @cached_property
     def name(self) -> str:
@@ -273,20 +290,24 @@ class Arm:
     @cached_property
     def said(self) -> dict[str, Any]:
         """All that decides the frames, but for the prompt and the seed."""
-        return {name: value for name, value in asdict(self.template).items() if name not in ("prompt", "seed")}
+        of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))
+        return {name: value for name, value in asdict(self.template).items() if name not in of_cells}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One output of a plan."""
+    """One output of a plan. `refined` is what its strong arm is told in place of the prompt."""
 
     arm: Arm
     prompt: Prompt
     seed: int
     number: int
+    refined: str | None = None
 
     def request(self) -> Request:
-        return replace(self.arm.template, prompt=self.prompt.text, seed=self.seed)
+        weak_prompt = self.prompt.text if self.arm.refiner else self.arm.template.weak_prompt
+        prompt = self.refined or self.prompt.text
+        return replace(self.arm.template, prompt=prompt, seed=self.seed, weak_prompt=weak_prompt)
 
     @property
     def stem(self) -> str:

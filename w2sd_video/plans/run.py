@@ -19,6 +19,7 @@ from ..errors import Refused
 from ..settings import Variant
 from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
 from .plan import Cell, Plan
+from .prepare import prepared
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
 
 Shard = tuple[int, int]  # which part, of how many
@@ -78,6 +79,7 @@ def run(
     runs.writable(path)
     folder = Folder(path)
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
+        plan = prepared(plan, folder)
         threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..sampling import evaluations
 from .plan import Plan
+from .prepare import known
 from .record import Folder, Keys
 from .run import WHOLE, Shard, mine
 
@@ -22,6 +23,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     from .engine import threads_for
 
     folder = Folder(path)
+    plan = known(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
     state = folder.state(cells)
@@ -44,7 +46,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     for name, seconds in times.items():
         arms[name]["seconds"] = fmean(seconds) if seconds else None
     waiting = [arm for arm in arms.values() if arm["left"]]
-    known = all(arm["seconds"] is not None for arm in waiting)
+    all_known = all(arm["seconds"] is not None for arm in waiting)
     return {
         "prompts": len(plan.suite.prompts),
         "seeds": len(plan.all_seeds),
@@ -53,6 +55,6 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         "cells": len(cells),
         "left": sum(arm["left"] for arm in arms.values()),
         "evaluations_left": sum(arm["left"] * arm["evaluations"] for arm in arms.values()),
-        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if known else None,
+        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if all_known else None,
         "bytes": size,
     }
