@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from w2sd_video import plans, prompts, runs
-from w2sd_video.eval.dimensions import get
+from w2sd_video import cli, plans, presets, prompts, reproduce, runs
+from w2sd_video.columns import Column
+from w2sd_video.eval.columns import COLUMNS
+from w2sd_video.eval.dimensions import chosen, get
 from w2sd_video.eval.videos import Video
 from w2sd_video.plans import Folder, Keys, Plan
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import CANVAS, coverage, grid
+from w2sd_video.verdicts import compare, decide
 
 TINY = {"num_inference_steps": 1, "device": "cpu"}
 
@@ -82,3 +88,186 @@ def test_outlines_are_judged_as_the_shapes_that_they_are_of():
     solid, ring = scores(full), scores(full - hole)
     assert ring["outlines_outlined"] > 0.9 > 0.2 > solid["outlines_outlined"]
     assert ring["outlines_colour"] == ring["outlines_count"] == ring["outlines_shape"] == 1
+
+
+# What the files say
+
+
+NAMES = reproduce.names()
+
+
+def command(*arguments, code=0) -> str:
+    result = CliRunner().invoke(cli.app, ["reproduce", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def columns_of(plan: Plan) -> set[str]:
+    return {column for dimension in chosen(plan.dimensions) for column in dimension.columns}
+
+
+def test_the_tables_are_those_of_the_paper_that_are_no_figures():
+    assert NAMES == [f"table{n}" for n in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15)]
+    assert all(f"{name}: " in command("ls") for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stands_for_a_table_can_be_made_and_has_the_columns_that_it_names(name, tmp_path):
+    table = reproduce.load(name)
+    plan = table.on_shapes(seeds="0")
+    plan.check()
+    cells = plans.status(plan, tmp_path)
+    assert cells["left"] == cells["cells"] == len(plan.suite.prompts) * len(plan.arms) >= 10 * len(plan.arms)
+    assert all(arm["evaluations"] > 0 for arm in cells["arms"].values())
+    assert all("package:" in model for arm in plan.arms for model in arm.template.models.values())
+    wanted = {column.shapes for column in table.columns if column.shapes}
+    assert wanted and wanted <= columns_of(plan) and table.shapes.why
+    assert all(column.why for column in table.columns)
+    assert "clipped" in columns_of(plan)
+    assert ("temporal_flickering" in columns_of(plan)) == plan.arms[0].template.video
+    for part in table.parts.values():
+        assert list(part.paper) == [arm.name for arm in plan.arms] and plan.base in part.paper
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_table_takes_of_real_weights_is_known_without_them(name):
+    table = reproduce.load(name)
+    for part in table.parts.values():
+        plan = table.plan(part)
+        needs = reproduce.needs(plan)
+        assert list(needs.evaluations) == list(part.paper) and plan.base in part.paper
+        assert needs.cells >= 50 and needs.total > 1000
+        used = [presets.load(plan.preset).strong, *(p for p in needs.missing if p.startswith("prompts of"))]
+        assert all("get it with: hf download" in needs.missing[model] for model in used[:1])
+        assert all(each.column in columns_of(plan) if each.column else each.lacks or each.why for each in table.columns)
+
+
+def test_the_figures_are_the_papers():
+    """Read off the paper's tables by hand."""
+    numbers = {name: reproduce.load(name).numbers for name in NAMES}
+    assert numbers["table1"]["sdxl"]["w2sd"] == {"HPS v2": 32.0992, "AES": 6.0712, "PickScore": 22.2434, "MPS": 54.2634}
+    assert numbers["table2"]["sd15"]["LoRA"] == {"DINO": 48.03, "CLIP-I": 64.37, "CLIP-T": 25.99}
+    assert numbers["table3"]["dit"]["w2sd"]["FID"] == 9.1001
+    assert numbers["table4"]["sd15"]["strong"]["MPS"] == 42.1101
+    assert numbers["table5"]["sdxl"]["raw"]["PickScore"] == 20.7144
+    assert numbers["table6"]["sdxl"]["both"] == {"HPS v2": 32.9623, "win rate": 90}
+    assert numbers["table8"]["sd15"]["w2sd"]["AES"] == 5.7847
+    assert numbers["table9"]["sdxl"]["strong"]["HPS v2"] == 28.5536
+    assert numbers["table10"]["sd15"]["w2sd"]["HPS v2"] == 26.0825
+    assert numbers["table11"]["sdxl"]["w2sd"]["HPS v2"] == 32.34857
+    assert numbers["table12"]["sdxl"]["w2sd"]["dynamic degree"] == 8
+    assert numbers["table13"]["sdxl"]["k=0.010"]["MPS"] == 1.344
+    assert numbers["table14"]["sdxl"]["Re-Sampling sim<0"]["AES"] == 6.0744
+    assert numbers["table15"]["sdxl"]["auto-guidance"]["PickScore"] == 22.0177
+
+
+def test_the_figures_are_those_that_the_presets_expect():
+    """Presets and tables were written apart from each other."""
+    compared = 0
+    for name in NAMES:
+        table = reproduce.load(name)
+        for part in table.parts.values():
+            expected = presets.load(table.plan(part).preset).expected
+            known = [each for each in expected if f"table{each['table'].split()[-1]}" == name]
+            rows = list(part.paper)
+            for each in known if name != "table6" else ():
+                for arm in ("weak", "strong", "w2sd"):
+                    if arm in each:  # where the paper has no weak row, the first is the strong one
+                        row = rows[["weak", "strong", "w2sd"].index(arm) - 3]
+                        assert part.paper[row] == each[arm], (name, arm)
+                        compared += 1
+    assert compared > 40
+
+
+# Directions
+
+
+def compared(ours: Column, difference: float, prompts: int = 12):
+    """Values that differ by `difference` and a little noise, which does not decide."""
+    first = {f"{n}": {"0": float(n)} for n in range(prompts)}
+    second = {f"{n}": {"0": n + difference + (n % 3 - 1) * 0.1} for n in range(prompts)}
+    each = compare(ours, "strong", "w2sd", first, second)
+    return decide([each], {ours.name: ours})[0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "difference", "sign", "paper", "says"),
+    [
+        (Column("form"), 1.0, 1, 0.3, "reproduced"),
+        (Column("form"), -1.0, 1, 0.3, "opposite"),
+        (Column("form"), 0.0, 1, 0.3, "not shown"),
+        (Column("jerk", sign=-1), -1.0, 1, 0.3, "reproduced"),  # less jerk, smoother
+        (Column("jerk", sign=-1), 1.0, 1, 0.3, "opposite"),
+        (Column("distance", sign=-1), -1.0, -1, -6.0, "reproduced"),  # both are better if they are lower
+        (Column("distance", sign=-1), -1.0, -1, 6.0, "opposite"),
+        (Column("motion", sign=0), -1.0, 1, -5.0, "reproduced"),  # the number falls, as the paper's does
+        (Column("motion", sign=0), 1.0, 1, -5.0, "opposite"),
+        (Column("form"), 1.0, 1, 0.0, ""),
+    ],
+)
+def test_a_direction_is_that_of_the_difference_where_there_is_a_verdict(ours, difference, sign, paper, says):
+    assert reproduce.direction(compared(ours, difference), ours, sign, paper) == says
+
+
+def test_no_direction_is_shown_with_few_prompts_or_without_values():
+    few = compared(Column("form"), 1.0, prompts=9)
+    assert reproduce.direction(few, Column("form"), 1, 0.3) == "not shown"
+    assert reproduce.direction(None, Column("form"), 1, 0.3) == "not shown"
+
+
+def test_every_column_of_the_paper_is_better_if_it_is_higher_but_fid():
+    lower = {(name, c.title) for name in NAMES for c in reproduce.load(name).columns if c.sign < 0}
+    assert lower == {("table3", "FID")} and COLUMNS["dynamic_degree"].sign == 1
+
+
+# The command
+
+
+def test_what_is_missing_is_said_before_anything_is_made_and_the_plan_is_written_on_request(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = command("table12", "--plan", "video.yaml", code=2)
+    assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and "600 cells, 89400 network evaluations" in said
+    assert "hf download facebook/dino-vitb16" in said and "give --shapes" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["video.yaml"]
+    table = reproduce.load("table12")
+    assert plans.read(tmp_path / "video.yaml") == table.plan(table.parts["sdxl"])
+    assert "it is there already" in command("table12", "--plan", "video.yaml", code=2)
+    assert "sd15-dpo-lora.safetensors" in command("table10", "--dry-run", "--plan", "lora.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora-sd15.yaml", "lora-sdxl.yaml", "video.yaml"]
+    assert "did you mean 'table12'" in command("tabel12", code=2)
+    assert "--n: 201 is not accepted; shapes has 200" in command("table12", "--shapes", "--n", 201, code=2)
+    assert "--seeds: 'x' is not accepted" in command("table12", "--shapes", "--seeds", "x", code=2)
+
+
+def test_a_dry_run_on_the_shipped_models_says_what_stands_for_what(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = command("table12", "--shapes", "--n", 20, "--dry-run")
+    assert "motion smoothness: shapes_jerk; the third difference of an object's course" in said
+    assert "60 cells, 2640 network evaluations" in said and not list(tmp_path.iterdir())
+
+
+def test_a_table_that_nothing_stands_for_is_refused_with_the_reason(tmp_path):
+    text = (reproduce.table.FOLDER / "table4.yaml").read_text()
+    begin = text.index("shapes:\n")
+    (tmp_path / "mine.yaml").write_text(text[:begin] + "shapes: {why: nothing is like it}\n")
+    table = reproduce.table.read(tmp_path / "mine.yaml")
+    with pytest.raises(Exception, match="the shipped models cannot stand for it: nothing is like it"):
+        table.on_shapes()
+
+
+@pytest.mark.slow
+def test_a_table_runs_from_nothing_to_its_page(tmp_path):
+    table = tmp_path / "t"
+    said = command("table12", "--shapes", "--n", 2, "--out", table)
+    assert "not shown" in said and "shapes_jerk" in said
+    rows = list(csv.DictReader((table / "table.csv").open()))
+    assert {row["arm"] for row in rows} == {"weak", "strong", "w2sd"} and len(rows) == 3 * 8
+    assert {row["ours"] for row in rows} >= {"shapes_motion", "temporal_flickering", "clipped"}
+    motion = next(row for row in rows if row["ours"] == "shapes_motion" and row["arm"] == "w2sd")
+    assert (motion["paper"], motion["n"], motion["direction"], motion["base"]) == ("8.0", "2", "not shown", "strong")
+    assert float(motion["paper_difference"]) == pytest.approx(8.0 - 13.0653)
+    assert "| subject consistency: shapes_area_instability" in (table / "table.md").read_text()
+    assert (table / "scores" / "scores.html").is_file()
+    before = {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}
+    command("table12", "--shapes", "--n", 2, "--out", table)
+    assert before == {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}

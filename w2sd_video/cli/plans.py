@@ -70,7 +70,7 @@ def run(
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
-            _check_scoring(plan, to, weights, device)
+            check_scoring(plan, to, weights, device)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("cells", total=None)
@@ -126,7 +126,7 @@ def score(
             raise typer.Exit(1)
 
 
-def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) -> None:
+def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) -> None:
     """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
     from ..eval.cli import refuse_taken
     from ..eval.dimensions import chosen
