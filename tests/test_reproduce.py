@@ -15,11 +15,14 @@ from w2sd_video.columns import Column
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import chosen, get
 from w2sd_video.eval.videos import Video
-from w2sd_video.plans import Folder, Keys, Plan
+from w2sd_video.plans import Folder, Keys, Plan, tuning
+from w2sd_video.plans.known import known
+from w2sd_video.plans.prepare import prepared
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import CANVAS, coverage, grid
 from w2sd_video.verdicts import compare, decide
 
+TEXT = ["a red circle"]
 TINY = {"num_inference_steps": 1, "device": "cpu"}
 
 
@@ -64,8 +67,8 @@ def test_a_plan_refines_prompts_once_and_the_weak_arm_is_told_the_raw_ones(tmp_p
 def test_the_plan_of_a_run_that_is_damaged_is_as_none(tmp_path):
     plan = Plan(prompts=["a red circle"], preset="shapes-prompt", settings=TINY)
     (tmp_path / "plan.yaml").write_text("refined: [")
-    assert plans.prepare.known(plan, Folder(tmp_path)) == plan
-    assert plans.prepare.prepared(plan, Folder(tmp_path)).refined
+    assert known(plan, Folder(tmp_path)) == plan
+    assert prepared(plan, Folder(tmp_path), plans.run).refined
 
 
 def test_outlines_are_judged_as_the_shapes_that_they_are_of():
@@ -88,6 +91,74 @@ def test_outlines_are_judged_as_the_shapes_that_they_are_of():
     solid, ring = scores(full), scores(full - hole)
     assert ring["outlines_outlined"] > 0.9 > 0.2 > solid["outlines_outlined"]
     assert ring["outlines_colour"] == ring["outlines_count"] == ring["outlines_shape"] == 1
+
+
+TUNED = {
+    "preset": "shapes-image",
+    "settings": {"num_inference_steps": 2, "device": "cpu"},
+    "axes": {
+        "arm": {
+            "w2sd": {},
+            "tuned": {"variant": "plain", "tune": {"guidance_scale": [1.0, 3.0]}},
+            "equal": {"variant": "plain", "as_costly_as": "w2sd", "tune": {"guidance_scale": [1.0, 3.0]}},
+        }
+    },
+    "prompts": "shapes-pictures",
+    "n": 3,
+    "dimensions": ["shapes"],
+    "tuning": {"n": 4, "by": ["shapes_right", "shapes_form"]},
+}
+
+
+def test_an_arm_is_tuned_on_prompts_and_seeds_that_the_plan_does_not_have(tmp_path):
+    plan = Plan(**TUNED)
+    _, tuned, equal = plan.arms
+    trial = tuning.plan_of(plan, tuned.grid)
+    assert [arm.template.guidance_scale for arm in trial.arms] == [1, 3]
+    assert {arm.template.variant for arm in trial.arms} == {"plain"} and trial.dimensions == ["shapes"]
+    assert not {p.text for p in trial.suite.prompts} & {p.text for p in plan.suite.prompts}
+    assert len(trial.suite.prompts) == 4 and not {*trial.all_seeds} & {*plan.all_seeds}
+    # W2SD takes 2 + 2 + 3 evaluations; a step takes 1 at guidance 1 and 2 at 3.
+    assert [arm.template.num_inference_steps for arm in tuning.plan_of(plan, equal.grid).arms] == [7, 4]
+    about = plans.status(plan, tmp_path)
+    assert about["arms"]["tuned"]["evaluations"] == 2  # at the first guidance, as long as it is not tuned
+    assert about["tuning_evaluations"] == 4 * (2 + 4) + 4 * (7 + 8)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"tuning": {}}, "an arm has `tune`"),
+        ({"tuning": {"by": ["right"]}}, "Available: shapes_right"),
+        ({"tuning": {"by": ["shapes_right"], "n": 198}}, "197 prompts of shapes-pictures are not the plan's"),
+        ({"tuning": {"by": ["shapes_right"], "many": 1}}, "tuning.many: 1 is not accepted"),
+        ({"tuning": {"by": ["shapes_right"], "prompts": TEXT}, "prompts": TEXT, "n": None}, "tune on others"),
+        ({"axes": {"arm": {"a": {"tune": {"guidance_scale": [1]}}}}}, "give a setting and two numbers or more"),
+        ({"axes": {"arm": {"a": {"tune": 3}}}}, "give a setting and two numbers or more"),
+    ],
+)
+def test_tuning_that_cannot_be_is_refused(more, says, tmp_path):
+    with pytest.raises(Exception, match=says):
+        plans.status(Plan(**{**TUNED, **more}), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_cells_of_a_tuned_arm_have_what_was_best_and_the_run_says_so(tmp_path):
+    axes = {"arm": {"w2sd": {}, "tuned": {"variant": "plain", "tune": {"guidance_scale": [1.0, 3.0]}}}}
+    plan = Plan(**{**TUNED, "axes": axes, "settings": {"num_inference_steps": 1, "device": "cpu"}})
+    done = plans.run(plan, tmp_path / "run")
+    assert (done.made, done.failed) == (6, [])
+    found = plans.read(tmp_path / "run" / "plan.yaml").tuned["tuned"]
+    best = max(found["means"], key=lambda label: [-1 if m is None else m for m in found["means"][label]])
+    assert found["prompts"] == 4 and best == f"guidance_scale {found['settings']['guidance_scale']:g}"
+    made = [runs.read_sidecar(path)[0] for path in (tmp_path / "run" / "videos" / "tuned").glob("*.json")]
+    assert {request.guidance_scale for request in made} == {found["settings"]["guidance_scale"]} and len(made) == 3
+    about = plans.status(plan, tmp_path / "run")
+    assert (about["left"], about["tuning_evaluations"]) == (0, 0)
+    assert plans.run(plan, tmp_path / "run").kept == 6
+    # With other prompts to tune on, it is to be tuned again.
+    other = replace(plan, tuning={**plan.tuning, "n": 5})
+    assert plans.status(other, tmp_path / "run")["tuning_evaluations"] == 5 * (1 + 2)
 
 
 # What the files say

@@ -219,6 +219,8 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
     unit = _unit(about["bytes"])
     cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
+    if about["tuning_evaluations"]:
+        out.print(f"tuning before: {about['tuning_evaluations']} network evaluations or more", markup=False)
     out.print(f"left: {cells}; {words} on one worker; on disk {unit}", markup=False)
 
 

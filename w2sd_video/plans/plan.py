@@ -41,6 +41,7 @@ from ..validation import Setting, plain, validated
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
 AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
+TUNE = "tune"  # and a setting with the numbers of which the best is taken; see `tuning`
 Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
@@ -65,6 +66,8 @@ class Plan:
         base: the arm that the others are compared with; None: the first.
         refined: by prompt, what arms are told whose preset refines prompts; their weak arm is told the prompt itself.
             A run adds what is missing.
+        tuning: what arms with `tune` are tuned on; see `tuning.Tuning`.
+        tuned: by arm, what was found best. A run adds it.
     """
 
     prompts: Texts
@@ -82,6 +85,8 @@ class Plan:
     formats: list[str] = field(default_factory=lambda: ["mp4"])
     base: str | None = None
     refined: Values = field(default_factory=dict)
+    tuning: Values = field(default_factory=dict)
+    tuned: Values = field(default_factory=dict)
 
     @cached_property
     def suite(self) -> Suite:
@@ -137,11 +142,13 @@ class Plan:
             fields: dict[str, Any] = {}
             for each in (self.settings, *(said for _, said in point)):
                 fields = _over(fields, _fields(each))
-            rival = fields.pop(AS_COSTLY, None)
-            template, refiner = self._template(fields)
-            if rival is not None:
-                template = _as_costly(template, self._rival(str(rival), point, axes))
-            return Arm(labels, template, refiner)
+            rival, tried = fields.pop(AS_COSTLY, None), fields.pop(TUNE, None)
+            costly = None if rival is None else self._rival(str(rival), point, axes)
+            grid = None if tried is None else Grid(*_tried(tried), fields, costly)
+            if grid:
+                best = self.tuned.get(_name(labels)) or {"settings": {grid.name: grid.values[0]}}
+                fields = _over(fields, _fields(_settings_of(best)))
+            return Arm(labels, *self.template(fields, costly), grid)
         except Named as error:
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
@@ -151,12 +158,17 @@ class Plan:
                 error.argument = f"settings.{error.argument}"
             raise
 
-    def _template(self, fields: dict[str, Any]) -> tuple[Request, str | None]:
+    def template(self, fields: Mapping[str, Any], costly: Request | None = None) -> tuple[Request, str | None]:
         """A request of the first prompt and seed, and what refines its prompts.
+
+        Args:
+            fields: what it says beside the preset.
+            costly: one whose network evaluations set the steps.
 
         Raises:
             Refused: it cannot be used, or a plan has no cells of its kind.
         """
+        fields = dict(fields)
         preset, schedule = fields.pop("preset", None) or self.preset, fields.pop("schedule", None)
         if not isinstance(preset, str):
             raise Refused("preset", preset, "give a text")
@@ -169,7 +181,7 @@ class Plan:
         request = Request.of(first, self.all_seeds[0], preset, schedule, **fields)
         if request.variant == "compare":
             raise Refused("variant", "compare", "give w2sd, plain or weak: an arm of each compares them")
-        return request, refiner
+        return request if costly is None else _as_costly(request, costly), refiner
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
         """The template of the arm that has another label on the axis which names it, and is like this one else."""
@@ -260,17 +272,35 @@ def _as_costly(template: Request, rival: Request) -> Request:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What an arm is tuned over: numbers of a setting, its other settings, and a request that costs as much."""
+
+    name: str
+    values: tuple[float, ...]
+    fields: Mapping[str, Any]
+    costly: Request | None
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A point of the axes: its labels by axis, a request of the first prompt and seed, and what refines its prompts."""
+    """A point of the axes.
+
+    Args:
+        labels: by axis.
+        template: a request of the first prompt and seed.
+        refiner: what refines its prompts.
+        grid: what it is tuned over.
+    """
 
     labels: Mapping[str, str]
     template: Request
     refiner: str | None = None
+    grid: Grid | None = None
 
     @cached_property
     def name(self) -> str:
         """What it is called in tables: its labels, those that are numbers with the axis' name."""
-        return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in self.labels.items()) or "all"
+        return _name(self.labels)
 
     @cached_property
     def folder(self) -> str:
@@ -393,6 +423,28 @@ def _label(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _name(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in labels.items()) or "all"
+
+
+def _tried(said: Any) -> tuple[str, tuple[float, ...]]:
+    """The setting that is tuned, and the numbers that are tried."""
+    accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
+    if not isinstance(said, Mapping) or len(said) != 1:
+        raise Refused(TUNE, said, accepted)
+    ((name, values),) = said.items()
+    numbers = values if isinstance(values, list) else []
+    if len(set(numbers)) < 2 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise Refused(f"{TUNE}.{name}", values, accepted)
+    return name, tuple(dict.fromkeys(numbers))
+
+
+def _settings_of(tuned: Any) -> Mapping[str, Any]:
+    if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
+        raise Refused("tuned", tuned, "leave it to the run, which writes it")
+    return said
+
+
 def _bare(label: str) -> bool:
     return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
 
@@ -406,7 +458,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
             raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
-        if name in _REQUEST or name == AS_COSTLY:
+        if name in (*_REQUEST, AS_COSTLY, TUNE):
             fields = _over(fields, {name: value})
         else:
             fields = _over(fields, {"options": {name: value}})

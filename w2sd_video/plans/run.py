@@ -78,8 +78,12 @@ def run(
     plan.check()
     runs.writable(path)
     folder = Folder(path)
+
+    def make(of_tuning: Plan, where: Path) -> Progress:
+        return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
+
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
-        plan = prepared(plan, folder)
+        plan = prepared(plan, folder, make, shard == WHOLE)
         threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]

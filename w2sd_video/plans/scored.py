@@ -7,8 +7,8 @@ from pathlib import Path
 from ..errors import Refused
 from ..eval.videos import Video
 from ..runs import check_files, read_sidecar
+from .known import known
 from .plan import Plan
-from .prepare import known
 from .record import Folder, Keys
 
 
