@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,37 @@ def test_the_cells_of_a_tuned_arm_have_what_was_best_and_the_run_says_so(tmp_pat
     # With other prompts to tune on, it is to be tuned again.
     other = replace(plan, tuning={**plan.tuning, "n": 5})
     assert plans.status(other, tmp_path / "run")["tuning_evaluations"] == 5 * (1 + 2)
+
+
+def test_videos_are_linked_under_the_names_that_vbench_reads(tmp_path):
+    vbench = pytest.importorskip("vbench")
+    texts = ["a red circle.", "A red circle.", "a blue square"]
+    small = {"num_inference_steps": 1, "num_frames": 2, "device": "cpu"}
+    plan = Plan(prompts=texts, seeds="7,3", settings=small, names="vbench")
+    assert plans.run(plan, tmp_path).made == 6
+    linked = tmp_path / "vbench" / "all"
+    assert {path.name for path in linked.iterdir()} == {f"{text}-{n}.mp4" for text in texts for n in (0, 1)}
+    for cell in plan.cells():
+        folder, stem = Folder(tmp_path).place(cell)
+        assert (linked / f"{cell.prompt.text}-{[7, 3].index(cell.seed)}.mp4").samefile(folder / f"{stem}.mp4")
+    # VBench's own reading of a folder, of prompts that stand for its own.
+    rows = [{"prompt_en": text, "dimension": ["subject_consistency"]} for text in texts]
+    (tmp_path / "info.json").write_text(json.dumps(rows))
+    reader = vbench.VBench("cpu", str(tmp_path / "info.json"), str(tmp_path / "out"))
+    read = json.loads(Path(reader.build_full_info_json(str(linked), "x", ["subject_consistency"])).read_text())
+    assert {Path(video).name for row in read for video in row["video_list"]} == {p.name for p in linked.iterdir()}
+    # With fewer seeds, links of the others go.
+    plans.run(replace(plan, seeds=7), tmp_path)
+    assert {path.name for path in linked.iterdir()} == {f"{text}-0.mp4" for text in texts}
+
+
+def test_prompts_that_no_file_can_be_named_after_are_refused_before_anything_is_made(tmp_path):
+    for preset, text in (("shapes-image", "a red circle"), ("animatediff-sdxl-guidance", "and/or")):
+        with pytest.raises(Exception, match="names: 'vbench' is not accepted"):
+            plans.run(Plan(prompts=[text], preset=preset, names="vbench"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(Exception, match="Available: own, vbench"):
+        Plan(prompts=["a"], names="other")
 
 
 # What the files say

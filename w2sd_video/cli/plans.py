@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,10 @@ def run(
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
     methods: Annotated[list[str] | None, METHOD] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(help="vbench: link the videos, too, under the names that VBench's own tools read, in RUN/vbench."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
@@ -63,6 +68,8 @@ def run(
 
         plan, to = _plan(plan_file, folder, methods)
         part = _shard(shard)
+        if names is not None:
+            plan = replace(plan, **{"names": names})
         plan.check()
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -64,6 +64,7 @@ class Plan:
         dimensions: what the videos are scored on; none are scored where it is empty.
         formats: in which the videos are written.
         base: the arm that the others are compared with; None: the first.
+        names: "vbench" for links to the videos, too, under the names that VBench reads; see `names`.
         refined: by prompt, what arms are told whose preset refines prompts; their weak arm is told the prompt itself.
             A run adds what is missing.
         tuning: what arms with `tune` are tuned on; see `tuning.Tuning`.
@@ -84,6 +85,7 @@ class Plan:
     dimensions: list[str] = field(default_factory=list)
     formats: list[str] = field(default_factory=lambda: ["mp4"])
     base: str | None = None
+    names: Literal["own", "vbench"] = "own"
     refined: Values = field(default_factory=dict)
     tuning: Values = field(default_factory=dict)
     tuned: Values = field(default_factory=dict)

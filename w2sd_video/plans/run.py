@@ -18,6 +18,7 @@ from .. import runs
 from ..errors import Refused
 from ..settings import Variant
 from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
+from .names import check_names, link
 from .plan import Cell, Plan
 from .prepare import prepared
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
@@ -76,6 +77,8 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
+    if plan.names == "vbench":
+        check_names(plan)
     runs.writable(path)
     folder = Folder(path)
 
@@ -90,7 +93,7 @@ def run(
         state = folder.state(cells)
         record.writelines(json.dumps(line) + "\n" for line in state.adopted)
         tasks = list(_tasks(plan, folder, cells, state))
-        by_key = dict(cells)
+        by_key, made = dict(cells), list(state.made)
         done = Progress(len(cells), len(state.made), len(state.made), [])
         progress(done)
         if engine is None:
@@ -106,8 +109,12 @@ def run(
                 done.failed.append(line)
             else:
                 done.made += 1
+                made.append(outcome.task.key)
             done.seconds = time.monotonic() - began
             progress(done)
+        if plan.names == "vbench":
+            placed = [(by_key[key], *folder.place(by_key[key])) for key in made]
+            link(plan, path, [(cell, where / f"{stem}.mp4") for cell, where, stem in placed], shard == WHOLE)
     return done
 
 
