@@ -15,6 +15,8 @@ from w2sd_video import cli, plans, presets, prompts, reproduce, runs
 from w2sd_video.columns import Column
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import chosen, get
+from w2sd_video.eval.results import Summary
+from w2sd_video.eval.vbench import QUALITY, SEMANTIC
 from w2sd_video.eval.videos import Video
 from w2sd_video.plans import Folder, Keys, Plan, tuning
 from w2sd_video.plans.known import known
@@ -191,6 +193,41 @@ def test_prompts_that_no_file_can_be_named_after_are_refused_before_anything_is_
     assert not (tmp_path / "run").exists()
     with pytest.raises(Exception, match="Available: own, vbench"):
         Plan(prompts=["a"], names="other")
+
+
+def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is_skipped(tmp_path):
+    rows = [
+        {"prompt": "a red circle", "dimension": ["temporal_flickering"]},
+        {"prompt": "a blue square", "dimension": ["object_class"]},
+    ]
+    (tmp_path / "suite.json").write_text(json.dumps(rows))
+    plan = Plan(
+        prompts=str(tmp_path / "suite.json"),
+        settings={"num_inference_steps": 1, "num_frames": 2, "device": "cpu"},
+        dimensions=["temporal_flickering", "clipped", "object_class"],
+        by_dimension=True,
+    )
+    plans.run(plan, tmp_path / "run")
+    videos = plans.videos(plan, tmp_path / "run")
+    scores = plans.scorer(plan)(videos, plan.dimensions)
+    by_prompt = {video.prompt: set(scores.of[video]) for video in scores.videos}
+    assert by_prompt == {"a red circle": {"temporal_flickering", "clipped"}, "a blue square": {"clipped"}}
+    assert [each.name for each in scores.skipped] == ["object_class"] and not scores.problems
+    assert "--official-python" in scores.skipped[0].reason
+    means = Summary(scores).means["all"]
+    assert (means["temporal_flickering"].n, means["clipped"].n) == (1, 2)
+    together = plans.scorer(replace(plan, by_dimension=False))(videos, plan.dimensions)
+    assert Summary(together).means["all"]["temporal_flickering"].n == 2
+
+
+def test_the_leaderboard_is_a_plan_of_the_sixteen_dimensions(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
+    (tmp_path / "leaderboard.yaml").write_text(text.split('title="leaderboard.yaml"\n')[1].split("```")[0])
+    plan = plans.read(tmp_path / "leaderboard.yaml")
+    assert sorted(plan.dimensions) == sorted((*QUALITY, *SEMANTIC)) and len(plan.dimensions) == 16
+    assert plan.by_dimension and plan.names == "vbench" and plan.all_seeds == [0, 1, 2, 3, 4]
+    with pytest.raises(Exception, match="VBench's package scores videos"):
+        Plan(prompts=TEXT, preset="shapes-image", dimensions=["object_class"]).check()
 
 
 # What the files say

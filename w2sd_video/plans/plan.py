@@ -62,6 +62,8 @@ class Plan:
         settings: of all arms.
         axes: by name, values of the setting of that name, or labelled sets of settings.
         dimensions: what the videos are scored on; none are scored where it is empty.
+        by_dimension: whether a dimension is scored on the prompts alone whose tag `dimension` has it, where there are
+            such; so VBench's leaderboard does it.
         formats: in which the videos are written.
         base: the arm that the others are compared with; None: the first.
         names: "vbench" for links to the videos, too, under the names that VBench reads; see `names`.
@@ -83,6 +85,7 @@ class Plan:
     settings: Values = field(default_factory=dict)
     axes: Values = field(default_factory=dict)
     dimensions: list[str] = field(default_factory=list)
+    by_dimension: bool = False
     formats: list[str] = field(default_factory=lambda: ["mp4"])
     base: str | None = None
     names: Literal["own", "vbench"] = "own"
@@ -196,6 +199,13 @@ class Plan:
                 return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
         raise Refused(AS_COSTLY, label, "it goes with the label of an axis, and names another label of it")
 
+    @property
+    def own_dimensions(self) -> list[str]:
+        """Those that this package computes: of VBench's own, there are only names."""
+        from ..eval.dimensions import OFFICIAL
+
+        return [name for name in self.dimensions if name not in OFFICIAL]
+
     def check(self) -> None:
         """Refuses what cannot be used, before anything is made.
 
@@ -224,7 +234,9 @@ class Plan:
                 )
                 raise Refused("dimensions", name, accepted)
         fewest = min(self.arms, key=lambda arm: arm.template.num_frames or 1)
-        for each in chosen(self.dimensions):
+        if len(self.own_dimensions) < len(self.dimensions) and not fewest.template.video:
+            raise Refused("dimensions", self.dimensions, "VBench's package scores videos, and the plan makes images")
+        for each in chosen(self.own_dimensions) if self.own_dimensions else ():
             if each.least_frames > (frames := fewest.template.num_frames or 1):
                 accepted = f"it takes {each.least_frames} frames, and {fewest.name!r} makes {frames}"
                 raise Refused("dimensions", each.name, accepted)

@@ -107,7 +107,9 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
     from ..eval.dimensions import chosen
 
     tuning = tuning_of(plan)
-    known = {column: d.name for d in (chosen(plan.dimensions) if plan.dimensions else ()) for column in d.columns}
+    known = {
+        column: d.name for d in (chosen(plan.own_dimensions) if plan.own_dimensions else ()) for column in d.columns
+    }
     for column in tuning.by or [""]:
         if column not in known:
             raise Refused("tuning.by", column, f"give columns of the plan's dimensions; {did_you_mean(column, known)}")

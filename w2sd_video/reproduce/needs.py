@@ -92,7 +92,7 @@ def _scores(plan: Plan, folder: Path | None) -> Iterator[tuple[str, str]]:
     """The weights of scores that are not here, each with the command that gets them."""
     from ..eval.dimensions import chosen
 
-    for dimension in chosen(plan.dimensions) if plan.dimensions else ():
+    for dimension in chosen(plan.own_dimensions) if plan.own_dimensions else ():
         for each in dimension.weights:
             try:
                 if each.find(folder) is None:
