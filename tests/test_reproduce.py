@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from w2sd_video import cli, plans, presets, prompts, reproduce, runs
+from w2sd_video import cli, plans, presets, prompts, reproduce, runs, tables
 from w2sd_video.columns import Column
 from w2sd_video.eval.columns import COLUMNS
-from w2sd_video.eval.dimensions import chosen, get
+from w2sd_video.eval.dimensions import Dimension, chosen, get
+from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import QUALITY, SEMANTIC
 from w2sd_video.eval.videos import Video
 from w2sd_video.plans import Folder, Keys, Plan, tuning
 from w2sd_video.plans.known import known
 from w2sd_video.plans.prepare import prepared
+from w2sd_video.shapes.columns import SHAPES
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import CANVAS, coverage, grid
 from w2sd_video.verdicts import compare, decide
@@ -358,6 +360,80 @@ def test_no_direction_is_shown_with_few_prompts_or_without_values():
 def test_every_column_of_the_paper_is_better_if_it_is_higher_but_fid():
     lower = {(name, c.title) for name in NAMES for c in reproduce.load(name).columns if c.sign < 0}
     assert lower == {("table3", "FID")} and COLUMNS["dynamic_degree"].sign == 1
+
+
+class Judged(Dimension):
+    """What the judge would say; the scores are given."""
+
+    prompted = True
+    name, columns = "shapes", tuple(f"shapes_{column.name}" for column in SHAPES)
+
+
+def summary_of(better: dict[str, float], prompts: int = 12, failed: int = 0) -> Summary:
+    """Scores of three arms, in which w2sd and weak differ from strong by these numbers in all columns."""
+    scores = Scores([Judged()], [], weights={"shapes": {}})
+    for arm in ("strong", "weak", "w2sd"):
+        for n in range(prompts):
+            video = Video(Path(f"{arm}-{n}.mp4"), arm, f"{n}", f"{n}")
+            scores.videos.append(video)
+            if arm == "w2sd" and n < failed:
+                scores.problems.append((video, "", "it was not made"))
+                continue
+            value = 0.5 + better.get(arm, 0.0) + (n + len(arm)) % 3 * 0.001
+            scores.of[video] = dict.fromkeys(Judged.columns, value)
+            scores.facts[video] = {"frames": 16}
+    return Summary(scores)
+
+
+def test_figures_stand_beside_the_papers_with_their_directions():
+    table = reproduce.load("table12")
+    (part,) = reproduce.results(table, {"sdxl": summary_of({"weak": -0.2, "w2sd": 0.1})}, on_shapes=True)
+    directions = {(f.column.title, f.arm): f.direction for row in part.figures for f in row if f.direction}
+    assert len(directions) == 12 and part.base == "strong" and part.arms == ("weak", "strong", "w2sd")
+    # A higher form is better, and so are the paper's aesthetics; a higher instability is worse.
+    assert directions["aesthetic quality", "w2sd"] == directions["aesthetic quality", "weak"] == "reproduced"
+    assert directions["subject consistency", "w2sd"] == directions["subject consistency", "weak"] == "opposite"
+    # The paper's motion falls from strong to W2SD and rises to weak; of ours the number counts.
+    assert directions["dynamic degree", "w2sd"] == directions["dynamic degree", "weak"] == "opposite"
+    assert part.directions == {"reproduced": 3, "not shown": 0, "opposite": 9}
+    text = tables.markdown(reproduce.document(table, [part], on_shapes=True))
+    assert "motion smoothness: shapes_jerk; the third difference" in text and "| opposite |" in text
+
+
+def test_failed_videos_are_counted_and_can_cost_a_direction():
+    table = reproduce.load("table12")
+    (part,) = reproduce.results(table, {"sdxl": summary_of({"weak": -0.2, "w2sd": 0.02}, failed=3)}, on_shapes=True)
+    assert part.counts["w2sd"] == "12 prompts, 12 videos; 3 of 12 failed"
+    directions = {(f.column.title, f.arm): f.direction for row in part.figures for f in row if f.direction}
+    assert directions["aesthetic quality", "weak"] == "reproduced"  # nothing failed there
+    assert directions["aesthetic quality", "w2sd"] == "not shown"  # three at the worst value seen, that of weak's
+
+
+def test_what_is_shown_together_is_one_family():
+    """Two parts with runs of their own have twice the comparisons of one, and larger adjusted p values."""
+    table = reproduce.load("table1")
+    one, other = summary_of({"w2sd": 0.001}), summary_of({"w2sd": 0.001})
+
+    def p(summaries) -> float:
+        part = reproduce.results(table, summaries, on_shapes=True)[0]
+        return next(f.compared.p_adjusted for f in part.figures[1] if f.arm == "w2sd")
+
+    alone, shared, both = p({"sd15": one}), p({"sd15": one, "sdxl": one}), p({"sd15": one, "sdxl": other})
+    assert alone == shared and (alone < both or alone == both == 1)
+
+
+def test_shares_are_of_pairs_and_those_of_two_rivals_add_up():
+    (part, _) = reproduce.results(
+        reproduce.load("table1"), dict.fromkeys(("sd15", "sdxl"), summary_of({"w2sd": -0.1})), on_shapes=True
+    )
+    shares = {f.arm: f.mean.mean if f.mean else None for f in part.figures[3]}
+    assert shares == {"weak": None, "strong": 0, "w2sd": 100}  # a lower error of edges is better
+
+
+def test_the_papers_figures_are_given_by_our_columns():
+    table = reproduce.load("table12")
+    assert reproduce.paper_of(table, "sdxl", on_shapes=True)["w2sd"]["shapes_motion"] == 8
+    assert reproduce.paper_of(table, "sdxl", on_shapes=False)["weak"]["dynamic_degree"] == pytest.approx(0.45)
 
 
 # The command

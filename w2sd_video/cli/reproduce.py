@@ -99,9 +99,9 @@ def reproduce(
             complete = _made(plan, where, workers, threads) and complete
             summaries[where] = _scored(plan, where, weights, device)
             complete = complete and not summaries[where].scores.problems
-        results = [tables_of_paper.result(table, part, summaries[where], shapes) for part, where in places.items()]
-        _print(tables_of_paper.document(table, results, shapes))
-        for file in [*tables_of_paper.write(to, table, results, shapes), *_pages(summaries)]:
+        parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
+        _print(tables_of_paper.document(table, parts, shapes))
+        for file in [*tables_of_paper.write(to, table, parts, shapes), *_pages(summaries)]:
             out.print(str(file), markup=False)
         if not complete:
             raise typer.Exit(1)

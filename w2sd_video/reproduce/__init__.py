@@ -1,7 +1,7 @@
 """The paper's tables: each a plan with the paper's figures, and a plan on the shipped models that stands for it."""
 
 from .needs import Needs, needs
-from .results import Figure, Result, direction, document, mapping, result, write
+from .results import Figure, Result, direction, document, mapping, paper_of, results, write
 from .table import ALWAYS, Part, Table, load, names
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "mapping",
     "names",
     "needs",
-    "result",
+    "paper_of",
+    "results",
     "write",
 ]

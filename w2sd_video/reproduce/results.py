@@ -79,26 +79,54 @@ class Result:
         return {kind: all_of.count(kind) for kind in (REPRODUCED, NOT_SHOWN, OPPOSITE)}
 
 
-def result(table: Table, name: str, summary: Summary, on_shapes: bool) -> Result:
-    """A part of a table, by the scores of its run.
+def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> list[Result]:
+    """The parts of a table, by the scores of their runs; verdicts are over all that is shown.
 
     Args:
-        name: the part's.
-        summary: the scores of the plan that makes it, whose first group is the base.
+        summaries: by part the scores of the plan that makes it, whose first group is the base. Parts that one plan
+            stands for have the same object.
         on_shapes: whether they are of the plan on the shipped models.
     """
-    part = table.parts[name]
+    columns: dict[str, Kind] = {}
+    shown: list[tuple[int, Comparison]] = []
+    for summary in {id(each): each for each in summaries.values()}.values():
+        columns |= summary.columns
+        wanted = {ours for _, ours in _mapped(table, summary, on_shapes)}
+        shown += [(id(summary), c) for c in summary.comparisons if c.column in wanted]
+    together = decide([c for _, c in shown], columns)
+    decided: dict[int, dict[tuple[str, str], Comparison]] = {}
+    for (run, _), c in zip(shown, together, strict=True):
+        decided.setdefault(run, {})[c.group, c.column] = c
+    return [_result(table, name, each, decided.get(id(each), {}), on_shapes) for name, each in summaries.items()]
+
+
+def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, float]]:
+    """The paper's figures of a part by arm and our column, in the unit of our column where that is the paper's own."""
+    found: dict[str, dict[str, float]] = {}
+    for number, column in enumerate(table.columns):
+        ours = column.shapes if on_shapes else column.column
+        for arm, figure in table.parts[part].figures(number).items():
+            if ours and column.shows == "mean" and figure is not None:
+                found.setdefault(arm, {})[ours] = figure if on_shapes else figure / column.factor
+    return found
+
+
+def _mapped(table: Table, summary: Summary, on_shapes: bool) -> list[tuple[Column, str | None]]:
+    """The table's columns and those that every table has, each with ours, where that was scored."""
     mapped = [(column, column.shapes if on_shapes else column.column) for column in table.columns]
-    mapped = [(column, ours if ours in summary.columns else None) for column, ours in mapped]
-    own = [(Column(title=ours, column=ours), ours) for ours in ALWAYS if ours in summary.columns]
-    shown = dict.fromkeys(ours for _, ours in (*mapped, *own) if ours)
-    together = decide([c for c in summary.comparisons if c.column in shown], summary.columns)
-    compared = {(c.group, c.column): c for c in together}
+    mapped += [(Column(title=ours, column=ours), ours) for ours in ALWAYS if ours in summary.columns]
+    return [(column, ours if ours in summary.columns else None) for column, ours in mapped]
+
+
+def _result(
+    table: Table, name: str, summary: Summary, compared: Mapping[tuple[str, str], Comparison], on_shapes: bool
+) -> Result:
+    part = table.parts[name]
     rows = []
-    for number, (column, ours) in enumerate((*mapped, *own)):
+    for number, (column, ours) in enumerate(_mapped(table, summary, on_shapes)):
         paper = part.figures(number) if number < len(table.columns) else dict.fromkeys(part.paper)
         rows.append(tuple(_figures(part, column, ours, paper, summary, compared, on_shapes)))
-    tested = sum(not math.isnan(c.p_adjusted) for c in together)
+    tested = sum(not math.isnan(c.p_adjusted) for c in compared.values())
     counts = {arm: summary.counted(arm) for arm in part.paper}
     return Result(name, part.title, summary.base, tuple(part.paper), tuple(rows), counts, tested)
 
@@ -171,14 +199,14 @@ def _scaled(each: Interval, factor: float) -> Interval:
 # As a table
 
 
-def document(table: Table, results: Sequence[Result], on_shapes: bool) -> list[Block]:
+def document(table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Block]:
     """Title, what stands for what, a table a part, and what a reader has to know."""
     blocks: list[Block] = [Paragraph([f"{table.title} ({table.source})"])]
     if on_shapes:
         blocks += [Paragraph([f"On the shipped models. {table.shapes.why}"]), mapping(table)]
-    for each in results:
+    for each in parts:
         blocks += [Paragraph([each.title]), grid(each), Paragraph([_counted(each)])]
-    lines = [*legend(results, on_shapes), *table.notes]
+    lines = [*legend(parts, on_shapes), *table.notes]
     if not on_shapes:
         lines += [f"{column.title} is not scored: {column.lacks}." for column in table.columns if column.lacks]
     return [*blocks, Items([[line] for line in lines])]
@@ -232,16 +260,16 @@ def _counted(each: Result) -> str:
     return f"Directions: {ways}. {counts}."
 
 
-def legend(results: Sequence[Result], on_shapes: bool) -> list[str]:
+def legend(parts: Sequence[Result], on_shapes: bool) -> list[str]:
     """What a reader of the table has to know."""
-    base = results[0].base
+    base = parts[0].base
     lines = [
         "Means with 95 % intervals over prompts (of digits: over pictures, each digit weighted alike), not adjusted.",
         f"A direction is which of an arm and {base} is better; where neither side is better, which is higher. It is"
         " reproduced, or opposite, where the p of the paired difference, adjusted by Holm's method over all comparisons"
         f" of the table, is at most {LEVEL}; else it is not shown, which is not the same as equal.",
     ]
-    if few := [each.title for each in results if not each.tested]:
+    if few := [each.title for each in parts if not each.tested]:
         lines.append(f"No direction can be shown with under {ENOUGH} prompts: {', '.join(few)}.")
     if on_shapes:
         lines.append(
@@ -254,13 +282,13 @@ def legend(results: Sequence[Result], on_shapes: bool) -> list[str]:
 # As files
 
 
-def write(folder: Path, table: Table, results: Sequence[Result], on_shapes: bool) -> list[Path]:
+def write(folder: Path, table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Path]:
     """Writes `table.csv` and `table.md`."""
     files = {"csv": folder / "table.csv", "md": folder / "table.md"}
     with whole(files) as staged:
-        staged["md"].write_text(tables.markdown(document(table, results, on_shapes)) + "\n", encoding="utf-8")
+        staged["md"].write_text(tables.markdown(document(table, parts, on_shapes)) + "\n", encoding="utf-8")
         with open(staged["csv"], "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows(results))
+            csv.writer(file).writerows(rows(parts))
     return list(files.values())
 
 
@@ -268,10 +296,10 @@ HEAD = """part column ours arm n of units mean low high paper base difference di
 verdict paper_difference direction reason""".split()
 
 
-def rows(results: Iterable[Result]) -> Iterator[list[object]]:
+def rows(parts: Iterable[Result]) -> Iterator[list[object]]:
     """The lines of `table.csv`: one a part, column and arm."""
     yield list(HEAD)
-    for each in results:
+    for each in parts:
         for figure in (figure for row in each.figures for figure in row):
             mean, c = figure.mean, figure.compared
             line: list[object] = [each.part, figure.column.title, figure.ours, figure.arm]
