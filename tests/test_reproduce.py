@@ -166,6 +166,7 @@ def test_the_cells_of_a_tuned_arm_have_what_was_best_and_the_run_says_so(tmp_pat
     assert plans.status(other, tmp_path / "run")["tuning_evaluations"] == 5 * (1 + 2)
 
 
+@pytest.mark.slow
 def test_videos_are_linked_under_the_names_that_vbench_reads(tmp_path):
     vbench = pytest.importorskip("vbench")
     texts = ["a red circle.", "A red circle.", "a blue square"]
