@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +27,7 @@ from w2sd_video.errors import Refused
 
 from . import report
 from .document import document, worse_prompts
-from .evaluate import evaluate
+from .evaluate import Scores, evaluate
 from .prompts import read_prompts
 from .results import WORST, Summary, printable
 from .videos import Video
@@ -57,6 +57,7 @@ def run(
     references: Sequence[str] = (),
     form: str = "text",
     worst: int | None = None,
+    score: Callable[..., Scores] = evaluate,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -67,6 +68,7 @@ def run(
             all that a reader is told.
         worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
             the files alone.
+        score: what scores the videos, called as `evaluate` is.
 
     Raises:
         Refused: an argument cannot be used.
@@ -87,7 +89,7 @@ def run(
             early.append(line)
             _say(err, line)
 
-        scores = evaluate(
+        scores = score(
             videos,
             dimensions,
             rows_file=results.with_suffix(".jsonl"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from w2sd_video.columns import Column
-from w2sd_video.shapes.columns import DIGITS, SHAPES
+from w2sd_video.shapes.columns import DIGITS, OUTLINES, SHAPES
 
 _DIMENSIONS = (
     Column("subject_consistency"),
@@ -39,7 +39,7 @@ _DIMENSIONS = (
     Column("inception_score", kind="group"),
     Column("clipped", sign=-1),
 )
-_JUDGES = {"shapes": SHAPES, "digits": DIGITS}
+_JUDGES = {"shapes": SHAPES, "outlines": OUTLINES, "digits": DIGITS}
 COLUMNS: dict[str, Column] = {column.name: column for column in _DIMENSIONS} | {
     f"{world}_{column.name}": replace(column, name=f"{world}_{column.name}")
     for world, columns in _JUDGES.items()

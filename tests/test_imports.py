@@ -31,7 +31,7 @@ FLOORS = (
     "generate refine runs sampling video",
     "eval shapes",
     "check_pair doctor",
-    "bench plans trial",
+    "bench plans reproduce trial",
     "__main__ cli",
 )
 # Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.

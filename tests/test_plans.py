@@ -425,7 +425,10 @@ def test_a_cell_knows_its_arm():
         ({"axes": {"arm": {"a\nb": {}}}}, "axes.arm: 'a\\nb' is not accepted; give labels"),
         ({"axes": {"prompts": ["a"]}}, "prompts: 'a' is not accepted; the plan says it for all arms alike"),
         ({"settings": {}, "axes": {"preset": ["shapes", "shapes-image"]}}, "give arms of one kind"),
-        ({"settings": {}, "preset": "shapes-prompt"}, "preset: 'shapes-prompt' is not accepted; it refines prompts"),
+        (
+            {"settings": {}, "preset": "shapes-prompt", "refined": {"a red circle": " "}},
+            "refined.a red circle: ' ' is not accepted; give a text that is not empty",
+        ),
         ({"settings": {}, "preset": "shapes-control"}, "needs a picture: give a file"),
         ({"settings": {}, "preset": "shapes-image", "formats": ["gif"]}, "an image is a PNG"),
         ({"settings": {}, "preset": "shapes-image", "dimensions": ["temporal_flickering"]}, "it takes 2 frames"),

@@ -60,7 +60,7 @@ OFFICIAL = (
 IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "image_reward", "mps")
 COMPARED = ("clip_i", "dino", "fid", "inception_score")
 GROUPS = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
-NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "digits")
+NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "outlines", "digits")
 BUILT_IN = (*GROUPS, *NAMES, *OFFICIAL)  # the names that a plug-in cannot have
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,9 @@ OF_PLANS = {"prompt": "prompts", "tag": "tags"}  # what an error's argument is c
 FAILURES = 5  # that are listed
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
+OFFICIAL = typer.Option(
+    "--official-python", help="A Python that has VBench's package, which scores the dimensions that are its own."
+)
 DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
@@ -47,7 +51,12 @@ def run(
     ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    official: Annotated[str | None, OFFICIAL] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(help="vbench: link the videos, too, under the names that VBench's own tools read, in RUN/vbench."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
@@ -63,6 +72,8 @@ def run(
 
         plan, to = _plan(plan_file, folder, methods)
         part = _shard(shard)
+        named: dict[str, Any] = {} if names is None else {"names": names}
+        plan = replace(plan, **named)
         plan.check()
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)
@@ -70,7 +81,7 @@ def run(
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
-            _check_scoring(plan, to, weights, device)
+            check_scoring(plan, to, weights, device, official)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("cells", total=None)
@@ -93,7 +104,7 @@ def run(
             err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
         scored = True
         if scores:
-            scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text")
+            scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text", official)
         if done.failed or not scored:
             raise typer.Exit(1)
 
@@ -104,6 +115,7 @@ def score(
     dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    official: Annotated[str | None, OFFICIAL] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
@@ -122,12 +134,13 @@ def score(
         if form not in ("text", "json", *tables.FORMATS):
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
-        if not _score(plan, to, wanted, weights, device, form):
+        if not _score(plan, to, wanted, weights, device, form, official):
             raise typer.Exit(1)
 
 
-def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) -> None:
+def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:
     """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
+    from ..eval import official as vbench_package
     from ..eval.cli import refuse_taken
     from ..eval.dimensions import chosen
     from ..eval.scorer import Scorer
@@ -136,11 +149,24 @@ def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) 
     if weights is not None and not weights.is_dir():
         raise Refused("weights", str(weights), "give a folder")
     refuse_taken(folder / "scores" / "scores.json")
-    for each in Scorer(chosen(plan.dimensions), weights, usable_device(device, auto=("cuda",))).skipped:
+    own = plan.own_dimensions
+    if official and len(own) < len(plan.dimensions):
+        vbench_package.dimensions([name for name in plan.dimensions if name not in own], official)
+    if not own:
+        return
+    for each in Scorer(chosen(own), weights, usable_device(device, auto=("cuda",))).skipped:
         err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
 
 
-def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str, form: str) -> bool:
+def _score(
+    plan: Plan,
+    folder: Path,
+    dimensions: list[str],
+    weights: Path | None,
+    device: str,
+    form: str,
+    official: str | None = None,
+) -> bool:
     """Whether all could be scored."""
     from .. import plans
     from ..eval.cli import run as evaluate
@@ -151,7 +177,10 @@ def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    return evaluate(to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how)
+    by = plans.scorer(plan, official)
+    return evaluate(
+        to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how, score=by
+    )
 
 
 def status(
@@ -219,6 +248,8 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
     unit = _unit(about["bytes"])
     cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
+    if about["tuning_evaluations"]:
+        out.print(f"tuning before: {about['tuning_evaluations']} network evaluations or more", markup=False)
     out.print(f"left: {cells}; {words} on one worker; on disk {unit}", markup=False)
 
 

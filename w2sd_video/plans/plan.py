@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -41,6 +41,7 @@ from ..validation import Setting, plain, validated
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
 AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
+TUNE = "tune"  # and a setting with the numbers of which the best is taken; see `tuning`
 Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
@@ -54,20 +55,27 @@ class Plan:
 
     Args:
         prompts: a suite's name, a file of prompts, or texts.
-        n: how many of them, drawn at random with `sample_seed`; None: all.
+        n: how many of them, drawn at random with `sample_seed`, or where that is None the first; None: all.
         tags: only those that have these tags, `NAME=VALUE` or a value.
         seeds: a number, numbers, or a text such as `0,3,8-15`.
         preset: of all arms, where no axis says another.
         settings: of all arms.
         axes: by name, values of the setting of that name, or labelled sets of settings.
         dimensions: what the videos are scored on; none are scored where it is empty.
+        by_dimension: whether a dimension is scored on the prompts alone whose tag `dimension` has it, where there are
+            such; so VBench's leaderboard does it.
         formats: in which the videos are written.
         base: the arm that the others are compared with; None: the first.
+        names: "vbench" for links to the videos, too, under the names that VBench reads; see `names`.
+        refined: by prompt, what arms are told whose preset refines prompts; their weak arm is told the prompt itself.
+            A run adds what is missing.
+        tuning: what arms with `tune` are tuned on; see `tuning.Tuning`.
+        tuned: by arm, what was found best. A run adds it.
     """
 
     prompts: Texts
     n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
-    sample_seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    sample_seed: Annotated[int, Field(ge=0, le=2**62)] | None = 0
     tags: list[str] = field(default_factory=list)
     seeds: Annotated[
         int | str | list[int],
@@ -77,8 +85,13 @@ class Plan:
     settings: Values = field(default_factory=dict)
     axes: Values = field(default_factory=dict)
     dimensions: list[str] = field(default_factory=list)
+    by_dimension: bool = False
     formats: list[str] = field(default_factory=lambda: ["mp4"])
     base: str | None = None
+    names: Literal["own", "vbench"] = "own"
+    refined: Values = field(default_factory=dict)
+    tuning: Values = field(default_factory=dict)
+    tuned: Values = field(default_factory=dict)
 
     @cached_property
     def suite(self) -> Suite:
@@ -92,7 +105,10 @@ class Plan:
         else:
             found = prompts.load(self.prompts)
         found = prompts.select(found, self.tags)
-        return found if self.n is None else prompts.sample(found, self.n, self.sample_seed)
+        if self.n is None:
+            return found
+        drawn = prompts.sample(found, self.n, self.sample_seed or 0)
+        return drawn if self.sample_seed is not None else replace(found, prompts=found.prompts[: self.n])
 
     @cached_property
     def all_seeds(self) -> list[int]:
@@ -131,11 +147,13 @@ class Plan:
             fields: dict[str, Any] = {}
             for each in (self.settings, *(said for _, said in point)):
                 fields = _over(fields, _fields(each))
-            rival = fields.pop(AS_COSTLY, None)
-            template = self._template(fields)
-            if rival is not None:
-                template = _as_costly(template, self._rival(str(rival), point, axes))
-            return Arm(labels, template)
+            rival, tried = fields.pop(AS_COSTLY, None), fields.pop(TUNE, None)
+            costly = None if rival is None else self._rival(str(rival), point, axes)
+            grid = None if tried is None else Grid(*_tried(tried), fields, costly)
+            if grid:
+                best = self.tuned.get(_name(labels)) or {"settings": {grid.name: grid.values[0]}}
+                fields = _over(fields, _fields(_settings_of(best)))
+            return Arm(labels, *self.template(fields, costly), grid)
         except Named as error:
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
@@ -145,24 +163,30 @@ class Plan:
                 error.argument = f"settings.{error.argument}"
             raise
 
-    def _template(self, fields: dict[str, Any]) -> Request:
-        """A request of the first prompt and seed.
+    def template(self, fields: Mapping[str, Any], costly: Request | None = None) -> tuple[Request, str | None]:
+        """A request of the first prompt and seed, and what refines its prompts.
+
+        Args:
+            fields: what it says beside the preset.
+            costly: one whose network evaluations set the steps.
 
         Raises:
             Refused: it cannot be used, or a plan has no cells of its kind.
         """
+        fields = dict(fields)
         preset, schedule = fields.pop("preset", None) or self.preset, fields.pop("schedule", None)
         if not isinstance(preset, str):
             raise Refused("preset", preset, "give a text")
         if isinstance(method := fields.get("method"), str) and plugins.is_file(method):
             fields["method"] = os.path.basename(method)  # as `plugins` knows it, once it was named
-        request = Request.of(self.suite.prompts[0].text, self.all_seeds[0], preset, schedule, **fields)
+        first = self.suite.prompts[0].text
+        refiner = presets.load(preset).refine if fields.get("weak_prompt") is None else None
+        if refiner:
+            fields["weak_prompt"] = first
+        request = Request.of(first, self.all_seeds[0], preset, schedule, **fields)
         if request.variant == "compare":
             raise Refused("variant", "compare", "give w2sd, plain or weak: an arm of each compares them")
-        if (refine := presets.load(preset).refine) and request.weak_prompt is None:
-            accepted = f"it refines prompts ({refine}), which a plan does not: give another, or a weak_prompt"
-            raise Refused("preset", preset, accepted)
-        return request
+        return request if costly is None else _as_costly(request, costly), refiner
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
         """The template of the arm that has another label on the axis which names it, and is like this one else."""
@@ -175,6 +199,13 @@ class Plan:
                 return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
         raise Refused(AS_COSTLY, label, "it goes with the label of an axis, and names another label of it")
 
+    @property
+    def own_dimensions(self) -> list[str]:
+        """Those that this package computes: of VBench's own, there are only names."""
+        from ..eval.dimensions import OFFICIAL
+
+        return [name for name in self.dimensions if name not in OFFICIAL]
+
     def check(self) -> None:
         """Refuses what cannot be used, before anything is made.
 
@@ -183,6 +214,8 @@ class Plan:
         """
         self._check_formats()
         self._check_dimensions()
+        for text in self.refined:
+            self._refined(text)
         for grammar in dict.fromkeys(arm.template.grammar for arm in self.arms):
             arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
             for prompt in self.suite.prompts if grammar else ():
@@ -201,7 +234,9 @@ class Plan:
                 )
                 raise Refused("dimensions", name, accepted)
         fewest = min(self.arms, key=lambda arm: arm.template.num_frames or 1)
-        for each in chosen(self.dimensions):
+        if len(self.own_dimensions) < len(self.dimensions) and not fewest.template.video:
+            raise Refused("dimensions", self.dimensions, "VBench's package scores videos, and the plan makes images")
+        for each in chosen(self.own_dimensions) if self.own_dimensions else ():
             if each.least_frames > (frames := fewest.template.num_frames or 1):
                 accepted = f"it takes {each.least_frames} frames, and {fewest.name!r} makes {frames}"
                 raise Refused("dimensions", each.name, accepted)
@@ -232,7 +267,14 @@ class Plan:
         """All cells, those of a prompt and seed next to each other."""
         points = itertools.product(self.suite.prompts, self.all_seeds, self.arms)
         for number, (prompt, seed, arm) in enumerate(points):
-            yield Cell(arm, prompt, seed, number)
+            yield Cell(arm, prompt, seed, number, self._refined(prompt.text) if arm.refiner else None)
+
+    def _refined(self, text: str) -> str | None:
+        """What a prompt is refined to; None where that is not known yet."""
+        refined = self.refined.get(text)
+        if refined is not None and not (isinstance(refined, str) and refined.strip()):
+            raise Refused(f"refined.{text}", refined, "give a text that is not empty")
+        return refined
 
 
 def _as_costly(template: Request, rival: Request) -> Request:
@@ -243,16 +285,35 @@ def _as_costly(template: Request, rival: Request) -> Request:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What an arm is tuned over: numbers of a setting, its other settings, and a request that costs as much."""
+
+    name: str
+    values: tuple[float, ...]
+    fields: Mapping[str, Any]
+    costly: Request | None
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A point of the axes: its labels by axis, and a request of the first prompt and seed."""
+    """A point of the axes.
+
+    Args:
+        labels: by axis.
+        template: a request of the first prompt and seed.
+        refiner: what refines its prompts.
+        grid: what it is tuned over.
+    """
 
     labels: Mapping[str, str]
     template: Request
+    refiner: str | None = None
+    grid: Grid | None = None
 
     @cached_property
     def name(self) -> str:
         """What it is called in tables: its labels, those that are numbers with the axis' name."""
-        return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in self.labels.items()) or "all"
+        return _name(self.labels)
 
     @cached_property
     def folder(self) -> str:
@@ -272,20 +333,24 @@ class Arm:
     @cached_property
     def said(self) -> dict[str, Any]:
         """All that decides the frames, but for the prompt and the seed."""
-        return {name: value for name, value in asdict(self.template).items() if name not in ("prompt", "seed")}
+        of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))
+        return {name: value for name, value in asdict(self.template).items() if name not in of_cells}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One output of a plan."""
+    """One output of a plan. `refined` is what its strong arm is told in place of the prompt."""
 
     arm: Arm
     prompt: Prompt
     seed: int
     number: int
+    refined: str | None = None
 
     def request(self) -> Request:
-        return replace(self.arm.template, prompt=self.prompt.text, seed=self.seed)
+        weak_prompt = self.prompt.text if self.arm.refiner else self.arm.template.weak_prompt
+        prompt = self.refined or self.prompt.text
+        return replace(self.arm.template, prompt=prompt, seed=self.seed, weak_prompt=weak_prompt)
 
     @property
     def stem(self) -> str:
@@ -371,6 +436,28 @@ def _label(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _name(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in labels.items()) or "all"
+
+
+def _tried(said: Any) -> tuple[str, tuple[float, ...]]:
+    """The setting that is tuned, and the numbers that are tried."""
+    accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
+    if not isinstance(said, Mapping) or len(said) != 1:
+        raise Refused(TUNE, said, accepted)
+    ((name, values),) = said.items()
+    numbers = values if isinstance(values, list) else []
+    if len(set(numbers)) < 2 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise Refused(f"{TUNE}.{name}", values, accepted)
+    return name, tuple(dict.fromkeys(numbers))
+
+
+def _settings_of(tuned: Any) -> Mapping[str, Any]:
+    if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
+        raise Refused("tuned", tuned, "leave it to the run, which writes it")
+    return said
+
+
 def _bare(label: str) -> bool:
     return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
 
@@ -384,7 +471,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
             raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
-        if name in _REQUEST or name == AS_COSTLY:
+        if name in (*_REQUEST, AS_COSTLY, TUNE):
             fields = _over(fields, {name: value})
         else:
             fields = _over(fields, {"options": {name: value}})

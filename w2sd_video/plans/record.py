@@ -76,6 +76,8 @@ class Keys:
 
     def of(self, cell: Cell) -> str:
         text = f"{self.of_arm(cell.arm)}\n{cell.seed}\n{cell.prompt.text}"
+        if cell.arm.refiner:
+            text += f"\n{cell.refined}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def weights(self, model: str, role: str) -> str:

@@ -18,7 +18,9 @@ from .. import runs
 from ..errors import Refused
 from ..settings import Variant
 from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
+from .names import check_names, link
 from .plan import Cell, Plan
+from .prepare import prepared
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
 
 Shard = tuple[int, int]  # which part, of how many
@@ -75,16 +77,23 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
+    if plan.names == "vbench":
+        check_names(plan)
     runs.writable(path)
     folder = Folder(path)
+
+    def make(of_tuning: Plan, where: Path) -> Progress:
+        return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
+
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
+        plan = prepared(plan, folder, make, shard == WHOLE)
         threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
         state = folder.state(cells)
         record.writelines(json.dumps(line) + "\n" for line in state.adopted)
         tasks = list(_tasks(plan, folder, cells, state))
-        by_key = dict(cells)
+        by_key, made = dict(cells), list(state.made)
         done = Progress(len(cells), len(state.made), len(state.made), [])
         progress(done)
         if engine is None:
@@ -100,8 +109,12 @@ def run(
                 done.failed.append(line)
             else:
                 done.made += 1
+                made.append(outcome.task.key)
             done.seconds = time.monotonic() - began
             progress(done)
+        if plan.names == "vbench":
+            placed = [(by_key[key], *folder.place(by_key[key])) for key in made]
+            link(plan, path, [(cell, where / f"{stem}.mp4") for cell, where, stem in placed], shard == WHOLE)
     return done
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import Refused
 from ..eval.videos import Video
 from ..runs import check_files, read_sidecar
+from .known import known
 from .plan import Plan
 from .record import Folder, Keys
 
@@ -23,7 +24,7 @@ def videos(plan: Plan, path: Path) -> list[Video]:
     threads = folder.threads()
     if threads is None:
         raise Refused("RUN", str(path), "nothing is made yet: w2sd-video run")
-    keys = Keys(threads)
+    keys, plan = Keys(threads), known(plan, folder)
     cells = [(keys.of(cell), cell) for cell in plan.cells()]
     made = folder.state(cells).made
     if not made:

@@ -7,9 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from ..sampling import evaluations
+from .known import known
 from .plan import Plan
 from .record import Folder, Keys
 from .run import WHOLE, Shard, mine
+from .tuning import plan_of
 
 
 def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
@@ -17,20 +19,26 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
 
     `evaluations` are the network's of a cell, by the arithmetic. `seconds` of an arm are those of its cells that are
     made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with cells
-    left has none made.
+    left has none made. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
     from .engine import threads_for
 
     folder = Folder(path)
+    plan = known(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
     state = folder.state(cells)
     arms: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
-    size = 0
+    size = tuning = 0
     for arm in plan.arms:
         cost = evaluations(arm.template)["total"]
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
+    for arm in plan.arms:
+        if arm.grid and arm.name not in plan.tuned:
+            of_tuning = plan_of(plan, arm.grid)
+            cost = sum(evaluations(each.template)["total"] for each in of_tuning.arms)
+            tuning += cost * len(of_tuning.suite.prompts) * len(of_tuning.all_seeds)
     for key, cell in cells:
         arm_of = arms[cell.arm.name]
         arm_of["cells"] += 1
@@ -44,7 +52,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     for name, seconds in times.items():
         arms[name]["seconds"] = fmean(seconds) if seconds else None
     waiting = [arm for arm in arms.values() if arm["left"]]
-    known = all(arm["seconds"] is not None for arm in waiting)
+    all_known = all(arm["seconds"] is not None for arm in waiting)
     return {
         "prompts": len(plan.suite.prompts),
         "seeds": len(plan.all_seeds),
@@ -53,6 +61,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         "cells": len(cells),
         "left": sum(arm["left"] for arm in arms.values()),
         "evaluations_left": sum(arm["left"] * arm["evaluations"] for arm in arms.values()),
-        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if known else None,
+        "tuning_evaluations": tuning,
+        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if all_known else None,
         "bytes": size,
     }

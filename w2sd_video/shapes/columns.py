@@ -1,4 +1,4 @@
-"""The columns that the judges give: of a video of shapes, and of a picture of a digit."""
+"""The columns that the judges give: of a video of shapes, of outlines of shapes, and of a picture of a digit."""
 
 from __future__ import annotations
 
@@ -26,5 +26,6 @@ SHAPES = (
     Column("motion", sign=0),
     Column("clipped", sign=-1),
 )
+OUTLINES = (Column("outlined"), *SHAPES)
 # The ten digits are all that there are.
 DIGITS = (Column("right", kind="verdict", classes=10), Column("distance", sign=-1, classes=10))

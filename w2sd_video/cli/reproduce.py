@@ -1,0 +1,273 @@
+"""`w2sd-video reproduce`: a table of the paper by one command, on real models or on the shipped ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from .. import runs, tables
+from ..terminal import PATH, check_file, err, messages, out, quiet, say
+from .plans import DEVICE, FAILURES, WEIGHTS, check_scoring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..eval.results import Summary
+    from ..plans import Plan
+    from ..reproduce import Needs, Table
+
+OPTIONS = {"n": "--n", "seeds": "--seeds", "prompt": "--prompts", "prompts": "--prompts", "tag": "--prompts"}
+
+
+def reproduce(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="A table of the paper, such as table12; or ls.")],
+    shapes: Annotated[
+        bool, typer.Option("--shapes", help="On the models of this package, which stand for the paper's.")
+    ] = False,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many prompts, in place of the table's.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of each prompt, such as 0-4.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="The prompts: a suite or a file, in place of the table's.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="The run's folder (default: TABLE).", **PATH)] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes side by side, each with models.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Of each worker (default: the cores shared among the workers)."),
+    ] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
+    device: Annotated[str, DEVICE] = "auto",
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="Write the plan to this file, for `w2sd-video run`.", **PATH)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
+) -> None:
+    """Make a table of the paper: its prompts, arms and scores, beside the paper's figures.
+
+    `reproduce ls` lists the tables. With --shapes a table is made with the models of this package: their judge's
+    columns stand for the paper's, and each says why. Without, it takes the real weights; where some are missing, it
+    says which, how to get them, and what the table costs. The same command again goes on, as `w2sd-video run` does.
+    """
+    with messages(context) as options:
+        options |= OPTIONS
+        from .. import reproduce as tables_of_paper
+
+        if name == "ls":
+            for each in map(tables_of_paper.load, tables_of_paper.names()):
+                out.print(f"[bold]{each.name}[/]: {escape(_sentence(each))}")
+            return
+        table = tables_of_paper.load(name)
+        more: dict[str, Any] = {"n": n, "seeds": seeds, "prompts": prompts}
+        more = {key: value for key, value in more.items() if value is not None}
+        to = folder or Path(f"{name}-shapes" if shapes else name)
+        places = _places(table, shapes, to)
+        made = {
+            where: table.on_shapes(**more) if shapes else table.plan(table.parts[part], **more)
+            for part, where in places.items()
+        }
+        costs = {where: tables_of_paper.needs(plan, weights) for where, plan in made.items()}
+        if plan_file is not None:
+            _write_plans(plan_file, made)
+        lacking = {what: way for cost in costs.values() for what, way in cost.missing.items()}
+        if dry_run or lacking:
+            _say_needs(table, shapes, places, costs, lacking)
+        if dry_run:
+            return
+        if lacking:
+            raise ValueError(
+                f"{name} cannot be made here: {len(lacking)} things are missing, see above; get them, or give --shapes"
+            )
+        for where, plan in made.items():
+            plan.check()
+            runs.writable(where)
+        quiet()
+        complete, summaries = True, {}
+        for where, plan in made.items():
+            check_scoring(plan, where, weights, device)
+            complete = _made(plan, where, workers, threads) and complete
+            summaries[where] = _scored(plan, where, weights, device)
+            complete = complete and not summaries[where].scores.problems
+        parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
+        _print(tables_of_paper.document(table, parts, shapes))
+        for file in [*tables_of_paper.write(to, table, parts, shapes), *_pages(summaries)]:
+            out.print(str(file), markup=False)
+        if not complete:
+            raise typer.Exit(1)
+
+
+def _sentence(table: Table) -> str:
+    on = "also on the shipped models" if table.shapes.plan is not None else "on real models alone"
+    return f"{table.title}. {table.source}; {on}."
+
+
+def _places(table: Table, shapes: bool, to: Path) -> dict[str, Path]:
+    """The folder of each part's run: one for all where the shipped models stand for them."""
+    several = len(table.parts) > 1 and not shapes
+    return {part: to / part if several else to for part in table.parts}
+
+
+def _write_plans(path: Path, made: Mapping[Path, Plan]) -> None:
+    """Writes the plan; of several, one file a part."""
+    several = len(made) > 1
+    files = {
+        path.with_name(f"{path.stem}-{where.name}{path.suffix}") if several else path: plan
+        for where, plan in made.items()
+    }
+    for file in files:
+        check_file(file, overwrite=False)
+    runs.writable(path.parent)
+    with runs.whole({str(file): file for file in files}) as staged:
+        for file, plan in files.items():
+            text = yaml.safe_dump(_said(plan), sort_keys=False, allow_unicode=True)
+            staged[str(file)].write_text(text, encoding="utf-8")
+    for file in files:
+        err.print(f"Wrote {file}", markup=False)
+
+
+def _said(plan: Plan) -> dict[str, Any]:
+    """What a plan says beside the defaults."""
+    defaults = {
+        each.name: each.default_factory() if each.default_factory is not MISSING else each.default
+        for each in fields(plan)
+    }
+    return {name: value for name, value in asdict(plan).items() if value != defaults[name]}
+
+
+def _say_needs(
+    table: Table, shapes: bool, places: Mapping[str, Path], costs: Mapping[Path, Needs], lacking: Mapping[str, str]
+) -> None:
+    """What would be made, what it costs, and what is missing."""
+    from ..reproduce import mapping
+
+    out.print(f"{table.title} ({table.source})", markup=False)
+    if shapes:
+        out.print(f"On the shipped models. {table.shapes.why}", markup=False)
+        for line in tables.indented(mapping(table)):
+            out.print(f"  {line}", markup=False)
+    titles = {where: table.parts[part].title for part, where in places.items()}
+    for where, cost in costs.items():
+        title = "the shipped models" if shapes else titles[where]
+        out.print(f"{title}: {cost.cells} cells, {cost.total} network evaluations", markup=False)
+        for arm, count in cost.evaluations.items():
+            out.print(f"  {arm}: {count} network evaluations each", markup=False)
+    if lacking:
+        out.print("missing:", markup=False)
+    for what, way in lacking.items():
+        out.print(f"  {what}: {way}", markup=False)
+
+
+def _made(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
+    """Makes a plan's cells; whether none failed."""
+    from .. import plans
+
+    with _bar("cells") as show:
+        done = plans.run(
+            plan,
+            where,
+            workers,
+            threads,
+            command=["w2sd-video", *sys.argv[1:]],
+            progress=lambda done: show(done.made + len(done.failed), done.cells, done.left),
+        )
+    for line in done.failed[:FAILURES]:
+        err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
+    if done.failed[FAILURES:]:
+        err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
+    return not done.failed
+
+
+def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summary:
+    """The scores of a run, written beside it as `w2sd-video score` does."""
+    from .. import plans
+    from ..eval.evaluate import evaluate
+    from ..eval.results import Summary
+
+    file = where / "scores" / "scores.json"
+    runs.writable(file.parent)
+    with _bar("scored") as show:
+        scores = evaluate(
+            plans.videos(plan, where),
+            plan.dimensions,
+            rows_file=file.with_suffix(".jsonl"),
+            weights=weights,
+            device=device,
+            images=not plan.arms[0].template.video,
+            progress=lambda done, total, video: show(done, total, None),
+        )
+    summary = Summary(scores)
+    summary.write(file, ["w2sd-video", *sys.argv[1:]])
+    for video, dimension, problem in scores.problems[:FAILURES]:
+        err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
+    return summary
+
+
+def _pages(summaries: Mapping[Path, Summary]) -> Iterator[Path]:
+    """A page of each run's scores."""
+    from ..eval import report
+
+    for where, summary in summaries.items():
+        try:
+            report.write(where / "scores" / "scores.html", summary)
+            yield where / "scores" / "scores.html"
+        except ModuleNotFoundError:
+            err.print("No page of plots: matplotlib is missing; pip install matplotlib", markup=False)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int, float | None], None]]:
+    """A progress bar on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(done: int, total: int, left: float | None) -> None:
+            rest = "" if left is None else f", {timedelta(seconds=round(left))} left"
+            bar.update(task, completed=done, total=total, description=what + rest)
+
+        yield show
+
+
+STYLES = {
+    "reproduced": "green",
+    "opposite": "red",
+    "better": "green",
+    "worse": "red",
+    "differs": "blue",
+    "not shown": "dim",
+}
+
+
+def _print(blocks: list[tables.Block]) -> None:
+    for block in blocks:
+        if isinstance(block, tables.Table):
+            grid = Grid(*(escape(_text(cell)) for cell in block.head), box=None, header_style="bold")
+            for row in block.rows:
+                grid.add_row(*map(_styled, row))
+            out.print(grid)
+        elif isinstance(block, tables.Items):
+            for line in tables.indented(block):
+                out.print(f"- {line}", markup=False)
+        else:
+            say("".join(_text(piece) for piece in block.line))
+
+
+def _text(piece: tables.Text) -> str:
+    return piece.text if isinstance(piece, tables.Marked) else piece
+
+
+def _styled(cell: tables.Text) -> str:
+    text = escape(_text(cell))
+    style = STYLES.get(cell.verdict if isinstance(cell, tables.Marked) else cell)
+    return f"[{style}]{text}[/]" if style else text

@@ -1,0 +1,70 @@
+"""A run's videos under the names that VBench's own tools read: `RUN/vbench/ARM/{prompt}-{index}.mp4`.
+
+They are links, in folders of their own: VBench takes the type of all files from whichever is listed first, and beside
+videos lie sidecars.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import runs
+from ..errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .plan import Cell, Plan
+
+FOLDER = "vbench"
+LONGEST = 255  # bytes of a file's name
+
+
+def name_of(cell: Cell, seeds: list[int]) -> str:
+    """What VBench calls a video: the prompt, and the place of its seed among the plan's."""
+    return f"{cell.prompt.text}-{seeds.index(cell.seed)}.mp4"
+
+
+def check_names(plan: Plan) -> None:
+    """Refuses a plan whose videos cannot have these names.
+
+    Raises:
+        Refused: it makes pictures or no mp4, or a prompt is no name of a file.
+    """
+    if not plan.arms[0].template.video or "mp4" not in plan.formats:
+        raise Refused("names", plan.names, "VBench reads videos as mp4, and the plan makes none")
+    for prompt in plan.suite.prompts:
+        length = len(f"{prompt.text}-{len(plan.all_seeds)}.mp4".encode())
+        if set(prompt.text) & set("/\\\0") or prompt.text.startswith(".") or length > LONGEST:
+            raise Refused("names", plan.names, f"the prompt {prompt.text[:100]!r} cannot be the name of a file")
+
+
+def link(plan: Plan, path: Path, made: Iterable[tuple[Cell, Path]], whole: bool = True) -> None:
+    """Links a run's videos.
+
+    Args:
+        path: the run's folder.
+        made: the cells that are made, each with its video.
+        whole: whether those are all of the run: other links are removed then.
+    """
+    wanted: dict[Path, Path] = {
+        path / FOLDER / cell.arm.folder / name_of(cell, plan.all_seeds): video for cell, video in made
+    }
+    for folder in dict.fromkeys(each.parent for each in wanted):
+        runs.writable(folder)
+        for old in folder.glob("*.mp4") if whole else ():
+            if old not in wanted:
+                old.unlink()
+    for name, video in wanted.items():
+        if name.exists() and os.path.samefile(name, video):
+            continue
+        staged = name.with_name(f".{os.getpid()}.mp4")
+        staged.unlink(missing_ok=True)
+        try:
+            os.link(video, staged)
+        except OSError:  # a disk without links
+            shutil.copyfile(video, staged)
+        os.replace(staged, name)

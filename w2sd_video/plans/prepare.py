@@ -1,0 +1,130 @@
+"""What of a plan is settled before its cells are made, and kept in the plan of its run's folder.
+
+That is what prompts are refined to, and what is best of an arm that is tuned.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused
+from ..refine import Refiner
+from .known import known
+from .plan import Arm, Plan
+from .record import Folder
+from .scored import videos
+from .tuning import fingerprint, label, plan_of, tuning_of
+
+logger = logging.getLogger("w2sd_video")
+ENOUGH = 200  # prompts to tune on
+MOST, STEP = 30.0, 1.4  # of a guidance that is best at the upper end
+Make = Callable[[Plan, Path], object]  # makes a plan's cells in a folder
+
+
+def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan:
+    """A plan with all its prompts refined and its arms tuned.
+
+    Args:
+        make: makes the cells of a tuning in a folder.
+        whole: whether all cells of the plan are made here; a shard leaves tuning to the run as a whole.
+
+    Raises:
+        Refused: two presets refine prompts differently, the language model that refines them is not on this machine, or
+            arms are not tuned yet.
+    """
+    if not any(arm.refiner or arm.grid for arm in plan.arms):
+        return plan
+    plan = known(plan, folder)
+    plan = replace(plan, refined={**plan.refined, **_refined(plan)})
+    for arm in [arm for arm in plan.arms if arm.grid]:
+        if whole:
+            plan = replace(plan, tuned={**plan.tuned, arm.name: _best(plan, arm, folder.path, make)})
+        elif arm.name not in plan.tuned:
+            accepted = "it is not tuned yet: begin the run on one machine, as a whole, which tunes its arms first"
+            raise Refused("shard", arm.name, accepted)
+    return plan
+
+
+def _refined(plan: Plan) -> dict[str, str]:
+    """What is not refined yet, refined."""
+    refiners = list(dict.fromkeys(arm.refiner for arm in plan.arms if arm.refiner))
+    if len(refiners) > 1:
+        raise Refused("preset", refiners, "the plan's presets refine prompts by different models: give a plan for each")
+    missing = [prompt.text for prompt in plan.suite.prompts if prompt.text not in plan.refined]
+    if not refiners or not missing:
+        return {}
+    refine = _refiner(refiners[0])
+    return {text: refine(text) for text in missing}
+
+
+def _refiner(name: str) -> Refiner:
+    if name == "shapes":
+        from ..shapes.grammar import refine
+
+        return refine
+    from ..refine import language_model
+
+    try:
+        return language_model(name)
+    except (OSError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({said})") from None
+
+
+def _place(folder: Path, arm: Arm) -> Path:
+    """The folder of an arm's tuning in that of its run."""
+    return folder / "tuning" / arm.folder
+
+
+def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
+    """The settings of an arm that are best, and what they were found by.
+
+    Args:
+        folder: of the plan's run.
+        make: makes the tuning's cells; what is made already it keeps.
+    """
+    grid = arm.grid
+    assert grid
+    values = grid.values
+    while True:
+        of_tuning = plan_of(plan, grid, values)
+        make(of_tuning, _place(folder, arm))
+        means = _means(of_tuning, _place(folder, arm), tuning_of(plan).by)
+        chosen = max(values, key=lambda value: means[label(grid, value)])
+        follow = grid.name.endswith("guidance_scale") and chosen == max(values) and 0 < chosen < MOST
+        if not follow:
+            break
+        values = (*values, round(chosen * STEP, 3))
+    count = len(of_tuning.suite.prompts)
+    if count < ENOUGH:
+        logger.warning("note: %s is tuned on %d prompts, fewer than %d", arm.name, count, ENOUGH)
+    return {
+        "settings": {grid.name: chosen},
+        "prompts": count,
+        "means": {name: [None if math.isinf(m) else m for m in each] for name, each in means.items()},
+        "of": fingerprint(plan, arm),
+    }
+
+
+def _means(plan: Plan, folder: Path, by: list[str]) -> dict[str, tuple[float, ...]]:
+    """What decides, by arm: higher is better. What no video of an arm shows counts as the worst."""
+    from ..eval.evaluate import evaluate
+    from ..eval.results import Summary
+
+    (folder / "scores").mkdir(exist_ok=True)
+    images = not plan.arms[0].template.video
+    scores = evaluate(
+        videos(plan, folder), plan.dimensions, rows_file=folder / "scores" / "scores.jsonl", images=images
+    )
+    summary = Summary(scores)
+
+    def of(arm: str, column: str) -> float:
+        mean = summary.means[arm][column]
+        return mean.mean * (summary.columns[column].sign or 1) if mean.n else -math.inf
+
+    return {arm.name: tuple(of(arm.name, column) for column in by) for arm in plan.arms}

@@ -1,0 +1,161 @@
+"""Arms that are tuned: the best number of a setting, found on prompts that the plan does not have, before its cells.
+
+Whoever claims that a method is better than guidance has to let guidance be set as well as it can be. In a plan:
+
+    axes:
+      arm:
+        w2sd: {}
+        tuned: {variant: plain, tune: {guidance_scale: [1, 1.5, 2, 2.5, 3, 4, 5, 7]}}
+        tuned at equal cost: {variant: plain, as_costly_as: w2sd, tune: {guidance_scale: [1, 1.5, 2, 3, 5, 7]}}
+    tuning:
+      n: 50
+      by: [shapes_right, shapes_form]
+
+All numbers are tried in a run in the folder's `tuning`, on the same prompts and seeds. The first column of `by`
+decides; where it is equal, the next. A guidance that is best at the upper end of its numbers is followed upwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from .. import prompts
+from ..errors import Refused, did_you_mean
+from ..validation import Setting, validated
+from .plan import MOST_CELLS, Arm, Grid, Plan, Texts
+
+SEED = 500_000  # of the tuning's videos: others than a plan's
+
+
+@validated
+class Tuning:
+    """What arms are tuned on.
+
+    Args:
+        by: columns of the plan's dimensions; the first decides, then the next.
+        prompts: a suite, a file or texts; None: the plan's, without those that it has.
+        n: how many of them, drawn at random; None: all.
+        seeds: of each prompt.
+    """
+
+    by: list[str]
+    prompts: Texts | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
+    sample_seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    tags: list[str] = field(default_factory=list)
+    seeds: Annotated[
+        int | str | list[int],
+        Setting("Seeds.", accepted="give a whole number, a list of them, or a text such as 0,3,8-15"),
+    ] = SEED
+
+
+def tuning_of(plan: Plan) -> Tuning:
+    """What the arms of a plan are tuned on.
+
+    Raises:
+        Refused: the plan does not say it, or it cannot be used.
+    """
+    if not plan.tuning:
+        raise Refused("tuning", None, "an arm has `tune`: give {by: [COLUMN]}, and n or prompts")
+    try:
+        return Tuning(**plan.tuning)
+    except Refused as error:
+        raise Refused(f"tuning.{error.argument}", error.value, error.accepted) from None
+
+
+def texts(plan: Plan, tuning: Tuning) -> list[str]:
+    """The prompts to tune on, none of which the plan has.
+
+    Raises:
+        Refused: there are too few.
+    """
+    if isinstance(tuning.prompts, list):
+        listed = list(dict.fromkeys(tuning.prompts))
+        if shared := {prompt.text for prompt in plan.suite.prompts} & set(listed):
+            raise Refused("tuning.prompts", min(shared), "the plan has it, too: tune on others")
+        return listed
+    suite = prompts.select(_suite(plan, tuning), tuning.tags or (plan.tags if tuning.prompts is None else []))
+    own = {prompt.text for prompt in plan.suite.prompts}
+    left = replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text not in own))
+    if not left.prompts or (tuning.n or 1) > len(left.prompts):
+        accepted = f"{len(left.prompts)} prompts of {suite.name} are not the plan's: give fewer, or tuning.prompts"
+        raise Refused("tuning.n", tuning.n, accepted)
+    drawn = left if tuning.n is None else prompts.sample(left, tuning.n, tuning.sample_seed)
+    return [prompt.text for prompt in drawn.prompts]
+
+
+def _suite(plan: Plan, tuning: Tuning) -> prompts.Suite:
+    if isinstance(tuning.prompts, str):
+        return prompts.load(tuning.prompts)
+    if isinstance(plan.prompts, str):
+        return prompts.load(plan.prompts)
+    raise Refused("tuning.prompts", None, "the plan lists its prompts: give others to tune on")
+
+
+def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> Plan:
+    """The plan of an arm's tuning, an arm a number.
+
+    Raises:
+        Refused: it cannot be used.
+    """
+    from ..eval.dimensions import chosen
+
+    tuning = tuning_of(plan)
+    known = {
+        column: d.name for d in (chosen(plan.own_dimensions) if plan.own_dimensions else ()) for column in d.columns
+    }
+    for column in tuning.by or [""]:
+        if column not in known:
+            raise Refused("tuning.by", column, f"give columns of the plan's dimensions; {did_you_mean(column, known)}")
+    arms = {}
+    for value in values or grid.values:
+        fields = {**grid.fields, **_set(grid, value)}
+        if grid.costly is not None:
+            steps = plan.template(fields, grid.costly)[0].num_inference_steps
+            fields |= {"num_inference_steps": steps, "reflection_steps": max(steps - 1, 0)}
+        arms[label(grid, value)] = fields
+    return Plan(
+        prompts=texts(plan, tuning),
+        seeds=tuning.seeds,
+        preset=plan.preset,
+        axes={"tuning": arms},
+        dimensions=list(dict.fromkeys(known[column] for column in tuning.by)),
+        refined=plan.refined,
+    )
+
+
+def _set(grid: Grid, value: float) -> dict[str, Any]:
+    """A number of the setting that is tuned, as fields of a request."""
+    from .. import settings
+
+    if grid.name in settings.names():
+        return {grid.name: value}
+    return {"options": {**(grid.fields.get("options") or {}), grid.name: value}}
+
+
+def label(grid: Grid, value: float) -> str:
+    """What the arm of a number is called in an arm's tuning."""
+    return f"{grid.name} {value:g}"
+
+
+def fingerprint(plan: Plan, arm: Arm) -> str:
+    """A hash of all that a plan says of an arm's tuning."""
+    assert arm.grid
+    said = {name: value for name, value in asdict(plan_of(plan, arm.grid)).items() if name != "refined"}
+    return hashlib.sha256(json.dumps([said, plan.tuning["by"]], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def tuned(plan: Plan, former: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known already of a plan's tuned arms, of what a run has written."""
+    found = {}
+    for arm in plan.arms:
+        each = former.get(arm.name)
+        if arm.grid and isinstance(each, Mapping) and each.get("of") == fingerprint(plan, arm):
+            found[arm.name] = dict(each)
+    return found

@@ -1,0 +1,23 @@
+"""The paper's tables: each a plan with the paper's figures, and a plan on the shipped models that stands for it."""
+
+from .needs import Needs, needs
+from .results import Figure, Result, direction, document, mapping, paper_of, results, write
+from .table import ALWAYS, Part, Table, load, names
+
+__all__ = [
+    "ALWAYS",
+    "Figure",
+    "Needs",
+    "Part",
+    "Result",
+    "Table",
+    "direction",
+    "document",
+    "load",
+    "mapping",
+    "names",
+    "needs",
+    "paper_of",
+    "results",
+    "write",
+]

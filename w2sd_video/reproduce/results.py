@@ -1,0 +1,312 @@
+"""What a run makes of a table: our figures beside the paper's, and whether the paper's directions are reproduced.
+
+A direction is that of the difference between an arm and the base: which of the two is better, or in columns without a
+better side which is higher. It is reproduced, or the opposite, where `w2sd_video.verdicts` gives a verdict; else it is
+not shown, which is not the same as equal.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import tables
+from ..columns import Column as Kind
+from ..runs import whole
+from ..tables import Block, Items, Marked, Paragraph, Text
+from ..verdicts import ENOUGH, LEVEL, Comparison, Interval, decide
+from .table import ALWAYS, Column, Part, Table
+
+if TYPE_CHECKING:
+    from ..eval.results import Summary
+
+REPRODUCED, OPPOSITE, NOT_SHOWN = "reproduced", "opposite", "not shown"
+FIFTY = 50.0  # percent: a share of preferences of neither
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of an arm.
+
+    Args:
+        column: the table's; of those that every table has beside the paper's, with their own name.
+        ours: the name of our column; None where there is none.
+        mean: our figure with its interval, in the paper's unit; None where there is none.
+        paper: the paper's figure.
+        difference: our difference from the base, in the paper's unit.
+        paper_difference: the paper's.
+        compared: the comparison with the base, in our column's own unit.
+        direction: "reproduced", "opposite", "not shown"; "" where the paper has none.
+    """
+
+    arm: str
+    column: Column
+    ours: str | None
+    mean: Interval | None
+    paper: float | None
+    difference: Interval | None = None
+    paper_difference: float | None = None
+    compared: Comparison | None = None
+    direction: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A part of a table, as it came out.
+
+    Args:
+        figures: by column, then by arm, in the paper's order.
+        counts: how many prompts and videos an arm has, and how many failed.
+        tested: comparisons that have an adjusted p.
+    """
+
+    part: str
+    title: str
+    base: str
+    arms: tuple[str, ...]
+    figures: tuple[tuple[Figure, ...], ...]
+    counts: Mapping[str, str]
+    tested: int
+
+    @property
+    def directions(self) -> dict[str, int]:
+        """How many directions there are of each kind."""
+        all_of = [figure.direction for row in self.figures for figure in row if figure.direction]
+        return {kind: all_of.count(kind) for kind in (REPRODUCED, NOT_SHOWN, OPPOSITE)}
+
+
+def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> list[Result]:
+    """The parts of a table, by the scores of their runs; verdicts are over all that is shown.
+
+    Args:
+        summaries: by part the scores of the plan that makes it, whose first group is the base. Parts that one plan
+            stands for have the same object.
+        on_shapes: whether they are of the plan on the shipped models.
+    """
+    columns: dict[str, Kind] = {}
+    shown: list[tuple[int, Comparison]] = []
+    for summary in {id(each): each for each in summaries.values()}.values():
+        columns |= summary.columns
+        wanted = {ours for _, ours in _mapped(table, summary, on_shapes)}
+        shown += [(id(summary), c) for c in summary.comparisons if c.column in wanted]
+    together = decide([c for _, c in shown], columns)
+    decided: dict[int, dict[tuple[str, str], Comparison]] = {}
+    for (run, _), c in zip(shown, together, strict=True):
+        decided.setdefault(run, {})[c.group, c.column] = c
+    return [_result(table, name, each, decided.get(id(each), {}), on_shapes) for name, each in summaries.items()]
+
+
+def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, float]]:
+    """The paper's figures of a part by arm and our column, in the unit of our column where that is the paper's own."""
+    found: dict[str, dict[str, float]] = {}
+    for number, column in enumerate(table.columns):
+        ours = column.shapes if on_shapes else column.column
+        for arm, figure in table.parts[part].figures(number).items():
+            if ours and column.shows == "mean" and figure is not None:
+                found.setdefault(arm, {})[ours] = figure if on_shapes else figure / column.factor
+    return found
+
+
+def _mapped(table: Table, summary: Summary, on_shapes: bool) -> list[tuple[Column, str | None]]:
+    """The table's columns and those that every table has, each with ours, where that was scored."""
+    mapped = [(column, column.shapes if on_shapes else column.column) for column in table.columns]
+    mapped += [(Column(title=ours, column=ours), ours) for ours in ALWAYS if ours in summary.columns]
+    return [(column, ours if ours in summary.columns else None) for column, ours in mapped]
+
+
+def _result(
+    table: Table, name: str, summary: Summary, compared: Mapping[tuple[str, str], Comparison], on_shapes: bool
+) -> Result:
+    part = table.parts[name]
+    rows = []
+    for number, (column, ours) in enumerate(_mapped(table, summary, on_shapes)):
+        paper = part.figures(number) if number < len(table.columns) else dict.fromkeys(part.paper)
+        rows.append(tuple(_figures(part, column, ours, paper, summary, compared, on_shapes)))
+    tested = sum(not math.isnan(c.p_adjusted) for c in compared.values())
+    counts = {arm: summary.counted(arm) for arm in part.paper}
+    return Result(name, part.title, summary.base, tuple(part.paper), tuple(rows), counts, tested)
+
+
+def _figures(
+    part: Part,
+    column: Column,
+    ours: str | None,
+    paper: Mapping[str, float | None],
+    summary: Summary,
+    compared: Mapping[tuple[str, str], Comparison],
+    on_shapes: bool,
+) -> Iterator[Figure]:
+    factor = 100.0 if column.shows == "share" else 1.0 if on_shapes else column.factor
+    middle = FIFTY if column.shows == "share" else None
+    base = paper[summary.base] if paper[summary.base] is not None else middle
+    rivals = [arm for arm, figure in paper.items() if figure is not None and arm != summary.base]
+    for arm in part.paper:
+        c = compared.get((arm, ours or ""))
+        mean = summary.means[arm][ours] if ours and column.shows == "mean" else None
+        if ours and column.shows == "share" and paper[arm] is not None:
+            rival = compared.get((rivals[0], ours)) if arm == summary.base and len(rivals) == 1 else None
+            mean = _share(c) if c else _rest(_share(rival)) if rival else None
+        figure = paper[arm]
+        beside = None if figure is None or base is None or arm == summary.base else figure - base
+        said = direction(c, summary.columns[ours], column.sign, beside) if ours and beside is not None else ""
+        yield Figure(
+            arm,
+            column,
+            ours,
+            _scaled(mean, factor) if mean and mean.n else None,
+            figure,
+            _scaled(c.difference, factor) if c and column.shows == "mean" else None,
+            beside,
+            c,
+            said,
+        )
+
+
+def direction(compared: Comparison | None, ours: Kind, sign: int, paper_difference: float) -> str:
+    """Whether our difference has the paper's direction.
+
+    Args:
+        compared: ours, decided; None where there is none to compare.
+        ours: our column.
+        sign: 1 where a higher figure of the paper is better, -1 where a lower one is, 0 where neither.
+        paper_difference: the paper's figure less that of the base.
+    """
+    if not paper_difference:
+        return ""
+    if compared is None or not compared.verdict:
+        return NOT_SHOWN
+    up = compared.difference.mean * (ours.sign or 1) > 0
+    return REPRODUCED if up == (paper_difference * (sign or 1) > 0) else OPPOSITE
+
+
+def _share(c: Comparison) -> Interval:
+    """The share of pairs in which the group is better or, of scores that are odds, the mean probability that it is."""
+    return c.preferred or c.wins
+
+
+def _rest(share: Interval) -> Interval:
+    return replace(share, mean=1 - share.mean, low=1 - share.high, high=1 - share.low)
+
+
+def _scaled(each: Interval, factor: float) -> Interval:
+    return replace(each, mean=each.mean * factor, low=each.low * factor, high=each.high * factor)
+
+
+# As a table
+
+
+def document(table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Block]:
+    """Title, what stands for what, a table a part, and what a reader has to know."""
+    blocks: list[Block] = [Paragraph([f"{table.title} ({table.source})"])]
+    if on_shapes:
+        blocks += [Paragraph([f"On the shipped models. {table.shapes.why}"]), mapping(table)]
+    for each in parts:
+        blocks += [Paragraph([each.title]), grid(each), Paragraph([_counted(each)])]
+    lines = [*legend(parts, on_shapes), *table.notes]
+    if not on_shapes:
+        lines += [f"{column.title} is not scored: {column.lacks}." for column in table.columns if column.lacks]
+    return [*blocks, Items([[line] for line in lines])]
+
+
+def mapping(table: Table) -> Items:
+    """Which column of the shipped models stands for which of the paper's."""
+    lines = []
+    for c in table.columns:
+        if c.shapes is None:
+            lines.append([f"{c.title}: nothing stands for it; {c.why}"])
+        else:
+            lines.append([f"{c.title}: {c.shapes}{', as a share' * (c.shows == 'share')}; {c.why}"])
+    return Items(lines)
+
+
+def grid(each: Result) -> tables.Table:
+    """A row a column; for each arm our figure and the paper's, then whether the direction is the paper's."""
+    others = [arm for arm in each.arms if arm != each.base]
+    head = ["", *(text for arm in each.arms for text in (arm, "paper"))]
+    head += [f"{arm} against {each.base}" for arm in others]
+    rows: list[list[Text]] = []
+    for figures in each.figures:
+        by_arm = {figure.arm: figure for figure in figures}
+        row: list[Text] = [_label(figures[0])]
+        for arm in each.arms:
+            figure = by_arm[arm]
+            verdict = figure.compared.verdict if figure.compared else ""
+            row += [Marked(_number(figure.mean), verdict), "" if figure.paper is None else f"{figure.paper:g}"]
+        rows.append([*row, *(by_arm[arm].direction for arm in others)])
+    return tables.Table(head, rows)
+
+
+def _label(figure: Figure) -> str:
+    own = figure.ours if figure.ours and figure.ours != figure.column.title else ""
+    share = ", %" if figure.column.shows == "share" else ""
+    if not own or own == figure.column.column:
+        return f"{figure.column.title}{share}"
+    from .table import record
+
+    return f"{figure.column.title}: {record(own).label}{share}"
+
+
+def _number(mean: Interval | None) -> str:
+    return "" if mean is None else mean.text(1 if abs(mean.mean) >= 20 else 2 if abs(mean.mean) >= 2 else 3)
+
+
+def _counted(each: Result) -> str:
+    counts = "; ".join(f"{arm}: {count}" for arm, count in each.counts.items())
+    ways = ", ".join(f"{count} {kind}" for kind, count in each.directions.items())
+    return f"Directions: {ways}. {counts}."
+
+
+def legend(parts: Sequence[Result], on_shapes: bool) -> list[str]:
+    """What a reader of the table has to know."""
+    base = parts[0].base
+    lines = [
+        "Means with 95 % intervals over prompts (of digits: over pictures, each digit weighted alike), not adjusted.",
+        f"A direction is which of an arm and {base} is better; where neither side is better, which is higher. It is"
+        " reproduced, or opposite, where the p of the paired difference, adjusted by Holm's method over all comparisons"
+        f" of the table, is at most {LEVEL}; else it is not shown, which is not the same as equal.",
+    ]
+    if few := [each.title for each in parts if not each.tested]:
+        lines.append(f"No direction can be shown with under {ENOUGH} prompts: {', '.join(few)}.")
+    if on_shapes:
+        lines.append(
+            "Figures of the shipped models are in the units of their judge, and are not those of the paper: compare"
+            " directions, not sizes."
+        )
+    return lines
+
+
+# As files
+
+
+def write(folder: Path, table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Path]:
+    """Writes `table.csv` and `table.md`."""
+    files = {"csv": folder / "table.csv", "md": folder / "table.md"}
+    with whole(files) as staged:
+        staged["md"].write_text(tables.markdown(document(table, parts, on_shapes)) + "\n", encoding="utf-8")
+        with open(staged["csv"], "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows(parts))
+    return list(files.values())
+
+
+HEAD = """part column ours arm n of units mean low high paper base difference difference_low difference_high p_adjusted
+verdict paper_difference direction reason""".split()
+
+
+def rows(parts: Iterable[Result]) -> Iterator[list[object]]:
+    """The lines of `table.csv`: one a part, column and arm."""
+    yield list(HEAD)
+    for each in parts:
+        for figure in (figure for row in each.figures for figure in row):
+            mean, c = figure.mean, figure.compared
+            line: list[object] = [each.part, figure.column.title, figure.ours, figure.arm]
+            line += [mean.n, mean.of, mean.units, mean.mean, mean.low, mean.high] if mean else [None] * 6
+            line += [figure.paper, each.base if c else None]
+            d = figure.difference
+            line += [d.mean, d.low, d.high] if d else [None] * 3
+            line += [c.p_adjusted, c.verdict] if c else [None] * 2
+            line += [figure.paper_difference, figure.direction, c.reason if c else None]
+            yield ["" if value is None or value != value else value for value in line]
