@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 from w2sd_video import cli, plans, runs
 from w2sd_video.errors import Refused
 from w2sd_video.eval.evaluate import evaluate
-from w2sd_video.plans import Cell, Folder, Keys, Plan, engine
-from w2sd_video.plans.engine import Outcome, SideBySide, Task
+from w2sd_video.plans import Cell, Folder, Keys, Plan
+from w2sd_video.plans.cells import Cells, CellTask
+from w2sd_video.plans.engine import Outcome
+from w2sd_video.plans.processes import SideBySide
 
 SMALL = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
 ARMS = {"arm": {"strong": {"variant": "plain"}, "w2sd": {}}}
@@ -225,12 +227,12 @@ def test_shards_make_every_cell_once(tmp_path):
 
 
 def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
-    real = engine.Worker.make
+    real = Cells.make
 
-    def make(self, task: Task) -> Outcome:
+    def make(self, task: CellTask) -> Outcome:
         return Outcome(task, error="ValueError: no") if task.request.seed == 1 else real(self, task)
 
-    monkeypatch.setattr(engine.Worker, "make", make)
+    monkeypatch.setattr(Cells, "make", make)
     of = plan(prompts=TEXTS[:1], seeds="0-1", axes={})
     done = plans.run(of, tmp_path, threads=1)
     assert (done.made, [line["error"] for line in done.failed]) == (1, ["ValueError: no"])
@@ -243,13 +245,13 @@ def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
-    real = engine.Worker.make
+    real = Cells.make
 
-    def make(self, task: Task) -> Outcome:
+    def make(self, task: CellTask) -> Outcome:
         full = OSError(28, "No space left on device", "x.mp4")
         return Outcome(task, error=str(full), raised=full) if task.request.seed == 1 else real(self, task)
 
-    monkeypatch.setattr(engine.Worker, "make", make)
+    monkeypatch.setattr(Cells, "make", make)
     of = plan(prompts=TEXTS[:1], seeds="0-2", axes={})
     with pytest.raises(OSError, match="No space left"):
         plans.run(of, tmp_path, threads=1)
@@ -300,13 +302,13 @@ def test_a_plan_of_ten_thousand_cells_is_looked_through_in_a_moment(tmp_path):
 # Workers
 
 
-def _stand_in(connection, threads, command):
-    """A worker that dies at seed 1, each time or, with the command `once`, the first time."""
-    mark = Path(command[0])
+def _stand_in(connection, start, threads, files):
+    """A worker that dies at seed 1, each time or, where it starts with `once`, the first time."""
+    mark, times = start
     try:
         while True:
             task = connection.recv()
-            if task.request.seed == 1 and not (mark.exists() and command[1] == "once"):
+            if task.request.seed == 1 and not (mark.exists() and times == "once"):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             connection.send(Outcome(task, record={"by": os.getpid()}))
@@ -314,16 +316,16 @@ def _stand_in(connection, threads, command):
         pass
 
 
-def tasks(tmp_path: Path, count: int) -> list[Task]:
+def tasks(tmp_path: Path, count: int) -> list[CellTask]:
     request = next(plan(axes={}).cells()).request()
-    return [Task(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
+    return [CellTask(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", ["once", "always"])
 def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again_with_a_bound(times, tmp_path):
-    side = SideBySide(2, 1, (str(tmp_path / "mark"), times), _stand_in)
-    outcomes = {outcome.task.key: outcome for outcome in side.run(tasks(tmp_path, 6))}
+    made = SideBySide(2, _stand_in).run(tasks(tmp_path, 6), (tmp_path / "mark", times), 1, tmp_path)
+    outcomes = {outcome.task.key: outcome for outcome in made}
     assert outcomes.keys() == set("012345")
     failed = {key: outcome.error for key, outcome in outcomes.items() if outcome.error}
     assert failed == ({} if times == "once" else {"1": "its worker died: SIGKILL"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +22,25 @@ from .options import FORMAT, wants_json
 if TYPE_CHECKING:
     from ..plans import Plan
     from ..plans import Progress as Done
+    from ..plans.engine import Engine
 
-OF_PLANS = {"prompt": "prompts", "tag": "tags"}  # what an error's argument is called in a plan
+# What an error's argument is called in a plan, or by these commands.
+OF_PLANS = {"prompt": "prompts", "tag": "tags", "engine": "--engine", "address": "--address", "threads": "--threads"}
 FAILURES = 5  # that are listed
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
+ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
+WORKERS = typer.Option(
+    "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
+)
+THREADS = typer.Option(
+    "--threads", min=1, max=1024, help="Of each worker (default: the run's, or the cores shared among the workers)."
+)
+ADDRESS = typer.Option(
+    "--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto (default: RAY_ADDRESS, or one of its own)."
+)
+GPUS = typer.Option("--gpus-per-worker", min=0, help="On Ray, also a part of one (default: 1 where there are some).")
 DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
@@ -37,11 +52,11 @@ def run(
     folder: Annotated[
         Path | None, typer.Option("--out", help="The run's folder (default: the plan's name).", **PATH)
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes side by side, each with models.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="Of each worker (default: the cores shared among the workers)."),
-    ] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    engine: Annotated[str, ENGINE] = "local",
+    address: Annotated[str | None, ADDRESS] = None,
+    gpus: Annotated[float | None, GPUS] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts, of runs on several machines.")
     ] = None,
@@ -71,8 +86,8 @@ def run(
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
             _check_scoring(plan, to, weights, device)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
+        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("cells", total=None)
 
             def show(done: Done) -> None:
@@ -82,7 +97,8 @@ def run(
                 if not err.is_terminal and count > done.kept:
                     err.print(f"{count}/{done.cells}{left}", markup=False)
 
-            done = plans.run(plan, to, workers, threads, part, ["w2sd-video", *sys.argv[1:]], progress=show)
+            command = ["w2sd-video", *sys.argv[1:]]
+            done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
         about = _status(plan, to, part, threads)
         _say(about, as_json)
         for line in done.failed[:FAILURES]:
@@ -91,9 +107,9 @@ def run(
             err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
         if others := sorted({each.name for each in (to / "videos").glob("[!.]*")} - {arm.folder for arm in plan.arms}):
             err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
-        scored = True
+        scored, how = True, "json-quietly" if as_json else "text"
         if scores:
-            scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text")
+            scored = _score(plan, to, plan.dimensions, weights, device, how, by, threads)
         if done.failed or not scored:
             raise typer.Exit(1)
 
@@ -104,6 +120,11 @@ def score(
     dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    engine: Annotated[str, ENGINE] = "local",
+    address: Annotated[str | None, ADDRESS] = None,
+    gpus: Annotated[float | None, GPUS] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
@@ -122,8 +143,32 @@ def score(
         if form not in ("text", "json", *tables.FORMATS):
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
-        if not _score(plan, to, wanted, weights, device, form):
+        by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
+        if not _score(plan, to, wanted, weights, device, form, by, threads):
             raise typer.Exit(1)
+
+
+@contextmanager
+def _engine(
+    plan: Plan, device: str, engine: str, workers: int | None, address: str | None, gpus: float | None
+) -> Iterator[Engine]:
+    """Whatever makes and scores."""
+    from ..plans import OnRay
+    from ..plans.run import on_this_machine
+
+    if engine not in ("local", "ray"):
+        raise Refused("engine", engine, "give local or ray")
+    if engine == "local":
+        for option, value in (("--address", address), ("--gpus-per-worker", gpus)):
+            if value is not None:
+                raise Refused(option, value, "it goes with --engine ray")
+        yield on_this_machine(workers or 1)
+        return
+    for each in {device, *(arm.template.device for arm in plan.arms)}:
+        if each.startswith("cuda:"):
+            raise Refused("device", each, "Ray says which GPU a worker has: give cuda or auto")
+    with OnRay(workers, address, gpus) as by:
+        yield by
 
 
 def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) -> None:
@@ -140,14 +185,38 @@ def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) 
         err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
 
 
-def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str, form: str) -> bool:
-    """Whether all could be scored."""
+def _score(
+    plan: Plan,
+    folder: Path,
+    dimensions: list[str],
+    weights: Path | None,
+    device: str,
+    form: str,
+    engine: Engine,
+    threads: int | None,
+) -> bool:
+    """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
+    import torch
+
     from .. import plans
+    from ..eval.cli import refuse_taken
     from ..eval.cli import run as evaluate
+    from ..plans.engine import Here
 
     videos = plans.videos(plan, folder)
     results = folder / "scores" / "scores.json"
     runs.writable(results.parent)
+    threads = threads or plans.Folder(folder).threads() or engine.threads()
+    if not isinstance(engine, Here):
+        refuse_taken(results)
+        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task("videos", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            plans.score(videos, dimensions, folder, engine, threads, weights, device, show)
+    torch.set_num_threads(threads)
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form

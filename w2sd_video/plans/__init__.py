@@ -1,9 +1,11 @@
 """Plans: whole tables of prompts, seeds and settings, made in a folder that can be interrupted and extended."""
 
+from .on_ray import OnRay
 from .plan import Arm, Cell, Plan, read
 from .record import Folder, Keys
 from .run import Progress, run
 from .scored import videos
+from .scoring import score
 from .status import status
 
-__all__ = ["Arm", "Cell", "Folder", "Keys", "Plan", "Progress", "read", "run", "status", "videos"]
+__all__ = ["Arm", "Cell", "Folder", "Keys", "OnRay", "Plan", "Progress", "read", "run", "score", "status", "videos"]

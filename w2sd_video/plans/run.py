@@ -7,8 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import yaml
 from .. import runs
 from ..errors import Refused
 from ..settings import Variant
-from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
+from .cells import Cells, CellTask
+from .engine import Engine, Here, Outcome
 from .plan import Cell, Plan
+from .processes import SideBySide
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
 
 Shard = tuple[int, int]  # which part, of how many
@@ -66,7 +69,7 @@ def run(
         workers: processes side by side, each with models of its own. 1: this process.
         threads: of each worker; None: those that the run was begun with, or else all cores shared among the workers.
         shard: `(i, n)`: only every n-th cell, from the i-th; of runs on n machines that have the folder in common.
-        engine: what makes the cells; None: this machine.
+        engine: what makes the cells, such as `OnRay`; None: this machine, with so many `workers`.
 
     Raises:
         Refused: the plan, the folder or an argument cannot be used.
@@ -78,7 +81,8 @@ def run(
     runs.writable(path)
     folder = Folder(path)
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
-        threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
+        engine = engine or on_this_machine(workers)
+        threads = _begin(folder, plan, threads or engine.threads(), threads is not None)
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
         state = folder.state(cells)
@@ -87,22 +91,25 @@ def run(
         by_key = dict(cells)
         done = Progress(len(cells), len(state.made), len(state.made), [])
         progress(done)
-        if engine is None:
-            engine = Here(threads, command) if workers == 1 else SideBySide(workers, threads, command)
         for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
             runs.writable(folder.videos / arm)
         began = time.monotonic()
-        for outcome in engine.run(tasks):
-            line = _line(folder, by_key[outcome.task.key], outcome)
-            record.write(json.dumps(line) + "\n")
-            record.flush()
-            if "error" in line:
-                done.failed.append(line)
-            else:
-                done.made += 1
-            done.seconds = time.monotonic() - began
-            progress(done)
+        with closing(engine.run(tasks, partial(Cells, command), threads, path)) as outcomes:
+            for outcome in outcomes:
+                line = _line(folder, by_key[outcome.task.key], outcome)
+                record.write(json.dumps(line) + "\n")
+                record.flush()
+                if "error" in line:
+                    done.failed.append(line)
+                else:
+                    done.made += 1
+                done.seconds = time.monotonic() - began
+                progress(done)
     return done
+
+
+def on_this_machine(workers: int) -> Engine:
+    return Here() if workers == 1 else SideBySide(workers)
 
 
 def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def mine(cell: Cell, shard: Shard) -> bool:
     return shard == WHOLE or cell.number % shard[1] == shard[0] - 1
 
 
-def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[Task]:
+def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[CellTask]:
     """What is to be made: those of the same models one after another, else in the plan's order."""
     missing = [(key, cell) for key, cell in cells if key not in state.made]
     by_models: dict[str, list[tuple[str, Cell]]] = {}
@@ -161,7 +168,7 @@ def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state:
         for key, cell in of_models:
             where, stem = folder.place(cell)
             own = cell.arm.template.variant
-            yield Task(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
+            yield CellTask(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
 
 
 def _variant(wanted: set[Variant], offload: str) -> Variant | None:
