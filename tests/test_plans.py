@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +82,34 @@ def test_a_plan_is_read_from_yaml_and_files_lie_beside_it(tmp_path):
     (tmp_path / "plan.yaml").write_text("prompts: mine.txt\nseeds: 0-1\naxes:\n  motion_gain: [0, 1]\n")
     of = plans.read(tmp_path / "plan.yaml")
     assert [prompt.text for prompt in of.suite.prompts] == ["a red circle"] and len(list(of.cells())) == 4
+
+
+def test_models_lie_beside_the_plan_wherever_it_is_read_and_keep_their_labels(tmp_path, monkeypatch):
+    from shutil import copytree
+
+    from w2sd_video.shapes import WEIGHTS
+
+    (tmp_path / "a").mkdir()
+    for name in ("one", "two"):
+        copytree(WEIGHTS / "motion", tmp_path / "a" / name)
+    (tmp_path / "a" / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL | {"motion_adapter": "one"}, "axes": {"arm": {"none": {}}}})
+    )
+    (tmp_path / "a" / "axis.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": {"motion_adapter": ["one", "two"]}})
+    )
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("a"), tmp_path / "a"):
+        (arm,) = plans.read(folder / "plan.yaml").arms
+        assert arm.template.motion_adapter == str(tmp_path / "a" / "one")
+        arms = plans.read(folder / "axis.yaml").arms
+        assert {arm.name: arm.template.motion_adapter for arm in arms} == {
+            name: str(tmp_path / "a" / name) for name in ("one", "two")
+        }
+    monkeypatch.chdir(tmp_path / "a")
+    (tmp_path / "a" / "plan.yaml").rename(tmp_path / "plan.yaml")
+    (arm,) = plans.read("../plan.yaml").arms  # a path from where the command runs, as before
+    assert arm.template.motion_adapter == str(tmp_path / "a" / "one")
 
 
 def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
@@ -337,36 +363,6 @@ def test_workers_make_what_one_process_makes(tmp_path):
     plans.run(of, tmp_path / "one", threads=1)
     plans.run(of, tmp_path / "two", workers=2, threads=1)
     assert frames(tmp_path / "one") == frames(tmp_path / "two") and len(frames(tmp_path / "two")) == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_is_killed_at_random_moments_makes_each_cell_once(workers, tmp_path):
-    """And ends with the frames of one that was not. Cells in flight may be made twice."""
-    of = plan(seeds="0-2")
-    (tmp_path / "plan.yaml").write_text(
-        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": ARMS, "seeds": "0-2"})
-    )
-    plans.run(of, tmp_path / "undisturbed", threads=1)
-    command = [sys.executable, "-m", "w2sd_video.cli", "run", str(tmp_path / "plan.yaml"), "--threads", "1"]
-    command += ["--workers", str(workers), "--out", str(tmp_path / "killed")]
-    rng, kills = random.Random(workers), 0
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    for _ in range(3):
-        wanted = len(made(tmp_path / "killed")) + rng.randint(1, 3)
-        process = subprocess.Popen(command, start_new_session=True, **quiet)
-        while process.poll() is None and len(made(tmp_path / "killed")) < wanted:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.3))
-        kills += process.poll() is None
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert kills
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    assert frames(tmp_path / "killed") == frames(tmp_path / "undisturbed")
-    lines = made(tmp_path / "killed")
-    assert len(lines) <= 12 + kills * workers and len({line["cell"] for line in lines}) == 12
 
 
 # The command line

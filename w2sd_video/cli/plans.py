@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..plans.engine import Engine
 
 # What an error's argument is called in a plan, or by these commands.
-OF_PLANS = {"prompt": "prompts", "tag": "tags", "engine": "--engine", "address": "--address", "threads": "--threads"}
+OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
+OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 FAILURES = 5  # that are listed
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
@@ -125,6 +126,9 @@ def score(
     engine: Annotated[str, ENGINE] = "local",
     address: Annotated[str | None, ADDRESS] = None,
     gpus: Annotated[float | None, GPUS] = None,
+    power: Annotated[
+        float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
+    ] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
@@ -138,13 +142,15 @@ def score(
         options |= OF_PLANS
         plan, to = _plan(folder, None, methods)
         wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
+        if power is not None and not 0 < power < float("inf"):
+            raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
         if not wanted:
             raise Refused("--dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
         if form not in ("text", "json", *tables.FORMATS):
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        if not _score(plan, to, wanted, weights, device, form, by, threads):
+        if not _score(plan, to, wanted, weights, device, form, by, threads, power):
             raise typer.Exit(1)
 
 
@@ -194,6 +200,7 @@ def _score(
     form: str,
     engine: Engine,
     threads: int | None,
+    power: float | None = None,
 ) -> bool:
     """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
     import torch
@@ -220,7 +227,9 @@ def _score(
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    return evaluate(to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how)
+    return evaluate(
+        to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how, power=power
+    )
 
 
 def status(

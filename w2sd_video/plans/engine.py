@@ -9,6 +9,7 @@ is a `Work`: they make cells (`cells`), or score videos (`scoring`).
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import Counter, deque
@@ -147,7 +148,7 @@ def hand_out(
                     crew.remove(worker)
                     stillborn = 0 if task else stillborn + 1
                     if stillborn > count + RETRIES:
-                        raise ChildProcessError(f"no worker starts: {heard}")
+                        raise ChildProcessError(errno.EIO, f"it does not start: {heard}", "a worker")
                     if task is None:
                         continue
                     deaths[task.key] += 1

@@ -100,17 +100,21 @@ class OnRay:
         Raises:
             Refused: ray is missing, there is no such cluster, or it has other versions.
         """
+        if self._gpus and self._gpus > 1 and self._gpus % 1:
+            raise Refused("gpus", self._gpus, "give a whole number, or a part of one GPU")
+        if self.address is not None and "://" in self.address:
+            raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
+        # A cluster of our own tells nobody that it runs, and its workers wait for no other program.
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+        for name, value in own.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
             raise Refused("engine", "ray", 'ray is missing: pip install "w2sd-video[ray]"') from None
-        # Of a cluster of our own: it tells nobody that it runs, and its workers wait for no other program.
-        for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
-            os.environ.setdefault(name, "0")
-        own = {"num_cpus": self._wanted or 1, "object_store_memory": OBJECTS, "_node_ip_address": "127.0.0.1"}
-        how: dict[str, Any] = own if self.address is None else {}
-        if self.address is not None and "://" in self.address:
-            raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
+        how: dict[str, Any] = {}
+        if self.address is None:
+            how = {"num_cpus": self._wanted or 1, "object_store_memory": OBJECTS, "_node_ip_address": "127.0.0.1"}
         try:
             with uninterrupted():  # ray sets a handler of SIGTERM
                 quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
