@@ -206,6 +206,8 @@ def stopped(number: signal.Signals, base: Path) -> str:
         while not actors(running):
             assert ended(running, 0.02) is None, (folder / "said").read_text()
         below = psutil.Process(running).children(recursive=True)
+        if number == signal.SIGKILL:  # Ray's own agents look for their cluster for a minute before they end
+            below = [psutil.Process(actor) for actor in actors(running)]
         (os.killpg if number == signal.SIGINT else os.kill)(running, number)  # Ctrl-C goes to all of its group
         code = ended(running, 60)
         assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], code

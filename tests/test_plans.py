@@ -379,10 +379,20 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
     said = run("run", tmp_path / "plan.yaml", "--dry-run")
     assert "1 prompts x 1 seeds x 2 arms" in said and "left: 2 cells, 11 network evaluations; unknown" in said
     assert not (tmp_path / "plan").exists()
+    assert "on disk 0 B, and unknown of what is left; memory of a worker: unknown" in said
     said = run("run", tmp_path / "plan.yaml", "--threads", 1)
     assert "strong: 1/1 made, 4 network evaluations each" in said and "w2sd: 1/1 made, 7 network" in said
     about = json.loads(run("status", tmp_path / "plan", "--format", "json"))
-    assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0
+    assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0 == about["bytes_left"]
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS[:1], "settings": SMALL, "axes": ARMS, "seeds": "0-4"})
+    )
+    more = json.loads(run("run", tmp_path / "plan.yaml", "--dry-run", "--format", "json"))
+    assert more["left"] == 8 and more["bytes_left"] == 4 * about["bytes"] and 2**26 < about["memory"] < 2**36
+    assert 0 < more["seconds_left"] < 3600
+    text = run("score", tmp_path / "plan", "--dimensions", "clipped", "--power", "0.02", "--threads", 1)
+    assert "difference of 0.02 from strong is shown in 80 of 100 runs" in text and "clipped, w2sd: it cannot be" in text
+    assert "--power: -1.0 is not accepted; give" in run("score", tmp_path / "plan", "--power", "-1", code=2)
     assert "left: 0 cells" in run("run", tmp_path / "plan")  # a run's folder goes on
     assert "--dimensions is missing; the plan names none" in run("score", tmp_path / "plan", code=2)
     assert "temporal_flickering" in run("score", tmp_path / "plan", "--dimensions", "temporal_flickering")

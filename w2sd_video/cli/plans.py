@@ -295,9 +295,12 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]
     words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
-    unit = _unit(about["bytes"])
     cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
-    out.print(f"left: {cells}; {words} on one worker; on disk {unit}", markup=False)
+    out.print(f"left: {cells}; {words} on one worker", markup=False)
+    more, memory = ("unknown" if about[name] is None else _unit(about[name]) for name in ("bytes_left", "memory"))
+    out.print(
+        f"on disk {_unit(about['bytes'])}, and {more} of what is left; memory of a worker: {memory}", markup=False
+    )
 
 
 def _unit(size: int) -> str:

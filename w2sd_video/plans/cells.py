@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,4 +53,18 @@ class Cells:
             # Only those go to another process: not every error can be sent.
             raised = error if of_all else None
             return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
-        return Outcome(task, made.record)
+        return Outcome(task, made.record, memory=_memory(str(made.record.get("device", ""))))
+
+
+def _memory(device: str) -> int | None:
+    """The most bytes that this process has had so far, of a GPU or of the machine; None where nothing tells."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -35,12 +35,16 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: of a cell, what its sidecar says; or why it failed, with the error if all others would."""
+    """What came of a task: of a cell, what its sidecar says; or why it failed, with the error if all others would.
+
+    `memory` is the most bytes that the worker has had: of the GPU where it used one.
+    """
 
     task: Any
     record: dict[str, Any] | None = None
     error: str = ""
     raised: Exception | None = None
+    memory: int | None = None
 
 
 class Work(Protocol):

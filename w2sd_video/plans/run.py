@@ -122,7 +122,8 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     if outcome.raised:
         raise outcome.raised
     if outcome.record is not None:
-        return line_of(task.key, cell, task.folder, outcome.record)
+        memory = {} if outcome.memory is None else {"memory": outcome.memory}
+        return line_of(task.key, cell, task.folder, outcome.record) | memory
     return {
         "cell": task.key,
         "arm": cell.arm.name,
