@@ -105,7 +105,7 @@ class OnRay:
         if self.address is not None and "://" in self.address:
             raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
         # A cluster of our own tells nobody that it runs, and its workers wait for no other program.
-        own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+        own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         for name, value in own.items():
             os.environ.setdefault(name, value)
         try:
