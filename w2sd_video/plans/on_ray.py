@@ -120,7 +120,7 @@ class OnRay:
                 quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
                 ray.init(self.address or "local", **how, **quiet)
             self._machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # ray has classes of many kinds, and raises bare ones, too
             ray.shutdown()
             why = str(error).strip().partition("\n")[0]
             raise Refused("engine" if self.address is None else "address", self.address or "ray", why) from None
