@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -153,8 +154,7 @@ def _waiting(connection, start, threads, files):
 
 @pytest.mark.slow
 def test_three_workers_on_cells_that_wait_are_busy(tmp_path, monkeypatch):
-    from w2sd_video.plans import run as module
-
+    module = import_module("w2sd_video.plans.run")  # the package has the function under this name
     spans, line = [], module._line
     monkeypatch.setattr(module, "_line", lambda *of: spans.append(of[2].record["when"]) or line(*of))
     of = Plan(prompts=TEXTS, seeds="0-8", settings=SMALL)
