@@ -24,6 +24,7 @@ from rich.table import Column, Table
 
 from w2sd_video import tables
 from w2sd_video.errors import Refused
+from w2sd_video.power import prompts_needed
 
 from . import report
 from .document import document, worse_prompts
@@ -58,6 +59,7 @@ def run(
     form: str = "text",
     worst: int | None = None,
     score: Callable[..., Scores] = evaluate,
+    power: float | None = None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -69,6 +71,7 @@ def run(
         worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
             the files alone.
         score: what scores the videos, called as `evaluate` is.
+        power: the size of a difference. Printed is how many prompts it takes to show one of that size.
 
     Raises:
         Refused: an argument cannot be used.
@@ -106,6 +109,8 @@ def run(
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     _print(out, summary, form, worst, results)
     listing_to = out if form == "text" else err
+    for line in needed(summary, power) if power is not None else ():
+        _say(listing_to, line)
     for file in files:
         _say(listing_to, file)
     try:
@@ -123,6 +128,20 @@ def run(
     for video, dimension, problem in scores.problems:
         _say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
     return not scores.problems
+
+
+def needed(summary: Summary, size: float) -> list[str]:
+    """How many prompts it takes to show a difference of a size from the first group, by column and group."""
+    compared = list(summary.compared())
+    lines = [
+        f"Prompts with which a difference of {size:g} from {summary.base} is shown in 80 of 100 runs, by p adjusted for"
+        f" {len(compared)} comparisons, if prompts differ as much as these:"
+    ]
+    for column, group, first, second in compared:
+        count = prompts_needed(column, first, second, size, len(compared))
+        spread = "it cannot be told: too few prompts differ, or it takes more than ten million"
+        lines.append(f"  {column.name}, {group}: {spread if count is None else count}")
+    return lines
 
 
 def _say(console: Console, line: object) -> None:

@@ -102,7 +102,7 @@ def evaluate(
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
     against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
-    todo, problems = _to_do(scorer, store, inputs.videos, against.pictures)
+    todo, problems = to_do(scorer, store, inputs.videos, against.pictures)
 
     # What is said and summed up from here on does not depend on the order in which videos are given.
     by_path = sorted(inputs.videos, key=_place)
@@ -131,7 +131,7 @@ def _place(video: Video) -> tuple[str, str]:
     return str(video.path), video.group
 
 
-def _to_do(
+def to_do(
     scorer: Scorer, store: Store, videos: list[Video], pictures: list[Video]
 ) -> tuple[dict[Video, list[Dimension]], Problems]:
     """What of videos, and of pictures that they are compared with, no score is kept of; and which cannot be read."""

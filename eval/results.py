@@ -134,16 +134,16 @@ class Summary:
         return first, second
 
     def _comparisons(self) -> Iterator[Comparison]:
-        for column, group, first, second in self._compared():
+        for column, group, first, second in self.compared():
             if compared := compare(column, self.base, group, first, second):
                 yield compared
 
     def _worse(self) -> Iterator[Worse]:
-        for column, group, first, second in self._compared():
+        for column, group, first, second in self.compared():
             if column.sign and (listed := worse(column, self.base, group, first, second, self.worst)).of:
                 yield listed
 
-    def _compared(self) -> Iterator[tuple[Column, str, Values, Values]]:
+    def compared(self) -> Iterator[tuple[Column, str, Values, Values]]:
         """Each column and group, with what is compared: the values of the first group and of that one."""
         for group in self.others:
             videos = self._comparable(group)

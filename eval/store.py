@@ -45,6 +45,11 @@ class Store:
         for key, (name, scores) in scored.items():
             said = {"scores": {}, "features": packed(scores)} if isinstance(scores, np.ndarray) else {"scores": scores}
             fresh.append({"key": key, "dimension": name, **facts, **said})
+        self.keep(fresh)
+
+    def keep(self, fresh: Iterable[dict[str, Any]]) -> None:
+        """Adds rows, which are on the disk when it returns."""
+        fresh = list(fresh)
         self.rows |= {row["key"]: row for row in fresh}
         kept = [row for row in fresh if row["dimension"] not in self._passing]
         if self.path and kept:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +19,10 @@ from typer.testing import CliRunner
 from w2sd_video import cli, plans, runs
 from w2sd_video.errors import Refused
 from w2sd_video.eval.evaluate import evaluate
-from w2sd_video.plans import Cell, Folder, Keys, Plan, engine
-from w2sd_video.plans.engine import Outcome, SideBySide, Task
+from w2sd_video.plans import Cell, Folder, Keys, Plan
+from w2sd_video.plans.cells import Cells, CellTask
+from w2sd_video.plans.engine import Outcome
+from w2sd_video.plans.processes import SideBySide
 
 SMALL = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
 ARMS = {"arm": {"strong": {"variant": "plain"}, "w2sd": {}}}
@@ -82,6 +82,34 @@ def test_a_plan_is_read_from_yaml_and_files_lie_beside_it(tmp_path):
     (tmp_path / "plan.yaml").write_text("prompts: mine.txt\nseeds: 0-1\naxes:\n  motion_gain: [0, 1]\n")
     of = plans.read(tmp_path / "plan.yaml")
     assert [prompt.text for prompt in of.suite.prompts] == ["a red circle"] and len(list(of.cells())) == 4
+
+
+def test_models_lie_beside_the_plan_wherever_it_is_read_and_keep_their_labels(tmp_path, monkeypatch):
+    from shutil import copytree
+
+    from w2sd_video.shapes import WEIGHTS
+
+    (tmp_path / "a").mkdir()
+    for name in ("one", "two"):
+        copytree(WEIGHTS / "motion", tmp_path / "a" / name)
+    (tmp_path / "a" / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL | {"motion_adapter": "one"}, "axes": {"arm": {"none": {}}}})
+    )
+    (tmp_path / "a" / "axis.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": {"motion_adapter": ["one", "two"]}})
+    )
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("a"), tmp_path / "a"):
+        (arm,) = plans.read(folder / "plan.yaml").arms
+        assert arm.template.motion_adapter == str(tmp_path / "a" / "one")
+        arms = plans.read(folder / "axis.yaml").arms
+        assert {arm.name: arm.template.motion_adapter for arm in arms} == {
+            name: str(tmp_path / "a" / name) for name in ("one", "two")
+        }
+    monkeypatch.chdir(tmp_path / "a")
+    (tmp_path / "a" / "plan.yaml").rename(tmp_path / "plan.yaml")
+    (arm,) = plans.read("../plan.yaml").arms  # a path from where the command runs, as before
+    assert arm.template.motion_adapter == str(tmp_path / "a" / "one")
 
 
 def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
@@ -225,12 +253,12 @@ def test_shards_make_every_cell_once(tmp_path):
 
 
 def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
-    real = engine.Worker.make
+    real = Cells.make
 
-    def make(self, task: Task) -> Outcome:
+    def make(self, task: CellTask) -> Outcome:
         return Outcome(task, error="ValueError: no") if task.request.seed == 1 else real(self, task)
 
-    monkeypatch.setattr(engine.Worker, "make", make)
+    monkeypatch.setattr(Cells, "make", make)
     of = plan(prompts=TEXTS[:1], seeds="0-1", axes={})
     done = plans.run(of, tmp_path, threads=1)
     assert (done.made, [line["error"] for line in done.failed]) == (1, ["ValueError: no"])
@@ -243,13 +271,13 @@ def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
-    real = engine.Worker.make
+    real = Cells.make
 
-    def make(self, task: Task) -> Outcome:
+    def make(self, task: CellTask) -> Outcome:
         full = OSError(28, "No space left on device", "x.mp4")
         return Outcome(task, error=str(full), raised=full) if task.request.seed == 1 else real(self, task)
 
-    monkeypatch.setattr(engine.Worker, "make", make)
+    monkeypatch.setattr(Cells, "make", make)
     of = plan(prompts=TEXTS[:1], seeds="0-2", axes={})
     with pytest.raises(OSError, match="No space left"):
         plans.run(of, tmp_path, threads=1)
@@ -300,13 +328,13 @@ def test_a_plan_of_ten_thousand_cells_is_looked_through_in_a_moment(tmp_path):
 # Workers
 
 
-def _stand_in(connection, threads, command):
-    """A worker that dies at seed 1, each time or, with the command `once`, the first time."""
-    mark = Path(command[0])
+def _stand_in(connection, start, threads, files):
+    """A worker that dies at seed 1, each time or, where it starts with `once`, the first time."""
+    mark, times = start
     try:
         while True:
             task = connection.recv()
-            if task.request.seed == 1 and not (mark.exists() and command[1] == "once"):
+            if task.request.seed == 1 and not (mark.exists() and times == "once"):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             connection.send(Outcome(task, record={"by": os.getpid()}))
@@ -314,16 +342,16 @@ def _stand_in(connection, threads, command):
         pass
 
 
-def tasks(tmp_path: Path, count: int) -> list[Task]:
+def tasks(tmp_path: Path, count: int) -> list[CellTask]:
     request = next(plan(axes={}).cells()).request()
-    return [Task(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
+    return [CellTask(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", ["once", "always"])
 def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again_with_a_bound(times, tmp_path):
-    side = SideBySide(2, 1, (str(tmp_path / "mark"), times), _stand_in)
-    outcomes = {outcome.task.key: outcome for outcome in side.run(tasks(tmp_path, 6))}
+    made = SideBySide(2, _stand_in).run(tasks(tmp_path, 6), (tmp_path / "mark", times), 1, tmp_path)
+    outcomes = {outcome.task.key: outcome for outcome in made}
     assert outcomes.keys() == set("012345")
     failed = {key: outcome.error for key, outcome in outcomes.items() if outcome.error}
     assert failed == ({} if times == "once" else {"1": "its worker died: SIGKILL"})
@@ -335,36 +363,6 @@ def test_workers_make_what_one_process_makes(tmp_path):
     plans.run(of, tmp_path / "one", threads=1)
     plans.run(of, tmp_path / "two", workers=2, threads=1)
     assert frames(tmp_path / "one") == frames(tmp_path / "two") and len(frames(tmp_path / "two")) == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_is_killed_at_random_moments_makes_each_cell_once(workers, tmp_path):
-    """And ends with the frames of one that was not. Cells in flight may be made twice."""
-    of = plan(seeds="0-2")
-    (tmp_path / "plan.yaml").write_text(
-        yaml.safe_dump({"prompts": TEXTS, "settings": SMALL, "axes": ARMS, "seeds": "0-2"})
-    )
-    plans.run(of, tmp_path / "undisturbed", threads=1)
-    command = [sys.executable, "-m", "w2sd_video.cli", "run", str(tmp_path / "plan.yaml"), "--threads", "1"]
-    command += ["--workers", str(workers), "--out", str(tmp_path / "killed")]
-    rng, kills = random.Random(workers), 0
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    for _ in range(3):
-        wanted = len(made(tmp_path / "killed")) + rng.randint(1, 3)
-        process = subprocess.Popen(command, start_new_session=True, **quiet)
-        while process.poll() is None and len(made(tmp_path / "killed")) < wanted:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.3))
-        kills += process.poll() is None
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert kills
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    assert frames(tmp_path / "killed") == frames(tmp_path / "undisturbed")
-    lines = made(tmp_path / "killed")
-    assert len(lines) <= 12 + kills * workers and len({line["cell"] for line in lines}) == 12
 
 
 # The command line
@@ -381,10 +379,20 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
     said = run("run", tmp_path / "plan.yaml", "--dry-run")
     assert "1 prompts x 1 seeds x 2 arms" in said and "left: 2 cells, 11 network evaluations; unknown" in said
     assert not (tmp_path / "plan").exists()
+    assert "on disk 0 B, and unknown of what is left; memory of a worker: unknown" in said
     said = run("run", tmp_path / "plan.yaml", "--threads", 1)
     assert "strong: 1/1 made, 4 network evaluations each" in said and "w2sd: 1/1 made, 7 network" in said
     about = json.loads(run("status", tmp_path / "plan", "--format", "json"))
-    assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0
+    assert about["left"] == 0 and about["seconds_left"] == 0 and about["bytes"] > 0 == about["bytes_left"]
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": TEXTS[:1], "settings": SMALL, "axes": ARMS, "seeds": "0-4"})
+    )
+    more = json.loads(run("run", tmp_path / "plan.yaml", "--dry-run", "--format", "json"))
+    assert more["left"] == 8 and more["bytes_left"] == 4 * about["bytes"] and 2**26 < about["memory"] < 2**36
+    assert 0 < more["seconds_left"] < 3600
+    text = run("score", tmp_path / "plan", "--dimensions", "clipped", "--power", "0.02", "--threads", 1)
+    assert "difference of 0.02 from strong is shown in 80 of 100 runs" in text and "clipped, w2sd: it cannot be" in text
+    assert "--power: -1.0 is not accepted; give" in run("score", tmp_path / "plan", "--power", "-1", code=2)
     assert "left: 0 cells" in run("run", tmp_path / "plan")  # a run's folder goes on
     assert "--dimensions is missing; the plan names none" in run("score", tmp_path / "plan", code=2)
     assert "temporal_flickering" in run("score", tmp_path / "plan", "--dimensions", "temporal_flickering")

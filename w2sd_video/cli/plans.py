@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,14 +24,29 @@ from .options import FORMAT, wants_json
 if TYPE_CHECKING:
     from ..plans import Plan
     from ..plans import Progress as Done
+    from ..plans.engine import Engine
 
-OF_PLANS = {"prompt": "prompts", "tag": "tags"}  # what an error's argument is called in a plan
+# What an error's argument is called in a plan, or by these commands.
+OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
+OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 FAILURES = 5  # that are listed
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
 OFFICIAL = typer.Option(
     "--official-python", help="A Python that has VBench's package, which scores the dimensions that are its own."
 )
+ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
+WORKERS = typer.Option(
+    "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
+)
+THREADS = typer.Option(
+    "--threads", min=1, max=1024, help="Of each worker (default: the run's, or the cores shared among the workers)."
+)
+ADDRESS = typer.Option(
+    "--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto (default: RAY_ADDRESS, or one of its own)."
+)
+GPUS = typer.Option("--gpus-per-worker", min=0, help="On Ray, also a part of one (default: 1 where there are some).")
 DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
@@ -41,11 +58,11 @@ def run(
     folder: Annotated[
         Path | None, typer.Option("--out", help="The run's folder (default: the plan's name).", **PATH)
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes side by side, each with models.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="Of each worker (default: the cores shared among the workers)."),
-    ] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    engine: Annotated[str, ENGINE] = "local",
+    address: Annotated[str | None, ADDRESS] = None,
+    gpus: Annotated[float | None, GPUS] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts, of runs on several machines.")
     ] = None,
@@ -82,8 +99,8 @@ def run(
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
             check_scoring(plan, to, weights, device, official)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
+        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("cells", total=None)
 
             def show(done: Done) -> None:
@@ -93,7 +110,8 @@ def run(
                 if not err.is_terminal and count > done.kept:
                     err.print(f"{count}/{done.cells}{left}", markup=False)
 
-            done = plans.run(plan, to, workers, threads, part, ["w2sd-video", *sys.argv[1:]], progress=show)
+            command = ["w2sd-video", *sys.argv[1:]]
+            done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
         about = _status(plan, to, part, threads)
         _say(about, as_json)
         for line in done.failed[:FAILURES]:
@@ -102,9 +120,9 @@ def run(
             err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
         if others := sorted({each.name for each in (to / "videos").glob("[!.]*")} - {arm.folder for arm in plan.arms}):
             err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
-        scored = True
+        scored, how = True, "json-quietly" if as_json else "text"
         if scores:
-            scored = _score(plan, to, plan.dimensions, weights, device, "json-quietly" if as_json else "text", official)
+            scored = _score(plan, to, plan.dimensions, weights, device, how, by, threads, official=official)
         if done.failed or not scored:
             raise typer.Exit(1)
 
@@ -116,6 +134,14 @@ def score(
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
     official: Annotated[str | None, OFFICIAL] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    engine: Annotated[str, ENGINE] = "local",
+    address: Annotated[str | None, ADDRESS] = None,
+    gpus: Annotated[float | None, GPUS] = None,
+    power: Annotated[
+        float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
+    ] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
@@ -129,13 +155,39 @@ def score(
         options |= OF_PLANS
         plan, to = _plan(folder, None, methods)
         wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
+        if power is not None and not 0 < power < float("inf"):
+            raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
         if not wanted:
             raise Refused("--dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
         if form not in ("text", "json", *tables.FORMATS):
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
-        if not _score(plan, to, wanted, weights, device, form, official):
+        by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
+        if not _score(plan, to, wanted, weights, device, form, by, threads, power, official):
             raise typer.Exit(1)
+
+
+@contextmanager
+def _engine(
+    plan: Plan, device: str, engine: str, workers: int | None, address: str | None, gpus: float | None
+) -> Iterator[Engine]:
+    """Whatever makes and scores."""
+    from ..plans import OnRay
+    from ..plans.run import on_this_machine
+
+    if engine not in ("local", "ray"):
+        raise Refused("engine", engine, "give local or ray")
+    if engine == "local":
+        for option, value in (("--address", address), ("--gpus-per-worker", gpus)):
+            if value is not None:
+                raise Refused(option, value, "it goes with --engine ray")
+        yield on_this_machine(workers or 1)
+        return
+    for each in {device, *(arm.template.device for arm in plan.arms)}:
+        if each.startswith("cuda:"):
+            raise Refused("device", each, "Ray says which GPU a worker has: give cuda or auto")
+    with OnRay(workers, address, gpus) as by:
+        yield by
 
 
 def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:
@@ -165,21 +217,52 @@ def _score(
     weights: Path | None,
     device: str,
     form: str,
+    engine: Engine,
+    threads: int | None,
+    power: float | None = None,
     official: str | None = None,
 ) -> bool:
-    """Whether all could be scored."""
+    """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
+    import torch
+
     from .. import plans
+    from ..eval.cli import refuse_taken
     from ..eval.cli import run as evaluate
+    from ..eval.dimensions import OFFICIAL as OF_VBENCH
+    from ..plans.engine import Here
 
     videos = plans.videos(plan, folder)
     results = folder / "scores" / "scores.json"
     runs.writable(results.parent)
+    threads = threads or plans.Folder(folder).threads() or engine.threads()
+    if not isinstance(engine, Here):
+        refuse_taken(results)
+        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task("videos", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            own = [name for name in dimensions if name not in OF_VBENCH]
+            scored_on = partial(plans.scored_on, plan)
+            plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
+    torch.set_num_threads(threads)
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    by = plans.scorer(plan, official)
+    score = plans.scorer(plan, official)
     return evaluate(
-        to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how, score=by
+        to,
+        err,
+        videos,
+        dimensions,
+        results,
+        weights=weights,
+        device=device,
+        images=images,
+        form=how,
+        power=power,
+        score=score,
     )
 
 
@@ -246,11 +329,14 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]
     words = "unknown, until a cell of each arm is made" if left is None else str(timedelta(seconds=round(left)))
-    unit = _unit(about["bytes"])
     cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
     if about["tuning_evaluations"]:
         out.print(f"tuning before: {about['tuning_evaluations']} network evaluations or more", markup=False)
-    out.print(f"left: {cells}; {words} on one worker; on disk {unit}", markup=False)
+    out.print(f"left: {cells}; {words} on one worker", markup=False)
+    more, memory = ("unknown" if about[name] is None else _unit(about[name]) for name in ("bytes_left", "memory"))
+    out.print(
+        f"on disk {_unit(about['bytes'])}, and {more} of what is left; memory of a worker: {memory}", markup=False
+    )
 
 
 def _unit(size: int) -> str:

@@ -1,10 +1,27 @@
 """Plans: whole tables of prompts, seeds and settings, made in a folder that can be interrupted and extended."""
 
+from .by_dimension import scored_on, scorer
+from .on_ray import OnRay
 from .plan import Arm, Cell, Plan, read
 from .record import Folder, Keys
 from .run import Progress, run
 from .scored import videos
-from .scoring import scorer
+from .scoring import score
 from .status import status
 
-__all__ = ["Arm", "Cell", "Folder", "Keys", "Plan", "Progress", "read", "run", "scorer", "status", "videos"]
+__all__ = [
+    "Arm",
+    "Cell",
+    "Folder",
+    "Keys",
+    "OnRay",
+    "Plan",
+    "Progress",
+    "read",
+    "run",
+    "score",
+    "scored_on",
+    "scorer",
+    "status",
+    "videos",
+]

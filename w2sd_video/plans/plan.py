@@ -369,14 +369,33 @@ def read(path: str | os.PathLike[str]) -> Plan:
     data = read_yaml(path)
     if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
         raise ValueError(f"{path}: give names and values, such as prompts: smoke")
-    for name in ("prompts", "preset"):  # files lie where the plan says, from where the plan lies
-        if isinstance(value := data.get(name), str) and not os.path.isabs(value):
-            beside = Path(os.path.abspath(path)).parent / value
-            data = {**data, name: str(beside) if beside.is_file() else value}
+    here = Path(os.path.abspath(path)).parent
+    data = {name: _beside(here, name, value) for name, value in data.items()}
     try:
         return Plan(**data)
     except Refused as error:
         raise Refused(f"{path}: {error.argument}", error.value, error.accepted) from None
+
+
+# Settings that name files or folders, and the keys that do within a setting.
+_PATHS = {*settings.OWN_MODELS, "prompts", "preset", "control", "ip_image", "model", "image_encoder"}
+
+
+def _beside(folder: Path, name: str, value: Any) -> Any:
+    """A part of a plan, with the paths in it that lie in the plan's folder in full. Others are left as they are."""
+    if isinstance(value, str) and name in _PATHS and not os.path.isabs(value):
+        beside = folder / value
+        there = beside.is_file() if name in ("prompts", "preset") else os.path.exists(beside)
+        return str(beside) if value and "\0" not in value and there else value
+    if isinstance(value, list):
+        return [_beside(folder, name, each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    parts = {each: _beside(folder, each, part) for each, part in value.items()}
+    if name == "axes":  # the label of a path is as the plan has it
+        for axis in (axis for axis, part in parts.items() if isinstance(part, list) and part != value[axis]):
+            parts[axis] = {_label(old): {axis: new} for old, new in zip(value[axis], parts[axis], strict=True)}
+    return parts
 
 
 def seeds(value: int | str | Sequence[int]) -> list[int]:

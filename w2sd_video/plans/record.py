@@ -208,7 +208,10 @@ def _is_line(line: Any) -> bool:
         return False
     if "error" in line:
         return isinstance(line["error"], str)
-    numbers = [line.get("evaluations"), 0 if line.get("seconds") is None else line["seconds"]]
+    numbers = [
+        line.get("evaluations"),
+        *(0 if line.get(name) is None else line[name] for name in ("seconds", "memory")),
+    ]
     files = line.get("files")
     for name, numbers_of in files.items() if isinstance(files, dict) else ():
         if (

@@ -7,8 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import yaml
 from .. import runs
 from ..errors import Refused
 from ..settings import Variant
-from .engine import Engine, Here, Outcome, SideBySide, Task, threads_for
+from .cells import Cells, CellTask
+from .engine import Engine, Here, Outcome
 from .names import check_names, link
 from .plan import Cell, Plan
 from .prepare import prepared
+from .processes import SideBySide
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
 
 Shard = tuple[int, int]  # which part, of how many
@@ -68,7 +71,7 @@ def run(
         workers: processes side by side, each with models of its own. 1: this process.
         threads: of each worker; None: those that the run was begun with, or else all cores shared among the workers.
         shard: `(i, n)`: only every n-th cell, from the i-th; of runs on n machines that have the folder in common.
-        engine: what makes the cells; None: this machine.
+        engine: what makes the cells, such as `OnRay`; None: this machine, with so many `workers`.
 
     Raises:
         Refused: the plan, the folder or an argument cannot be used.
@@ -86,8 +89,9 @@ def run(
         return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
 
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
+        engine = engine or on_this_machine(workers)
         plan = prepared(plan, folder, make, shard == WHOLE)
-        threads = _begin(folder, plan, threads or threads_for(workers), threads is not None)
+        threads = _begin(folder, plan, threads or engine.threads(), threads is not None)
         keys = Keys(threads)
         cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
         state = folder.state(cells)
@@ -96,26 +100,29 @@ def run(
         by_key, made = dict(cells), list(state.made)
         done = Progress(len(cells), len(state.made), len(state.made), [])
         progress(done)
-        if engine is None:
-            engine = Here(threads, command) if workers == 1 else SideBySide(workers, threads, command)
         for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
             runs.writable(folder.videos / arm)
         began = time.monotonic()
-        for outcome in engine.run(tasks):
-            line = _line(folder, by_key[outcome.task.key], outcome)
-            record.write(json.dumps(line) + "\n")
-            record.flush()
-            if "error" in line:
-                done.failed.append(line)
-            else:
-                done.made += 1
-                made.append(outcome.task.key)
-            done.seconds = time.monotonic() - began
-            progress(done)
+        with closing(engine.run(tasks, partial(Cells, command), threads, path)) as outcomes:
+            for outcome in outcomes:
+                line = _line(folder, by_key[outcome.task.key], outcome)
+                record.write(json.dumps(line) + "\n")
+                record.flush()
+                if "error" in line:
+                    done.failed.append(line)
+                else:
+                    done.made += 1
+                    made.append(outcome.task.key)
+                done.seconds = time.monotonic() - began
+                progress(done)
         if plan.names == "vbench":
             placed = [(by_key[key], *folder.place(by_key[key])) for key in made]
             link(plan, path, [(cell, where / f"{stem}.mp4") for cell, where, stem in placed], shard == WHOLE)
     return done
+
+
+def on_this_machine(workers: int) -> Engine:
+    return Here() if workers == 1 else SideBySide(workers)
 
 
 def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
@@ -128,7 +135,8 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     if outcome.raised:
         raise outcome.raised
     if outcome.record is not None:
-        return line_of(task.key, cell, task.folder, outcome.record)
+        memory = {} if outcome.memory is None else {"memory": outcome.memory}
+        return line_of(task.key, cell, task.folder, outcome.record) | memory
     return {
         "cell": task.key,
         "arm": cell.arm.name,
@@ -163,7 +171,7 @@ def mine(cell: Cell, shard: Shard) -> bool:
     return shard == WHOLE or cell.number % shard[1] == shard[0] - 1
 
 
-def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[Task]:
+def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[CellTask]:
     """What is to be made: those of the same models one after another, else in the plan's order."""
     missing = [(key, cell) for key, cell in cells if key not in state.made]
     by_models: dict[str, list[tuple[str, Cell]]] = {}
@@ -174,7 +182,7 @@ def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state:
         for key, cell in of_models:
             where, stem = folder.place(cell)
             own = cell.arm.template.variant
-            yield Task(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
+            yield CellTask(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
 
 
 def _variant(wanted: set[Variant], offload: str) -> Variant | None:

@@ -19,7 +19,8 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
 
     `evaluations` are the network's of a cell, by the arithmetic. `seconds` of an arm are those of its cells that are
     made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with cells
-    left has none made. `tuning_evaluations` are those of arms that are not tuned yet, at least.
+    left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None where
+    none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
     from .engine import threads_for
 
@@ -30,7 +31,9 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     state = folder.state(cells)
     arms: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
-    size = tuning = 0
+    tuning = 0
+    sizes: dict[str, list[int]] = {arm.name: [] for arm in plan.arms}
+    memory: list[int] = []
     for arm in plan.arms:
         cost = evaluations(arm.template)["total"]
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
@@ -45,14 +48,17 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         if line := state.made.get(key):
             arm_of["made"] += 1
             times[cell.arm.name] += [] if line["seconds"] is None else [line["seconds"]]
-            size += sum(length for length, _ in line["files"].values())
+            sizes[cell.arm.name].append(sum(length for length, _ in line["files"].values()))
+            memory += [] if line.get("memory") is None else [line["memory"]]
         else:
             arm_of["failed"] += key in state.failed
             arm_of["left"] += 1
     for name, seconds in times.items():
         arms[name]["seconds"] = fmean(seconds) if seconds else None
     waiting = [arm for arm in arms.values() if arm["left"]]
-    all_known = all(arm["seconds"] is not None for arm in waiting)
+    timed = all(arm["seconds"] is not None for arm in waiting)
+    unsized = any(arm["left"] and not sizes[name] for name, arm in arms.items())
+    larger = sum(arm["left"] * fmean(sizes[name]) for name, arm in arms.items() if arm["left"] and sizes[name])
     return {
         "prompts": len(plan.suite.prompts),
         "seeds": len(plan.all_seeds),
@@ -62,6 +68,8 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         "left": sum(arm["left"] for arm in arms.values()),
         "evaluations_left": sum(arm["left"] * arm["evaluations"] for arm in arms.values()),
         "tuning_evaluations": tuning,
-        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if all_known else None,
-        "bytes": size,
+        "seconds_left": sum(arm["left"] * arm["seconds"] for arm in waiting) if timed else None,
+        "bytes": sum(map(sum, sizes.values())),
+        "bytes_left": None if unsized else round(larger),
+        "memory": max(memory, default=None),
     }

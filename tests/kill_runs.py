@@ -1,0 +1,255 @@
+"""Kills `w2sd-video run` and `score` at random moments, and compares what they end with to an undisturbed run.
+
+    python tests/kill_runs.py --times 20
+
+The commands run as forks of this process, which has imported everything: an import takes longer than a run as small.
+Of Ray, one cluster of this machine serves all commands, but for those that have to end one of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads that its parent had
+os.environ["RAY_AUTH_MODE"] = "disabled"  # of a cluster that nobody else reaches
+PLAN = """
+prompts: [a red circle, a blue square]
+seeds: 0-2
+settings: {num_inference_steps: 2, num_frames: 2, device: cpu}
+axes: {arm: {strong: {variant: plain}, w2sd: {}}}
+dimensions: [shapes, temporal_flickering]
+"""
+CELLS, IN_A_ROW = 12, 3
+ENGINES = {"one": [], "workers": ["--workers", "2"], "ray": ["--engine", "ray", "--workers", "2"]}
+CLUSTER = """
+import logging, ray, sys
+ray.init("local", num_cpus=8, include_dashboard=False, logging_level=logging.CRITICAL, object_store_memory=80 * 2**20,
+         _node_ip_address="127.0.0.1")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+ACTOR = "ray::_Actor"
+
+
+def start(folder: Path, *arguments: str) -> int:
+    """A command as a process of its own, in a folder; what it says is appended to the file `said` there."""
+    from w2sd_video.cli import main
+
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code: object = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        sys.argv = ["w2sd-video", *arguments]
+        main()
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def ended(process: int, seconds: float) -> int | None:
+    """How a process ended within a time: its code, or the signal, negative. None: it runs."""
+    until = time.monotonic() + seconds
+    while True:
+        there, status = os.waitpid(process, os.WNOHANG)
+        if there:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.01)
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def command(stage: str, engine: list[str]) -> list[str]:
+    return [stage, *(["plan.yaml", "--out", "run"] if stage == "run" else ["run"]), "--threads", "1", *engine]
+
+
+def lines(file: Path) -> list[dict[str, object]]:
+    """The whole rows of a file that grows."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def made(run: Path) -> Counter[str]:
+    """How often each cell was made, by the record."""
+    rows = [row for file in run.glob("record/*.jsonl") for row in lines(file)]
+    return Counter(str(row["cell"]) for row in rows if "error" not in row)
+
+
+def tables(run: Path) -> dict[str, object]:
+    """What a run ends with, but for times and commands."""
+    scores = json.loads((run / "scores" / "scores.json").read_text())
+    for name in ("made", "seconds", "command"):
+        del scores[name]
+    frames = {}
+    for file in sorted(run.glob("videos/*/*.json")):
+        frames[str(file.relative_to(run))] = json.loads(file.read_text())["videos"]
+        for video in frames[str(file.relative_to(run))].values():
+            del video["seconds"]
+    files = {file.name: file.read_bytes() for file in (run / "scores").iterdir() if file.suffix == ".csv"}
+    assert len(frames) == CELLS and files, run
+    return {"scores": scores, "frames": frames, **files}
+
+
+@contextmanager
+def cluster():
+    """The address of a Ray cluster of this machine, and its process."""
+    command = [sys.executable, "-c", CLUSTER]
+    quiet = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | quiet
+    ) as it:
+        try:
+            yield it.stdout.readline().strip(), it.pid
+        finally:
+            it.stdin.close()
+
+
+def actors(process: int) -> list[int]:
+    """The actors below a process."""
+    import psutil
+
+    found = []
+    for each in psutil.Process(process).children(recursive=True):
+        with suppress(psutil.Error):
+            found += [each.pid] if each.cmdline()[:1] and each.cmdline()[0].startswith(ACTOR) else []
+    return found
+
+
+def disturbed(stage: str, engine: list[str], count: int, times: int, base: Path, rng: random.Random) -> str:
+    """Kills a stage so many times, a few times in a row, and lets it come to its end then, which is compared."""
+    undisturbed, kills, at_once, twice = tables(base / "run"), 0, 0, 0
+    duration = 0.0
+    while kills < times or not duration:
+        with tempfile.TemporaryDirectory() as name:
+            folder, in_a_row = Path(name), 0
+            shutil.copy(base / "plan.yaml", folder)
+            if stage == "score":
+                shutil.copytree(base / "run", folder / "run", ignore=shutil.ignore_patterns("scores"))
+            while duration and kills < times and in_a_row < IN_A_ROW:
+                process = start(folder, *command(stage, engine))
+                if ended(process, rng.uniform(0, duration / 2)) is not None:
+                    break
+                kill(process)
+                kills, in_a_row = kills + 1, in_a_row + 1
+            began = time.monotonic()
+            process = start(folder, *command(stage, engine))
+            code = ended(process, 600)
+            said = (folder / "said").read_text()
+            assert code == 0 and "Traceback" not in said, said
+            duration = duration or time.monotonic() - began
+            assert tables(folder / "run") == undisturbed, f"{stage} {engine} ends with other tables"
+            cells, rows = made(folder / "run"), Counter(r["key"] for r in lines(folder / "run/scores/scores.jsonl"))
+            assert len(cells) == CELLS, cells
+            extra = cells.total() - CELLS, (rows.total() - len(rows)) // 2
+            assert max(extra) <= in_a_row * count, (cells, rows)
+            at_once, twice = max(at_once, in_a_row), twice + max(extra)
+    return f"{kills} kills, up to {at_once} in a row; {twice} made twice; the tables are those of an undisturbed run"
+
+
+def workers_killed(address: str, process: int, base: Path) -> str:
+    """Kills one of three Ray workers in the middle, twice."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(base / "plan.yaml", folder)
+        engine = ["--engine", "ray", "--address", address, "--workers", "3"]
+        running, killed = start(folder, *command("run", engine)), []
+        while len(killed) < 2:
+            code = ended(running, 0.02)
+            assert code is None, f"it ended with {code} before two workers were killed"
+            there = actors(process)
+            if len(made(folder / "run")) > 3 * len(killed) and there:
+                killed.append(random.choice(there))
+                os.kill(killed[-1], signal.SIGKILL)
+        assert ended(running, 600) == 0, (folder / "said").read_text()
+        assert tables(folder / "run") == tables(base / "run")
+        assert made(folder / "run").total() == CELLS and "note: a worker died" in (folder / "said").read_text()
+        return "two of three workers killed; each cell made once; the tables are those of an undisturbed run"
+
+
+def stopped(number: signal.Signals, base: Path) -> str:
+    """Ends a command that has a Ray cluster of its own, and waits until nothing of it is left."""
+    import psutil
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(base / "plan.yaml", folder)
+        running, below = start(folder, *command("run", ENGINES["ray"])), []
+        while not actors(running):
+            assert ended(running, 0.02) is None, (folder / "said").read_text()
+        below = psutil.Process(running).children(recursive=True)
+        if number == signal.SIGKILL:  # Ray's own agents look for their cluster for a minute before they end
+            below = [psutil.Process(actor) for actor in actors(running)]
+        (os.killpg if number == signal.SIGINT else os.kill)(running, number)  # Ctrl-C goes to all of its group
+        code = ended(running, 60)
+        assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], code
+        assert not psutil.wait_procs(below, timeout=60)[1]
+        said = (folder / "said").read_text()
+        assert "Traceback" not in said, said
+        return f"{len(below)} processes ended with it"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--stages", nargs="+", choices=["run", "score"], default=["run", "score"])
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+
+    import w2sd_video.cli
+    import w2sd_video.eval.cli
+    import w2sd_video.eval.report
+    import w2sd_video.pipelines  # noqa: F401 - all of which a fork then has
+
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        (base / "plan.yaml").write_text(PLAN)
+        assert ended(start(base, *command("run", [])), 600) == 0, (base / "said").read_text()
+        for engine in given.engines:
+            with cluster() if engine == "ray" else nullcontext() as at:
+                options = ENGINES[engine] + (["--address", at[0]] if at else [])
+                for stage in given.stages:
+                    rng = random.Random(f"{given.seed} {engine} {stage}")
+                    what = disturbed(stage, options, 1 if engine == "one" else 2, given.times, base, rng)
+                    print(f"{stage}, {engine}: {what}", flush=True)
+                if at:
+                    print(f"run, ray: {workers_killed(*at, base)}", flush=True)
+                    until = time.monotonic() + 60
+                    while left := actors(at[1]):
+                        assert time.monotonic() < until, f"{left} outlive their runs"
+                        time.sleep(0.2)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if engine == "ray" else ():
+                print(f"run, ray, {number.name}: {stopped(number, base)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

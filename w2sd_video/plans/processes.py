@@ -1,0 +1,124 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from .. import plugins
+from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started, threads_for
+
+PATIENCE = 10  # seconds that a worker has to end
+
+
+def _outlive(sentinel: int) -> None:
+    """Ends this worker once its coordinator has died."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)  # as the coordinator would have: what is half made is cleared away
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
+def _serve(connection: Connection, start: Start, threads: int, files: Sequence[tuple[plugins.Kind, str]]) -> None:
+    """What a worker's process does: tasks in, outcomes out, until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
+        threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
+    for kind, file in files:
+        plugins.from_file(kind, file)
+    work = started(start, threads)
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send(work.make(connection.recv()))
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the end. A process that starts within never has it: it imports for seconds before it could
+    say so itself."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Process:
+    """A worker in a process of its own."""
+
+    def __init__(self, serve: Callable[..., None], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+        with _interrupts_later():
+            self.process.start()
+        theirs.close()
+        self.ready = True
+        self.task: Task | None = None
+        self.models: Any = None
+
+    def hand(self, task: Task) -> None:
+        with suppress(OSError):  # of one that has died, as `listen` then says
+            self.connection.send(task)
+
+    def received(self) -> Outcome | None:
+        """What it has sent; None where it died."""
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return outcome
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(PATIENCE)
+        self.process.kill()  # one that is deep in a network's code
+        self.process.join()
+
+
+class SideBySide:
+    """In several processes."""
+
+    def __init__(self, workers: int, serve: Callable[..., None] = _serve):
+        self.workers, self.serve = workers, serve
+
+    def threads(self) -> int:
+        return threads_for(self.workers)
+
+    def run(self, tasks: Sequence[Task], start: Start, threads: int, folder: Path) -> Outcomes:
+        hire = partial(_Process, self.serve, start, threads, plugins.named())
+        return hand_out(tasks, self.workers, hire, _listen)
+
+
+def _listen(crew: Sequence[_Process]) -> Heard:
+    ready = wait([end for each in crew for end in (each.connection, each.process.sentinel)])
+    for each in list(crew):
+        if each.connection in ready and (outcome := each.received()):
+            yield each, outcome
+        elif each.connection in ready or each.process.sentinel in ready:
+            each.process.join()
+            yield each, _death(each.process.exitcode)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            pass
+    return f"exit code {code}"
