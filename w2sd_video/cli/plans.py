@@ -19,6 +19,7 @@ from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
 
 if TYPE_CHECKING:
+    from ..eval.results import Summary
     from ..plans import Plan
     from ..plans import Progress as Done
 
@@ -61,7 +62,7 @@ def run(
         as_json = wants_json(form)
         from .. import plans
 
-        plan, to = _plan(plan_file, folder, methods)
+        plan, to = plan_of(plan_file, folder, methods)
         part = _shard(shard)
         plan.check()
         if dry_run:
@@ -115,7 +116,7 @@ def score(
         from ..eval.dimensions import named_by_user
 
         options |= OF_PLANS
-        plan, to = _plan(folder, None, methods)
+        plan, to = plan_of(folder, None, methods)
         wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
         if not wanted:
             raise Refused("--dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
@@ -143,6 +144,7 @@ def _check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str) 
 def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str, form: str) -> bool:
     """Whether all could be scored."""
     from .. import plans
+    from ..eval import report
     from ..eval.cli import run as evaluate
 
     videos = plans.videos(plan, folder)
@@ -151,7 +153,14 @@ def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None
     images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    return evaluate(to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how)
+
+    def page(summary: Summary) -> list[Path]:
+        return report.write(folder / plans.PAGE, summary, plans.experiment(plan, folder.resolve().name), gallery=True)
+
+    report.check(folder / plans.PAGE)
+    return evaluate(
+        to, err, videos, dimensions, results, weights=weights, device=device, images=images, form=how, page=page
+    )
 
 
 def status(
@@ -164,11 +173,11 @@ def status(
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = _plan(folder, None, methods)
+        plan, to = plan_of(folder, None, methods)
         _say(_status(plan, to, (1, 1), None), as_json)
 
 
-def _plan(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
+def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
     """The plan of a file, or of a run's folder; and the folder. Files of methods run before."""
     from .. import plans
 
