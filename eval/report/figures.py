@@ -47,12 +47,10 @@ def sweep(
 
     check(path)
     data = Data(summary, experiment, {}, {})
-    x, y = across or data.motion, up or data.quality
+    x, y = across or data.motion or data.quality, up or data.quality
     for option, name in (("--across", x), ("--up", y)):
         if name not in data.columns:
-            raise Refused(
-                option, name, did_you_mean(name, data.columns) if name else "nothing is scored: score the run"
-            )
+            raise Refused(option, name, did_you_mean(name, data.columns) if name else "nothing is scored")
     along = next((axis for axis, labels in experiment.axes.items() if all(map(_is_number, labels))), None)
     lines: dict[str, list[str]] = {}
     for group in summary.groups:

@@ -291,7 +291,8 @@
           D.thing === "video" && row.cells.some(cell => cell.file) ? button("▶ Play", "Play all of this prompt in step", () => { activate(row); player.play(); }) : null,
           many ? button("Compare", "Compare two, large", () => open(row)) : null)),
       arms(row));
-    node.addEventListener("focusin", () => { if (active !== row) activate(row, false); });
+    // By the keyboard alone: for a mouse the row would move under it before the click.
+    node.addEventListener("focusin", event => { if (event.target.matches(":focus-visible")) activate(row, false); });
     return node;
   }
   function more(until = drawn + BATCH) {
