@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from pages import ARMS, FRAMES, HOSTILE, chromium, experiment, grey, many, summary, write_video
 from PIL import Image
@@ -239,19 +239,24 @@ def test_a_phone_scrolls_down_and_not_sideways(run, browser, scheme):
     context.close()
 
 
+def processor_time() -> float:
+    """Seconds of the processor that the browser's processes have taken."""
+    browsers = [each for each in psutil.Process().children(recursive=True) if "chrom" in each.name()]
+    return sum(sum(each.cpu_times()[:2]) for each in browsers)
+
+
 def test_a_page_of_a_thousand_videos_opens_in_two_seconds(browser, page, tmp_path):
+    """Of the processor, all of the browser's processes together, so that other programs change nothing."""
     path = many(tmp_path, 334)
-    page.goto("about:blank")
     took = []
     for _ in range(3):
-        began = time.process_time(), time.perf_counter()
+        page.goto("about:blank")
+        began = processor_time()
         page.goto(path.as_uri())
         page.locator("article.row").nth(5).wait_for()
-        took.append(time.perf_counter() - began[1])
+        took.append(processor_time() - began)
     assert min(took) < 2, took
-    assert "1002 videos" in page.locator(".count").inner_text()
-    assert page.evaluate("document.querySelectorAll('article.row').length") < 100
-    for _ in range(3):  # scrolling makes more
-        page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_timeout(150)
-    assert page.evaluate("document.querySelectorAll('article.row').length") > 24
+    assert "1002 videos" in str(page.locator(".count").text_content())
+    assert page.locator("article.row").count() < 100 and page.locator("video").count() == 0
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # which makes more
+    page.wait_for_function("document.querySelectorAll('article.row').length > 24")

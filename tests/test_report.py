@@ -29,6 +29,7 @@ from w2sd_video.runs import Request
 from w2sd_video.runs.again import command
 
 runner = CliRunner()
+MEDIA = {**dict.fromkeys(("file", "still", "strip"), "x"), **dict.fromkeys(("frames", "fps", "width", "height"), 1)}
 
 
 def data_of(page: str) -> dict:
@@ -88,11 +89,13 @@ def test_what_is_not_of_this_command_is_left_as_it_is(tmp_path):
 
 
 def test_hostile_prompts_are_text_in_the_page_and_in_its_data(tmp_path):
-    page = report.page(summary(tmp_path, HOSTILE, files=False), experiment(HOSTILE), {}, {})
+    of = summary(tmp_path, HOSTILE, files=False)
+    page = report.page(of, experiment(HOSTILE), dict.fromkeys(of.scores.videos, MEDIA))
     scripts = re.findall(r"<script[^>]*>", page)
     assert scripts == [scripts[0], "<script>"] and "<img src=x" not in page and "{{ 7 * 7 }}" in page
     (text,) = re.findall(r'type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
     assert not set("<>&\u2028\u2029") & set(text)
+    assert [row["prompt"] for row in json.loads(text)["rows"]] == HOSTILE
 
 
 def test_the_papers_numbers_stand_beside_ours_with_the_direction_where_it_is_decided():
@@ -223,8 +226,7 @@ def test_votes_are_read_and_summed_up(tmp_path, made):
     assert found.equal == pytest.approx(2 / 3)
     # Scores of w2sd are better but for the first prompt, where they are equal: three of four votes are for it.
     assert found.columns["quality"].n == 4 and found.columns["quality"].mean == pytest.approx((1 + 0.5) / 2)
-    page = report.page(made, votes=cast, shown={made.scores.videos[0]: dict.fromkeys(
-        ("file", "still", "strip", "frames", "fps", "width", "height"), 1)})  # fmt: skip
+    page = report.page(made, shown={made.scores.videos[0]: MEDIA}, votes=cast)
     assert "7 votes of 2 voters on 4 prompts" in page and "3 pairs were judged by several voters: 67 %" in page
 
 
