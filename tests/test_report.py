@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +284,36 @@ def test_a_run_has_a_page_and_what_cannot_be_used_is_refused_with_2(tmp_path):
     ):
         ran = runner.invoke(cli.app, ["report", str(tmp_path / "r"), *options])
         assert ran.exit_code == 2 and says in " ".join(ran.output.split()), (options, ran.output)
+
+
+# Interruptions
+
+
+@pytest.mark.slow_unless(case=lambda at: at == 9)
+@pytest.mark.parametrize("at", [1, 4, 9, 12, 14])
+def test_a_page_that_is_killed_at_a_rename_is_there_whole_or_not_and_goes_on(tmp_path, at):
+    of = summary(tmp_path, ["a"])
+    report.write(tmp_path / "whole" / "index.html", of, gallery=True)
+    if not (child := os.fork()):
+        renames = itertools.count(1)
+        sys.addaudithook(
+            lambda event, _: os.kill(os.getpid(), 9) if event == "os.rename" and next(renames) == at else None
+        )
+        try:
+            report.write(tmp_path / "cut" / "index.html", of, gallery=True)
+        finally:
+            os._exit(3)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == -9 or (code == 3 and at > 12)
+    if (tmp_path / "cut" / "index.html").exists():
+        assert (tmp_path / "cut" / "index.html").read_bytes() == (tmp_path / "whole" / "index.html").read_bytes()
+    report.write(tmp_path / "cut" / "index.html", of, gallery=True)
+    contents = [
+        {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("whole", "cut")
+    ]
+    assert contents[0] == contents[1]

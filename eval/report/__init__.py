@@ -124,14 +124,15 @@ def page(
         finalize=lambda value: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) and
         not isinstance(value, Markup) else value,
     )  # fmt: skip
-    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    parts = sorted((FOLDER / "script").glob("*.js"))  # which share one scope, in this order
+    style, *scripts = (path.read_text(encoding="utf-8") for path in (FOLDER / "page.css", *parts))
     return environment.get_template("page.html.j2").render(
         summary=summary,
         data=data,
         json=Markup(data.json()),
         tally=tally(votes, summary),
-        style=style,
-        script=script,
+        style=Markup(style),
+        script=Markup("\n".join(scripts)),
         folder=quote(os.fsencode(folder)),
-        title=data.experiment.title or f"Scores of {len(summary.scores.videos)} {summary.thing}s",
+        title=data.experiment.title or f"Scores of {len(summary.scores.videos)} {data.thing}s",
     )

@@ -79,6 +79,8 @@ class Data:
         self.compared = {(c.group, c.column): c for c in summary.comparisons}
         self.sidecars = {video: video.sidecar for video in summary.scores.videos}
         self.gallery = bool(shown)
+        pictures = self.gallery and all(media["frames"] == 1 for media in shown.values())
+        self.thing = "picture" if pictures else summary.thing
 
     # Numbers
 
@@ -189,7 +191,7 @@ class Data:
             for group in summary.groups
         }
         return {
-            "thing": summary.thing,
+            "thing": self.thing,
             "base": summary.base,
             "groups": [
                 {

@@ -155,7 +155,7 @@ def _score(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None
     how = "text" if form == "json-quietly" else form
 
     def page(summary: Summary) -> list[Path]:
-        return report.write(folder / plans.PAGE, summary, plans.experiment(plan, folder.resolve().name), gallery=True)
+        return plans.write_page(plan, folder, summary)
 
     report.check(folder / plans.PAGE)
     return evaluate(

@@ -50,6 +50,8 @@ def report(
     """
     with messages(context) as options:
         options |= OF_PLANS
+        import plotly  # noqa: F401 - which draws, and may be missing
+
         from .. import plans
         from ..eval import report as page
         from ..eval.report import figures
@@ -57,10 +59,9 @@ def report(
         from ..eval.results import Summary
 
         plan, run = plan_of(folder, None, methods)
-        place = (to or run / plans.PAGE.parent) / plans.PAGE.name
         if to is not None and to.exists() and not to.is_dir():
             raise Refused("--out", str(to), "give a folder")
-        page.check(place)
+        page.check(run / plans.PAGE if to is None else to / plans.PAGE.name)
         if (across or up) and not figure:
             raise Refused("--across" if across else "--up", across or up, "it is of a figure: give --figure FILE, too")
         if figure:
@@ -70,11 +71,10 @@ def report(
         scores = _scores(videos, run / "scores" / "scores.json", plan.dimensions, weights, device)
         summary = Summary(scores)
         cast = read(votes or (), summary)
-        about = plans.experiment(plan, run.resolve().name)
-        page.write(place, summary, about, gallery=True, votes=cast)
-        out.print(str(place), markup=False)
+        written = plans.write_page(plan, run, summary, to, votes=cast)
+        out.print(str(written[0]), markup=False)
         if figure:
-            figures.sweep(figure, summary, about, across, up)
+            figures.sweep(figure, summary, plans.experiment(plan, run.name), across, up)
             out.print(str(figure), markup=False)
 
 
