@@ -8,7 +8,7 @@ function layout(more) {
   const axis = {gridcolor: ink("line"), zerolinecolor: ink("soft"), linecolor: ink("line"), automargin: true, fixedrange: true};
   return {paper_bgcolor: "transparent", plot_bgcolor: "transparent", margin: {l: 8, r: 12, t: 12, b: 8},
     font: {family: ink("sans").replace(/"/g, ""), size: 12, color: ink("ink")}, hoverlabel: {font: {size: 12}},
-    legend: {orientation: "h", y: -0.16}, showlegend: true, dragmode: false, ...more,
+    legend: {orientation: "h", y: -0.16}, modebar: {bgcolor: "transparent", color: ink("soft"), activecolor: ink("accent")}, showlegend: true, dragmode: false, ...more,
     xaxis: {...axis, ...more.xaxis}, yaxis: {...axis, ...more.yaxis}};
 }
 const numeric = axis => axis.labels.every(label => label !== "" && Number.isFinite(+label));
@@ -58,14 +58,14 @@ function scatter(figure, title, across) {
       line: {color: style.colour, dash: style.dash, width: 1.6}, marker: {color: style.colour, symbol: style.symbol, size: 9},
       error_x: {...bars(xs), color: style.colour + "66", visible: !alone || !along}, error_y: {...bars(ys), color: style.colour + "66", visible: !alone || !along}};
   });
-  return [traces, {xaxis: {title: {text: safe(title), font: {size: 11}}}, yaxis: {title: {text: safe(y), font: {size: 11}}}, legend: {orientation: "h", y: -0.22}}];
+  return [traces, {xaxis: {title: {text: safe(title), font: {size: 11}, standoff: 10}}, yaxis: {title: {text: safe(y), font: {size: 11}, standoff: 14}}, legend: {orientation: "h", y: -0.22}}];
 }
 function plot(figure) {
   if (!figure.dataset.seen || !plotly()) return;
   const [traces, more] = PLOTS[figure.dataset.plot](figure), box = $(".plot", figure);
   if (more.height) box.style.height = `${more.height}px`;
   Plotly.react(box, traces, layout(more), {displaylogo: false, responsive: true, scrollZoom: false, toImageButtonOptions: {format: "svg", filename: figure.dataset.plot},
-    modeBarButtonsToRemove: ["zoom2d", "pan2d", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"]});
+    modeBarButtons: [["toImage"]]});
 }
 const figures = $$("[data-plot]");
 let asked = false;
