@@ -184,6 +184,32 @@ def test_a_video_that_is_opened_large_has_its_facts(run, page):
     assert "p1-0.mp4" in facts and run[1].groups["w2sd"][1].sha256 in facts and "24, 8 a second, 48 × 32" in facts
     page.keyboard.press("c")
     assert page.locator("dialog.stage .strip img").count() == 3
+    page.keyboard.press("Escape")
+
+
+def test_the_keyboard_alone_reaches_flicker_and_goes_on_to_the_next_prompt(run, browser):
+    context = browser.new_context(reduced_motion="reduce")  # so that nothing flickers by itself
+    page = context.new_page()
+    page.goto(run[0].as_uri())
+    page.locator(".filters [data-state=outcome]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.innerText") == "Compare"
+    page.keyboard.press("Enter")
+    page.locator("dialog.stage [data-mode=flicker]").focus()
+    page.keyboard.press("f")
+    second = "document.querySelectorAll('dialog.stage .over .screen > div')[1].classList.contains('hide')"
+    before = page.evaluate(second)
+    page.wait_for_timeout(700)
+    assert page.evaluate(second) == before
+    page.keyboard.press("f")
+    assert page.evaluate(second) != before
+    page.keyboard.press("j")
+    assert page.locator("dialog.stage .prompt").inner_text() == PROMPTS[1]
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.querySelector('dialog.stage').open")
+    assert page.locator("article.active .prompt").text_content() == PROMPTS[1]
+    context.close()
 
 
 def test_votes_by_keys_are_kept_and_saved_as_a_file_that_is_read_back(run, page, tmp_path):

@@ -75,6 +75,8 @@ def test_a_gif_and_a_folder_of_frames_are_encoded_and_a_picture_is_shown_as_it_i
     ends = [(cell.get("file", "")[-4:], cell.get("frames"), cell.get("fps"), cell.get("why")) for cell in cells]
     gone = (None, None, "it was not made")
     assert ends == [(".mp4", 3, 5, None), (".mp4", 3, 8, None), (".png", 1, 8, None), ("", *gone)]
+    report.write(tmp_path / "y.html", Summary(Scores([], shown[2:3])), gallery=True)
+    assert data_of((tmp_path / "y.html").read_text())["thing"] == "picture"
     for cell in cells[:2]:
         assert video.read(tmp_path / "x_files" / cell["file"]).shape == (3, 16, 16, 3)
 

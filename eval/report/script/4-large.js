@@ -1,7 +1,7 @@
 // Two arms, large: side by side, wiped, flickering, as contact strips
 
 const MODES = {one: "One", side: "Side by side", wipe: "Wipe", flicker: "Flicker", strips: "Strips"};
-let flicker = 0;
+let flicker = 0, opened = null;
 function open(row, a, b) {
   activate(row, false);
   const usable = row.cells.filter(cell => cell.file).map(cell => cell.group);
@@ -17,6 +17,7 @@ function open(row, a, b) {
 }
 function large(row) {
   clearInterval(flicker);
+  opened = row;
   const [a, b] = [+state.a, +state.b].map(group => row.cells.find(cell => cell.group === group));
   const usable = row.cells.filter(cell => cell.file);
   const mode = b && b !== a || state.view === "strips" ? state.view : "one";
@@ -101,10 +102,13 @@ function facts(row, cells) {
 }
 stage.addEventListener("close", () => {
   clearInterval(flicker);
-  const row = active;
+  const row = opened;  // where the focus returns to is the row that was opened first
   state.view = state.a = state.b = "";
   const [time, at] = [player.time, player.frame];
   deactivate();
-  if (row) { player.time = time; activate(row, false); player.go(at); }
+  player.time = time;
+  activate(row);
+  player.go(at);
+  $("[aria-label^=Compare], button", place(row)).focus({preventScroll: true});
   write();
 });
