@@ -20,6 +20,7 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Video
 
 pytestmark = pytest.mark.slow
+PATIENCE = 120_000  # milliseconds, on a machine that has much else to do
 PROMPTS = ["a red circle", "a blue square", "a green triangle moving right", "a yellow dot"]
 
 
@@ -41,6 +42,7 @@ def run(tmp_path_factory) -> tuple[Path, Summary]:
 def page(browser):
     """A page that fails the test where it logs an error, or asks for anything that is not on disk."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
@@ -189,6 +191,7 @@ def test_a_video_that_is_opened_large_has_its_facts(run, page):
 
 def test_the_keyboard_alone_reaches_flicker_and_goes_on_to_the_next_prompt(run, browser):
     context = browser.new_context(reduced_motion="reduce")  # so that nothing flickers by itself
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(run[0].as_uri())
     page.locator(".filters [data-state=outcome]").focus()
@@ -251,6 +254,7 @@ def test_hostile_prompts_are_shown_as_text(browser, page, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_down_and_not_sideways(run, browser, scheme):
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(run[0].as_uri())
     page.locator("#plots").scroll_into_view_if_needed()
