@@ -36,10 +36,10 @@ from .videos import Video
 MANY = 6  # groups, of which a terminal's width holds no more
 # What near its start tells a file of this command's from another one.
 SIGNS = {
-    ".json": b'"command": [',
-    ".jsonl": b'{"key": ',
-    ".csv": b"column,group,n,mean",
-    ".html": b"<title>Scores</title>",
+    ".json": (b'"command": [',),
+    ".jsonl": (b'{"key": ',),
+    ".csv": (b"column,group,n,mean",),
+    ".html": tuple(sign.encode() for sign in report.SIGNS),
 }
 
 
@@ -60,6 +60,8 @@ def run(
     worst: int | None = None,
     score: Callable[..., Scores] = evaluate,
     power: float | None = None,
+    gallery: bool = False,
+    page: Callable[[Summary], list[Path]] | None = None,
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -72,6 +74,8 @@ def run(
             the files alone.
         score: what scores the videos, called as `evaluate` is.
         power: the size of a difference. Printed is how many prompts it takes to show one of that size.
+        gallery: whether the page shows the videos.
+        page: writes the page, and returns its files; None: it lies beside the results.
 
     Raises:
         Refused: an argument cannot be used.
@@ -114,10 +118,10 @@ def run(
     for file in files:
         _say(listing_to, file)
     try:
-        report.write(results.with_suffix(".html"), summary)
-        _say(listing_to, results.with_suffix(".html"))
-    except ModuleNotFoundError:
-        _say(err, "No page of plots: matplotlib is missing; pip install matplotlib")
+        written = page(summary) if page else report.write(results.with_suffix(".html"), summary, gallery=gallery)
+        _say(listing_to, written[0])
+    except ModuleNotFoundError as error:
+        _say(err, f"No page: {error.name} is missing; pip install {error.name}")
     for line in summary.notes:
         if line not in early:
             _say(err, line)
@@ -184,7 +188,9 @@ def refuse_taken(results: Path) -> None:
         Refused: it is no name of a .json file, or it or a name beside it is taken by what this command did not write.
     """
     if results.suffix != ".json":
-        raise Refused("out", str(results), "give the name of a .json file")
+        raise Refused(
+            "out", str(results), "give the name of a .json file, or of an .html file for a page of the videos"
+        )
     there = {end: file for end in SIGNS if os.path.lexists(file := results.with_suffix(end))}
     named = re.compile(re.escape(results.stem) + r"(_\d+)?_eval_results\.json")
     vbench = [file for file in results.parent.glob("*_eval_results.json") if named.fullmatch(file.name)]
@@ -198,11 +204,15 @@ def refuse_taken(results: Path) -> None:
     except OSError as error:
         raise Refused("out", str(results), f"{error.filename} is not a file to write to; give another name") from None
     foreign = [
-        there[end] for end, start in starts.items() if SIGNS[end] not in start and not SIGNS[end].startswith(start)
+        there[end]
+        for end, start in starts.items()
+        if not any(sign in start or sign.startswith(start) for sign in SIGNS[end])
     ]
     foreign += [file for file in vbench if file.is_dir() or not there]
     if foreign:
         raise Refused("out", str(results), f"{foreign[0]} is there and not of this command; give another name")
+    if (folder := report.files_of(results.with_suffix(".html"))).exists() and not folder.is_dir():
+        raise Refused("out", str(results), f"{folder} is there and no folder; give another name")
 
 
 def table(summary: Summary) -> Table:

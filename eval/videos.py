@@ -84,6 +84,11 @@ class Video:
             raise ValueError("it changed while it was scored; score it again")
 
     @property
+    def sidecar(self) -> dict[str, Any]:
+        """What its sidecar says; empty without one."""
+        return _sidecar(self.path)
+
+    @property
     def timed(self) -> bool:
         """Whether it has a frame rate of its own, which a folder of pictures does not."""
         return not self.path.is_dir()

@@ -28,7 +28,14 @@ PAGES = {
     path.stem: path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NOT_RUN = ("needs real weights", "needs several machines", "needs a Ray cluster", "installs packages", "takes hours")
+NOT_RUN = (
+    "needs real weights",
+    "needs several machines",
+    "needs a Ray cluster",
+    "needs votes",
+    "installs packages",
+    "takes hours",
+)
 DATA = ("csv", "text", "toml", "yaml")
 SNIPPET = re.compile(r"\A# (examples/\w+\.py)\n\Z")  # the site has the script in its place
 SMALLER = {

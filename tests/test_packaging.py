@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DATA = (".typed", ".yaml", ".json", ".safetensors", ".gz", ".md", ".txt")
+DATA = (".typed", ".yaml", ".json", ".safetensors", ".gz", ".md", ".txt", ".j2", ".css", ".js")
 
 
 @pytest.fixture(scope="module")

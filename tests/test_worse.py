@@ -117,7 +117,10 @@ def test_the_terminal_lists_as_many_as_it_is_told():
 
 def test_the_page_has_them_with_names_escaped():
     page = report.page(example(2))
-    assert "worse on 11 of 12 prompts" in page and "<td>p11<td>-0.11<td>seed 0: 1 → 0.89<br>seed 1: 1 → 0.89" in page
+    assert (
+        "worse on 11 of 12 prompts" in page
+        and "<td>p11</td><td>-0.11</td><td>seed 0: 1 → 0.89<br>seed 1: 1 → 0.89" in page
+    )
     assert "&lt;w2sd&gt; is worse than plain, the worst first" in page and "<w2sd>" not in page
     assert "is worse than" not in report.page(example(0))
 

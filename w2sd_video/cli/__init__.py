@@ -25,6 +25,7 @@ from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
 from .plans import COMMANDS as PLANS
 from .prompts import app as prompts_app
+from .report import report
 from .reproduce import reproduce
 from .scoring import best, check_pair, evaluate
 
@@ -92,6 +93,7 @@ app.command("image", help="Make images from prompts: a PNG and a JSON sidecar ea
 for name, command in PLANS.items():
     app.command(name)(command)
 app.command()(reproduce)
+app.command()(report)
 app.command("presets")(show_presets)
 app.command("methods")(show_methods)
 app.command("dimensions")(show_dimensions)

@@ -22,6 +22,7 @@ from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
 
 if TYPE_CHECKING:
+    from ..eval.results import Summary
     from ..plans import Plan
     from ..plans import Progress as Done
     from ..plans.engine import Engine
@@ -87,7 +88,7 @@ def run(
         as_json = wants_json(form)
         from .. import plans
 
-        plan, to = _plan(plan_file, folder, methods)
+        plan, to = plan_of(plan_file, folder, methods)
         part = _shard(shard)
         named: dict[str, Any] = {} if names is None else {"names": names}
         plan = replace(plan, **named)
@@ -153,7 +154,7 @@ def score(
         from ..eval.dimensions import named_by_user
 
         options |= OF_PLANS
-        plan, to = _plan(folder, None, methods)
+        plan, to = plan_of(folder, None, methods)
         wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
         if power is not None and not 0 < power < float("inf"):
             raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
@@ -226,6 +227,7 @@ def _score(
     import torch
 
     from .. import plans
+    from ..eval import report
     from ..eval.cli import refuse_taken
     from ..eval.cli import run as evaluate
     from ..eval.dimensions import OFFICIAL as OF_VBENCH
@@ -251,6 +253,11 @@ def _score(
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
     score = plans.scorer(plan, official)
+
+    def page(summary: Summary) -> list[Path]:
+        return plans.write_page(plan, folder, summary)
+
+    report.check(folder / plans.PAGE)
     return evaluate(
         to,
         err,
@@ -263,6 +270,7 @@ def _score(
         form=how,
         power=power,
         score=score,
+        page=page,
     )
 
 
@@ -276,11 +284,11 @@ def status(
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = _plan(folder, None, methods)
+        plan, to = plan_of(folder, None, methods)
         _say(_status(plan, to, (1, 1), None), as_json)
 
 
-def _plan(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
+def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
     """The plan of a file, or of a run's folder; and the folder. Files of methods run before."""
     from .. import plans
 

@@ -62,6 +62,7 @@ def reproduce(
     """
     with messages(context) as options:
         options |= OPTIONS
+        from .. import plans
         from .. import reproduce as tables_of_paper
 
         if name == "ls":
@@ -101,7 +102,11 @@ def reproduce(
             complete = complete and not summaries[where].scores.problems
         parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
         _print(tables_of_paper.document(table, parts, shapes))
-        for file in [*tables_of_paper.write(to, table, parts, shapes), *_pages(summaries)]:
+        written = tables_of_paper.write(to, table, parts, shapes)
+        for part, where in places.items():
+            paper = tables_of_paper.paper_of(table, part, shapes)
+            written += plans.write_page(made[where], where, summaries[where], paper=paper)
+        for file in written:
             out.print(str(file), markup=False)
         if not complete:
             raise typer.Exit(1)
@@ -211,18 +216,6 @@ def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summa
     for video, dimension, problem in scores.problems[:FAILURES]:
         err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
     return summary
-
-
-def _pages(summaries: Mapping[Path, Summary]) -> Iterator[Path]:
-    """A page of each run's scores."""
-    from ..eval import report
-
-    for where, summary in summaries.items():
-        try:
-            report.write(where / "scores" / "scores.html", summary)
-            yield where / "scores" / "scores.html"
-        except ModuleNotFoundError:
-            err.print("No page of plots: matplotlib is missing; pip install matplotlib", markup=False)
 
 
 @contextmanager

@@ -53,7 +53,12 @@ def evaluate(
         ),
     ] = "six",
     out_file: Annotated[
-        Path, typer.Option("--out", help="The results, a JSON file; others are made beside it.", **PATH)
+        Path,
+        typer.Option(
+            "--out",
+            help="The results, a JSON file; others are made beside it. Of NAME.html, the page shows the videos too.",
+            **PATH,
+        ),
     ] = Path("results.json"),
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.", **PATH)
@@ -108,12 +113,13 @@ def evaluate(
         official = official_python if backend == "official" else None
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
+        gallery = out_file.suffix == ".html"
         scored = run(
             out,
             err,
             videos,
             named_by_user(dimensions),
-            out_file,
+            out_file.with_suffix(".json") if gallery else out_file,
             prompts=prompts_file,
             weights=weights,
             device=device,
@@ -122,6 +128,7 @@ def evaluate(
             references=references or [],
             form=form,
             worst=worst,
+            gallery=gallery,
         )
         if not scored:
             raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from .by_dimension import scored_on, scorer
 from .on_ray import OnRay
+from .page import PAGE, experiment, write_page
 from .plan import Arm, Cell, Plan, read
 from .record import Folder, Keys
 from .run import Progress, run
@@ -10,6 +11,7 @@ from .scoring import score
 from .status import status
 
 __all__ = [
+    "PAGE",
     "Arm",
     "Cell",
     "Folder",
@@ -17,6 +19,7 @@ __all__ = [
     "OnRay",
     "Plan",
     "Progress",
+    "experiment",
     "read",
     "run",
     "score",
@@ -24,4 +27,5 @@ __all__ = [
     "scorer",
     "status",
     "videos",
+    "write_page",
 ]

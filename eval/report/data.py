@@ -1,0 +1,303 @@
+"""What the page shows, as data: the gallery's videos and the numbers that its plots draw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2sd_video.documents import finite
+from w2sd_video.runs import read_sidecar
+from w2sd_video.runs.again import command
+from w2sd_video.verdicts import failure_value, numbers_of
+
+from .. import vbench
+from ..dimensions import VBENCH
+from ..results import printable
+
+if TYPE_CHECKING:
+    from w2sd_video.verdicts import Comparison
+
+    from ..results import Summary
+    from ..videos import Video
+
+# Lines of groups: colours that can be told apart on white and on black, then dashes, then marks.
+COLOURS = ("#6a5acd", "#d98200", "#0e9aa7", "#c2528b", "#7a7f87", "#8c5a3c", "#9a9a00", "#4f7fd9")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a plan knows beside the scores of its videos.
+
+    Args:
+        title: of the page.
+        axes: the labels of every axis, in order.
+        labels: of every group, its label on each axis.
+        prompts: the texts in the plan's order.
+        tags: of a prompt's text.
+        paper: published numbers by group and column, on the scale of the means here.
+    """
+
+    title: str = ""
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    prompts: Sequence[str] = ()
+    tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Data:
+    """The page's data.
+
+    Args:
+        shown: the media of videos.
+        broken: why a video cannot be shown.
+    """
+
+    def __init__(
+        self,
+        summary: Summary,
+        experiment: Experiment,
+        shown: Mapping[Video, dict[str, Any]],
+        broken: Mapping[Video, str],
+    ):
+        self.summary, self.experiment, self.shown, self.broken = summary, experiment, shown, broken
+        self.columns = {
+            name: column
+            for name, column in summary.columns.items()
+            if any(summary.means[group][name].n for group in summary.groups)
+        }
+        self.compared = {(c.group, c.column): c for c in summary.comparisons}
+        self.sidecars = {video: video.sidecar for video in summary.scores.videos}
+        self.gallery = bool(shown)
+        pictures = self.gallery and all(media["frames"] == 1 for media in shown.values())
+        self.thing = "picture" if pictures else summary.thing
+
+    # Numbers
+
+    @cached_property
+    def evaluations(self) -> dict[str, float]:
+        """Of every group, the network's evaluations that a video took, by the sidecars; their mean."""
+        found = {}
+        for group, videos in self.summary.groups.items():
+            counts = [n for video in videos if (n := _evaluations(self.sidecars[video])) is not None]
+            if counts:
+                found[group] = math.fsum(counts) / len(counts)
+        return found
+
+    @cached_property
+    def radar(self) -> dict[str, Any]:
+        """Three or more of VBench's dimensions, normalised; or else of columns of 0 and 1."""
+        summary = self.summary
+        names = [d for d in VBENCH if d in self.columns]
+        judged = [name for name, column in self.columns.items() if column.kind == "verdict"]
+        if len(names) >= 3:
+            title = "VBench, normalised"
+            values = {
+                group: [vbench.normalise(d, each[d][0]) if d in each else math.nan for d in names]
+                for group, each in summary.aggregates.items()
+            }
+        elif len(judged) >= 3:
+            names, title = judged, "Shares of the judge's columns"
+            values = {group: [summary.means[group][name].mean for name in names] for group in summary.groups}
+        else:
+            return {}
+        return {"title": title, "columns": names, "values": values}
+
+    @cached_property
+    def bars(self) -> dict[str, list[dict[str, Any]]]:
+        """Of every group, its differences from the first in units of the column's standard deviation over videos."""
+        bars: dict[str, list[dict[str, Any]]] = {}
+        for c in self.summary.comparisons:
+            if spread := self._spread(c):
+                d = c.difference
+                bars.setdefault(c.group, []).append(
+                    {
+                        "column": c.column,
+                        "label": self.columns[c.column].label,
+                        "mean": d.mean / spread,
+                        "low": d.low / spread,
+                        "high": d.high / spread,
+                        "verdict": c.verdict,
+                        "text": c.difference.text(sign="+"),
+                    }
+                )
+        return bars
+
+    @cached_property
+    def constant(self) -> dict[str, list[str]]:
+        """Of every group, the columns that are not drawn because all videos have the same score."""
+        constant: dict[str, list[str]] = {}
+        for c in self.summary.comparisons:
+            if not self._spread(c):
+                constant.setdefault(c.group, []).append(c.column)
+        return constant
+
+    def _spread(self, c: Comparison) -> float:
+        groups = [self.summary.values(group, c.column) for group in (c.base, c.group)]
+        failure = failure_value(self.columns[c.column])
+        numbers = [v for group in groups for seeds in numbers_of(group, failure).values() for v in seeds.values()]
+        values = [v for v in numbers if v == v]
+        return float(np.std(values)) if values else 0.0
+
+    @property
+    def quality(self) -> str:
+        """The column that plots begin with; empty where there is none."""
+        better = [name for name, column in self.columns.items() if column.sign > 0]
+        return next((name for name in better if self.columns[name].primary), (better or list(self.columns) or [""])[0])
+
+    @property
+    def motion(self) -> str:
+        """The column of how much moves; empty where there is none."""
+        names = [name for name in self.columns if re.search(r"motion(?!_smoothness)|dynamic_degree", name)]
+        return names[0] if names else ""
+
+    def paper(self, group: str, column: str) -> str:
+        """The paper's number, and of a compared group whether its direction is that of the verdict here."""
+        published = self.experiment.paper
+        number = published.get(group, {}).get(column)
+        if number is None:
+            return ""
+        base = published.get(self.summary.base, {}).get(column)
+        c = self.compared.get((group, column))
+        if base is None or c is None or number == base:
+            return f"paper {number:.4g}"
+        said = "not decided here"
+        if c.verdict:
+            said = "reproduced" if (number > base) == (c.difference.mean > 0) else "reversed here"
+        return f"paper {number:.4g} ({number - base:+.4g}: {said})"
+
+    # The gallery
+
+    def json(self) -> str:
+        """For a script element: nothing in it ends the element or begins a comment, whatever prompts hold."""
+        text = json.dumps(finite(self.all()), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+    def all(self) -> dict[str, Any]:
+        summary = self.summary
+        rows, cells, recipes = self._cells()
+        means = {
+            group: {name: [m.mean, m.low, m.high] for name in self.columns if (m := summary.means[group][name]).n}
+            for group in summary.groups
+        }
+        return {
+            "thing": self.thing,
+            "base": summary.base,
+            "groups": [
+                {
+                    "name": printable(group),
+                    "labels": dict(self.experiment.labels.get(group, {})),
+                    "evaluations": self.evaluations.get(group),
+                    "colour": COLOURS[n % len(COLOURS)],
+                    "dash": DASHES[n // len(COLOURS) % len(DASHES)],
+                    "symbol": SYMBOLS[n // len(COLOURS) % len(SYMBOLS)],
+                }
+                for n, group in enumerate(summary.groups)
+            ],
+            "axes": [{"name": name, "labels": list(labels)} for name, labels in self.experiment.axes.items()],
+            "columns": [
+                {"name": name, "label": column.label, "sign": column.sign} for name, column in self.columns.items()
+            ],
+            "means": [means[group] for group in summary.groups],
+            "radar": self.radar and {**self.radar, "values": [self.radar["values"][g] for g in summary.groups]},
+            "bars": [self.bars.get(group, []) for group in summary.groups],
+            "quality": self.quality,
+            "motion": self.motion,
+            "rows": rows,
+            "cells": cells,
+            "recipes": recipes,
+        }
+
+    def _cells(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[list[list[str]]]]:
+        """Rows, each a prompt and seed; the videos of rows; and the settings that videos have in common."""
+        if not self.gallery:
+            return [], [], []
+        keyed: dict[tuple[str, int], dict[str, Video]] = {}
+        for group, videos in self.summary.groups.items():
+            for video in videos:
+                number = 0
+                while group in keyed.setdefault((video.pair, number), {}):  # several of one prompt and seed
+                    number += 1
+                keyed[video.pair, number][group] = video
+        order = {text: n for n, text in enumerate(self.experiment.prompts)}
+        groups = {group: n for n, group in enumerate(self.summary.groups)}
+        rows, cells = [], []
+        recipes: dict[str, int] = {}
+        described = []
+        for (pair, number), of in keyed.items():
+            first = next(iter(of.values()))
+            prompt = self.summary.prompt(first)
+            found = re.search(r", seed (-?\d+)$", pair)
+            place = (order.get(prompt, len(order)), prompt, int(found[1]) if found else 0, pair, number)
+            described.append((place, prompt, found[1] if found else "", pair, of))
+        for place, prompt, seed, pair, of in sorted(described, key=lambda each: each[0]):
+            name = hashlib.sha256(f"{pair}\n{place[-1]}".encode(errors="surrogatepass")).hexdigest()[:10]
+            tags = list(self.experiment.tags.get(prompt, ()))
+            rows.append({"id": name, "prompt": printable(prompt), "seed": seed, "tags": tags})
+            for group, video in of.items():
+                cells.append({"row": len(rows) - 1, "group": groups[group], **self._cell(video, recipes)})
+        return rows, cells, [json.loads(text) for text in recipes]
+
+    def _cell(self, video: Video, recipes: dict[str, int]) -> dict[str, Any]:
+        scores = self.summary.scores.of.get(video, {})
+        values = [scores.get(name) for name in self.columns]
+        scaled = [None if v is None else v / c.scale for v, c in zip(values, self.columns.values(), strict=True)]
+        cell: dict[str, Any] = {"scores": [None if v is None else float(f"{v:.6g}") for v in scaled]}
+        if video not in self.shown:
+            return {**cell, "why": printable(self.broken.get(video, "it is not there"))}
+        media = self.shown[video]
+        cell |= {name: media[name] for name in ("file", "still", "strip", "frames", "fps", "width", "height")}
+        cell |= {"sha256": video.sha256, "path": printable(str(video.path))}
+        said = self.sidecars[video]
+        if said:
+            recipe = json.dumps(list(_settings(said)))
+            cell["recipe"] = recipes.setdefault(recipe, len(recipes))
+            cell["facts"] = list(_facts(said))
+            cell["command"] = _command(video)
+        return cell
+
+
+def _evaluations(said: Mapping[str, Any]) -> float | None:
+    try:
+        return float(sum(each["evaluations"]["total"] for each in said["videos"].values())) if said else None
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _settings(said: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The settings of a sidecar that several videos have in common, as they are shown."""
+    request = said.get("request")
+    for name, value in request.items() if isinstance(request, dict) else ():
+        if name not in ("prompt", "seed") and value not in (None, {}, [], "", False):
+            yield [str(name), value if isinstance(value, str) else json.dumps(value)]
+
+
+def _facts(said: Mapping[str, Any]) -> Iterator[list[str]]:
+    """What a sidecar says of one video alone."""
+    if (count := _evaluations(said)) is not None:
+        yield ["network evaluations", f"{count:g}"]
+    for name in ("seconds", "device_name", "threads", "created"):
+        if isinstance(value := said.get(name), (str, int, float)):
+            yield [name.replace("_", " "), str(value)]
+    if isinstance(versions := said.get("versions"), dict):
+        yield ["versions", ", ".join(f"{name} {value}" for name, value in versions.items())]
+
+
+def _command(video: Video) -> str:
+    """The line that makes a video again; empty where its sidecar is not one of this program."""
+    stem = video.path.name.removesuffix("-frames") if video.path.is_dir() else video.path.stem
+    sidecar = video.path.with_name(f"{stem}.json")
+    try:
+        return printable(command(read_sidecar(sidecar)[0], sidecar))
+    except (OSError, ValueError):
+        return ""

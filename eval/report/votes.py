@@ -1,0 +1,280 @@
+"""What people preferred, blind: votes on pairs of groups as the page saves them, and what they come to.
+
+A vote compares two videos of one prompt and seed. Groups are ranked by the model of Bradley & Terry (1952, Biometrika
+39, 324): group i is preferred to group j with probability 1 / (1 + exp(b_j - b_i)). A tie is half a vote for either.
+The unit is the prompt: intervals come from a bootstrap that draws prompts. Agreement between voters is Krippendorff's
+alpha for nominal data (2011, "Computing Krippendorff's Alpha-Reliability").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2sd_video.columns import Column
+from w2sd_video.documents import read_json
+from w2sd_video.errors import Refused
+from w2sd_video.verdicts import Interval, mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..results import Summary
+
+KIND, FORMAT = "w2sd-video votes", 1
+CHOICES = {"left": 1.0, "tie": 0.5, "right": 0.0}  # the left one's share of the vote; a skipped pair has none
+DRAWS = 2000  # of the bootstrap
+FARTHEST = 15.0  # on the scale of log odds, beyond which a group is preferred always, or never
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What a voter preferred of two videos of one prompt.
+
+    Args:
+        pair: what both are of, a prompt and seed.
+        share: the first one's of the vote: 1, 0.5 (a tie) or 0.
+    """
+
+    voter: str
+    prompt: str
+    pair: str
+    first: str
+    second: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often a group is preferred.
+
+    Args:
+        over_base: probability that it is preferred to the first group, by Bradley & Terry, with the bootstrap's 95 %
+            interval; NaN where no votes connect the two.
+        share: of the votes on the group, whatever the other one is; ties count half.
+    """
+
+    group: str
+    over_base: Interval
+    share: Interval
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What votes come to.
+
+    Args:
+        alpha: Krippendorff's, over the pairs that several voters judged; NaN where there is none.
+        equal: share of equal votes among two on the same pair; NaN where there is none.
+        several: how many pairs several voters judged.
+        columns: for each column, the share of votes that the better score agrees with; of those that are no ties and
+            where the scores differ.
+    """
+
+    base: str
+    preferences: list[Preference]
+    voters: int
+    votes: int
+    prompts: int
+    alpha: float = math.nan
+    equal: float = math.nan
+    several: int = 0
+    columns: dict[str, Interval] = field(default_factory=dict)
+
+
+def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
+    """The votes of files that the page saved; of several by a voter on one pair, the last.
+
+    Raises:
+        Refused: a file is cut or is no file of votes, or it has a vote on a group or a video that is not here.
+    """
+    known = {(video.group, _sha256(video)): video for video in summary.scores.videos}
+    votes: dict[tuple[str, str, frozenset[str]], Vote] = {}
+    for path in paths:
+        voter, listed = _listed(path)
+        for number, each in enumerate(listed, 1):
+            try:
+                sides = [(str(each[side]["arm"]), str(each[side]["sha256"])) for side in ("left", "right")]
+                choice = each["choice"]
+            except (KeyError, TypeError):
+                raise _refused(path, f"its vote {number} lacks left, right or choice") from None
+            for arm, sha256 in sides:
+                if arm not in summary.groups:
+                    raise _refused(path, f"its vote {number} is on {arm!r}; there are {', '.join(summary.groups)}")
+                if not sha256 or (arm, sha256) not in known:
+                    raise _refused(path, f"its vote {number} is on a video of {arm!r} that is not of this run")
+            left, right = (known[side] for side in sides)
+            if left.group == right.group or left.pair != right.pair:
+                raise _refused(path, f"its vote {number} is not on two groups' videos of one prompt and seed")
+            if choice == "skip":
+                continue
+            if choice not in CHOICES:
+                raise _refused(path, f"its vote {number} is {choice!r}; give left, tie, right or skip")
+            vote = Vote(voter, summary.prompt(left), left.pair, left.group, right.group, CHOICES[choice])
+            votes[voter, left.pair, frozenset((left.group, right.group))] = vote
+    return list(votes.values())
+
+
+def _sha256(video: Any) -> str:
+    try:
+        return str(video.sha256)
+    except OSError:  # it is not there
+        return ""
+
+
+def _listed(path: Path) -> tuple[str, list[Any]]:
+    """The voter and the votes of a file."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _refused(path, f"it is cut short or no file that the page saved ({error})") from None
+    if not isinstance(data, dict) or data.get("kind") != KIND or not isinstance(data.get("votes"), list):
+        raise _refused(path, "it is no file that the page saved")
+    if data.get("format") != FORMAT:
+        raise _refused(path, f"it has format {data.get('format')!r}; this version reads {FORMAT}")
+    if data.get("count") != len(data["votes"]):
+        raise _refused(path, f"it says that it has {data.get('count')!r} votes, and has {len(data['votes'])}")
+    return str(data.get("voter") or path.name), data["votes"]
+
+
+def _refused(path: Path, why: str) -> Refused:
+    return Refused("--votes", str(path), why)
+
+
+def tally(votes: Sequence[Vote], summary: Summary) -> Tally | None:
+    """What votes come to, with the first group as the base; None where there are none."""
+    if not votes:
+        return None
+    groups = list(summary.groups)
+    prompts = sorted({vote.prompt for vote in votes})
+    wins = np.zeros((len(prompts), len(groups), len(groups)))
+    shares: dict[str, dict[str, dict[str, float]]] = {group: {} for group in groups}
+    for number, vote in enumerate(votes):
+        p, i, j = prompts.index(vote.prompt), groups.index(vote.first), groups.index(vote.second)
+        wins[p, i, j] += vote.share
+        wins[p, j, i] += 1 - vote.share
+        for group, share in ((vote.first, vote.share), (vote.second, 1 - vote.share)):
+            shares[group].setdefault(vote.prompt, {})[str(number)] = share
+    preferences = [
+        Preference(group, interval, mean(Column("votes", kind="verdict"), shares[group]))
+        for group, interval in zip(groups, over_base(wins), strict=True)
+    ]
+    voters = len({vote.voter for vote in votes})
+    alpha, equal, several = agreement(_judged(votes))
+    return Tally(
+        groups[0], preferences, voters, len(votes), len(prompts), alpha, equal, several, dict(_columns(votes, summary))
+    )
+
+
+def over_base(wins: NDArray[Any]) -> list[Interval]:
+    """Of every group the probability that it is preferred to the first, with an interval by drawing prompts.
+
+    Args:
+        wins: by prompt, how often a group was preferred to another, (prompts, groups, groups).
+    """
+    prompts, groups, _ = wins.shape
+    centre = _odds(bradley_terry(wins.sum(0)))
+    low = high = np.full(groups, math.nan)
+    if prompts > 1:
+        drawn = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), DRAWS)
+        odds = _odds(bradley_terry(np.tensordot(drawn, wins, 1)))
+        ends = [  # a draw may leave out all that connects a group with the base
+            np.quantile(odds[~np.isnan(odds[:, g]), g], [0.025, 0.975]) if not np.isnan(centre[g]) else (math.nan,) * 2
+            for g in range(groups)
+        ]
+        low, high = np.array(ends).T
+    counts = [int(round(float(wins[:, g, :].sum() + wins[:, :, g].sum()))) for g in range(groups)]
+    units = [int((wins[:, g, :].sum(1) + wins[:, :, g].sum(1) > 0).sum()) for g in range(groups)]
+    return [
+        Interval(float(centre[g]), float(low[g]), float(high[g]), counts[g], counts[g], units[g]) for g in range(groups)
+    ]
+
+
+def _odds(strengths: NDArray[Any]) -> NDArray[Any]:
+    """Probabilities of being preferred to the first group; 0 or 1 where nothing bounds the strength."""
+    odds = 1 / (1 + np.exp(-np.clip(strengths, -FARTHEST, FARTHEST)))
+    return np.where(strengths >= FARTHEST, 1.0, np.where(strengths <= -FARTHEST, 0.0, odds))
+
+
+def bradley_terry(wins: NDArray[Any]) -> NDArray[Any]:
+    """Strengths by maximum likelihood, as log odds against the first group.
+
+    Args:
+        wins: how often the group of a row was preferred to that of a column, (..., groups, groups).
+
+    Returns:
+        (..., groups). NaN where no votes connect a group with the first; ±15 stands for ±infinity, where a group was
+        preferred always or never.
+    """
+    count = wins + wins.swapaxes(-1, -2)
+    groups = wins.shape[-1]
+    strengths = np.zeros(wins.shape[:-1])
+    for _ in range(200):  # Newton's method, the first group held at 0
+        p = 1 / (1 + np.exp(strengths[..., None, :] - strengths[..., :, None]))
+        slope = (wins - count * p).sum(-1)[..., 1:]
+        bend = count * p * (1 - p)
+        curve = (np.eye(groups) * (bend.sum(-1)[..., None] + 1e-9) - bend)[..., 1:, 1:]
+        step = np.clip(np.linalg.solve(curve, slope[..., None])[..., 0], -1, 1)
+        strengths[..., 1:] = np.clip(strengths[..., 1:] + step, -FARTHEST, FARTHEST)
+        if np.abs(step).max(initial=0) < 1e-10:
+            break
+    reached = np.zeros(wins.shape[:-1], bool)
+    reached[..., 0] = True
+    for _ in range(groups):
+        reached |= ((count > 0) & reached[..., None, :]).any(-1)
+    return np.where(reached, strengths, math.nan)
+
+
+def _judged(votes: Iterable[Vote]) -> list[list[str]]:
+    """The votes on each pair, as the group that was preferred, by its place in the alphabet, or a tie."""
+    judged: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for vote in votes:
+        share = vote.share if vote.first < vote.second else 1 - vote.share
+        choice = {1.0: "first", 0.5: "tie", 0.0: "second"}[share]
+        judged.setdefault((vote.pair, frozenset((vote.first, vote.second))), []).append(choice)
+    return list(judged.values())
+
+
+def agreement(units: Iterable[Sequence[str]]) -> tuple[float, float, int]:
+    """Krippendorff's nominal alpha, the share of equal votes among two on a unit, and how many units have several.
+
+    Args:
+        units: the votes on each.
+    """
+    several = [unit for unit in units if len(unit) > 1]
+    if not several:
+        return math.nan, math.nan, 0
+    total: dict[str, int] = {}
+    equal = 0.0
+    shares = []
+    for unit in several:
+        counts = {choice: unit.count(choice) for choice in unit}
+        same = sum(n * (n - 1) for n in counts.values()) / (len(unit) - 1)
+        equal += same
+        shares.append(same / len(unit))
+        for choice, n in counts.items():
+            total[choice] = total.get(choice, 0) + n
+    n = sum(total.values())
+    expected = sum(count * (count - 1) for count in total.values()) / (n - 1)
+    alpha = 1 - (n - equal) / (n - expected) if n > expected else math.nan
+    return alpha, math.fsum(shares) / len(shares), len(several)
+
+
+def _columns(votes: Sequence[Vote], summary: Summary) -> Iterator[tuple[str, Interval]]:
+    scores = {(video.group, video.pair): summary.scores.of.get(video, {}) for video in summary.scores.videos}
+    for name, column in summary.columns.items():
+        if not column.sign or column.kind == "group":
+            continue
+        agrees: dict[str, dict[str, float]] = {}
+        for number, vote in enumerate(votes):
+            first, second = (scores[group, vote.pair].get(name) for group in (vote.first, vote.second))
+            if vote.share != 0.5 and first is not None and second is not None and first != second:
+                better = column.sign * (first - second) > 0
+                agrees.setdefault(vote.prompt, {})[str(number)] = float(better == (vote.share == 1))
+        if agrees:
+            yield name, mean(Column(name, kind="verdict"), agrees)
