@@ -26,6 +26,7 @@ from .options import having, with_settings
 from .plans import COMMANDS as PLANS
 from .prompts import app as prompts_app
 from .scoring import check_pair, evaluate
+from .studies import study
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -96,6 +97,7 @@ app.command("dimensions")(show_dimensions)
 app.command()(doctor)
 app.command("eval")(evaluate)
 app.command("check-pair")(check_pair)
+app.command()(study)
 app.add_typer(bench_app, name="bench")
 app.add_typer(prompts_app, name="prompts")
 
