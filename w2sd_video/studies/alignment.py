@@ -168,9 +168,10 @@ def _result(rows: list[dict[str, Any]], pairs: int, points: int) -> Result:
     agrees = (
         f"{'Agrees' if all(early) else 'Does not agree'} with the paper early (the cosine is positive at"
         f" {'every' if all(early) else 'not every'} t; W2SD {verdicts[change['early', 'w2sd'].sign]}, S2WD"
-        f" {verdicts[change['early', 's2wd'].sign]}), and {'agrees' if all(late) else 'does not agree'} late (W2SD"
-        f" {verdicts[change['late', 'w2sd'].sign]}, S2WD {verdicts[change['late', 's2wd'].sign]}). There longer"
-        " training is no ideal: the late ideal model changes the strong one's Fréchet distance by"
+        f" {verdicts[change['early', 's2wd'].sign]}). Late the cosine is positive at {sum(late)} of {len(TIMES)} times, W2SD"
+        f" {verdicts[change['late', 'w2sd'].sign]} and S2WD {verdicts[change['late', 's2wd'].sign]}: a positive cosine"
+        " alone does not make a pair. There longer training is no ideal: the late ideal model changes the strong one's"
+        " Fréchet distance by"
         f" {change['late', 'ideal'].text(sign='+')}, the early one by {change['early', 'ideal'].text(sign='+')}. So"
         " that a model was trained longer than another does not make a pair: whether it comes nearer to data that"
         " neither has seen has to be measured."
