@@ -31,7 +31,7 @@ FLOORS = (
     "generate refine runs sampling video",
     "eval shapes",
     "check_pair doctor",
-    "bench plans reproduce trial",
+    "bench plans reproduce studies trial",
     "__main__ cli",
 )
 # Whose import loads diffusers: the hook, what makes networks and loads them, the pipelines, the training of the shapes.
@@ -39,7 +39,7 @@ LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
         "arms bench.models dit_moe hook loading models motion pipelines"
-        " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train"
+        " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train studies"
     ).split()
 )
 # Who else may know it, within functions.

@@ -28,6 +28,7 @@ from .prompts import app as prompts_app
 from .report import report
 from .reproduce import reproduce
 from .scoring import best, check_pair, evaluate
+from .studies import study
 
 app = typer.Typer(
     help="Text to video by weak-to-strong diffusion with reflection (W2SD).",
@@ -101,6 +102,7 @@ app.command()(doctor)
 app.command("eval")(evaluate)
 app.command("best")(best)
 app.command("check-pair")(check_pair)
+app.command()(study)
 app.add_typer(bench_app, name="bench")
 app.add_typer(prompts_app, name="prompts")
 

@@ -1,0 +1,75 @@
+"""`w2sd-video study`: the studies of the paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .. import runs
+from ..errors import Refused, did_you_mean
+from ..studies import STUDIES
+from ..terminal import PATH, err, messages, number, out, say
+from .options import FORMAT, wants_json
+
+
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(help="A study, or `ls` to list them.", autocompletion=lambda: ["ls", *STUDIES]),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where the table, the figure and the trained networks go.", **PATH)
+    ] = Path("studies"),
+    seed: Annotated[int, typer.Option(parser=number(int), metavar="N", help="Of everything that is random.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small size, to see that it runs; its numbers mean nothing.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the study's page for the site into this folder, too.", **PATH)
+    ] = None,
+    form: Annotated[str, FORMAT] = "text",
+) -> None:
+    """Run a study of the paper on a CPU: a figure (PNG, SVG), a CSV, and a sentence that says what came out.
+
+    `w2sd-video study ls` lists them. The same command writes the same CSV; networks that a study has trained are kept
+    beside it and used again.
+    """
+    with messages():
+        as_json = wants_json(form)
+        if name == "ls":
+            if as_json:
+                say(json.dumps(STUDIES, indent=1))
+            else:
+                for each, about in STUDIES.items():
+                    out.print(f"{each:<12} {about}", markup=False)
+            return
+        if name not in STUDIES:
+            raise Refused("NAME", name, did_you_mean(name, ["ls", *STUDIES]))
+        for to in (folder, page):
+            if to is not None:
+                runs.writable(to)
+        from ..studies import study as studies
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task(name, total=1.0)
+            run = studies.Run(
+                seed,
+                quick,
+                folder / "trained",
+                lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}"),
+            )
+            result = studies.perform(name, run)
+        paths = studies.write(name, result, folder)
+        if page is not None:
+            paths += studies.write_page(name, result, run, page)
+        if as_json:
+            facts = {"study": name, "seed": seed, "quick": quick, "outcome": result.outcome, "agrees": result.agrees}
+            say(json.dumps(facts | {"files": [str(path) for path in paths]}, indent=1, ensure_ascii=False))
+            return
+        out.print(f"{result.outcome}\n{result.agrees}", markup=False)
+        err.print(", ".join(map(str, paths)), markup=False)

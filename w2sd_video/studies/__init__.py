@@ -1,0 +1,19 @@
+"""Studies: why W2SD works, where it does not, and how far that agrees with the paper; each takes minutes on a CPU.
+
+A study is one file, which uses the package as a user would: points of closed-form mixtures, or small networks that
+are trained here, are sampled by a pipeline of diffusers (`points`) under the package's own methods. `study` runs one
+and writes its figure, its table and its page.
+"""
+
+from __future__ import annotations
+
+# By name: a line for lists. Each is the file of that name.
+STUDIES = {
+    "gauss1d": "two peaks, one of them under-represented: densities, paths, and three designed pairs (Fig. 1, 4, 18)",
+    "gauss2d": "four peaks, one of them almost missing: where samples go (Fig. 5, 20)",
+    "theory": "what the proof of Theorem 1 drops, of which order it is, and a corrected statement",
+    "inversion": "errors of the inversion, re-sampling and auto-guidance (Tables 13, 14, 15; Eq. 14-20)",
+    "imbalance": "digits of two classes with the paper's ratios: how many of each are generated (Fig. 6, 7)",
+    "alignment": "digits by training time: cosine of weak-to-strong and strong-to-ideal (Fig. 19)",
+    "magnitude": "the gap between the arms and its sign, in guidance and in weights (Fig. 11, 12; Table 6)",
+}

@@ -1,0 +1,218 @@
+"""Runs a study, and writes what it has: figure, table, one sentence, page.
+
+A study is a file of this folder with a docstring (the page's text: its first line is the title), PAPER (what of the
+paper it repeats) and `run(run: Run) -> Result`. All that is random comes from the run's seed, and torch has one
+thread, so the same command on the same machine writes the same table to the last digit.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..errors import Refused, did_you_mean
+from ..runs import naming, whole
+from ..statistics import half_width
+from . import STUDIES
+from .figures import LOOK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURE = 150_000  # bytes of a page's
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a study is run with.
+
+    Args:
+        seed: of everything that is random.
+        quick: a small size, which shows that the study runs and not what comes out of it.
+        cache: where trained networks are kept. None: nowhere.
+        progress: told what is being done, and its share.
+    """
+
+    seed: int = 0
+    quick: bool = False
+    cache: Path | None = None
+    progress: Callable[[str, float], None] = lambda what, share: None
+
+    @property
+    def steps(self) -> int:
+        """T: the paper's 50."""
+        return 6 if self.quick else 50
+
+    def kept(self, name: str, recipe: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
+        """Tensors that take long to make: made once, and then read, as long as recipe and code stay the same.
+
+        Args:
+            recipe: everything that decides them.
+            make: makes them.
+        """
+        code = inspect.getsource(import_module(f"{__package__}.networks"))
+        text = json.dumps([dict(recipe), self.seed, self.quick, code], sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = None if self.cache is None else self.cache / f"{name}-{key}.safetensors"
+        if path is not None and path.exists():
+            return load_file(path)
+        tensors = {n: t.contiguous() for n, t in make().items()}
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole({"tensors": path}) as staged:
+                save_file(tensors, staged["tensors"])
+        return tensors
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a study.
+
+    Args:
+        rows: the table, as the CSV has it.
+        outcome: one sentence or two, with the numbers.
+        agrees: whether that is the paper's direction, with intervals that exclude zero; in words where it is not all.
+        figure: for the page.
+        caption: of the figure; says n.
+        tables: for the page: a heading, and rows of texts, of which the first is the head.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    outcome: str
+    agrees: str
+    figure: Figure
+    caption: str
+    tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over units with its 95 % interval, by Student's t."""
+
+    mean: float
+    half: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Mean:
+        values = np.asarray(values, float)
+        n = len(values)
+        half = float(half_width(values.var(ddof=1) / n, n - 1)) if n > 1 else float("nan")
+        return cls(float(values.mean()), half, n)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval excludes zero, and else 0."""
+        return int(np.sign(self.mean)) if abs(self.mean) > self.half else 0
+
+    def text(self, digits: int = 3, sign: str = "") -> str:
+        return f"{self.mean:{sign}.{digits}f} ± {self.half:.{digits}f}"
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def perform(name: str, run: Run) -> Result:
+    """Runs a study.
+
+    Raises:
+        Refused: there is none of that name.
+    """
+    if name not in STUDIES:
+        raise Refused("NAME", name, did_you_mean(name, ["ls", *STUDIES]))
+    if isinstance(run.seed, bool) or not isinstance(run.seed, int) or not 0 <= run.seed < 2**31:
+        raise Refused("seed", run.seed, "give a whole number from 0 to 2147483647")
+    from matplotlib import rc_context
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with rc_context(LOOK):
+            return import_module(f"{__package__}.{name}").run(run)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write(name: str, result: Result, folder: Path) -> list[Path]:
+    """Writes NAME.csv, NAME.png, NAME.svg and NAME.txt into a folder, all or none."""
+    paths = {kind: folder / f"{name}.{kind}" for kind in ("csv", "png", "svg", "txt")}
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(paths) as staged:
+        _write_csv(result.rows, staged["csv"])
+        _draw(result.figure, staged["png"], staged["svg"])
+        staged["txt"].write_text(f"{result.outcome}\n{result.agrees}\n", encoding="utf-8")
+    return list(paths.values())
+
+
+def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
+    """Writes NAME.md with its picture and its CSV into a folder of the site, all or none."""
+    paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md")}
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(paths) as staged:
+        _write_csv(result.rows, staged["csv"])
+        _draw(result.figure, staged["png"], most=PICTURE)
+        staged["md"].write_text(page(name, result, run), encoding="utf-8")
+    return list(paths.values())
+
+
+def page(name: str, result: Result, run: Run) -> str:
+    """A study's page, in Markdown."""
+    module = import_module(f"{__package__}.{name}")
+    title, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    command = f"w2sd-video study {name}" + f" --seed {run.seed}" * (run.seed != 0)
+    lines = [f"# {title.rstrip('.')}", "", f"Of the paper: {module.PAPER}.", ""]
+    lines += [f"**{result.outcome}**", "", result.agrees, ""]
+    lines += [f"![{result.caption}]({name}.png)", "", f"*{result.caption}*", "", text.strip(), ""]
+    for heading, rows in result.tables.items():
+        lines += [f"## {heading}", "", *_table(rows), ""]
+    rows_ = f"All numbers: [{name}.csv]({name}.csv)."
+    lines += [
+        "## Again",
+        "",
+        f"{rows_} `{command}` makes them and the figure again; with `--page docs/studies`, this page.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return [head, "|" + "---|" * len(rows[0]), *body]
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with naming(path), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            values = [row.get(name, "") for name in names]
+            writer.writerow([f"{value:.9g}" if isinstance(value, float) else value for value in values])
+
+
+def _draw(figure: Figure, *paths: Path, most: float = math.inf) -> None:
+    """Draws a figure; in as few dots as it takes to have no more than so many bytes."""
+    from matplotlib import rc_context
+
+    # Texts as texts; identifiers and dates that are the same every time.
+    with rc_context({"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}):
+        for path in paths:
+            fixed = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            dots = figure.dpi
+            with naming(path):
+                figure.savefig(path, metadata=fixed, dpi=dots)
+                while path.stat().st_size > most:
+                    dots *= 0.9
+                    figure.savefig(path, metadata=fixed, dpi=dots)
