@@ -247,6 +247,12 @@ CASES["Flux2KleinPipeline"] = Case(
     ),
     constant({**texts(), **IMAGE, "guidance_scale": 3.0}),
 )
+CASES["Flux2Pipeline"] = Case(
+    pipeline("Flux2Pipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=True), euler, vae=flux2_vae),
+    constant({"prompt_embeds": draw(1, 5, TEXT, seed=1), **IMAGE}),
+    w=None,
+    reflection=(1.0, 1.0),
+)
 CASES["QwenImagePipeline"] = Case(
     pipeline("QwenImagePipeline", network("QwenImageTransformer2DModel", **{
         key: value for key, value in TOKENS.items() if key != "num_single_layers"
@@ -286,11 +292,6 @@ CASES["Kandinsky5T2VPipeline"] = Case(
     constant({**five, **VIDEO, "guidance_scale": 3.0}),
     latents=channels(4, -1),
 )
-COSMOS = dict(
-    in_channels=5, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=2,
-    text_embed_dim=TEXT, adaln_lora_dim=4, max_size=(4, 32, 32), rope_scale=(2.0, 1.0, 1.0), concat_padding_mask=True,
-    extra_pos_embed_type="learnable",
-)  # fmt: skip
 
 # One call a step, of both branches.
 CASES["AuraFlowPipeline"] = Case(
@@ -334,14 +335,14 @@ CASES["SanaVideoPipeline"] = Case(
         **texts(), **masks(), **IMAGE, "frames": 5, "guidance_scale": 3.0, **binned, "negative_prompt": None,
     }),
 )  # fmt: skip
-CASES["StableDiffusion3Pipeline"] = Case(
-    pipeline("StableDiffusion3Pipeline", network(
-        "SD3Transformer2DModel", sample_size=4, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8,
-        num_attention_heads=2, joint_attention_dim=TEXT, caption_projection_dim=16, pooled_projection_dim=TEXT,
-        out_channels=4, pos_embed_max_size=16,
-    ), euler),
-    constant({**texts(), **pooled, **IMAGE, "guidance_scale": 3.0}),
+sd3 = network(
+    "SD3Transformer2DModel", sample_size=4, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8,
+    num_attention_heads=2, joint_attention_dim=TEXT, caption_projection_dim=16, pooled_projection_dim=TEXT,
+    out_channels=4, pos_embed_max_size=16,
 )  # fmt: skip
+CASES["StableDiffusion3Pipeline"] = Case(
+    pipeline("StableDiffusion3Pipeline", sd3, euler), constant({**texts(), **pooled, **IMAGE, "guidance_scale": 3.0})
+)
 LTX = dict(
     in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=1,
     caption_channels=TEXT,
@@ -372,6 +373,15 @@ CASES["LTXImageToVideoPipeline"] = Case(
     moving=tokens_move,
     sampled=lambda pipe, x: x[:, 4:].reshape(1, 2, 2, 2, 4).permute(0, 4, 1, 2, 3),
 )
+CASES["LTXConditionPipeline, its first frame held still"] = Case(
+    pipeline("LTXConditionPipeline", ltx, euler, vae=ltx_vae),
+    constant({
+        **of_ltx, "image": torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5)), "strength": 1.0,
+        "image_cond_noise_scale": 0.0,
+    }),
+    moving=tokens_move,
+    chosen=lambda x: x[:, 4:],
+)  # fmt: skip
 COGVIDEOX = dict(
     num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=4, text_embed_dim=TEXT,
     num_layers=1, sample_width=4, sample_height=4, sample_frames=5, patch_size=2, max_text_seq_length=5,

@@ -29,8 +29,10 @@ def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     case = CASES[name]
     pipe, weak = case.build(0), getattr(case.build(1), case.denoiser)
     plain, _ = sample(pipe, case)
-    with apply_reflection(pipe, None):
+    with apply_reflection(pipe, None) as group:
         off, _ = sample(pipe, case)
+    branches, made = 1 if case.w is None else 2, case.made or case.steps
+    assert group.evaluations.per_video() == {"strong": made * branches, "weak": 0, "total": made * branches}
     assert all(torch.equal(a, b) for a, b in zip(plain, off, strict=True))
     expected, _, _ = algorithm_1(case, pipe, weak)
     strong_rows: list[int] = []
@@ -40,8 +42,6 @@ def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     with apply_reflection(pipe, W2SD(*case.reflection), weak=weak) as group:
         _, steps = sample(pipe, case)
     assert near(case.chosen(steps[-1]), case.chosen(expected))
-    branches = 1 if case.w is None else 2
-    made = case.made or case.steps
     assert sum(strong_rows) == branches * (2 * (made - 1) + 1) and sum(weak_rows) == made - 1
     counts = {"strong": sum(strong_rows), "weak": sum(weak_rows)}
     assert group.evaluations.per_video() == counts | {"total": sum(counts.values())}

@@ -19,7 +19,7 @@ from ..arms import Settings, switched
 from ..levels import check_scheduler
 from ..methods import Method
 from .control import ControlHook
-from .form import Form, form_of
+from .form import Form, form_of, known
 from .group import DenoiserHook, Group, channels
 from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
@@ -166,8 +166,12 @@ def apply_reflection(
     """
     denoisers = _denoisers(pipeline)
     weaks = _weak(type(pipeline).__name__, denoisers, weak)
-    if form is None:
-        form = form_of(type(pipeline)) if method is not None else Form()
+    if form is None and method is None:
+        entry = known(type(pipeline))
+        form = entry.form if entry is not None else None
+    elif form is None:
+        form = form_of(type(pipeline))
+    form = form or Form()
     if method is not None:
         if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
             raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
@@ -287,8 +291,9 @@ def _attach(
             hook.compiled = compiled
             stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
         stack.enter_context(attached(network, hook))
-    if group.method is not None:
+    if group.method is not None or group.doubled() is None:  # without a method, to count the videos
         stack.enter_context(stepping(group))
+    if group.method is not None:
         if getattr(pipeline, "controlnet", None) is not None:
             stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
 

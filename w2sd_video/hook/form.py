@@ -111,6 +111,12 @@ def caller(cls: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     return next(each for each in cls.__mro__ if "__call__" in vars(each))
 
 
+def known(cls: type[DiffusionPipeline]) -> Entry | None:
+    """What the table says of a pipeline class. None: its loop is not diffusers'."""
+    owner = caller(cls)
+    return table().get(owner.__name__) if owner.__module__.startswith("diffusers.") else None
+
+
 def source(cls: type[DiffusionPipeline]) -> str:
     """The SHA-256 of the source text of a class's `__call__`."""
     return hashlib.sha256(inspect.getsource(cls.__call__).encode()).hexdigest()
@@ -122,8 +128,7 @@ def form_of(cls: type[DiffusionPipeline]) -> Form:
     Raises:
         ValueError: it is not; says why.
     """
-    name, owner = cls.__name__, caller(cls)
-    entry = table().get(owner.__name__) if owner.__module__.startswith("diffusers.") else None
+    name, owner, entry = cls.__name__, caller(cls), known(cls)
     if entry is None:
         raise ValueError(
             f"{name} is not among the pipelines that were tested under a method: its sampling loop is"

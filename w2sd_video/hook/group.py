@@ -406,6 +406,9 @@ class Group:
         bound = inspect.signature(type(self.scheduler).step).bind(self.scheduler, *args, **kwargs)
         given = bound.arguments
         output, sample = given.get("model_output"), given.get("sample")
+        if self.method is None:  # of a pipeline without a flag: its latents say how many videos there are
+            self.evaluations.videos = len(sample) if isinstance(sample, Tensor) else 1
+            return step(*args, **kwargs)
         if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
             self._refuse("steps its scheduler with something else than tensors")
         turn, self._turn = self._turn, None

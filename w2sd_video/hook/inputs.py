@@ -63,6 +63,7 @@ SPLIT = {
     "timestep",
     "timestep_cond",
     "timesteps",
+    "video_coords",
 }
 # Inputs that both branches see whole, whatever their first axis: position tables, sizes, masks of adapters, lists of
 # layers.
@@ -81,7 +82,6 @@ SHARED = {
     "rotary",
     "skip_layers",
     "txt_ids",
-    "video_coords",
     "width",
 }
 
