@@ -291,7 +291,8 @@ def _attach(
             hook.compiled = compiled
             stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
         stack.enter_context(attached(network, hook))
-    if group.method is not None or group.doubled() is None:  # without a method, to count the videos
+    silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
+    if group.method is not None or silent:  # where nothing says whether it guides, its latents' number is counted
         stack.enter_context(stepping(group))
     if group.method is not None:
         if getattr(pipeline, "controlnet", None) is not None:
