@@ -15,6 +15,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 MARK = "<!-- commands -->"
+PIPELINES = "<!-- pipelines -->"
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -43,6 +44,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """The commands and the example scripts in their places; and numbers that do not break at their ±."""
     if MARK in markdown:
         markdown = markdown.replace(MARK, "\n".join(_commands()))
+    if PIPELINES in markdown:
+        markdown = markdown.replace(PIPELINES, "\n".join(import_module("w2sd_video.hook.form").rows()))
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
 

@@ -24,8 +24,6 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     `weak_routing` is the weak arm's; the strong arm's is `transformer.routing`, "best" at first.
     """
 
-    conditional_first = True  # the order in which the stock pipeline sends its halves
-
     @classmethod
     def from_pretrained(
         cls, strong: str | PathLike[str], weak: str | PathLike[str] | None = None, *args: Any, **kwargs: Any

@@ -17,8 +17,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LTXPipeline,
     LTXVideoTransformer3DModel,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
@@ -66,34 +64,6 @@ def of_wan(pipe: WanPipeline, videos: int = 1, **call: Any) -> Tensor:
     embeds = {"prompt_embeds": draw(videos, 5, 8, seed=1), "negative_prompt_embeds": draw(videos, 5, 8, seed=2)}
     size = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 4, "output_type": "latent"}
     return pipe(**embeds, **size, generator=generator(), **call).frames
-
-
-def lumina() -> Lumina2Pipeline:
-    def network() -> Lumina2Transformer2DModel:
-        return Lumina2Transformer2DModel(
-            sample_size=4, patch_size=2, in_channels=4, hidden_size=24, num_layers=1, num_refiner_layers=1,
-            num_attention_heads=3, num_kv_heads=1, multiple_of=2, axes_dim_rope=(4, 2, 2), axes_lens=(64, 64, 64),
-            cap_feat_dim=8,
-        ).eval()  # fmt: skip
-
-    pipe = Lumina2Pipeline(
-        transformer=tiny.seeded(0, network),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=tiny.vae(),
-        text_encoder=None,
-        tokenizer=None,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def of_lumina(pipe: Lumina2Pipeline, **call: Any) -> Tensor:
-    told = {"prompt_embeds": draw(1, 5, 8, seed=1), "negative_prompt_embeds": draw(1, 5, 8, seed=2)}
-    told |= {
-        name: torch.ones(1, 5, dtype=torch.long) for name in ("prompt_attention_mask", "negative_prompt_attention_mask")
-    }
-    size = {"height": 32, "width": 32, "num_inference_steps": 4, "output_type": "latent"}
-    return pipe(**told, **size, generator=generator(), **call).images
 
 
 def ltx() -> LTXPipeline:
@@ -205,23 +175,6 @@ def families_close(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() < 1e-5 * y.abs().max())
 
 
-@pytest.mark.parametrize(("videos", "guidance"), [(1, 5.0), (2, 5.0), (2, 3.0)])
-def test_a_pipeline_that_calls_its_network_twice_a_step_is_refused(videos, guidance):
-    pipe = wan()
-    plain = of_wan(pipe, videos, guidance_scale=guidance)
-    with pytest.raises(ValueError, match="WanPipeline is not supported under a method.*latents twice"):
-        with apply_reflection(pipe, W2SD(guidance, 2.0), weak=wan().transformer):
-            of_wan(pipe, videos, guidance_scale=guidance)
-    assert torch.equal(of_wan(pipe, videos, guidance_scale=guidance), plain)
-
-
-def test_videos_of_equal_latents_are_not_taken_for_halves():
-    pipe, latents = wan(), draw(1, 4, 2, 4, 4).repeat(2, 1, 1, 1, 1)
-    with pytest.raises(ValueError, match="WanPipeline.*calls its denoiser more than once a step"):
-        with apply_reflection(pipe, W2SD(5.0, 1.0)):
-            of_wan(pipe, 2, guidance_scale=5.0, latents=latents)
-
-
 @torch.no_grad()
 def test_two_experts_are_both_reflected():
     """Without guidance Wan calls one expert once a step; each reflects by itself, against Algorithm 1 by hand."""
@@ -250,14 +203,6 @@ def test_two_experts_are_both_reflected():
     with pytest.raises(ValueError, match="`weak` is one network, and WanPipeline has 2 denoisers"):
         with apply_reflection(pipe, W2SD(), weak=wan().transformer):
             raise AssertionError
-
-
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_a_pipeline_that_negates_its_network_is_refused(guidance):
-    match = "negates" if guidance == 1 else "Lumina2Pipeline is not supported"
-    with pytest.raises(ValueError, match=match):
-        with apply_reflection(pipe := lumina(), W2SD()):
-            of_lumina(pipe, guidance_scale=guidance)
 
 
 @pytest.mark.parametrize("images", [1, 2])

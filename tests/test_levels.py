@@ -15,6 +15,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 
 from w2sd_video.levels import Level, check_invertible, check_scheduler, convert, first_order, read_step, step_index
@@ -174,7 +175,7 @@ def test_other_schedulers_are_refused_by_name(scheduler):
         (DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), "algorithm_type='sde-dpmsolver"),
         (DPMSolverMultistepScheduler(thresholding=True), "thresholding=True"),
         (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "stochastic_sampling=True"),
-        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "invert_sigmas=True"),
+        (UniPCMultistepScheduler(thresholding=True), "thresholding=True"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -172,6 +172,7 @@ class Step:
     num_steps: int = 1  # of the loop
     later: Callable[[int], Step] | None = None  # the step that many places on, or the loop's last
     carried: Any = None  # the `carry` of the method's answer to the step before; None: there was none
+    sign: float = 1.0  # -1 where the scheduler takes the opposite of p, as one whose sigmas count the signal does
 
     @property
     def stays(self) -> bool:
@@ -183,8 +184,8 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
     """The step that `scheduler.step(…, timestep, …)` is about to make, to first order and without noise.
 
     Args:
-        scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), Euler, DPM-Solver(++)
-            multistep (its first-order step) or flow-matching Euler.
+        scheduler: a diffusers scheduler after `set_timesteps`: DDIM (any spacing), CogVideoX's DDIM or DPM, Euler,
+            EDM's Euler, DPM-Solver(++) or UniPC multistep (their first-order step) or flow-matching Euler.
         timestep: the timestep of the step, an element of `scheduler.timesteps`.
         convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They
             hand `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at:
@@ -208,7 +209,8 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
         target=target,
         forward=forward,
         inverse=forward if convention == "exact" else _published_inverse(scheduler, index),
-        scale=1 / level.alpha if _supported(scheduler) == "EulerDiscreteScheduler" else 1.0,
+        scale=_scale(scheduler, level),
+        sign=_sign(scheduler),
     )
 
 
@@ -286,12 +288,45 @@ def _dpm(scheduler: Any, index: int) -> Levels:
     return _sigmas(level_of)(scheduler, index)
 
 
+def _flow(scheduler: Any, index: int) -> Levels:
+    if scheduler.config.get("invert_sigmas", False):  # its sigmas count the signal, as Mochi's do
+        return _sigmas(lambda signal: Level(signal, 1.0 - signal))(scheduler, index)
+    return _sigmas(Level.from_flow)(scheduler, index)
+
+
+def _edm(scheduler: Any, index: int) -> Levels:
+    """Of z / sigma_data, whose variance is 1: the network sees (z + sigma eps) / sqrt(sigma_data^2 + sigma^2)."""
+    return _sigmas(lambda sigma: Level.from_sigma(sigma / scheduler.config.sigma_data))(scheduler, index)
+
+
 _READERS: dict[str, Callable[[Any, int], Levels]] = {
     "DDIMScheduler": _ddim,
+    "CogVideoXDDIMScheduler": _ddim,
+    "CogVideoXDPMScheduler": _ddim,
     "EulerDiscreteScheduler": _sigmas(Level.from_sigma),
+    "EDMEulerScheduler": _edm,
     "DPMSolverMultistepScheduler": _dpm,
-    "FlowMatchEulerDiscreteScheduler": _sigmas(Level.from_flow),
+    "UniPCMultistepScheduler": _dpm,
+    "FlowMatchEulerDiscreteScheduler": _flow,
 }
+
+
+def _scale(scheduler: Any, level: Level) -> float:
+    """The scheduler's sample, over what the network sees of it."""
+    name = _supported(scheduler)
+    if name == "EDMEulerScheduler":
+        return float(scheduler.config.sigma_data / level.alpha)
+    return 1 / level.alpha if name == "EulerDiscreteScheduler" else 1.0
+
+
+def _sign(scheduler: Any) -> float:
+    """-1 where a scheduler takes the opposite of the prediction that its kind is named after here: one whose sigmas
+    count the signal steps by z - eps; EDM's takes -v of z / sigma_data, unless it is set to v."""
+    name = _supported(scheduler)
+    inverted = name == "FlowMatchEulerDiscreteScheduler" and scheduler.config.get("invert_sigmas", False)
+    opposite = name == "EDMEulerScheduler" and scheduler.config.prediction_type == "epsilon"
+    return -1.0 if inverted or opposite else 1.0
+
 
 _CLIPPED = "it clips what the network predicts, so that its step has no exact inverse"
 _RANDOM = "its step is random, so that it has no inverse"
@@ -299,7 +334,15 @@ _RANDOM = "its step is random, so that it has no inverse"
 # instead, and why nothing else is.
 _REFUSED: dict[str, dict[str, tuple[tuple[Any, ...], str]]] = {
     "DDIMScheduler": {"clip_sample": ((False,), _CLIPPED), "thresholding": ((False,), _CLIPPED)},
+    "CogVideoXDDIMScheduler": {},
+    "CogVideoXDPMScheduler": {},
     "EulerDiscreteScheduler": {},
+    "EDMEulerScheduler": {},
+    "UniPCMultistepScheduler": {
+        "thresholding": ((False,), _CLIPPED),
+        "solver_p": ((None,), "its predictor is another scheduler"),
+        "predict_x0": ((True,), "its steps of noise predictions are not tested"),
+    },
     "DPMSolverMultistepScheduler": {
         "algorithm_type": (("dpmsolver++", "dpmsolver"), _RANDOM),
         "thresholding": ((False,), _CLIPPED),
@@ -307,7 +350,6 @@ _REFUSED: dict[str, dict[str, tuple[tuple[Any, ...], str]]] = {
     },
     "FlowMatchEulerDiscreteScheduler": {
         "stochastic_sampling": ((False,), _RANDOM),
-        "invert_sigmas": ((False,), "its sigmas count the signal, as Mochi's do, which is not read here yet"),
     },
 }
 
@@ -338,6 +380,8 @@ def _reader(scheduler: Any) -> Callable[[Any, int], Levels]:
 def _prediction(scheduler: Any) -> str:
     if _supported(scheduler) == "FlowMatchEulerDiscreteScheduler":
         return "flow_prediction"
+    if _supported(scheduler) == "EDMEulerScheduler":
+        return "v_prediction"
     prediction = scheduler.config.prediction_type
     prediction = "sample" if prediction == "original_sample" else prediction
     on_flow_path = bool(scheduler.config.get("use_flow_sigmas", False))

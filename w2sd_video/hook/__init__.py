@@ -1,10 +1,12 @@
 """Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
 
-from .arm import Conditioning, Evaluations, branches
+from .arm import Evaluations, branches
 from .attach import HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
+from .form import Form
 from .group import DenoiserHook, Group, perturbation
 from .recording import Difference, Recorder
+from .sent import Conditioning
 
 __all__ = [
     "HOOK_NAME",
@@ -13,6 +15,7 @@ __all__ = [
     "DenoiserHook",
     "Difference",
     "Evaluations",
+    "Form",
     "Group",
     "Recorder",
     "apply_reflection",

@@ -1,8 +1,8 @@
-"""One side of a pair at one step of a pipeline's loop: its network, with what the pipeline hands to it."""
+"""One side of a pair at one step of a pipeline's loop: its network, with what the pipeline sends it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,25 +11,7 @@ from torch import Tensor
 
 from ..arms import Settings, switched
 from ..levels import Step, full_precision
-from .control import Deferred
-from .inputs import half, join, override
-
-Branches = tuple[str, ...]  # of "uncond" and "cond", in this order
-BOTH: Branches = ("uncond", "cond")
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What an arm is told instead of the pipeline's own inputs: denoiser arguments by name, nested as there.
-
-    Each tensor is one half: the conditional (or unconditional) inputs of all videos. None: the pipeline's.
-    """
-
-    cond: Mapping[str, Any] | None = None
-    uncond: Mapping[str, Any] | None = None
-
-
-PIPELINES_OWN = Conditioning()
+from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
 
 @dataclass
@@ -65,29 +47,20 @@ class BoundArm:
         name: "strong" or "weak", for messages and counts.
         network: the denoiser's forward.
         guidance: the arm's guidance number in the reflection.
-        x_name, x_dtype: the name of the denoiser's argument for the latents, and their type.
-        beside: channels that follow the latents' in that argument, of all rows of the pipeline's; None: there are none.
-        inputs: the denoiser's other arguments.
-        control: a ControlNet's call to be made, if there is one.
-        doubled: whether the inputs are of [unconditional; conditional] rows.
-        conditional_first: whether of [conditional; unconditional] ones.
+        sent: the pipeline's calls in this step, which the arm's inputs come from.
         step: the step being made.
         where: that step in words, for messages.
         final: the branches that the pipeline needs for its own step.
         evaluations: where evaluations are counted.
         conditioning, settings, control_scale: what the arm has of its own.
+        in_reflection: what it has of its own in the reflection alone. None: nothing else.
+        sign: of the network's predictions, in the convention of `levels`.
     """
 
     name: str
     network: Callable[..., Any]
     guidance: float
-    x_name: str
-    x_dtype: torch.dtype
-    beside: Tensor | None
-    inputs: dict[str, Any]
-    control: Deferred | None
-    doubled: bool
-    conditional_first: bool
+    sent: Sequence[Sent]
     step: Step
     where: str
     final: Branches
@@ -95,11 +68,13 @@ class BoundArm:
     conditioning: Conditioning = PIPELINES_OWN
     settings: Settings = field(default_factory=list)
     control_scale: float | list[float] | None = None
+    in_reflection: Conditioning | None = None
+    sign: float = 1.0
     output_type: Callable[..., Any] = tuple
     learned_sigma: bool = False
-    _told: dict[Branches, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
     _x: Tensor | None = None
-    _known: dict[str, Tensor] = field(default_factory=dict)  # predictions at _x, by branch
+    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)  # predictions at _x, by branch, and whose own
+    _told: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> bool:
@@ -112,7 +87,9 @@ class BoundArm:
 
     def guided(self, x: Tensor, w: float) -> Tensor:
         """The prediction (B, …) at x (B, …) with guidance w."""
-        p = self._predict(x, branches(w), f"at guidance {w:g}")
+        own = self.in_reflection is not None
+        p = self._predict(x, branches(w), own, f"at guidance {w:g}")
+        p = [self.sent[0].latents.only_moving(each) for each in p]
         if len(p) == 1:
             return p[0]
         uncond, cond = p
@@ -120,65 +97,82 @@ class BoundArm:
 
     def denoise(self, x: Tensor) -> Tensor:
         """The predictions (k, B, …) at x (B, …) that the pipeline mixes by its own guidance; see `methods.Arm`."""
-        return torch.stack(self._predict(x, self.final, "of the final step"))
+        return torch.stack(self._predict(x, self.final, False, "of the final step"))
 
     def at(self, step: Step) -> BoundArm:
         """The arm told the time of another step."""
 
         def told(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
-            return inputs | {name: _time(inputs[name], step.timestep) for name in names if name in inputs}
+            times = self.step.timestep, step.timestep
+            return inputs | {name: _time(inputs[name], *times) for name in names if name in inputs}
 
-        control = self.control and replace(self.control, inputs=told(self.control.inputs))
-        return replace(self, step=step, inputs=told(self.inputs), control=control, _told={}, _x=None, _known={})
+        sent = [
+            replace(
+                each,
+                inputs=told(each.inputs),
+                control=each.control and replace(each.control, inputs=told(each.control.inputs)),
+            )
+            for each in self.sent
+        ]
+        return replace(self, step=step, sent=sent, _told={}, _x=None, _known={})
 
-    def _predict(self, x: Tensor, which: Branches, what: str) -> list[Tensor]:
+    def _predict(self, x: Tensor, which: Branches, own: bool, what: str) -> list[Tensor]:
         """Predictions (B, …) at x (B, …) by branch, in float32 or better; what is known at x is not made anew."""
         if x is not self._x:
             self._x, self._known = x, {}
-        new = tuple(branch for branch in which if branch not in self._known)
-        if new:
-            p = self._evaluate(x, new)
-            check_finite(p, f"the {self.name} arm {what}, {self.where}")
-            self._known.update(zip(new, p, strict=True))
-        return [self._known[branch] for branch in which]
+        new = tuple(branch for branch in which if (branch, own) not in self._known)
+        missing = [branch for branch in new if not any(branch in sent.branches for sent in self.sent)]
+        if missing:
+            raise ValueError(
+                f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the"
+                f" pipeline sends the conditional one alone ({self.where}). Use a guidance of 1 for both"
+                " arms of the reflection, or a pipeline (or callback) that keeps classifier-free guidance on."
+            )
+        for sent in self.sent:
+            rows = tuple(branch for branch in new if branch in sent.branches)
+            if rows:
+                p = self._evaluate(x, rows, sent, own)
+                check_finite(p, f"the {self.name} arm {what}, {self.where}")
+                self._known.update(zip([(branch, own) for branch in rows], p, strict=True))
+        return [self._known[branch, own] for branch in which]
 
-    def _evaluate(self, x: Tensor, which: Branches) -> Tensor:
+    def _evaluate(self, x: Tensor, which: Branches, sent: Sent, own: bool) -> Tensor:
         """The network's predictions (len(which), B, …)."""
-        if which not in self._told:
-            self._told[which] = self._tell(which)
-        told, control = self._told[which]
-        batch = torch.cat([x.to(self.x_dtype)] * len(which))
+        videos = self.evaluations.videos
+        if (which, own) not in self._told:
+            of = self.in_reflection if own and self.in_reflection is not None else self.conditioning
+            control = sent.control.at_scale(self.control_scale) if sent.control else {}
+            self._told[which, own] = (
+                sent.told(which, of, sent.inputs, videos),
+                sent.told(which, of, control, videos),
+            )
+        told, control = self._told[which, own]
+        count, shape = len(which) * len(x), (len(which) * len(x), *x.shape[1:])
         with switched(self.settings):
-            if self.control and control:
-                told = told | self.control(batch, control)
-                self.evaluations.controlnet += len(batch)
-            whole = batch if self.beside is None else torch.cat([batch, self._beside(self.beside, which)], 1)
-            output = self.network(**{self.x_name: whole}, **told)
-        setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + len(batch))
+            if sent.control and control:
+                told = told | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
+                self.evaluations.controlnet += count
+            output = self.network(**{sent.latents.name: sent.input(x, which)}, **told)
+        setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + count)
         self.output_type = type(output)
-        p = full_precision(self._only(output))
+        p = self.sign * full_precision(self._only(output))
         self.learned_sigma = p.shape[1] == 2 * x.shape[1] and p.shape[2:] == x.shape[2:]
         if self.learned_sigma:
             p = p.chunk(2, 1)[0]
-        if p.shape != batch.shape:
+        if p.shape != shape:
             raise ValueError(
-                f"the {self.name} arm's network takes latents of shape {tuple(batch.shape)} and predicts"
-                f" {tuple(p.shape)}: something lies beside the latents in its input, and not in channels of its own,"
-                " which is not supported under a method. Use `method=None`."
+                f"the {self.name} arm's network takes latents of shape {shape} and predicts {tuple(p.shape)}: something"
+                " lies beside the latents in its input, and not in channels of its own, which is not supported under a"
+                " method. Use `method=None`."
             )
         return p.unflatten(0, (len(which), -1))
 
-    def _beside(self, beside: Tensor, which: Branches) -> Tensor:
-        """What lies beside the latents, for these branches."""
-        if not self.doubled:
-            return beside
-        halves = beside.chunk(2)
-        return torch.cat([halves[(branch == "cond") ^ self.conditional_first] for branch in which])
-
     def _only(self, output: Any) -> Tensor:
-        """The one tensor that a network predicts."""
+        """The one tensor that a network predicts; a list of one for each row as one."""
         several = [each for each in (output if isinstance(output, tuple) else output.to_tuple()) if each is not None]
+        if len(several) == 1 and isinstance(several[0], list) and self.sent[0].latents.listed:
+            several = [torch.stack(several[0])]
         if len(several) != 1 or not isinstance(several[0], Tensor):
             kinds = ", ".join(type(each).__name__ for each in several)
             raise ValueError(
@@ -187,34 +181,13 @@ class BoundArm:
             )
         return several[0]
 
-    def _tell(self, which: Branches) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The other arguments for these branches: the network's, and the ControlNet's; without it, none."""
-        if not self.doubled and which != ("cond",):
-            raise ValueError(
-                f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the"
-                f" pipeline sends the conditional one alone ({self.where}). Use a guidance of 1 for both"
-                " arms of the reflection, or a pipeline (or callback) that keeps classifier-free guidance on."
-            )
-        control = self.control.at_scale(self.control_scale) if self.control else {}
-        return self._of(which, self.inputs), self._of(which, control)
 
-    def _of(self, which: Branches, inputs: dict[str, Any]) -> dict[str, Any]:
-        own = {"uncond": self.conditioning.uncond, "cond": self.conditioning.cond}
-        if self.doubled and which == BOTH and not any(own.values()) and not self.conditional_first:
-            return inputs
-        told = []
-        for branch in which:
-            values = inputs
-            if self.doubled:
-                batch, second = 2 * self.evaluations.videos, (branch == "cond") ^ self.conditional_first
-                values = {key: half(key, value, second, batch) for key, value in inputs.items()}
-            told.append(override(values, own[branch] or {}) if inputs else {})
-        return told[0] if len(told) == 1 else join(told[0], told[1])
-
-
-def _time(told: Any, timestep: float) -> Any:
-    """A time as a network is told it, in the place of another one."""
-    return torch.full_like(told, timestep) if isinstance(told, Tensor) else timestep
+def _time(told: Any, now: float, then: float) -> Any:
+    """A time as a network is told it, at another timestep; some are told a multiple of the scheduler's."""
+    if not isinstance(told, Tensor):
+        return then if told == now else told * (then / now)
+    same = (told == now).all()
+    return torch.full_like(told, then) if same else told * (then / now)
 
 
 def check_finite(x: Tensor, where: str) -> None:

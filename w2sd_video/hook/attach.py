@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ..arms import Settings, switched
 from ..levels import check_scheduler
 from ..methods import Method
-from .arm import PIPELINES_OWN, Conditioning
 from .control import ControlHook
+from .form import Form, form_of, known
 from .group import DenoiserHook, Group, channels
 from .recording import Recorder
+from .sent import PIPELINES_OWN, Conditioning
 
 HOOK_NAME = "w2sd_video"
 DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
@@ -117,29 +118,40 @@ def apply_reflection(
     pipeline: DiffusionPipeline,
     method: Method | None,
     *,
-    weak: nn.Module | None = None,
+    form: Form | None = None,
+    weak: nn.Module | Mapping[str, nn.Module] | None = None,
     weak_conditioning: Conditioning = PIPELINES_OWN,
     weak_settings: Settings | None = None,
     weak_controlnet_conditioning_scale: float | list[float] | None = None,
+    weak_embedded_guidance: float | None = None,
+    strong_conditioning: Conditioning | None = None,
+    strong_embedded_guidance: float | None = None,
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     recorder: Recorder | None = None,
 ) -> Iterator[Group]:
     """Puts a method into a pipeline of diffusers that this package does not subclass, while the context lasts.
 
-    It takes a pipeline that evaluates its `unet` or `transformer` once a step, on [unconditional; conditional] halves
-    where it guides, and has one of `levels.read_step`'s schedulers. The reflection's guidance can be other than 1 only
-    while the pipeline guides, so while its own guidance is over 1. Whether the pipeline does so is checked at its every
-    step: what is not supported is refused by name, at the first step at the latest.
+    It takes the pipelines that docs/pipelines.md lists as served, and subclasses that inherit their `__call__`; others
+    with `form`. Their scheduler has to be one of `levels.read_step`'s. What a pipeline does between its denoiser and
+    its scheduler is checked at every step: what is not supported is refused by name, at the first step at the latest.
 
-    `guidance_rescale` acts on the final step alone; the reflection mixes its predictions plainly.
+    The reflection's guidance can be other than 1 only where the pipeline guides, so while its own guidance is over 1;
+    of a pipeline that stops to guide during its call, in the steps after as well if it calls its network once for each
+    branch. `guidance_rescale`, norms and the like act on the final step alone; the reflection mixes its predictions
+    plainly. A network that embeds its guidance needs no other: without guidance, a reflected step is 3 evaluations.
 
     Args:
         pipeline: the strong arm, as it is set.
         method: one of `methods`, such as `W2SD(strong_guidance=5.5, weak_guidance=1.0)`. None: only count evaluations.
-        weak: the weak arm's network. None: the pipeline's own.
+        form: how the pipeline calls its denoiser. Default: as is known of its class.
+        weak: the weak arm's network; of a pipeline with two that take turns, one for each, by the name of the
+            pipeline's. None, or none of a name: the pipeline's own.
         weak_conditioning, weak_settings: what the weak arm is told, and what is set while it is evaluated (see `arms`).
         weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
+        weak_embedded_guidance, strong_embedded_guidance: of networks that embed their guidance, the number for the weak
+            arm, and for the strong one in the reflection, in the unit of the pipeline's `guidance_scale`. Default: its.
+        strong_conditioning: what the strong arm is told in the reflection; in the final step it is told the pipeline's.
         eta: without effect, since the scheduler makes the final step with the `eta` of the pipeline's call.
         generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
         recorder: keeps what the method does at every step, in numbers; see `Recorder`.
@@ -148,22 +160,35 @@ def apply_reflection(
         The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent in the context.
 
     Raises:
-        ValueError: the pipeline has no denoiser that is known, or does not say how it guides; the scheduler has no such
-            step; or, during the pipeline's call, the pipeline does something that is not supported.
+        ValueError: the pipeline is not served, and why; the scheduler has no step that can be reflected; `weak` does
+            not fit; or, during the pipeline's call, the pipeline does something that is not supported.
         RuntimeError: another call is using one of the networks.
     """
     denoisers = _denoisers(pipeline)
-    if len(denoisers) == 1 and weak is denoisers[0]:
-        weak = None
+    weaks = _weak(type(pipeline).__name__, denoisers, weak)
+    if form is None and method is None:
+        entry = known(type(pipeline))
+        form = entry.form if entry is not None else None
+    elif form is None:
+        form = form_of(type(pipeline))
+    form = form or Form()
     if method is not None:
+        if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
+            raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
         check_scheduler(pipeline.scheduler, convention=method.convention)
-        _check_denoisers(type(pipeline).__name__, denoisers, weak)
+        _check_denoisers(type(pipeline).__name__, denoisers, weaks)
     group = _group(
         pipeline,
         method,
+        form,
         weak_conditioning=weak_conditioning,
         weak_settings=weak_settings,
         weak_control_scale=weak_controlnet_conditioning_scale,
+        strong_conditioning=strong_conditioning,
+        embedded=lambda: (
+            _multiple(pipeline, strong_embedded_guidance),
+            _multiple(pipeline, weak_embedded_guidance),
+        ),
         noise=following_noise(generator),
         recorder=recorder,
     )
@@ -171,7 +196,7 @@ def apply_reflection(
     stack = ExitStack()
 
     def attach() -> None:
-        _attach(stack, group, pipeline, denoisers, weak)
+        _attach(stack, group, pipeline, denoisers, weaks)
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
 
     def freed() -> None:
@@ -184,59 +209,94 @@ def apply_reflection(
         yield group
 
 
-def _denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """The pipeline's networks that predict.
+def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The pipeline's networks that predict, by name.
 
     Raises:
-        ValueError: it has none, or does not say how it guides.
+        ValueError: it has none.
     """
-    name = type(pipeline).__name__
-    denoisers = [network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)]
+    denoisers = {n: network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)}
     if not denoisers:
-        raise ValueError(f"{name} has neither `unet` nor `transformer`.")
-    says = ("guidance_scale", "do_classifier_free_guidance", "num_timesteps")
-    if silent := [attribute for attribute in says if not hasattr(type(pipeline), attribute)]:
-        raise ValueError(f"{name} does not say its `{silent[0]}`, which a method needs to know.")
+        raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
     return denoisers
 
 
-def _group(pipeline: DiffusionPipeline, method: Method | None, **own: Any) -> Group:
+def _weak(
+    name: str, denoisers: Mapping[str, nn.Module], weak: nn.Module | Mapping[str, nn.Module] | None
+) -> dict[str, nn.Module]:
+    """The weak arm's networks, by the name of the pipeline's; none where the two are the same.
+
+    Raises:
+        ValueError: one network for a pipeline that has several, or one for a network that the pipeline does not have.
+    """
+    if weak is None:
+        return {}
+    if not isinstance(weak, Mapping):
+        if len(denoisers) > 1:
+            raise ValueError(
+                f"`weak` is one network, and {name} has {len(denoisers)} denoisers, which take turns. Accepted: a"
+                f" network for each, {{{', '.join(f'{each!r}: …' for each in denoisers)}}}, or None."
+            )
+        weak = {next(iter(denoisers)): weak}
+    if unknown := [each for each in weak if each not in denoisers]:
+        raise ValueError(f"`weak` has a network for {unknown[0]!r}; {name} has {', '.join(map(repr, denoisers))}.")
+    return {each: network for each, network in weak.items() if network is not denoisers[each]}
+
+
+def _multiple(pipeline: DiffusionPipeline, number: float | None) -> float | None:
+    """An embedded guidance as a multiple of the pipeline's own."""
+    return None if number is None else number / pipeline.guidance_scale
+
+
+def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own: Any) -> Group:
     """The group of a pipeline's denoisers, which reads the pipeline's state at every step; `own` is the caller's."""
 
     def positive(attribute: str) -> Callable[[], bool]:
         return lambda: (getattr(pipeline, attribute, None) or 0) > 0
 
+    flag = form.flag if hasattr(type(pipeline), form.flag or "") else None
+
+    def guidance() -> float | None:
+        number = getattr(pipeline, "guidance_scale", None) if flag else None
+        return float(number) if isinstance(number, (int, float)) else None
+
     return Group(
         method,
         pipeline.scheduler,
+        form=form,
         name=type(pipeline).__name__,
         current=lambda: pipeline.scheduler,
         running=lambda: _calls(pipeline),
-        guidance=lambda: pipeline.guidance_scale,
-        doubled=lambda: pipeline.do_classifier_free_guidance,
+        guidance=guidance,
+        doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
         perturbed=positive("do_perturbed_attention_guidance"),
-        num_steps=lambda: pipeline.num_timesteps,
-        conditional_first=getattr(pipeline, "conditional_first", False),
+        num_steps=lambda: getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps),
         **own,
     )
 
 
 def _attach(
-    stack: ExitStack, group: Group, pipeline: DiffusionPipeline, denoisers: list[nn.Module], weak: nn.Module | None
+    stack: ExitStack,
+    group: Group,
+    pipeline: DiffusionPipeline,
+    denoisers: Mapping[str, nn.Module],
+    weak: Mapping[str, nn.Module],
 ) -> None:
     """Puts a group's hooks on the pipeline's networks and its seams on the scheduler, until the stack is closed."""
-    stack.enter_context(used(group.name, [*denoisers, *([] if weak is None else [weak])]))
-    for network in denoisers:
-        hook = DenoiserHook(group, weak)
+    stack.enter_context(used(group.name, [*denoisers.values(), *weak.values()]))
+    for name, network in denoisers.items():
+        hook = DenoiserHook(group, weak.get(name))
         if (compiled := vars(network).get("_compiled_call_impl")) is not None:
             hook.compiled = compiled
             stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
         stack.enter_context(attached(network, hook))
-    if group.method is not None:
+    silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
+    if group.method is not None or silent:  # where nothing says whether it guides, its latents' number is counted
         stack.enter_context(stepping(group))
+    if group.method is not None:
         if getattr(pipeline, "controlnet", None) is not None:
-            stack.enter_context(attached(pipeline.controlnet, ControlHook(group.doubled)))
+            stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
 
 
 def _calls(pipeline: DiffusionPipeline) -> bool:
@@ -249,21 +309,16 @@ def _calls(pipeline: DiffusionPipeline) -> bool:
     return False
 
 
-def _check_denoisers(name: str, denoisers: list[nn.Module], weak: nn.Module | None) -> None:
+def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]) -> None:
     """Refuse networks that a method cannot evaluate, before anything is computed."""
-    if len(denoisers) > 1 and weak is not None:
-        raise ValueError(
-            f"`weak` is one network, and {name} has {len(denoisers)} denoisers, which take turns: that is not supported"
-            " yet. Accepted: None, with what tells the arms apart in `method`, `weak_conditioning` or `weak_settings`."
-        )
-    if weak is not None:
-        for says, ours, theirs in zip(("takes", "predicts"), channels(weak), channels(denoisers[0]), strict=True):
+    for each, network in weak.items():
+        for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
             if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(
                     f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}: accepted is a network of the same"
                     " latents."
                 )
-    for network in [*denoisers, *([] if weak is None else [weak])]:
+    for network in [*denoisers.values(), *weak.values()]:
         kind = type(unwrap_module(network)).__name__
         for module in network.modules():
             for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():

@@ -13,6 +13,7 @@ from torch import Tensor
 # Inputs whose tensors run over the doubled batch, or over a multiple of it: (2 B, …), for every frame (2 B F, …). Names
 # of arguments of diffusers' UNets and transformers, or of entries of their dictionaries.
 SPLIT = {
+    "added_time_ids",
     "additional_t_cond",
     "attention_mask",
     "boxes",  # GLIGEN's, as the next three
@@ -53,6 +54,7 @@ SPLIT = {
     "resolution",
     "aspect_ratio",
     "style",
+    "t",
     "target_size",
     "text_embedding_mask",
     "text_embedding_mask_t5",
@@ -60,10 +62,13 @@ SPLIT = {
     "time_ids",
     "timestep",
     "timestep_cond",
+    "timesteps",
+    "video_coords",
 }
 # Inputs that both branches see whole, whatever their first axis: position tables, sizes, masks of adapters, lists of
 # layers.
 SHARED = {
+    "fps",
     "freqs_cis_img",
     "height",
     "image_rotary_emb",
@@ -71,14 +76,17 @@ SHARED = {
     "img_shapes",
     "ip_adapter_masks",
     "num_frames",
+    "padding_mask",
     "position_ids",
     "rope_interpolation_scale",
     "rotary",
     "skip_layers",
     "txt_ids",
-    "video_coords",
     "width",
 }
+
+# Inputs that are lists of an entry for each row.
+LISTED = {"cap_feats"}
 
 
 def half(key: str, value: Any, second: bool, batch: int) -> Any:
@@ -96,6 +104,8 @@ def half(key: str, value: Any, second: bool, batch: int) -> Any:
     """
     if key in SHARED:
         return value
+    if key in LISTED and isinstance(value, list):
+        return value[len(value) // 2 :] if second else value[: len(value) // 2]
     if isinstance(value, Mapping):
         return {k: half(k, v, second, batch) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -134,7 +144,8 @@ def join(uncond: Any, cond: Any) -> Any:
     if uncond is cond:
         return cond
     if isinstance(cond, Mapping):
-        return {key: join(uncond[key], cond[key]) for key in cond}
+        listed = {key for key in cond if key in LISTED and isinstance(cond[key], list)}
+        return {key: uncond[key] + cond[key] if key in listed else join(uncond[key], cond[key]) for key in cond}
     if isinstance(cond, (list, tuple)):
         return type(cond)(join(u, c) for u, c in zip(uncond, cond, strict=True))
     if isinstance(cond, Tensor):

@@ -44,6 +44,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
 
     from ..hook.arm import BoundArm, Evaluations, branches
     from ..hook.group import later
+    from ..hook.sent import BOTH, Latents, Sent
     from ..levels import read_step
     from ..methods import Answer
 
@@ -60,11 +61,12 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
         return (torch.zeros_like(inputs["x"]),)
 
     x = torch.zeros((1, 1, 2, 1, 1) if request.video else (1, 1, 1, 1))
+    sent = Sent(BOTH, Latents("x", x.dtype), {})
     carried: deque[Any] = deque([None], maxlen=1)
     for index, timestep in enumerate(built.timesteps[:steps]):
         step = replace(read_step(built, timestep, convention=method.convention, index=index), index=index)
         strong, weak = (
-            BoundArm(name, network, w, "x", x.dtype, None, {}, None, True, False, step, "", final, counts)
+            BoundArm(name, network, w, [sent], step, "", final, counts)
             for name, w in (("strong", method.strong_guidance), ("weak", method.weak_guidance))
         )
         if not method.reflects(index, steps, step.level):

@@ -1,0 +1,267 @@
+"""Every form in which pipelines of diffusers guide, against Algorithm 1 by hand; and one case for each class."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import any_cases
+import pytest
+import torch
+from any_pipeline import CASES, STEPS, algorithm_1, draw, pipeline, sample
+from diffusers import FluxPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from w2sd_video.hook import Form, Recorder, apply_reflection
+from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, Weak
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def near(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() < 1e-5 * y.abs().max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
+    case = CASES[name]
+    pipe, weak = case.build(0), getattr(case.build(1), case.denoiser)
+    plain, _ = sample(pipe, case)
+    with apply_reflection(pipe, None) as group:
+        off, _ = sample(pipe, case)
+    branches, made = 1 if case.w is None else 2, case.made or case.steps
+    assert group.evaluations.per_video() == {"strong": made * branches, "weak": 0, "total": made * branches}
+    assert all(torch.equal(a, b) for a, b in zip(plain, off, strict=True))
+    expected, _, _ = algorithm_1(case, pipe, weak)
+    strong_rows: list[int] = []
+    weak_rows: list[int] = []
+    for each, rows in ((getattr(pipe, case.denoiser), strong_rows), (weak, weak_rows)):
+        each.forward = _counting(each.forward, rows)
+    with apply_reflection(pipe, W2SD(*case.reflection), weak=weak) as group:
+        _, steps = sample(pipe, case)
+    assert near(case.chosen(steps[-1]), case.chosen(expected))
+    assert sum(strong_rows) == branches * (2 * (made - 1) + 1) and sum(weak_rows) == made - 1
+    counts = {"strong": sum(strong_rows), "weak": sum(weak_rows)}
+    assert group.evaluations.per_video() == counts | {"total": sum(counts.values())}
+
+
+def _counting(forward: Any, rows: list[int]) -> Any:
+    """A network's forward that adds the rows of its every call to a list."""
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs[next(name for name in ("hidden_states", "sample", "x") if name in kwargs)]
+        rows.append(len(x))
+        return forward(*args, **kwargs)
+
+    return run
+
+
+APART = CASES["WanPipeline"]
+
+
+@pytest.mark.parametrize("reflection", [(1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (2.5, -0.5)])
+def test_calls_apart_at_every_kind_of_guidance(reflection):
+    case = replace(APART, reflection=reflection)
+    pipe, weak = case.build(0), case.build(1).transformer
+    expected, _, _ = algorithm_1(case, pipe, weak)
+    with apply_reflection(pipe, W2SD(*reflection), weak=weak):
+        assert near(sample(pipe, case)[1][-1], expected)
+
+
+def test_calls_apart_by_other_methods():
+    """Auto-guidance at matching guidance numbers is plain sampling with 2 p_s - p_w; the weak arm's own method is the
+    weak pipeline; and a reflected optimistic step takes three evaluations."""
+    case = APART
+    pipe, weak = case.build(0), case.build(1)
+    with apply_reflection(pipe, Weak(1.0, 3.0), weak=weak.transformer):
+        ours = sample(pipe, case)[1]
+    theirs = sample(weak, case)[1]
+    with apply_reflection(pipe, W2SD(reflection_steps=0)):
+        last = sample(pipe, case)[1]
+    assert torch.equal(last[-1], sample(pipe, case)[1][-1])
+    assert near(ours[-1], theirs[-1])
+    with apply_reflection(pipe, Optimistic(3.0, 1.0), weak=weak.transformer) as group:
+        sample(pipe, case)
+    assert group.evaluations.per_video() == {"strong": 2 * STEPS, "weak": 3, "total": 2 * STEPS + 3}
+    recorder = Recorder(latents=True)
+    with apply_reflection(pipe, AutoGuidance(3.0, 1.0), weak=weak.transformer, recorder=recorder):
+        steps = sample(pipe, case)[1]
+    _, x, e = recorder.tensors[0]
+    sigmas = pipe.scheduler.sigmas
+    told = case.call(pipe)
+    t = pipe.scheduler.timesteps[:1]
+
+    def u(network: nn.Module, prompt: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(hidden_states=x, timestep=t, encoder_hidden_states=prompt).sample
+
+    uncond, cond = (u(pipe.transformer, told[f"{sign}prompt_embeds"]) for sign in ("negative_", ""))
+    good = uncond + 3.0 * (cond - uncond)
+    bad = u(weak.transformer, told["prompt_embeds"])
+    assert near(e, good - bad)
+    assert near(steps[0], x + (sigmas[1] - sigmas[0]) * (2 * good - bad))
+
+
+def test_calls_apart_of_several_videos_give_each_its_own():
+    case = APART
+    pipe, weak = case.build(0), case.build(1).transformer
+    x = draw(2, 4, 2, 4, 4, seed=3)
+
+    def run(rows: slice) -> Tensor:
+        videos = len(x[rows])
+        told = case.call(pipe)
+        told |= {key: each.repeat(videos, 1, 1) for key, each in told.items() if torch.is_tensor(each)}
+        with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak):
+            return pipe(**told, num_inference_steps=4, latents=x[rows], output_type="latent").frames
+
+    both = run(slice(None))
+    assert near(both, torch.cat([run(slice(0, 1)), run(slice(1, 2))]))
+    x = x[:1].repeat(2, 1, 1, 1, 1)  # equal latents are not taken for the halves of a guided batch
+    both = run(slice(None))
+    assert near(both[:1], both[1:]) and near(both[:1], run(slice(0, 1)))
+
+
+def test_two_experts_each_have_a_weak_one():
+    """Wan 2.2's experts take turns at a noise level; each is reflected by its own weak network."""
+    parts = {"transformer_2": lambda: any_cases.wan(2), "boundary_ratio": 0.9}
+    pipe = pipeline("WanPipeline", any_cases.wan, any_cases.shifted, **parts)(0)
+    weak = {"transformer": any_cases.wan(5), "transformer_2": any_cases.wan(6)}
+    case = replace(APART, call=lambda pipe: {**APART.call(pipe), "guidance_scale_2": 2.0})
+    told, x = case.call(pipe), None
+    with apply_reflection(pipe, W2SD(2.0, 1.0, reflection_steps=4), weak=weak) as group:
+        steps = sample(pipe, case)[1]
+    assert group.evaluations.per_video() == {"strong": 16, "weak": 4, "total": 20}
+    x = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigmas, used = pipe.scheduler.sigmas, set()
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        name = "transformer" if t >= 900 else "transformer_2"
+        used.add(name)
+
+        def u(network: nn.Module, x: Tensor, w: float, t: Tensor = t) -> Tensor:
+            with torch.no_grad():
+                prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
+                uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
+            return uncond + w * (cond - uncond)
+
+        h = sigmas[i + 1] - sigmas[i]
+        x_s = x + h * u(getattr(pipe, name), x, 2.0)
+        x = x_s - h * u(weak[name], x_s, 1.0)
+        x = x + h * u(getattr(pipe, name), x, 3.0 if name == "transformer" else 2.0)
+    assert len(used) == 2 and near(steps[-1], x)
+    for wrong, says in (
+        (weak["transformer"], r"`weak` is one network, and WanPipeline has 2 denoisers.*'transformer': …"),
+        ({"unet": pipe.transformer}, "`weak` has a network for 'unet'; WanPipeline has 'transformer', 'transformer_2'"),
+    ):
+        with pytest.raises(ValueError, match=says), apply_reflection(pipe, W2SD(), weak=wrong):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_guidance_that_ends_during_the_call_is_decided_in_every_step(normalised):
+    """Lumina2's `cfg_trunc_ratio`: half of the steps are unguided; the reflection's guidance stays the method's."""
+    case = CASES["Lumina2Pipeline"]
+    call = {"cfg_trunc_ratio": 0.5, "cfg_normalization": normalised}
+    case = replace(case, call=lambda pipe: {**any_cases.of_lumina, **call})
+    pipe, weak = case.build(0), case.build(1).transformer
+    told = any_cases.of_lumina
+    with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak) as group:
+        steps = sample(pipe, case)[1]
+    assert group.evaluations.per_video() == {"strong": 12, "weak": 3, "total": 15}
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigmas = pipe.scheduler.sigmas
+
+    def branches(network: nn.Module, x: Tensor, t: Tensor) -> list[Tensor]:
+        prompts = [(told[f"{sign}prompt_embeds"], told[f"{sign}prompt_attention_mask"]) for sign in ("negative_", "")]
+        time = (1 - t / 1000).expand(1)
+        with torch.no_grad():
+            return [-network(x, time, prompt, mask, return_dict=False)[0] for prompt, mask in prompts]
+
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        h = sigmas[i + 1] - sigmas[i]
+        if i < 3:
+            uncond, cond = branches(pipe.transformer, x, t)
+            x_s = x + h * (uncond + 2.0 * (cond - uncond))
+            x = x_s - h * branches(weak, x_s, t)[1]
+        uncond, cond = branches(pipe.transformer, x, t)
+        p = cond
+        if i < 2:
+            p = any_cases.normed(uncond, cond, 3.0) if normalised else uncond + 3.0 * (cond - uncond)
+        x = x + h * p
+    assert near(steps[-1], x)
+
+
+@pytest.mark.parametrize("arm", ["strong", "weak"])
+def test_an_arm_embeds_its_own_guidance(arm):
+    """FLUX's and HunyuanVideo's networks are told the guidance; the final step is told the pipeline's."""
+    for name, unit in (("FluxPipeline", 1.0), ("HunyuanVideoPipeline", 1000.0)):
+        case = CASES[f"{name}, with embedded guidance alone"]
+        pipe = case.build(0)
+        seen: list[float] = []
+        case = replace(case, call=lambda pipe, case=case: {**case.call(pipe), "guidance_scale": 6.0})
+        forward = pipe.transformer.forward
+
+        pipe.transformer.forward = _hearing(forward, seen, unit)
+        with apply_reflection(pipe, W2SD(reflection_steps=1), **{f"{arm}_embedded_guidance": 1.5}):
+            sample(pipe, replace(case, steps=2))
+        first, second = (1.5, 6.0) if arm == "strong" else (6.0, 1.5)
+        assert [round(each, 3) for each in seen] == [first, second, 6.0, 6.0]
+    pipe = APART.build(0)
+    with apply_reflection(pipe, W2SD(), weak_embedded_guidance=2.0):
+        with pytest.raises(ValueError, match="WanPipeline tells its denoiser no `guidance` to embed"):
+            sample(pipe, APART)
+
+
+def _hearing(forward: Any, seen: list[float], unit: float) -> Any:
+    """A network's forward that adds the guidance that it is told to a list."""
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        seen.append(float(kwargs["guidance"]) / unit)
+        return forward(*args, **kwargs)
+
+    return run
+
+
+def test_reference_tokens_in_the_sequence_are_refused_by_name():
+    case = CASES["Flux2KleinPipeline"]
+    pipe = case.build(0)
+    with apply_reflection(pipe, W2SD()):
+        with pytest.raises(ValueError, match="Flux2KleinPipeline.*steps fewer latents than its denoiser sees"):
+            sample(pipe, replace(case, call=lambda pipe: {**case.call(pipe), "image": Image.new("RGB", (64, 64))}))
+
+
+def test_a_pipeline_that_is_not_in_the_table_is_refused_unless_its_form_is_stated():
+    class Mine(FluxPipeline):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return FluxPipeline.__call__(self, *args, **kwargs)
+
+    case = CASES["FluxPipeline"]
+    pipe = Mine(**case.build(0).components)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match="Mine is not among the pipelines that were tested.*Accepted: .*`form`"):
+        with apply_reflection(pipe, W2SD()):
+            raise AssertionError
+    stock = case.build(0)
+    with apply_reflection(stock, W2SD(2.0, 1.0)):
+        expected = sample(stock, case)[0]
+    with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form("apart")):
+        assert torch.equal(sample(pipe, case)[0], expected)
+    with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form("apart", sign=-1)):
+        with pytest.raises(ValueError, match="Mine .*does not negate what its denoiser predicts"):
+            sample(pipe, case)
+    with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form(flag=None)):
+        with pytest.raises(ValueError, match="Mine .*calls its denoiser more than once a step"):
+            sample(pipe, case)
+
+
+def test_a_subclass_that_inherits_its_call_is_served():
+    class Mine(FluxPipeline):
+        pass
+
+    case = CASES["FluxPipeline"]
+    pipe = Mine(**case.build(0).components)
+    with apply_reflection(pipe, W2SD(2.0, 1.0)):
+        pass

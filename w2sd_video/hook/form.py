@@ -1,0 +1,156 @@
+"""How a pipeline guides, as data: a `Form` for each class of diffusers that is served, and why others are not."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+from diffusers import DiffusionPipeline
+
+TABLE = "pipelines.json"  # beside this file
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a pipeline calls its denoiser between two steps of its scheduler.
+
+    Args:
+        calls: "batch", one call with the rows of both branches where the pipeline guides; or "apart", one call for each
+            branch, the conditional one first. Where a pipeline does not guide, or stops to, there is one call, with
+            conditional rows alone.
+        conditional_first: of "batch", whether the rows come as [conditional; unconditional].
+        flag: of "batch", the pipeline's attribute that says whether it guides. None: it has none that is right at every
+            step, and the number of rows over that of the latents which its scheduler steps says so.
+        axis: along which something lies beside the latents in the denoiser's input, after them, where the network takes
+            more channels than it predicts. None: nothing does, and the two numbers count different things.
+        sign: -1 if the network predicts the opposite of what its scheduler steps by: the pipeline negates it.
+
+    Raises:
+        ValueError: for a value outside what is said here.
+    """
+
+    calls: Literal["batch", "apart"] = "batch"
+    conditional_first: bool = False
+    flag: str | None = "do_classifier_free_guidance"
+    axis: int | None = 1
+    sign: Literal[1, -1] = 1
+
+    def __post_init__(self) -> None:
+        if self.calls not in ("batch", "apart"):
+            raise ValueError(f"`calls` has to be 'batch' or 'apart', but is {self.calls!r}.")
+        if self.sign not in (1, -1):
+            raise ValueError(f"`sign` has to be 1 or -1, but is {self.sign!r}.")
+
+    def in_words(self) -> str:
+        """The form, for the table of pipelines."""
+        words = ["a call for each branch" if self.calls == "apart" else "both branches in one call"]
+        words += ["the conditional one first"] * self.conditional_first
+        words += [f"conditions beside the latents along axis {self.axis}"] * (self.axis not in (1, None))
+        words += ["the network's prediction is negated"] * (self.sign == -1)
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a pipeline class of diffusers.
+
+    Args:
+        form: how it guides. None: it is refused.
+        refused: why it is.
+        note: what is served of it, where that is not all.
+        test: the file in tests/ that holds it to Algorithm 1, without its "test_".
+        source: the SHA-256 of its `__call__`'s source text, as it was tested or read.
+    """
+
+    form: Form | None
+    refused: str | None
+    note: str | None
+    test: str | None
+    source: str
+
+
+@functools.cache
+def table() -> Mapping[str, Entry]:
+    """Every pipeline class of diffusers that has a loop of its own over a denoiser, by name."""
+    entries = json.loads((files(__package__) / TABLE).read_text(encoding="utf-8"))["pipelines"]
+    return {name: _entry(**entry) for name, entry in entries.items()}
+
+
+def _entry(
+    source: str,
+    form: Mapping[str, Any] | None = None,
+    refused: str | None = None,
+    note: str | None = None,
+    test: str | None = None,
+) -> Entry:
+    return Entry(None if form is None else Form(**form), refused, note, test, source)
+
+
+def rows() -> list[str]:
+    """The table as Markdown: what is served, by which test, and what is refused, and why."""
+    page = ["| pipeline | | how it guides | test |", "|---|---|---|---|"]
+    for name, entry in sorted(table().items(), key=lambda item: (item[1].form is None, item[0])):
+        if entry.form is None:
+            page.append(f"| `{name}` | refused: {entry.refused} | | |")
+        else:
+            note = f" ({entry.note})" if entry.note else ""
+            page.append(f"| `{name}` | exact{note} | {entry.form.in_words()} | `tests/test_{entry.test}.py` |")
+    return page
+
+
+def caller(cls: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
+    """The class whose `__call__` a pipeline of this class runs: of a family here, its stock pipeline's."""
+    cls = getattr(cls, "stock", cls)
+    return next(each for each in cls.__mro__ if "__call__" in vars(each))
+
+
+def known(cls: type[DiffusionPipeline]) -> Entry | None:
+    """What the table says of a pipeline class. None: its loop is not diffusers'."""
+    owner = caller(cls)
+    return table().get(owner.__name__) if owner.__module__.startswith("diffusers.") else None
+
+
+def source(cls: type[DiffusionPipeline]) -> str:
+    """The SHA-256 of the source text of a class's `__call__`."""
+    return hashlib.sha256(inspect.getsource(cls.__call__).encode()).hexdigest()
+
+
+def form_of(cls: type[DiffusionPipeline]) -> Form:
+    """The form of a pipeline class that is served.
+
+    Raises:
+        ValueError: it is not; says why.
+    """
+    name, owner, entry = cls.__name__, caller(cls), known(cls)
+    if entry is None:
+        raise ValueError(
+            f"{name} is not among the pipelines that were tested under a method: its sampling loop is"
+            f" {owner.__name__}'s own. Accepted: a pipeline of docs/pipelines.md, or `form`, a `w2sd_video.hook.Form`"
+            " that says how it guides."
+        )
+    if entry.form is None:
+        raise ValueError(f"{name} is not supported under a method: {entry.refused}. Use it with `method=None`.")
+    _warn_of_change(owner, entry.source)
+    return entry.form
+
+
+def _warn_of_change(owner: Any, tested: str) -> None:
+    try:
+        now = source(owner)
+    except OSError:  # a program without its source
+        return
+    if now != tested:
+        import diffusers
+
+        warnings.warn(
+            f"diffusers {diffusers.__version__} has another {owner.__name__}.__call__ than the one that was tested"
+            " under a method: what it does is checked at every step, but the order of its calls is not.",
+            stacklevel=4,
+        )
