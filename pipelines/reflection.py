@@ -437,4 +437,6 @@ def _method(name: str, options: dict[str, Any]) -> Method:
             has = ", ".join(key for key in takes if not key.endswith("_guidance"))
             raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
     given = {name: value for name, value in options.items() if name in takes}
-    return cls(**{name: value for name, value in given.items() if value is not None or OPTIONS.get(name) is not None})
+    return cls(
+        **{name: value for name, value in given.items() if value is not None or OPTIONS.get(name, 0) is not None}
+    )

@@ -20,6 +20,7 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Video
 
 pytestmark = pytest.mark.slow
+ABORTED = "net::ERR_ABORTED"  # by leaving the page, or by a video that has enough
 PATIENCE = 120_000  # milliseconds, on a machine that has much else to do
 PROMPTS = ["a red circle", "a blue square", "a green triangle moving right", "a yellow dot"]
 
@@ -47,7 +48,7 @@ def page(browser):
     wrong: list[str] = []
     opened.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("requestfailed", lambda request: wrong.append(request.url) if "mp4" not in request.url else None)
+    opened.on("requestfailed", lambda request: wrong.append(request.url) if request.failure != ABORTED else None)
     opened.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(LOCAL) else None)
     yield opened
     context.close()

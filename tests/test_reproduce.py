@@ -484,7 +484,7 @@ def test_a_table_runs_from_nothing_to_its_page(tmp_path):
     assert (motion["paper"], motion["n"], motion["direction"], motion["base"]) == ("8.0", "2", "not shown", "strong")
     assert float(motion["paper_difference"]) == pytest.approx(8.0 - 13.0653)
     assert "| subject consistency: shapes_area_instability" in (table / "table.md").read_text()
-    assert (table / "scores" / "scores.html").is_file()
+    assert (table / plans.PAGE).is_file()
     before = {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}
     command("table12", "--shapes", "--n", 2, "--out", table)
     assert before == {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}

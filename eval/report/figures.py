@@ -24,7 +24,7 @@ def check(path: Path) -> None:
         Refused: its suffix is none that is drawn.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    import matplotlib  # noqa: F401
+    import matplotlib  # noqa: F401 - which draws, and may be missing
 
     if path.suffix.lower() not in FORMATS or path.is_dir():
         raise Refused("--figure", str(path), f"give the name of a file that ends in {', '.join(FORMATS)}")

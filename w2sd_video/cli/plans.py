@@ -1,4 +1,4 @@
-"""`w2sd-video run` and `w2sd-video status`: whole tables of prompts, seeds and settings."""
+"""`w2sd-video run`, `score` and `status`: whole tables of prompts, seeds and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,16 +22,22 @@ from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
 
 if TYPE_CHECKING:
+    from ..eval.evaluate import Scores
     from ..eval.results import Summary
     from ..plans import Plan
     from ..plans import Progress as Done
     from ..plans.engine import Engine
 
+    class Show(Protocol):
+        """Shows how many are done, of how many, and the seconds that are left."""
+
+        def __call__(self, done: int, total: int, left: float | None = None) -> None: ...
+
+
 # What an error's argument is called in a plan, or by these commands.
 OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
 OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 FAILURES = 5  # that are listed
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
 OFFICIAL = typer.Option(
@@ -101,24 +107,19 @@ def run(
         if scores:
             check_scoring(plan, to, weights, device, official)
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task = bar.add_task("cells", total=None)
+        with bar("cells") as show_bar:
 
             def show(done: Done) -> None:
-                left = "" if done.left is None else f", {timedelta(seconds=round(done.left))} left"
                 count = done.made + len(done.failed)
-                bar.update(task, completed=count, total=done.cells, description=f"cells{left}")
+                show_bar(count, done.cells, done.left)
                 if not err.is_terminal and count > done.kept:
-                    err.print(f"{count}/{done.cells}{left}", markup=False)
+                    err.print(f"{count}/{done.cells}{_remaining(done.left)}", markup=False)
 
             command = ["w2sd-video", *sys.argv[1:]]
             done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
         about = _status(plan, to, part, threads)
         _say(about, as_json)
-        for line in done.failed[:FAILURES]:
-            err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
-        if done.failed[FAILURES:]:
-            err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
+        say_failed(done)
         if others := sorted({each.name for each in (to / "videos").glob("[!.]*")} - {arm.folder for arm in plan.arms}):
             err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
         scored, how = True, "json-quietly" if as_json else "text"
@@ -239,12 +240,7 @@ def _score(
     threads = threads or plans.Folder(folder).threads() or engine.threads()
     if not isinstance(engine, Here):
         refuse_taken(results)
-        with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task = bar.add_task("videos", total=None)
-
-            def show(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
-
+        with bar("videos") as show:
             own = [name for name in dimensions if name not in OF_VBENCH]
             scored_on = partial(plans.scored_on, plan)
             plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
@@ -272,6 +268,47 @@ def _score(
         score=score,
         page=page,
     )
+
+
+def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:
+    """The scores of a run's videos, in this process; those that are kept are read."""
+    from .. import plans
+
+    with bar("videos") as show:
+        return plans.scorer(plan)(
+            plans.videos(plan, folder),
+            dimensions,
+            rows_file=folder / "scores" / "scores.jsonl",
+            weights=weights,
+            device=device,
+            images=not plan.arms[0].template.video,
+            progress=lambda done, total, video: show(done, total),
+        )
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Show]:
+    """A progress bar on standard error, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def show(done: int, total: int, left: float | None = None) -> None:
+            progress.update(task, completed=done, total=total, description=what + _remaining(left))
+
+        yield show
+
+
+def _remaining(left: float | None) -> str:
+    return "" if left is None else f", {timedelta(seconds=round(left))} left"
+
+
+def say_failed(done: Done) -> None:
+    """Says the first cells that could not be made, and why."""
+    for line in done.failed[:FAILURES]:
+        err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
+    if done.failed[FAILURES:]:
+        err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
 
 
 def status(

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..documents import read_json
 from ..errors import Refused
-from ..terminal import PATH, err, messages, out, quiet
-from .plans import DEVICE, METHOD, OF_PLANS, WEIGHTS, plan_of
+from ..terminal import PATH, messages, out, quiet
+from .plans import DEVICE, METHOD, OF_PLANS, WEIGHTS, plan_of, scores_of
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
-    from ..eval.videos import Video
+    from ..plans import Plan
 
 
 def report(
@@ -66,10 +65,8 @@ def report(
             raise Refused("--across" if across else "--up", across or up, "it is of a figure: give --figure FILE, too")
         if figure:
             figures.check(figure)
-        videos = plans.videos(plan, run)
         quiet()
-        scores = _scores(videos, run / "scores" / "scores.json", plan.dimensions, weights, device)
-        summary = Summary(scores)
+        summary = Summary(_scores(plan, run, weights, device))
         cast = read(votes or (), summary)
         written = plans.write_page(plan, run, summary, to, votes=cast)
         out.print(str(written[0]), markup=False)
@@ -78,23 +75,16 @@ def report(
             out.print(str(figure), markup=False)
 
 
-def _scores(videos: list[Video], results: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:
-    """The scores of videos on the dimensions of the results, or else of the plan; those that are kept are read."""
-    from ..eval.evaluate import Scores, evaluate
+def _scores(plan: Plan, run: Path, weights: Path | None, device: str) -> Scores:
+    """The scores of a run on the dimensions of its results, or else of the plan."""
+    from .. import plans
+    from ..eval.evaluate import Scores
 
     try:
-        listed = list(read_json(results)["dimensions"])
+        listed = list(read_json(run / "scores" / "scores.json")["dimensions"])
     except (OSError, ValueError, KeyError, TypeError):
-        listed = dimensions
-    if not listed:
-        missing = [(video, "", "it was not made") for video in videos if not video.path.exists()]
-        return Scores([], videos, problems=missing)
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("videos", total=None)
-
-        def show(done: int, total: int, video: Video) -> None:
-            bar.update(task, completed=done, total=total)
-
-        rows = results.with_suffix(".jsonl")
-        return evaluate(videos, listed, rows_file=rows, weights=weights, device=device, progress=show)
+        listed = plan.dimensions
+    if listed:
+        return scores_of(plan, run, listed, weights, device)
+    videos = plans.videos(plan, run)
+    return Scores([], videos, problems=[(video, "", "it was not made") for video in videos if not video.path.exists()])

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
 from .. import runs, tables
 from ..terminal import PATH, check_file, err, messages, out, quiet, say
-from .plans import DEVICE, FAILURES, WEIGHTS, check_scoring
+from .plans import DEVICE, FAILURES, WEIGHTS, bar, check_scoring, say_failed, scores_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ..eval.results import Summary
     from ..plans import Plan
     from ..reproduce import Needs, Table
@@ -177,7 +172,7 @@ def _made(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
     """Makes a plan's cells; whether none failed."""
     from .. import plans
 
-    with _bar("cells") as show:
+    with bar("cells") as show:
         done = plans.run(
             plan,
             where,
@@ -186,50 +181,22 @@ def _made(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
             command=["w2sd-video", *sys.argv[1:]],
             progress=lambda done: show(done.made + len(done.failed), done.cells, done.left),
         )
-    for line in done.failed[:FAILURES]:
-        err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
-    if done.failed[FAILURES:]:
-        err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
+    say_failed(done)
     return not done.failed
 
 
 def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summary:
     """The scores of a run, written beside it as `w2sd-video score` does."""
-    from .. import plans
-    from ..eval.evaluate import evaluate
     from ..eval.results import Summary
 
     file = where / "scores" / "scores.json"
     runs.writable(file.parent)
-    with _bar("scored") as show:
-        scores = evaluate(
-            plans.videos(plan, where),
-            plan.dimensions,
-            rows_file=file.with_suffix(".jsonl"),
-            weights=weights,
-            device=device,
-            images=not plan.arms[0].template.video,
-            progress=lambda done, total, video: show(done, total, None),
-        )
+    scores = scores_of(plan, where, plan.dimensions, weights, device)
     summary = Summary(scores)
     summary.write(file, ["w2sd-video", *sys.argv[1:]])
     for video, dimension, problem in scores.problems[:FAILURES]:
         err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
     return summary
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int, float | None], None]]:
-    """A progress bar on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def show(done: int, total: int, left: float | None) -> None:
-            rest = "" if left is None else f", {timedelta(seconds=round(left))} left"
-            bar.update(task, completed=done, total=total, description=what + rest)
-
-        yield show
 
 
 STYLES = {

@@ -19,6 +19,7 @@ from .. import plugins
 from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started, threads_for
 
 PATIENCE = 10  # seconds that a worker has to end
+AGAIN = 0.2  # seconds after which an exception that was dropped is raised again
 
 
 def _outlive(sentinel: int) -> None:
@@ -32,15 +33,44 @@ def _outlive(sentinel: int) -> None:
 def _serve(connection: Connection, start: Start, threads: int, files: Sequence[tuple[plugins.Kind, str]]) -> None:
     """What a worker's process does: tasks in, outcomes out, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
-    if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
-        threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
-    for kind, file in files:
-        plugins.from_file(kind, file)
-    work = started(start, threads)
-    with suppress(EOFError, OSError):
-        while True:
-            connection.send(work.make(connection.recv()))
+    with _ended_by_an_exception():
+        if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
+            threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
+        for kind, file in files:
+            plugins.from_file(kind, file)
+        work = started(start, threads)
+        with suppress(EOFError, OSError):
+            while True:
+                connection.send(work.make(connection.recv()))
+
+
+@contextmanager
+def _ended_by_an_exception() -> Iterator[None]:
+    """SIGTERM raises SystemExit in the body, so that half-made files are cleared away, and is ignored afterwards.
+
+    Python drops an exception that is raised while it deletes an object: then a timer raises it once more.
+    """
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "setitimer"):  # not Windows, where no handler is called either
+        numbers.append(signal.SIGALRM)
+
+    def end(*_: object) -> None:
+        sys.exit(143)
+
+    def dropped(what: sys.UnraisableHookArgs, report: Callable[..., object] = sys.unraisablehook) -> None:
+        if what.exc_type is SystemExit:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            report(what)
+
+    sys.unraisablehook = dropped
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

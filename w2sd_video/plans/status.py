@@ -37,7 +37,6 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     for arm in plan.arms:
         cost = evaluations(arm.template)["total"]
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
-    for arm in plan.arms:
         if arm.grid and arm.name not in plan.tuned:
             of_tuning = plan_of(plan, arm.grid)
             cost = sum(evaluations(each.template)["total"] for each in of_tuning.arms)

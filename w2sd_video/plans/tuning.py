@@ -117,8 +117,8 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
     for value in values or grid.values:
         fields = {**grid.fields, **_set(grid, value)}
         if grid.costly is not None:
-            steps = plan.template(fields, grid.costly)[0].num_inference_steps
-            fields |= {"num_inference_steps": steps, "reflection_steps": max(steps - 1, 0)}
+            costly = plan.template(fields, grid.costly)[0]
+            fields |= {name: getattr(costly, name) for name in ("num_inference_steps", "reflection_steps")}
         arms[label(grid, value)] = fields
     return Plan(
         prompts=texts(plan, tuning),

@@ -86,6 +86,12 @@ class Arm:
     def reflect(self, x: Tensor) -> Tensor:
         return eps(self.mixture, x, self.tau)
 
+    def guided(self, x: Tensor, w: float) -> Tensor:
+        return self.reflect(x)  # a mixture has no condition
+
+    def at(self, step: Step) -> Arm:
+        return Arm(self.mixture, step.timestep)
+
     def denoise(self, x: Tensor) -> Tensor:
         return self.reflect(x)[None]
 
