@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
+import importlib
 import inspect
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer.testing
 
 # The tests' networks are so small that threads only get in the way; before torch is loaded, and for its processes too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,3 +32,31 @@ def pytest_collection_finish() -> None:
     """What is imported by now is never garbage: the collector need not look at its million objects again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Typer builds the program's whole tree at each call; a session of tests needs one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_models_read_once() -> Iterator[None]:
+    """A pipeline of shipped models alone is read once by a process: after that, a copy of it as it was read."""
+    load = importlib.import_module("w2sd_video.sampling.load")  # the module; the package has its function of that name
+    read, kept = load._load, {}
+
+    def copied(request: Any, strong: str, **pair: object) -> object:
+        names = (strong, request.family, request.dtype, request.motion_adapter, request.vae, request.controlnet)
+        key = repr((*names, sorted(pair.items())))
+        if not all(str(model).startswith("package:") for model in (strong, pair.get("weak", strong))):
+            return read(request, strong, **pair)
+        if key not in kept:
+            kept[key] = read(request, strong, **pair)
+        return copy.deepcopy(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "_load", copied)
+        yield

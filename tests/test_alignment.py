@@ -142,7 +142,7 @@ FIRST_EDITION = pytest.mark.xfail(
         "mine",
     ],
 )
-@pytest.mark.slow_unless(case=lambda pair: pair in ("shapes-control", "shapes-digits"))
+@pytest.mark.slow_unless(case=lambda pair: pair == "shapes-digits")
 def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     """In two samples of two steps: each by what it is shown, told, and scored by."""
     monkeypatch.chdir(tmp_path)

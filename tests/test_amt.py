@@ -165,6 +165,7 @@ def theirs():
     return official()
 
 
+@pytest.mark.slow
 def test_equals_the_installed_vbench(network, theirs):
     frames = video(8, FRAMES, 133, 170)
     want, made = official_score(theirs, frames)

@@ -17,6 +17,7 @@ from w2sd_video.methods import METHODS
 
 CPU = torch.device("cpu")
 SMALL = ["--small", "--device", "cpu", "--minutes", "30"]
+SMALLEST = ["--size", "32", "--frames", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_the_benchmark_runs_on_a_cpu_and_writes_the_card_the_versions_and_its_ro
 @pytest.mark.slow
 def test_all_parts_that_need_nothing_else_run_and_each_method_takes_its_evaluations():
     parts = [name for name in true_size.PARTS if name not in ("vbench", "compiled")]
-    results = measured(*(word for name in parts for word in ("--part", name)))
+    results = measured(*SMALLEST, *(word for name in parts for word in ("--part", name)))
     assert {name: part["state"] for name, part in results["parts"].items()} == dict.fromkeys(parts, "done")
     took = {row["what"]: row["evaluations"] for row in results["parts"]["steps"]["rows"] if "evaluations" in row}
     assert took.keys() >= {"plain", *METHODS}
@@ -78,7 +79,7 @@ def test_the_true_size_runs_on_a_gpu(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_blocks_sample_what_the_uncompiled_ones_do():
-    rows = measured("--part", "compiled")["parts"]["compiled"]["rows"]
+    rows = measured(*SMALLEST, "--part", "compiled")["parts"]["compiled"]["rows"]
     assert [row.get("error") for row in rows] == [None] * 4
     assert all(row["rms_apart"] < 0.2 for row in rows[2:])
 

@@ -59,6 +59,7 @@ def test_a_column_is_found_with_its_dimension_and_has_to_rank_videos():
         ranking("fid", "fid")
 
 
+@pytest.mark.slow
 def test_the_command_names_the_best_copies_it_with_its_sidecar_and_keeps_scores(tmp_path, monkeypatch):
     """Of frames rendered as the prompts say, and of others: the judge of shapes tells them apart."""
     monkeypatch.chdir(tmp_path)

@@ -447,6 +447,7 @@ def test_overwriting_leaves_no_file_of_the_former_video(small):
     assert listing() == [f"{STEM}.json", f"{STEM}.mp4", "mine.gif"]
 
 
+@pytest.mark.slow
 def test_a_truncated_video_is_not_said_to_be_made_and_is_made_again_once_it_is_deleted(small):
     generate(PROMPT, *small)
     path = Path(f"outputs/{STEM}.mp4")
@@ -473,6 +474,7 @@ def test_verify_compares_hashes(small):
     assert "is not the file whose hash its sidecar has" in generate(PROMPT, *small, "--verify", code=2)
 
 
+@pytest.mark.slow
 def test_a_comparison_is_three_groups_that_eval_compares(small):
     generate(PROMPT, *small, "--compare")
     folders = [f"outputs/{name}" for name in ("plain", "weak", "w2sd")]

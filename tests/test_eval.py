@@ -183,6 +183,7 @@ def test_a_prompt_for_a_video_that_is_not_there_is_refused(folder):
         ((64, 64), ["-c:v", "mjpeg", "-q:v", "2"], 8, ".avi"),
     ],
 )
+@pytest.mark.slow_unless(case=lambda rate: rate in (12.5, 24))
 def test_decord_and_ffmpeg_give_the_same_frames(tmp_path, monkeypatch, size, options, rate, suffix):
     path = encode(noise(9, *size), tmp_path / f"v{suffix}", *options, rate=rate)
     first = Reader(path)
@@ -304,7 +305,7 @@ def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kin
         ("v.avi", ["-c:v", "mjpeg", "-q:v", "3"]),
     ],
 )
-@pytest.mark.slow_unless(case=lambda part: part == 0.5)
+@pytest.mark.slow_unless(case=lambda part, name: part == 0.5 and name in ("v.mp4", "v.webm"))
 def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, part, by_ffmpeg):
     path = encode(noise(20, 48, 64), tmp_path / name, *options, "-g", "4")
     assert sum(map(len, Reader(path, by_ffmpeg).batches())) == 20
@@ -515,6 +516,7 @@ def test_equal_videos_are_scored_once(folder, tmp_path, counting):
     assert len(counting.opened) == 3
 
 
+@pytest.mark.slow
 def test_large_frames_are_scored_by_one_dimension_at_a_time_those_that_match_frames_first(folder, monkeypatch):
     names = ["imaging_quality", "dynamic_degree", "temporal_flickering", "motion_smoothness"]
     motion = ["dynamic_degree", "motion_smoothness"]

@@ -61,6 +61,7 @@ def test_scores_are_those_of_the_official_packages(folder: Path):
 
 
 @pytest.mark.parametrize("name", ["clip_t", "clip_i", "dino", "laion_aesthetic", "pick_score"])
+@pytest.mark.slow
 def test_the_recorded_scores_are_what_the_packages_give_today(folder: Path, name: str):
     pytest.importorskip("clip")
     pytest.importorskip("timm")

@@ -96,6 +96,7 @@ NEW = {"v.mp4": "new mp4", "v-frames/0000.png": "new png", "plain/v.mp4": "new s
 
 @pytest.mark.parametrize("former", [False, True], ids=["nothing there", "a former set there"])
 @pytest.mark.parametrize("by", SIGNALS, ids=lambda by: by.name)
+@pytest.mark.slow_unless(case=lambda by: by.name == "SIGKILL")
 def test_a_set_of_files_interrupted_at_any_rename_is_nothing_or_all_of_it(tmp_path, by, former):
     old = {"v.mp4": "old", "v-frames/0001.png": "old", "v.gif": "old", "v.json": "old"} if former else {}
     for at in count(1):

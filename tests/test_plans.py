@@ -190,6 +190,7 @@ def test_cells_are_the_videos_that_generate_makes(tmp_path):
             assert video["frames_sha256"] == record["videos"][name]["frames_sha256"]
 
 
+@pytest.mark.slow
 def test_what_was_removed_damaged_or_never_written_down_is_noticed(tmp_path):
     of = plan(prompts=TEXTS[:1], seeds="0-2", axes={})
     plans.run(of, tmp_path, threads=1)
@@ -368,6 +369,7 @@ def test_workers_make_what_one_process_makes(tmp_path):
 # The command line
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS[:1], "settings": SMALL, "axes": ARMS}))
 

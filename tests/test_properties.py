@@ -208,6 +208,7 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow_unless(case=lambda case: case == "sidecar of bytes")
 def test_a_damaged_file_ends_in_one_message(case):
     check, values = CASES[case]
     budget(FEW)(given(values)(check))()

@@ -51,6 +51,7 @@ def test_what_is_added_to_the_prediction_is_recorded_too_and_nothing_of_a_plain_
 
 
 @pytest.mark.parametrize("method, rows", [("w2sd", 2), ("auto_guidance", 2), ("optimistic", 2)])
+@pytest.mark.slow_unless(case=lambda method: method == "w2sd")
 def test_a_recorder_changes_nothing_and_has_a_row_of_every_changed_step(method, rows):
     request = Request.of(PROMPT, method=method, **SMALL)
     pipe = load(request)["w2sd"]
@@ -76,6 +77,7 @@ def test_record_writes_numbers_and_a_plot(tmp_path):
     assert refused.exit_code == 2 and "--record: --plain and --weak-only sample without a method" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_records_the_method_alone(tmp_path):
     arguments = ["generate", PROMPT, "--record", "--compare", "--steps", "2", "--frames", "2", "--out", str(tmp_path)]
     assert CliRunner().invoke(app, arguments).exit_code == 0

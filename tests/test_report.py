@@ -125,6 +125,7 @@ def test_the_papers_numbers_stand_beside_ours_with_the_direction_where_it_is_dec
         {"adapters": {"style": {"model": "package:shapes/weights/none", "strong": 1.0, "weak": 0.0}}},
     ],
 )
+@pytest.mark.slow_unless(case=lambda settings: "method" not in settings)
 def test_the_command_makes_the_same_request(settings, tmp_path):
     size = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
     if "adapters" in settings:  # which options do not say with their names

@@ -9,40 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .. import plugins, runs, tables
+from .. import plugins, tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, wants_json
+from .progress import bar, remaining, say_failed
+from .scores import DEVICE, OFFICIAL, WEIGHTS, check_scoring, score_run
 
 if TYPE_CHECKING:
-    from ..eval.evaluate import Scores
-    from ..eval.results import Summary
     from ..plans import Plan
     from ..plans import Progress as Done
     from ..plans.engine import Engine
 
-    class Show(Protocol):
-        """Shows how many are done, of how many, and the seconds that are left."""
-
-        def __call__(self, done: int, total: int, left: float | None = None) -> None: ...
-
-
 # What an error's argument is called in a plan, or by these commands.
 OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
 OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
-FAILURES = 5  # that are listed
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
-WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
-OFFICIAL = typer.Option(
-    "--official-python", help="A Python that has VBench's package, which scores the dimensions that are its own."
-)
 ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
 WORKERS = typer.Option(
     "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
@@ -54,7 +41,6 @@ ADDRESS = typer.Option(
     "--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto (default: RAY_ADDRESS, or one of its own)."
 )
 GPUS = typer.Option("--gpus-per-worker", min=0, help="On Ray, also a part of one (default: 1 where there are some).")
-DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
 
 def run(
@@ -113,7 +99,7 @@ def run(
                 count = done.made + len(done.failed)
                 show_bar(count, done.cells, done.left)
                 if not err.is_terminal and count > done.kept:
-                    err.print(f"{count}/{done.cells}{_remaining(done.left)}", markup=False)
+                    err.print(f"{count}/{done.cells}{remaining(done.left)}", markup=False)
 
             command = ["w2sd-video", *sys.argv[1:]]
             done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
@@ -124,7 +110,7 @@ def run(
             err.print(f"note: {to / 'videos'} has more, which is not of this plan: {', '.join(others)}", markup=False)
         scored, how = True, "json-quietly" if as_json else "text"
         if scores:
-            scored = _score(plan, to, plan.dimensions, weights, device, how, by, threads, official=official)
+            scored = score_run(plan, to, plan.dimensions, weights, device, how, by, threads, official=official)
         if done.failed or not scored:
             raise typer.Exit(1)
 
@@ -165,7 +151,7 @@ def score(
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        if not _score(plan, to, wanted, weights, device, form, by, threads, power, official):
+        if not score_run(plan, to, wanted, weights, device, form, by, threads, power, official):
             raise typer.Exit(1)
 
 
@@ -190,125 +176,6 @@ def _engine(
             raise Refused("device", each, "Ray says which GPU a worker has: give cuda or auto")
     with OnRay(workers, address, gpus) as by:
         yield by
-
-
-def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:
-    """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
-    from ..eval import official as vbench_package
-    from ..eval.cli import refuse_taken
-    from ..eval.dimensions import chosen
-    from ..eval.scorer import Scorer
-    from ..runs.request import usable_device
-
-    if weights is not None and not weights.is_dir():
-        raise Refused("weights", str(weights), "give a folder")
-    refuse_taken(folder / "scores" / "scores.json")
-    own = plan.own_dimensions
-    if official and len(own) < len(plan.dimensions):
-        vbench_package.dimensions([name for name in plan.dimensions if name not in own], official)
-    if not own:
-        return
-    for each in Scorer(chosen(own), weights, usable_device(device, auto=("cuda",))).skipped:
-        err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
-
-
-def _score(
-    plan: Plan,
-    folder: Path,
-    dimensions: list[str],
-    weights: Path | None,
-    device: str,
-    form: str,
-    engine: Engine,
-    threads: int | None,
-    power: float | None = None,
-    official: str | None = None,
-) -> bool:
-    """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
-    import torch
-
-    from .. import plans
-    from ..eval import report
-    from ..eval.cli import refuse_taken
-    from ..eval.cli import run as evaluate
-    from ..eval.dimensions import OFFICIAL as OF_VBENCH
-    from ..plans.engine import Here
-
-    videos = plans.videos(plan, folder)
-    results = folder / "scores" / "scores.json"
-    runs.writable(results.parent)
-    threads = threads or plans.Folder(folder).threads() or engine.threads()
-    if not isinstance(engine, Here):
-        refuse_taken(results)
-        with bar("videos") as show:
-            own = [name for name in dimensions if name not in OF_VBENCH]
-            scored_on = partial(plans.scored_on, plan)
-            plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
-    torch.set_num_threads(threads)
-    images = not plan.arms[0].template.video
-    to = err if form == "json-quietly" else out
-    how = "text" if form == "json-quietly" else form
-    score = plans.scorer(plan, official)
-
-    def page(summary: Summary) -> list[Path]:
-        return plans.write_page(plan, folder, summary)
-
-    report.check(folder / plans.PAGE)
-    return evaluate(
-        to,
-        err,
-        videos,
-        dimensions,
-        results,
-        weights=weights,
-        device=device,
-        images=images,
-        form=how,
-        power=power,
-        score=score,
-        page=page,
-    )
-
-
-def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:
-    """The scores of a run's videos, in this process; those that are kept are read."""
-    from .. import plans
-
-    with bar("videos") as show:
-        return plans.scorer(plan)(
-            plans.videos(plan, folder),
-            dimensions,
-            rows_file=folder / "scores" / "scores.jsonl",
-            weights=weights,
-            device=device,
-            images=not plan.arms[0].template.video,
-            progress=lambda done, total, video: show(done, total),
-        )
-
-
-@contextmanager
-def bar(what: str) -> Iterator[Show]:
-    """A progress bar on standard error, where that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-
-        def show(done: int, total: int, left: float | None = None) -> None:
-            progress.update(task, completed=done, total=total, description=what + _remaining(left))
-
-        yield show
-
-
-def _remaining(left: float | None) -> str:
-    return "" if left is None else f", {timedelta(seconds=round(left))} left"
-
-
-def say_failed(done: Done) -> None:
-    """Says the first cells that could not be made, and why."""
-    for line in done.failed[:FAILURES]:
-        err.print(f"failed: {line['arm']}, {line['prompt']}, seed {line['seed']}: {line['error']}", markup=False)
-    if done.failed[FAILURES:]:
-        err.print(f"and {len(done.failed) - FAILURES} more", markup=False)
 
 
 def status(

@@ -10,7 +10,8 @@ import typer
 from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, messages, out, quiet
-from .plans import DEVICE, METHOD, OF_PLANS, WEIGHTS, plan_of, scores_of
+from .plans import METHOD, OF_PLANS, plan_of
+from .scores import DEVICE, WEIGHTS, scores_of
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores

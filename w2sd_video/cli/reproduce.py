@@ -15,7 +15,8 @@ from rich.table import Table as Grid
 
 from .. import runs, tables
 from ..terminal import PATH, check_file, err, messages, out, quiet, say
-from .plans import DEVICE, FAILURES, WEIGHTS, bar, check_scoring, say_failed, scores_of
+from .progress import FAILURES, bar, say_failed
+from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 
 if TYPE_CHECKING:
     from ..eval.results import Summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ..sampling.records import versions
 from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, logger, started, threads_for
 
 OBJECTS = 80 * 2**20  # bytes for the objects of a cluster of our own: an outcome has a few thousand
+ANSWERS = 10  # seconds in which a cluster at an address has to
 Files = Sequence[tuple[plugins.Kind, str]]
 
 
@@ -81,6 +83,18 @@ class _Member:
         ray.kill(self.actor)
 
 
+def _check_answers(address: str | None) -> None:
+    """Refuses HOST:PORT where nothing listens, at once: ray itself tries for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon:  # `auto`, and what ray has to say something of
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise Refused("address", address, f"nothing answers there ({error}): give HOST:PORT of a cluster") from None
+
+
 class OnRay:
     """Makes tasks on a Ray cluster, within a context.
 
@@ -104,6 +118,7 @@ class OnRay:
             raise Refused("gpus", self._gpus, "give a whole number, or a part of one GPU")
         if self.address is not None and "://" in self.address:
             raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
+        _check_answers(self.address)
         # A cluster of our own tells nobody that it runs, and its workers wait for no other program.
         own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         for name, value in own.items():

@@ -1,0 +1,120 @@
+"""Scores of a run, for the commands that make them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from .. import runs
+from ..errors import Refused
+from ..terminal import PATH, err, out
+from .progress import bar
+
+if TYPE_CHECKING:
+    from ..eval.evaluate import Scores
+    from ..eval.results import Summary
+    from ..plans import Plan
+    from ..plans.engine import Engine
+
+WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
+OFFICIAL = typer.Option(
+    "--official-python", help="A Python that has VBench's package, which scores the dimensions that are its own."
+)
+DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
+
+
+def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:
+    """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
+    from ..eval import official as vbench_package
+    from ..eval.cli import refuse_taken
+    from ..eval.dimensions import chosen
+    from ..eval.scorer import Scorer
+    from ..runs.request import usable_device
+
+    if weights is not None and not weights.is_dir():
+        raise Refused("weights", str(weights), "give a folder")
+    refuse_taken(folder / "scores" / "scores.json")
+    own = plan.own_dimensions
+    if official and len(own) < len(plan.dimensions):
+        vbench_package.dimensions([name for name in plan.dimensions if name not in own], official)
+    if not own:
+        return
+    for each in Scorer(chosen(own), weights, usable_device(device, auto=("cuda",))).skipped:
+        err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
+
+
+def score_run(
+    plan: Plan,
+    folder: Path,
+    dimensions: list[str],
+    weights: Path | None,
+    device: str,
+    form: str,
+    engine: Engine,
+    threads: int | None,
+    power: float | None = None,
+    official: str | None = None,
+) -> bool:
+    """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
+    import torch
+
+    from .. import plans
+    from ..eval import report
+    from ..eval.cli import refuse_taken
+    from ..eval.cli import run as evaluate
+    from ..eval.dimensions import OFFICIAL as OF_VBENCH
+    from ..plans.engine import Here
+
+    videos = plans.videos(plan, folder)
+    results = folder / "scores" / "scores.json"
+    runs.writable(results.parent)
+    threads = threads or plans.Folder(folder).threads() or engine.threads()
+    if not isinstance(engine, Here):
+        refuse_taken(results)
+        with bar("videos") as show:
+            own = [name for name in dimensions if name not in OF_VBENCH]
+            scored_on = partial(plans.scored_on, plan)
+            plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
+    torch.set_num_threads(threads)
+    images = not plan.arms[0].template.video
+    to = err if form == "json-quietly" else out
+    how = "text" if form == "json-quietly" else form
+    score = plans.scorer(plan, official)
+
+    def page(summary: Summary) -> list[Path]:
+        return plans.write_page(plan, folder, summary)
+
+    report.check(folder / plans.PAGE)
+    return evaluate(
+        to,
+        err,
+        videos,
+        dimensions,
+        results,
+        weights=weights,
+        device=device,
+        images=images,
+        form=how,
+        power=power,
+        score=score,
+        page=page,
+    )
+
+
+def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:
+    """The scores of a run's videos, in this process; those that are kept are read."""
+    from .. import plans
+
+    with bar("videos") as show:
+        return plans.scorer(plan)(
+            plans.videos(plan, folder),
+            dimensions,
+            rows_file=folder / "scores" / "scores.jsonl",
+            weights=weights,
+            device=device,
+            images=not plan.arms[0].template.video,
+            progress=lambda done, total, video: show(done, total),
+        )
