@@ -574,15 +574,7 @@ def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path)
         video.write_mp4(shapes_video(seed), tmp_path / "videos" / f"{PROMPT}-{seed}.mp4", 8)
 
     def command(name: str) -> list[str]:
-        program = [
-            sys.executable,
-            "-m",
-            "w2sd_video.cli",
-            "eval",
-            "videos",
-            "--dimensions",
-            "shapes,temporal_flickering",
-        ]
+        program = [sys.executable, "-m", "w2sd_video.cli", "eval", "videos"]
         return [*program, "--dimensions", "shapes,temporal_flickering", "--out", f"{name}.json"]
 
     def results(name: str) -> list:
@@ -591,7 +583,7 @@ def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path)
     started = time.monotonic()
     subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
     took = time.monotonic() - started
-    for share in (0.6, 0.75, 0.85, 0.95):
+    for share in (0.7, 0.9):
         process = subprocess.Popen(
             command("killed"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -565,7 +565,7 @@ def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # while they import, and to all, as of Ctrl-C
     else:
-        time.sleep(15)
+        time.sleep(6)
         os.kill(process.pid, number)
     assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert not psutil.wait_procs(workers, timeout=60)[1]
