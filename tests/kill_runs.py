@@ -1,4 +1,4 @@
-"""Kills `w2sd-video run` and `score` at random moments, and compares what they end with to an undisturbed run.
+"""Kills `w2sd-video run`, `score` and `report` at random moments, and compares their ends to an undisturbed run's.
 
     python tests/kill_runs.py --times 20
 
@@ -32,6 +32,7 @@ axes: {arm: {strong: {variant: plain}, w2sd: {}}}
 dimensions: [shapes, temporal_flickering]
 """
 CELLS, IN_A_ROW = 12, 3
+STAGES = ["run", "score", "report"]
 ENGINES = {"one": [], "workers": ["--workers", "2"], "ray": ["--engine", "ray", "--workers", "2"]}
 CLUSTER = """
 import logging, ray, sys
@@ -89,6 +90,8 @@ def kill(process: int) -> None:
 
 
 def command(stage: str, engine: list[str]) -> list[str]:
+    if stage == "report":
+        return ["report", "run"]
     return [stage, *(["plan.yaml", "--out", "run"] if stage == "run" else ["run"]), "--threads", "1", *engine]
 
 
@@ -115,8 +118,14 @@ def tables(run: Path) -> dict[str, object]:
         for video in frames[str(file.relative_to(run))].values():
             del video["seconds"]
     files = {file.name: file.read_bytes() for file in (run / "scores").iterdir() if file.suffix == ".csv"}
-    assert len(frames) == CELLS and files, run
+    assert len(frames) == CELLS and files and "index.html" in page(run), run
     return {"scores": scores, "frames": frames, **files}
+
+
+def page(run: Path) -> dict[str, bytes]:
+    """The files of a run's page, which says how long each video of this run took."""
+    folder = run / "report"
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @contextmanager
@@ -152,8 +161,9 @@ def disturbed(stage: str, engine: list[str], count: int, times: int, base: Path,
         with tempfile.TemporaryDirectory() as name:
             folder, in_a_row = Path(name), 0
             shutil.copy(base / "plan.yaml", folder)
-            if stage == "score":
-                shutil.copytree(base / "run", folder / "run", ignore=shutil.ignore_patterns("scores"))
+            if stage != "run":
+                made_by_it = {"score": ("scores", "report"), "report": ("report",)}[stage]
+                shutil.copytree(base / "run", folder / "run", ignore=shutil.ignore_patterns(*made_by_it))
             while duration and kills < times and in_a_row < IN_A_ROW:
                 process = start(folder, *command(stage, engine))
                 if ended(process, rng.uniform(0, duration / 2)) is not None:
@@ -167,6 +177,7 @@ def disturbed(stage: str, engine: list[str], count: int, times: int, base: Path,
             assert code == 0 and "Traceback" not in said, said
             duration = duration or time.monotonic() - began
             assert tables(folder / "run") == undisturbed, f"{stage} {engine} ends with other tables"
+            assert stage != "report" or page(folder / "run") == page(base / "run"), "report ends with another page"
             cells, rows = made(folder / "run"), Counter(r["key"] for r in lines(folder / "run/scores/scores.jsonl"))
             assert len(cells) == CELLS, cells
             extra = cells.total() - CELLS, (rows.total() - len(rows)) // 2
@@ -221,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--stages", nargs="+", choices=["run", "score"], default=["run", "score"])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
@@ -238,6 +249,8 @@ def main() -> None:
             with cluster() if engine == "ray" else nullcontext() as at:
                 options = ENGINES[engine] + (["--address", at[0]] if at else [])
                 for stage in given.stages:
+                    if stage == "report" and engine != "one":  # it is one process, whatever made the run
+                        continue
                     rng = random.Random(f"{given.seed} {engine} {stage}")
                     what = disturbed(stage, options, 1 if engine == "one" else 2, given.times, base, rng)
                     print(f"{stage}, {engine}: {what}", flush=True)
