@@ -13,15 +13,17 @@ import pytest
 import torch
 from families import FAMILIES
 from PIL import Image
+from scipy import stats
 from typer.testing import CliRunner
 
 from w2sd_video import presets, video
 from w2sd_video.alignment import Alignment, Probe, align, latents_of
-from w2sd_video.check_pair import by_level, overall, samples, verdict, write
+from w2sd_video.check_pair import by_level, mean_cosine, overall, proposed, samples, verdict, write
 from w2sd_video.cli import app
 from w2sd_video.levels import Level, Step, first_order
-from w2sd_video.runs import Refused
+from w2sd_video.runs import Refused, Request
 from w2sd_video.shapes import digits
+from w2sd_video.strength import Proposal, proposal, strength
 
 
 class At:
@@ -72,22 +74,87 @@ def test_a_pipeline_is_asked_through_its_own_loop(family):
 
 def test_what_is_found_is_summed_up_and_written(tmp_path):
     found = [[Alignment(0.9, 1.0, 4.0, 1.0), Alignment(0.1, 0.0, 0.0, 1.0)] for _ in range(5)]
-    assert [(sigma, mean.mean) for sigma, mean in by_level(found, "abcde")] == [(0.9, 0.5), (0.1, 0.0)]
-    assert overall(found, "abcde").difference.mean == 0.25
-    write(tmp_path / "found.csv", found)
-    rows = list(csv.DictReader(open(tmp_path / "found.csv", encoding="utf-8")))
+    levels = by_level(found, "abcde")
+    assert [(each.sigma, each.strength.g, each.cosine.mean) for each in levels[:1]] == [(0.9, 0.25, 0.5)]
+    assert math.isnan(levels[1].strength.g) and levels[1].cosine.mean == 0
+    assert overall(found, "abcde").g == 0.25 and mean_cosine(found, "abcde").mean == 0.25
+    write(tmp_path, found, presets.load("shapes"))
+    rows = list(csv.DictReader(open(tmp_path / "alignment.csv", encoding="utf-8")))
     assert len(rows) == 10 and float(rows[0]["cosine"]) == 0.5
 
 
-def test_the_verdict_needs_a_cosine_that_differs_from_zero_and_prompts_enough():
-    def of(values):
-        return verdict(overall([[Alignment(0.5, v, 1.0, 1.0)] for v in values], list(map(str, range(len(values))))))
+def test_the_verdict_needs_a_strength_that_differs_from_zero_and_prompts_enough():
+    def of(values, dd=1.0):
+        said = [[Alignment(0.5, v, dd, 1.0)] for v in values]
+        prompts = list(map(str, range(len(values))))
+        return verdict(overall(said, prompts), by_level(said, prompts))
 
-    assert of([0.1, 0.2] * 10) == "the models' difference points towards the data"
+    towards = "the models' difference points towards the data, "
+    assert of([0.7, 0.8] * 10) == towards + "and a reflection's full strength is not too much"
+    assert of([0.1, 0.2] * 10) == towards + "but a reflection's full strength overshoots"
+    assert of([0.2, 0.8] * 10) == towards + "and whether a reflection's full strength overshoots is not certain"
     assert of([-0.1, -0.2] * 10).startswith("WARNING: the models' difference points away from the data")
     assert of([0.1, -0.1] * 10).startswith("no direction is certain")
-    assert of([0.0] * 10).startswith("the models are the same")
+    assert of([0.0] * 10, dd=0.0).startswith("the models are the same")
     assert of([0.1] * 2).startswith("too few")
+
+
+def test_a_level_of_the_wrong_sign_is_not_hidden_by_the_others():
+    said = [[Alignment(0.9, 5 + n % 2, 4.0, 1.0), Alignment(0.2, -0.5 - 0.1 * (n % 2), 1.0, 1.0)] for n in range(12)]
+    prompts = list(map(str, range(12)))
+    assert verdict(overall(said, prompts), by_level(said, prompts)).endswith("at sigma 0.200 it points away")
+
+
+def test_bounds_of_the_strength_are_where_a_t_test_stops_to_reject():
+    """Fieller's, by scipy's test of <d, r> - g |d|^2 at the bounds."""
+    rng = np.random.default_rng(0)
+    dd = rng.uniform(1, 3, 20)
+    dr = 0.6 * dd + rng.normal(0, 0.5, 20)
+    of = strength(dr, dd)
+    assert of.g == pytest.approx(dr.mean() / dd.mean()) and of.low < of.g < of.high
+    for bound in (of.low, of.high):
+        assert stats.ttest_1samp(dr - bound * dd, 0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert of.p == pytest.approx(stats.ttest_1samp(dr, 0).pvalue)
+
+
+def test_bounds_of_the_strength_hold_the_truth_in_95_percent_of_samples():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(2000):
+        dd = rng.gamma(4, 0.5, 12)
+        of = strength(0.4 * dd + rng.normal(0, 1, 12), dd)
+        inside += of.low <= 0.4 <= of.high
+    assert inside / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_bounds_are_infinite_where_the_difference_itself_is_not_told_from_zero():
+    assert strength(np.array([1.0, -2.0, 0.5]), np.array([0.0, 0.0, 9.0])).high == math.inf
+
+
+def test_a_proposal_is_of_the_levels_and_the_strength_that_lower_the_loss():
+    """Three levels: reflection helps at the noisiest at full strength, less at the second, and not at the last."""
+    rng = np.random.default_rng(2)
+    dd = np.ones((40, 3))
+    dr = np.array([1.5, 0.7, -1.0]) * dd + rng.normal(0, 0.1, (40, 3))
+    best = proposal(dr, dd, [0.9, 0.5, 0.1])
+    assert (best.strength, best.low, best.high) == (1.0, 0.5, 0.9) and 2.1 < best.gain < 2.4
+    alone = proposal(dr[:, 1:], dd[:, 1:], [0.5, 0.1])
+    assert (alone.strength, alone.low, alone.high) == (0.75, 0.5, 0.5) and 0.3 < alone.gain < 0.49
+    none = proposal(dr[:, 2:], dd[:, 2:], [0.1])
+    assert none.strength == 0 == none.gain
+    assert proposal(-dr[:1], dd[:1], [0.9, 0.5, 0.1]).strength == 0
+
+
+@pytest.mark.parametrize("name", ["shapes", "shapes-image"])
+def test_a_proposal_is_a_preset_that_samples_so(name, tmp_path):
+    preset = presets.load(name)
+    write(tmp_path, [], proposed(preset, Proposal(0.5, 0.2504, 0.9), {"num_inference_steps": 3, "device": "cpu"}))
+    request = Request.of("a red circle", 0, str(tmp_path / "proposed.yaml"))
+    gains = {"still_gain": 0.5, "motion_gain": 0.5} if preset.video else {"still_gain": 0.5}
+    assert request.options == {"interval": [0.25, 0.9], **gains} and request.num_inference_steps == 3
+    request.check()
+    write(tmp_path, [], proposed(preset, Proposal(0.0, 0.0, 1.0, 0.0), {}))
+    assert Request.of("a red circle", 0, str(tmp_path / "proposed.yaml")).reflection_steps == 0
 
 
 def test_data_is_drawn_or_given_with_prompts(tmp_path):

@@ -33,6 +33,7 @@ NOT_RUN = (
     "needs several machines",
     "needs a Ray cluster",
     "needs votes",
+    "needs a pair that was checked",
     "installs packages",
     "takes hours",
 )

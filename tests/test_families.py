@@ -307,6 +307,12 @@ def split_in_time(run: Literal, x: Tensor, t: Tensor) -> Tensor:
     return x + 0.5 * still + 2.0 * (d - still)
 
 
+def stiller(run: Literal, x: Tensor, t: Tensor) -> Tensor:
+    """Of a picture, all of d is still."""
+    d = algorithm_1(run, x, t) - x
+    return x + d - 0.75 * (d.mean(2, keepdim=True) if d.ndim == 5 else d)
+
+
 def capped(run: Literal, x: Tensor, t: Tensor) -> Tensor:
     p = run.strong_at(x, t)
     x_s = run.move(p, t, x)
@@ -326,6 +332,7 @@ METHODS = {
     "adverse re-sampling": ({"method": "advanced_re_sampling", "adverse": True}, algorithm_3_adverse),
     "cap": ({"cap": 0.2}, capped),
     "gains": ({"still_gain": 0.5, "motion_gain": 2.0}, split_in_time),
+    "still gain": ({"still_gain": 0.25}, stiller),
 }
 
 
@@ -335,8 +342,8 @@ METHODS = {
     case=lambda family, arguments: family in (IMAGE, CLASSES) or {"still_gain", "cap"} & {*arguments}
 )
 def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
-    if "still_gain" in arguments and not family.video:
-        with pytest.raises(ValueError, match="`still_gain` is 0.5, and there is no time in latents"):
+    if "motion_gain" in arguments and not family.video:
+        with pytest.raises(ValueError, match="`motion_gain` is 2.0, and there is no time in latents"):
             family(family.pipeline(), **arguments)
         return
     pipe = family.pipeline()

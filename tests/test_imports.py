@@ -25,7 +25,7 @@ FLOORS = (
     "columns documents errors hashing plugins power prompts statistics tables validation verdicts",
     "levels presets provenance settings terminal",
     "methods",
-    "alignment arms hook",
+    "alignment arms hook strength",
     "dit_moe loading models motion",
     "pipelines",
     "generate refine runs sampling video",

@@ -62,4 +62,6 @@ def test_check_pair_prints_cosines_by_level_and_the_scores(tmp_path):
     arguments = ("--preset", "shapes-digits", "--samples", 2, "--steps", 2, "--out", tmp_path)
     data = read("check-pair", *arguments)
     assert len(data["levels"]) == 8 and -1 <= data["cosine"]["mean"] <= 1 and data["verdict"]
+    assert data["strength"]["low"] <= data["strength"]["g"] <= data["strength"]["high"]
+    assert data["proposal"]["preset"] == str(tmp_path / "proposed.yaml") and (tmp_path / "proposed.yaml").is_file()
     assert data["scores"] == json.loads((tmp_path / "scores.json").read_text())

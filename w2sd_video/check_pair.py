@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import glob
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from .runs import Refused, Request
 from .sampling import inputs, load, scheduler, weak_arm
 from .shapes import pairs
 from .shapes.pairs import Sample
-from .verdicts import ENOUGH, Comparison, Interval, by_prompt, compare, decide, mean
+from .statistics import holm
+from .strength import Proposal, Strength, products, strength
+from .verdicts import ENOUGH, LEVEL, Interval, by_prompt, mean
 
 if TYPE_CHECKING:
     from .alignment import Alignment
@@ -28,6 +31,17 @@ LEVELS = 8
 COSINE = Column("cosine")
 SHIPPED = "package:"
 COSINES = "alignment.csv"
+PROPOSED = "proposed.yaml"
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a pair's models say at one noise level: the strength, and the cosine, which the noise of single samples
+    makes far smaller than that of the models' difference with what the strong one lacks."""
+
+    sigma: float
+    strength: Strength
+    cosine: Interval
 
 
 def samples(
@@ -103,48 +117,90 @@ def usual_dimensions(preset: presets.Preset) -> list[str]:
     return ["six" if preset.video else "images", "clipped"]
 
 
-def by_level(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[tuple[float, Interval]]:
-    """Noise levels sigma, and the mean cosine at each, over the samples' prompts."""
-    levels = zip(*alignments, strict=True)
-    return [(level[0].sigma, mean(COSINE, by_prompt(prompts, [each.cosine for each in level]))) for level in levels]
+def by_level(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[Level]:
+    """What the pair's models say at each noise level, from the noisiest down, over the samples' prompts."""
+    dr, dd = products(alignments, prompts)
+    levels = []
+    for n, level in enumerate(zip(*alignments, strict=True)):
+        cosine = mean(COSINE, by_prompt(prompts, [each.cosine for each in level]))
+        levels.append(Level(level[0].sigma, strength(dr[:, n], dd[:, n]), cosine))
+    return levels
 
 
-def overall(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Comparison:
-    """The mean cosine over levels of samples with these prompts, against 0."""
+def overall(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Strength:
+    """The strength over all levels, each weighted as the networks' own loss weighs it."""
+    dr, dd = products(alignments, prompts)
+    return strength(dr.sum(1), dd.sum(1))
+
+
+def mean_cosine(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Interval:
+    """The mean cosine over levels of samples with these prompts."""
     cosines = [math.fsum(each.cosine for each in sample) / len(sample) for sample in alignments]
-    none = by_prompt(prompts, [0.0] * len(prompts))
-    compared = compare(COSINE, "0", "cosine", none, by_prompt(prompts, cosines))
-    assert compared is not None  # there are samples
-    (decided,) = decide([compared], {COSINE.name: COSINE})
-    return decided
+    return mean(COSINE, by_prompt(prompts, cosines))
 
 
-def verdict(cosine: Comparison) -> str:
-    """What cosines say."""
-    if cosine.difference.units < ENOUGH:
-        return f"too few to say; it takes {ENOUGH} {cosine.difference.unit}s"
-    if cosine.verdict == "better":
-        return "the models' difference points towards the data"
-    if cosine.verdict == "worse":
-        return "WARNING: the models' difference points away from the data; this pair is likely to hurt"
-    if cosine.difference.low == cosine.difference.high == 0:
+def verdict(whole: Strength, levels: Sequence[Level] = ()) -> str:
+    """What strengths say, in words. A level counts by itself where Holm's adjustment over levels lets it."""
+    if whole.prompts < ENOUGH:
+        return f"too few to say; it takes {ENOUGH} prompts"
+    if math.isnan(whole.g):
         return "the models are the same: what is left of the pair is guidance, which only the scores below can judge"
-    return "no direction is certain: more --samples would tell"
+    adjusted = holm([each.strength.p for each in levels])
+    away = [each for each, p in zip(levels, adjusted, strict=True) if p < LEVEL and each.strength.g < 0]
+    at = f"; at sigma {', '.join(f'{each.sigma:.3f}' for each in away)} it points away" if away else ""
+    if whole.p < LEVEL and whole.g < 0:
+        return "WARNING: the models' difference points away from the data; this pair is likely to hurt"
+    if whole.p >= LEVEL:
+        return f"no direction is certain{at}: more --samples would tell"
+    if whole.low > 0.5:
+        full = "and a reflection's full strength is not too much"
+    elif whole.high < 0.5:
+        full = "but a reflection's full strength overshoots"
+    else:
+        full = "and whether a reflection's full strength overshoots is not certain"
+    return f"the models' difference points towards the data, {full}{at}"
+
+
+def proposed(preset: presets.Preset, proposal: Proposal, fields: Mapping[str, Any]) -> presets.Preset:
+    """The preset with the settings that were checked, and with the strength and the noise levels that are proposed.
+
+    Args:
+        fields: settings that were given in place of the preset's. What a preset cannot say is left out.
+    """
+    own = {each.name for each in dataclass_fields(presets.Preset)}
+    said = {name: value for name, value in fields.items() if name in own}
+    presets.find_beside(said, Path.cwd())  # the file lies elsewhere
+    changes: dict[str, Any] = said | {"expected": []}
+    changes["description"] = f"{preset.description.strip()} Strength and noise levels are what check-pair proposed."
+    if proposal.strength:
+        interval = [math.floor(proposal.low * 1000) / 1000, min(1.0, math.ceil(proposal.high * 1000) / 1000)]
+        gains = {name: proposal.strength for name in ("still_gain", "motion_gain")[: 1 + preset.video]}
+        changes["options"] = {**preset.options, **said.get("options", {}), "interval": interval, **gains}
+    else:
+        changes["reflection_steps"] = 0
+    return replace(preset, **changes)
 
 
 def writable(folder: Path) -> None:
     """Refuses, before anything long, a folder in which `write` will fail.
 
     Raises:
-        Refused: something in it that is no file has the name of the cosines' file.
+        Refused: something in it that is no file has the name of one that is written.
     """
-    if (path := folder / COSINES).is_dir():
-        raise Refused("out", str(folder), f"{path} is a folder: give another one")
+    for name in (COSINES, PROPOSED):
+        if (path := folder / name).is_dir():
+            raise Refused("out", str(folder), f"{path} is a folder: give another one")
 
 
-def write(path: Path, alignments: Sequence[Sequence[Alignment]]) -> None:
-    """Every sample and level as a row."""
-    with runs.whole({"csv": path}) as staged, open(staged["csv"], "w", newline="", encoding="utf-8") as file:
+def write(folder: Path, alignments: Sequence[Sequence[Alignment]], preset: presets.Preset) -> None:
+    """Every sample and level as a row, and the preset that is proposed."""
+    with runs.whole({"csv": folder / COSINES, "yaml": folder / PROPOSED}) as staged:
+        Path(staged["yaml"]).write_text(presets.text(preset), encoding="utf-8")
+        _write_rows(Path(staged["csv"]), alignments)
+
+
+def _write_rows(path: Path, alignments: Sequence[Sequence[Alignment]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "sigma", "cosine", "dr", "dd", "rr"])
         for n, sample in enumerate(alignments):

@@ -272,7 +272,7 @@ def check_pair(
             refuse_taken(out_folder / "scores.json")
         quiet()
         with presets.naming(pair, fields):
-            result = _ask(requests, data, out_folder, console)
+            result = _ask(requests, data, out_folder, console, pair, fields)
             for folder, batch in batches.items():
                 sample(batch, folder, ["mp4"], False, None, way="Give another --out", to=console)
         scored = True
@@ -311,27 +311,39 @@ def _refined(data: list[Sample], pair: presets.Preset, fields: dict[str, Any]) -
     return [replace(s, prompt=p, told=t) for s, p, t in zip(data, prompts, overrides, strict=True)]
 
 
-def _ask(requests: list[Request], data: list[Sample], folder: Path, console: Console) -> dict[str, Any]:
-    """Asks both models at noised data, prints and returns what the cosines say, and writes them to the folder."""
+def _ask(
+    requests: list[Request],
+    data: list[Sample],
+    folder: Path,
+    console: Console,
+    pair: presets.Preset,
+    fields: dict[str, Any],
+) -> dict[str, Any]:
+    """Asks both models at noised data, prints and returns what they say, and writes it and a proposal to the folder."""
     from .. import check_pair as check
+    from ..strength import products, proposal
 
     with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
         task = bar.add_task("", total=len(data))
         frames = [each.data for each in data]
-        cosines = check.alignment(requests, frames, lambda done: bar.update(task, completed=done))
-    check.write(folder / check.COSINES, cosines)
-    console.print("cosine of the models' difference with what the strong one lacks, by noise level (guidance 1)")
+        said = check.alignment(requests, frames, lambda done: bar.update(task, completed=done))
     units = [each.prompt for each in data]
-    levels = check.by_level(cosines, units)
-    for sigma, cosine in levels:
-        console.print(f"  sigma {sigma:.3f}  {cosine}", markup=False)
-    overall = check.overall(cosines, units)
-    mean, verdict = overall.difference, check.verdict(overall)
-    console.print(f"  mean         {mean}, {mean.n} samples of {mean.over}: {verdict}", markup=False)
+    levels, whole = check.by_level(said, units), check.overall(said, units)
+    best = proposal(*products(said, units), [level.sigma for level in levels])
+    check.write(folder, said, check.proposed(pair, best, fields))
+    verdict = check.verdict(whole, levels)
+    console.print("strength g* of the models' difference, by noise level (guidance 1); W2SD helps where it is over 0.5")
+    for level in levels:
+        console.print(f"  sigma {level.sigma:.3f}  {level.strength}", markup=False)
+    console.print(f"  all          {whole}, {len(data)} samples of {whole.prompts} prompts: {verdict}", markup=False)
+    how = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}" if best.strength else "no reflection"
+    console.print(f"proposed: {how}; --preset {folder / check.PROPOSED}", markup=False)
     return {
-        "levels": [{"sigma": sigma, "cosine": asdict(cosine)} for sigma, cosine in levels],
-        "cosine": asdict(mean),
-        "p": overall.p,
+        "levels": [asdict(level) for level in levels],
+        "cosine": asdict(check.mean_cosine(said, units)),
+        "strength": asdict(whole),
+        "p": whole.p,
         "verdict": verdict,
+        "proposal": asdict(best) | {"preset": str(folder / check.PROPOSED)},
         "scores": None,
     }

@@ -84,7 +84,8 @@ class W2SD(Method):
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.
         inversion_noise: k (the paper's Eq. 17): k times standard normal noise is added to x~_t.
         still_gain, motion_gain: for videos (B, C, F, H, W), gains of d's mean over frames and of the rest of it. 1
-            and 1 is the paper; so reflection can sharpen frames without freezing them, or move them more.
+            and 1 is the paper; so reflection can sharpen frames without freezing them, or move them more. Images have
+            no rest: `still_gain` is the gain of d.
         cap: the norm of (a / b) d, the difference of the predictions, is at most this times the norm of the strong
             arm's prediction in the reflection, for each video. None: no cap (the paper).
 
@@ -114,9 +115,8 @@ class W2SD(Method):
             finite("cap", self.cap, 0)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        for name in ("still_gain", "motion_gain"):
-            if getattr(self, name) != 1 and len(shape) != 5:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, and there is no time in latents {shape}: give 1.")
+        if self.motion_gain != 1 and len(shape) != 5:
+            raise ValueError(f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}: give 1.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:
@@ -132,7 +132,7 @@ class W2SD(Method):
         """d with the gains and the cap."""
         d, p = self._reflection(x_t, step, strong, weak)
         if (self.still_gain, self.motion_gain) != (1, 1):
-            still = d.mean(2, keepdim=True)
+            still = d.mean(2, keepdim=True) if d.ndim == 5 else d
             d = self.still_gain * still + self.motion_gain * (d - still)
         if self.cap is not None:
             norms = [each.flatten(1).norm(dim=1) for each in (d, p)]

@@ -128,7 +128,7 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         if key not in known:
             raise ValueError(f"{path}: key {shown(key)} is unknown; {did_you_mean(str(key)[:100], known)}")
     if path.parent != FOLDER:
-        _find_beside(data, path.parent)
+        find_beside(data, path.parent)
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -192,7 +192,7 @@ def text(preset: Preset) -> str:
     return yaml.safe_dump(said | {"expected": list(preset.expected)}, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _find_beside(data: dict[str, Any], folder: Path) -> None:
+def find_beside(data: dict[str, Any], folder: Path) -> None:
     """Makes paths of models in a preset file those of its folder, where there is such a file; as hub ids they stay."""
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
