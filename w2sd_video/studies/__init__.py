@@ -16,4 +16,5 @@ STUDIES = {
     "imbalance": "digits of two classes with the paper's ratios: how many of each are generated (Fig. 6, 7)",
     "alignment": "digits by training time: cosine of weak-to-strong and strong-to-ideal (Fig. 19)",
     "magnitude": "the gap between the arms and its sign, in guidance and in weights (Fig. 11, 12; Table 6)",
+    "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
 }

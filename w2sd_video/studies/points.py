@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from ..hook import apply_reflection
+from ..hook import Form, apply_reflection
 from ..levels import Level
 from ..methods import Method
 
@@ -191,7 +191,7 @@ def sample(
     """Points by a method, or by the strong network alone; `seed` is of the noise that the method draws."""
     pipe = PointsPipeline(strong, scheduler())
     generator = torch.Generator().manual_seed(seed)
-    with apply_reflection(pipe, method, weak=weak, generator=generator):
+    with apply_reflection(pipe, method, form=Form(), weak=weak, generator=generator):
         return pipe(noise, **call)
 
 

@@ -1,0 +1,224 @@
+"""Does check-pair know which pairs help.
+
+Twelve networks learn the plane of [gauss2d](gauss2d.md): the mode at the bottom left has 1/9, 1/5, 1/3, 1/2, 3/4 or all
+of the weight of each of the others, and training stops after 300 or after 3,000 steps. Each of them is the strong model
+beside each of the others as the weak one: pairs that point towards the data, that overshoot, and that point away.
+
+Each pair is checked as `w2sd-video check-pair` does it, with the same code, on 256 noised points of the data (each a
+unit, as a prompt is) at 8 noise levels: g⋆ = E⟨d, r⟩ / E|d|² of d = ε_strong - ε_weak and r = ε - ε_strong, with
+Fieller's bounds, a call by these bounds, and a proposal. Then it samples 1,024 points with the strong model alone, with
+W2SD (T = 50, λ = 49) and as proposed. The gain is the fall of the sliced Wasserstein distance to the data, in shares of
+the strong model's.
+
+The rule was fixed before any pair was made: pairs are ranked by the lower bound of 2 g⋆ - 1, and W2SD is said to help
+where it is above 0. The area under the curve is the chance that, of a pair that W2SD helps and one that it hurts, the
+first ranks higher. Pairs that share a network are no independent units, so its interval is of resampled networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..methods import W2SD
+from ..strength import Proposal, Strength, proposal, strength
+from .figures import COLOURS, figure
+from .gauss2d import DATA, IDEAL, mixture
+from .networks import Ensemble, members, train
+from .points import level_of, normal_points, sample, scheduler, wasserstein
+from .study import Result, Run
+
+PAPER = "none of its figures; the condition of its section 4, that the pair points towards the data"
+SHARES = (1 / 9, 1 / 5, 1 / 3, 1 / 2, 3 / 4, 1.0)
+SHORT, LONG = 300, 3000
+UNITS, LEVELS, POINTS = 256, 8, 1024
+RESAMPLED = 1000
+CALLS = {"helps": "W2SD helps", "overshoots": "overshoots", "away": "points away", "open": "not certain"}
+MARKS = {"helps": COLOURS["w2sd"], "overshoots": COLOURS["optimistic"], "away": COLOURS["strong"], "open": "#999999"}
+
+
+def run(run: Run) -> Result:
+    units, points = (16, 64) if run.quick else (UNITS, POINTS)
+    network = _trained(run)
+    z = IDEAL.draw(units, torch.Generator().manual_seed(run.seed + 3))
+    noise = normal_points(points, 2, run.seed).float()[None]
+    pairs = list(permutations(range(network.config.members), 2))[:: 12 if run.quick else 1]
+    alone = {n: _distance(sample(members(network, [n]), None, None, noise, num_inference_steps=run.steps))
+             for n in {pair[0] for pair in pairs}}  # fmt: skip
+    rows = []
+    for n, (s, w) in enumerate(pairs):
+        strong, weak = members(network, [s]), members(network, [w])
+        dr, dd, sigmas, cosine = _checked(strong, weak, z, run.seed + 4)
+        of, best = strength(dr.sum(1), dd.sum(1)), proposal(dr, dd, sigmas)
+        full, as_proposed = (
+            _distance(sample(strong, weak, method, noise, num_inference_steps=run.steps)) if method else alone[s]
+            for method in (W2SD(), _method(best))
+        )
+        rows.append(
+            {
+                "strong": s,
+                "weak": w,
+                "g": of.g,
+                "low": of.low,
+                "high": of.high,
+                "cosine": cosine,
+                "call": _call(of),
+                "proposed_strength": best.strength,
+                "sigma_low": best.low,
+                "sigma_high": best.high,
+                "w1_strong": alone[s],
+                "gain_w2sd": 1 - full / alone[s],
+                "gain_proposed": 1 - as_proposed / alone[s],
+            }
+        )
+        run.progress("sampling", (n + 1) / len(pairs))
+    return _result(rows, run.seed, points)
+
+
+def _trained(run: Run) -> Ensemble:
+    """The networks of all shares that stopped early, and then those that did not."""
+    long = 20 if run.quick else LONG
+    short = 10 if run.quick else SHORT
+    recipe = {"shares": SHARES, "data": DATA, "steps": [short, long]}
+    network = Ensemble(2 * len(SHARES), 2, scale=4.0, seed=run.seed)
+
+    def make() -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(run.seed + 1)
+        part = Ensemble(len(SHARES), 2, scale=4.0, seed=run.seed)
+        data = [mixture(share).draw(DATA, generator) for share in SHARES]
+        early = train(
+            part, data, steps=long, seed=run.seed + 2, keep=[short], progress=lambda s: run.progress("training", s)
+        )[short]
+        late = {name: p.detach() for name, p in part.named_parameters()}
+        return {name: torch.cat([early[name], late[name]]) for name in late}
+
+    network.load_state_dict(run.kept("strength", recipe, make))
+    return network.requires_grad_(False)
+
+
+@torch.no_grad()
+def _checked(
+    strong: Ensemble, weak: Ensemble, z: Tensor, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[float], float]:
+    """<d, r> and |d|^2, each (units, levels), the levels' sigmas, and the mean cosine, of data (units, D)."""
+    steps = scheduler()
+    steps.set_timesteps(LEVELS)
+    generator = torch.Generator().manual_seed(seed)
+    inner, square, rest, sigmas = [], [], [], []
+    for t in steps.timesteps:
+        level = level_of(steps, t)
+        eps = torch.randn(z.shape, generator=generator)
+        x = (level.alpha * z + level.sigma * eps)[None]
+        p_s, p_w = (network(x, t)[0][0] for network in (strong, weak))
+        d, r = (p_s - p_w).double(), (eps - p_s).double()
+        inner.append((d * r).sum(1).numpy())
+        square.append((d * d).sum(1).numpy())
+        rest.append((r * r).sum(1).numpy())
+        sigmas.append(level.sigma)
+    dr, dd, rr = (np.stack(each, 1) for each in (inner, square, rest))
+    return dr, dd, sigmas, float((dr / np.sqrt(dd * rr)).mean())
+
+
+def _call(of: Strength) -> str:
+    if of.low > 0.5:
+        return "helps"
+    if of.low > 0 and of.high < 0.5:
+        return "overshoots"
+    return "away" if of.high < 0 else "open"
+
+
+def _method(best: Proposal) -> W2SD | None:
+    if not best.strength:
+        return None
+    return W2SD(still_gain=best.strength, interval=(best.low, min(1.0, best.high)))
+
+
+def _distance(points: Tensor) -> float:
+    return float(wasserstein(points[0].double().numpy(), IDEAL))
+
+
+def area(ranks: np.ndarray, helped: np.ndarray) -> float:
+    """The area under the curve: the chance that a pair that was helped ranks above one that was not, ties half."""
+    good, bad = ranks[helped], ranks[~helped]
+    if not len(good) or not len(bad):
+        return math.nan
+    return float((np.sign(good[:, None] - bad[None]) / 2 + 0.5).mean())
+
+
+def _interval(ranks: np.ndarray, helped: np.ndarray, models: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95 % interval of `area`, of resampled networks; a pair counts as often as both its networks are drawn."""
+    rng, count, areas = np.random.default_rng(seed), int(models.max()) + 1, []
+    for _ in range(RESAMPLED):
+        times = np.bincount(rng.integers(count, size=count), minlength=count)
+        chosen = np.repeat(np.arange(len(ranks)), times[models[:, 0]] * times[models[:, 1]])
+        areas.append(area(ranks[chosen], helped[chosen]))
+    low, high = np.nanpercentile(areas, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _result(rows: Sequence[dict[str, Any]], seed: int, points: int) -> Result:
+    ranks = np.array([2 * row["low"] - 1 for row in rows])
+    gains = np.array([row["gain_w2sd"] for row in rows])
+    ours = np.array([row["gain_proposed"] for row in rows])
+    models = np.array([(row["strong"], row["weak"]) for row in rows])
+    helped = gains > 0
+    table = [["what pairs are ranked by", "area under the curve", "95 % interval"]]
+    areas = {}
+    ranked = {"lower bound of 2 g⋆ - 1": ranks, "mean cosine": np.array([row["cosine"] for row in rows])}
+    for name, values in ranked.items():
+        low, high = _interval(values, helped, models, seed)
+        areas[name] = (area(values, helped), low, high)
+        table.append([name, f"{areas[name][0]:.3f}", f"{low:.3f} to {high:.3f}"])
+    calls = [["check-pair's call", "pairs", "of them helped by W2SD", "mean gain of W2SD", "mean gain as proposed"]]
+    for call, words in CALLS.items():
+        chosen = np.array([row["call"] == call for row in rows])
+        if chosen.any():
+            parts = [f"{gains[chosen].mean():+.3f}", f"{ours[chosen].mean():+.3f}"]
+            calls.append([words, str(chosen.sum()), str(int(helped[chosen].sum())), *parts])
+    called = np.array([row["call"] == "helps" for row in rows])
+    by_rule, low, high = areas["lower bound of 2 g⋆ - 1"]
+    outcome = (
+        f"Of {len(rows)} pairs of {models.max() + 1} networks W2SD helps {helped.sum()}. The lower bound of 2 g⋆ - 1"
+        f" ranks them with an area under the curve of {by_rule:.3f} [{low:.3f}, {high:.3f}], the mean cosine with"
+        f" {areas['mean cosine'][0]:.3f}. W2SD helps {int(helped[called].sum())} of the {called.sum()} pairs of which"
+        f" check-pair says so. As proposed, {int((ours < -0.01).sum())} pairs lose more than 1 % and the mean gain is"
+        f" {ours.mean():+.3f}; with W2SD at full strength it is {gains.mean():+.3f}."
+    )
+    agrees = (
+        "The paper asks that the difference points towards the data; a strength over 1/2 is a stronger condition, and"
+        f" {'is what tells here' if by_rule > areas['mean cosine'][0] else 'tells no more here'}."
+    )
+    caption = (
+        f"Left: gain of W2SD in sliced W1 against g⋆ with its 95 % bounds (n = {len(rows)} pairs, {points} points"
+        " each)."
+        " Right: gain as check-pair proposes against gain at full strength; above the line the proposal is better."
+    )
+    return Result(list(rows), outcome, agrees, _figure(rows), caption, {"Ranking": table, "Calls": calls})
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> Any:
+    drawn, axes = figure(1, 2, height=3.0)
+    left, right = axes[0]
+    for call, colour in MARKS.items():
+        some = [row for row in rows if row["call"] == call]
+        g = np.array([row["g"] for row in some])
+        bounds = np.array([[row["g"] - row["low"], row["high"] - row["g"]] for row in some]).reshape(-1, 2).T
+        gain = [100 * row["gain_w2sd"] for row in some]
+        left.errorbar(g, gain, xerr=np.minimum(bounds, 10), fmt=".", color=colour, linewidth=0.5, label=CALLS[call])
+        right.plot(gain, [100 * row["gain_proposed"] for row in some], ".", color=colour)
+    left.axvline(0.5, color="black", linestyle="--", linewidth=0.8)
+    left.axhline(0, color="black", linewidth=0.5)
+    left.set(xlabel="strength g⋆", ylabel="gain of W2SD (% of strong's W1)", xlim=(-2, 4))
+    left.set_yscale("symlog", linthresh=50)
+    left.legend(loc="lower right")
+    ends = [-100, 100]
+    right.plot(ends, ends, color="black", linestyle="--", linewidth=0.8)
+    right.axhline(0, color="black", linewidth=0.5)
+    right.set(xlabel="gain of W2SD (%)", ylabel="gain as proposed (%)", xlim=ends, ylim=(-20, 100))
+    return drawn
