@@ -4,15 +4,19 @@ Twelve networks learn the plane of [gauss2d](gauss2d.md): the mode at the bottom
 of the weight of each of the others, and training stops after 300 or after 3,000 steps. Each of them is the strong model
 beside each of the others as the weak one: pairs that point towards the data, that overshoot, and that point away.
 
-Each pair is checked as `w2sd-video check-pair` does it, with the same code, on 256 noised points of the data (each a
-unit, as a prompt is) at 8 noise levels: g⋆ = E⟨d, r⟩ / E|d|² of d = ε_strong - ε_weak and r = ε - ε_strong, with
-Fieller's bounds, a call by these bounds, and a proposal. Then it samples 1,024 points with the strong model alone, with
-W2SD (T = 50, λ = 49) and as proposed. The gain is the fall of the sliced Wasserstein distance to the data, in shares of
-the strong model's.
+Each pair is checked as `w2sd-video check-pair` does it, with the same code, on 256 points of the data (each a unit, as
+a prompt is) at 8 noise levels, with the mean of 64 draws of noise: g⋆ = E⟨d, r⟩ / E|d|² of d = ε_strong - ε_weak and
+r = ε - ε_strong, with Fieller's bounds, a call by these bounds, and a proposal. Then it samples 1,024 points with the
+strong model alone, with W2SD (T = 50, λ = 49) and as proposed. The gain is the fall of the sliced Wasserstein distance
+to the data, in shares of the strong model's.
 
 The rule was fixed before any pair was made: pairs are ranked by the lower bound of 2 g⋆ - 1, and W2SD is said to help
 where it is above 0. The area under the curve is the chance that, of a pair that W2SD helps and one that it hurts, the
-first ranks higher. Pairs that share a network are no independent units, so its interval is of resampled networks.
+first ranks higher. Pairs that share a network are no independent units, so its interval is of resampled networks. (A
+first attempt had one draw of noise for each unit: no pair was called, and the areas were 0.835 and 0.837.)
+
+What stands in the way: over all levels g⋆ weighs each as the denoising loss does, and small networks differ most at low
+noise, where their errors have little to do with which mode a point goes to. That is decided at high noise.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from .study import Result, Run
 PAPER = "none of its figures; the condition of its section 4, that the pair points towards the data"
 SHARES = (1 / 9, 1 / 5, 1 / 3, 1 / 2, 3 / 4, 1.0)
 SHORT, LONG = 300, 3000
-UNITS, LEVELS, POINTS = 256, 8, 1024
+UNITS, DRAWS, LEVELS, POINTS = 256, 64, 8, 1024
 RESAMPLED = 1000
 CALLS = {"helps": "W2SD helps", "overshoots": "overshoots", "away": "points away", "open": "not certain"}
 MARKS = {"helps": COLOURS["w2sd"], "overshoots": COLOURS["optimistic"], "away": COLOURS["strong"], "open": "#999999"}
@@ -110,19 +114,19 @@ def _checked(
     steps = scheduler()
     steps.set_timesteps(LEVELS)
     generator = torch.Generator().manual_seed(seed)
-    inner, square, rest, sigmas = [], [], [], []
+    inner, square, cosines, sigmas = [], [], [], []
     for t in steps.timesteps:
         level = level_of(steps, t)
-        eps = torch.randn(z.shape, generator=generator)
-        x = (level.alpha * z + level.sigma * eps)[None]
+        eps = torch.randn((DRAWS, *z.shape), generator=generator)
+        x = (level.alpha * z + level.sigma * eps).flatten(0, 1)[None]
         p_s, p_w = (network(x, t)[0][0] for network in (strong, weak))
-        d, r = (p_s - p_w).double(), (eps - p_s).double()
-        inner.append((d * r).sum(1).numpy())
-        square.append((d * d).sum(1).numpy())
-        rest.append((r * r).sum(1).numpy())
+        d, r = (p_s - p_w).double(), (eps.flatten(0, 1) - p_s).double()
+        dr, dd, rr = ((a * b).sum(1).unflatten(0, (DRAWS, -1)) for a, b in ((d, r), (d, d), (r, r)))
+        inner.append(dr.mean(0).numpy())
+        square.append(dd.mean(0).numpy())
+        cosines.append(float((dr / (dd * rr).sqrt()).mean()))
         sigmas.append(level.sigma)
-    dr, dd, rr = (np.stack(each, 1) for each in (inner, square, rest))
-    return dr, dd, sigmas, float((dr / np.sqrt(dd * rr)).mean())
+    return np.stack(inner, 1), np.stack(square, 1), sigmas, float(np.mean(cosines))
 
 
 def _call(of: Strength) -> str:
@@ -191,8 +195,10 @@ def _result(rows: Sequence[dict[str, Any]], seed: int, points: int) -> Result:
         f" {ours.mean():+.3f}; with W2SD at full strength it is {gains.mean():+.3f}."
     )
     agrees = (
-        "The paper asks that the difference points towards the data; a strength over 1/2 is a stronger condition, and"
-        f" {'is what tells here' if by_rule > areas['mean cosine'][0] else 'tells no more here'}."
+        "The paper asks that the difference points towards the data, and pairs of which it does so less are helped less"
+        f" often; a strength over 1/2 is a stronger condition, and as a rank it tells"
+        f" {'more' if by_rule > areas['mean cosine'][0] else 'no more'} here. What check-pair proposes is safe,"
+        " and gives away most of what W2SD gains with the pairs that it helps."
     )
     caption = (
         f"Left: gain of W2SD in sliced W1 against g⋆ with its 95 % bounds (n = {len(rows)} pairs, {points} points"
@@ -214,11 +220,12 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
         right.plot(gain, [100 * row["gain_proposed"] for row in some], ".", color=colour)
     left.axvline(0.5, color="black", linestyle="--", linewidth=0.8)
     left.axhline(0, color="black", linewidth=0.5)
-    left.set(xlabel="strength g⋆", ylabel="gain of W2SD (% of strong's W1)", xlim=(-2, 4))
-    left.set_yscale("symlog", linthresh=50)
+    left.set(xlabel="strength g⋆", ylabel="gain of W2SD (% of strong's W1)", xlim=(-2, 1.5))
+    left.set_yscale("symlog", linthresh=20)
     left.legend(loc="lower right")
-    ends = [-100, 100]
+    ends = [-100, 60]
     right.plot(ends, ends, color="black", linestyle="--", linewidth=0.8)
     right.axhline(0, color="black", linewidth=0.5)
-    right.set(xlabel="gain of W2SD (%)", ylabel="gain as proposed (%)", xlim=ends, ylim=(-20, 100))
+    left.set_yticks([-1000, -100, -10, 0, 10], ["-1000", "-100", "-10", "0", "10"])
+    right.set(xlabel="gain of W2SD (%)", ylabel="gain as proposed (%)", xlim=ends, ylim=(-10, 10))
     return drawn
