@@ -55,6 +55,7 @@ def start(folder: Path, *arguments: str) -> int:
     code: object = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
         os.chdir(folder)
         said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
