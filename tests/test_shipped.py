@@ -30,7 +30,7 @@ def test_what_the_autoencoder_makes_of_rendered_videos_is_right():
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "tuned" / "vae")
     rng = np.random.default_rng(11)
     scores = []
-    for _ in range(150):
+    for _ in range(100):
         scene = sample_scene(rng)
         scores.append(judge(autoencoded(vae, render(scene, rng)), scene))
     assert np.mean([each["right"] for each in scores]) >= 0.99
