@@ -47,8 +47,8 @@ class Weights(WeakArm):
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', except to disk, where both denoisers would write and read the same files."""
-        name = self.denoiser_name
-        if kwargs.get("offload_to_disk_path") is not None and getattr(self, f"weak_{name}") is not None:
+        name = next((name for name in self.denoiser_names if getattr(self, f"weak_{name}") is not None), None)
+        if kwargs.get("offload_to_disk_path") is not None and name is not None:
             raise ValueError(
                 f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
                 f" model's parts, so `{name}` and `weak_{name}` would read each other's. Accepted: None; or"
@@ -68,7 +68,7 @@ class Weights(WeakArm):
         Raises:
             WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
         """
-        names = [self.denoiser_name, *(name.removeprefix("weak_") for name in self._weak_components[1:])]
+        names = [self.denoiser_name, *self.encoder_names]
         networks = {name: network for name in names if (network := getattr(self, name)) is not None}
         extra = {"unet_config": networks[self.denoiser_name].config} if "text_encoder_2" in names else {}
 

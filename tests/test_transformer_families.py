@@ -1,0 +1,325 @@
+"""The families of transformers: off, the stock pipeline; on, Algorithm 1 by hand; weak arms of another size."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
+import any_cases
+import pytest
+import torch
+from any_pipeline import CASES, Case, algorithm_1, draw, network, sample
+from families import add_lora
+from torch import Tensor, nn
+
+from w2sd_video import arms, pipelines
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family at a tiny size.
+
+    Args:
+        case: its case in `CASES`.
+        kind, config: of its transformer.
+        larger: what is another in the weak arm's transformer, which is larger.
+    """
+
+    case: str
+    kind: str
+    config: dict[str, Any]
+    larger: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return "W2SD" + self.case.partition(",")[0]
+
+    def __str__(self) -> str:
+        return self.name.removeprefix("W2SD").removesuffix("Pipeline")
+
+    @property
+    def cls(self) -> Any:
+        return getattr(pipelines, self.name)
+
+    def weak(self, seed: int = 1, **config: Any) -> Any:
+        return network(self.kind, **{**self.config, **self.larger, **config})(seed)
+
+    def pipeline(self, weak: Any = None, **parts: Any) -> Any:
+        stock = CASES[self.case].build(0)
+        return quiet(self.cls(**{**stock.components, **_config(stock), "weak_transformer": weak, **parts}))
+
+    def of(self, pipe: Any, **call: Any) -> Case:
+        """Its case, called with more arguments."""
+        case = CASES[self.case]
+        return replace(case, build=lambda seed: pipe, call=lambda pipe: {**case.call(pipe), **call})
+
+
+def _config(stock: Any) -> dict[str, Any]:
+    """What a stock pipeline is built with that is no component."""
+    names = inspect.signature(type(stock).__init__).parameters.keys() & stock.config.keys()
+    return {name: stock.config[name] for name in names - stock.components.keys()}
+
+
+def quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _config_of(case: str) -> dict[str, Any]:
+    """The configuration of a case's transformer."""
+    config = dict(CASES[case].build(0).transformer.config)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+HEADS = {"num_attention_heads": 4}
+TWO = {"num_layers": 2}
+
+
+def family(case: str, larger: dict[str, Any]) -> Family:
+    built = CASES[case].build(0).transformer
+    return Family(case, type(built).__name__, _config_of(case), larger)
+
+
+LARGER: dict[str, dict[str, Any]] = {
+    "WanPipeline": {"num_attention_heads": 3, "ffn_dim": 24, **TWO},
+    "StableDiffusion3Pipeline": {"num_attention_heads": 4, "caption_projection_dim": 32, **TWO},
+    "FluxPipeline": HEADS | TWO,
+    "LTXPipeline": {"num_attention_heads": 4, "cross_attention_dim": 32, **TWO},
+    "CogVideoXPipeline": HEADS | TWO,
+    "WanImageToVideoPipeline": {"num_attention_heads": 3, **TWO},
+    "LTXImageToVideoPipeline": {"num_attention_heads": 4, "cross_attention_dim": 32, **TWO},
+    "CogVideoXImageToVideoPipeline": HEADS | TWO,
+    "HunyuanVideoPipeline": HEADS | TWO,
+    "HunyuanVideo15Pipeline": HEADS | TWO,
+    "MochiPipeline": HEADS | TWO,
+    "QwenImagePipeline": HEADS | TWO,
+    "SanaPipeline": {"num_attention_heads": 4, "num_cross_attention_heads": 4, "cross_attention_dim": 32, **TWO},
+}
+FAST = ("WanPipeline", "StableDiffusion3Pipeline", "FluxPipeline")
+each_family = pytest.mark.parametrize("case", LARGER)
+fast_are = pytest.mark.slow_unless(case=lambda case: case in FAST)
+
+
+def near(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() < 1e-5 * y.abs().max())
+
+
+def arms_of(reflection: tuple[float, float]) -> dict[str, float]:
+    return dict(zip(("strong_guidance_scale", "weak_guidance_scale"), reflection, strict=True))
+
+
+def counted(module: nn.Module, rows: list[int]) -> None:
+    """Adds the rows of a network's every call to a list."""
+
+    def hook(module: Any, args: Any, kwargs: Any) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        rows.append(len(x))
+
+    module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@each_family
+@fast_are
+def test_off_is_the_parent_and_on_is_algorithm_1_with_a_weak_arm_of_another_size(case):
+    """The weak transformer has more layers and heads; evaluations are counted at the networks."""
+    of = family(case, LARGER[case])
+    weak = of.weak()
+    assert sum(p.numel() for p in weak.parameters()) > sum(p.numel() for p in of.weak(**of.config).parameters())
+    pipe, stock, plain = of.pipeline(weak), CASES[case].build(0), CASES[case]
+    expected = sample(stock, plain)[1]
+    off = sample(pipe, of.of(pipe, method=None))[1]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(off, expected, strict=True))
+    expected, _, _ = algorithm_1(plain, stock, weak)
+    strong_rows: list[int] = []
+    weak_rows: list[int] = []
+    counted(_inner(pipe.transformer), strong_rows)
+    counted(_inner(weak), weak_rows)
+    ours = sample(pipe, of.of(pipe, **arms_of(plain.reflection)))[1][-1]
+    assert near(plain.chosen(ours), plain.chosen(expected))
+    branches = 1 if plain.w is None else 2
+    counts = {"strong": branches * (2 * (plain.steps - 1) + 1), "weak": plain.steps - 1}
+    assert pipe.evaluations == counts | {"total": sum(counts.values())}
+    assert (sum(strong_rows), sum(weak_rows)) == (counts["strong"], counts["weak"])
+
+
+def _inner(transformer: nn.Module) -> nn.Module:
+    """A part of a transformer that every evaluation goes through once, whatever wraps the whole."""
+    return next(module for name, module in transformer.named_modules() if name in ("proj_out", "proj_out.linear"))
+
+
+WAN, SD3, FLUX = (family(case, LARGER[case]) for case in FAST)
+
+
+def texts_of(case: str, pipe: Any, seed: int = 50) -> dict[str, Tensor]:
+    """Other embeddings than a case's own, as the weak arm's, by the call's names."""
+    told = {name: each for name, each in CASES[case].call(pipe).items() if torch.is_tensor(each) and "prompt" in name}
+    kept = [name for name in told if not name.endswith("mask") and "mask_" not in name]
+    return {name: draw(*told[name].shape, seed=seed + i) if name in kept else told[name] for i, name in enumerate(told)}
+
+
+@each_family
+@fast_are
+def test_the_weak_arm_is_told_its_own_prompt_and_guidance(case):
+    """Equal to a run by hand in which the weak network is the strong one told these embeddings in the place of its."""
+    of, plain = family(case, LARGER[case]), CASES[case]
+    pipe, stock = of.pipeline(), plain.build(0)
+    texts = texts_of(case, pipe)
+    ours = sample(pipe, of.of(pipe, **arms_of(plain.reflection), **{f"weak_{name}": t for name, t in texts.items()}))
+    replaced = replace(plain, call=lambda pipe: {**plain.call(pipe), **texts})
+    inputs = calls(plain, stock), calls(replaced, plain.build(0))
+    expected, _, _ = algorithm_1(plain, stock, Told(stock.transformer, *inputs))
+    assert near(plain.chosen(ours[1][-1]), plain.chosen(expected))
+    assert not near(plain.chosen(ours[1][-1]), plain.chosen(sample(of.pipeline(), of.of(pipe))[1][-1]))
+
+
+def calls(case: Case, pipe: Any) -> list[dict[str, Any]]:
+    """What a pipeline tells its network in the calls of its first step."""
+    told: list[dict[str, Any]] = []
+    first: list[int] = []
+
+    def keep(module: Any, args: Any, kwargs: Any) -> None:
+        if not first:
+            told.append(kwargs)
+
+    handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    sample(pipe, case, lambda: first.append(1))
+    handle.remove()
+    return told
+
+
+class Told:
+    """A network that is told other texts: those of `others`, where it is told the texts of `own`."""
+
+    def __init__(self, network: nn.Module, own: list[dict[str, Any]], others: list[dict[str, Any]]):
+        self.network, self.pairs = network, list(zip(own, others, strict=True))
+
+    def __call__(self, **inputs: Any) -> Any:
+        names = [name for name in inputs if name.startswith(("encoder_", "pooled_"))]
+        for own, other in self.pairs:
+            if all(_same(own[name], inputs[name]) for name in names):
+                return self.network(**{**inputs, **{name: other[name] for name in names}})
+        raise AssertionError("the texts of the plain call are not among the inputs")
+
+
+def _same(x: Any, y: Any) -> bool:
+    return x is y if not torch.is_tensor(x) or not torch.is_tensor(y) else x.shape == y.shape and torch.equal(x, y)
+
+
+def test_two_experts_are_each_reflected_by_their_own_weak_one_or_by_themselves():
+    parts = {"transformer_2": any_cases.wan(2), "boundary_ratio": 0.9}
+    weak, second = WAN.weak(5), WAN.weak(6)
+    pipe = WAN.pipeline(weak, weak_transformer_2=second, **parts)
+    both = sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, strong_guidance_scale=2.0, reflection_steps=4))[1][-1]
+    assert pipe.evaluations == {"strong": 16, "weak": 4, "total": 20}
+    case, x = CASES["WanPipeline"], torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    told = case.call(pipe)
+
+    def run(x: Tensor, weaks: tuple[Any, Any]) -> Tensor:
+        for i, t in enumerate(pipe.scheduler.timesteps):
+            at = int(t < 900)
+            strong, guidance = (pipe.transformer, pipe.transformer_2)[at], (3.0, 2.0)[at]
+
+            def u(network: Any, x: Tensor, w: float, t: Tensor = t) -> Tensor:
+                prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
+                with torch.no_grad():
+                    uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
+                return uncond + w * (cond - uncond)
+
+            h = pipe.scheduler.sigmas[i + 1] - pipe.scheduler.sigmas[i]
+            x_s = x + h * u(strong, x, 2.0)
+            x = x_s - h * u(weaks[at], x_s, 1.0)
+            x = x + h * u(strong, x, guidance)
+        return x
+
+    assert near(both, run(x, (weak, second)))
+    pipe = WAN.pipeline(weak, **parts)  # the second expert is its own weak arm
+    one = sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, strong_guidance_scale=2.0, reflection_steps=4))[1][-1]
+    assert near(one, run(x, (weak, pipe.transformer_2))) and not near(one, both)
+
+
+def test_a_lora_of_the_strong_arm_has_another_scale_in_the_weak_arm():
+    """As a weak network with that LoRA at that scale; of two experts, in both."""
+    pipe = WAN.pipeline()
+    add_lora(pipe.transformer)
+    stock, plain = CASES["WanPipeline"].build(0), CASES["WanPipeline"]
+    weak = CASES["WanPipeline"].build(0).transformer
+    for network_ in (stock.transformer, weak):
+        add_lora(network_)
+    for _, _, value in (settings := arms.adapter_scales(weak, {"style": -1.5})):
+        assert value == -1.5
+    with arms.switched(settings):
+        expected, _, _ = algorithm_1(plain, stock, weak)
+    ours = sample(pipe, WAN.of(pipe, strong_guidance_scale=2.0, weak_adapter_scales={"style": -1.5}))[1][-1]
+    assert near(ours, expected)
+    with pytest.raises(ValueError, match="`weak_adapter_scales` names 'other', which is no active LoRA of `transf"):
+        sample(pipe, WAN.of(pipe, weak_adapter_scales={"other": 1.0}))
+
+
+@pytest.mark.parametrize("case", ["FluxPipeline", "HunyuanVideoPipeline"])
+def test_an_arm_embeds_its_own_guidance(case):
+    """Without a negative prompt nothing but the embedded number tells the arms apart: three evaluations a step."""
+    of = family(f"{case}, with embedded guidance alone", {})
+    pipe = of.pipeline()
+    heard: list[float] = []
+    unit = {"FluxPipeline": 1.0, "HunyuanVideoPipeline": 1000.0}[case]
+    forward = pipe.transformer.time_text_embed.forward
+
+    def hearing(*args: Any, **kwargs: Any) -> Any:
+        heard.append(float(next(each for each in args[1:] if each.ndim == 1)) / unit)
+        return forward(*args, **kwargs)
+
+    pipe.transformer.time_text_embed.forward = hearing
+    told = {"guidance_scale": 6.0, "strong_embedded_guidance": 9.0, "weak_embedded_guidance": 1.5}
+    sample(pipe, replace(of.of(pipe, reflection_steps=1, **told), steps=2))
+    assert [round(each, 3) for each in heard] in ([9.0, 1.5, 6.0, 6.0], [9000.0, 1500.0, 6000.0, 6000.0])
+    assert pipe.evaluations == {"strong": 3, "weak": 1, "total": 4}
+    with pytest.raises(ValueError, match="`weak_embedded_guidance` is no argument of W2SDWanPipeline"):
+        sample(WAN.pipeline(), WAN.of(None, weak_embedded_guidance=1.0))
+    with pytest.raises(ValueError, match="a guidance of 0 needs the unconditional branch.*a `true_cfg_scale` over 1"):
+        sample(pipe, of.of(pipe, weak_guidance_scale=0.0))
+
+
+def test_a_weak_network_that_embeds_no_guidance_is_told_none():
+    """As FLUX schnell beside FLUX dev; the other way round the pipeline has no number to tell it."""
+    plain = FLUX.weak(guidance_embeds=False)
+    of = family("FluxPipeline, with embedded guidance alone", {})
+    pipe = of.pipeline(plain)
+    sample(pipe, of.of(pipe))
+    assert pipe.evaluations["weak"] == 3
+    with pytest.raises(ValueError, match="`weak_transformer` embeds its guidance.*Accepted: a `weak` one that embeds"):
+        pipe = of.pipeline(FLUX.weak(), transformer=network(of.kind, **{**of.config, "guidance_embeds": False})(0))
+        sample(pipe, of.of(pipe))
+
+
+@pytest.mark.parametrize(("main", "strong", "weak"), [(1.0, 2.0, 0.0), (0.5, 1.0, 1.0), (0.0, 1.0, -1.0)])
+def test_guidance_up_to_1_runs_the_unconditional_branch_where_the_pipeline_can(main, strong, weak):
+    plain = replace(CASES["WanPipeline"], w=main, reflection=(strong, weak))
+    pipe, stock, other = WAN.pipeline(w := WAN.weak()), CASES["WanPipeline"].build(0), w
+    ours = sample(pipe, WAN.of(pipe, guidance_scale=main, **arms_of((strong, weak))))[1][-1]
+    expected, _, _ = algorithm_1(plain, stock, other)
+    assert near(ours, expected)
+
+
+def test_guidance_that_a_pipeline_has_no_branch_for_is_refused_by_name():
+    cog = family("CogVideoXPipeline", {})
+    pipe = cog.pipeline()
+    with pytest.raises(ValueError, match="a guidance of 2 needs the unconditional branch, which CogVideoXPipeline"):
+        sample(pipe, cog.of(pipe, guidance_scale=1.0, strong_guidance_scale=2.0))
+    sample(pipe, cog.of(pipe, guidance_scale=1.0, strong_guidance_scale=1.0))
+    assert pipe.evaluations == {"strong": 7, "weak": 3, "total": 10}
+
+
+def test_arms_that_do_not_see_the_same_are_refused():
+    for config, says in (
+        ({"in_channels": 5}, "`weak_transformer` has in_channels 5, and `transformer` 4"),
+        ({"text_dim": 9}, "`weak_transformer` has text_dim 9, and `transformer` 8"),
+        ({"patch_size": (1, 1, 1)}, r"`weak_transformer` has patch_size \[1, 1, 1\], and `transformer` \[1, 2, 2\]"),
+    ):
+        pipe = WAN.pipeline(WAN.weak(**config))
+        with pytest.raises(ValueError, match=says.replace(r"\[", r"[\[(]").replace(r"\]", r"[\])]")):
+            sample(pipe, WAN.of(pipe))
+    with pytest.raises(ValueError, match="W2SDFluxPipeline takes no IP-Adapter"):
+        FLUX.pipeline().load_ip_adapter("x")
