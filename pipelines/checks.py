@@ -213,7 +213,7 @@ class Checks(WeakArm):
                 " dtype for both, as after `pipe.to(dtype)`."
             )
         for key in self.agreeing:
-            ours, theirs = strong.config.get(key), weak.config.get(key)
+            ours, theirs = (_plain(network.config.get(key)) for network in (strong, weak))
             if ours != theirs:
                 raise ValueError(f"`weak_{name}` has {key} {theirs}, and `{name}` {ours}; accepted: the same.")
 
@@ -320,6 +320,11 @@ class Checks(WeakArm):
 def _check_scale(name: str, value: Any) -> None:
     if not is_of(value, int, float) or not math.isfinite(value):
         raise ValueError(f"`{name}` has to be a finite number, but is {value!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration; a list, as files have them, as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def is_of(value: Any, *kinds: type) -> bool:

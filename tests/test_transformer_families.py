@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import any_cases
+import diffusers
 import pytest
+import tiny
 import torch
-from any_pipeline import CASES, Case, algorithm_1, draw, network, sample
+import transformers
+from any_pipeline import CASES, Case, algorithm_1, draw, network, sample, seeded
+from diffusers import AutoencoderKL, UniPCMultistepScheduler
 from families import add_lora
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from w2sd_video import arms, pipelines
+from w2sd_video.errors import WeightsError, WeightsNotFound
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -323,3 +335,171 @@ def test_arms_that_do_not_see_the_same_are_refused():
             sample(pipe, WAN.of(pipe))
     with pytest.raises(ValueError, match="W2SDFluxPipeline takes no IP-Adapter"):
         FLUX.pipeline().load_ip_adapter("x")
+
+
+def words(vocabulary: str = "a cat dog") -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words."""
+    tokens = ["<pad>", "</s>", "<unk>", *vocabulary.split()]
+    model = WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
+    fast = Tokenizer(model)
+    fast.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def t5(kind: str = "T5", seed: int = 3) -> Any:
+    settings = dict(vocab_size=8, d_model=any_cases.TEXT, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    return tiny.seeded(seed, lambda: getattr(transformers, f"{kind}EncoderModel")(config)).eval()
+
+
+def textual(case: str) -> dict[str, Any]:
+    """Components of a family that encode texts, and decode."""
+    if case == "WanPipeline":
+        return {"text_encoder": t5("UMT5"), "tokenizer": words(), "vae": any_cases.wan_vae()}
+    first, second = tiny.text_encoders()
+    if case == "FluxPipeline":
+        vae = tiny.vae().config
+        vae = seeded(2, lambda: AutoencoderKL(**{**vae, "shift_factor": 0.1, "scaling_factor": 0.5}))
+        clip = {"text_encoder": first, "tokenizer": tiny.tokenizer()}
+        return {**clip, "text_encoder_2": t5(), "tokenizer_2": words(), "vae": vae}
+    return {"text_encoder": t5(), "tokenizer": words(), "vae": any_cases.ltx_vae()}
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "WanPipeline": {**any_cases.VIDEO, "guidance_scale": 3.0},
+    "FluxPipeline": {**any_cases.IMAGE, "true_cfg_scale": 3.0},
+    "LTXPipeline": {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 3.0},
+}
+
+
+def made(pipe: Any, case: str, **more: Any) -> Tensor:
+    told = {"prompt": "a cat", "negative_prompt": "dog", "num_inference_steps": 3, "output_type": "latent"}
+    told |= {"generator": torch.Generator().manual_seed(0), "max_sequence_length": 8}
+    return pipe(**told, **CALLS[case], **more)[0]
+
+
+@pytest.mark.parametrize("case", CALLS)
+@fast_are
+def test_a_weak_prompt_is_encoded_as_the_stock_pipeline_encodes_it_and_a_saved_pair_makes_the_same(case, tmp_path):
+    of = family(case, LARGER[case])
+    pipe = of.pipeline(of.weak(), **textual(case))
+    ours = made(pipe, case, weak_prompt="a dog", weak_negative_prompt="cat", weak_guidance_scale=2.0)
+    stock = CASES[case].build(0)
+    stock = quiet(type(stock)(**{**stock.components, **textual(case), **_config(stock)}))
+    with torch.no_grad():
+        if "negative_prompt" in inspect.signature(stock.encode_prompt).parameters:
+            out = stock.encode_prompt("a dog", negative_prompt="cat", max_sequence_length=8)
+            names = of.cls.encoded
+        else:
+            out = [each for text in ("a dog", "cat") for each in stock.encode_prompt(text, max_sequence_length=8)]
+            names = [f"{sign}{name}" for sign in ("", "negative_") for name in of.cls.encoded]
+    embeds = {f"weak_{name}": each for name, each in zip(names, out, strict=True) if "text_ids" not in name}
+    theirs = made(pipe, case, **embeds, weak_guidance_scale=2.0)
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, made(pipe, case, weak_guidance_scale=2.0))
+
+    pipe.save_pretrained(tmp_path / "pair")
+    loaded = quiet(of.cls.from_pretrained(tmp_path / "pair"))
+    told = {"weak_prompt": "a dog", "weak_negative_prompt": "cat", "weak_guidance_scale": 2.0}
+    assert near(made(loaded, case, **told), ours)  # equal, but for where the tensors lie in memory
+    again = quiet(of.cls.from_pretrained(tmp_path / "pair", weak=tmp_path / "pair"))  # the strong one is its weak one
+    assert again.weak_transformer.config.num_layers == 1
+    assert all(p is q for p, q in zip(again.transformer.parameters(), again.weak_transformer.parameters(), strict=True))
+
+
+def saved(of: Family, folder: Path, transformer: Any = None, **parts: Any) -> Path:
+    """A stock pipeline's folder, with a transformer of its own."""
+    stock = CASES[of.case].build(0)
+    given = {**stock.components, **_config(stock), "vae": any_cases.wan_vae(), **parts}
+    given |= {} if transformer is None else {"transformer": transformer}
+    type(stock)(**given).save_pretrained(folder)
+    return folder
+
+
+def with_config(module: Any, **config: Any) -> Any:
+    module.register_to_config(**config)
+    return module
+
+
+NO_TEXT = {"text_encoder": None, "tokenizer": None}
+
+
+def test_of_the_weak_model_only_the_transformer_is_loaded_which_may_be_of_another_size(tmp_path):
+    strong = saved(WAN, tmp_path / "strong", transformer_2=None)
+    weak = saved(WAN, tmp_path / "weak", WAN.weak())
+    shutil.rmtree(weak / "vae")
+    pipe = quiet(WAN.cls.from_pretrained(strong, weak=weak, **NO_TEXT, torch_dtype=torch.float64))
+    assert {each.dtype for each in pipe.denoisers()} == {torch.float64} and pipe.weak_transformer.config.num_layers == 2
+    assert pipe.weak_text_encoder is None
+    plain = quiet(WAN.cls.from_pretrained(strong, weak=WAN.weak(), **NO_TEXT))
+    of_folder = quiet(WAN.cls.from_pretrained(strong, weak=weak, **NO_TEXT))
+    assert near(*(sample(each, WAN.of(each))[0] for each in (plain, of_folder)))
+    file = tmp_path / "one.safetensors"
+    save_file({name: each.contiguous() for name, each in WAN.weak().state_dict().items()}, file)
+    of_file = quiet(WAN.cls.from_pretrained(strong, weak=file, weak_config=weak, **NO_TEXT))
+    assert near(*(sample(each, WAN.of(each))[0] for each in (plain, of_file)))
+
+
+def test_what_two_models_disagree_in_is_named_before_any_weight_is_read(tmp_path):
+    strong = saved(WAN, tmp_path / "strong")
+    for name, parts, says in (
+        ("text", {"transformer": WAN.weak(text_dim=9)}, "the transformer's text_dim is 8 against 9"),
+        ("patch", {"transformer": WAN.weak(patch_size=(1, 1, 1))}, r"patch_size is \(1, 2, 2\) against \(1, 1, 1\)"),
+        ("shift", {"scheduler": any_cases.euler(shift=5.0)}, "the flow shift is 3 against 5.*or a `scheduler`"),
+        ("noise", {"scheduler": UniPCMultistepScheduler()}, "the prediction type is flow against epsilon"),
+        (
+            "vae",
+            {"vae": with_config(any_cases.wan_vae(), latents_mean=[1.0] * 4)},
+            r"the autoencoder's latents_mean is \(0.0, .*\) against \(1.0, ",
+        ),
+        ("two", {"transformer_2": WAN.weak(), "boundary_ratio": 0.9}, "the second has a transformer_2, and the first"),
+    ):
+        weak = saved(WAN, tmp_path / name, **parts)
+        for file in weak.rglob("*.safetensors"):
+            file.write_bytes(b"")
+        with pytest.raises(WeightsError, match=rf"strong: .*and weak: .*do not go together: .*{says}"):
+            WAN.cls.from_pretrained(strong, weak=weak, **NO_TEXT)
+    assert (
+        WAN.cls.from_pretrained(  # the caller says what both are sampled by
+            strong,
+            weak=saved(WAN, tmp_path / "5", scheduler=any_cases.euler(shift=5.0)),
+            scheduler=any_cases.euler(),
+            **NO_TEXT,
+        ).weak_transformer
+        is not None
+    )
+    sd3 = saved(SD3, tmp_path / "sd3", vae=tiny.vae())
+    for arguments, says in (
+        ((sd3,), "has a SD3Transformer2DModel as its transformer. Accepted: WanTransformer3DModel"),
+        ((strong, sd3), "weak: .*has a SD3Transformer2DModel as its transformer"),
+        ((strong / "transformer",), "has no model_index.json"),
+    ):
+        with pytest.raises((WeightsError, WeightsNotFound), match=says):
+            WAN.cls.from_pretrained(*arguments, **NO_TEXT)
+    with pytest.raises(TypeError, match="unexpected argument 'motion_adapter'. Accepted, beside `strong` and `weak`"):
+        WAN.cls.from_pretrained(strong, motion_adapter="x")
+
+
+def test_cogvideox_2b_and_5b_do_not_go_together(tmp_path):
+    """Their autoencoders scale by 1.15258426 and 0.7, and their noise schedules shift by 3 and 1 (published files)."""
+    cog = family("CogVideoXPipeline", LARGER["CogVideoXPipeline"])
+
+    def scheduler(shift: float) -> Any:
+        return diffusers.CogVideoXDDIMScheduler(**{**any_cases.zero, "snr_shift_scale": shift})
+
+    strong = saved(
+        cog, tmp_path / "5b", vae=with_config(any_cases.cog_vae(), scaling_factor=0.7), scheduler=scheduler(1.0)
+    )
+    for name, of, shift, says in (
+        ("2b", 1.15258426, 3.0, "the autoencoder's scaling_factor is 0.7 against 1.15258426"),
+        ("shift", 0.7, 3.0, "the scheduler's snr_shift_scale is 1.0 against 3.0"),
+    ):
+        weak = saved(
+            cog,
+            tmp_path / name,
+            cog.weak(),
+            vae=with_config(any_cases.cog_vae(), scaling_factor=of),
+            scheduler=scheduler(shift),
+        )
+        with pytest.raises(WeightsError, match=says):
+            cog.cls.from_pretrained(strong, weak=weak, **NO_TEXT)
