@@ -12,6 +12,9 @@ from typing_extensions import Self
 
 from w2sd_video.hook import Conditioning
 from w2sd_video.methods import Method
+from w2sd_video.models import adapters, checkpoints
+from w2sd_video.models.checkpoints import explained
+from w2sd_video.models.sources import Source
 from w2sd_video.models.transformer_pair import load_pair
 
 from .reflection import Reflection
@@ -56,6 +59,16 @@ class TransformerReflection(Reflection):
             TypeError: an argument that neither this nor the pipeline takes.
         """
         return load_pair(cls, super(Reflection, cls).from_pretrained, strong, weak, **kwargs)
+
+    def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
+        """LoRAs of transformers are shared in the layouts of several trainers, which diffusers renames as a whole."""
+        tensors = checkpoints.read(source) if source is not None else adapters.flat(reference)
+        if any(
+            name.startswith(tuple(f"{each}." for each in (self.denoiser_name, *self.encoder_names))) for name in tensors
+        ):
+            return reference, source
+        with explained(source or Source("lora", "", None)):
+            return self.lora_state_dict(dict(tensors)), None
 
     def load_ip_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: image prompts of transformers were not tested under a method."""

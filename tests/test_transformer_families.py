@@ -503,3 +503,45 @@ def test_cogvideox_2b_and_5b_do_not_go_together(tmp_path):
         )
         with pytest.raises(WeightsError, match=says):
             cog.cls.from_pretrained(strong, weak=weak, **NO_TEXT)
+
+
+def test_loras_load_in_the_layouts_of_diffusers_and_of_the_makers_and_into_both_experts(tmp_path):
+    """Names as Wan's own code has them, by which most of its LoRAs are shared: `self_attn.q` is `attn1.to_q`."""
+    shape = WAN.pipeline().transformer.blocks[0].attn1.to_q.weight.shape
+    down, up = draw(2, shape[1], seed=1), draw(shape[0], 2, seed=2)
+    layouts = {
+        "diffusers": "transformer.blocks.0.attn1.to_q.lora_{}.weight",
+        "makers": "diffusion_model.blocks.0.self_attn.q.lora_{}.weight",
+    }
+    scaled = {}
+    for layout, name in layouts.items():
+        file = tmp_path / f"{layout}.safetensors"
+        save_file({name.format("A"): down, name.format("B"): up}, file)
+        pipe = WAN.pipeline(WAN.weak(), transformer_2=any_cases.wan(2), boundary_ratio=0.9)
+        pipe.load_lora_weights(file, adapter_name="style")
+        pipe.load_lora_weights(file, adapter_name="style", load_into_transformer_2=True)
+        for network_ in (pipe.transformer, pipe.transformer_2):
+            assert list(arms.adapters(network_)) == ["style"]
+        assert not arms.adapters(pipe.weak_transformer)
+        pipe.set_adapters("style", 0.5)
+        scaled[layout] = sample(pipe, WAN.of(pipe))[0]
+    assert torch.equal(*scaled.values())
+    assert not near(scaled["makers"], sample(pipe, WAN.of(pipe, weak_adapter_scales=None, method=None))[0])
+    save_file({"transformer.blocks.0.attn1.to_q.lora_A.weight": draw(2, 7, seed=1)}, tmp_path / "wide.safetensors")
+    with pytest.raises(WeightsError, match="is made for another model: 1 of its weights have another width"):
+        WAN.pipeline().load_lora_weights(tmp_path / "wide.safetensors")
+
+
+def test_a_pair_follows_dtype_and_offload_and_is_afterwards_as_it_was():
+    pipe = WAN.pipeline(WAN.weak())
+    first = sample(pipe, WAN.of(pipe))[0]
+    assert "forward" not in vars(pipe.transformer) and "step" not in vars(pipe.scheduler)
+    assert torch.equal(sample(pipe, WAN.of(pipe))[0], first)
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert near(sample(pipe, WAN.of(pipe))[0], first)
+    with pytest.raises(ValueError, match="reads? each other's|read each other"):
+        WAN.pipeline(WAN.weak()).enable_group_offload(torch.device("cpu"), offload_to_disk_path="x")
+    pipe = WAN.pipeline(WAN.weak()).to(torch.float64)
+    assert {each.dtype for each in pipe.denoisers()} == {torch.float64}
+    again = WAN.cls.from_pipe(pipe)
+    assert again.weak_transformer is pipe.weak_transformer
