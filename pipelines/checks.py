@@ -19,7 +19,7 @@ from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.hook import Conditioning, perturbation
-from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
+from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
@@ -168,10 +168,13 @@ class Checks(WeakArm):
     def _steps(self, call: dict[str, Any]) -> tuple[int, Step]:
         """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
         scheduler = copy.deepcopy(self.scheduler)
-        # Of a schedule that moves with the size of the sample, where it moves to has no part in what is looked at here.
-        moved = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
         timesteps, _ = retrieve_timesteps(
-            scheduler, call["num_inference_steps"], "cpu", call.get("timesteps"), call.get("sigmas"), **moved
+            scheduler,
+            call["num_inference_steps"],
+            "cpu",
+            call.get("timesteps"),
+            call.get("sigmas"),
+            **shifted(scheduler),
         )
         read_step(scheduler, timesteps[0])
         num_steps, end = len(timesteps), call.get("denoising_end")

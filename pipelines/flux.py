@@ -10,6 +10,7 @@ from .transformer import EmbeddedReflection
 class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
     """[`FluxPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
+    packed = 4
     encoded = ("prompt_embeds", "pooled_prompt_embeds", "text_ids")
     text_inputs = {  # noqa: RUF012
         "prompt_embeds": "encoder_hidden_states",

@@ -28,6 +28,7 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
     The guidance of its final step is that of its `guider`, which it calls its network by.
     """
 
+    guider: Any
     encoded = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
     text_inputs = {  # noqa: RUF012
         "prompt_embeds": "encoder_hidden_states",
@@ -37,6 +38,11 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
     }
     agreeing = (*TransformerReflection.agreeing, "text_embed_dim", "text_embed_2_dim", "image_embed_dim")
     guided_by = "a `guider` that is enabled and whose guidance is not 1"
+
+    def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
+        """Sets the guider, which no argument of a call does."""
+        self.guider = self.guider.new(guidance_scale=guidance)
+        return {}
 
     def _guidance(self, call: dict[str, Any]) -> float:
         return float(getattr(self.guider, "guidance_scale", 1.0)) if self.guider._enabled else 1.0

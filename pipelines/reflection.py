@@ -361,6 +361,24 @@ class Reflection(Checks, Weights):
         strong = self._guidance(call) if strong is None else strong
         return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
+    def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
+        """The arguments of a call that set the guidance of the final step.
+
+        Args:
+            embedded: the number that a network that embeds its guidance is told. None: the pipeline's default.
+        """
+        return {self.guidance_name: guidance} | ({} if embedded is None else {"guidance_scale": embedded})
+
+    @property
+    def denoised_channels(self) -> int:
+        """How many channels the denoiser's latents have, as the autoencoder decodes them."""
+        return int(getattr(self, self.denoiser_name).config.in_channels)
+
+    @property
+    def decoded_channels(self) -> int:
+        """How many channels the autoencoder's latents have."""
+        return int(self.vae.config.latent_channels)
+
     @property
     def side(self) -> int | None:
         """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""

@@ -27,6 +27,7 @@ class TransformerReflection(Reflection):
     latents and the same text embeddings, and this is what they have to agree in (`agreeing`).
     """
 
+    packed: ClassVar[int] = 1  # how many of the autoencoder's positions are channels of one token
     scales_noise = False
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "patch_size", "patch_size_t")
     text_inputs = {"prompt_embeds": "encoder_hidden_states"}  # noqa: RUF012
@@ -39,17 +40,19 @@ class TransformerReflection(Reflection):
 
         Args:
             strong: a folder of a pipeline in diffusers' layout, or a hub id.
-            weak: likewise, of which the transformers alone are loaded, which may be of another size; or a loaded
-                transformer; or a file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None:
-                what is in `strong`'s folder if this pipeline was saved with a weak arm, else none.
+            weak: likewise, of which the transformers alone are loaded, which may be of another size (beside two
+                experts, one transformer is the weak arm of both); or a loaded transformer, or several by name; or a
+                file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None: what is in
+                `strong`'s folder if this pipeline was saved with a weak arm, else none.
             weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
                 transformer, or of a pipeline. Default: `strong`'s.
+            same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
+                False is for where the scheduler is set later; with a `scheduler` they need not.
             torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
                 [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype` they load in float32.
             cache_dir, token, local_files_only, force_download, proxies: for the hub.
             revision (`str`, *optional*): of the strong model's repository.
-            kwargs: components to use instead of those of `strong`. A `transformer` may be a file, too. With a
-                `scheduler`, the flow shifts of the two models' own need not agree.
+            kwargs: components to use instead of those of `strong`. A `transformer` may be a file, too.
 
         Raises:
             WeightsNotFound: something is not on this machine; the message says how to get it. It is a
@@ -59,6 +62,16 @@ class TransformerReflection(Reflection):
             TypeError: an argument that neither this nor the pipeline takes.
         """
         return load_pair(cls, super(Reflection, cls).from_pretrained, strong, weak, **kwargs)
+
+    @property
+    def denoised_channels(self) -> int:
+        config: Any = next(iter(self._strong_networks().values())).config
+        return int(config.get("out_channels") or config.in_channels // self.packed)
+
+    @property
+    def decoded_channels(self) -> int:
+        config = self.vae.config
+        return int(config.get("latent_channels") or config.z_dim)
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
         """LoRAs of transformers are shared in the layouts of several trainers, which diffusers renames as a whole."""

@@ -23,7 +23,7 @@ from . import checkpoints
 from .arm import components_of
 from .checkpoints import explained
 from .checks import complete
-from .networks import hint, networks
+from .networks import hint, networks, single
 from .options import DTYPE, HUB_OPTIONS, MODEL_OPTIONS, Options
 from .sources import SUFFIXES, Source, local, resolve
 from .weight_files import usual_variant, weight_files
@@ -81,6 +81,7 @@ def load_pair(
     weak: Any = None,
     *,
     weak_config: Reference | None = None,
+    same_shift: bool = True,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     **kwargs: Any,
@@ -104,7 +105,7 @@ def load_pair(
     )
     accepted = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", "components"}
     if unknown := sorted(kwargs.keys() - accepted):
-        own = ("weak_config", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
+        own = ("weak_config", "same_shift", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
         raise TypeError(
             f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong` and `weak`:"
             f" {', '.join((*own, *sorted(accepted)))}."
@@ -115,9 +116,12 @@ def load_pair(
     for name in cls.denoiser_names:
         if isinstance(file := parts.get(name), (str, PathLike)):
             parts[name] = _of_file(cls, name, _found(name, file, options), _configured(ours, name), options)
+    if isinstance(vae := parts.get("vae"), (str, PathLike)):
+        kind = ours.components.get("vae", ("diffusers", ""))[1]
+        parts["vae"] = single(getattr(diffusers, kind), _found("vae", vae, options), options)
     if weak is not None:
         parts |= {name: None for name in cls._weak_components if name not in kwargs}  # a pair's own in `strong`
-        parts |= _weak(cls, ours, weak, weak_config, "scheduler" in kwargs, options)
+        parts |= _weak(cls, ours, weak, weak_config, not same_shift or "scheduler" in kwargs, options)
     parts = networks(ours.source, ours.components, pinned, set(parts)) | parts
     stamps = {name: files for name, part in parts.items() if (files := files_of(part))}
     with explained(ours.source, options.variant):
@@ -156,6 +160,8 @@ def _weak(
     arm = _arm(cls, source, set(), options)
     _check_arms(cls, strong, arm, rescheduled)
     loaded = networks(arm.source, arm.components, options, arm.components.keys() - set(cls.denoiser_names))
+    if len(loaded) == 1:  # beside two experts, it is the weak arm of both
+        loaded = dict.fromkeys(strong.transformers, *loaded.values())
     return {f"weak_{name}": network for name, network in loaded.items()}
 
 
