@@ -157,7 +157,9 @@ class Request(Settings):
                 raise Refused(name, value, f"give a multiple of {family.side}, as {self.family} takes")
         if self.num_frames is not None and (self.num_frames - 1) % family.stride:
             accepted = f"give a multiple of {family.stride} plus 1, such as {family.stride * 10 + 1}"
-            raise Refused("num_frames", self.num_frames, f"{accepted}: {self.family} encodes {family.stride} as one")
+            raise Refused(
+                "num_frames", self.num_frames, f"{accepted}: {self.family} encodes {family.stride} frames as one"
+            )
 
     def _check_arms(self) -> None:
         """Refuses differences that cannot be."""
