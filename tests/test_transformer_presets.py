@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 
-from w2sd_video import presets, settings
+from w2sd_video import doctor, presets, settings
 from w2sd_video.errors import Refused
 from w2sd_video.generate import generate
 from w2sd_video.runs import Request
@@ -121,6 +122,23 @@ def test_a_network_that_embeds_its_guidance_is_told_the_request_s(tmp_path):
     assert guided.record["videos"]["w2sd"]["evaluations"] == {"strong": 8, "weak": 2, "total": 10}
     hashes = {each.record["videos"]["w2sd"]["frames_sha256"] for each in (first, other, guided)}
     assert len(hashes) == 3
+
+
+def test_doctor_says_how_to_get_a_weak_transformer_and_what_a_pair_takes(tmp_path, monkeypatch):
+    rows = dict(doctor.weights())
+    command = 'hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --include "*.json"'  # which a preset has as its strong one
+    assert command in rows["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]
+    weak = rows["stabilityai/stable-diffusion-3.5-medium"]
+    assert '--include "transformer*/*.json" --include "transformer*/*.safetensors"' in weak and "unet" not in weak
+    saved(WAN, tmp_path / "strong", **textual("WanPipeline"))
+    saved(WAN, tmp_path / "weak", transformer := WAN.weak(), **textual("WanPipeline"))
+    text = presets.text(replace(presets.load("wan21-14b-1.3b"), strong="strong", weak="weak"))
+    (tmp_path / "own.yaml").write_text(text)
+    monkeypatch.setattr(presets, "names", lambda: [str(tmp_path / "own.yaml")])
+    ((_, said),) = doctor.memory()
+    count = sum(p.numel() for p in transformer.parameters()) / 1e9
+    assert f"weak_transformer {count:.2f}" in said and "text_encoder" in said and "weak_vae" not in said
+    assert said.startswith("0.0 GB in bfloat16")
 
 
 @pytest.mark.slow

@@ -61,6 +61,11 @@ class Family:
     side: int = 8
     stride: int = 1
 
+    @property
+    def denoiser(self) -> str:
+        """The folders of a model's denoisers, as a pattern."""
+        return "transformer*" if self.transformer else "unet"
+
 
 def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
     """A family of diffusion transformers: of videos, if it has a stride of frames."""

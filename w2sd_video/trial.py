@@ -97,7 +97,7 @@ def check_there(preset: presets.Preset) -> None:
     """
     missing = []
     for role, model in preset.models.items():
-        there, state = find(model, role.partition(".")[0])
+        there, state = find(model, role.partition(".")[0], FAMILIES[preset.family].denoiser)
         if not there:
             missing.append(f"{role} {model}: {state}")
     if missing:
