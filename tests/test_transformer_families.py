@@ -545,3 +545,33 @@ def test_a_pair_follows_dtype_and_offload_and_is_afterwards_as_it_was():
     assert {each.dtype for each in pipe.denoisers()} == {torch.float64}
     again = WAN.cls.from_pipe(pipe)
     assert again.weak_transformer is pipe.weak_transformer
+
+
+@pytest.mark.slow
+def test_hub_repositories_are_read_from_their_cache_and_what_is_missing_is_said(tmp_path):
+    strong = saved(WAN, tmp_path / "strong", **textual("WanPipeline"))
+    weak = saved(WAN, tmp_path / "weak", WAN.weak(), **textual("WanPipeline"))
+    for part in ("vae", "text_encoder"):
+        shutil.rmtree(weak / part)
+    for name in ("strong", "weak"):
+        cached = tmp_path / "hub" / f"models--me--{name}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(tmp_path / name, cached / "snapshots" / ("0" * 40))
+    options = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+    pipe = quiet(WAN.cls.from_pretrained("me/strong", weak="me/weak", **options))
+    of_folders = quiet(WAN.cls.from_pretrained(strong, weak=weak))
+    assert near(made(pipe, "WanPipeline"), made(of_folders, "WanPipeline"))
+    with pytest.raises(WeightsNotFound, match=r'(?s)weak: .me/other.*--include "transformer\*/\*.json"'):
+        WAN.cls.from_pretrained("me/strong", weak="me/other", **options)
+
+
+def test_a_weak_model_of_one_transformer_is_the_weak_arm_of_both_experts(tmp_path):
+    two = saved(WAN, tmp_path / "two", transformer_2=any_cases.wan(2), boundary_ratio=0.9)
+    one = saved(WAN, tmp_path / "one", WAN.weak())
+    pipe = quiet(WAN.cls.from_pretrained(two, weak=one, **NO_TEXT))
+    assert pipe.weak_transformer is pipe.weak_transformer_2 and pipe.config.boundary_ratio == 0.9
+    sample(pipe, WAN.of(pipe, reflection_steps=4))
+    assert pipe.evaluations == {"strong": 16, "weak": 4, "total": 20}
+    own = quiet(WAN.cls.from_pretrained(two, weak={"transformer_2": WAN.weak()}, **NO_TEXT))
+    assert own.weak_transformer is None and own.weak_transformer_2 is not None

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 
-from w2sd_video import doctor, presets, settings
+from w2sd_video import check_pair, doctor, presets, settings
 from w2sd_video.errors import Refused
 from w2sd_video.generate import generate
 from w2sd_video.runs import Request
@@ -153,3 +153,10 @@ def test_a_video_begins_with_the_picture_of_the_request(tmp_path):
         assert output.record["videos"]["w2sd"]["evaluations"]["total"] == 12
         hashes.append(output.record["videos"]["w2sd"]["frames_sha256"])
     assert hashes[0] != hashes[1]
+
+
+def test_a_pair_of_transformers_cannot_be_checked_and_says_so(tmp_path):
+    with pytest.raises(
+        Refused, match="preset: 'wan21-14b-1.3b' is not accepted; it is one of transformers; give a pair of"
+    ):
+        check_pair.samples(presets.load("wan21-14b-1.3b"), 1, [], None, tmp_path)

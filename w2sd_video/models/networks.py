@@ -236,4 +236,4 @@ def hint(source: Source, variant: str | None) -> str:
     """How to complete a repository of which only a part is cached."""
     if source.repository is None:
         return ""
-    return f" Get them with\n  {download_command(source.argument, source.value, variant)}"
+    return f" Get them with\n  {download_command(source.argument, source.value, variant, source.denoiser)}"

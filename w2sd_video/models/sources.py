@@ -36,6 +36,7 @@ class Source:
         path: the file or folder on this machine; None for what is on the hub and has not been fetched.
         repository: of what is on the hub: `OWNER/NAME`.
         inside: of what is on the hub: the file or folder in the repository; "" for all of it.
+        denoiser: the folders of the model's denoisers, as of `download_command`.
     """
 
     argument: str
@@ -43,6 +44,7 @@ class Source:
     path: Path | None
     repository: str | None = None
     inside: str = ""
+    denoiser: str = "unet"
 
     @property
     def is_file(self) -> bool:

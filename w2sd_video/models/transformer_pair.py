@@ -191,7 +191,7 @@ def _check_arms(cls: Any, strong: TransformerArm, weak: TransformerArm, reschedu
 
 def _found(argument: str, reference: Any, options: Options) -> Source:
     """Where a reference is: a folder, a file on this machine, or a hub repository."""
-    source = resolve(reference, argument)
+    source = replace(resolve(reference, argument), denoiser="transformer*")
     if source.path is None and source.inside.lower().endswith(FILES):
         source = replace(source, path=local(source, options.hub))
     if source.path is not None and source.path.is_file() and source.path.suffix.lower() not in FILES:
