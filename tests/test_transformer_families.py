@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from w2sd_video import arms, pipelines
 from w2sd_video.errors import WeightsError, WeightsNotFound
+from w2sd_video.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -575,3 +576,67 @@ def test_a_weak_model_of_one_transformer_is_the_weak_arm_of_both_experts(tmp_pat
     assert pipe.evaluations == {"strong": 16, "weak": 4, "total": 20}
     own = quiet(WAN.cls.from_pretrained(two, weak={"transformer_2": WAN.weak()}, **NO_TEXT))
     assert own.weak_transformer is None and own.weak_transformer_2 is not None
+
+
+def test_blocks_that_the_weak_arm_leaves_out():
+    """As a weak network without that block; the strong arm has it."""
+    deep = family("WanPipeline", {"num_layers": 2})
+    pipe = deep.pipeline(transformer=deep.weak(0))
+    weak = deep.weak(0)
+    del weak.blocks[1]
+    plain = replace(CASES["WanPipeline"], reflection=(3.0, 1.0))
+    stock = CASES["WanPipeline"].build(0)
+    stock.transformer = deep.weak(0)
+    expected, _, _ = algorithm_1(plain, stock, weak)
+    assert near(sample(pipe, deep.of(pipe, weak_skip_layers=1))[1][-1], expected)
+    with pytest.raises(ValueError, match="weak_skip_layers"):
+        sample(pipe, deep.of(pipe, weak_skip_layers=2))
+
+
+def test_a_batch_of_videos_gives_each_as_it_is_alone():
+    pipe, x = WAN.pipeline(WAN.weak()), draw(2, 4, 2, 4, 4, seed=3)
+
+    def run(rows: slice) -> Tensor:
+        told = {
+            n: t.repeat(len(x[rows]), 1, 1) if torch.is_tensor(t) else t
+            for n, t in CASES["WanPipeline"].call(pipe).items()
+        }
+        weak = {"weak_prompt_embeds": draw(2, 7, any_cases.TEXT, seed=9)[rows]}
+        return pipe(**told, **weak, latents=x[rows], num_inference_steps=3, output_type="latent").frames
+
+    assert near(run(slice(None)), torch.cat([run(slice(0, 1)), run(slice(1, 2))]))
+    with pytest.raises(ValueError, match="`weak_prompt_embeds` has to hold 1 embeddings, one for a video, but holds 2"):
+        sample(pipe, WAN.of(pipe, weak_prompt_embeds=draw(2, 5, any_cases.TEXT, seed=9)))
+
+
+def test_what_is_not_finite_is_said_and_the_pipeline_is_as_it_was():
+    pipe = WAN.pipeline(WAN.weak())
+    expected = sample(pipe, WAN.of(pipe))[0]
+    bias = pipe.weak_transformer.proj_out.bias
+    kept = bias.detach().clone()
+    with torch.no_grad():
+        bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the weak arm at guidance 1, step 1 of 4"):
+        sample(pipe, WAN.of(pipe))
+    with torch.no_grad():
+        bias.copy_(kept)
+    assert torch.equal(sample(pipe, WAN.of(pipe))[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("advanced_re_sampling", "weak")])
+@pytest.mark.parametrize("case", FAST)
+def test_every_method_runs_with_a_family_of_transformers_and_counts_what_it_evaluates(case, method):
+    of = family(case, LARGER[case])
+    rows: list[int] = []
+    weak = None if METHODS[method].one_model else of.weak(num_layers=2)
+    deep = network(of.kind, **{**of.config, "num_layers": 2})(0)
+    pipe = of.pipeline(weak, transformer=deep)
+    for each in pipe.denoisers():
+        counted(_inner(each), rows)
+    try:
+        sample(pipe, of.of(pipe, method=method, **({"layers": 0} if method in ("slg", "pag") else {})))
+    except ValueError as error:  # attention of two streams has no identity map of its own
+        assert method == "pag" and "self-attention" in str(error)
+        return
+    assert pipe.evaluations["total"] == sum(rows) > 0
