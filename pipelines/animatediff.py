@@ -56,6 +56,10 @@ class VideoReflection(Reflection):
             if longest is not None and frames > longest:
                 raise ValueError(f"`num_frames` is {frames}, and `weak_unet` takes at most {longest}.")
 
+    def _as_sent(self, name: str, value: Any, call: dict[str, Any]) -> Any:
+        value = super()._as_sent(name, value, call)
+        return value.repeat_interleave(call["num_frames"], dim=0) if name == "prompt_embeds" else value
+
     def decode_latents(self, latents: torch.Tensor, *args: Any) -> torch.Tensor:
         for hook in getattr(self, "_all_hooks", []):  # under model offload, the VAE needs the room
             if hook.model is self.weak_unet:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from typing import Any
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from diffusers.callbacks import (
     SD3CFGCutoffCallback,
@@ -14,10 +15,11 @@ from diffusers.callbacks import (
     SDXLControlnetCFGCutoffCallback,
 )
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.hook import Conditioning, perturbation
-from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
+from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
@@ -28,7 +30,20 @@ CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCa
 
 
 class Checks(WeakArm):
-    """The checks of a call. A family adds its own. Part of `Reflection`; not used alone."""
+    """The checks of a call. A family adds its own. Part of `Reflection`; not used alone.
+
+    What a family says of its stock pipeline:
+
+    - `guidance_name`: the call's argument that is the guidance of its mixture.
+    - `guided_by`: what makes it evaluate the unconditional branch, in words, where it cannot be told to otherwise.
+    - `scales_noise`: whether it scales its first noise by the scheduler's `init_noise_sigma`.
+    - `agreeing`: what the configurations of the two arms' denoisers have to agree in.
+    """
+
+    guidance_name: ClassVar[str] = "guidance_scale"
+    guided_by: ClassVar[str] = "a `guidance_scale` over 1"
+    scales_noise: ClassVar[bool] = True
+    agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
 
     def _check_call(
         self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
@@ -48,27 +63,60 @@ class Checks(WeakArm):
             )
         num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
-        conditioning, guidances = Conditioning(), [call["guidance_scale"]]
-        if method.reflects(0, num_steps):
-            guidances += method.guidances
-            if method.uses_weak:
-                perturbation(getattr(self, self.denoiser_name), method, 0)
-                conditioning = self._weak_conditioning(method, call, weak_inputs, scales["weak_adapter_scales"] or {})
-        forced_halves = call["guidance_scale"] <= 1 and any(w != 1 for w in guidances)
+        conditioning = Conditioning()
+        reflection = method.guidances if method.reflects(0, num_steps) else ()
+        forced_halves = self._unconditional(call, reflection)
+        if method.reflects(0, num_steps) and method.uses_weak:
+            for network in self._strong_networks().values():
+                perturbation(network, method, 0)
+            conditioning = self._weak_conditioning(method, call, weak_inputs, scales["weak_adapter_scales"] or {})
         self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
 
+    def _guidance(self, call: dict[str, Any]) -> float:
+        """The guidance of the final step, as it acts: 1 where the stock pipeline has no unconditional branch at all."""
+        return call[self.guidance_name]
+
+    def _guides(self, call: dict[str, Any]) -> bool:
+        """Whether the stock pipeline evaluates the unconditional branch by itself."""
+        return self._guidance(call) > 1
+
+    def _unconditional(self, call: dict[str, Any], reflection: Collection[float]) -> bool:
+        """Whether a call needs the unconditional branch where the stock pipeline would leave it out.
+
+        Args:
+            reflection: the guidance numbers of its arms.
+
+        Raises:
+            ValueError: it does, and the stock pipeline cannot be told to evaluate it.
+        """
+        second = call.get("guidance_scale_2")
+        guidances = [self._guidance(call), *([] if second is None else [second]), *reflection]
+        needed = next((w for w in guidances if w != 1), None)
+        if self._guides(call) or needed is None:
+            return False
+        if not hasattr(self.stock, "do_classifier_free_guidance"):
+            raise ValueError(
+                f"a guidance of {needed:g} needs the unconditional branch, which {self.stock.__name__} evaluates with"
+                f" {self.guided_by} alone: give that, or guidance 1 everywhere."
+            )
+        return True
+
     def _check_numbers(self, call: dict[str, Any]) -> None:
-        guidance, steps = call["guidance_scale"], call["num_inference_steps"]
-        if not is_of(guidance, int, float) or not math.isfinite(guidance):
-            raise ValueError(f"`guidance_scale` has to be a finite number, but is {guidance!r}.")
+        steps = call["num_inference_steps"]
+        for name in (self.guidance_name, "guidance_scale", "guidance_scale_2"):
+            guidance: Any = call.get(name)
+            if guidance is None and (name not in call or name != self.guidance_name):
+                continue
+            if not is_of(guidance, int, float) or not math.isfinite(guidance):
+                raise ValueError(f"`{name}` has to be a finite number, but is {guidance!r}.")
         custom = any(call.get(name) is not None for name in ("timesteps", "sigmas"))
         if not custom and (not is_of(steps, int) or steps < 1):
             raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
 
     def _check_first_noise(self, call: dict[str, Any]) -> None:
         """Refuse a scheduler that the stock pipeline cannot draw its first noise for."""
-        if "prompt" in call and not hasattr(self.scheduler, "init_noise_sigma"):
+        if self.scales_noise and not hasattr(self.scheduler, "init_noise_sigma"):
             raise ValueError(
                 f"`scheduler` is a {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
                 " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
@@ -78,8 +126,8 @@ class Checks(WeakArm):
     def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
         """Refuse what cannot be done under the method, and return the number of steps."""
         self._check_inputs(call)
-        denoiser = getattr(self, self.denoiser_name)
-        if denoiser.config.get("time_cond_proj_dim") is not None:
+        denoisers = self._strong_networks().values()
+        if any(denoiser.config.get("time_cond_proj_dim") is not None for denoiser in denoisers):  # type: ignore[union-attr, operator]
             raise ValueError(
                 f"`{self.denoiser_name}` embeds its guidance scale (`time_cond_proj_dim` is set, as in"
                 " guidance-distilled models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one"
@@ -121,7 +169,12 @@ class Checks(WeakArm):
         """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
         scheduler = copy.deepcopy(self.scheduler)
         timesteps, _ = retrieve_timesteps(
-            scheduler, call["num_inference_steps"], "cpu", call.get("timesteps"), call.get("sigmas")
+            scheduler,
+            call["num_inference_steps"],
+            "cpu",
+            call.get("timesteps"),
+            call.get("sigmas"),
+            **shifted(scheduler),
         )
         read_step(scheduler, timesteps[0])
         num_steps, end = len(timesteps), call.get("denoising_end")
@@ -150,30 +203,33 @@ class Checks(WeakArm):
                 )
 
     def _check_weak(self, call: dict[str, Any]) -> None:
-        """The two denoisers see the same latents."""
-        name = self.denoiser_name
-        strong, weak = getattr(self, name), getattr(self, f"weak_{name}")
-        if weak is None:
-            return
+        """The two arms' denoisers see the same latents."""
+        for name, strong in self._strong_networks().items():
+            weak = getattr(self, f"weak_{name}")
+            if weak is not None:
+                self._check_networks(name, strong, weak)
+
+    def _check_networks(self, name: str, strong: Any, weak: Any) -> None:
         if weak.dtype != strong.dtype:
             raise ValueError(
                 f"`weak_{name}` is in {weak.dtype} and `{name}` in {strong.dtype}; accepted: one"
                 " dtype for both, as after `pipe.to(dtype)`."
             )
-        for key in ("in_channels", "out_channels"):
-            if weak.config[key] != strong.config[key]:
-                raise ValueError(
-                    f"`weak_{name}` has {key} {weak.config[key]}, and `{name}` {strong.config[key]}; accepted: the"
-                    " same."
-                )
+        for key in self.agreeing:
+            ours, theirs = (_plain(network.config.get(key)) for network in (strong, weak))
+            if ours != theirs:
+                raise ValueError(f"`weak_{name}` has {key} {theirs}, and `{name}` {ours}; accepted: the same.")
 
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
         """Refuse scales of what the weak arm does not have."""
-        network = self._weak_arm(method)
-        where = self.denoiser_name if network is getattr(self, self.denoiser_name) else f"weak_{self.denoiser_name}"
+        networks, own = self._evaluated(method), self._weak_networks(method)
+        where = next((f"weak_{name}" for name in own), next(iter(networks)))
         loras = scales["weak_adapter_scales"]
         if loras is not None:
-            there = arms.adapters(network)
+            there: dict[str, Any] = {}
+            for network in networks.values():
+                for name, layers in arms.adapters(network).items():
+                    there.setdefault(name, []).extend(layers)
             for encoder in self._strong_text_encoders().values():
                 there |= arms.adapters(encoder)
             for name, scale in loras.items() if isinstance(loras, dict) else [(loras, None)]:
@@ -184,7 +240,7 @@ class Checks(WeakArm):
                     raise ValueError(f"`weak_adapter_scales` names {name!r}, which is fused: `unfuse_lora()` first.")
         ip = scales["weak_ip_adapter_scale"]
         if ip is not None:
-            loaded = arms.ip_adapter_processors(network)
+            loaded = [each for network in networks.values() for each in arms.ip_adapter_processors(network)]
             if not loaded:
                 raise ValueError(f"`weak_ip_adapter_scale` is {ip!r}, and `{where}` has no IP-Adapter loaded.")
             for each in ip if isinstance(ip, list) else [ip]:
@@ -195,7 +251,13 @@ class Checks(WeakArm):
         if scales["weak_motion_scale"] is not None:
             _check_scale("weak_motion_scale", scales["weak_motion_scale"])
         if scales["weak_skip_layers"] is not None:
-            arms.skip_layers(network, scales["weak_skip_layers"])
+            for network in networks.values():
+                arms.skip_layers(network, scales["weak_skip_layers"])
+        for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
+            if scales[name] is not None:
+                self._check_embedded(
+                    name, scales[name], networks if name.startswith("weak") else self._strong_networks()
+                )
         control = scales["weak_controlnet_conditioning_scale"]
         for each in control if isinstance(control, list) else [control]:
             if each is not None:
@@ -204,12 +266,20 @@ class Checks(WeakArm):
         if isinstance(control, list) and len(control) != nets:
             raise ValueError(f"`weak_controlnet_conditioning_scale` has {len(control)} scales for {nets} ControlNets.")
 
+    def _check_embedded(self, name: str, value: Any, networks: dict[str, Any]) -> None:
+        """Refuse an embedded guidance of networks that embed none."""
+        _check_scale(name, value)
+        without = [key for key, network in networks.items() if not network.config.get("guidance_embeds")]
+        if without:
+            raise ValueError(f"`{name}` is {value!r}, and `{without[0]}` embeds no guidance (`guidance_embeds`).")
+
     def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
         """What to say of a LoRA that the weak arm does not have."""
         accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
-        if where != self.denoiser_name and name in arms.adapters(getattr(self, self.denoiser_name)):
+        strong = where.removeprefix("weak_")
+        if where != strong and name in arms.adapters(getattr(self, strong)):
             return (
-                f"`weak_adapter_scales` names {name!r}, which was loaded into `{self.denoiser_name}`, the strong arm's"
+                f"`weak_adapter_scales` names {name!r}, which was loaded into `{strong}`, the strong arm's"
                 f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
                 f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
             )
@@ -224,7 +294,7 @@ class Checks(WeakArm):
                 continue
             if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
                 raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
-        embeds = {name: value for name, value in weak.items() if name.endswith("embeds") and value is not None}
+        embeds = {name: value for name, value in weak.items() if isinstance(value, Tensor)}
         pools = "pooled_prompt_embeds" in call
         for name, other in (
             ("weak_prompt", "weak_prompt_embeds"),
@@ -253,6 +323,11 @@ class Checks(WeakArm):
 def _check_scale(name: str, value: Any) -> None:
     if not is_of(value, int, float) or not math.isfinite(value):
         raise ValueError(f"`{name}` has to be a finite number, but is {value!r}.")
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration; a list, as files have them, as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def is_of(value: Any, *kinds: type) -> bool:

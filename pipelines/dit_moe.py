@@ -24,6 +24,8 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     `weak_routing` is the weak arm's; the strong arm's is `transformer.routing`, "best" at first.
     """
 
+    scales_noise = False
+
     @classmethod
     def from_pretrained(
         cls, strong: str | PathLike[str], weak: str | PathLike[str] | None = None, *args: Any, **kwargs: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from os import PathLike
@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from w2sd_video import plugins
 from w2sd_video.errors import NotFinite
-from w2sd_video.hook import Conditioning, Group, Recorder, apply_reflection, check_free
+from w2sd_video.hook import DENOISERS, Conditioning, Group, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.methods import find as find_method
 from w2sd_video.models import loading
@@ -24,9 +24,10 @@ from w2sd_video.models.bases import BASES
 from w2sd_video.models.motion import share_parameters
 
 from .checks import Checks
+from .weak_arm import TEXTS
 from .weights import Weights
 
-# Arguments that a call has only where the stock pipeline has the argument on the right.
+# Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
 _NEEDS = {
     "weak_prompt": "prompt",
     "weak_negative_prompt": "prompt",
@@ -34,13 +35,20 @@ _NEEDS = {
     "weak_negative_prompt_embeds": "prompt_embeds",
     "weak_pooled_prompt_embeds": "pooled_prompt_embeds",
     "weak_negative_pooled_prompt_embeds": "pooled_prompt_embeds",
-    "weak_adapter_scales": "cross_attention_kwargs",
+    "weak_adapter_scales": "cross_attention_kwargs attention_kwargs joint_attention_kwargs",
     "weak_ip_adapter_scale": "ip_adapter_image",
     "weak_motion_scale": "num_frames",
     "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
     "weak_routing": "class_labels",
-    "weak_skip_layers": "guidance_scale",
+    "weak_skip_layers": "num_inference_steps",
+    "strong_embedded_guidance": "true_cfg_scale",
+    "weak_embedded_guidance": "true_cfg_scale",
 }
+
+
+def _has(parameters: Collection[str], name: str) -> bool:
+    """Whether a stock pipeline's call has what an argument of ours needs."""
+    return name not in _NEEDS or any(each in parameters for each in _NEEDS[name].split())
 
 
 class Reflection(Checks, Weights):
@@ -70,9 +78,11 @@ class Reflection(Checks, Weights):
             return
         stock = cls.stock = bases[0]
         parts = inspect.signature(stock.__init__).parameters
-        cls.denoiser_name = "transformer" if "transformer" in parts else "unet"
-        encoders = [name for name in parts if name.startswith("text_encoder")]
-        cls._weak_components = tuple(f"weak_{name}" for name in (cls.denoiser_name, *encoders))
+        cls.denoiser_names = tuple(name for name in DENOISERS if name in parts)
+        cls.denoiser_name = cls.denoiser_names[0]
+        encoders = cls.encoder_names = tuple(name for name in parts if name.startswith("text_encoder"))
+        cls.text_names = tuple(name for name in inspect.signature(stock.__call__).parameters if TEXTS.fullmatch(name))
+        cls._weak_components = tuple(f"weak_{name}" for name in (*cls.denoiser_names, *encoders))
         cls._optional_components = [*stock._optional_components, *cls._weak_components]
         # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is in no
         # such chain, since the two take turns within a step, and both stay.
@@ -106,7 +116,10 @@ class Reflection(Checks, Weights):
         stock = inspect.signature(cls.stock.__call__)
         generate, hints = inspect.signature(cls._generate).parameters.values(), get_type_hints(cls._generate)
         own = [_keyword(p.name, p.default, hints[p.name]) for p in generate if p.kind == p.KEYWORD_ONLY]
-        own = [p for p in own if _NEEDS.get(p.name, "self") in stock.parameters]
+        own = [p for p in own if _has(stock.parameters, p.name)]
+        known = {p.name for p in own}
+        more = [f"weak_{name}" for name in cls.text_names if "embeds" in name or name.endswith("mask")]
+        own += [_keyword(name, None, Tensor | None) for name in more if name not in known]
         types = {name: kind for method in METHODS.values() for name, kind in get_type_hints(method).items()}
         own += [_keyword(name, default, types[name]) for name, default in OPTIONS.items()]
         __call__.__signature__ = _with(stock, own)  # type: ignore[attr-defined]
@@ -215,6 +228,8 @@ class Reflection(Checks, Weights):
         weak_controlnet_conditioning_scale: float | list[float] | None = None,
         weak_routing: Any = None,
         weak_skip_layers: int | str | list[int | str] | None = None,
+        strong_embedded_guidance: float | None = None,
+        weak_embedded_guidance: float | None = None,
         recorder: Recorder | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -246,7 +261,8 @@ class Reflection(Checks, Weights):
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
             weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
-            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise.
+            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise; and whatever else the stock
+                pipeline has beside `prompt_embeds`, such as `weak_prompt_attention_mask`, None for all tokens.
             weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
                 are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
             weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
@@ -254,6 +270,8 @@ class Reflection(Checks, Weights):
             weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
             weak_skip_layers: transformer blocks that the weak arm leaves out; see `layers` of
                 `methods.SkipLayerGuidance`.
+            strong_embedded_guidance, weak_embedded_guidance: of a network that embeds its guidance, the number that the
+                strong arm is told in the reflection, and the weak arm. Default: `guidance_scale`, as in the final step.
             recorder: keeps what the method does at every step, in numbers; see `hook.Recorder`.
 
         Returns:
@@ -269,6 +287,7 @@ class Reflection(Checks, Weights):
         """
         # Long by its signature and its docstring, which every pipeline's own call takes over.
         options = {name: kwargs.pop(name) for name in _options_of(method) if name in kwargs}
+        more = {f"weak_{name}": kwargs.pop(f"weak_{name}", None) for name in self.text_names}
         arguments = inspect.signature(self.stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
         call = dict(arguments.arguments)
@@ -281,6 +300,7 @@ class Reflection(Checks, Weights):
             "weak_pooled_prompt_embeds": weak_pooled_prompt_embeds,
             "weak_negative_pooled_prompt_embeds": weak_negative_pooled_prompt_embeds,
         }
+        weak_inputs |= {name: value for name, value in more.items() if name not in weak_inputs}
         scales = {
             "weak_adapter_scales": weak_adapter_scales,
             "weak_ip_adapter_scale": weak_ip_adapter_scale,
@@ -288,10 +308,13 @@ class Reflection(Checks, Weights):
             "weak_controlnet_conditioning_scale": weak_controlnet_conditioning_scale,
             "weak_routing": weak_routing,
             "weak_skip_layers": weak_skip_layers,
+            "strong_embedded_guidance": strong_embedded_guidance,
+            "weak_embedded_guidance": weak_embedded_guidance,
         }
         for name, value in (weak_inputs | scales).items():
-            if value is not None and _NEEDS[name] not in call:
-                raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{_NEEDS[name]}`.")
+            if value is not None and not _has(call, name):
+                needed = _NEEDS[name].partition(" ")[0]
+                raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{needed}`.")
         check_free(type(self).__name__, self.denoisers())
         self._check_numbers(call)
         self._check_first_noise(call)
@@ -305,10 +328,12 @@ class Reflection(Checks, Weights):
         applied = apply_reflection(
             self,
             chosen,
-            weak=self._weak_network(chosen),
+            weak=self._weak_networks(chosen),
             weak_conditioning=weak_conditioning,
             weak_settings=self._settings(chosen, scales) if chosen else [],
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
+            weak_embedded_guidance=weak_embedded_guidance,
+            strong_embedded_guidance=strong_embedded_guidance,
             generator=call.get("generator"),
             recorder=recorder,
         )
@@ -333,8 +358,26 @@ class Reflection(Checks, Weights):
             if options or strong is not None or weak != 1:
                 raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
             return method
-        strong = call["guidance_scale"] if strong is None else strong
+        strong = self._guidance(call) if strong is None else strong
         return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
+
+    def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
+        """The arguments of a call that set the guidance of the final step.
+
+        Args:
+            embedded: the number that a network that embeds its guidance is told. None: the pipeline's default.
+        """
+        return {self.guidance_name: guidance} | ({} if embedded is None else {"guidance_scale": embedded})
+
+    @property
+    def denoised_channels(self) -> int:
+        """How many channels the denoiser's latents have, as the autoencoder decodes them."""
+        return int(getattr(self, self.denoiser_name).config.in_channels)
+
+    @property
+    def decoded_channels(self) -> int:
+        """How many channels the autoencoder's latents have."""
+        return int(self.vae.config.latent_channels)
 
     @property
     def side(self) -> int | None:

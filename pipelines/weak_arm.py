@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from diffusers import DiffusionPipeline
@@ -13,49 +15,80 @@ from w2sd_video import arms
 from w2sd_video.hook import Conditioning
 from w2sd_video.methods import Method
 
+# Arguments of a call that say what to show, as text or as what encoders make of it.
+TEXTS = re.compile(r"(negative_)?(pooled_)?prompt(_\d|_embeds\w*|_attention_mask)?")
+NEGATIVE = "negative_"
+
 
 class WeakArm(DiffusionPipeline):
-    """A stock pipeline's weak arm. Part of `Reflection`; not used alone."""
+    """A stock pipeline's weak arm. Part of `Reflection`; not used alone.
+
+    What a family says of its stock pipeline:
+
+    - `encoded`: what `encode_prompt` returns, in this order, by the names that a call has for it. Of a pipeline that
+      encodes the negative prompt by itself, what it returns for either.
+    - `text_inputs`: by these names, the denoiser's argument that it is told by; with a dot, an entry of one.
+    """
 
     stock: ClassVar[type[DiffusionPipeline]]
     denoiser_name: ClassVar[str]
+    denoiser_names: ClassVar[tuple[str, ...]]
+    encoder_names: ClassVar[tuple[str, ...]]
+    text_names: ClassVar[tuple[str, ...]]
     _weak_components: ClassVar[tuple[str, ...]]
+    encoded: ClassVar[tuple[str, ...]] = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
+    text_inputs: ClassVar[Mapping[str, str]] = {
+        "prompt_embeds": "encoder_hidden_states",
+        "pooled_prompt_embeds": "added_cond_kwargs.text_embeds",
+    }
 
-    def _weak_network(self, method: Method | None) -> nn.Module | None:
-        return None if method is None or method.one_model else getattr(self, f"weak_{self.denoiser_name}")
+    def _strong_networks(self) -> dict[str, nn.Module]:
+        """The strong arm's denoisers, by name."""
+        return {name: network for name in self.denoiser_names if (network := getattr(self, name)) is not None}
 
-    def _weak_arm(self, method: Method) -> Any:
-        """The network that the weak arm is evaluated by."""
-        weak = self._weak_network(method)
-        return getattr(self, self.denoiser_name) if weak is None else weak
+    def _weak_networks(self, method: Method | None) -> dict[str, nn.Module]:
+        """The weak arm's own denoisers, by the names of the strong arm's; none where it has none of its own."""
+        if method is None or method.one_model:
+            return {}
+        own = {name: getattr(self, f"weak_{name}") for name in self.denoiser_names}
+        return {name: network for name, network in own.items() if network is not None}
+
+    def _evaluated(self, method: Method) -> dict[str, nn.Module]:
+        """The networks that the weak arm is evaluated by."""
+        return self._strong_networks() | self._weak_networks(method)
 
     def denoisers(self) -> list[nn.Module]:
         """The denoisers, strong and weak."""
-        names = (self.denoiser_name, f"weak_{self.denoiser_name}")
+        names = [name for each in self.denoiser_names for name in (each, f"weak_{each}")]
         return [network for name in names if (network := getattr(self, name)) is not None]
 
     def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
-        """What is set on the weak arm's denoiser while it is evaluated."""
-        network: Any = self._weak_arm(method)
+        """What is set on the weak arm's denoisers while it is evaluated."""
         settings: arms.Settings = []
-        for name, of in (
-            ("weak_adapter_scales", arms.adapter_scales),
-            ("weak_ip_adapter_scale", arms.ip_adapter_scale),
-            ("weak_motion_scale", arms.motion_scale),
-            ("weak_routing", arms.routing),
-            ("weak_skip_layers", arms.skip_layers),
-        ):
-            if scales[name] is not None:
-                settings += of(network, scales[name])
+        for network in self._evaluated(method).values():
+            of: Any
+            for name, of in (
+                ("weak_adapter_scales", arms.adapter_scales),
+                ("weak_ip_adapter_scale", arms.ip_adapter_scale),
+                ("weak_motion_scale", arms.motion_scale),
+                ("weak_routing", arms.routing),
+                ("weak_skip_layers", arms.skip_layers),
+            ):
+                if scales[name] is not None:
+                    settings += of(network, scales[name])
         return settings
 
     @property
     def _has_weak_text_encoder(self) -> bool:
-        return any(getattr(self, name) is not None for name in self._weak_components[1:])
+        return any(getattr(self, f"weak_{name}") is not None for name in self.encoder_names)
 
     def _strong_text_encoders(self) -> dict[str, nn.Module]:
-        names = [name.removeprefix("weak_") for name in self._weak_components[1:]]
-        return {name: encoder for name in names if (encoder := getattr(self, name)) is not None}
+        return {name: encoder for name in self.encoder_names if (encoder := getattr(self, name)) is not None}
 
     def _weak_conditioning(
         self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
@@ -73,52 +106,68 @@ class WeakArm(DiffusionPipeline):
         for name in encoders:
             if (encoder := getattr(self, "weak_" + name)) is not None:
                 view.__dict__[name] = encoder
-        batch = batch_size(call)
-        own = {name: value for name, value in weak.items() if value is not None}
-        arguments: dict[str, Any] = {}
-        if "weak_prompt" in own or "weak_prompt_embeds" in own:
-            arguments["prompt"] = _listed(weak["weak_prompt"], batch)
-            arguments["prompt_embeds"] = weak["weak_prompt_embeds"]
-            arguments["pooled_prompt_embeds"] = weak["weak_pooled_prompt_embeds"]
-        elif call["prompt"] is None:
-            arguments["prompt"], arguments["prompt_embeds"] = None, call["prompt_embeds"]
-            arguments["pooled_prompt_embeds"] = call.get("pooled_prompt_embeds")
-        else:
-            arguments["prompt"] = _listed(call["prompt"], batch)
-            arguments["prompt_2"] = _listed(call.get("prompt_2"), batch)
-        if "weak_negative_prompt" in own or "weak_negative_prompt_embeds" in own:
-            arguments["negative_prompt"] = _listed(weak["weak_negative_prompt"], batch)
-            arguments["negative_prompt_embeds"] = weak["weak_negative_prompt_embeds"]
-            arguments["negative_pooled_prompt_embeds"] = weak["weak_negative_pooled_prompt_embeds"]
-        else:
-            arguments["negative_prompt"] = _listed(call["negative_prompt"], batch)
-            arguments["negative_prompt_2"] = _listed(call.get("negative_prompt_2"), batch)
-            if call["negative_prompt_embeds"] is not None and not self._has_weak_text_encoder:
-                arguments["negative_prompt_embeds"] = call["negative_prompt_embeds"]
-                arguments["negative_pooled_prompt_embeds"] = call.get("negative_pooled_prompt_embeds")
-        arguments |= {
-            "device": self._execution_device,
-            "num_images_per_prompt": call.get("num_images_per_prompt", 1),
-            "do_classifier_free_guidance": method.weak_guidance != 1,
-            "lora_scale": (call["cross_attention_kwargs"] or {}).get("scale"),
-            "clip_skip": call["clip_skip"],
-        }
-        takes = inspect.signature(view.encode_prompt).parameters
         settings = [setting for name in encoders for setting in arms.adapter_scales(getattr(view, name), loras)]
         with arms.switched(settings):
-            cond, uncond, *pooled = view.encode_prompt(**{name: arguments[name] for name in takes if name in arguments})
+            encoded = self._encode(view, call, weak, guided=method.weak_guidance != 1)
+        return Conditioning(cond=self._inputs(encoded, call), uncond=self._inputs(encoded, call, NEGATIVE))
 
-        def inputs(embeds: Tensor, of: list[Tensor]) -> dict[str, Any]:
-            own_inputs: dict[str, Any] = {"encoder_hidden_states": self._for_each_frame(embeds, call)}
-            return own_inputs | {"added_cond_kwargs": {"text_embeds": of[0]}} if of else own_inputs
+    def _encode(self, view: Any, call: dict[str, Any], weak: dict[str, Any], guided: bool) -> dict[str, Tensor | None]:
+        """What the weak arm's encoders make of its prompts, by the names that a call has for it."""
+        takes = inspect.signature(view.encode_prompt).parameters
+        common = {name: value for name, value in call.items() if name not in self.text_names}
+        common |= self._encoding(call) | {"do_classifier_free_guidance": guided}
+        texts = {sign: self._texts(call, weak, sign) for sign in ("", NEGATIVE)}
 
-        return Conditioning(
-            cond=inputs(cond, pooled[:1]), uncond=None if uncond is None else inputs(uncond, pooled[1:])
-        )
+        def run(arguments: dict[str, Any]) -> dict[str, Tensor | None]:
+            arguments = {name: value for name, value in arguments.items() if name in takes}
+            return dict(zip(self.encoded, view.encode_prompt(**arguments), strict=False))
 
-    def _for_each_frame(self, embeds: Tensor, call: dict[str, Any]) -> Tensor:
-        """Text embeddings (B, tokens, channels) as the loop hands them to the denoiser."""
-        return embeds.repeat_interleave(call["num_frames"], dim=0) if "num_frames" in call else embeds
+        if "negative_prompt" in takes:
+            return run(common | texts[""] | texts[NEGATIVE])
+        encoded = run(common | texts[""])
+        if guided:
+            negative = {name.removeprefix(NEGATIVE): value for name, value in texts[NEGATIVE].items()}
+            encoded |= {NEGATIVE + name: value for name, value in run(common | negative).items()}
+        return encoded
+
+    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `encode_prompt` beside the texts, where they are not the call's of that name."""
+        attention = next((call[name] for name in call if name.endswith("attention_kwargs")), None)
+        return {
+            "device": self._execution_device,
+            "num_images_per_prompt": call.get("num_images_per_prompt", 1),
+            "lora_scale": (attention or {}).get("scale"),
+        }
+
+    def _texts(self, call: dict[str, Any], weak: dict[str, Any], sign: str) -> dict[str, Any]:
+        """What the weak arm is told in a branch: what the call says of it, or else what it says of the strong one."""
+        names = [name for name in self.text_names if name.startswith(NEGATIVE) == bool(sign)]
+        own = {name: weak.get(f"weak_{name}") for name in names}
+        if own[f"{sign}prompt"] is None and own[f"{sign}prompt_embeds"] is None:
+            own = {name: call[name] for name in names}
+            if sign and self._has_weak_text_encoder:  # embeddings of the strong arm's encoders
+                own = {name: value for name, value in own.items() if not isinstance(value, Tensor)}
+        return {name: [text] * batch_size(call) if isinstance(text, str) else text for name, text in own.items()}
+
+    def _inputs(self, encoded: Mapping[str, Any], call: dict[str, Any], sign: str = "") -> dict[str, Any] | None:
+        """What the denoiser is told in a branch, of what the encoders made; None where they made nothing of it."""
+        if encoded.get(f"{sign}prompt_embeds") is None:
+            return None
+        told: dict[str, Any] = {}
+        for name, argument in self.text_inputs.items():
+            if sign + name in encoded:
+                outer, _, inner = argument.partition(".")
+                value = self._as_sent(name, encoded[sign + name], call)
+                told |= {outer: {inner: value}} if inner else {outer: value}
+        return told
+
+    def _as_sent(self, name: str, value: Any, call: dict[str, Any]) -> Any:
+        """What encoders made of a prompt as the loop hands it to the denoiser."""
+        network: Any = next(iter(self._strong_networks().values()))
+        dtype = network.dtype
+        if isinstance(value, Tensor) and value.is_floating_point() and dtype.is_floating_point:
+            return value.to(dtype)
+        return value
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         pairs = [(getattr(self, name), getattr(self, name.removeprefix("weak_"))) for name in self._weak_components]
@@ -131,7 +180,3 @@ def batch_size(call: dict[str, Any]) -> int:
     if call["prompt"] is None:
         return len(call["prompt_embeds"])
     return 1 if isinstance(call["prompt"], (str, dict)) else len(call["prompt"])
-
-
-def _listed(prompt: str | list[str] | None, batch: int) -> list[str] | None:
-    return [prompt] * batch if isinstance(prompt, str) else prompt

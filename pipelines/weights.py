@@ -47,8 +47,8 @@ class Weights(WeakArm):
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', except to disk, where both denoisers would write and read the same files."""
-        name = self.denoiser_name
-        if kwargs.get("offload_to_disk_path") is not None and getattr(self, f"weak_{name}") is not None:
+        name = next((name for name in self.denoiser_names if getattr(self, f"weak_{name}") is not None), None)
+        if kwargs.get("offload_to_disk_path") is not None and name is not None:
             raise ValueError(
                 f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
                 f" model's parts, so `{name}` and `weak_{name}` would read each other's. Accepted: None; or"
@@ -68,9 +68,9 @@ class Weights(WeakArm):
         Raises:
             WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
         """
-        names = [self.denoiser_name, *(name.removeprefix("weak_") for name in self._weak_components[1:])]
+        names = [self.denoiser_name, *self.encoder_names]
         networks = {name: network for name in names if (network := getattr(self, name)) is not None}
-        extra = {"unet_config": networks[self.denoiser_name].config} if "text_encoder_2" in names else {}
+        extra = {"unet_config": networks["unet"].config} if {"unet", "text_encoder_2"} <= networks.keys() else {}
 
         def convert(weights: dict[str, Tensor]) -> Any:
             return self.lora_state_dict(weights, **extra)
@@ -80,12 +80,17 @@ class Weights(WeakArm):
             hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
             weight_name, subfolder = kwargs.pop("weight_name", None), kwargs.pop("subfolder", None)
             source = adapters.lora_file(reference, weight_name, subfolder, hub)
+        reference, source = self._in_known_layout(reference, source)
         checked: Any = adapters.lora(reference, networks, convert, source)
         if isinstance(checked, Path):
             checked, kwargs["weight_name"] = str(checked.parent), checked.name
         named = source or Source("lora", str(kwargs.get("adapter_name", "")), Path())
         with self._weak_trainable_as_before(), explained(named):
             super().load_lora_weights(checked, *args, **kwargs)
+
+    def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
+        """A LoRA's tensors or its file, in a layout that `adapters.lora` reads."""
+        return reference, source
 
     @contextmanager
     def _weak_trainable_as_before(self) -> Iterator[None]:

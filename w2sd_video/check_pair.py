@@ -18,6 +18,7 @@ from .columns import Column
 from .eval.videos import find
 from .runs import Refused, Request
 from .sampling import inputs, load, scheduler, weak_arm
+from .settings import FAMILIES
 from .shapes import pairs
 from .shapes.pairs import Sample
 from .statistics import holm
@@ -57,6 +58,9 @@ def samples(
     Raises:
         Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
     """
+    if FAMILIES[preset.family].transformer:
+        accepted = "a pair of U-Nets or of a mixture: how data is encoded for transformers is not known here"
+        raise Refused("preset", preset.name, f"it is one of transformers; give {accepted}")
     if not references:
         if preset.grammar != "shapes" and not preset.strong.startswith(SHIPPED):
             kinds = f"{preset.kind}s"

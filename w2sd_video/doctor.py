@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -19,13 +20,15 @@ Rows = list[tuple[str, str]]
 
 def report() -> dict[str, Rows]:
     """Sections of (what, what was found) rows."""
-    return {
+    sections = {
         "Versions": versions(),
         "Devices": devices(),
         "ffmpeg": [ffmpeg()],
         "Weights": weights(),
+        "Memory of pairs of transformers": memory(),
         "Weights of scorers": scorers(),
     }
+    return {title: rows for title, rows in sections.items() if rows}
 
 
 def versions() -> Rows:
@@ -71,9 +74,12 @@ def ffmpeg() -> tuple[str, str]:
 def weights() -> Rows:
     """For each model that a preset names: where it is, or the command that gets it, and the presets that need it."""
     roles: dict[str, str] = {}
+    denoisers: dict[str, str] = {}
     users: dict[str, list[str]] = {}
     for name in presets.names():
-        for role, model in presets.load(name).models.items():
+        preset = presets.load(name)
+        for role, model in preset.models.items():
+            denoisers[model] = presets.FAMILIES[preset.family].denoiser
             users.setdefault(model, []).append(name)
             if roles.get(model) != "strong":  # of a strong model there is more to get than of a weak one
                 roles[model] = role.partition(".")[0]
@@ -81,7 +87,7 @@ def weights() -> Rows:
     for model, role in roles.items():
         named, more = users[model][:3], len(users[model][3:])
         for_ = ", ".join(named) + (f" and {more} more" if more else "")
-        rows.append((model, f"{find(model, role)[1]}  (for {for_})"))
+        rows.append((model, f"{find(model, role, denoisers[model])[1]}  (for {for_})"))
     return rows
 
 
@@ -103,8 +109,12 @@ def scorers() -> Rows:
     return rows
 
 
-def find(reference: str, role: str) -> tuple[bool, str]:
-    """Whether a model of a preset is on this machine; and in words the place, or the way to it."""
+def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
+    """Whether a model of a preset is on this machine; and in words the place, or the way to it.
+
+    Args:
+        denoiser: the folder of its denoiser, as of `download_command`.
+    """
     from .models.sources import cached, download_command, resolve
 
     try:
@@ -131,8 +141,45 @@ def find(reference: str, role: str) -> tuple[bool, str]:
         folder = source.inside.rpartition("/")[0]
         command += f' --include "{folder}/image_encoder/*"' if role == "ip_adapter" else ""
     else:
-        command = download_command(role, source.repository)
+        command = download_command(role, source.repository, denoiser=denoiser)
     return False, f"missing; get it with: {command}"
+
+
+def memory() -> Rows:
+    """For each pair of transformers whose weights are on this machine: what the networks that it loads take."""
+    rows = []
+    for name in presets.names():
+        preset = presets.load(name)
+        if presets.FAMILIES[preset.family].transformer and (sizes := _parameters(preset)):
+            each = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in sizes.items())
+            size = sum(sizes.values()) * (4 if preset.dtype == "float32" else 2) / 1e9
+            rows.append((name, f"{size:.1f} GB in {preset.dtype}; billions of parameters: {each}"))
+    return rows
+
+
+def _parameters(preset: presets.Preset) -> dict[str, int]:
+    """How many parameters each network of a pair has, by its files' headers; none where some are not here."""
+    from .models.checkpoints import shapes
+    from .models.sources import cached, resolve
+    from .models.weight_files import usual_variant, weight_files
+
+    sizes: dict[str, int] = {}
+    for role in ("strong", "weak"):
+        if (model := getattr(preset, role)) is None:
+            continue
+        source = resolve(model, role)
+        index = None if source.path or not source.repository else cached(source, None, "model_index.json")
+        folder = source.path or (index and index.parent)
+        if folder is None:
+            return {}
+        for part in sorted(each for each in folder.iterdir() if each.is_dir()):
+            if role == "weak" and not part.name.startswith("transformer"):
+                continue
+            files = weight_files(part, usual_variant(part))
+            count = sum(math.prod(shape) for file in files for shape in shapes(source, file).values())
+            if count:
+                sizes["weak_" * (role == "weak") + part.name] = count
+    return sizes if any(name.startswith("transformer") for name in sizes) else {}
 
 
 def _megabytes(folder: Path) -> str:

@@ -225,6 +225,12 @@ def check_invertible(step: Step) -> None:
         )
 
 
+def shifted(scheduler: Any) -> dict[str, float]:
+    """What `set_timesteps` has to be told of a schedule that a pipeline shifts by the size of its sample: a shift such
+    as it has, where neither its number of steps nor how they are made depends on it."""
+    return {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+
+
 def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
     """Raise the ValueError that `read_step` would, before any step is made. Needs no `set_timesteps`."""
     _reader(scheduler)

@@ -34,36 +34,82 @@ STRONGEST = 1e6  # guidance, scales
 
 @dataclass(frozen=True)
 class Family:
-    """What a pair's `family` says: the classes of `w2sd_video.pipelines`, whether they make videos, whether they are
-    told a text or else a class, and whether their network is a mixture of experts."""
+    """What a pair's `family` says, of the classes of `w2sd_video.pipelines` and what their networks are.
+
+    Args:
+        pipeline: the class; `with_controlnet`: the one with a ControlNet.
+        video: whether it makes videos.
+        textual: whether it is told a text, or else a class.
+        mixture: whether its network is a mixture of experts.
+        motion: whether its network has motion modules.
+        transformer: whether it is a diffusion transformer, of which the two arms may be of different sizes.
+        embedded: whether its network may be told a guidance number; then `guidance_scale` is its true guidance.
+        shown: whether it makes a video of a picture.
+        side: what height and width are multiples of, in pixels.
+        stride: what the number of frames is a multiple of, plus 1.
+    """
 
     pipeline: str
     with_controlnet: str | None = None
     video: bool = False
     textual: bool = True
     mixture: bool = False
+    motion: bool = False
+    transformer: bool = False
+    embedded: bool = False
+    shown: bool = False
+    side: int = 8
+    stride: int = 1
+
+    @property
+    def denoiser(self) -> str:
+        """The folders of a model's denoisers, as a pattern."""
+        return "transformer*" if self.transformer else "unet"
+
+
+def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
+    """A family of diffusion transformers: of videos, if it has a stride of frames."""
+    return Family(pipeline, video=stride > 0, transformer=True, side=side, stride=max(stride, 1), **more)
 
 
 FAMILIES = {
-    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True),
-    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True),
+    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True),
+    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True, motion=True),
     "stable-diffusion-xl": Family("W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline"),
     "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline"),
     "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
+    "wan": _transformer("W2SDWanPipeline", stride=4),
+    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, shown=True),
+    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8),
+    "ltx-image-to-video": _transformer("W2SDLTXImageToVideoPipeline", side=32, stride=8, shown=True),
+    "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
+    "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, shown=True),
+    "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
+    "hunyuan-video-15": _transformer("W2SDHunyuanVideo15Pipeline", stride=4),
+    "mochi": _transformer("W2SDMochiPipeline", stride=6),
+    "stable-diffusion-3": _transformer("W2SDStableDiffusion3Pipeline"),
+    "flux": _transformer("W2SDFluxPipeline", embedded=True),
+    "qwen-image": _transformer("W2SDQwenImagePipeline", embedded=True),
+    "sana": _transformer("W2SDSanaPipeline", side=32),
 }
 VIDEOS = tuple(name for name, family in FAMILIES.items() if family.video)
 CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_controlnet)
 TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
+MOVED = tuple(name for name, family in FAMILIES.items() if family.motion)
+EMBEDDED = tuple(name for name, family in FAMILIES.items() if family.embedded)
+SHOWN = tuple(name for name, family in FAMILIES.items() if family.shown)
+U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
 
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
 METHODS = (
     "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
     " s2_guidance predict_and_perturb foresight"
 ).split()
-# The settings that are models by themselves; and those that every video has, and no image.
+# The settings that are models by themselves; those that every video has, and no image; those that are pictures.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
-OF_VIDEOS = ("motion_adapter", "num_frames", "fps")
+OF_VIDEOS = ("num_frames", "fps")
+PICTURES = ("control", "ip_image", "image")
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 SCALED = "MODEL[:STRONG[:WEAK]]"
 # The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
@@ -153,7 +199,26 @@ Adapters = Annotated[
     Field(max_length=100),
 ]
 _SCALED = "give model, strong and weak: the model, and its scale in each arm"
-_FAMILY = Literal["animatediff-sdxl", "animatediff", "stable-diffusion-xl", "stable-diffusion", "dit-moe"]
+_FAMILY = Literal[
+    "animatediff-sdxl",
+    "animatediff",
+    "stable-diffusion-xl",
+    "stable-diffusion",
+    "dit-moe",
+    "wan",
+    "wan-image-to-video",
+    "ltx",
+    "ltx-image-to-video",
+    "cogvideox",
+    "cogvideox-image-to-video",
+    "hunyuan-video",
+    "hunyuan-video-15",
+    "mochi",
+    "stable-diffusion-3",
+    "flux",
+    "qwen-image",
+    "sana",
+]
 
 
 @validated
@@ -182,19 +247,20 @@ class Pair:
             ("--weak-text-encoders/--no-weak-text-encoders",),
             MODELS,
             "weak",
+            U_NETS,
         ),
     ] = False
     motion_adapter: Annotated[
-        Model | None, Setting("Motion module: hub id, folder or file.", ("--motion",), MODELS, families=VIDEOS)
+        Model | None, Setting("Motion module: hub id, folder or file.", ("--motion",), MODELS, families=MOVED)
     ] = None
     weak_motion_adapter: Annotated[
         Model | None,
-        Setting("Another motion module for the weak arm.", ("--weak-motion",), MODELS, "weak", VIDEOS),
+        Setting("Another motion module for the weak arm.", ("--weak-motion",), MODELS, "weak", MOVED),
     ] = None
     weak_motion_scale: Annotated[
         Scale | None,
         Setting(
-            "Factor on the weak arm's motion module; 0 disables it.", ("--weak-motion-scale",), METHOD, "weak", VIDEOS
+            "Factor on the weak arm's motion module; 0 disables it.", ("--weak-motion-scale",), METHOD, "weak", MOVED
         ),
     ] = None
     adapters: Annotated[
@@ -226,7 +292,7 @@ class Pair:
             f"An IP-Adapter's file, and its scales in the two arms ({_scales('ip_adapter')}).",
             ("--ip-adapter",),
             MODELS,
-            families=TEXTUAL,
+            families=U_NETS,
             accepted=_SCALED,
             metavar=SCALED,
         ),
@@ -287,6 +353,19 @@ class Pair:
         Scale,
         Setting("Guidance of the reflection's weak arm.", ("--weak-guidance", "--weak_guidance_scale"), METHOD, "weak"),
     ]
+    embedded_guidance: Annotated[
+        Scale | None,
+        Setting(
+            "The guidance number that a distilled network is told; null: the pipeline's default.",
+            ("--embedded-guidance",),
+            METHOD,
+            families=EMBEDDED,
+        ),
+    ] = None
+    weak_embedded_guidance: Annotated[
+        Scale | None,
+        Setting("Another number for the weak arm's network.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
+    ] = None
     num_frames: Annotated[
         int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE, families=VIDEOS)
     ] = None
@@ -332,9 +411,9 @@ class Settings(Pair):
     """All that decides a run's frames.
 
     `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. `scheduler` is a diffusers
-    class and its arguments. `options` are the method's own, by name; see `methods`. `control` and `ip_image` are files:
-    what a ControlNet is shown (for a video: a video or a folder of frames), and what an IP-Adapter is; `pictures` are
-    their hashes, so that another picture of that name is not taken for it.
+    class and its arguments. `options` are the method's own, by name; see `methods`. `control`, `ip_image` and
+    `image` are files: what a ControlNet is shown (for a video: a video or a folder of frames), what an IP-Adapter is,
+    and what a video begins with; `pictures` are their hashes, so that another picture of that name is not taken for it.
     """
 
     prompt: Annotated[
@@ -382,7 +461,7 @@ class Settings(Pair):
             "Passes of FreeInit: all steps, each time from noise whose low frequencies are those of the pass before.",
             ("--free-init",),
             METHOD,
-            families=VIDEOS,
+            families=MOVED,
         ),
     ] = None
     variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
@@ -406,6 +485,9 @@ class Settings(Pair):
     ip_image: Annotated[Model | None, Setting("The picture that the IP-Adapter is shown.", ("--ip-image",), MODELS)] = (
         None
     )
+    image: Annotated[
+        Model | None, Setting("The picture that the video begins with.", ("--image",), MODELS, families=SHOWN)
+    ] = None
     pictures: Annotated[
         dict[str, Annotated[str, Field(max_length=128)]],
         BeforeValidator(_as_dict),
@@ -435,6 +517,11 @@ class Settings(Pair):
             "SHA-256 of the file, where the method is a file's, FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"
         ),
     ] = None
+
+
+def needed(family: str) -> tuple[str, ...]:
+    """The settings that a preset of a family has to say, and no other family has."""
+    return (*OF_VIDEOS * FAMILIES[family].video, *("motion_adapter",) * FAMILIES[family].motion)
 
 
 def most_reflected(num_steps: int, convention: str) -> int:

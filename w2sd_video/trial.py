@@ -28,6 +28,7 @@ from .models.sources import cached, resolve
 from .provenance import files_of
 from .runs import Request
 from .sampling import arguments, load, scheduler
+from .settings import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def check_there(preset: presets.Preset) -> None:
     """
     missing = []
     for role, model in preset.models.items():
-        there, state = find(model, role.partition(".")[0])
+        there, state = find(model, role.partition(".")[0], FAMILIES[preset.family].denoiser)
         if not there:
             missing.append(f"{role} {model}: {state}")
     if missing:
@@ -112,10 +113,11 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
     else:
         fields |= {name: min(getattr(preset, name), SIDE) for name in ("height", "width")}
     if preset.num_frames is not None:
-        fields["num_frames"] = min(preset.num_frames, FRAMES)
+        stride = FAMILIES[preset.family].stride
+        fields["num_frames"] = min(preset.num_frames, max((FRAMES - 1) // stride, 1) * stride + 1)
     if preset.refine:
         fields["weak_prompt"] = weak
-    pictured = {"control": preset.controlnet, "ip_image": preset.ip_adapter}
+    pictured = {"control": preset.controlnet, "ip_image": preset.ip_adapter, "image": FAMILIES[preset.family].shown}
     if any(pictured.values()):
         _draw(picture)
         fields |= {name: str(picture) for name, of in pictured.items() if of}
@@ -165,7 +167,6 @@ def _sample(
         runner.scheduler = scheduler(request, pipe.scheduler.config)
         call = calls[kind] | {
             "num_inference_steps": request.num_inference_steps,
-            "guidance_scale": request.guidance_scale,
             "generator": torch.Generator("cpu").manual_seed(request.seed),
             "output_type": "latent" if request.textual else "np",
         }

@@ -1,7 +1,7 @@
 """Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
 
 from .arm import Evaluations, branches
-from .attach import HOOK_NAME, apply_reflection, attached, check_free, stepping
+from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
 from .form import Form
 from .group import DenoiserHook, Group, perturbation
@@ -9,6 +9,7 @@ from .recording import Difference, Recorder
 from .sent import Conditioning
 
 __all__ = [
+    "DENOISERS",
     "HOOK_NAME",
     "Conditioning",
     "ControlHook",

@@ -49,7 +49,7 @@ def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Op
         accepted = (base.pipeline, *(base.animatediff if options.video else ()))
         named = name if isinstance(name, str) else "pipeline of code of its own, which is never run"
         raise WeightsError(source, f"is a {named}. Accepted: {' or '.join(accepted)}.")
-    components = _components(source, index, overridden)
+    components = components_of(source, index, overridden)
     unet = checkpoints.configuration(source, _configuration_file(source, "unet", "config.json"))
     scheduler = checkpoints.configuration(source, _configuration_file(source, "scheduler", "scheduler_config.json"))
     check_scheduler_config(source, scheduler, "scheduler" in overridden, options.video)
@@ -93,7 +93,7 @@ def _fetched(source: Source, skipped: Mapping[str, None], options: Options) -> P
             return fetch(None)  # whose message is the one to tell
 
 
-def _components(source: Source, index: Mapping[str, Any], overridden: Collection[str]) -> dict[str, tuple[str, str]]:
+def components_of(source: Source, index: Mapping[str, Any], overridden: Collection[str]) -> dict[str, tuple[str, str]]:
     """What an index says that its components are: by name, library and class.
 
     Raises:

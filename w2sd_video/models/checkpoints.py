@@ -248,7 +248,7 @@ def explained(source: Source, variant: str | None = None) -> Iterator[None]:
         if isinstance(error, SingleFileComponentError):
             said += ". Pass the component itself, as in vae=AutoencoderKL.from_pretrained(...)"
         if source.path is None and isinstance(error, OSError):
-            command = download_command(source.argument, source.value, variant)
+            command = download_command(source.argument, source.value, variant, source.denoiser)
             first = said.split(". ")[0].split(" (")[0]
             raise WeightsNotFound(
                 source,

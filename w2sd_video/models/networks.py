@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError, WeightsNotFound
 from ..provenance import remember_files
@@ -145,6 +147,36 @@ def component(kind: Any, source: Source, folder: Path, options: Options) -> Any:
     return complete(source, model)
 
 
+def networks(
+    source: Source, components: Mapping[str, tuple[str, str]], options: Options, skipped: Collection[str]
+) -> dict[str, Any]:
+    """The networks of a pipeline's folder, by name.
+
+    Args:
+        components: what its index says that they are, by name: library and class.
+        skipped: names of those that are not to be loaded.
+    """
+    folder = source.path
+    assert folder is not None
+    loaded = {}
+    for name, (library, kind_name) in components.items():
+        kind: Any = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind_name, None)
+        network = isinstance(kind, type) and issubclass(kind, (diffusers.ModelMixin, transformers.PreTrainedModel))
+        if not network or name in skipped:
+            continue
+        if kind is MultiControlNetModel:
+            folders = [folder / name, *sorted(folder.glob(f"{name}_[0-9]*"), key=_number)]
+            loaded[name] = kind([component(ControlNetModel, source, each, options) for each in folders])
+        elif weight_files(folder / name, usual_variant(folder / name, options.variant)):
+            loaded[name] = component(kind, source, folder / name, options)
+    return loaded
+
+
+def _number(folder: Path) -> tuple[int, str]:
+    number = folder.name.rpartition("_")[2]
+    return len(number), number
+
+
 def single(kind: Any, source: Source, options: Options) -> Any:
     """A network that has a folder or a hub repository of its own."""
     folder = source.path
@@ -204,4 +236,4 @@ def hint(source: Source, variant: str | None) -> str:
     """How to complete a repository of which only a part is cached."""
     if source.repository is None:
         return ""
-    return f" Get them with\n  {download_command(source.argument, source.value, variant)}"
+    return f" Get them with\n  {download_command(source.argument, source.value, variant, source.denoiser)}"

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from .bases import Base
+from .bases import BASES, Base
 
 HUB_OPTIONS = ("cache_dir", "token", "local_files_only", "force_download", "proxies")
 MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
@@ -19,14 +19,15 @@ DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 
 @dataclass
 class Options:
-    """The base that both arms are of, the hub's and the networks' options by diffusers' names, and what is loaded."""
+    """The hub's and the networks' options by diffusers' names, what is loaded, and of models of Stable Diffusion the
+    base that both arms are of."""
 
-    base: Base
     hub: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     torch_dtype: torch.dtype | None = None
     weak_text_encoders: bool = False
     video: bool = False
+    base: Base = field(default_factory=lambda: BASES["SDXL"])
 
     @property
     def variant(self) -> str | None:

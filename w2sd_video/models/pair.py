@@ -15,7 +15,6 @@ import diffusers
 import torch
 import transformers
 from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 from ..errors import WeightsError
 from ..levels import check_scheduler
@@ -25,10 +24,9 @@ from .bases import clip_tokenizer
 from .checkpoints import explained
 from .checks import UNET, Arm, check_controlnet, complete, point_out
 from .motion import motion_unet, share_parameters
-from .networks import autoencoder, component, single
+from .networks import autoencoder, component, networks, single
 from .options import DTYPE, Options
 from .sources import Source
-from .weight_files import usual_variant, weight_files
 
 
 @dataclass
@@ -89,23 +87,10 @@ class Pair:
 
     def _networks(self, besides: Collection[str]) -> dict[str, Any]:
         """The networks in the strong arm's folder, but those in `besides` and a weak model that another replaces."""
-        folder = self.strong.source.path
-        assert folder is not None
-        loaded = {}
-        for name, (library, kind_name) in self.strong.components.items():
-            replaced = self.weak is not None and name.startswith("weak_")
-            kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind_name, None)
-            network = isinstance(kind, type) and issubclass(kind, (diffusers.ModelMixin, transformers.PreTrainedModel))
-            if not network or replaced or name in besides or (name == "motion_adapter" and not self.options.video):
-                continue
-            if kind is MultiControlNetModel:
-                folders = [folder / name, *sorted(folder.glob(f"{name}_[0-9]*"), key=_number)]
-                nets = [component(ControlNetModel, self.strong.source, each, self.options) for each in folders]
-                loaded[name] = kind(nets)
-                continue
-            if weight_files(folder / name, usual_variant(folder / name, self.options.variant)):
-                loaded[name] = component(kind, self.strong.source, folder / name, self.options)
-        return loaded
+        skipped = {*besides, *([] if self.options.video else ["motion_adapter"])}
+        if self.weak is not None:
+            skipped |= {name for name in self.strong.components if name.startswith("weak_")}
+        return networks(self.strong.source, self.strong.components, self.options, skipped)
 
     def _vae_config(self) -> dict[str, Any]:
         """The configuration of the strong model's own autoencoder."""
@@ -248,11 +233,6 @@ def left_out(source: Source, unet: torch.nn.Module) -> None:
         )
         strange = [name for name in names if not known.match(name.removeprefix(UNET))] or names[len(own) :]
         point_out(source, "the UNet", strange)
-
-
-def _number(folder: Path) -> tuple[int, str]:
-    number = folder.name.rpartition("_")[2]
-    return len(number), number
 
 
 def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:

@@ -36,6 +36,7 @@ class Source:
         path: the file or folder on this machine; None for what is on the hub and has not been fetched.
         repository: of what is on the hub: `OWNER/NAME`.
         inside: of what is on the hub: the file or folder in the repository; "" for all of it.
+        denoiser: the folders of the model's denoisers, as of `download_command`.
     """
 
     argument: str
@@ -43,6 +44,7 @@ class Source:
     path: Path | None
     repository: str | None = None
     inside: str = ""
+    denoiser: str = "unet"
 
     @property
     def is_file(self) -> bool:
@@ -129,12 +131,16 @@ def absolute(reference: str) -> str:
         return reference
 
 
-def download_command(argument: str, repo_id: str, variant: str | None = None) -> str:
-    """The `hf` command that fetches what an argument needs of a hub repository, and no more."""
+def download_command(argument: str, repo_id: str, variant: str | None = None, denoiser: str = "unet") -> str:
+    """The `hf` command that fetches what an argument needs of a hub repository, and no more.
+
+    Args:
+        denoiser: of a weak model, which folders hold its denoisers: `unet`, or `transformer*`.
+    """
     weights = f"{variant}.safetensors" if variant else "safetensors"
     patterns = {
         "strong": ["*.json", "*/*.txt", f"*/*.{weights}"],
-        "weak": ["model_index.json", "scheduler/*", "unet/*.json", f"unet/*.{weights}"],
+        "weak": ["model_index.json", "scheduler/*", f"{denoiser}/*.json", f"{denoiser}/*.{weights}"],
     }.get(argument, ["config.json", f"*.{weights}"])
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
     return command if variant else command + ' --exclude "*.fp16.*"'

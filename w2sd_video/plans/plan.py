@@ -378,7 +378,7 @@ def read(path: str | os.PathLike[str]) -> Plan:
 
 
 # Settings that name files or folders, and the keys that do within a setting.
-_PATHS = {*settings.OWN_MODELS, "prompts", "preset", "control", "ip_image", "model", "image_encoder"}
+_PATHS = {*settings.OWN_MODELS, *settings.PICTURES, "prompts", "preset", "model", "image_encoder"}
 
 
 def _beside(folder: Path, name: str, value: Any) -> Any:

@@ -96,8 +96,8 @@ def read(path: Path, name: str | None = None) -> Preset:
     needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if (family := data.get("family")) is not None and family not in list(FAMILIES):
         raise ValueError(f"{path}: family {shown(family)} is unknown; {did_you_mean(str(family)[:100], FAMILIES)}")
-    if family is not None and FAMILIES[family].video:
-        needed += settings.OF_VIDEOS
+    if family is not None:
+        needed += settings.needed(family)
     missing = [name for name in needed if data.get(name) is None]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing")

@@ -31,6 +31,7 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 
 # Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
+_LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 
@@ -76,7 +77,7 @@ class Request(Settings):
             values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
-        for name in (*settings.OWN_MODELS, "control", "ip_image"):
+        for name in (*settings.OWN_MODELS, *settings.PICTURES):
             if isinstance(path := values.get(name), str):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
@@ -88,7 +89,7 @@ class Request(Settings):
             values["method_sha256"] = plugin.sha256 if plugin else None
         values["pictures"] = {
             name: _hash(path)
-            for name in ("control", "ip_image")
+            for name in settings.PICTURES
             if isinstance(path := values.get(name), str) and _is_there(name, path)
         }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
@@ -137,16 +138,28 @@ class Request(Settings):
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
+        family = settings.FAMILIES[self.family]
         for name in settings.OF_VIDEOS:
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
+        if family.motion and self.motion_adapter is None:
+            raise Refused("motion_adapter", None, f"give one: {self.family} makes {self.kind}s")
         if self.motion_adapter is not None:
             _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
         for name in settings.names():
             having = settings.of(name).families
-            if having and self.family not in having and (value := getattr(self, name)) not in (None, {}):
+            value = getattr(self, name)
+            if having and self.family not in having and value is not False and value not in (None, {}):
                 raise Refused(name, value, f"{self.family} has none")
+        for name in ("height", "width"):
+            if (value := getattr(self, name)) % family.side:
+                raise Refused(name, value, f"give a multiple of {family.side}, as {self.family} takes")
+        if self.num_frames is not None and (self.num_frames - 1) % family.stride:
+            accepted = f"give a multiple of {family.stride} plus 1, such as {family.stride * 10 + 1}"
+            raise Refused(
+                "num_frames", self.num_frames, f"{accepted}: {self.family} encodes {family.stride} frames as one"
+            )
 
     def _check_arms(self) -> None:
         """Refuses differences that cannot be."""
@@ -163,7 +176,8 @@ class Request(Settings):
 
     def _check_pictures(self) -> None:
         """Refuses pictures that are not there, or not those that they were."""
-        for name, of in (("control", self.controlnet), ("ip_image", self.ip_adapter)):
+        shown = settings.FAMILIES[self.family].shown or None
+        for name, of in zip(settings.PICTURES, (self.controlnet, self.ip_adapter, shown), strict=True):
             path = getattr(self, name)
             if of is None and path is not None:
                 raise Refused(name, path, "the pair has no use for it; give a preset that has")

@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import settings
 from ..errors import NotFinite, Refused
 from ..runs import Request
 from .load import scheduler
@@ -44,7 +45,6 @@ def sample(
 
     call = arguments(pipe, request, variant) | {
         "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
         "generator": torch.Generator("cpu").manual_seed(request.seed),  # the same noise on every device
         "output_type": "np",
         "recorder": recorder,
@@ -75,8 +75,17 @@ def sample(
 
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
-    """The arguments of a pipeline's call for one variant of a request, but for steps, guidance, noise and output."""
-    return inputs(pipe, request, alone=variant == "weak" and request.weak is not None) | _method(request, variant)
+    """The arguments of a pipeline's call for one variant of a request, but for steps, noise and output."""
+    alone = variant == "weak" and request.weak is not None
+    call = inputs(pipe, request, alone) | _method(request, variant)
+    embedded = request.embedded_guidance
+    if alone and request.weak_embedded_guidance is not None:
+        embedded = request.weak_embedded_guidance
+    call |= pipe.guided(request.guidance_scale, embedded)
+    guidances = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
+    if settings.FAMILIES[request.family].embedded and any(w != 1 for w in guidances):
+        call["negative_prompt"] = call.get("negative_prompt") or ""  # without one, such pipelines do not guide
+    return call
 
 
 def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, Any]:
@@ -101,6 +110,8 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
         pictures = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
         call |= {"conditioning_frames": pictures} if request.video else {"image": pictures[0]}
         call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
+    if request.image is not None:
+        call["image"] = _pictures(request, "image", 1)[0].resize((request.width, request.height))
     if request.ip_adapter is not None and not alone:
         call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
     takes = signature(type(pipe).__call__).parameters
@@ -115,6 +126,7 @@ def weak_arm(request: Request) -> dict[str, Any]:
         "weak_motion_scale": request.weak_motion_scale,
         "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
         "weak_skip_layers": request.weak_skip_layers,
+        "weak_embedded_guidance": request.weak_embedded_guidance,
     }
     if request.one_network:
         call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None

@@ -42,19 +42,25 @@ def steps_for(request: Request, most: int) -> int:
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
     import torch
 
+    from .. import settings
     from ..hook.arm import BoundArm, Evaluations, branches
+    from ..hook.form import table
     from ..hook.group import later
     from ..hook.sent import BOTH, Latents, Sent
-    from ..levels import read_step
+    from ..levels import read_step, shifted
     from ..methods import Answer
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
-    final = branches(request.guidance_scale, method is not None and method.mixes)
+    form = table()[settings.FAMILIES[request.family].pipeline.removeprefix("W2SD")].form
+    whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
+    final = branches(request.guidance_scale, whole or (method is not None and method.mixes))
+    if whole and method is not None and method.reflects(0, steps) and any(w != 1 for w in method.guidances):
+        final = BOTH
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}
     built = scheduler(request)
-    built.set_timesteps(steps)
+    built.set_timesteps(steps, **shifted(built))
     counts = Evaluations()
 
     def network(**inputs: Any) -> tuple[Tensor]:

@@ -53,13 +53,15 @@ def load(request: Request) -> dict[str, Pipeline]:
             alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
             pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
         except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
-            names = {"strong": "weak"}
+            called = {"strong": "weak"}
             if request.weak_motion_adapter is not None:
-                names["motion_adapter"] = "weak_motion_adapter"
-            error.argument = names.get(error.argument, error.argument)
+                called["motion_adapter"] = "weak_motion_adapter"
+            error.argument = called.get(error.argument, error.argument)
             raise
         if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
-            pipelines["weak"].register_modules(unet=pipelines["w2sd"].weak_unet)
+            pair_of, alone_of = pipelines["w2sd"], pipelines["weak"]
+            names = [name for name in alone_of.denoiser_names if getattr(alone_of, name) is not None]
+            alone_of.register_modules(**{name: getattr(pair_of, f"weak_{name}") for name in names})
     for pipe in pipelines.values():
         for name in ("height", "width") if pipe.side is not None else ():
             if getattr(request, name) != pipe.side:
@@ -69,7 +71,8 @@ def load(request: Request) -> dict[str, Pipeline]:
         _place(pipe, device, request.offload)
         if request.compile:
             _compile(pipe)
-        pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
+        if hasattr(pipe.vae, "enable_slicing"):
+            pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
         pipe.set_progress_bar_config(disable=True)
     return pipelines
 
@@ -120,9 +123,12 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
         pair["vae"] = request.vae
     if request.controlnet is not None:
         pair["controlnet"] = request.controlnet["model"]
+    if family.transformer and "weak" in pair:
+        pair["same_shift"] = False  # both are sampled by the request's schedule
+        pair.pop("weak_text_encoders")
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
-    denoised, decoded = getattr(pipe, cls.denoiser_name).config.in_channels, pipe.vae.config.latent_channels
+    denoised, decoded = pipe.denoised_channels, pipe.decoded_channels
     if denoised != decoded:
         accepted = f"its latents have {decoded} channels, and the model's {denoised}: give one that fits"
         raise Refused("vae", request.vae, accepted)

@@ -1,0 +1,45 @@
+"""Video by weak-to-strong reflection with CogVideoX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+
+from .transformer import TransformerReflection
+
+
+class CogVideoXReflection(TransformerReflection):
+    """What the families of CogVideoX have in common. The pipeline makes the position table of both arms."""
+
+    encoded = ("prompt_embeds", "negative_prompt_embeds")
+    scales_noise = True
+    agreeing = (
+        *TransformerReflection.agreeing,
+        "text_embed_dim",
+        "max_text_seq_length",
+        "use_rotary_positional_embeddings",
+        "ofs_embed_dim",
+    )
+
+    def _check_networks(self, name: str, strong: Any, weak: Any) -> None:
+        super()._check_networks(name, strong, weak)
+        head = "attention_head_dim"
+        if strong.config.use_rotary_positional_embeddings and strong.config[head] != weak.config[head]:
+            raise ValueError(
+                f"`weak_{name}` has {head} {weak.config[head]}, and `{name}` {strong.config[head]}; accepted: the same,"
+                " since one table of rotary positions is made for both."
+            )
+
+    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
+        return super()._encoding(call) | {
+            "num_videos_per_prompt": 1
+        }  # as the stock pipeline has it, whatever it is told
+
+
+class W2SDCogVideoXPipeline(CogVideoXReflection, CogVideoXPipeline):
+    """[`CogVideoXPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+
+class W2SDCogVideoXImageToVideoPipeline(CogVideoXReflection, CogVideoXImageToVideoPipeline):
+    """[`CogVideoXImageToVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""

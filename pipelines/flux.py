@@ -1,0 +1,20 @@
+"""Text to image by weak-to-strong reflection with FLUX.1."""
+
+from __future__ import annotations
+
+from diffusers import FluxPipeline
+
+from .transformer import EmbeddedReflection
+
+
+class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
+    """[`FluxPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    packed = 4
+    encoded = ("prompt_embeds", "pooled_prompt_embeds", "text_ids")
+    text_inputs = {  # noqa: RUF012
+        "prompt_embeds": "encoder_hidden_states",
+        "pooled_prompt_embeds": "pooled_projections",
+        "text_ids": "txt_ids",
+    }
+    agreeing = (*EmbeddedReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")

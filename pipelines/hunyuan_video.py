@@ -1,0 +1,54 @@
+"""Text to video by weak-to-strong reflection with HunyuanVideo and HunyuanVideo 1.5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import HunyuanVideo15Pipeline, HunyuanVideoPipeline
+
+from .transformer import EmbeddedReflection, TransformerReflection
+from .weak_arm import batch_size
+
+
+class W2SDHunyuanVideoPipeline(EmbeddedReflection, HunyuanVideoPipeline):
+    """[`HunyuanVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    encoded = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
+    text_inputs = {  # noqa: RUF012
+        "prompt_embeds": "encoder_hidden_states",
+        "pooled_prompt_embeds": "pooled_projections",
+        "prompt_attention_mask": "encoder_attention_mask",
+    }
+    agreeing = (*EmbeddedReflection.agreeing, "text_embed_dim", "pooled_projection_dim")
+
+
+class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
+    """[`HunyuanVideo15Pipeline`] with a weak arm beside the strong one; see `pipelines.reflection`.
+
+    The guidance of its final step is that of its `guider`, which it calls its network by.
+    """
+
+    guider: Any
+    encoded = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
+    text_inputs = {  # noqa: RUF012
+        "prompt_embeds": "encoder_hidden_states",
+        "prompt_embeds_mask": "encoder_attention_mask",
+        "prompt_embeds_2": "encoder_hidden_states_2",
+        "prompt_embeds_mask_2": "encoder_attention_mask_2",
+    }
+    agreeing = (*TransformerReflection.agreeing, "text_embed_dim", "text_embed_2_dim", "image_embed_dim")
+    guided_by = "a `guider` that is enabled and whose guidance is not 1"
+
+    def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
+        """Sets the guider, which no argument of a call does."""
+        self.guider = self.guider.new(guidance_scale=guidance)
+        return {}
+
+    def _guidance(self, call: dict[str, Any]) -> float:
+        return float(getattr(self.guider, "guidance_scale", 1.0)) if self.guider._enabled else 1.0
+
+    def _guides(self, call: dict[str, Any]) -> bool:
+        return self._guidance(call) != 1
+
+    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
+        return super()._encoding(call) | {"batch_size": batch_size(call), "dtype": self.transformer.dtype}

@@ -1,0 +1,18 @@
+"""Text to image by weak-to-strong reflection with Qwen-Image."""
+
+from __future__ import annotations
+
+from diffusers import QwenImagePipeline
+
+from .transformer import EmbeddedReflection
+
+
+class W2SDQwenImagePipeline(EmbeddedReflection, QwenImagePipeline):
+    """[`QwenImagePipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    encoded = ("prompt_embeds", "prompt_embeds_mask")
+    text_inputs = {  # noqa: RUF012
+        "prompt_embeds": "encoder_hidden_states",
+        "prompt_embeds_mask": "encoder_hidden_states_mask",
+    }
+    agreeing = (*EmbeddedReflection.agreeing, "joint_attention_dim")

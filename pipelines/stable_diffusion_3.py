@@ -1,0 +1,20 @@
+"""Text to image by weak-to-strong reflection with Stable Diffusion 3 and 3.5."""
+
+from __future__ import annotations
+
+from diffusers import StableDiffusion3Pipeline
+
+from .transformer import TransformerReflection
+
+
+class W2SDStableDiffusion3Pipeline(TransformerReflection, StableDiffusion3Pipeline):
+    """[`StableDiffusion3Pipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    encoded = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
+    text_inputs = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}  # noqa: RUF012
+    agreeing = (*TransformerReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")

@@ -1,0 +1,131 @@
+"""What the families of diffusion transformers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, ClassVar, NoReturn
+
+from diffusers import ModelMixin
+from torch import Tensor
+from typing_extensions import Self
+
+from w2sd_video.hook import Conditioning
+from w2sd_video.methods import Method
+from w2sd_video.models import adapters, checkpoints
+from w2sd_video.models.checkpoints import explained
+from w2sd_video.models.sources import Source
+from w2sd_video.models.transformer_pair import load_pair
+
+from .reflection import Reflection
+
+
+class TransformerReflection(Reflection):
+    """For stock pipelines whose denoiser is a `transformer`, or two that take turns (`transformer_2`).
+
+    The weak arm's transformer may have other layers, widths and heads than the strong one's: the two see the same
+    latents and the same text embeddings, and this is what they have to agree in (`agreeing`).
+    """
+
+    packed: ClassVar[int] = 1  # how many of the autoencoder's positions are channels of one token
+    scales_noise = False
+    agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "patch_size", "patch_size_t")
+    text_inputs = {"prompt_embeds": "encoder_hidden_states"}  # noqa: RUF012
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, strong: str | PathLike[str], weak: str | PathLike[str] | ModelMixin | None = None, **kwargs: Any
+    ) -> Self:
+        """Load a pair of models; of the weak one only the transformers. What equals the strong one's is stored once.
+
+        Args:
+            strong: a folder of a pipeline in diffusers' layout, or a hub id.
+            weak: likewise, of which the transformers alone are loaded, which may be of another size (beside two
+                experts, one transformer is the weak arm of both); or a loaded transformer, or several by name; or a
+                file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None: what is in
+                `strong`'s folder if this pipeline was saved with a weak arm, else none.
+            weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
+                transformer, or of a pipeline. Default: `strong`'s.
+            same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
+                False is for where the scheduler is set later; with a `scheduler` they need not.
+            torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
+                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype` they load in float32.
+            cache_dir, token, local_files_only, force_download, proxies: for the hub.
+            revision (`str`, *optional*): of the strong model's repository.
+            kwargs: components to use instead of those of `strong`. A `transformer` may be a file, too.
+
+        Raises:
+            WeightsNotFound: something is not on this machine; the message says how to get it. It is a
+                `FileNotFoundError`.
+            WeightsError: something is damaged, of another class, or the arms do not go together: it names what they
+                disagree in. It is a `ValueError`.
+            TypeError: an argument that neither this nor the pipeline takes.
+        """
+        return load_pair(cls, super(Reflection, cls).from_pretrained, strong, weak, **kwargs)
+
+    @property
+    def denoised_channels(self) -> int:
+        config: Any = next(iter(self._strong_networks().values())).config
+        return int(config.get("out_channels") or config.in_channels // self.packed)
+
+    @property
+    def decoded_channels(self) -> int:
+        config = self.vae.config
+        return int(config.get("latent_channels") or config.z_dim)
+
+    def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
+        """LoRAs of transformers are shared in the layouts of several trainers, which diffusers renames as a whole."""
+        tensors = checkpoints.read(source) if source is not None else adapters.flat(reference)
+        if any(
+            name.startswith(tuple(f"{each}." for each in (self.denoiser_name, *self.encoder_names))) for name in tensors
+        ):
+            return reference, source
+        with explained(source or Source("lora", "", None)):
+            return self.lora_state_dict(dict(tensors)), None
+
+    def load_ip_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: image prompts of transformers were not tested under a method."""
+        raise ValueError(
+            f"{type(self).__name__} takes no IP-Adapter: image prompts of transformers were not tested under a method."
+            f" Accepted: {self.stock.__name__}."
+        )
+
+
+class EmbeddedReflection(TransformerReflection):
+    """For stock pipelines that guide by `true_cfg_scale` and a negative prompt, and embed another guidance number.
+
+    Without a negative prompt they evaluate the conditional branch alone, and every guidance of a method has to be 1.
+    `guidance_scale` is what the network is told; the arms of the reflection can be told other numbers.
+    """
+
+    guidance_name = "true_cfg_scale"
+    guided_by = "a `true_cfg_scale` over 1 and a `negative_prompt`"
+
+    def _guidance(self, call: dict[str, Any]) -> float:
+        negative = [name for name in self.text_names if name.startswith("negative_") and name.endswith("_embeds")]
+        told = call["negative_prompt"] is not None or all(call[name] is not None for name in negative)
+        return call["true_cfg_scale"] if told else 1.0
+
+    def _check_networks(self, name: str, strong: Any, weak: Any) -> None:
+        super()._check_networks(name, strong, weak)
+        if _embeds(weak) and not _embeds(strong):
+            raise ValueError(
+                f"`weak_{name}` embeds its guidance (`guidance_embeds`), and `{name}` does not, so that the pipeline"
+                " tells neither of them any. Accepted: a `weak` one that embeds none."
+            )
+
+    def _weak_conditioning(
+        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
+    ) -> Conditioning:
+        told = super()._weak_conditioning(method, call, weak, loras)
+        strong = self._strong_networks()
+        own = {name: network for name, network in self._weak_networks(method).items() if not _embeds(network)}
+        if any(_embeds(strong[name]) for name in own):
+            none: Mapping[str, Tensor | None] = {"guidance": None}  # a network that embeds none takes none
+            return Conditioning({**none, **(told.cond or {})}, {**none, **(told.uncond or {})})
+        return told
+
+
+def _embeds(network: Any) -> bool:
+    """Whether a network embeds its guidance."""
+    return bool(network.config.get("guidance_embeds"))
