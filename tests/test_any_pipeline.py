@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_image
+import any_cases_unet
+import any_cases_video
 import pytest
 import torch
-from any_pipeline import CASES, STEPS, algorithm_1, draw, pipeline, sample
+from any_pipeline import CASES, SLOW, STEPS, algorithm_1, draw, pipeline, sample
 from diffusers import FluxPipeline
-from PIL import Image
 from torch import Tensor, nn
 
 from w2sd_video.hook import Form, Recorder, apply_reflection
@@ -24,6 +26,10 @@ def near(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() < 1e-5 * y.abs().max())
 
 
+assert any_cases_image and any_cases_unet and any_cases_video  # they add their cases
+
+
+@pytest.mark.slow_unless(case=lambda name: name not in SLOW)
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     case = CASES[name]
@@ -44,7 +50,9 @@ def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     assert near(case.chosen(steps[-1]), case.chosen(expected))
     assert sum(strong_rows) == branches * (2 * (made - 1) + 1) and sum(weak_rows) == made - 1
     counts = {"strong": sum(strong_rows), "weak": sum(weak_rows)}
-    assert group.evaluations.per_video() == counts | {"total": sum(counts.values())}
+    counted = group.evaluations.per_video()
+    assert (counted.pop("controlnet", None) is not None) == case.control
+    assert counted == counts | {"total": sum(counts.values())}
 
 
 def _counting(forward: Any, rows: list[int]) -> Any:
@@ -225,12 +233,36 @@ def _hearing(forward: Any, seen: list[float], unit: float) -> Any:
     return run
 
 
-def test_reference_tokens_in_the_sequence_are_refused_by_name():
-    case = CASES["Flux2KleinPipeline"]
+def test_reference_tokens_in_the_sequence_are_refused_by_name_where_the_form_does_not_hold_them():
+    case = CASES["FluxKontextPipeline"]
     pipe = case.build(0)
-    with apply_reflection(pipe, W2SD()):
-        with pytest.raises(ValueError, match="Flux2KleinPipeline.*steps fewer latents than its denoiser sees"):
-            sample(pipe, replace(case, call=lambda pipe: {**case.call(pipe), "image": Image.new("RGB", (64, 64))}))
+    with apply_reflection(pipe, W2SD(), form=Form("apart")):
+        with pytest.raises(ValueError, match="FluxKontextPipeline.*steps fewer latents than its denoiser sees"):
+            sample(pipe, case)
+
+
+def test_the_arms_see_reference_tokens_as_the_pipeline_gives_them():
+    """Every evaluation, at x_t, at x_s and at x~_t, has the pipeline's own reference tokens after the latents."""
+    case = CASES["FluxKontextPipeline"]
+    pipe, weak = case.build(0), case.build(1).transformer
+    seen: list[Tensor] = []
+    for network in (pipe.transformer, weak):
+        network.forward = _showing(network.forward, seen)
+    with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak):
+        sample(pipe, case)
+    assert len({tuple(x[:, 16:].flatten().tolist()) for x in seen}) == 1
+    assert len({tuple(x[:, :16].flatten().tolist()) for x in seen}) == 3 * 3 + 1
+
+
+def _showing(forward: Any, seen: list[Tensor]) -> Any:
+    """A network's forward that adds the hidden states of its every call to a list."""
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["hidden_states"])
+        return forward(*args, **kwargs)
+
+    return run
 
 
 def test_a_pipeline_that_is_not_in_the_table_is_refused_unless_its_form_is_stated():
