@@ -13,7 +13,7 @@ import any_cases_video
 import pytest
 import torch
 from any_pipeline import CASES, SLOW, STEPS, algorithm_1, draw, pipeline, sample
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
 from w2sd_video.hook import Form, Recorder, apply_reflection
@@ -297,3 +297,72 @@ def test_a_subclass_that_inherits_its_call_is_served():
     pipe = Mine(**case.build(0).components)
     with apply_reflection(pipe, W2SD(2.0, 1.0)):
         pass
+
+
+@pytest.mark.parametrize("weak_arm", ["another scale of its LoRA", "another network"])
+def test_a_few_step_schedule_without_guidance_takes_three_evaluations_a_reflected_step(weak_arm):
+    """Wan with a LoRA distilled to 4 steps, at guidance 1; the literal loop has the LoRA's product in its weights."""
+    from peft import LoraConfig
+
+    from w2sd_video.arms import adapter_scales
+
+    case = replace(APART, call=lambda pipe: {**APART.call(pipe), "guidance_scale": 1.0})
+    pipe, weak = case.build(0), case.build(1).transformer
+    told = case.call(pipe)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    plain = case.build(0).transformer
+    any_cases.tiny.seeded(40, lambda: pipe.transformer.add_adapter(config, adapter_name="lightning"))
+
+    def with_lora(scale: float) -> nn.Module:
+        """The network without a LoRA, whose weights are W + scale B A."""
+        merged = case.build(0).transformer
+        for name, module in pipe.transformer.named_modules():
+            if name.endswith(("to_q", "to_v")):
+                change = module.lora_B["lightning"].weight @ module.lora_A["lightning"].weight
+                merged.get_submodule(name).weight.data += scale * change
+        return merged
+
+    if weak_arm == "another network":
+        arms = {"weak": weak}
+    else:
+        weak, arms = with_lora(0.25), {"weak_settings": adapter_scales(pipe.transformer, {"lightning": 0.25})}
+    strong = with_lora(1.0)
+    assert not torch.equal(strong.blocks[0].attn1.to_q.weight, plain.blocks[0].attn1.to_q.weight)
+    with apply_reflection(pipe, W2SD(1.0, 1.0), **arms) as group:
+        steps = sample(pipe, case)[1]
+    assert group.evaluations.per_video() == {"strong": 3 * 2 + 1, "weak": 3, "total": 3 * 3 + 1}
+    x = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigmas = pipe.scheduler.sigmas
+
+    def u(network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(x, t.expand(1), told["prompt_embeds"], return_dict=False)[0]
+
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        h = sigmas[i + 1] - sigmas[i]
+        if i < 3:
+            x_s = x + h * u(strong, x, t)
+            x = x_s - h * u(weak, x_s, t)
+        x = x + h * u(strong, x, t)
+    assert near(steps[-1], x)
+
+
+def test_three_branches_in_one_batch_are_refused_where_nothing_says_whether_a_pipeline_guides():
+    case = CASES["PixArtAlphaPipeline"]
+
+    class Three(PixArtAlphaPipeline):
+        @torch.no_grad()
+        def __call__(self) -> Any:
+            self.scheduler.set_timesteps(2)
+            x = draw(1, 4, 4, 4, seed=3)
+            for t in self.scheduler.timesteps:
+                told = {"timestep": t.expand(3), "encoder_hidden_states": draw(3, 5, 8, seed=4), "return_dict": False}
+                none, picture, both = self.transformer(torch.cat([x] * 3), **told)[0].chunk(2, 1)[0].chunk(3)
+                x = self.scheduler.step(none + 2 * (picture - none) + 3 * (both - picture), t, x)[0]
+            return x
+
+    pipe = Three(**case.build(0).components)
+    pipe()
+    with apply_reflection(pipe, W2SD(), form=Form(flag=None)):
+        with pytest.raises(ValueError, match=r"Three .*sends its denoiser latents \(3, 4, 4, 4\), and steps \(1, 4, 4, 4\)"):
+            pipe()
