@@ -43,10 +43,12 @@ MASK = torch.zeros(1, 1, 16, 16)
 MASK[..., 8:] = 1  # the right half is painted anew
 
 
-def picture_vae() -> Any:
+def picture_vae(blocks: int = 2, latents: int = 4) -> Any:
+    """An autoencoder of pictures by a factor of 2 ** (blocks - 1)."""
     return seeded(3, lambda: diffusers.AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=4, latent_channels=4,
-        up_block_types=["UpDecoderBlock2D"] * 2, sample_size=16, shift_factor=0.1, scaling_factor=0.9,
+        block_out_channels=(8,) * blocks, down_block_types=["DownEncoderBlock2D"] * blocks, norm_num_groups=4,
+        up_block_types=["UpDecoderBlock2D"] * blocks, latent_channels=latents, sample_size=16, shift_factor=0.1,
+        scaling_factor=0.9,
     ))  # fmt: skip
 
 
@@ -171,10 +173,7 @@ def sd3_of(taken: int) -> Any:
 
 
 def wide_vae() -> Any:
-    return seeded(3, lambda: diffusers.AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2, norm_num_groups=4, latent_channels=16,
-        up_block_types=["UpDecoderBlock2D"] * 2, sample_size=16, shift_factor=0.1, scaling_factor=0.9,
-    ))  # fmt: skip
+    return picture_vae(latents=16)
 
 
 CASES["StableDiffusion3InpaintPipeline"] = Case(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_edit
 import any_cases_image
 import any_cases_unet
 import any_cases_video
@@ -26,7 +27,7 @@ def near(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() < 1e-5 * y.abs().max())
 
 
-assert any_cases_image and any_cases_unet and any_cases_video  # they add their cases
+assert any_cases_edit and any_cases_image and any_cases_unet and any_cases_video  # they add their cases
 
 
 @pytest.mark.slow_unless(case=lambda name: name not in SLOW)
@@ -364,5 +365,7 @@ def test_three_branches_in_one_batch_are_refused_where_nothing_says_whether_a_pi
     pipe = Three(**case.build(0).components)
     pipe()
     with apply_reflection(pipe, W2SD(), form=Form(flag=None)):
-        with pytest.raises(ValueError, match=r"Three .*sends its denoiser latents \(3, 4, 4, 4\), and steps \(1, 4, 4, 4\)"):
+        with pytest.raises(
+            ValueError, match=r"Three .*sends its denoiser latents \(3, 4, 4, 4\), and steps \(1, 4, 4, 4\)"
+        ):
             pipe()
