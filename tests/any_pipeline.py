@@ -88,6 +88,8 @@ class Case:
         sampled: latents in the network's layout as the scheduler has them.
         chosen: the sample's part to compare (where a pipeline steps parts that it throws away).
         moving: of its latents and what its network is told, where they are not held still.
+        painted: of its latents, where they go on from a step; elsewhere the pipeline paints a noised picture over them.
+        control: whether a ControlNet's residuals go into the network, made anew for every x.
         reflection: the guidance of the strong arm and of the weak one.
         steps: its number of steps, if not four.
         made: how many of them it makes, if not all.
@@ -106,12 +108,15 @@ class Case:
     sampled: Callable[[Any, Tensor], Tensor] = lambda pipe, x: x
     chosen: Callable[[Tensor], Tensor] = lambda x: x
     moving: Callable[[Tensor, dict[str, Any]], Tensor] | None = None
+    painted: Callable[[Tensor], Tensor] | None = None
+    control: bool = False
     reflection: tuple[float, float] = (2.0, 1.0)
     steps: int = STEPS
     made: int | None = None
 
 
 CASES: dict[str, Case] = {}
+SLOW: set[str] = set()  # the cases of those that the slow part of the suite tests
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
@@ -145,6 +150,11 @@ def pipeline(name: str, of: Callable[[int], nn.Module], scheduler: Callable[[], 
         return quiet(cls(**given))
 
     return build
+
+
+def told_embeddings(cls: type, *embeddings: Any) -> type:
+    """The pipeline class, whose `__call__` is inherited, with these embeddings in the place of its text encoders'."""
+    return type(f"{cls.__name__}Told", (cls,), {"encode_prompt": lambda self, *args, **kwargs: embeddings})
 
 
 def texts(width: int = TEXT, tokens: int = 5, **names: Any) -> dict[str, Tensor]:
@@ -191,31 +201,50 @@ def algorithm_1(case: Case, pipe: Any, weak: Any) -> tuple[Tensor, int, int]:
     the strong network and the weak one."""
     strong = getattr(pipe, case.denoiser)
     name = next(iter(inspect.signature(strong.forward).parameters))
-    steps: list[list[tuple[Any, dict[str, Any]]]] = [[]]
+    steps: list[list[tuple[Any, dict[str, Any], int]]] = [[]]
 
     def keep(module: Any, args: Any, kwargs: Any) -> None:
         names = list(inspect.signature(type(module).forward).parameters)[1:]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         x = given.pop(name)  # copied: some pipelines step their latents in place
-        steps[-1].append((list(map(Tensor.clone, x)) if isinstance(x, list) else x.clone(), given))
+        seen = list(map(Tensor.clone, x)) if isinstance(x, list) else x.clone()
+        given = {key: list(each) if isinstance(each, list) else each for key, each in given.items()}
+        steps[-1].append((seen, given, len(steps) - 1))
 
-    handle = strong.register_forward_pre_hook(keep, with_kwargs=True)
+    controls: list[dict[str, Any]] = []
+
+    def keep_control(module: Any, args: Any, kwargs: Any) -> None:
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        controls.append({**dict(zip(names, args, strict=False)), **kwargs})
+
+    handles = [strong.register_forward_pre_hook(keep, with_kwargs=True)]
+    if case.control:
+        handles.append(pipe.controlnet.register_forward_pre_hook(keep_control, with_kwargs=True))
     sample(pipe, case, lambda: steps.append([]))
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     steps.pop()
     counts = [0, 0]
 
-    def run(arm: int, x: Tensor, at: tuple[Any, dict[str, Any]], videos: int) -> Tensor:
-        seen, told = at
+    def run(arm: int, x: Tensor, at: tuple[Any, dict[str, Any], int], videos: int) -> Tensor:
+        seen, told, _ = at
         listed = isinstance(seen, list)
         whole = (torch.stack(seen) if listed else seen).clone()
         part = case.latents(whole)
         part.copy_(x.repeat(len(whole) // videos, *[1] * (x.ndim - 1)))
-        told = {**told, "return_dict": False}
-        p = (strong, weak)[arm](**{name: list(whole.unbind(0)) if listed else whole}, **told)[0]
+        told = {key: list(each) if isinstance(each, list) else each for key, each in told.items()}  # some are emptied
+        told["return_dict"] = False
+        if case.control:
+            rows = x.repeat(len(whole) // videos, *[1] * (x.ndim - 1))
+            rows = rows.transpose(1, 2).flatten(0, 1) if rows.ndim == 5 else rows
+            down, mid = pipe.controlnet(**{**controls[at[2]], "sample": rows})
+            told |= {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        p = (strong, weak)[arm](**{name: list(whole.unbind(0)) if listed else whole}, **told)
+        p = p if isinstance(p, Tensor) else p[0]
         counts[arm] += len(whole)
         p = torch.stack(p) if isinstance(p, list) else p
-        return case.sign * (p.chunk(2, 1)[0] if case.learned else p)
+        p = p.chunk(2, 1)[0] if case.learned else p
+        return case.sign * (p if p.shape == part.shape else case.latents(p))
 
     def branches(arm: int, x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         calls = steps[i]
@@ -228,11 +257,13 @@ def algorithm_1(case: Case, pipe: Any, weak: Any) -> tuple[Tensor, int, int]:
         p = run(arm, x, calls[0], len(x)).chunk(2)
         return (p[1], p[0]) if case.conditional_first else (p[0], p[1])
 
-    first = steps[0][0][0]
-    first = torch.stack(first) if isinstance(first, list) else first
-    x = case.latents(first).clone()
-    if case.w is not None and len(steps[0]) == 1:
-        x = x.chunk(2)[0]
+    def latents(i: int) -> Tensor:
+        """Those that the plain call's network sees at a step."""
+        seen = steps[i][0][0]
+        x = case.latents(torch.stack(seen) if isinstance(seen, list) else seen).clone()
+        return x.chunk(2)[0] if case.w is not None and len(steps[i]) == 1 else x
+
+    x = latents(0)
     held = x.clone()
     moving = torch.ones_like(x) if case.moving is None else case.moving(x, steps[0][0][1])
     scheduler, (ws, ww) = pipe.scheduler, case.reflection
@@ -246,4 +277,6 @@ def algorithm_1(case: Case, pipe: Any, weak: Any) -> tuple[Tensor, int, int]:
         uncond, cond = branches(0, x, i)
         p = cond if case.w is None else case.mix(uncond, cond, case.w)
         x = torch.where(moving.bool(), order.a * x + order.b * p, held)
+        if case.painted is not None and i < len(steps) - 1:
+            x = torch.where(case.painted(x), x, latents(i + 1))
     return case.sampled(pipe, x), *counts

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_edit
+import any_cases_image
+import any_cases_unet
+import any_cases_video
 import pytest
 import torch
-from any_pipeline import CASES, STEPS, algorithm_1, draw, pipeline, sample
-from diffusers import FluxPipeline
-from PIL import Image
+from any_pipeline import CASES, SLOW, STEPS, algorithm_1, draw, pipeline, sample
+from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
 from w2sd_video.hook import Form, Recorder, apply_reflection
@@ -24,6 +27,10 @@ def near(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() < 1e-5 * y.abs().max())
 
 
+assert any_cases_edit and any_cases_image and any_cases_unet and any_cases_video  # they add their cases
+
+
+@pytest.mark.slow_unless(case=lambda name: name not in SLOW)
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     case = CASES[name]
@@ -44,7 +51,9 @@ def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     assert near(case.chosen(steps[-1]), case.chosen(expected))
     assert sum(strong_rows) == branches * (2 * (made - 1) + 1) and sum(weak_rows) == made - 1
     counts = {"strong": sum(strong_rows), "weak": sum(weak_rows)}
-    assert group.evaluations.per_video() == counts | {"total": sum(counts.values())}
+    counted = group.evaluations.per_video()
+    assert (counted.pop("controlnet", None) is not None) == case.control
+    assert counted == counts | {"total": sum(counts.values())}
 
 
 def _counting(forward: Any, rows: list[int]) -> Any:
@@ -225,12 +234,36 @@ def _hearing(forward: Any, seen: list[float], unit: float) -> Any:
     return run
 
 
-def test_reference_tokens_in_the_sequence_are_refused_by_name():
-    case = CASES["Flux2KleinPipeline"]
+def test_reference_tokens_in_the_sequence_are_refused_by_name_where_the_form_does_not_hold_them():
+    case = CASES["FluxKontextPipeline"]
     pipe = case.build(0)
-    with apply_reflection(pipe, W2SD()):
-        with pytest.raises(ValueError, match="Flux2KleinPipeline.*steps fewer latents than its denoiser sees"):
-            sample(pipe, replace(case, call=lambda pipe: {**case.call(pipe), "image": Image.new("RGB", (64, 64))}))
+    with apply_reflection(pipe, W2SD(), form=Form("apart")):
+        with pytest.raises(ValueError, match="FluxKontextPipeline.*steps fewer latents than its denoiser sees"):
+            sample(pipe, case)
+
+
+def test_the_arms_see_reference_tokens_as_the_pipeline_gives_them():
+    """Every evaluation, at x_t, at x_s and at x~_t, has the pipeline's own reference tokens after the latents."""
+    case = CASES["FluxKontextPipeline"]
+    pipe, weak = case.build(0), case.build(1).transformer
+    seen: list[Tensor] = []
+    for network in (pipe.transformer, weak):
+        network.forward = _showing(network.forward, seen)
+    with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak):
+        sample(pipe, case)
+    assert len({tuple(x[:, 16:].flatten().tolist()) for x in seen}) == 1
+    assert len({tuple(x[:, :16].flatten().tolist()) for x in seen}) == 3 * 3 + 1
+
+
+def _showing(forward: Any, seen: list[Tensor]) -> Any:
+    """A network's forward that adds the hidden states of its every call to a list."""
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["hidden_states"])
+        return forward(*args, **kwargs)
+
+    return run
 
 
 def test_a_pipeline_that_is_not_in_the_table_is_refused_unless_its_form_is_stated():
@@ -265,3 +298,74 @@ def test_a_subclass_that_inherits_its_call_is_served():
     pipe = Mine(**case.build(0).components)
     with apply_reflection(pipe, W2SD(2.0, 1.0)):
         pass
+
+
+@pytest.mark.parametrize("weak_arm", ["another scale of its LoRA", "another network"])
+def test_a_few_step_schedule_without_guidance_takes_three_evaluations_a_reflected_step(weak_arm):
+    """Wan with a LoRA distilled to 4 steps, at guidance 1; the literal loop has the LoRA's product in its weights."""
+    from peft import LoraConfig
+
+    from w2sd_video.arms import adapter_scales
+
+    case = replace(APART, call=lambda pipe: {**APART.call(pipe), "guidance_scale": 1.0})
+    pipe, weak = case.build(0), case.build(1).transformer
+    told = case.call(pipe)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    plain = case.build(0).transformer
+    any_cases.tiny.seeded(40, lambda: pipe.transformer.add_adapter(config, adapter_name="lightning"))
+
+    def with_lora(scale: float) -> nn.Module:
+        """The network without a LoRA, whose weights are W + scale B A."""
+        merged = case.build(0).transformer
+        for name, module in pipe.transformer.named_modules():
+            if name.endswith(("to_q", "to_v")):
+                change = module.lora_B["lightning"].weight @ module.lora_A["lightning"].weight
+                merged.get_submodule(name).weight.data += scale * change
+        return merged
+
+    if weak_arm == "another network":
+        arms = {"weak": weak}
+    else:
+        weak, arms = with_lora(0.25), {"weak_settings": adapter_scales(pipe.transformer, {"lightning": 0.25})}
+    strong = with_lora(1.0)
+    assert not torch.equal(strong.blocks[0].attn1.to_q.weight, plain.blocks[0].attn1.to_q.weight)
+    with apply_reflection(pipe, W2SD(1.0, 1.0), **arms) as group:
+        steps = sample(pipe, case)[1]
+    assert group.evaluations.per_video() == {"strong": 3 * 2 + 1, "weak": 3, "total": 3 * 3 + 1}
+    x = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigmas = pipe.scheduler.sigmas
+
+    def u(network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(x, t.expand(1), told["prompt_embeds"], return_dict=False)[0]
+
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        h = sigmas[i + 1] - sigmas[i]
+        if i < 3:
+            x_s = x + h * u(strong, x, t)
+            x = x_s - h * u(weak, x_s, t)
+        x = x + h * u(strong, x, t)
+    assert near(steps[-1], x)
+
+
+def test_three_branches_in_one_batch_are_refused_where_nothing_says_whether_a_pipeline_guides():
+    case = CASES["PixArtAlphaPipeline"]
+
+    class Three(PixArtAlphaPipeline):
+        @torch.no_grad()
+        def __call__(self) -> Any:
+            self.scheduler.set_timesteps(2)
+            x = draw(1, 4, 4, 4, seed=3)
+            for t in self.scheduler.timesteps:
+                told = {"timestep": t.expand(3), "encoder_hidden_states": draw(3, 5, 8, seed=4), "return_dict": False}
+                none, picture, both = self.transformer(torch.cat([x] * 3), **told)[0].chunk(2, 1)[0].chunk(3)
+                x = self.scheduler.step(none + 2 * (picture - none) + 3 * (both - picture), t, x)[0]
+            return x
+
+    pipe = Three(**case.build(0).components)
+    pipe()
+    with apply_reflection(pipe, W2SD(), form=Form(flag=None)):
+        with pytest.raises(
+            ValueError, match=r"Three .*sends its denoiser latents \(3, 4, 4, 4\), and steps \(1, 4, 4, 4\)"
+        ):
+            pipe()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import any_cases_edit
+import any_cases_image
+import any_cases_unet
+import any_cases_video
 import diffusers
 import pytest
 from any_cases import CASES
@@ -14,6 +18,7 @@ from record_pipelines import FILE, changed, walk
 from w2sd_video.hook import Form
 from w2sd_video.hook.form import Entry, form_of, rows, table
 
+assert any_cases_edit and any_cases_image and any_cases_unet and any_cases_video  # they add their cases
 HERE = Path(__file__).parent
 TWELVE = """WanPipeline WanImageToVideoPipeline LTXPipeline LTXImageToVideoPipeline CogVideoXPipeline
 CogVideoXImageToVideoPipeline HunyuanVideoPipeline HunyuanVideo15Pipeline MochiPipeline StableDiffusion3Pipeline

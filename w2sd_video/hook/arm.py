@@ -153,6 +153,7 @@ class BoundArm:
             if sent.control and control:
                 told = told | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
                 self.evaluations.controlnet += count
+            told = {key: list(each) if type(each) is list else each for key, each in told.items()}  # UNets empty some
             output = self.network(**{sent.latents.name: sent.input(x, which)}, **told)
         setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + count)
         self.output_type = type(output)

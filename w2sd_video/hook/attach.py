@@ -271,7 +271,7 @@ def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own
         doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
         perturbed=positive("do_perturbed_attention_guidance"),
-        num_steps=lambda: getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps),
+        num_steps=lambda: getattr(pipeline, "num_timesteps", None),
         **own,
     )
 

@@ -31,6 +31,8 @@ class Form:
         axis: along which something lies beside the latents in the denoiser's input, after them, where the network takes
             more channels than it predicts. None: nothing does, and the two numbers count different things.
         sign: -1 if the network predicts the opposite of what its scheduler steps by: the pipeline negates it.
+        holds: whether the pipeline steps a part of what its denoiser sees along one axis, and holds the rest as it is:
+            the tokens of reference images, or a first frame.
 
     Raises:
         ValueError: for a value outside what is said here.
@@ -41,6 +43,7 @@ class Form:
     flag: str | None = "do_classifier_free_guidance"
     axis: int | None = 1
     sign: Literal[1, -1] = 1
+    holds: bool = False
 
     def __post_init__(self) -> None:
         if self.calls not in ("batch", "apart"):
@@ -54,6 +57,7 @@ class Form:
         words += ["the conditional one first"] * self.conditional_first
         words += [f"conditions beside the latents along axis {self.axis}"] * (self.axis not in (1, None))
         words += ["the network's prediction is negated"] * (self.sign == -1)
+        words += ["what it does not step is held still"] * self.holds
         return ", ".join(words)
 
 

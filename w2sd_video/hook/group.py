@@ -45,7 +45,6 @@ from .tape import Tape, Traced, value
 STALE_UNDER_REFLECTION = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
     "controlnet_block_samples",
     "controlnet_single_block_samples",
     "block_controlnet_hidden_states",
@@ -110,7 +109,8 @@ class Group:
             before its scheduler steps.
         rescaled: whether it scales its mixture, by both branches (`guidance_rescale`), read at every step.
         perturbed: whether it evaluates a third branch (PAG), read at every step.
-        num_steps: steps of the current loop, read at every step. Default: all of `scheduler.timesteps`.
+        num_steps: steps of the current loop, read at every step. None: it is not known, and the loop goes on to the end
+            of `scheduler.timesteps`. Default: all of them.
         noise: draws standard normal noise like a tensor. Default: from torch's global generator.
         recorder: keeps what the method does, in numbers.
     """
@@ -133,7 +133,7 @@ class Group:
         doubled: Callable[[], bool | None] = lambda: False,
         rescaled: Callable[[], bool] = lambda: False,
         perturbed: Callable[[], bool] = lambda: False,
-        num_steps: Callable[[], int] | None = None,
+        num_steps: Callable[[], int | None] | None = None,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
         recorder: Recorder | None = None,
     ):
@@ -158,6 +158,7 @@ class Group:
         self.recorder = recorder
         self.evaluations = Evaluations()
         self._turn: Turn | None = None
+        self._seen: torch.Size | None = None  # the shape of what the denoiser was sent last, without a method
         self._unconditional: dict[str, Any] = {}  # of calls apart, what the unconditional one was told otherwise
         self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
         self._carried: tuple[int, Any] = (-1, None)  # the last step's place in the loop, and what its answer carries
@@ -182,13 +183,15 @@ class Group:
         if self.method is None:
             self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.doubled() else len(x)
             self.evaluations.strong += len(x)
+            self._seen = x.shape if isinstance(x, Tensor) else None
             return hook.evaluation(module)(*args, **kwargs)
         call = self._call(hook, module, names[0], x, inputs)
         turn = self._joined(call)
         rows = call.x.shape if not call.learned_sigma else (len(call.x), 2 * call.x.shape[1], *call.x.shape[2:])
         doubled = self.doubled() if self.form.calls == "batch" else None
         output_type: Any = tuple if inputs.get("return_dict") is False else None
-        if self.form.calls == "apart" and len(turn.calls) < 2 or self.form.calls == "batch" and doubled is None:
+        single = self.form.calls == "apart" and len(turn.calls) < 2
+        if self.form.holds or single or self.form.calls == "batch" and doubled is None:
             p = turn.tape.answer(torch.full(rows, torch.nan, dtype=call.latents.dtype, device=call.x.device))
         else:
             values, running = self._answered(turn, doubled)
@@ -265,13 +268,18 @@ class Group:
             return
         if self.form.calls == "batch":
             self._refuse("reads values of what its denoiser predicts, and does not say whether it guides")
+        if self.form.holds:
+            self._refuse("reads values of what its denoiser predicts before its scheduler says which latents it steps")
         turn.tape.fill(self._answered(turn, False)[0])
 
-    def _answered(self, turn: Turn, doubled: bool | None) -> tuple[list[Tensor], BoundArm]:
+    def _answered(
+        self, turn: Turn, doubled: bool | None, sample: Tensor | None = None
+    ) -> tuple[list[Tensor], BoundArm]:
         """What the turn's calls are answered with, each (rows, …), and by which arm.
 
         Args:
             doubled: of one call, whether its rows are of both branches.
+            sample: what the scheduler steps, if that is known by now.
         """
         assert self.method is not None
         first = turn.calls[0]
@@ -287,6 +295,8 @@ class Group:
                 )
         self.evaluations.videos = len(x_t)
         index, num_steps, step, still = self._step(self.method, first.module, first.inputs, x_t)
+        if still is None and self.form.holds and sample is not None:
+            still = _stepped_part(x_t, sample)
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
         check_finite(x_t, f"the latents before {where}")
         sent = self._sent(turn, bool(doubled), x_t, still)
@@ -419,6 +429,8 @@ class Group:
         output, sample = given.get("model_output"), given.get("sample")
         if self.method is None:  # of a pipeline without a flag: its latents say how many videos there are
             self.evaluations.videos = len(sample) if isinstance(sample, Tensor) else 1
+            if isinstance(sample, Tensor) and self._seen is not None and len(self._seen) == sample.ndim + 1:
+                self.evaluations.videos = sample.numel() // self._seen[1:].numel()  # frames are stepped as rows
             return step(*args, **kwargs)
         if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
             self._refuse("steps its scheduler with something else than tensors")
@@ -428,14 +440,27 @@ class Group:
         if not isinstance(output, Traced) or output.tape is not turn.tape:
             self._refuse("hands its scheduler something that it has not computed from what its denoiser predicts")
         if turn.pending is None:
-            doubled = self.form.calls == "batch" and len(turn.calls[0].x) == 2 * len(sample)
-            turn.tape.fill(self._answered(turn, doubled)[0])
+            doubled = self.form.calls == "batch" and self._doubled(turn.calls[0].x, value(sample))
+            turn.tape.fill(self._answered(turn, doubled, value(sample))[0])
         pending = turn.pending
         assert pending is not None
         try:
             return self._stepped(step, bound, turn, pending, output, value(sample))
         finally:
             turn.tape.closed = True
+
+    def _doubled(self, x: Tensor, sample: Tensor) -> bool:
+        """Whether one call's x has rows of both branches: twice what the scheduler steps."""
+        if self.form.holds:
+            branches, rest = divmod(len(x), len(sample))
+        else:  # the scheduler may step a video's frames as rows
+            branches, rest = divmod(x.numel(), sample.numel())
+        if branches not in (1, 2) or rest:
+            self._refuse(
+                f"sends its denoiser latents {tuple(x.shape)}, and steps {tuple(sample.shape)}: supported is one branch"
+                " of guidance, or two in one batch"
+            )
+        return branches == 2
 
     def _stepped(
         self, step: Callable[..., Any], bound: Any, turn: Turn, pending: Pending, output: Traced, sample: Tensor
@@ -520,9 +545,13 @@ class Group:
         index = found
         num_steps = len(self.scheduler.timesteps)
         if self.num_steps is not None:
-            num_steps = self.num_steps()
+            known = self.num_steps()
+            starts = self._last < 0 and told is not None and float(told) <= 1
+            if starts and known is not None and found + known > num_steps:
+                found = 0  # a share of the training steps, which is the last timestep by chance
             if found <= self._last or self._last < 0:  # a loop may start late in the schedule, or anew
                 self._first = found
+            num_steps = known or num_steps - self._first  # if it is not known, the loop goes on to the schedule's end
             self._last = found
             index = found - self._first
         timesteps = self.scheduler.timesteps
@@ -672,6 +701,24 @@ def _with(conditioning: Conditioning, inputs: Mapping[str, Any]) -> Conditioning
 def _equal(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors are the same; NaN, which is not equal to NaN, is looked for elsewhere."""
     return x.shape == y.shape and (torch.equal(x, y) or not bool(torch.isfinite(x).all()))
+
+
+def _stepped_part(x: Tensor, sample: Tensor) -> Tensor | None:
+    """Where in x (B, …) the latents lie that a scheduler steps, as 1, and 0 elsewhere: at the start of one axis (before
+    the tokens of reference images) or at its end (after a first frame). None: they are all of x, or no such part."""
+    axes = [axis for axis in range(1, x.ndim) if x.ndim == sample.ndim and x.shape[axis] != sample.shape[axis]]
+    if len(axes) != 1 or len(x) != len(sample) or sample.shape[axes[0]] > x.shape[axes[0]]:
+        return None
+    (axis,), size = axes, sample.shape[axes[0]]
+    tolerance = max(16 * torch.finfo(sample.dtype).eps, 1e-2 if x.dtype != sample.dtype else 1e-4)
+    for start in (0, x.shape[axis] - size):
+        if _near(x.narrow(axis, start, size), sample, tolerance):
+            shape = [1] * x.ndim
+            shape[axis] = x.shape[axis]
+            part = x.new_zeros(shape)
+            part.narrow(axis, start, size).fill_(1)
+            return part
+    return None
 
 
 def _broadcasts(x: Tensor, y: Tensor) -> bool:

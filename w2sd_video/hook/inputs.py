@@ -20,6 +20,7 @@ SPLIT = {
     "masks",
     "positive_embeddings",
     "image_masks",
+    "inpaint_latents",
     "image_embeddings",
     "phrases_embeddings",
     "block_controlnet_hidden_states",
@@ -30,6 +31,7 @@ SPLIT = {
     "controlnet_block_samples",
     "controlnet_cond",
     "controlnet_single_block_samples",
+    "control_latents",
     "control_type",
     "crop_coords",
     "down_block_additional_residuals",
@@ -39,11 +41,12 @@ SPLIT = {
     "encoder_hidden_states",
     "encoder_hidden_states_2",
     "encoder_hidden_states_image",
-    "encoder_hidden_states_llama3",
     "encoder_hidden_states_mask",
     "encoder_hidden_states_t5",
+    "fps",
     "guidance",
     "image_embeds",
+    "image_latents",
     "image_meta_size",
     "ip_adapter_image_embeds",
     "mid_block_additional_residual",
@@ -56,9 +59,12 @@ SPLIT = {
     "style",
     "t",
     "target_size",
+    "text_bth",  # ERNIE-Image's, as the next
+    "text_lens",
     "text_embedding_mask",
     "text_embedding_mask_t5",
     "text_embeds",
+    "text_encoder_layers",
     "time_ids",
     "timestep",
     "timestep_cond",
@@ -68,7 +74,6 @@ SPLIT = {
 # Inputs that both branches see whole, whatever their first axis: position tables, sizes, masks of adapters, lists of
 # layers.
 SHARED = {
-    "fps",
     "freqs_cis_img",
     "height",
     "image_rotary_emb",
@@ -84,6 +89,9 @@ SHARED = {
     "txt_ids",
     "width",
 }
+
+# Inputs whose tensors run over the doubled batch along another axis than the first: (layers, 2 B, …).
+LATER = {"encoder_hidden_states_llama3": 1}
 
 # Inputs that are lists of an entry for each row.
 LISTED = {"cap_feats"}
@@ -112,8 +120,10 @@ def half(key: str, value: Any, second: bool, batch: int) -> Any:
         return type(value)(half(key, v, second, batch) for v in value)
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
+    if key in LATER and value.ndim > LATER[key] and value.shape[LATER[key]] == batch:
+        return value.chunk(2, LATER[key])[second]
     length = len(value)
-    if key in SPLIT:
+    if key in SPLIT or key in LATER:
         if length % batch == 0 and length:
             return value.chunk(2)[second]
         if length == 1:
@@ -145,7 +155,15 @@ def join(uncond: Any, cond: Any) -> Any:
         return cond
     if isinstance(cond, Mapping):
         listed = {key for key in cond if key in LISTED and isinstance(cond[key], list)}
-        return {key: uncond[key] + cond[key] if key in listed else join(uncond[key], cond[key]) for key in cond}
+        later = {key for key in cond if key in LATER and isinstance(cond[key], Tensor)}
+        return {
+            key: uncond[key] + cond[key]
+            if key in listed
+            else torch.cat([uncond[key], cond[key]], LATER[key])
+            if key in later
+            else join(uncond[key], cond[key])
+            for key in cond
+        }
     if isinstance(cond, (list, tuple)):
         return type(cond)(join(u, c) for u, c in zip(uncond, cond, strict=True))
     if isinstance(cond, Tensor):
