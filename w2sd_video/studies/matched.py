@@ -218,7 +218,7 @@ def _result(rows: list[dict[str, Any]], kappas: Mapping[str, list[float]], batch
     caught = fakes == ["a schedule of guidance", "a schedule and history"]
     outcome = (
         f"The two fakes are {'both' if caught else 'not both'} called what they are."
-        f" Better than plain guidance and than their own schedule of it are: {', '.join(better) or 'none'}"
+        f" Better than plain guidance and than their own schedule of it are: {'; '.join(better) or 'none'}"
         f" (95 % intervals, n = {batches} batches of {points} points)."
     )
     agrees = (
