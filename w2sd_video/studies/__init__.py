@@ -16,5 +16,6 @@ STUDIES = {
     "imbalance": "digits of two classes with the paper's ratios: how many of each are generated (Fig. 6, 7)",
     "alignment": "digits by training time: cosine of weak-to-strong and strong-to-ideal (Fig. 19)",
     "magnitude": "the gap between the arms and its sign, in guidance and in weights (Fig. 11, 12; Table 6)",
+    "matched": "whether methods are more than a schedule of guidance; two fakes are to be caught",
     "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
 }

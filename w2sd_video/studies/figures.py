@@ -46,6 +46,13 @@ def figure(rows: int = 1, columns: int = 1, width: float = 7.2, height: float = 
     return drawn, drawn.subplots(rows, columns, squeeze=False, **how)
 
 
+def colours(count: int) -> list[Any]:
+    """That many colours that can be told apart, for what has none in COLOURS."""
+    from matplotlib import colormaps
+
+    return [colormaps["turbo"](0.05 + 0.9 * n / max(1, count - 1)) for n in range(count)]
+
+
 def legend_below(drawn: Any, axes: Any, columns: int = 6) -> None:
     """One legend for all, of the labels of some axes."""
     handles, labels = axes.get_legend_handles_labels()
