@@ -382,3 +382,4 @@ CASES["KandinskyImg2ImgPipeline"] = Case(
 
 SLOW |= {name for name in CASES if name.startswith(("QwenImageEdit", "QwenImageLayered", "LongCatImageEdit"))}
 SLOW |= {name for name in CASES if "PAG" in name and name != "StableDiffusionXLPAGPipeline"}
+SLOW |= {name for name in CASES if name.startswith("KandinskyV22")} | {"KandinskyImg2ImgPipeline"}

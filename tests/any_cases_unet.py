@@ -10,11 +10,13 @@ import diffusers
 import families
 import tiny
 import torch
-from any_cases import TEXT, channels, constant
+from any_cases import TEXT, channels, constant, prepares, vision
+from any_cases_edit import movq
 from any_cases_image import MASK, PICTURE, drawn, right
 from any_cases_video import FILM
-from any_pipeline import CASES, SLOW, Case, ddim, draw, quiet, seeded, told_embeddings
+from any_pipeline import CASES, SLOW, Case, beyond, ddim, draw, quiet, seeded, told_embeddings
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
 from w2sd_video.models.motion import motion_unet
 
@@ -31,18 +33,20 @@ def later_ddim(scheduler: Any, i: int) -> Any:
 ATTENDING, ATTENDING_UP = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
-def stock(name: str, family: Any, without: tuple[str, ...] = (), taken: int = 4, **parts: Any) -> Any:
+def stock(
+    name: str, family: Any, without: tuple[str, ...] = (), taken: int = 4, unet_config: Any = None, **parts: Any
+) -> Any:
     """A builder of diffusers' pipeline of the parts of a family, and of others as they are given (by functions).
 
     Args:
-        taken: the UNet's channels.
+        taken, unet_config: the UNet's channels, and what else is its own.
     """
 
     blocks = {"down_block_types": ATTENDING, "up_block_types": ATTENDING_UP} if "adapter" in parts else {}
 
     def build(seed: int) -> Any:
         every = {key: part for key, part in family.components(weak=False).items() if not key.startswith("weak_")}
-        every["unet"] = unet(family, seed, taken, **blocks)
+        every["unet"] = unet(family, seed, taken, **blocks, **(unet_config or {}))
         if family.video:
             every["unet"] = motion_unet(every["unet"], every["motion_adapter"])
         every |= {key: part() if callable(part) else part for key, part in parts.items()}
@@ -243,8 +247,6 @@ CASES["VideoToVideoSDPipeline"] = Case(
 
 def i2vgen(seed: int) -> Any:
     text_encoder, _ = tiny.text_encoders()
-    from any_cases import prepares, vision
-    from transformers import CLIPVisionModelWithProjection
 
     return quiet(diffusers.I2VGenXLPipeline(
         vae=tiny.vae(), text_encoder=text_encoder, tokenizer=tiny.tokenizer(),
@@ -290,7 +292,48 @@ CASES["KolorsPAGPipeline"] = Case(
     of_kolors("KolorsPAGPipeline"), constant({**embeds, **small, "pag_scale": 0.0}), **usual
 )
 
+# Others of Stable Diffusion's kind
+CASES["StableDiffusionUpscalePipeline"] = Case(
+    stock(
+        "StableDiffusionUpscalePipeline", SD, without=("requires_safety_checker",), taken=7,
+        low_res_scheduler=diffusers.DDPMScheduler, unet_config={"num_class_embeds": 400},
+    ),
+    constant({**told, "image": PICTURE[..., :8, :8]}),
+    latents=channels(4),
+    **usual,
+)  # fmt: skip
+CASES["StableDiffusionImageVariationPipeline"] = Case(
+    stock(
+        "StableDiffusionImageVariationPipeline", SD, without=("text_encoder", "tokenizer"),
+        image_encoder=lambda: tiny.seeded(4, lambda: CLIPVisionModelWithProjection(vision())),
+        feature_extractor=prepares,
+    ),
+    constant({"image": FILM[0], "guidance_scale": 3.0, **small}),
+    **usual,
+)  # fmt: skip
+
+
+def kandinsky_3(seed: int) -> Any:
+    net = seeded(seed, lambda: diffusers.Kandinsky3UNet(
+        in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4, layers_per_block=3,
+        block_out_channels=(8, 16), cross_attention_dim=4, encoder_hid_dim=TEXT,
+    ))  # fmt: skip
+    return quiet(diffusers.Kandinsky3Img2ImgPipeline(
+        tokenizer=None, text_encoder=None, unet=net, scheduler=tiny.scheduler(timestep_spacing="trailing"), movq=movq(),
+    ))  # fmt: skip
+
+
+texts_3 = {f"{sign}prompt_embeds": draw(1, 5, TEXT, seed=i) for i, sign in enumerate(("", "negative_"))}
+texts_3 |= {f"{sign}attention_mask": torch.ones(1, 5) for sign in ("", "negative_")}
+CASES["Kandinsky3Img2ImgPipeline"] = Case(
+    kandinsky_3, constant({**texts_3, **from_picture, "guidance_scale": 3.0}), mix=beyond, **late
+)
+
 # One of each kind stays in the fast part.
+SLOW |= {
+    "StableDiffusionImageVariationPipeline", "StableDiffusionUpscalePipeline", "Kandinsky3Img2ImgPipeline",
+    "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline", "KolorsPipeline",
+}  # fmt: skip
 SLOW |= {name for name in CASES if "PAG" in name and name != "StableDiffusionXLPAGPipeline"}
 SLOW |= {
     "StableDiffusionXLControlNetImg2ImgPipeline", "StableDiffusionXLControlNetInpaintPipeline", "I2VGenXLPipeline",

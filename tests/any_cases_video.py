@@ -311,6 +311,7 @@ CASES["Flux2Pipeline, with a reference picture"] = Case(
 )
 
 SLOW |= {
-    "WanAnimatePipeline", "HunyuanVideo15ImageToVideoPipeline", "Flux2Pipeline, with a reference picture",
+    "WanAnimatePipeline", "HunyuanSkyreelsImageToVideoPipeline", "HunyuanVideo15ImageToVideoPipeline",
+    "Flux2Pipeline, with a reference picture",
     "HunyuanVideoImageToVideoPipeline, with the picture in channels", "MotifVideoImage2VideoPipeline",
 }  # fmt: skip

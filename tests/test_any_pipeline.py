@@ -18,6 +18,7 @@ from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
 from w2sd_video.hook import Form, Recorder, apply_reflection
+from w2sd_video.hook.group import _stepped_part
 from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, Weak
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -369,3 +370,26 @@ def test_three_branches_in_one_batch_are_refused_where_nothing_says_whether_a_pi
             ValueError, match=r"Three .*sends its denoiser latents \(3, 4, 4, 4\), and steps \(1, 4, 4, 4\)"
         ):
             pipe()
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideoImageToVideoPipeline", "FluxKontextPipeline"])
+def test_what_is_held_still_is_told_apart_in_half_precision_too(name):
+    """HunyuanVideo's latents are float32, and its network's bfloat16."""
+    case = CASES[name]
+    pipe, weak = case.build(0), case.build(1).transformer.to(torch.bfloat16)
+    pipe.transformer.to(torch.bfloat16)
+    told = case.call(pipe)
+    if name == "FluxKontextPipeline":
+        pipe.vae.to(torch.bfloat16)
+        told = {key: each.bfloat16() if isinstance(each, Tensor) else each for key, each in told.items()}
+    with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak) as group:
+        steps = sample(pipe, replace(case, call=lambda pipe: told))[1]
+    assert group.evaluations.weak == 3 and torch.isfinite(steps[-1]).all()
+
+
+def test_the_frames_that_are_stepped_are_told_apart_in_a_video_that_hardly_moves():
+    x = draw(1, 4, 1, 4, 4, seed=1) + 0.01 * draw(1, 4, 3, 4, 4, seed=2)
+    seen = x.to(torch.bfloat16).float()
+    assert _stepped_part(seen, x[:, :, 1:], 0.125).flatten().tolist() == [0, 1, 1]
+    assert _stepped_part(seen, x[:, :, :2], 0.125).flatten().tolist() == [1, 1, 0]
+    assert _stepped_part(seen, draw(1, 4, 2, 4, 4, seed=3), 0.125) is None

@@ -296,7 +296,7 @@ class Group:
         self.evaluations.videos = len(x_t)
         index, num_steps, step, still = self._step(self.method, first.module, first.inputs, x_t)
         if still is None and self.form.holds and sample is not None:
-            still = _stepped_part(x_t, sample)
+            still = _stepped_part(x_t, sample, _tolerance(first.latents.dtype))
         where = f"step {index + 1} of {num_steps} (timestep {step.timestep:g})"
         check_finite(x_t, f"the latents before {where}")
         sent = self._sent(turn, bool(doubled), x_t, still)
@@ -506,7 +506,7 @@ class Group:
                 "hands its scheduler a prediction of another shape than the latents that it steps, or of more branches"
             )
         latents = pending.sent[0].latents
-        tolerance = max(16 * torch.finfo(latents.dtype).eps, 1e-4)
+        tolerance = _tolerance(latents.dtype)
         seen, expected = led(latents.only_moving(x)), full_precision(sample)
         if latents.moving is not None:  # where nothing moves, the pipeline may step what it likes
             moving = led(latents.moving.to(x.dtype)).abs().round().nan_to_num()
@@ -703,22 +703,23 @@ def _equal(x: Tensor, y: Tensor) -> bool:
     return x.shape == y.shape and (torch.equal(x, y) or not bool(torch.isfinite(x).all()))
 
 
-def _stepped_part(x: Tensor, sample: Tensor) -> Tensor | None:
+def _stepped_part(x: Tensor, sample: Tensor, tolerance: float) -> Tensor | None:
     """Where in x (B, …) the latents lie that a scheduler steps, as 1, and 0 elsewhere: at the start of one axis (before
     the tokens of reference images) or at its end (after a first frame). None: they are all of x, or no such part."""
     axes = [axis for axis in range(1, x.ndim) if x.ndim == sample.ndim and x.shape[axis] != sample.shape[axis]]
     if len(axes) != 1 or len(x) != len(sample) or sample.shape[axes[0]] > x.shape[axes[0]]:
         return None
     (axis,), size = axes, sample.shape[axes[0]]
-    tolerance = max(16 * torch.finfo(sample.dtype).eps, 1e-2 if x.dtype != sample.dtype else 1e-4)
-    for start in (0, x.shape[axis] - size):
-        if _near(x.narrow(axis, start, size), sample, tolerance):
-            shape = [1] * x.ndim
-            shape[axis] = x.shape[axis]
-            part = x.new_zeros(shape)
-            part.narrow(axis, start, size).fill_(1)
-            return part
-    return None
+    parts = [x.narrow(axis, start, size) for start in (0, x.shape[axis] - size)]
+    apart = [float((part - full_precision(sample)).norm()) for part in parts]  # frames of a still video are alike
+    nearer = int(apart[1] < apart[0])
+    if not _near(parts[nearer], sample, tolerance):
+        return None
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    stepped = x.new_zeros(shape)
+    stepped.narrow(axis, nearer * (x.shape[axis] - size), size).fill_(1)
+    return stepped
 
 
 def _broadcasts(x: Tensor, y: Tensor) -> bool:
@@ -727,6 +728,11 @@ def _broadcasts(x: Tensor, y: Tensor) -> bool:
         return torch.broadcast_shapes(x.shape, y.shape) == y.shape
     except RuntimeError:
         return False
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """How far latents may be, relative to their norm, from those that a network of this type is shown."""
+    return max(16 * torch.finfo(dtype).eps, 1e-4)
 
 
 def _near(x: Tensor, y: Tensor, tolerance: float) -> bool:
