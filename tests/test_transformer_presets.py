@@ -15,8 +15,9 @@ from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 from w2sd_video import check_pair, doctor, presets, settings
 from w2sd_video.errors import Refused
 from w2sd_video.generate import generate
+from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Request
-from w2sd_video.sampling import evaluations
+from w2sd_video.sampling import evaluations, scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -46,6 +47,8 @@ def test_every_preset_of_a_transformer_gives_requests_whose_evaluations_are_what
         )
         expected = {"strong": steps * branches[0] + strong, "weak": steps - 1}
         assert evaluations(request) == expected | {"total": sum(expected.values())}
+        assert type(scheduler(request)).__name__ == preset.schedules[schedule]["class"]
+        check_scheduler(scheduler(request))
         assert Request(**json.loads(json.dumps({n: getattr(request, n) for n in settings.names()}))) == request
 
 
