@@ -35,12 +35,14 @@ class Checks(WeakArm):
     What a family says of its stock pipeline:
 
     - `guidance_name`: the call's argument that is the guidance of its mixture.
+    - `guides_below_1`: whether it guides at any number but 1, and not only over 1.
     - `guided_by`: what makes it evaluate the unconditional branch, in words, where it cannot be told to otherwise.
     - `scales_noise`: whether it scales its first noise by the scheduler's `init_noise_sigma`.
     - `agreeing`: what the configurations of the two arms' denoisers have to agree in.
     """
 
     guidance_name: ClassVar[str] = "guidance_scale"
+    guides_below_1: ClassVar[bool] = False
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
@@ -79,7 +81,17 @@ class Checks(WeakArm):
 
     def _guides(self, call: dict[str, Any]) -> bool:
         """Whether the stock pipeline evaluates the unconditional branch by itself."""
-        return self._guidance(call) > 1
+        return self.guides_at(self._guidance(call))
+
+    @classmethod
+    def guides_at(cls, guidance: float) -> bool:
+        """Whether the stock pipeline evaluates the unconditional branch by itself at a guidance of the final step."""
+        return guidance != 1 if cls.guides_below_1 else guidance > 1
+
+    @classmethod
+    def guides_when_told(cls) -> bool:
+        """Whether the stock pipeline can be told to evaluate that branch where it would not by itself."""
+        return hasattr(cls.stock, "do_classifier_free_guidance")
 
     def _unconditional(self, call: dict[str, Any], reflection: Collection[float]) -> bool:
         """Whether a call needs the unconditional branch where the stock pipeline would leave it out.
@@ -95,7 +107,7 @@ class Checks(WeakArm):
         needed = next((w for w in guidances if w != 1), None)
         if self._guides(call) or needed is None:
             return False
-        if not hasattr(self.stock, "do_classifier_free_guidance"):
+        if not self.guides_when_told():
             raise ValueError(
                 f"a guidance of {needed:g} needs the unconditional branch, which {self.stock.__name__} evaluates with"
                 f" {self.guided_by} alone: give that, or guidance 1 everywhere."

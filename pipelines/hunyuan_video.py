@@ -37,6 +37,7 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
         "prompt_embeds_mask_2": "encoder_attention_mask_2",
     }
     agreeing = (*TransformerReflection.agreeing, "text_embed_dim", "text_embed_2_dim", "image_embed_dim")
+    guides_below_1 = True
     guided_by = "a `guider` that is enabled and whose guidance is not 1"
 
     def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
@@ -46,9 +47,6 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
 
     def _guidance(self, call: dict[str, Any]) -> float:
         return float(getattr(self.guider, "guidance_scale", 1.0)) if self.guider._enabled else 1.0
-
-    def _guides(self, call: dict[str, Any]) -> bool:
-        return self._guidance(call) != 1
 
     def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
         return super()._encoding(call) | {"batch_size": batch_size(call), "dtype": self.transformer.dtype}

@@ -9,16 +9,26 @@ from typing import Any
 
 import any_cases
 import pytest
+from any_pipeline import sample
 from PIL import Image
 from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 
 from w2sd_video import check_pair, doctor, presets, settings
-from w2sd_video.errors import Refused
+from w2sd_video.errors import Refused, WeightsNotFound
 from w2sd_video.generate import generate
+from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Request
-from w2sd_video.sampling import evaluations
+from w2sd_video.sampling import evaluations, load, scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path) -> None:
+    """An empty cache of the hub, and no hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
 
 NAMES = [name for name in presets.names() if presets.FAMILIES[presets.load(name).family].transformer]
 
@@ -46,6 +56,8 @@ def test_every_preset_of_a_transformer_gives_requests_whose_evaluations_are_what
         )
         expected = {"strong": steps * branches[0] + strong, "weak": steps - 1}
         assert evaluations(request) == expected | {"total": sum(expected.values())}
+        assert type(scheduler(request)).__name__ == preset.schedules[schedule]["class"]
+        check_scheduler(scheduler(request))
         assert Request(**json.loads(json.dumps({n: getattr(request, n) for n in settings.names()}))) == request
 
 
@@ -160,3 +172,45 @@ def test_a_pair_of_transformers_cannot_be_checked_and_says_so(tmp_path):
         Refused, match="preset: 'wan21-14b-1.3b' is not accepted; it is one of transformers; give a pair of"
     ):
         check_pair.samples(presets.load("wan21-14b-1.3b"), 1, [], None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        (
+            "flux-dev-embedded",
+            {"weak_guidance_scale": 0.0},
+            "weak_guidance_scale: 0.0 is not accepted; give 1, or a guid",
+        ),
+        ("flux-dev-embedded", {"guidance_scale": 0.5}, "guidance_scale: 0.5 .* flux has no unconditional branch"),
+        ("cogvideox-5b-guidance", {"guidance_scale": 1.0}, "strong_guidance_scale: 6.0 is not accepted"),
+        ("hunyuan-video-15-guidance", {"guidance_scale": 1.0}, "strong_guidance_scale: 6.0 is not accepted"),
+        ("wan21-14b-1.3b", {"guidance_scale": 0.5}, "is neither a path nor a hub repository"),
+        ("hunyuan-video-15-guidance", {"guidance_scale": 0.5}, "is neither a path nor a hub repository"),
+    ],
+)
+def test_guidance_that_a_family_has_no_branch_for_is_refused_before_anything_is_loaded(name, fields, says, offline):
+    with pytest.raises((Refused, WeightsNotFound), match=says):
+        load(Request.of("a cat", preset=name, **fields))
+
+
+@pytest.mark.parametrize("guidance", [(1.0, 1.0, 1.0), (1.0, 2.0, 0.0), (0.0, 0.0, 1.0), (3.0, 1.0, 0.0)], ids=str)
+@pytest.mark.parametrize("name", ["wan21-14b-1.3b", "sd35-large-medium", "flux-dev-embedded", "cogvideox-5b-guidance"])
+@pytest.mark.slow_unless(case=lambda name, guidance: name.startswith("wan"))
+def test_what_a_dry_run_counts_is_what_a_pipeline_evaluates_at_every_kind_of_guidance(name, guidance):
+    cases = {"wan": "WanPipeline", "sd3": "StableDiffusion3Pipeline", "flu": "FluxPipeline", "cog": "CogVideoXPipeline"}
+    case = cases[name[:3]]
+    main, strong, weak = guidance
+    request = Request.of(
+        "a cat", preset=name, num_inference_steps=4, guidance_scale=main, strong_guidance_scale=strong,
+        weak_guidance_scale=weak,
+    )  # fmt: skip
+    of_case = family(case, LARGER[case])
+    if not of_case.cls.guides_when_told() and main <= 1 and guidance != (1.0, 1.0, 1.0):
+        with pytest.raises(Refused, match="has no unconditional branch"):
+            load(request)
+        return
+    pipe = of_case.pipeline(of_case.weak())
+    told = pipe.guided(main) | {"strong_guidance_scale": strong, "weak_guidance_scale": weak}
+    sample(pipe, of_case.of(pipe, **told))
+    assert pipe.evaluations == evaluations(request)

@@ -20,8 +20,12 @@ OUTPUT = "Output"
 # Those that `levels.check_scheduler` accepts, known here without torch.
 SCHEDULERS = (
     "DDIMScheduler",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
     "EulerDiscreteScheduler",
+    "EDMEulerScheduler",
     "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
     "FlowMatchEulerDiscreteScheduler",
 )
 MOST_SEEDS = 10_000

@@ -135,11 +135,12 @@ def download_command(argument: str, repo_id: str, variant: str | None = None, de
     """The `hf` command that fetches what an argument needs of a hub repository, and no more.
 
     Args:
-        denoiser: of a weak model, which folders hold its denoisers: `unet`, or `transformer*`.
+        denoiser: which folders of a model hold its denoisers: `unet`, or `transformer*`.
     """
     weights = f"{variant}.safetensors" if variant else "safetensors"
+    sentence_pieces = ["*/*.model"] * (denoiser != "unet")  # the tokenizers of T5
     patterns = {
-        "strong": ["*.json", "*/*.txt", f"*/*.{weights}"],
+        "strong": ["*.json", "*/*.txt", *sentence_pieces, f"*/*.{weights}"],
         "weak": ["model_index.json", "scheduler/*", f"{denoiser}/*.json", f"{denoiser}/*.{weights}"],
     }.get(argument, ["config.json", f"*.{weights}"])
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)

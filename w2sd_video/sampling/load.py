@@ -28,6 +28,8 @@ def load(request: Request) -> dict[str, Pipeline]:
         Refused: a device that is not there, or more frames than the motion module has positions.
     """
     _check_schedule(request)  # before anything is read
+    if request.variant in ("w2sd", "compare"):
+        _check_branches(request)
     device = runs.usable_device(request.device)
     if request.offload != "none" and device.type == "cpu":
         raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
@@ -111,12 +113,35 @@ def _shared_vae(request: Request) -> str | None:
     return str(strong / "vae") if shared else None
 
 
+def _class(request: Request) -> type[Pipeline]:
+    """The pipeline class of a request's family."""
+    family = settings.FAMILIES[request.family]
+    name = family.pipeline if request.controlnet is None else family.with_controlnet
+    cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
+    return cls
+
+
+def _check_branches(request: Request) -> None:
+    """Refuses guidance that needs an unconditional branch which the family's pipeline will not have."""
+    from .call import method_of  # which imports this file
+
+    cls, method = _class(request), method_of(request, "w2sd")
+    if not settings.FAMILIES[request.family].transformer or cls.guides_when_told() or method is None:
+        return
+    arms = {"guidance_scale": request.guidance_scale}
+    if method.reflects(0, request.num_inference_steps):
+        arms |= dict(zip(("strong_guidance_scale", "weak_guidance_scale"), method.guidances, strict=False))
+    for name, guidance in arms.items():
+        if guidance != 1 and not cls.guides_at(request.guidance_scale):
+            accepted = f"give 1, or a guidance_scale over 1, without which {request.family} has no unconditional branch"
+            raise Refused(name, guidance, accepted)
+
+
 def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
     """A pipeline of the request's family."""
     import torch
 
-    family = settings.FAMILIES[request.family]
-    name = family.pipeline if request.controlnet is None else family.with_controlnet
+    family, cls = settings.FAMILIES[request.family], _class(request)
     if request.motion_adapter is not None:
         pair["motion_adapter"] = request.motion_adapter
     if request.vae is not None:
@@ -126,7 +151,6 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
     if family.transformer and "weak" in pair:
         pair["same_shift"] = False  # both are sampled by the request's schedule
         pair.pop("weak_text_encoders")
-    cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     pipe = cls.from_pretrained(strong, torch_dtype=getattr(torch, request.dtype), **pair)
     denoised, decoded = pipe.denoised_channels, pipe.decoded_channels
     if denoised != decoded:
