@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from .. import settings
 from ..errors import NotFinite, Refused
 from ..runs import Request
 from .load import scheduler
+from .method import method_call
 
 if TYPE_CHECKING:
     from ..hook import Recorder
-    from ..methods import Method
     from ..pipelines.reflection import Reflection as Pipeline
     from ..video import Frames
 
@@ -77,7 +76,7 @@ def sample(
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call for one variant of a request, but for steps, noise and output."""
     alone = variant == "weak" and request.weak is not None
-    call = inputs(pipe, request, alone) | _method(request, variant)
+    call = inputs(pipe, request, alone) | method_call(request, variant)
     embedded = request.embedded_guidance
     if alone and request.weak_embedded_guidance is not None:
         embedded = request.weak_embedded_guidance
@@ -116,56 +115,6 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
         call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
     takes = signature(type(pipe).__call__).parameters
     return {name: value for name, value in call.items() if name in takes}
-
-
-def weak_arm(request: Request) -> dict[str, Any]:
-    """The arguments of a pair's call that say what the weak arm is."""
-    call: dict[str, Any] = {
-        "weak_prompt": request.text("weak_prompt"),
-        "weak_negative_prompt": request.weak_negative_prompt,
-        "weak_motion_scale": request.weak_motion_scale,
-        "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
-        "weak_skip_layers": request.weak_skip_layers,
-        "weak_embedded_guidance": request.weak_embedded_guidance,
-    }
-    if request.one_network:
-        call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None
-        call["weak_ip_adapter_scale"] = request.ip_adapter and request.ip_adapter["weak"]
-    if request.controlnet is not None:
-        call["weak_controlnet_conditioning_scale"] = float(request.controlnet["weak"])
-    return {name: value for name, value in call.items() if value is not None}
-
-
-def method_of(request: Request, variant: str) -> Method | None:
-    """The method that one variant of a request is sampled by; None: the stock pipeline's loop."""
-    from ..methods import METHODS
-
-    call = _method(request, variant)
-    method: Any = call["method"]
-    return METHODS["weak"](weak_guidance=call["weak_guidance_scale"]) if method == "weak" else method
-
-
-def _method(request: Request, variant: str) -> dict[str, Any]:
-    """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
-    if variant == "strong" or (variant == "weak" and request.weak is not None):
-        return {"method": None}
-    from ..methods import find
-
-    cls = find(request.method, request.method_sha256)
-    call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
-    if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
-        apart = call or request.weak_motion_adapter
-        guidance = request.guidance_scale if apart else request.weak_guidance_scale
-        return call | {"method": "weak", "weak_guidance_scale": guidance}
-    values = {
-        "strong_guidance": request.strong_guidance_scale,
-        "weak_guidance": request.weak_guidance_scale,
-        "reflection_steps": request.reflection_steps,
-        "inversion": request.inversion,
-        "convention": request.convention,
-    }
-    takes = {each.name for each in fields(cls)}
-    return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
 
 
 def _pictures(request: Request, argument: str, count: int) -> list[Any]:

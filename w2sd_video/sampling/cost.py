@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..runs import VARIANTS, Request
-from .call import method_of
 from .load import scheduler
+from .method import method_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,9 +42,9 @@ def steps_for(request: Request, most: int) -> int:
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
     import torch
 
-    from .. import settings
+    from .. import pipelines, settings
     from ..hook.arm import BoundArm, Evaluations, branches
-    from ..hook.form import table
+    from ..hook.form import known
     from ..hook.group import later
     from ..hook.sent import BOTH, Latents, Sent
     from ..levels import read_step, shifted
@@ -52,7 +52,8 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
-    form = table()[settings.FAMILIES[request.family].pipeline.removeprefix("W2SD")].form
+    entry = known(getattr(pipelines, settings.FAMILIES[request.family].pipeline))
+    form = entry.form if entry else None
     whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
     final = branches(request.guidance_scale, whole or (method is not None and method.mixes))
     if whole and method is not None and method.reflects(0, steps) and any(w != 1 for w in method.guidances):

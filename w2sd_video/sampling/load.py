@@ -13,6 +13,7 @@ from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..models.sources import resolve
 from ..runs import Request
 from ..runs.request import scheduler_class
+from .method import method_of
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +124,6 @@ def _class(request: Request) -> type[Pipeline]:
 
 def _check_branches(request: Request) -> None:
     """Refuses guidance that needs an unconditional branch which the family's pipeline will not have."""
-    from .call import method_of  # which imports this file
-
     cls, method = _class(request), method_of(request, "w2sd")
     if not settings.FAMILIES[request.family].transformer or cls.guides_when_told() or method is None:
         return

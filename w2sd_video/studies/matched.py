@@ -162,7 +162,7 @@ def run(run: Run) -> Result:
     labels = torch.ones(points, dtype=torch.long)
 
     def made(method: Method | None, noise: Tensor, one_model: bool = False) -> Tensor:
-        told = {"class_labels": labels, "guidance_scale": GUIDANCE, "num_inference_steps": run.steps}
+        told: dict[str, Any] = {"class_labels": labels, "guidance_scale": GUIDANCE, "num_inference_steps": run.steps}
         return sample(strong, None if one_model else weak, method, noise, **told)
 
     def distances(method: Method | None, one_model: bool = False) -> np.ndarray:
