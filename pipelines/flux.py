@@ -12,7 +12,7 @@ class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
 
     packed = 4
     encoded = ("prompt_embeds", "pooled_prompt_embeds", "text_ids")
-    text_inputs = {  # noqa: RUF012
+    text_inputs = {
         "prompt_embeds": "encoder_hidden_states",
         "pooled_prompt_embeds": "pooled_projections",
         "text_ids": "txt_ids",

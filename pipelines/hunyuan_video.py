@@ -14,7 +14,7 @@ class W2SDHunyuanVideoPipeline(EmbeddedReflection, HunyuanVideoPipeline):
     """[`HunyuanVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     encoded = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
-    text_inputs = {  # noqa: RUF012
+    text_inputs = {
         "prompt_embeds": "encoder_hidden_states",
         "pooled_prompt_embeds": "pooled_projections",
         "prompt_attention_mask": "encoder_attention_mask",
@@ -30,7 +30,7 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
 
     guider: Any
     encoded = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
-    text_inputs = {  # noqa: RUF012
+    text_inputs = {
         "prompt_embeds": "encoder_hidden_states",
         "prompt_embeds_mask": "encoder_attention_mask",
         "prompt_embeds_2": "encoder_hidden_states_2",

@@ -11,7 +11,7 @@ class W2SDQwenImagePipeline(EmbeddedReflection, QwenImagePipeline):
     """[`QwenImagePipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     encoded = ("prompt_embeds", "prompt_embeds_mask")
-    text_inputs = {  # noqa: RUF012
+    text_inputs = {
         "prompt_embeds": "encoder_hidden_states",
         "prompt_embeds_mask": "encoder_hidden_states_mask",
     }

@@ -10,11 +10,5 @@ from .transformer import TransformerReflection
 class W2SDStableDiffusion3Pipeline(TransformerReflection, StableDiffusion3Pipeline):
     """[`StableDiffusion3Pipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
-    encoded = (
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "pooled_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    )
-    text_inputs = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}  # noqa: RUF012
+    text_inputs = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
     agreeing = (*TransformerReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")

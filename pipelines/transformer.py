@@ -30,7 +30,7 @@ class TransformerReflection(Reflection):
     packed: ClassVar[int] = 1  # how many of the autoencoder's positions are channels of one token
     scales_noise = False
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "patch_size", "patch_size_t")
-    text_inputs = {"prompt_embeds": "encoder_hidden_states"}  # noqa: RUF012
+    text_inputs = {"prompt_embeds": "encoder_hidden_states"}
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -89,6 +89,21 @@ class TransformerReflection(Reflection):
             f"{type(self).__name__} takes no IP-Adapter: image prompts of transformers were not tested under a method."
             f" Accepted: {self.stock.__name__}."
         )
+
+
+class MaskedReflection(TransformerReflection):
+    """For stock pipelines whose text embeddings go with a mask, each beside its own, negative ones too."""
+
+    encoded = (
+        "prompt_embeds",
+        "prompt_attention_mask",
+        "negative_prompt_embeds",
+        "negative_prompt_attention_mask",
+    )
+    text_inputs = {
+        "prompt_embeds": "encoder_hidden_states",
+        "prompt_attention_mask": "encoder_attention_mask",
+    }
 
 
 class EmbeddedReflection(TransformerReflection):

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from programs import heard
 from typer.testing import CliRunner
 
 from w2sd_video import cli, plans, runs
@@ -557,10 +558,6 @@ def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings, "seeds": "0-9"}))
     command = [sys.executable, "-m", "w2sd_video.cli", "run", "plan.yaml", "--threads", "1", "--workers", "2"]
-
-    def heard() -> None:  # what runs in the background may have inherited that SIGINT is ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     how = {"start_new_session": True, "cwd": tmp_path, "preexec_fn": heard}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, **how)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from programs import heard
 from typer.testing import CliRunner
 
 from w2sd_video import runs
@@ -152,9 +153,6 @@ def begun(folder: Path) -> tuple[subprocess.Popen, list[str]]:
     """A command of two processes that has written some rows of twelve, of which one process has begun the next; and the
     command."""
     command = [*COMMAND, "--out", str(folder / "rows"), "--method", "strong", "--videos", "12", "--processes", "2"]
-
-    def heard() -> None:  # what runs in the background may have inherited that SIGINT is ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with open(folder / "said", "w") as said:
         running = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
