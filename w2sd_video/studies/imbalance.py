@@ -147,7 +147,7 @@ def _figure(values: Any, made: dict[str, np.ndarray], space: Space) -> Any:
         pad = np.pad(images, ((0, 0), (1, 1), (1, 1)))
         rows = [np.concatenate(list(each), 1) for each in np.array_split(pad, 2)]
         strip.imshow(np.concatenate(rows), cmap="gray_r", vmin=0, vmax=1)
-        strip.set(xticks=[], yticks=[])
+        strip.set(xticks=[], yticks=[], xlabel="samples")
     axes[0, 1].set_ylabel("component 2")
     axes[0, 1].legend(loc="lower left", fontsize=6, markerscale=2)
     return drawn
