@@ -461,6 +461,11 @@ def test_a_dry_run_on_the_shipped_models_says_what_stands_for_what(tmp_path, mon
     said = command("table12", "--shapes", "--n", 20, "--dry-run")
     assert "motion smoothness: shapes_jerk; the third difference of an object's course" in said
     assert "60 cells, 2640 network evaluations" in said and not list(tmp_path.iterdir())
+    run = json.loads(command("table12", "--shapes", "--n", 20, "--dry-run", "--format", "json"))["runs"][0]
+    assert (run["cells"], run["evaluations"], sum(run["evaluations_each"].values()) * 20) == (60, 2640, 2640)
+    assert [each["name"] for each in json.loads(command("ls", "--format", "json"))] == NAMES
+    assert "give text or json" in command("ls", "--format", "latex", code=2)
+    assert "give text, json, markdown or latex" in command("table12", "--shapes", "--format", "yaml", code=2)
 
 
 def test_a_table_that_nothing_stands_for_is_refused_with_the_reason(tmp_path):
@@ -486,5 +491,9 @@ def test_a_table_runs_from_nothing_to_its_page(tmp_path):
     assert "| subject consistency: shapes_area_instability" in (table / "table.md").read_text()
     assert (table / plans.PAGE).is_file()
     before = {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}
-    command("table12", "--shapes", "--n", 2, "--out", table)
+    again = CliRunner().invoke(
+        cli.app, ["reproduce", "table12", "--shapes", "--n", "2", "--out", str(table), "--format", "json"]
+    )
+    figures = json.loads(again.stdout)["figures"]
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in figures] == rows
     assert before == {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from .. import runs, tables
+from ..errors import Refused
 from ..terminal import PATH, check_file, err, messages, out, quiet, say
+from .options import wants_json
 from .progress import FAILURES, bar, say_failed
 from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 
@@ -49,6 +53,9 @@ def reproduce(
         Path | None, typer.Option("--plan", help="Write the plan to this file, for `w2sd-video run`.", **PATH)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="text, json, markdown or latex: of tables; ls and --dry-run: text or json.")
+    ] = "text",
 ) -> None:
     """Make a table of the paper: its prompts, arms and scores, beside the paper's figures.
 
@@ -61,9 +68,11 @@ def reproduce(
         from .. import plans
         from .. import reproduce as tables_of_paper
 
+        if form not in ("text", "json", *tables.FORMATS):
+            raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
+        as_json = wants_json(form) if name == "ls" or dry_run else form == "json"
         if name == "ls":
-            for each in map(tables_of_paper.load, tables_of_paper.names()):
-                out.print(f"[bold]{each.name}[/]: {escape(_sentence(each))}")
+            _list([tables_of_paper.load(each) for each in tables_of_paper.names()], as_json)
             return
         table = tables_of_paper.load(name)
         more: dict[str, Any] = {"n": n, "seeds": seeds, "prompts": prompts}
@@ -78,8 +87,10 @@ def reproduce(
         if plan_file is not None:
             _write_plans(plan_file, made)
         lacking = {what: way for cost in costs.values() for what, way in cost.missing.items()}
-        if dry_run or lacking:
-            _say_needs(table, shapes, places, costs, lacking)
+        if as_json and dry_run:
+            say(json.dumps(_needs(table, shapes, places, costs, lacking), indent=1))
+        elif dry_run or lacking:
+            _say_needs(table, shapes, places, costs, lacking, out if form == "text" else err)
         if dry_run:
             return
         if lacking:
@@ -97,15 +108,33 @@ def reproduce(
             summaries[where] = _scored(plan, where, weights, device)
             complete = complete and not summaries[where].scores.problems
         parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
-        _print(tables_of_paper.document(table, parts, shapes))
+        blocks = tables_of_paper.document(table, parts, shapes)
+        if as_json:
+            say(json.dumps(tables_of_paper.data(table, parts, shapes), indent=1))
+        elif form in tables.FORMATS:
+            say(tables.FORMATS[form](blocks))
+        else:
+            _print(blocks)
         written = tables_of_paper.write(to, table, parts, shapes)
         for part, where in places.items():
             paper = tables_of_paper.paper_of(table, part, shapes)
             written += plans.write_page(made[where], where, summaries[where], paper=paper)
         for file in written:
-            out.print(str(file), markup=False)
+            (out if form == "text" else err).print(str(file), markup=False)
         if not complete:
             raise typer.Exit(1)
+
+
+def _list(all_tables: list[Table], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"name": t.name, "title": t.title, "source": t.source, "on_shapes": t.shapes.plan is not None}
+            for t in all_tables
+        ]
+        say(json.dumps(rows, indent=1))
+        return
+    for each in all_tables:
+        out.print(f"[bold]{each.name}[/]: {escape(_sentence(each))}")
 
 
 def _sentence(table: Table) -> str:
@@ -146,8 +175,25 @@ def _said(plan: Plan) -> dict[str, Any]:
     return {name: value for name, value in asdict(plan).items() if value != defaults[name]}
 
 
-def _say_needs(
+def _needs(
     table: Table, shapes: bool, places: Mapping[str, Path], costs: Mapping[Path, Needs], lacking: Mapping[str, str]
+) -> dict[str, Any]:
+    """What `_say_needs` says, as data."""
+    runs_of = [
+        {"run": str(where), "parts": [part for part, place in places.items() if place == where]}
+        | {"cells": cost.cells, "evaluations": cost.total, "evaluations_each": cost.evaluations}
+        for where, cost in costs.items()
+    ]
+    return {"name": table.name, "on_shapes": shapes, "runs": runs_of, "missing": dict(lacking)}
+
+
+def _say_needs(
+    table: Table,
+    shapes: bool,
+    places: Mapping[str, Path],
+    costs: Mapping[Path, Needs],
+    lacking: Mapping[str, str],
+    out: Console,
 ) -> None:
     """What would be made, what it costs, and what is missing."""
     from ..reproduce import mapping

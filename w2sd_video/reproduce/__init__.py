@@ -1,7 +1,7 @@
 """The paper's tables: each a plan with the paper's figures, and a plan on the shipped models that stands for it."""
 
 from .needs import Needs, needs
-from .results import Figure, Result, direction, document, mapping, paper_of, results, write
+from .results import Figure, Result, data, direction, document, mapping, paper_of, results, write
 from .table import ALWAYS, Part, Table, load, names
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Part",
     "Result",
     "Table",
+    "data",
     "direction",
     "document",
     "load",

@@ -296,6 +296,21 @@ HEAD = """part column ours arm n of units mean low high paper base difference di
 verdict paper_difference direction reason""".split()
 
 
+def data(table: Table, parts: Sequence[Result], on_shapes: bool) -> dict[str, object]:
+    """What `document` says, as data: the parts, and the lines of `table.csv` with their names; "" is None."""
+    head, *lines = rows(parts)
+    figures = [
+        {str(key): None if value == "" else value for key, value in zip(head, line, strict=True)} for line in lines
+    ]
+    about = [
+        {"part": each.part, "title": each.title, "base": each.base, "counts": dict(each.counts)}
+        | {"directions": each.directions}
+        for each in parts
+    ]
+    said = {"name": table.name, "title": table.title, "source": table.source, "on_shapes": on_shapes}
+    return {**said, "parts": about, "figures": figures}
+
+
 def rows(parts: Iterable[Result]) -> Iterator[list[object]]:
     """The lines of `table.csv`: one a part, column and arm."""
     yield list(HEAD)
