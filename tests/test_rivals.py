@@ -585,3 +585,30 @@ def test_free_init_is_of_videos():
     with pytest.raises(Refused, match="free_init: 0"):
         Request.of("a red circle", free_init=0)
     assert Request.of("a red circle").long_stem == replace(Request.of("a red circle"), free_init=None).long_stem
+
+
+# A schedule of guidance
+
+
+@each_family
+@pytest.mark.parametrize("numbers, steps", [((3.0, 1.0, 0.0, -1.5), 4), ((4.0, 1.0), 3)], ids=["each", "between"])
+@pytest.mark.slow_unless(case=lambda family, steps: family is IMAGE)
+def test_a_schedule_of_guidance_has_its_number_in_each_step(family, numbers, steps):
+    pipe, x = family.pipeline(), family.latents()
+    at = numbers if len(numbers) == steps else (4.0, 2.5, 1.0)
+
+    def mixture(run: Literal, i: int, x: Tensor, t: Tensor) -> Tensor:
+        uncond, cond = halves(run, x, t)
+        return uncond + at[i] * (cond - uncond)
+
+    ours = family(pipe, latents=x, method="guidance_schedule", guidance=numbers, num_inference_steps=steps)
+    assert close(ours, sampled(Literal(family, pipe), x, mixture, steps), 1e-5)
+    assert spent(pipe)["total"] == sum(1 if w in (0, 1) else 2 for w in at)
+
+
+def test_a_schedule_of_guidance_is_a_list_of_numbers_and_a_request_counts_them():
+    of = Request.of("a red circle", 0, "shapes", method="guidance_schedule", options={"guidance": [3, 1]})
+    assert evaluations(of)["total"] == 2 * of.num_inference_steps - 1
+    for wrong in ([], 3.0, ["3"], [float("nan")]):
+        with pytest.raises((ValueError, Refused), match="guidance"):
+            Request.of("a red circle", 0, "shapes", method="guidance_schedule", options={"guidance": wrong})

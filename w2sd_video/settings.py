@@ -104,7 +104,7 @@ U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
 METHODS = (
     "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
-    " s2_guidance predict_and_perturb foresight"
+    " s2_guidance predict_and_perturb foresight guidance_schedule"
 ).split()
 # The settings that are models by themselves; those that every video has, and no image; those that are pictures.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")

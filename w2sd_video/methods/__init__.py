@@ -12,6 +12,7 @@ from .apg import APG
 from .auto_guidance import AutoGuidance
 from .cfg_zero_star import CFGZeroStar
 from .foresight import Foresight
+from .guidance_schedule import GuidanceSchedule
 from .method import Answer, Method
 from .optimistic import Optimistic
 from .perturbed import PerturbedAttentionGuidance, S2Guidance, SkipLayerGuidance
@@ -33,6 +34,7 @@ __all__ = [
     "AutoGuidance",
     "CFGZeroStar",
     "Foresight",
+    "GuidanceSchedule",
     "Method",
     "Optimistic",
     "PerturbedAttentionGuidance",
@@ -61,6 +63,7 @@ METHODS: dict[str, type[Method]] = {
     "s2_guidance": S2Guidance,
     "predict_and_perturb": PredictAndPerturb,
     "foresight": Foresight,
+    "guidance_schedule": GuidanceSchedule,
     "weak": Weak,
 }
 ARMS = ("strong_guidance", "weak_guidance")

@@ -1,0 +1,54 @@
+"""Guidance that changes from step to step: what a method has to be more than."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..levels import Step
+from .method import Answer, Arm, Method, Noise, finite
+
+
+@dataclass(frozen=True)
+class GuidanceSchedule(Method):
+    """Plain guidance p_uncond + w_t (p_cond - p_uncond) with a number of its own in each step.
+
+    The guidance of the final step, and what the pipeline does to its mixture, as `guidance_rescale`, have no part in
+    it. A step with w_t = 1 evaluates the conditional branch alone, so guidance in some noise levels only
+    (Kynkäänniemi et al. 2024, arXiv:2404.07724) costs less than guidance in all. There is no weak arm.
+
+    Args:
+        guidance: w_t, from the noisiest step down. Of fewer or more numbers than steps, what lies between them on a
+            straight line: the first number is the first step's, the last the last one's.
+    """
+
+    uses_weak: ClassVar[bool] = False
+    guides: ClassVar[bool] = False
+    every_step: ClassVar[bool] = True
+
+    guidance: Sequence[float] = (1.0,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.guidance, (tuple, list)) or not self.guidance:
+            raise ValueError(f"`guidance` has to be a list of numbers, one or more, but is {self.guidance!r}.")
+        for number in self.guidance:
+            finite("guidance", number)
+
+    @property
+    def guidances(self) -> list[float]:
+        return list(self.guidance)
+
+    def at(self, index: int, num_steps: int) -> float:
+        """w_t of step `index` of `num_steps`."""
+        last = len(self.guidance) - 1
+        place = last * index / max(num_steps - 1, 1)
+        before = min(int(place), last)
+        after = min(before + 1, last)
+        return self.guidance[before] + (place - before) * (self.guidance[after] - self.guidance[before])
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        return Answer(strong.guided(x_t, self.at(step.index, step.num_steps))[None])
