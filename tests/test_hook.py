@@ -183,6 +183,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
 
     plain = image()
     own = {METHODS["slg"]: {"layers": 1}, METHODS["predict_and_perturb"]: {"reflection_steps": 3}}
+    own[METHODS["guidance_schedule"]] = {"guidance": [3.0, 1.0]}
     chosen = method and method(5.0, 1.0, **own.get(method, {}))
     if method is METHODS["pag"]:  # of text and latents together, where the identity is not known
         with pytest.raises(ValueError, match="has to be given: this network has no middle block"):
@@ -203,7 +204,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
     if method is METHODS["weak"]:
         strong, weak_arm = 0, 4
     others = {"apg": (8, 0), "cfg_zero_star": (8, 0), "slg": (8, 4), "s2_guidance": (8, 4)}
-    others |= {"predict_and_perturb": (3 * 6 + 2, 0), "foresight": (8 + 4 * 2, 4)}
+    others |= {"predict_and_perturb": (3 * 6 + 2, 0), "foresight": (8 + 4 * 2, 4), "guidance_schedule": (7, 0)}
     strong, weak_arm = next((n for name, n in others.items() if METHODS[name] is method), (strong, weak_arm))
     assert hook.evaluations.per_video() == {"strong": strong, "weak": weak_arm, "total": strong + weak_arm}
     assert torch.equal(image(), plain) and "maybe_free_model_hooks" not in vars(pipe)
