@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import cli, plans, presets, prompts, reproduce, runs, tables
 from w2sd_video.columns import Column
+from w2sd_video.errors import Failed
 from w2sd_video.eval.columns import COLUMNS
 from w2sd_video.eval.dimensions import Dimension, chosen, get
 from w2sd_video.eval.evaluate import Scores
@@ -497,3 +498,13 @@ def test_a_table_runs_from_nothing_to_its_page(tmp_path):
     figures = json.loads(again.stdout)["figures"]
     assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in figures] == rows
     assert before == {path: path.stat().st_mtime_ns for path in Path(table).rglob("*.mp4")}
+
+
+def test_an_arm_is_not_tuned_on_videos_that_could_not_be_made(tmp_path):
+    def make(plan, folder):
+        return plans.Progress(8, 7, 0, [{"arm": "guidance_scale 3", "error": "OSError: no space"}])
+
+    with pytest.raises(
+        Failed, match="1 of the videos that tuned is tuned on could not be made; guidance_scale 3: OSError"
+    ):
+        prepared(Plan(**TUNED), Folder(tmp_path), make)

@@ -77,6 +77,10 @@ class WeightsNotFound(OfWeights, FileNotFoundError):
     """Weights that are not on this machine. The message says how to get them."""
 
 
+class Failed(Exception):
+    """Something that others depend on could not be made; what was made is kept."""
+
+
 class NotFinite(FloatingPointError):
     """Frames whose values are not finite, which would be black.
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from . import settings
 from .documents import parse_yaml, words_as_booleans
-from .errors import Named, NotFinite, Refused, out_of_memory, shown
+from .errors import Failed, Named, NotFinite, Refused, out_of_memory, shown
 
 # Errors of the machine, not of what the user gave.
 MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
@@ -146,7 +146,7 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
     except NotFinite as error:
         way = "give --dtype float32, or another autoencoder by --vae"
         _fail(f"{error.frames} have values that are not finite; {way}", 1)
-    except FloatingPointError as error:
+    except (FloatingPointError, Failed) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ..errors import Refused
+from ..errors import Failed, Refused
 from ..refine import Refiner
 from .known import known
 from .plan import Arm, Plan
@@ -23,7 +23,15 @@ from .tuning import fingerprint, label, plan_of, tuning_of
 logger = logging.getLogger("w2sd_video")
 ENOUGH = 200  # prompts to tune on
 MOST, STEP = 30.0, 1.4  # of a guidance that is best at the upper end
-Make = Callable[[Plan, Path], object]  # makes a plan's cells in a folder
+
+
+class Made(Protocol):
+    """What came of making cells: the lines of those that failed."""
+
+    failed: list[dict[str, Any]]
+
+
+Make = Callable[[Plan, Path], Made]  # makes a plan's cells in a folder
 
 
 def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan:
@@ -34,6 +42,7 @@ def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan
         whole: whether all cells of the plan are made here; a shard leaves tuning to the run as a whole.
 
     Raises:
+        Failed: what an arm is tuned on could not be made.
         Refused: two presets refine prompts differently, the language model that refines them is not on this machine, or
             arms are not tuned yet.
     """
@@ -93,7 +102,10 @@ def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
     values = grid.values
     while True:
         of_tuning = plan_of(plan, grid, values)
-        make(of_tuning, _place(folder, arm))
+        if failed := make(of_tuning, _place(folder, arm)).failed:
+            first = failed[0]
+            count = f"{len(failed)} of the videos that {arm.name} is tuned on"
+            raise Failed(f"{count} could not be made; {first['arm']}: {first['error']}")
         means = _means(of_tuning, _place(folder, arm), tuning_of(plan).by)
         chosen = max(values, key=lambda value: means[label(grid, value)])
         follow = grid.name.endswith("guidance_scale") and chosen == max(values) and 0 < chosen < MOST

@@ -75,6 +75,7 @@ def run(
 
     Raises:
         Refused: the plan, the folder or an argument cannot be used.
+        Failed: what an arm is tuned on could not be made.
         OSError: weights are missing, or the disk is full; what was made is kept.
     """
     if not 1 <= shard[0] <= shard[1]:
