@@ -103,9 +103,8 @@ def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
     while True:
         of_tuning = plan_of(plan, grid, values)
         if failed := make(of_tuning, _place(folder, arm)).failed:
-            first = failed[0]
-            count = f"{len(failed)} of the videos that {arm.name} is tuned on"
-            raise Failed(f"{count} could not be made; {first['arm']}: {first['error']}")
+            which = f"{len(failed)} of the videos that {arm.name} is tuned on"
+            raise Failed(f"{which} could not be made; {failed[0]['arm']}: {failed[0]['error']}")
         means = _means(of_tuning, _place(folder, arm), tuning_of(plan).by)
         chosen = max(values, key=lambda value: means[label(grid, value)])
         follow = grid.name.endswith("guidance_scale") and chosen == max(values) and 0 < chosen < MOST
