@@ -37,7 +37,7 @@ class Recipe(Common):
     text_steps: Count = 600
     image_steps: Count = 9000
     video_steps: Count = 4000
-    tuned_steps: Count = 2000
+    tuned_steps: Count = 6000
     vae_batch: Count = 24
     vae_learning_rate: Rate = 1.5e-3
     text_learning_rate: Rate = 2e-3
