@@ -15,8 +15,8 @@ weak = UNet2DConditionModel.from_pretrained(WEIGHTS / "base" / "unet", torch_dty
 def picture(name: str) -> None:
     image = pipe(
         "a large blue square",
-        num_inference_steps=15,
-        guidance_scale=3.0,
+        num_inference_steps=25,
+        guidance_scale=1.5,
         height=64,
         width=64,
         generator=torch.Generator().manual_seed(0),

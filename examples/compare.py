@@ -15,14 +15,14 @@ pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(
 pipe.set_progress_bar_config(disable=True)
 
 arms = {
-    "weak": {"method": "weak", "weak_guidance_scale": 3.0},  # the weak model by itself
+    "weak": {"method": "weak", "weak_guidance_scale": 1.5},  # the weak model by itself
     "strong": {"method": None},  # the strong model by itself: diffusers' own sampling
     "w2sd": {"method": "w2sd", "weak_guidance_scale": 1.0},
 }
 for name, settings in arms.items():
     generator = torch.Generator().manual_seed(1)  # the same first noise for all three
     video = pipe(
-        PROMPT, num_inference_steps=15, guidance_scale=3.0, generator=generator, output_type="np", **settings
+        PROMPT, num_inference_steps=25, guidance_scale=1.5, generator=generator, output_type="np", **settings
     ).frames[0]  # (16, 64, 64, 3), from 0 to 1
     export_to_video(list(video), f"{name}.mp4", fps=8)
     scores = judge(video, grammar.parse(PROMPT))

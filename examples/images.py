@@ -10,8 +10,8 @@ pipe = W2SDStableDiffusionXLPipeline.from_pretrained(
 )
 images = pipe(
     ["a yellow triangle above a blue circle", "a large red square on a white background"],
-    num_inference_steps=15,
-    guidance_scale=3.0,
+    num_inference_steps=25,
+    guidance_scale=1.5,
     weak_guidance_scale=1.0,
     height=64,
     width=64,

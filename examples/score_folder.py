@@ -10,7 +10,7 @@ from w2sd_video.shapes import grammar
 PROMPTS = grammar.prompts(2)  # a verdict takes 10 prompts or more
 
 for variant in ("plain", "w2sd"):
-    requests = [w2sd_video.Request.of(prompt, seed=0, variant=variant, num_inference_steps=15) for prompt in PROMPTS]
+    requests = [w2sd_video.Request.of(prompt, seed=0, variant=variant, num_inference_steps=25) for prompt in PROMPTS]
     for made in w2sd_video.generate(requests, out=variant):
         print(made.paths["mp4"])
 

@@ -193,19 +193,13 @@ def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
         samples(control, 3, [str(given)], tmp_path, tmp_path)
 
 
-FIRST_EDITION = pytest.mark.xfail(
-    reason="the weights that ship were trained on the world's first edition; those of the second are being trained",
-    strict=True,
-)
-
-
 @pytest.mark.parametrize(
     "pair",
     [
         "shapes-control",
         "shapes-picture",
         "shapes-digits",
-        pytest.param("shapes-prompt", marks=FIRST_EDITION),
+        "shapes-prompt",
         "mine",
     ],
 )
@@ -228,7 +222,7 @@ def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("strong", "weak", "says"),
     [
-        pytest.param("tuned", "base", "points towards", marks=FIRST_EDITION),
+        ("tuned", "base", "points towards"),
         ("base", "tuned", "WARNING: the models' difference"),
     ],
 )

@@ -40,8 +40,8 @@ NOT_RUN = (
 DATA = ("csv", "text", "toml", "yaml")
 SNIPPET = re.compile(r"\A# (examples/\w+\.py)\n\Z")  # the site has the script in its place
 SMALLER = {
-    "num_inference_steps=15": "num_inference_steps=2",
-    "num_inference_steps: 15": "num_inference_steps: 2",
+    "num_inference_steps=25": "num_inference_steps=2",
+    "num_inference_steps: 25": "num_inference_steps: 2",
     "seeds: 0-1 ": "seeds: 0-0 ",
     "seeds: 0-1\n": "seeds: 0-0\n",
     "reflection_steps=10": "reflection_steps=1",

@@ -461,9 +461,9 @@ def test_a_dry_run_on_the_shipped_models_says_what_stands_for_what(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     said = command("table12", "--shapes", "--n", 20, "--dry-run")
     assert "motion smoothness: shapes_jerk; the third difference of an object's course" in said
-    assert "60 cells, 2640 network evaluations" in said and not list(tmp_path.iterdir())
+    assert "60 cells, 4440 network evaluations" in said and not list(tmp_path.iterdir())
     run = json.loads(command("table12", "--shapes", "--n", 20, "--dry-run", "--format", "json"))["runs"][0]
-    assert (run["cells"], run["evaluations"], sum(run["evaluations_each"].values()) * 20) == (60, 2640, 2640)
+    assert (run["cells"], run["evaluations"], sum(run["evaluations_each"].values()) * 20) == (60, 4440, 4440)
     assert [each["name"] for each in json.loads(command("ls", "--format", "json"))] == NAMES
     assert "give text or json" in command("ls", "--format", "latex", code=2)
     assert "give text, json, markdown or latex" in command("table12", "--shapes", "--format", "yaml", code=2)

@@ -434,14 +434,14 @@ def test_prompts_of_the_bench_do_not_depend_on_how_many_there_are():
 
 
 def test_equal_cost_is_the_reflections_own_count():
-    """3 / 1 at T = 15: 14 reflected steps of 5 evaluations and one plain step of 2 make 72, or 36 plain steps."""
+    """1.5 / 1 at T = 25: 24 reflected steps of 5 evaluations and one plain step of 2 make 122, or 61 plain steps."""
     rows = bench.methods(bench.preset("shapes"))
-    assert rows["equal-cost"].says["num_inference_steps"] == 36
-    assert rows["guidance"].says["guidance_scale"] == 5.0
-    both = bench.methods(bench.preset("shapes", {"weak_guidance_scale": 3.0}))  # 14 of 6 and one of 2
-    assert both["equal-cost"].says["num_inference_steps"] == 43
-    fewer = bench.methods(bench.preset("shapes", {"reflection_steps": 5}))  # 5 of 5 and ten of 2
-    assert fewer["equal-cost"].says["num_inference_steps"] == 23
+    assert rows["equal-cost"].says["num_inference_steps"] == 61
+    assert rows["guidance"].says["guidance_scale"] == 2.0
+    both = bench.methods(bench.preset("shapes", {"weak_guidance_scale": 1.5}))  # 24 of 6 and one of 2
+    assert both["equal-cost"].says["num_inference_steps"] == 73
+    fewer = bench.methods(bench.preset("shapes", {"reflection_steps": 5}))  # 5 of 5 and 20 of 2
+    assert fewer["equal-cost"].says["num_inference_steps"] == 33
 
 
 def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
@@ -639,8 +639,8 @@ def test_every_other_method_has_a_row(tmp_path):
 
 @pytest.mark.slow
 def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance():
-    """At T = 15 and guidance 3 and 1: pixels of four videos, from the same prompts and seeds."""
-    asked = bench.preset("shapes")
+    """At T = 12: pixels of four videos, from the same prompts and seeds."""
+    asked = bench.preset("shapes", {"num_inference_steps": 12})
     pipelines = bench.load(bench.Request.of(grammar.prompts(1)[0], 0, asked))
     distances: dict[str, list[float]] = {}
     for n, prompt in enumerate(grammar.prompts(4)):
@@ -649,7 +649,7 @@ def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance(
             if name in ("w2sd", "auto-guidance", "optimistic"):
                 request = bench.Request.of(prompt, n, asked, **row.says)
                 videos[name], counted = bench.sample(pipelines["w2sd"], request, "w2sd")
-                assert counted["total"] == (72 if name == "w2sd" else 44)
+                assert counted["total"] == (57 if name == "w2sd" else 35)
         for name in ("auto-guidance", "optimistic"):
             difference = videos[name].astype(float) - videos["w2sd"]
             distances.setdefault(name, []).append(float(np.sqrt((difference**2).mean())))

@@ -230,13 +230,13 @@ def test_a_picture_to_follow_is_never_that_of_another_prompt_of_the_same_number(
 
 
 def test_plain_sampling_without_guidance_costs_half_a_step():
-    """14 steps of 5 evaluations and one of 2 make 72: 36 steps at guidance 2, and 72 at guidance 1."""
+    """24 steps of 5 evaluations and one of 2 make 122: 61 steps at guidance 2, and 122 at guidance 1."""
     asked = bench.preset("shapes")
-    assert (bench.equal_steps(asked), bench.equal_steps(asked, 1.0)) == (36, 72)
-    # With a final step of 1 evaluation, 14 of 4 and one of 1.
-    assert bench.equal_steps(bench.preset("shapes", {"guidance_scale": 1.0})) == 57
+    assert (bench.equal_steps(asked), bench.equal_steps(asked, 1.0)) == (61, 122)
+    # With a final step of 1 evaluation, 24 of 4 and one of 1.
+    assert bench.equal_steps(bench.preset("shapes", {"guidance_scale": 1.0})) == 97
     grid = tuning.tuned(asked)["tuned-equal-cost"].first
-    assert grid[0] == {"guidance_scale": 1.0, "num_inference_steps": 72} and grid[1] == {"guidance_scale": 1.5}
+    assert grid[0] == {"guidance_scale": 1.0, "num_inference_steps": 122} and grid[1] == {"guidance_scale": 1.5}
 
 
 # The table
