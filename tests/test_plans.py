@@ -534,16 +534,17 @@ class Mine(W2SD):
 """
 
 
-def test_a_method_of_a_file_is_named_on_the_command_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monkeypatch):
     monkeypatch.setattr("w2sd_video.plugins._RUN", {})
-    (tmp_path / "mine1.py").write_text(METHOD)
-    method = f"{tmp_path / 'mine1.py'}:Mine"
-    settings = {**SMALL, "method": "mine1.py:Mine"}
+    (tmp_path / f"mine{workers}.py").write_text(METHOD)
+    method = f"{tmp_path / f'mine{workers}.py'}:Mine"
+    settings = {**SMALL, "method": f"mine{workers}.py:Mine"}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings}))
     command = ["run", str(tmp_path / "plan.yaml"), "--threads", "1"]
     refused = CliRunner().invoke(cli.app, command)
     assert refused.exit_code == 2 and "--method FOLDER/" in refused.output and not (tmp_path / "plan").exists()
-    done = CliRunner().invoke(cli.app, [*command, "--method", method, "--format", "json"])
+    done = CliRunner().invoke(cli.app, [*command, "--workers", str(workers), "--method", method, "--format", "json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["left"] == 0, done.output
     again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", method, "--format", "json"])
     assert json.loads(again.stdout)["arms"]["all"]["made"] == 2
