@@ -220,6 +220,8 @@ FAMILIES = [
     Family("W2SDAnimateDiffControlNetPipeline", xl=False, video=True, control=True),
     Classes("W2SDDiTMoEPipeline", xl=False, video=False, control=False),
 ]
+# One of each form: of videos, of images, with a ControlNet, of classes. Tests of one method or argument take these.
+FORMS = [FAMILIES[1], FAMILIES[2], FAMILIES[4], FAMILIES[7]]
 
 
 def add_lora(model: Any, name: str = "style", seed: int = 40, targets: tuple[str, ...] = ("to_q", "to_v")) -> None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,12 @@ import time
 from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads that its parent had
 os.environ["RAY_AUTH_MODE"] = "disabled"  # of a cluster that nobody else reaches
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # which kills workers where other programs fill the memory
+os.environ["RAY_gcs_server_port_wait_time_s"] = "600"  # for a cluster to start on a machine that has much else to do
 PLAN = """
 prompts: [a red circle, a blue square]
 seeds: 0-2
@@ -41,11 +45,14 @@ ray.init("local", num_cpus=8, include_dashboard=False, logging_level=logging.CRI
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
-ACTOR = "ray::_Actor"
+ACTOR, BUSY = "ray::_Actor", "ray::_Actor.make"  # titles of processes: of a worker, and of one that has a task
+PATIENCE = 600  # seconds after which something that has to end, and does not, is a fault
+# What Python itself says in a process that it starts, where that is not told what to run because its parent was killed.
+STILLBORN = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+EOFError: Ran out of input\n")
 
 
-def start(folder: Path, *arguments: str) -> int:
-    """A command as a process of its own, in a folder; what it says is appended to the file `said` there."""
+def start(folder: Path, *arguments: str, said: str = "said") -> int:
+    """A command as a process of its own, in a folder; what it says is appended to a file there."""
     from w2sd_video.cli import main
 
     sys.stdout.flush()
@@ -57,9 +64,9 @@ def start(folder: Path, *arguments: str) -> int:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
         os.chdir(folder)
-        said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        written = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
-            os.dup2(said, stream)
+            os.dup2(written, stream)
         sys.argv = ["w2sd-video", *arguments]
         main()
         code = 0
@@ -73,7 +80,7 @@ def start(folder: Path, *arguments: str) -> int:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def ended(process: int, seconds: float) -> int | None:
+def ended(process: int, seconds: float = PATIENCE) -> int | None:
     """How a process ended within a time: its code, or the signal, negative. None: it runs."""
     until = time.monotonic() + seconds
     while True:
@@ -138,45 +145,70 @@ def cluster():
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | quiet
     ) as it:
         try:
-            yield it.stdout.readline().strip(), it.pid
+            address = it.stdout.readline().strip()
+            assert address, "the cluster does not start"
+            yield address, it.pid
         finally:
             it.stdin.close()
 
 
-def actors(process: int) -> list[int]:
+def actors(process: int, title: str = ACTOR) -> list[Any]:
     """The actors below a process."""
     import psutil
 
     found = []
     for each in psutil.Process(process).children(recursive=True):
         with suppress(psutil.Error):
-            found += [each.pid] if each.cmdline()[:1] and each.cmdline()[0].startswith(ACTOR) else []
+            found += [each] if each.cmdline()[:1] and each.cmdline()[0].startswith(title) else []
     return found
+
+
+def without_actors(process: int) -> None:
+    """Waits until the cluster has ended those of commands that were killed."""
+    until = time.monotonic() + PATIENCE
+    while left := actors(process):
+        assert time.monotonic() < until, f"{left} outlive their runs"
+        time.sleep(0.2)
+
+
+def rows_of(stage: str, run: Path) -> int:
+    """How many rows a stage has written."""
+    return made(run).total() if stage == "run" else len(lines(run / "scores/scores.jsonl"))
+
+
+def at_random(process: int, stage: str, run: Path, rng: random.Random) -> bool:
+    """Waits until a stage has written some rows more, and then a little. Returns whether it still runs."""
+    rows = rows_of(stage, run) + rng.randint(0, CELLS // 3)
+    while ended(process, 0) is None:
+        if stage == "report" or rows_of(stage, run) >= rows:
+            return ended(process, rng.uniform(0, rng.choice([0.1, 2.0]))) is None
+        time.sleep(0.005)
+    return False
 
 
 def disturbed(stage: str, engine: list[str], count: int, times: int, base: Path, rng: random.Random) -> str:
     """Kills a stage so many times, a few times in a row, and lets it come to its end then, which is compared."""
     undisturbed, kills, at_once, twice = tables(base / "run"), 0, 0, 0
-    duration = 0.0
-    while kills < times or not duration:
-        with tempfile.TemporaryDirectory() as name:
+    while kills < times:
+        # Workers of what was killed may still write to it.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             folder, in_a_row = Path(name), 0
             shutil.copy(base / "plan.yaml", folder)
             if stage != "run":
                 made_by_it = {"score": ("scores", "report"), "report": ("report",)}[stage]
                 shutil.copytree(base / "run", folder / "run", ignore=shutil.ignore_patterns(*made_by_it))
-            while duration and kills < times and in_a_row < IN_A_ROW:
-                process = start(folder, *command(stage, engine))
-                if ended(process, rng.uniform(0, duration / 2)) is not None:
+            while kills < times and in_a_row < IN_A_ROW:
+                process = start(folder, *command(stage, engine), said="killed")
+                if not at_random(process, stage, folder / "run", rng):
                     break
                 kill(process)
                 kills, in_a_row = kills + 1, in_a_row + 1
-            began = time.monotonic()
-            process = start(folder, *command(stage, engine))
-            code = ended(process, 600)
+            code = ended(start(folder, *command(stage, engine)))
             said = (folder / "said").read_text()
             assert code == 0 and "Traceback" not in said, said
-            duration = duration or time.monotonic() - began
+            if (folder / "killed").exists():
+                said = STILLBORN.sub("", (folder / "killed").read_text())
+                assert "Traceback" not in said, said
             assert tables(folder / "run") == undisturbed, f"{stage} {engine} ends with other tables"
             assert stage != "report" or page(folder / "run") == page(base / "run"), "report ends with another page"
             cells, rows = made(folder / "run"), Counter(r["key"] for r in lines(folder / "run/scores/scores.jsonl"))
@@ -187,23 +219,46 @@ def disturbed(stage: str, engine: list[str], count: int, times: int, base: Path,
     return f"{kills} kills, up to {at_once} in a row; {twice} made twice; the tables are those of an undisturbed run"
 
 
+def held(worker: Any) -> bool:
+    """Stops a worker for as long as it has a task, which it then has for good. Returns whether it has one."""
+    import psutil
+
+    with suppress(psutil.Error, ProcessLookupError):
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        if worker.cmdline()[0].startswith(BUSY):
+            return True
+        worker.resume()
+    return False
+
+
 def workers_killed(address: str, process: int, base: Path) -> str:
-    """Kills one of three Ray workers in the middle, twice."""
-    with tempfile.TemporaryDirectory() as name:
+    """Kills two of three Ray workers, each with a task, while the third goes on.
+
+    Both are stopped first. So the run cannot end before, and no task is that of both.
+    """
+    without_actors(process)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         shutil.copy(base / "plan.yaml", folder)
         engine = ["--engine", "ray", "--address", address, "--workers", "3"]
-        running, killed = start(folder, *command("run", engine)), []
-        while len(killed) < 2:
-            code = ended(running, 0.02)
-            assert code is None, f"it ended with {code} before two workers were killed"
-            there = actors(process)
-            if len(made(folder / "run")) > 3 * len(killed) and there:
-                killed.append(random.choice(there))
-                os.kill(killed[-1], signal.SIGKILL)
-        assert ended(running, 600) == 0, (folder / "said").read_text()
+        running, victims = start(folder, *command("run", engine)), []
+        while len(victims) < 2:
+            code = ended(running, 0.005)
+            assert code is None, f"it ended with {code} before two workers had a task"
+            busy = [each for each in actors(process, BUSY) if each not in victims]
+            victims += [each for each in busy[: 2 - len(victims)] if held(each)]
+        already = made(folder / "run").total()
+        until = time.monotonic() + PATIENCE
+        while made(folder / "run").total() == already < CELLS - 2:
+            assert time.monotonic() < until and ended(running, 0.02) is None, (folder / "said").read_text()
+        for each in victims:
+            each.kill()
+        assert ended(running) == 0, (folder / "said").read_text()
         assert tables(folder / "run") == tables(base / "run")
-        assert made(folder / "run").total() == CELLS and "note: a worker died" in (folder / "said").read_text()
+        assert made(folder / "run").total() == CELLS
+        assert (folder / "said").read_text().count("note: a worker died") == 2
         return "two of three workers killed; each cell made once; the tables are those of an undisturbed run"
 
 
@@ -211,19 +266,18 @@ def stopped(number: signal.Signals, base: Path) -> str:
     """Ends a command that has a Ray cluster of its own, and waits until nothing of it is left."""
     import psutil
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         shutil.copy(base / "plan.yaml", folder)
-        running, below = start(folder, *command("run", ENGINES["ray"])), []
-        while not actors(running):
+        running = start(folder, *command("run", ENGINES["ray"]))
+        while not (below := actors(running)):
             assert ended(running, 0.02) is None, (folder / "said").read_text()
-        below = psutil.Process(running).children(recursive=True)
-        if number == signal.SIGKILL:  # Ray's own agents look for their cluster for a minute before they end
-            below = [psutil.Process(actor) for actor in actors(running)]
+        if number != signal.SIGKILL:  # after which Ray's own agents look for their cluster for a minute
+            below = psutil.Process(running).children(recursive=True)
         (os.killpg if number == signal.SIGINT else os.kill)(running, number)  # Ctrl-C goes to all of its group
-        code = ended(running, 60)
+        code = ended(running)
         assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], code
-        assert not psutil.wait_procs(below, timeout=60)[1]
+        assert not psutil.wait_procs(below, timeout=PATIENCE)[1]
         said = (folder / "said").read_text()
         assert "Traceback" not in said, said
         return f"{len(below)} processes ended with it"
@@ -245,7 +299,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         (base / "plan.yaml").write_text(PLAN)
-        assert ended(start(base, *command("run", [])), 600) == 0, (base / "said").read_text()
+        assert ended(start(base, *command("run", []))) == 0, (base / "said").read_text()
         for engine in given.engines:
             with cluster() if engine == "ray" else nullcontext() as at:
                 options = ENGINES[engine] + (["--address", at[0]] if at else [])
@@ -257,10 +311,7 @@ def main() -> None:
                     print(f"{stage}, {engine}: {what}", flush=True)
                 if at:
                     print(f"run, ray: {workers_killed(*at, base)}", flush=True)
-                    until = time.monotonic() + 60
-                    while left := actors(at[1]):
-                        assert time.monotonic() < until, f"{left} outlive their runs"
-                        time.sleep(0.2)
+                    without_actors(at[1])
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if engine == "ray" else ():
                 print(f"run, ray, {number.name}: {stopped(number, base)}", flush=True)
 

@@ -232,19 +232,24 @@ def assert_literal(pipe, *, rtol, steps=4, main=3.0, strong=3.0, weak=1.0, lam=N
     )
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("lam", [1, None, 4])
-@pytest.mark.slow_unless(case=lambda spacing, kind, lam: (spacing, kind, lam) == ("linspace", "v_prediction", None))
-def test_with_the_method_on_the_output_is_algorithm_1(spacing, kind, lam):
-    pipe = in_float64(scheduler=tiny.scheduler(timestep_spacing=spacing, prediction_type=kind))
-    assert_literal(pipe, rtol=1e-9, lam=lam)
+# Whole matrices of schedules, predictions, lambda and guidance are in test_families.py, on the cheapest family.
 
 
-@pytest.mark.parametrize("main", [1.0, 3.0, 0.0, -1.0])
-@pytest.mark.parametrize(("strong", "weak"), [(3.0, 1.0), (1.0, 1.0), (5.5, 0.0), (1.0, -10.0), (0.0, 3.0)])
-@pytest.mark.slow_unless(case=lambda main, strong: (main, strong) == (0.0, 5.5))
-def test_every_combination_of_guidance_is_algorithm_1(main, strong, weak):
+def test_with_the_method_on_the_output_is_algorithm_1():
+    pipe = in_float64(scheduler=tiny.scheduler(timestep_spacing="linspace", prediction_type="v_prediction"))
+    assert_literal(pipe, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_at_lambda_t_it_is_algorithm_1():
+    assert_literal(in_float64(scheduler=tiny.scheduler(timestep_spacing="leading")), rtol=1e-9, lam=4)
+
+
+@pytest.mark.parametrize(
+    ("main", "strong", "weak"), [(0.0, 5.5, 0.0), (1.0, 1.0, 1.0), (-1.0, 1.0, -10.0), (1.0, 0.0, 3.0)]
+)
+@pytest.mark.slow_unless(case=lambda strong: strong == 5.5)
+def test_with_other_guidance_it_is_algorithm_1(main, strong, weak):
     assert_literal(in_float64(), rtol=1e-9, steps=3, main=main, strong=strong, weak=weak)
 
 

@@ -41,14 +41,18 @@ DATA = ("csv", "text", "toml", "yaml")
 SNIPPET = re.compile(r"\A# (examples/\w+\.py)\n\Z")  # the site has the script in its place
 SMALLER = {
     "num_inference_steps=25": "num_inference_steps=2",
-    "num_inference_steps: 25": "num_inference_steps: 2",
+    "num_inference_steps: 25": "num_inference_steps: 2, num_frames: 4",
     "seeds: 0-1 ": "seeds: 0-0 ",
     "seeds: 0-1\n": "seeds: 0-0\n",
     "reflection_steps=10": "reflection_steps=1",
     "--reflection-steps 5": "--reflection-steps 1",
     "LEVELS = 8": "LEVELS = 2",
 }
-FASTER = {"generate": ["--steps", "2"], "image": ["--steps", "2"], "check-pair": ["--steps", "2", "--samples", "2"]}
+FASTER = {
+    "generate": ["--steps", "2", "--frames", "4"],
+    "image": ["--steps", "2"],
+    "check-pair": ["--steps", "2", "--samples", "2"],
+}
 
 
 class Fence(NamedTuple):
@@ -175,6 +179,8 @@ def test_the_examples_of_a_page_run(page, elsewhere):
             for program, name, *rest in words(smaller(fence.text)):
                 assert program == "w2sd-video", f"{page}: {program} is not run by this test"
                 more = [] if "--from" in rest else FASTER.get(name, [])
+                if name == "check-pair" and "--preset" not in rest:  # of videos
+                    more = [*more, "--frames", "4"]
                 ran = CliRunner().invoke(app, [name, *rest, *more])
                 assert ran.exit_code == 0, f"{page}: {name} {' '.join(rest)}: {ran.output} {ran.exception!r}"
 

@@ -17,7 +17,7 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from diffusers.hooks import HookRegistry, LayerSkipConfig, apply_layer_skip
-from families import FAMILIES, Literal
+from families import FAMILIES, FORMS, Literal
 from families import algorithm_1 as w2sd_by_hand
 from test_families import close, generator
 from torch import Tensor
@@ -30,7 +30,16 @@ from w2sd_video.runs import Request
 from w2sd_video.sampling import evaluations, load, sample
 
 VIDEO, IMAGE, CLASSES = FAMILIES[1], FAMILIES[2], FAMILIES[7]
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
+each_form = pytest.mark.parametrize("family", FORMS, ids=str)
+
+
+def all_on(family: Any, names: str, **options: Any) -> Any:
+    """Cases: all of some options on one family, and the first of them on one family of each other form."""
+    cases = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
+    chosen = [(form, name) for form in FORMS for name in cases if form is family or name == next(iter(cases))]
+    values = [pytest.param(form, *cases[name], id=f"{name}-{form}") for form, name in chosen]
+    return pytest.mark.parametrize(("family", *names.split(", ")), values)
+
 
 Mixture = Callable[[Literal, int, Tensor, Tensor], Tensor]  # of a run, at step i of a latent x and a time t
 
@@ -114,8 +123,7 @@ PROJECTED = [
 ]
 
 
-@each_family
-@pytest.mark.parametrize("options", PROJECTED[:2], ids=["paper", "all"])
+@all_on(IMAGE, "options", all=PROJECTED[1], paper=PROJECTED[0])
 @pytest.mark.slow_unless(case=lambda family, options: family is IMAGE and options["parallel"] == 0.3)
 def test_apg_is_the_papers_algorithm_of_clean_latents(family, options):
     pipe, x = family.pipeline(), family.latents()
@@ -124,8 +132,7 @@ def test_apg_is_the_papers_algorithm_of_clean_latents(family, options):
     assert spent(pipe) == {"strong": 8, "weak": 0, "total": 8}
 
 
-@each_family
-@pytest.mark.parametrize("options", PROJECTED[:2], ids=["paper", "all"])
+@all_on(VIDEO, "options", all=PROJECTED[1], paper=PROJECTED[0])
 @pytest.mark.slow_unless(case=lambda family, options: family is VIDEO and options["parallel"] == 0.3)
 def test_apg_of_what_the_network_predicts_is_diffusers_guider(family, options):
     pipe, x = family.pipeline(), family.latents()
@@ -154,8 +161,7 @@ def zero_star(zero_init_steps: int) -> Mixture:
     return mixture
 
 
-@each_family
-@pytest.mark.parametrize("steps", [0, 1])
+@all_on(IMAGE, "steps", one=1, none=0)
 @pytest.mark.slow_unless(case=lambda family, steps: family is IMAGE and steps == 1)
 def test_cfg_zero_star_is_diffusers_guider(family, steps):
     pipe, x = family.pipeline(), family.latents()
@@ -227,7 +233,7 @@ def middle(family: Any) -> list[str]:
     return ["blocks.1"] if family is CLASSES else ["mid_block.attentions.0.transformer_blocks.0"]
 
 
-@each_family
+@each_form
 @pytest.mark.parametrize("method", ["slg", "pag"])
 @pytest.mark.slow_unless(case=lambda family, method: family is (IMAGE if method == "pag" else VIDEO))
 def test_layers_perturbed_are_diffusers_own(family, method):
@@ -261,7 +267,7 @@ def test_layers_can_be_of_time_and_named_by_number_or_by_where_they_are():
     ]
 
 
-@each_family
+@each_form
 @pytest.mark.slow_unless(case=lambda family: family is IMAGE)
 def test_s2_guidance_is_its_equation_with_blocks_drawn_anew_in_each_step(family):
     pipe, x = family.pipeline(), family.latents()
@@ -298,10 +304,7 @@ def refined(run: Literal, x: Tensor, iterations: int, threshold: float | None, s
     return x
 
 
-@each_family
-@pytest.mark.parametrize(
-    ("iterations", "threshold", "steps"), [(2, 0.25, None), (3, 50.0, 2), (1, None, 3)], ids=["paper", "mask", "bare"]
-)
+@all_on(VIDEO, "iterations, threshold, steps", mask=(3, 50.0, 2), paper=(2, 0.25, None), bare=(1, None, 3))
 @pytest.mark.slow_unless(case=lambda family, steps: family is VIDEO and steps == 2)
 def test_p_and_p_is_the_loop_of_its_authors(family, iterations, threshold, steps, monkeypatch):
     pipe, x = family.pipeline(), family.latents()
@@ -371,9 +374,11 @@ def noise(run: Literal, p: Tensor, x: Tensor, t: Tensor) -> Tensor:
     return (x - alpha * clean(run, p, x, t)) / sigma
 
 
-@each_family
-@pytest.mark.parametrize(
-    ("schedule", "strength", "weak"), [(((0, 3, 2), (2, 1, 1)), 0.6, 0.0), (((1, 9, 1), (3, 2, 5)), 1.0, 1.5)], ids=str
+@all_on(
+    VIDEO,
+    "schedule, strength, weak",
+    two=(((0, 3, 2), (2, 1, 1)), 0.6, 0.0),
+    beyond=(((1, 9, 1), (3, 2, 5)), 1.0, 1.5),
 )
 @pytest.mark.slow_unless(case=lambda family, strength: family is VIDEO and strength == 0.6)
 def test_fsg_is_its_iterations_and_cfg_plus_plus(family, schedule, strength, weak):
@@ -511,7 +516,7 @@ def test_each_method_changes_the_last_step_too_and_a_request_says_so():
 # A pair of a network and itself without some layers
 
 
-@each_family
+@each_form
 @pytest.mark.slow_unless(case=lambda family: family is VIDEO)
 def test_w2sd_takes_the_strong_model_without_some_layers_as_the_weak_one(family):
     pipe, x = family.pipeline(weak=False), family.latents()

@@ -173,7 +173,7 @@ def test_a_scene_without_room_is_refused():
 
 
 @pytest.mark.parametrize("things", [1, 2, 3])
-@pytest.mark.parametrize("count", [30, 120])
+@pytest.mark.parametrize("count", [30, 60])
 @pytest.mark.slow_unless(case=lambda count: count == 30)
 def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos(things, count):
     right = [
@@ -553,22 +553,22 @@ def test_a_packed_file_gives_the_same_table(tmp_path):
 @pytest.mark.slow
 def test_processes_side_by_side_make_what_one_makes(tmp_path):
     """And a table that tunes goes on where it stands: nothing is made twice."""
-    few = ["--set", "num_inference_steps=2", "--set", "num_frames=2", "--videos", "5", "--method", "strong"]
+    few = ["--set", "num_inference_steps=2", "--set", "num_frames=2", "--videos", "4", "--method", "strong"]
     for name, processes in (("one", "1"), ("two", "2")):
         ran = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / name), "--processes", processes, *few])
         assert ran.exit_code == 0, ran.output
     one, two = ({row["n"]: row for row in bench.rows(tmp_path / name)} for name in ("one", "two"))
-    assert one.keys() == two.keys() == set(range(5))
+    assert one.keys() == two.keys() == set(range(4))
     for n in one:  # to the last digit, and NaN where there is no score
         assert json.dumps(one[n] | {"seconds": 0}) == json.dumps(two[n] | {"seconds": 0})
-    tuned = ["bench", "--out", str(tmp_path / "one"), *few, "--method", "tuned", "--tune", "2"]
+    tuned = ["bench", "--out", str(tmp_path / "one"), *few, "--method", "tuned", "--tune", "1"]
     for _ in range(2):
         ran = CliRunner().invoke(app, tuned)
         assert ran.exit_code == 0 and "strong, tuned guidance (" in ran.output
         held = (tmp_path / "one").read_text()
     assert (tmp_path / "one").read_text() == held
     trials = [row for row in bench.rows(tmp_path / "one") if row.get("tuning")]
-    assert len(trials) >= 16 and not {row["prompt"] for row in trials} & {row["prompt"] for row in one.values()}
+    assert len(trials) >= 8 and not {row["prompt"] for row in trials} & {row["prompt"] for row in one.values()}
 
 
 def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):

@@ -28,9 +28,6 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="A small size, to see that it runs; its numbers mean nothing.")
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Processes side by side, of studies that sample videos.")
-    ] = 1,
     page: Annotated[
         Path | None, typer.Option(help="Write the study's page for the site into this folder, too.", **PATH)
     ] = None,
@@ -65,7 +62,6 @@ def study(
                 quick,
                 folder / "trained",
                 lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}"),
-                workers,
             )
             result = studies.perform(name, run)
         paths = studies.write(name, result, folder)

@@ -17,6 +17,5 @@ STUDIES = {
     "alignment": "digits by training time: cosine of weak-to-strong and strong-to-ideal (Fig. 19)",
     "magnitude": "the gap between the arms and its sign, in guidance and in weights (Fig. 11, 12; Table 6)",
     "matched": "whether methods are more than a schedule of guidance; two fakes are to be caught",
-    "cost": "quality against network evaluations, every method on the model of shapes (Fig. 13)",
     "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
 }

@@ -77,7 +77,7 @@ class History(Method):
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
-        plain = mixed(p)
+        plain = _mixed(p)
         return Answer(p, e=None if step.carried is None else 0.5 * (plain - step.carried), carry=plain)
 
 
@@ -97,8 +97,8 @@ METHODS: dict[str, Method] = {
 ONE_MODEL = ("W2SD, guidance 3 / 1",)  # both arms are the strong model
 
 
-def mixed(p: Tensor, guidance: float = GUIDANCE) -> Tensor:
-    return p[0] + guidance * (p[1] - p[0])
+def _mixed(p: Tensor) -> Tensor:
+    return p[0] + GUIDANCE * (p[1] - p[0])
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,6 @@ class Watched(Method):
     """A method, and what it changes at every step beside plain sampling at the same place."""
 
     of: Method = field(default_factory=W2SD)
-    guidance: float = GUIDANCE
     seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # c, u, the plain prediction
 
     def reflects(self, index: int, num_steps: int, level: Any = None) -> bool:
@@ -115,12 +114,12 @@ class Watched(Method):
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         answer = self.of(x_t, step, strong, weak, noise)
         p = strong.denoise(x_t)
-        c = mixed(answer.p, self.guidance) - mixed(p, self.guidance)
+        c = _mixed(answer.p) - _mixed(p)
         if answer.d is not None:
             c = c + step.forward.a / step.forward.b * answer.d
         if answer.e is not None:
             c = c + answer.e
-        self.seen.append((c, p[1] - p[0], mixed(p, self.guidance)))
+        self.seen.append((c, p[1] - p[0], _mixed(p)))
         return answer
 
 
@@ -132,7 +131,7 @@ class Scheduled(Method):
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
-        plain = mixed(p)
+        plain = _mixed(p)
         n, before = step.carried or (0, plain)
         kappa, eta = self.coefficients[n]
         return Answer(p, e=kappa * (p[1] - p[0]) + eta * (plain - before), carry=(n + 1, plain))

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import inspect
 import json
-import lzma
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE = 150_000  # bytes of a page's
-RAW = "videos.csv.xz"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -46,14 +44,12 @@ class Run:
         quick: a small size, which shows that the study runs and not what comes out of it.
         cache: where trained networks are kept. None: nowhere.
         progress: told what is being done, and its share.
-        workers: processes side by side, of studies that sample videos; what comes out does not depend on it.
     """
 
     seed: int = 0
     quick: bool = False
     cache: Path | None = None
     progress: Callable[[str, float], None] = lambda what, share: None
-    workers: int = 1
 
     @property
     def steps(self) -> int:
@@ -92,7 +88,6 @@ class Result:
         figure: for the page.
         caption: of the figure; says n.
         tables: for the page: a heading, and rows of texts, of which the first is the head.
-        raw: what the table is made of, where that takes long: a row a video, kept compressed beside it.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -101,7 +96,6 @@ class Result:
     figure: Figure
     caption: str
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
-    raw: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -154,12 +148,10 @@ def perform(name: str, run: Run) -> Result:
 
 def write(name: str, result: Result, folder: Path) -> list[Path]:
     """Writes NAME.csv, NAME.png, NAME.svg and NAME.txt into a folder, all or none."""
-    paths = {kind: folder / f"{name}.{kind}" for kind in ("csv", "png", "svg", "txt", *_raw(result))}
+    paths = {kind: folder / f"{name}.{kind}" for kind in ("csv", "png", "svg", "txt")}
     folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
         _write_csv(result.rows, staged["csv"])
-        for kind in _raw(result):
-            _write_csv(result.raw, staged[kind])
         _draw(result.figure, staged["png"], staged["svg"])
         staged["txt"].write_text(f"{result.outcome}\n{result.agrees}\n", encoding="utf-8")
     return list(paths.values())
@@ -167,12 +159,10 @@ def write(name: str, result: Result, folder: Path) -> list[Path]:
 
 def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
     """Writes NAME.md with its picture and its CSV into a folder of the site, all or none."""
-    paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md", *_raw(result))}
+    paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md")}
     folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
         _write_csv(result.rows, staged["csv"])
-        for kind in _raw(result):
-            _write_csv(result.raw, staged[kind])
         _draw(result.figure, staged["png"], most=PICTURE)
         staged["md"].write_text(page(name, result, run), encoding="utf-8")
     return list(paths.values())
@@ -189,7 +179,6 @@ def page(name: str, result: Result, run: Run) -> str:
     for heading, rows in result.tables.items():
         lines += [f"## {heading}", "", *_table(rows), ""]
     rows_ = f"All numbers: [{name}.csv]({name}.csv)."
-    rows_ += f" Of each video: [{name}.{RAW}]({name}.{RAW})." if result.raw else ""
     lines += [
         "## Again",
         "",
@@ -203,14 +192,9 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [head, "|" + "---|" * len(rows[0]), *body]
 
 
-def _raw(result: Result) -> tuple[str, ...]:
-    return (RAW,) if result.raw else ()
-
-
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    opened = lzma.open if path.name.endswith(".xz") else open
-    with naming(path), opened(path, "wt", newline="", encoding="utf-8") as file:
+    with naming(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         for row in rows:
