@@ -100,7 +100,7 @@ def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
     assert (asked["prompt"], asked["negative_prompt"]) == (PROMPT, "a dog")
     assert (asked["seed"], asked["preset"]) == (5, "shapes")
     scales = [asked[f"{name}guidance_scale"] for name in ("", "strong_", "weak_")]
-    assert scales == [3.0, 3.0, 0.5] and asked["reflection_steps"] == STEPS - 1
+    assert scales == [1.5, 1.5, 0.5] and asked["reflection_steps"] == STEPS - 1
     assert (asked["inversion"], asked["convention"], video["method"]) == ("x_s", "exact", "w2sd")
     assert asked["scheduler"]["class"] == "DDIMScheduler" and asked["scheduler"]["timestep_spacing"] == "linspace"
     assert (asked["num_frames"], asked["height"], asked["width"], asked["fps"]) == (3, 16, 24, 8)

@@ -180,12 +180,12 @@ def test_a_refined_prompt_says_more_and_the_weak_arm_is_told_the_raw_one(tmp_pat
 
 def test_the_rows_cost_what_they_say():
     rows = bench.methods(bench.preset("shapes-control"))
-    # 15 steps of 2, and 14 reflections of 2 and 2 at guidance 0.5: 86 evaluations, or 43 plain steps
-    assert rows["equal-cost"].says["num_inference_steps"] == 43
+    # 25 steps of 2, and 24 reflections of 2 and 2 at guidance 0.5: 146 evaluations, or 73 plain steps
+    assert rows["equal-cost"].says["num_inference_steps"] == 73
     assert rows["raised"].says["controlnet"]["strong"] == 2.0
-    assert rows["guidance"].says["guidance_scale"] == 5.0  # the arms have one guidance: 2 more
+    assert rows["guidance"].says["guidance_scale"] == 3.5  # the arms have one guidance: 2 more
     guided = bench.methods(bench.preset("shapes-guidance"))  # 5.5 and 0 are to first order 2 5.5 - 0
-    assert guided["guidance"].says["guidance_scale"] == 11.0 and guided["equal-cost"].says["num_inference_steps"] == 36
+    assert guided["guidance"].says["guidance_scale"] == 11.0 and guided["equal-cost"].says["num_inference_steps"] == 61
     style = bench.methods(bench.preset("shapes-style"))
     assert style["raised"].says["adapters"]["outlines"]["strong"] == pytest.approx(1.6)
     assert style["w2sd-paper"].says["adapters"]["outlines"]["weak"] == -1.5 and "w2sd-paper" not in rows
@@ -199,7 +199,7 @@ def test_a_pair_is_measured_and_goes_on_where_it_was(tmp_path):
     bench.run("shapes-image", out, wanted, prompts(2))
     rows = runs.rows(out)
     assert out.read_text().startswith(first) and len(rows) == 4
-    assert {row["evaluations"] for row in rows} == {30} and set(rows[0]["scores"]) >= {"right", "colour"}
+    assert {row["evaluations"] for row in rows} == {50} and set(rows[0]["scores"]) >= {"right", "colour"}
 
 
 @pytest.mark.parametrize("folder", ["style", "control", "picture", "motion-tuned", "digits"])

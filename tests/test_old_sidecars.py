@@ -19,7 +19,13 @@ def test_a_sidecar_of_an_earlier_version_is_read_and_its_run_can_be_made_again(n
     request.check()
     assert record["videos"]["w2sd"]["frames_sha256"]
     assert request.long_stem and request == Request.of(
-        "a red circle moving right", 0, "shapes", num_inference_steps=2, scheduler=request.scheduler
+        "a red circle moving right",
+        0,
+        "shapes",
+        num_inference_steps=2,
+        scheduler=request.scheduler,
+        guidance_scale=3.0,
+        strong_guidance_scale=3.0,
     )
 
 

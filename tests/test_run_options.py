@@ -105,7 +105,8 @@ def test_a_batch_says_how_far_it_is_where_there_is_no_terminal(tmp_path):
 
 
 def test_names_of_files_are_what_they_were_before_there_were_these_options():
-    assert Request.of(PROMPT, 3).long_stem == "a-red-circle-moving-right-seed3-c7d2c9c8830feb89"
+    of_then = {"num_inference_steps": 15, "guidance_scale": 3.0, "strong_guidance_scale": 3.0}
+    assert Request.of(PROMPT, 3, **of_then).long_stem == "a-red-circle-moving-right-seed3-c7d2c9c8830feb89"
 
 
 @pytest.mark.slow
