@@ -437,6 +437,18 @@ class Reflection(Checks, Weights):
         return self._hook.evaluations.per_video()
 
     @property
+    def parameters(self) -> dict[str, int]:
+        """The parameters of the network that an evaluation of the last call ran through, by arm, "strong" and "weak",
+        where it was evaluated. Of two networks that take turns it is the mean over the evaluations.
+
+        Raises:
+            RuntimeError: there was no call.
+        """
+        if self._hook is None:
+            raise RuntimeError("`parameters` is known after a call of the pipeline; there was none.")
+        return self._hook.evaluations.of_network()
+
+    @property
     def do_classifier_free_guidance(self) -> bool:
         # The stock rule, guidance > 1, plus the calls below that which need the unconditional branch all
         # the same. A callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the

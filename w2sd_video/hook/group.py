@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..arms import Settings, identity_attention, skipped, switched, transformer_blocks
 from ..levels import Step, check_invertible, full_precision, read_step, step_index
 from ..methods import Answer, Method
-from .arm import BoundArm, Evaluations, branches, check_finite
+from .arm import BoundArm, Evaluations, branches, check_finite, parameters_of
 from .control import Deferred
 from .form import Form
 from .inputs import parameters
@@ -157,6 +157,7 @@ class Group:
         self.noise = noise
         self.recorder = recorder
         self.evaluations = Evaluations()
+        self._sizes: dict[int, int] = {}  # parameters of the networks, by id
         self._turn: Turn | None = None
         self._seen: torch.Size | None = None  # the shape of what the denoiser was sent last, without a method
         self._unconditional: dict[str, Any] = {}  # of calls apart, what the unconditional one was told otherwise
@@ -182,7 +183,7 @@ class Group:
             )
         if self.method is None:
             self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.doubled() else len(x)
-            self.evaluations.strong += len(x)
+            self.evaluations.add("strong", len(x), self._parameters(module))
             self._seen = x.shape if isinstance(x, Tensor) else None
             return hook.evaluation(module)(*args, **kwargs)
         call = self._call(hook, module, names[0], x, inputs)
@@ -344,6 +345,11 @@ class Group:
             sent.append(replace(sent[0], branches=("uncond",), inputs={**sent[0].inputs, **self._unconditional}))
         return sent
 
+    def _parameters(self, network: nn.Module) -> int:
+        if id(network) not in self._sizes:
+            self._sizes[id(network)] = parameters_of(network)
+        return self._sizes[id(network)]
+
     @property
     def _mixes(self) -> bool:
         return self.method is not None and self.method.mixes
@@ -366,7 +372,14 @@ class Group:
         conditioning = self.weak_conditioning
         if numbers[1] is not None:
             conditioning = _with(conditioning, numbers[1])
-        strong = BoundArm("strong", forward, method.strong_guidance, in_reflection=in_reflection, **bound)
+        strong = BoundArm(
+            "strong",
+            forward,
+            method.strong_guidance,
+            in_reflection=in_reflection,
+            parameters=self._parameters(call.module),
+            **bound,
+        )
         own = call.hook.weak if call.hook.weak is not None and not method.one_model else None
         weak = BoundArm(
             "weak",
@@ -375,6 +388,7 @@ class Group:
             conditioning=conditioning,
             settings=self.weak_settings + perturbation(call.module if own is None else own, method, index),
             control_scale=self.weak_control_scale,
+            parameters=self._parameters(call.module if own is None else own),
             **bound,
         )
         return strong, weak
