@@ -379,6 +379,10 @@ class Reflection(Checks, Weights):
         """How many channels the autoencoder's latents have."""
         return int(self.vae.config.latent_channels)
 
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents (B, C, …), shifted and scaled, as the denoiser takes them."""
+        return latents
+
     @property
     def side(self) -> int | None:
         """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""

@@ -167,10 +167,8 @@ def test_a_video_begins_with_the_picture_of_the_request(tmp_path):
     assert hashes[0] != hashes[1]
 
 
-def test_a_pair_of_transformers_cannot_be_checked_and_says_so(tmp_path):
-    with pytest.raises(
-        Refused, match="preset: 'wan21-14b-1.3b' is not accepted; it is one of transformers; give a pair of"
-    ):
+def test_a_pair_of_transformers_needs_data_to_be_checked(tmp_path):
+    with pytest.raises(Refused, match="videos: None is not accepted; preset wan21-14b-1.3b has no data of its own"):
         check_pair.samples(presets.load("wan21-14b-1.3b"), 1, [], None, tmp_path)
 
 

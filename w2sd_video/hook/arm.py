@@ -120,11 +120,15 @@ class BoundArm:
         """The prediction (B, …) at x (B, …) with guidance w."""
         own = self.in_reflection is not None
         p = self._predict(x, branches(w), own, f"at guidance {w:g}")
-        p = [self.sent[0].latents.only_moving(each) for each in p]
+        p = [self.only_moving(each) for each in p]
         if len(p) == 1:
             return p[0]
         uncond, cond = p
         return uncond + w * (cond - uncond)
+
+    def only_moving(self, x: Tensor) -> Tensor:
+        """x (B, …), and 0 where the pipeline holds the latents still."""
+        return self.sent[0].latents.only_moving(x)
 
     def denoise(self, x: Tensor) -> Tensor:
         """The predictions (k, B, …) at x (B, …) that the pipeline mixes by its own guidance; see `methods.Arm`."""

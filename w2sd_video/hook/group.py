@@ -51,6 +51,9 @@ STALE_UNDER_REFLECTION = (
 )
 
 
+# Networks whose latents are (B, F, C, H, W): methods that part still from moving take time to be the third axis.
+FRAMES_FIRST = ("CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel", "UNetSpatioTemporalConditionModel")
+
 TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
 
 
@@ -312,7 +315,7 @@ class Group:
                 later=later(self.scheduler, index if self.num_steps is None else self._last, num_steps - 1 - index),
                 carried=carried if before == index - 1 else None,
             )
-            answer = self._reflected(self.method, x_t, step, strong, weak)
+            answer = self._reflected(self.method, first.module, x_t, step, strong, weak)
             running = strong if strong.evaluated else weak
         else:
             answer = Answer(strong.denoise(x_t))
@@ -393,10 +396,13 @@ class Group:
         )
         return strong, weak
 
-    def _reflected(self, method: Method, x_t: Tensor, step: Step, strong: BoundArm, weak: BoundArm) -> Answer:
+    def _reflected(
+        self, method: Method, module: nn.Module, x_t: Tensor, step: Step, strong: BoundArm, weak: BoundArm
+    ) -> Answer:
         """The method's answer to a step that it changes."""
         self._check_reflectable(strong.sent[0].inputs)
-        method.check(tuple(x_t.shape))
+        frames_first = type(unwrap_module(module)).__name__ in FRAMES_FIRST
+        method.check(tuple(x_t.flatten(1, 2).shape if frames_first else x_t.shape))
         return method(x_t, step, strong, weak, lambda: self.noise(x_t))
 
     def _check_answer(self, answer: Any, x_t: Tensor, guided: bool, where: str) -> None:

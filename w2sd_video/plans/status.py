@@ -20,8 +20,8 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     `evaluations` are the network's of a cell, by the arithmetic; `strong_evaluations` are as many of the strong arm's
     network, by parameters, None where a network's are not known here. `seconds` of an arm are those of its cells that
     are made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with
-    cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None where
-    none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
+    cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
+    where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
     from .engine import threads_for
 
