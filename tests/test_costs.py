@@ -12,6 +12,7 @@ from families import add_lora
 from test_transformer_families import WAN, saved, textual
 from typer.testing import CliRunner
 
+from w2sd_video import doctor, presets
 from w2sd_video.cli import app
 from w2sd_video.generate import generate
 from w2sd_video.hook import parameters_of
@@ -88,3 +89,40 @@ def test_two_experts_count_each_by_its_own_and_loras_do_not():
     hearing = sum(t >= 900 for t in pipe.scheduler.timesteps.tolist())
     mean = (hearing * count(weak) + (4 - hearing) * one) / 4
     assert 0 < hearing < 4 and pipe.parameters == {"strong": one, "weak": round(mean)}
+
+
+def test_doctor_says_what_a_pair_takes_of_what_is_known_and_that_the_rest_is_unknown(offline):
+    rows = dict(doctor.memory())
+    assert rows["sd35-large-medium"] == (
+        "unknown: the strong model, the weak model (no configuration or weights on this machine)"
+    )
+    said = rows["wan21-14b-1.3b"]
+    assert said.startswith(
+        "31.4 GB in bfloat16 (62.8 GB in float32) of weights; on the device with --offload model 31.4"
+    )
+    assert said.endswith("transformer 14.29, weak_transformer 1.42; unknown: text encoders and autoencoder")
+    assert "weak_transformer" not in rows["wan21-1.3b-guidance"]  # whose arms are one network
+    assert set(rows) == {n for n in presets.names() if presets.FAMILIES[presets.load(n).family].transformer}
+
+
+def test_a_model_of_configurations_alone_is_counted_as_the_networks_have_it(tmp_path, monkeypatch):
+    """Text encoders too; offloaded by models, a weak transformer stays beside the strong one, and texts go before."""
+    strong = saved(WAN, tmp_path / "strong", **(parts := textual("WanPipeline")))
+    weak = saved(WAN, tmp_path / "weak", network := WAN.weak(), **parts)
+    for file in [*strong.rglob("*.safetensors"), *weak.rglob("*.safetensors")]:
+        file.unlink()
+    known, unknown = sizes.parameters(str(strong))
+    expected = {name: count(each) for name, each in parts.items() if isinstance(each, torch.nn.Module)}
+    one = count(WAN.pipeline().transformer)
+    assert not unknown and {name: sum(each.values()) for name, each in known.items()} == expected | {"transformer": one}
+    known["weak_transformer"] = sizes.parameters(str(weak), only="transformer")[0]["transformer"]
+    most = doctor._offloaded(known)
+    beside = count(network) + max(one, expected["vae"])
+    assert most["model"] == max(expected["text_encoder"], beside) and most["group"] <= most["model"]
+    (strong / "vae" / "config.json").write_text('{"_class_name": "AutoencoderKLWan", "z_dim": "many"}')
+    assert sizes.parameters(str(strong))[1] == ["vae"]
+
+
+def test_blocks_that_are_fetched_ahead_are_the_two_largest_and_the_rest():
+    tensors = {"embed.weight": 5, "blocks.0.a": 10, "blocks.0.b": 1, "blocks.1.a": 20, "blocks.2.a": 3, "head": 2}
+    assert sizes.largest_at_once(tensors) == 5 + 2 + 20 + 11

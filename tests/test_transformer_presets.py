@@ -150,7 +150,7 @@ def test_doctor_says_how_to_get_a_weak_transformer_and_what_a_pair_takes(tmp_pat
     ((_, said),) = doctor.memory()
     count = sum(p.numel() for p in transformer.parameters()) / 1e9
     assert f"weak_transformer {count:.2f}" in said and "text_encoder" in said and "weak_vae" not in said
-    assert said.startswith("0.0 GB in bfloat16")
+    assert said.startswith("0.0 GB in bfloat16 (0.0 GB in float32) of weights") and "unknown" not in said
 
 
 @pytest.mark.slow

@@ -140,12 +140,16 @@ def _of_configuration(source: Source, folder: Path, kind: tuple[str, str]) -> Te
 
 
 def _of_network(cls: Any, config: Mapping[str, Any]) -> Tensors:
+    import torch
     from accelerate import init_empty_weights
 
     try:
-        with init_empty_weights():
-            of_transformers = hasattr(cls, "config_class") and cls.config_class is not None
-            network = cls(cls.config_class(**config)) if of_transformers else cls.from_config(dict(config))
+        if getattr(cls, "config_class", None) is not None:  # of transformers, whose tied weights stay tied there
+            with torch.device("meta"):
+                network = cls(cls.config_class(**config))
+        else:
+            with init_empty_weights():
+                network = cls.from_config(dict(config))
     except Exception:  # a configuration may say anything; loading says what is wrong with it
         return {}
     return {name: parameter.numel() for name, parameter in network.named_parameters()}
