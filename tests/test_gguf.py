@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from any_pipeline import algorithm_1, sample
-from test_transformer_families import CASES, NO_TEXT, WAN, arms_of, near, quiet, saved
+from safetensors.torch import save_file
+from test_transformer_families import CASES, NO_TEXT, WAN, arms_of, near, quiet, saved, textual
 from torch import nn
 
 from w2sd_video.errors import WeightsError
 from w2sd_video.hook import parameters_of
 from w2sd_video.models.sources import find, resolve
+from w2sd_video.runs import Request
+from w2sd_video.sampling import load
 
 try:
     import gguf
@@ -118,3 +121,20 @@ def test_a_folder_of_quantised_weights_whose_package_is_missing_is_refused_by_na
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantised}))
     with pytest.raises(WeightsError, match=f"weak: .*{package}"):
         WAN.cls.from_pretrained(saved(WAN, tmp_path / "strong"), weak=weak, **NO_TEXT)
+
+
+def test_the_configuration_beside_a_file_is_that_of_its_network(tmp_path):
+    """So the command line takes a single file of another size as the weak arm."""
+    strong, weak = saved(WAN, tmp_path / "strong", **textual("WanPipeline")), WAN.weak()
+    (tmp_path / "small").mkdir()
+    file = str(tmp_path / "small" / "wan.safetensors")
+    save_file({name: each.contiguous() for name, each in weak.state_dict().items()}, file)
+    with pytest.raises(WeightsError, match="weak: .*wan.safetensors"):
+        WAN.cls.from_pretrained(strong, weak=file, **NO_TEXT)
+    weak.save_config(tmp_path / "small")
+    pipe = load(Request.of("a cat", preset="wan21-14b-1.3b", strong=str(strong), weak=file, dtype="float32"))["w2sd"]
+    assert pipe.weak_transformer.config.num_layers == 2
+    assert all(torch.equal(p, weak.state_dict()[name]) for name, p in pipe.weak_transformer.state_dict().items())
+    (tmp_path / "small" / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
+    with pytest.raises(WeightsError, match="weak: .*wan.safetensors"):  # of something else: the strong one's
+        WAN.cls.from_pretrained(strong, weak=file, **NO_TEXT)

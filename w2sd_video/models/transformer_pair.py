@@ -154,6 +154,8 @@ def _weak(
         folder = _configured(strong, name)
         if config is not None:
             folder = _arm_of_config(_found("weak_config", config, options), name)
+        elif _configures(cls, name, source.path.parent):
+            folder = source.path.parent
         network = _of_file(cls, name, source, folder, options)
         described = TransformerArm(source, {name: {**network.config, "_class_name": type(network).__name__}}, {})
         _check_arms(cls, strong, described, rescheduled)
@@ -268,6 +270,15 @@ def _arm_of_config(source: Source, name: str) -> Path:
         )
     inner = source.path / name
     return inner if inner.is_dir() else source.path
+
+
+def _configures(cls: Any, name: str, folder: Path) -> bool:
+    """Whether a folder has the configuration of a transformer that the stock pipeline takes."""
+    try:
+        said = checkpoints.configuration(Source("weak", str(folder), folder), folder / "config.json")
+    except WeightsError:
+        return False
+    return said.get("_class_name") in _kinds(cls, name)
 
 
 def _of_file(cls: Any, name: str, source: Source, config: Path, options: Options) -> Any:
