@@ -10,6 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def parameters(reference: str, argument: str = "model", only: str = "") -> tuple
     index = None if source.path or not source.repository else cached(source, None, "model_index.json")
     folder = source.path or (index and index.parent)
     if folder is None:
-        published = PUBLISHED.get(reference, {})
-        return {name: built(each) for name, each in published.items() if name.startswith(only)}, []
+        return {name: each for name, each in _published(reference).items() if name.startswith(only)}, []
     sizes: dict[str, Tensors] = {}
     unknown = []
     for name, kind in _networks(folder).items():
@@ -71,6 +71,11 @@ def built(config: Mapping[str, Any]) -> Tensors:
     import diffusers
 
     return _of_network(getattr(diffusers, config["class"]), {k: v for k, v in config.items() if k != "class"})
+
+
+@cache
+def _published(reference: str) -> Mapping[str, Tensors]:
+    return {name: built(config) for name, config in PUBLISHED.get(reference, {}).items()}
 
 
 def total(sizes: Mapping[str, Tensors]) -> int:
