@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+from torch import Tensor
 
 from .transformer import TransformerReflection
 
@@ -30,6 +31,9 @@ class CogVideoXReflection(TransformerReflection):
                 f"`weak_{name}` has {head} {weak.config[head]}, and `{name}` {strong.config[head]}; accepted: the same,"
                 " since one table of rotary positions is made for both."
             )
+
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        return latents.transpose(1, 2)
 
     def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
         return super()._encoding(call) | {

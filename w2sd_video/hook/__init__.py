@@ -1,6 +1,6 @@
 """Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
 
-from .arm import Evaluations, branches
+from .arm import Evaluations, branches, parameters_of
 from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, stepping
 from .control import ControlHook
 from .form import Form
@@ -23,6 +23,7 @@ __all__ = [
     "attached",
     "branches",
     "check_free",
+    "parameters_of",
     "perturbation",
     "stepping",
 ]

@@ -32,6 +32,7 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 # Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 _LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
+_LATER |= {"strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 
