@@ -14,6 +14,7 @@ class CogVideoXReflection(TransformerReflection):
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True
+    one_per_prompt = True
     agreeing = (
         *TransformerReflection.agreeing,
         "text_embed_dim",
@@ -30,11 +31,6 @@ class CogVideoXReflection(TransformerReflection):
                 f"`weak_{name}` has {head} {weak.config[head]}, and `{name}` {strong.config[head]}; accepted: the same,"
                 " since one table of rotary positions is made for both."
             )
-
-    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
-        return super()._encoding(call) | {
-            "num_videos_per_prompt": 1
-        }  # as the stock pipeline has it, whatever it is told
 
 
 class W2SDCogVideoXPipeline(CogVideoXReflection, CogVideoXPipeline):
