@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import families
 import pytest
 import test_transformer_families as transformer_families
 import torch
-from any_pipeline import TEXT, draw
+from any_pipeline import CASES, TEXT, draw, sample
 from test_transformer_families import CALLS, LARGER, near, textual
 from torch import Tensor
+
+from w2sd_video.hook import apply_reflection
+from w2sd_video.methods import W2SD
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -48,3 +52,38 @@ def test_a_weak_prompt_where_the_stock_pipeline_makes_one_video_whatever_it_is_t
     call = family.call(weak_prompt="a dog", num_inference_steps=2)
     first = pipe(**call)[0]
     assert torch.equal(pipe(**{**call, "generator": generator()}, num_videos_per_prompt=2)[0], first)
+
+
+@pytest.mark.parametrize("number", ["strong_embedded_guidance", "weak_embedded_guidance"])
+def test_an_arms_embedded_guidance_beside_one_of_0_is_refused_before_any_network_runs(number):
+    """A network is told a multiple of the pipeline's number, and how many times is read off what it is told."""
+    of = transformer_families.family("FluxPipeline", LARGER["FluxPipeline"])
+    pipe = of.pipeline(of.weak(guidance_embeds=True))
+    refused = f"`{number}` is 3.0 and `guidance_scale` 0, which does not say in which unit"
+    with pytest.raises(ValueError, match=refused):
+        sample(pipe, of.of(pipe, guidance_scale=0.0, **{number: 3.0}))
+    with pytest.raises(RuntimeError, match="there was none"):
+        pipe.evaluations  # noqa: B018
+    equal = [sample(pipe, of.of(pipe, guidance_scale=0.0, **more))[0] for more in ({}, {number: 0.0})]
+    assert torch.equal(*equal)
+    stock, case = CASES["FluxPipeline"].build(0), CASES["FluxPipeline"]
+    method = W2SD(strong_guidance=2.0, weak_guidance=1.0)
+    with apply_reflection(stock, method, **{number: 3.0}), pytest.raises(ValueError, match=refused):
+        stock(**{**case.call(stock), "guidance_scale": 0.0}, num_inference_steps=2, output_type="latent")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_pipeline_with_a_scheduler_of_its_own_is_refused_too_while_a_method_is_on_its_network(steps):
+    """Its steps would not be displaced, and its predictions would be those at other latents."""
+    case = CASES["WanPipeline"]
+    pipe = case.build(0)
+    other = type(pipe)(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
+    call = {"num_inference_steps": steps, "output_type": "latent", **case.call(pipe)}
+    with apply_reflection(pipe, W2SD(strong_guidance=2.0, weak_guidance=1.0)):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="another pipeline uses the networks of WanPipeline"):
+                other(**call)
+            pipe(**call)
+    with apply_reflection(pipe, None):
+        other(**call)
