@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import diffusers
 import families
 import pytest
 import test_transformer_families as transformer_families
@@ -87,3 +88,18 @@ def test_a_pipeline_with_a_scheduler_of_its_own_is_refused_too_while_a_method_is
             pipe(**call)
     with apply_reflection(pipe, None):
         other(**call)
+
+
+@torch.no_grad()
+def test_a_guider_that_counts_from_the_conditional_prediction_has_one_more_guidance_here():
+    """cond + 2 (cond - uncond) is uncond + 3 (cond - uncond): the reflection's default is the same number."""
+    of = transformer_families.family("HunyuanVideo15Pipeline", LARGER["HunyuanVideo15Pipeline"])
+    pipe = of.pipeline(of.weak())
+    usual = sample(pipe, of.of(pipe))[0]
+    pipe.guider = diffusers.ClassifierFreeGuidance(guidance_scale=2.0, use_original_formulation=True)
+    assert near(sample(pipe, of.of(pipe))[0], usual)
+    pipe.guided(1.0)
+    alone = sample(pipe, of.of(pipe))[0]
+    assert pipe.evaluations == {"strong": 7, "weak": 3, "total": 10}
+    pipe.guider = diffusers.ClassifierFreeGuidance(guidance_scale=1.0)
+    assert near(sample(pipe, of.of(pipe))[0], alone)
