@@ -13,9 +13,14 @@ import torch
 from any_pipeline import CASES, TEXT, draw, sample
 from test_transformer_families import CALLS, LARGER, near, textual
 from torch import Tensor
+from typer.testing import CliRunner
 
+from w2sd_video import presets
+from w2sd_video.cli import app
+from w2sd_video.errors import Refused
 from w2sd_video.hook import apply_reflection
 from w2sd_video.methods import W2SD
+from w2sd_video.runs.request import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -103,3 +108,33 @@ def test_a_guider_that_counts_from_the_conditional_prediction_has_one_more_guida
     assert pipe.evaluations == {"strong": 7, "weak": 3, "total": 10}
     pipe.guider = diffusers.ClassifierFreeGuidance(guidance_scale=1.0)
     assert near(sample(pipe, of.of(pipe))[0], alone)
+
+
+@pytest.mark.parametrize("name", ["wan21-14b-1.3b", "sana-1.6b-0.6b"])
+def test_another_scheduler_of_a_flow_model_is_one_of_flows_with_its_shift(name):
+    """A UniPC by its defaults would take what a flow network predicts for noise."""
+    pair = presets.load(name)
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    for told, expected in {
+        "UniPCMultistepScheduler": {"flow_shift": 3.0, **flow},
+        "DPMSolverMultistepScheduler flow_shift=5": {"flow_shift": 5, **flow},
+        "FlowMatchEulerDiscreteScheduler": {"shift": 3.0},
+        "FlowMatchEulerDiscreteScheduler shift=1.5": {"shift": 1.5},
+    }.items():
+        scheduler = Request.of("a cat", 0, pair, scheduler=told).scheduler
+        assert scheduler == {"class": told.split()[0], **expected}
+    with pytest.raises(Refused, match="it cannot be told the use_flow_sigmas of the preset's schedule"):
+        Request.of("a cat", 0, pair, scheduler="DDIMScheduler")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"), [("mochi-guidance", "invert_sigmas"), ("ltx-guidance", "base_shift, max_shift")]
+)
+def test_a_scheduler_that_would_lose_the_levels_of_a_flow_is_refused(name, lost):
+    with pytest.raises(Refused, match=f"it cannot be told the {lost}.* of the preset's schedule"):
+        Request.of("a cat", 0, presets.load(name), scheduler="UniPCMultistepScheduler")
+
+
+def test_a_pair_that_cannot_be_checked_is_refused_before_data_is_asked_for():
+    ran = CliRunner().invoke(app, ["check-pair", "--preset", "wan21-14b-1.3b", "--strong", "elsewhere"])
+    assert ran.exit_code == 2 and "is one of transformers" in ran.stderr

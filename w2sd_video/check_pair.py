@@ -58,9 +58,7 @@ def samples(
     Raises:
         Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
     """
-    if FAMILIES[preset.family].transformer:
-        accepted = "a pair of U-Nets or of a mixture: how data is encoded for transformers is not known here"
-        raise Refused("preset", preset.name, f"it is one of transformers; give {accepted}")
+    check_family(preset)
     if not references:
         if preset.grammar != "shapes" and not preset.strong.startswith(SHIPPED):
             kinds = f"{preset.kind}s"
@@ -77,6 +75,13 @@ def samples(
             arguments["ip_image"] = str(each.path)
         listed.append(Sample(each.prompt, video.shown(each.path), arguments))
     return listed
+
+
+def check_family(preset: presets.Preset) -> None:
+    """Raise the Refused for a pair that cannot be checked, whatever the data."""
+    if FAMILIES[preset.family].transformer:
+        accepted = "a pair of U-Nets or of a mixture: how data is encoded for transformers is not known here"
+        raise Refused("preset", preset.name, f"it is one of transformers; give {accepted}")
 
 
 def _beside(path: Path, folder: Path | None) -> Path:

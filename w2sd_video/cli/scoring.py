@@ -254,6 +254,7 @@ def check_pair(
             dimensions = named_by_user(dimensions)
             expand(dimensions)
         pair = presets.load(preset)
+        check.check_family(pair)
         strong = fields.get("strong", pair.strong)
         if not videos and strong != pair.strong and not strong.startswith(check.SHIPPED):
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
