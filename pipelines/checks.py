@@ -18,7 +18,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from torch import Tensor
 
 from w2sd_video import arms
-from w2sd_video.hook import Conditioning, perturbation
+from w2sd_video.hook import Conditioning, check_multiple, perturbation
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
@@ -65,6 +65,9 @@ class Checks(WeakArm):
             )
         num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
+        for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
+            if scales[name] is not None:
+                check_multiple(name, scales[name], call["guidance_scale"])
         conditioning = Conditioning()
         reflection = method.guidances if method.reflects(0, num_steps) else ()
         forced_halves = self._unconditional(call, reflection)

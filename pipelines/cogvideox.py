@@ -15,6 +15,7 @@ class CogVideoXReflection(TransformerReflection):
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True
+    one_per_prompt = True
     agreeing = (
         *TransformerReflection.agreeing,
         "text_embed_dim",
@@ -34,11 +35,6 @@ class CogVideoXReflection(TransformerReflection):
 
     def in_its_layout(self, latents: Tensor) -> Tensor:
         return latents.transpose(1, 2)
-
-    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
-        return super()._encoding(call) | {
-            "num_videos_per_prompt": 1
-        }  # as the stock pipeline has it, whatever it is told
 
 
 class W2SDCogVideoXPipeline(CogVideoXReflection, CogVideoXPipeline):

@@ -99,6 +99,7 @@ class Group:
         form: how the pipeline calls its denoiser.
         current: the scheduler that the pipeline has now, read at every step. Default: that one.
         running: whether it is the pipeline's own call that sets the scheduler's timesteps, read when they are set.
+        foreign: whether it is another pipeline that calls the denoiser, read at every call.
         name: the pipeline's, for messages.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
         weak_settings: what is set while the weak arm is evaluated; see `arms`.
@@ -127,6 +128,7 @@ class Group:
         name: str = "The pipeline",
         current: Callable[[], Any] | None = None,
         running: Callable[[], bool] = lambda: True,
+        foreign: Callable[[], bool] = lambda: False,
         weak_conditioning: Conditioning = PIPELINES_OWN,
         weak_settings: Settings | None = None,
         weak_control_scale: float | list[float] | None = None,
@@ -146,6 +148,7 @@ class Group:
         self.name = name
         self.current = current or (lambda: scheduler)
         self.running = running
+        self.foreign = foreign
         self._foreign = False
         self.weak_conditioning = weak_conditioning
         self.weak_settings = weak_settings or []
@@ -179,9 +182,9 @@ class Group:
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         x = inputs.pop(names[0])
-        if self._foreign:
+        if self._foreign or (self.method is not None and self.foreign()):
             raise ValueError(
-                f"another pipeline uses the networks and the scheduler of {self.name}, to which a method is applied:"
+                f"another pipeline uses the networks of {self.name}, to which a method is applied:"
                 " apply one to that pipeline instead."
             )
         if self.method is None:
