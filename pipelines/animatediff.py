@@ -21,6 +21,8 @@ class VideoReflection(Reflection):
     very parameters, and as `weak_unet` the motion modules of `unet`.
     """
 
+    one_per_prompt = True
+
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         adapter = components["motion_adapter"]
         if isinstance(components["unet"], UNet2DConditionModel):

@@ -18,7 +18,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from torch import Tensor
 
 from w2sd_video import arms
-from w2sd_video.hook import Conditioning, perturbation
+from w2sd_video.hook import Conditioning, check_multiple, perturbation
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
@@ -65,6 +65,9 @@ class Checks(WeakArm):
             )
         num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
+        for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
+            if scales[name] is not None:
+                check_multiple(name, scales[name], call["guidance_scale"])
         conditioning = Conditioning()
         reflection = method.guidances if method.reflects(0, num_steps) else ()
         forced_halves = self._unconditional(call, reflection)
@@ -171,11 +174,31 @@ class Checks(WeakArm):
         """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
         if not hasattr(self, "check_inputs"):
             return
-        size = {name: call.get(name) or 64 for name in ("height", "width")}
+        sides = [name for name in ("height", "width") if name in call]
+        size: dict[str, Any] = {name: call[name] or self._usual_side(name, call[name]) for name in sides}
         arguments = {**call, **size, "callback_steps": None}
         self.check_inputs(
             **{n: arguments[n] for n in inspect.signature(self.check_inputs).parameters if n in arguments}
         )
+
+    def _usual_side(self, name: str, said: Any) -> int | None:
+        """The height or the width of what the stock pipeline makes where a call says none. None: the pipeline chooses
+        it by itself, from a picture or a table.
+
+        Raises:
+            ValueError: it needs one.
+        """
+        usual = inspect.signature(self.stock.__call__).parameters[name].default
+        if usual is not None:
+            raise ValueError(f"`{name}` is {said!r}: give pixels; the default of {self.stock.__name__} is {usual}.")
+        if (side := getattr(self, f"default_{name}", None)) is not None:
+            return int(side)
+        config = getattr(self, self.denoiser_name).config
+        size = getattr(self, "default_sample_size", None) or config.get(f"sample_{name}") or config.get("sample_size")
+        scale = getattr(self, "vae_scale_factor_spatial", None) or getattr(self, "vae_scale_factor", None)
+        if size is None or scale is None:
+            return None
+        return int(scale * (size if isinstance(size, int) else size[name == "width"]))
 
     def _steps(self, call: dict[str, Any]) -> tuple[int, Step]:
         """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""

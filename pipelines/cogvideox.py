@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
+from torch import Tensor
 
 from .transformer import TransformerReflection
 
@@ -14,6 +15,7 @@ class CogVideoXReflection(TransformerReflection):
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True
+    one_per_prompt = True
     agreeing = (
         *TransformerReflection.agreeing,
         "text_embed_dim",
@@ -31,10 +33,8 @@ class CogVideoXReflection(TransformerReflection):
                 " since one table of rotary positions is made for both."
             )
 
-    def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
-        return super()._encoding(call) | {
-            "num_videos_per_prompt": 1
-        }  # as the stock pipeline has it, whatever it is told
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        return latents.transpose(1, 2)
 
 
 class W2SDCogVideoXPipeline(CogVideoXReflection, CogVideoXPipeline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers import FluxPipeline
+from torch import Tensor
 
 from .transformer import EmbeddedReflection
 
@@ -18,3 +19,7 @@ class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
         "text_ids": "txt_ids",
     }
     agreeing = (*EmbeddedReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")
+
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        *_, height, width = latents.shape
+        return self._pack_latents(latents, len(latents), latents.shape[1], height, width)

@@ -42,11 +42,18 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
 
     def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
         """Sets the guider, which no argument of a call does."""
-        self.guider = self.guider.new(guidance_scale=guidance)
+        self.guider = self.guider.new(guidance_scale=guidance - self._counted_from)
         return {}
 
     def _guidance(self, call: dict[str, Any]) -> float:
-        return float(getattr(self.guider, "guidance_scale", 1.0)) if self.guider._enabled else 1.0
+        scale = float(getattr(self.guider, "guidance_scale", 1.0))
+        return scale + self._counted_from if self.guider._enabled else 1.0
+
+    @property
+    def _counted_from(self) -> float:
+        """The guidance here at the guider's 0: in the original formulation, its number counts from the conditional
+        prediction."""
+        return float(getattr(self.guider, "use_original_formulation", False))
 
     def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
         return super()._encoding(call) | {"batch_size": batch_size(call), "dtype": self.transformer.dtype}

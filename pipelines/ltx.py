@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import LTXImageToVideoPipeline, LTXPipeline
+from torch import Tensor
 
 from .transformer import MaskedReflection
 
@@ -11,6 +14,10 @@ class LTXReflection(MaskedReflection):
     """What the families of LTX-Video have in common."""
 
     agreeing = (*MaskedReflection.agreeing, "caption_channels")
+
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        pipe: Any = self
+        return pipe._pack_latents(latents, pipe.transformer_spatial_patch_size, pipe.transformer_temporal_patch_size)
 
 
 class W2SDLTXPipeline(LTXReflection, LTXPipeline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusers import QwenImagePipeline
+from torch import Tensor
 
 from .transformer import EmbeddedReflection
 
@@ -16,3 +17,7 @@ class W2SDQwenImagePipeline(EmbeddedReflection, QwenImagePipeline):
         "prompt_embeds_mask": "encoder_hidden_states_mask",
     }
     agreeing = (*EmbeddedReflection.agreeing, "joint_attention_dim")
+
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        *_, height, width = latents.shape
+        return self._pack_latents(latents, len(latents), latents.shape[1], height, width)

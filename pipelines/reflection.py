@@ -379,6 +379,10 @@ class Reflection(Checks, Weights):
         """How many channels the autoencoder's latents have."""
         return int(self.vae.config.latent_channels)
 
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents (B, C, …), shifted and scaled, as the denoiser takes them."""
+        return latents
+
     @property
     def side(self) -> int | None:
         """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""
@@ -435,6 +439,18 @@ class Reflection(Checks, Weights):
         if self._hook is None:
             raise RuntimeError("`evaluations` is known after a call of the pipeline; there was none.")
         return self._hook.evaluations.per_video()
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The parameters of the network that an evaluation of the last call ran through, by arm, "strong" and "weak",
+        where it was evaluated. Of two networks that take turns it is the mean over the evaluations.
+
+        Raises:
+            RuntimeError: there was no call.
+        """
+        if self._hook is None:
+            raise RuntimeError("`parameters` is known after a call of the pipeline; there was none.")
+        return self._hook.evaluations.of_network()
 
     @property
     def do_classifier_free_guidance(self) -> bool:

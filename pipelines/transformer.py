@@ -45,7 +45,7 @@ class TransformerReflection(Reflection):
                 file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None: what is in
                 `strong`'s folder if this pipeline was saved with a weak arm, else none.
             weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
-                transformer, or of a pipeline. Default: `strong`'s.
+                transformer, or of a pipeline. Default: the `config.json` beside the file, or else `strong`'s.
             same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
                 False is for where the scheduler is set later; with a `scheduler` they need not.
             torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in

@@ -18,6 +18,7 @@ from w2sd_video.methods import Method
 # Arguments of a call that say what to show, as text or as what encoders make of it.
 TEXTS = re.compile(r"(negative_)?(pooled_)?prompt(_\d|_embeds\w*|_attention_mask)?")
 NEGATIVE = "negative_"
+PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")  # a call has one of them, if any
 
 
 class WeakArm(DiffusionPipeline):
@@ -28,6 +29,7 @@ class WeakArm(DiffusionPipeline):
     - `encoded`: what `encode_prompt` returns, in this order, by the names that a call has for it. Of a pipeline that
       encodes the negative prompt by itself, what it returns for either.
     - `text_inputs`: by these names, the denoiser's argument that it is told by; with a dot, an entry of one.
+    - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` says.
     """
 
     stock: ClassVar[type[DiffusionPipeline]]
@@ -36,6 +38,7 @@ class WeakArm(DiffusionPipeline):
     encoder_names: ClassVar[tuple[str, ...]]
     text_names: ClassVar[tuple[str, ...]]
     _weak_components: ClassVar[tuple[str, ...]]
+    one_per_prompt: ClassVar[bool] = False
     encoded: ClassVar[tuple[str, ...]] = (
         "prompt_embeds",
         "negative_prompt_embeds",
@@ -135,7 +138,7 @@ class WeakArm(DiffusionPipeline):
         attention = next((call[name] for name in call if name.endswith("attention_kwargs")), None)
         return {
             "device": self._execution_device,
-            "num_images_per_prompt": call.get("num_images_per_prompt", 1),
+            **dict.fromkeys(PER_PROMPT, self._per_prompt(call)),
             "lora_scale": (attention or {}).get("scale"),
         }
 
@@ -163,11 +166,18 @@ class WeakArm(DiffusionPipeline):
 
     def _as_sent(self, name: str, value: Any, call: dict[str, Any]) -> Any:
         """What encoders made of a prompt as the loop hands it to the denoiser."""
+        several = self._per_prompt(call)
+        if isinstance(value, Tensor) and TEXTS.fullmatch(name) and several > 1 and len(value) == batch_size(call):
+            value = value.repeat_interleave(several, dim=0)  # some stock pipelines leave embeddings as they are given
         network: Any = next(iter(self._strong_networks().values()))
         dtype = network.dtype
         if isinstance(value, Tensor) and value.is_floating_point() and dtype.is_floating_point:
             return value.to(dtype)
         return value
+
+    def _per_prompt(self, call: dict[str, Any]) -> int:
+        """How many videos or images a call makes of each prompt."""
+        return 1 if self.one_per_prompt else next((call[name] or 1 for name in PER_PROMPT if name in call), 1)
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         pairs = [(getattr(self, name), getattr(self, name.removeprefix("weak_"))) for name in self._weak_components]

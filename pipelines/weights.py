@@ -56,6 +56,22 @@ class Weights(WeakArm):
             )
         super().enable_group_offload(*args, **kwargs)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As diffusers'; refused, before anything is written, where a network's quantised weights cannot be saved.
+
+        Raises:
+            ValueError: it names the network.
+        """
+        for name, part in self.components.items():
+            quantizer = getattr(part, "hf_quantizer", None)
+            if quantizer is not None and not quantizer.is_serializable:
+                how = str(quantizer.quantization_config.quant_method).rpartition(".")[-1]
+                raise ValueError(
+                    f"{name} is quantised by {how.upper()}, and diffusers cannot save such a network: this pair cannot"
+                    " be saved. Keep the file, and load the pair from it."
+                )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
         """As diffusers', of every layout in which LoRAs are published; what does not fit is refused before anything
         changes, and layers without a place are pointed out.

@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from typer.testing import CliRunner
 
 from w2sd_video import cli, video
-from w2sd_video.bench import measure, true_size
+from w2sd_video.bench import measure, transformers, true_size
 from w2sd_video.bench.bench import Skipped
 from w2sd_video.methods import METHODS
 
@@ -201,3 +201,36 @@ def test_after_a_deadline_no_timer_is_left():
     with measure.deadline(30):
         pass
     time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("part", "branches"), [("wan", 2), ("ltx", 2)])
+@pytest.mark.slow_unless(case=lambda part, branches: part == "wan")
+def test_pairs_of_video_transformers_are_measured_in_a_step_of_each_way(part, branches):
+    """At guidance over 1, two evaluations a plain step; W2SD with both arms at guidance 1 adds one of each arm."""
+    results = measured("--part", part)["parts"][part]
+    assert results["state"] == "done", results["why"]
+    rows = {row["what"]: row for row in results["rows"]}
+    assert not any("error" in row for row in rows.values())
+    assert {name: rows[name]["evaluations"] for name in ("plain", "weak arm alone", "w2sd")} == {
+        "plain": branches, "weak arm alone": 1, "w2sd": branches + 2,
+    }  # fmt: skip
+    share = rows["weak_transformer"]["parameters"] / rows["transformer"]["parameters"]
+    assert rows["weak arm alone"]["of_strong_by_parameters"] == pytest.approx(share, rel=1e-3) and 0 < share < 1
+
+
+def test_a_pair_that_does_not_fit_is_skipped_with_what_it_takes():
+    pair = transformers.PAIRS["wan"]
+    transformers.check_memory(CPU, pair, torch.bfloat16, 80 * 10**9)
+    with pytest.raises(Skipped, match="takes 38 GB of memory, 31 of them for the weights of both.* has 24 GB"):
+        transformers.check_memory(CPU, pair, torch.bfloat16, 24 * 10**9)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_wan_and_ltx_run_at_their_true_size_on_a_gpu(tmp_path):
+    ran = bench("--minutes", "5", "--part", "wan", "--part", "ltx", "--out", "made.json")
+    assert ran.exit_code == 0, ran.output
+    parts = json.loads((tmp_path / "made.json").read_text())["parts"]
+    assert {part["state"] for part in parts.values()} == {"done"}
+    assert all(row.get("error") is None for part in parts.values() for row in part["rows"])

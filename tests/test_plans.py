@@ -267,6 +267,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
     assert (done.made, [line["error"] for line in done.failed]) == (1, ["ValueError: no"])
     assert plans.status(of, tmp_path)["arms"]["all"] | {"seconds": 0} == {
         "cells": 2, "made": 1, "failed": 1, "left": 1, "evaluations": 7, "seconds": 0,
+        "strong_evaluations": 7,
     }  # fmt: skip
     monkeypatch.undo()
     done = plans.run(of, tmp_path)

@@ -595,7 +595,7 @@ def test_free_init_is_of_videos():
 # A schedule of guidance
 
 
-@each_family
+@each_form
 @pytest.mark.parametrize("numbers, steps", [((3.0, 1.0, 0.0, -1.5), 4), ((4.0, 1.0), 3)], ids=["each", "between"])
 @pytest.mark.slow_unless(case=lambda family, steps: family is IMAGE)
 def test_a_schedule_of_guidance_has_its_number_in_each_step(family, numbers, steps):

@@ -13,6 +13,7 @@ alone can only be judged by what it makes.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,11 @@ class Probe(Method):
     alignments: list[Alignment] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        if self.data.shape != x_t.shape:
+            raise ValueError(
+                f"`data` is encoded to latents {tuple(self.data.shape)}, and the pipeline samples {tuple(x_t.shape)}:"
+                " give data of the size and length that the call asks for."
+            )
         z = self.data.to(x_t)
         eps = torch.randn(z.shape, generator=self.generator).to(x_t)
         x = step.level.alpha * z + step.level.sigma * eps
@@ -66,6 +72,8 @@ class Probe(Method):
             "sample": z,
             "flow_prediction": eps - z,
         }[step.prediction]
+        moving = getattr(strong, "only_moving", None)  # of an arm in a pipeline that holds a part of its latents still
+        target = target if moving is None else moving(target)
         d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))
         for a, b in zip(d, r, strict=True):
             self.alignments.append(Alignment(step.level.sigma, float(a @ b), float(a @ a), float(b @ b)))
@@ -90,9 +98,35 @@ def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) 
 
 @torch.no_grad()
 def latents_of(pipe: Any, frames: Any) -> Tensor:
-    """A video's clean latents (1, C, F, h, w), or an image's (1, C, h, w), from frames (F, H, W, 3) in `uint8`."""
-    vae, moves = pipe.vae, hasattr(pipe, "motion_adapter")
+    """The clean latents (1, …) of a video, or of its first frame where the pipeline makes images, as the pipeline's
+    denoiser is shown them.
+
+    Args:
+        pipe: one of `pipelines`.
+        frames: (F, H, W, 3) in `uint8`.
+    """
+    vae, moves = pipe.vae, "num_frames" in inspect.signature(type(pipe).__call__).parameters
     pixels = torch.as_tensor(frames if moves else frames[:1]).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
-    means = [vae.encode(frame[None]).latent_dist.mode() for frame in pixels]
-    latents = torch.cat(means) * vae.config.scaling_factor
-    return latents.transpose(0, 1)[None] if moves else latents
+    if any(parameter.ndim == 5 for parameter in vae.encoder.parameters()):  # it encodes frames together
+        latents = _encoded(vae, pixels.transpose(0, 1)[None])
+    else:
+        latents = torch.cat([_encoded(vae, frame[None]) for frame in pixels])
+        latents = latents.transpose(0, 1)[None] if moves else latents
+    return pipe.in_its_layout(latents)
+
+
+def _encoded(vae: Any, pixels: Tensor) -> Tensor:
+    """The mode of an autoencoder's latents (B, C, …), shifted and scaled as diffusion models are trained on them."""
+    encoded = vae.encode(pixels)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+
+    def statistic(name: str) -> Tensor | None:
+        value = vae._buffers[name] if name in vae._buffers else vae.config.get(name)
+        return None if value is None else torch.as_tensor(value).to(latents).view(1, -1, *[1] * (latents.ndim - 2))
+
+    mean, std = statistic("latents_mean"), statistic("latents_std")
+    if mean is not None and std is not None:
+        latents = (latents - mean) / std
+    elif (shift := vae.config.get("shift_factor")) is not None:
+        latents = latents - shift
+    return latents * (vae.config.get("scaling_factor") or 1.0)

@@ -58,9 +58,6 @@ def samples(
     Raises:
         Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
     """
-    if FAMILIES[preset.family].transformer:
-        accepted = "a pair of U-Nets or of a mixture: how data is encoded for transformers is not known here"
-        raise Refused("preset", preset.name, f"it is one of transformers; give {accepted}")
     if not references:
         if preset.grammar != "shapes" and not preset.strong.startswith(SHIPPED):
             kinds = f"{preset.kind}s"
@@ -73,6 +70,8 @@ def samples(
         arguments = {}
         if preset.controlnet is not None:
             arguments["control"] = str(_beside(each.path, control))
+        if FAMILIES[preset.family].shown:  # the picture that a video begins with is its first frame
+            arguments["image"] = str(each.path)
         if preset.ip_adapter is not None:  # what it is trained to be shown: the picture itself
             arguments["ip_image"] = str(each.path)
         listed.append(Sample(each.prompt, video.shown(each.path), arguments))
@@ -105,9 +104,11 @@ def alignment(
         resized = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames]
         resized = resized[: request.num_frames or 1]
         if request.video:
+            stride = FAMILIES[request.family].stride
+            resized = resized[: (len(resized) - 1) // stride * stride + 1]
             request = replace(request, num_frames=len(resized))
-        call = inputs(pipe, request) | weak_arm(request)
-        alignments.append(align(pipe, latents_of(pipe, np.stack(resized)), LEVELS, seed=n, **call, guidance_scale=1.0))
+        call = inputs(pipe, request) | weak_arm(request) | pipe.guided(1.0, request.embedded_guidance)
+        alignments.append(align(pipe, latents_of(pipe, np.stack(resized)), LEVELS, seed=n, **call))
         progress(n + 1)
     return alignments
 

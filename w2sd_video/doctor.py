@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import subprocess
@@ -145,41 +144,73 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
     return False, f"missing; get it with: {command}"
 
 
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter
+
+
 def memory() -> Rows:
-    """For each pair of transformers whose weights are on this machine: what the networks that it loads take."""
+    """For each pair of transformers: what the weights of its networks take on the device, by dtype and by what is
+    offloaded; what is not known on this machine is said to be unknown."""
     rows = []
     for name in presets.names():
         preset = presets.load(name)
-        if presets.FAMILIES[preset.family].transformer and (sizes := _parameters(preset)):
-            each = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in sizes.items())
-            size = sum(sizes.values()) * (4 if preset.dtype == "float32" else 2) / 1e9
-            rows.append((name, f"{size:.1f} GB in {preset.dtype}; billions of parameters: {each}"))
+        if presets.FAMILIES[preset.family].transformer:
+            rows.append((name, _takes(preset)))
     return rows
 
 
-def _parameters(preset: presets.Preset) -> dict[str, int]:
-    """How many parameters each network of a pair has, by its files' headers; none where some are not here."""
-    from .models.checkpoints import shapes
-    from .models.sources import cached, resolve
-    from .models.weight_files import usual_variant, weight_files
+def _takes(preset: presets.Preset) -> str:
+    """What the weights of a pair take, in words."""
+    sizes, unknown = _networks(preset)
+    missing = f"unknown: {', '.join(unknown)}" if unknown else ""
+    if not sizes:
+        return f"{missing or 'unknown'} (no configuration or weights on this machine)"
+    counts = {name: sum(each.values()) for name, each in sizes.items()}
+    size, other = BYTES[preset.dtype], 6 - BYTES[preset.dtype]
+    at_once = f"{_gb(sum(counts.values()) * size)} in {preset.dtype}"
+    at_once += f" ({_gb(sum(counts.values()) * other)} in {'bfloat16' if other == 2 else 'float32'})"
+    kept = {name: _gb(most * size) for name, most in _offloaded(sizes).items()}
+    offloaded = ", ".join(f"{name} {most}" for name, most in kept.items())
+    each = ", ".join(f"{part} {count / 1e9:.2f}" for part, count in counts.items())
+    parts = [f"{at_once} of weights", f"on the device with --offload {offloaded}", f"billions of parameters: {each}"]
+    return "; ".join([*parts, *([missing] if missing else [])])
 
-    sizes: dict[str, int] = {}
-    for role in ("strong", "weak"):
-        if (model := getattr(preset, role)) is None:
-            continue
-        source = resolve(model, role)
-        index = None if source.path or not source.repository else cached(source, None, "model_index.json")
-        folder = source.path or (index and index.parent)
-        if folder is None:
-            return {}
-        for part in sorted(each for each in folder.iterdir() if each.is_dir()):
-            if role == "weak" and not part.name.startswith("transformer"):
-                continue
-            files = weight_files(part, usual_variant(part))
-            count = sum(math.prod(shape) for file in files for shape in shapes(source, file).values())
-            if count:
-                sizes["weak_" * (role == "weak") + part.name] = count
-    return sizes if any(name.startswith("transformer") for name in sizes) else {}
+
+def _networks(preset: presets.Preset) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """The tensors of each network that a pair loads, by its name; and what of it is not known. Of the weak model these
+    are the transformers alone, and what both arms share is there once."""
+    from .models import sizes
+
+    known, unknown = sizes.parameters(preset.strong, "strong")
+    if not any(name.startswith("transformer") for name in known):
+        unknown = unknown or ["the strong model"]
+    elif set(known) == set(sizes.PUBLISHED.get(preset.strong, ())):
+        unknown = [*unknown, "text encoders and autoencoder"]
+    if preset.weak is not None and preset.weak != preset.strong:
+        weak, lacking = sizes.parameters(preset.weak, "weak", "transformer")
+        known |= {f"weak_{name}": each for name, each in weak.items()}
+        unknown += [f"weak_{name}" for name in lacking] if weak or lacking else ["the weak model"]
+    return known, unknown
+
+
+def _offloaded(networks: dict[str, dict[str, int]]) -> dict[str, int]:
+    """The most parameters on the device at once, by the way to offload.
+
+    `model` keeps whole networks there in turn, but the weak transformers beside each strong one and the autoencoder;
+    `group` two blocks of each network that runs, and what is in none.
+    """
+    from .models.sizes import largest_at_once
+
+    counts = {name: sum(each.values()) for name, each in networks.items()}
+    weak = sum(count for name, count in counts.items() if name.startswith("weak_"))
+    texts = [count for name, count in counts.items() if name.startswith(("text_encoder", "image_encoder"))]
+    later = [count for name, count in counts.items() if name.startswith(("transformer", "vae"))]
+    blocks = {name: largest_at_once(each) for name, each in networks.items()}
+    arms = [sum(b for n, b in blocks.items() if n.removeprefix("weak_") == name) for name in blocks]
+    return {"model": max([*texts, *(weak + count for count in later)]), "group": max(arms)}
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _megabytes(folder: Path) -> str:

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .sampling import (
     check_words,
     cut_off,
     draw_differences,
+    in_strong_evaluations,
     load,
     notes,
     plugin_version,
@@ -224,6 +226,7 @@ def _make(
     started = time.perf_counter()
     videos: dict[str, Frames] = {}
     by_variant: dict[str, Any] = {}
+    strong = _strong_parameters(request, pipelines)
     for variant in runs.VARIANTS[request.variant]:
         began, recorder = time.perf_counter(), None
         if "differences" in output.formats and variant == "w2sd":
@@ -235,6 +238,8 @@ def _make(
         by_variant[variant] = {
             "method": request.method if variant == "w2sd" else None,
             "evaluations": evaluations,
+            "parameters": (parameters := pipelines[variant].parameters),
+            "strong_evaluations": in_strong_evaluations(evaluations, parameters, strong),
             "seconds": round(time.perf_counter() - began, 3),
             "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         }
@@ -274,6 +279,16 @@ def _make(
             with runs.naming(files["json"]):
                 files["json"].write_text(runs.sidecar(each.request, record), encoding="utf-8")
     return Made(request, output.paths, record, singles={name: each.paths for name, each in output.singles.items()})
+
+
+def _strong_parameters(request: Request, pipelines: Mapping[str, Pipeline]) -> int | None:
+    """The parameters of the pair's strong network; of two that take turns, their mean. None: it is not loaded."""
+    from .hook import parameters_of
+
+    for variant, pipe in pipelines.items():
+        if variant != "weak" or request.weak is None:  # a weak model alone has a pipeline of its own
+            return round(fmean(parameters_of(network) for network in pipe._strong_networks().values()))
+    return None
 
 
 def _write(request: Request, frames: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:

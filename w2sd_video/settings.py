@@ -44,6 +44,8 @@ class Family:
         motion: whether its network has motion modules.
         transformer: whether it is a diffusion transformer, of which the two arms may be of different sizes.
         embedded: whether its network may be told a guidance number; then `guidance_scale` is its true guidance.
+        experts: whether it may have a second denoiser, which takes over at the lower noise levels.
+        rescaled: whether its pipeline takes a `guidance_rescale`.
         shown: whether it makes a video of a picture.
         side: what height and width are multiples of, in pixels.
         stride: what the number of frames is a multiple of, plus 1.
@@ -57,6 +59,8 @@ class Family:
     motion: bool = False
     transformer: bool = False
     embedded: bool = False
+    experts: bool = False
+    rescaled: bool = False
     shown: bool = False
     side: int = 8
     stride: int = 1
@@ -73,15 +77,17 @@ def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) ->
 
 
 FAMILIES = {
-    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True),
+    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True, rescaled=True),
     "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True, motion=True),
-    "stable-diffusion-xl": Family("W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline"),
-    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline"),
+    "stable-diffusion-xl": Family(
+        "W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline", rescaled=True
+    ),
+    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline", rescaled=True),
     "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
-    "wan": _transformer("W2SDWanPipeline", stride=4),
-    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, shown=True),
-    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8),
-    "ltx-image-to-video": _transformer("W2SDLTXImageToVideoPipeline", side=32, stride=8, shown=True),
+    "wan": _transformer("W2SDWanPipeline", stride=4, experts=True),
+    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, shown=True, experts=True),
+    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True),
+    "ltx-image-to-video": _transformer("W2SDLTXImageToVideoPipeline", side=32, stride=8, shown=True, rescaled=True),
     "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
     "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, shown=True),
     "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
@@ -98,6 +104,8 @@ TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 MOVED = tuple(name for name, family in FAMILIES.items() if family.motion)
 EMBEDDED = tuple(name for name, family in FAMILIES.items() if family.embedded)
+EXPERTS = tuple(name for name, family in FAMILIES.items() if family.experts)
+RESCALED = tuple(name for name, family in FAMILIES.items() if family.rescaled)
 SHOWN = tuple(name for name, family in FAMILIES.items() if family.shown)
 U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
 
@@ -353,6 +361,24 @@ class Pair:
         Scale,
         Setting("Guidance of the reflection's weak arm.", ("--weak-guidance", "--weak_guidance_scale"), METHOD, "weak"),
     ]
+    guidance_scale_2: Annotated[
+        Scale | None,
+        Setting(
+            "Guidance of the final step with the second of two experts; null: that of the first.",
+            ("--guidance-2", "--guidance_scale_2"),
+            METHOD,
+            families=EXPERTS,
+        ),
+    ] = None
+    guidance_rescale: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Setting(
+            "How far the final step's guided prediction is scaled to the conditional one's deviation, from 0 to 1.",
+            ("--guidance-rescale",),
+            METHOD,
+            families=RESCALED,
+        ),
+    ] = None
     embedded_guidance: Annotated[
         Scale | None,
         Setting(
@@ -360,6 +386,16 @@ class Pair:
             ("--embedded-guidance",),
             METHOD,
             families=EMBEDDED,
+        ),
+    ] = None
+    strong_embedded_guidance: Annotated[
+        Scale | None,
+        Setting(
+            "Another number for the strong arm's network, in the reflection alone.",
+            ("--strong-embedded-guidance",),
+            METHOD,
+            "reflection",
+            EMBEDDED,
         ),
     ] = None
     weak_embedded_guidance: Annotated[

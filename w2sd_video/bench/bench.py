@@ -104,12 +104,30 @@ class Bench:
         """
         from . import models
 
-        steps = timed + 2
         frames = call.pop("frames", self.frames)
         dtype = call.pop("dtype", self.dtype)
         side = size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
         random = torch.Generator("cpu").manual_seed(0)
         latents = torch.randn(1, pipe.unet.config.in_channels, frames, side, side, generator=random)
+        of_method = {} if method is None else {**GUIDANCE, **call}
+        return self.loop(
+            pipe,
+            timed,
+            **models.embeddings(pipe, self.device, dtype),
+            **{"guidance_scale": GUIDANCE["guidance_scale"], **of_method},
+            method=method,
+            height=size,
+            width=size,
+            num_frames=frames,
+            latents=latents.to(self.device, dtype),
+        )
+
+    def loop(self, pipe: Any, timed: int, **call: Any) -> Row:
+        """Some steps of any pipeline's loop, and what `sample` returns of them.
+
+        Args:
+            call: what the pipeline is called with, but for steps, noise and output.
+        """
         ends: list[float] = []
         evaluations = [0]
 
@@ -119,19 +137,12 @@ class Bench:
             evaluations.append(pipe.evaluations["total"])
             return tensors
 
-        of_method = {} if method is None else {**GUIDANCE, **call}
         measure.synchronize(self.device)
         measure.start_peak(self.device)
         ends.append(time.perf_counter())
         latents_after = pipe(
-            **models.embeddings(pipe, self.device, dtype),
-            **{"guidance_scale": GUIDANCE["guidance_scale"], **of_method},
-            method=method,
-            height=size,
-            width=size,
-            num_frames=frames,
-            num_inference_steps=steps,
-            latents=latents.to(self.device, dtype),
+            **call,
+            num_inference_steps=timed + 2,
             generator=torch.Generator("cpu").manual_seed(1),
             output_type="latent",
             callback_on_step_end=ended,

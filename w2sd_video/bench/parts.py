@@ -256,6 +256,20 @@ def vbench(bench: Bench) -> None:
     vbench.compare(bench)
 
 
+def wan(bench: Bench) -> None:
+    """Steps of Wan 2.1, 14 billion parameters beside 1.3, and their memory."""
+    from . import transformers
+
+    transformers.wan(bench)
+
+
+def ltx(bench: Bench) -> None:
+    """Steps of LTX-Video, twice 2 billion parameters, and their memory."""
+    from . import transformers
+
+    transformers.ltx(bench)
+
+
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of importance, and the most seconds of each
     "card": (card, 15),
     "memory": (memory, 40),
@@ -266,6 +280,8 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of impor
     "offload": (offload, 60),
     "compiled": (compiled, 120),
     "vbench": (vbench, 90),
+    "wan": (wan, 180),
+    "ltx": (ltx, 60),
 }
 
 

@@ -1,4 +1,6 @@
-"""SDXL with AnimateDiff's motion module at its true size, measured on this machine's device, with random weights.
+"""SDXL with AnimateDiff's motion module, Wan 2.1 and LTX-Video at their true size, on this machine's device.
+
+All weights are random.
 
 Each part measures one thing, with what it is compared with beside it, in one run. The parts come in the order of their
 importance and share the time that there is: one that would overrun its share is cut, and keeps what it measured; one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -228,6 +228,14 @@ def _status(plan: Plan, folder: Path, shard: tuple[int, int], threads: int | Non
     return plans.status(plan, folder, shard, threads)
 
 
+def _by_parameters(arm: Mapping[str, Any]) -> str:
+    """How many of the strong network's an arm's evaluations are, where that is another number."""
+    count = arm["strong_evaluations"]
+    if count is None:
+        return " (how many of the strong network's by parameters is unknown: the models are not on this machine)"
+    return f" ({count:.4g} of the strong network's by parameters)" if count != arm["evaluations"] else ""
+
+
 def _say(about: dict[str, Any], as_json: bool) -> None:
     if as_json:
         say(json.dumps(about, indent=1))
@@ -236,7 +244,7 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     for name, arm in about["arms"].items():
         parts = [f"{arm['made']}/{arm['cells']} made"]
         parts += [f"{arm['failed']} failed"] if arm["failed"] else []
-        parts += [f"{arm['evaluations']} network evaluations each"]
+        parts += [f"{arm['evaluations']} network evaluations each{_by_parameters(arm)}"]
         parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]

@@ -1,7 +1,7 @@
 """Attaches a method to the denoiser and the scheduler of a diffusers pipeline, which keeps its own loop."""
 
-from .arm import Evaluations, branches
-from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, stepping
+from .arm import Evaluations, branches, parameters_of
+from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
 from .control import ControlHook
 from .form import Form
 from .group import DenoiserHook, Group, perturbation
@@ -23,6 +23,8 @@ __all__ = [
     "attached",
     "branches",
     "check_free",
+    "check_multiple",
+    "parameters_of",
     "perturbation",
     "stepping",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arms import Settings, switched
 from ..levels import Step, full_precision
@@ -16,18 +17,46 @@ from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
 @dataclass
 class Evaluations:
-    """Network evaluations in sample evaluations: one latent video through one network once is one."""
+    """Network evaluations in sample evaluations: one latent video through one network once is one.
+
+    `parameters` are those that an arm's evaluations ran through, each evaluation counting all of its network's.
+    """
 
     strong: int = 0
     weak: int = 0
     controlnet: int = 0
     videos: int = 1
+    parameters: dict[str, int] = field(default_factory=lambda: {"strong": 0, "weak": 0})
+
+    def add(self, arm: str, count: int, parameters: int) -> None:
+        """Counts evaluations of an arm's network, which has so many parameters."""
+        setattr(self, arm, getattr(self, arm) + count)
+        self.parameters[arm] += count * parameters
+
+    def of_network(self) -> dict[str, int]:
+        """The parameters of each arm's network, by arm, where it was evaluated; of two that take turns, their mean over
+        the evaluations."""
+        counts = {"strong": self.strong, "weak": self.weak}
+        return {arm: round(self.parameters[arm] / count) for arm, count in counts.items() if count}
 
     def per_video(self) -> dict[str, int]:
         """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one."""
         strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
         counts = {"strong": strong, "weak": weak, "total": strong + weak}
         return counts | {"controlnet": controlnet} if controlnet else counts
+
+
+def parameters_of(network: nn.Module) -> int:
+    """The parameters of a network without its LoRAs; of quantised ones, as many as they stand for."""
+
+    def shape(parameter: Any) -> Sequence[int]:
+        packed = getattr(parameter, "quant_shape", None) or getattr(
+            getattr(parameter, "quant_state", None), "shape", None
+        )
+        return packed if packed is not None else parameter.shape
+
+    named = network.named_parameters()
+    return sum(math.prod(shape(parameter)) for name, parameter in named if ".lora_" not in name)
 
 
 def branches(w: float, mixes: bool = False) -> Branches:
@@ -55,6 +84,7 @@ class BoundArm:
         conditioning, settings, control_scale: what the arm has of its own.
         in_reflection: what it has of its own in the reflection alone. None: nothing else.
         sign: of the network's predictions, in the convention of `levels`.
+        parameters: how many the network has.
     """
 
     name: str
@@ -70,6 +100,7 @@ class BoundArm:
     control_scale: float | list[float] | None = None
     in_reflection: Conditioning | None = None
     sign: float = 1.0
+    parameters: int = 0
     output_type: Callable[..., Any] = tuple
     learned_sigma: bool = False
     _x: Tensor | None = None
@@ -89,11 +120,15 @@ class BoundArm:
         """The prediction (B, …) at x (B, …) with guidance w."""
         own = self.in_reflection is not None
         p = self._predict(x, branches(w), own, f"at guidance {w:g}")
-        p = [self.sent[0].latents.only_moving(each) for each in p]
+        p = [self.only_moving(each) for each in p]
         if len(p) == 1:
             return p[0]
         uncond, cond = p
         return uncond + w * (cond - uncond)
+
+    def only_moving(self, x: Tensor) -> Tensor:
+        """x (B, …), and 0 where the pipeline holds the latents still."""
+        return self.sent[0].latents.only_moving(x)
 
     def denoise(self, x: Tensor) -> Tensor:
         """The predictions (k, B, …) at x (B, …) that the pipeline mixes by its own guidance; see `methods.Arm`."""
@@ -155,7 +190,7 @@ class BoundArm:
                 self.evaluations.controlnet += count
             told = {key: list(each) if type(each) is list else each for key, each in told.items()}  # UNets empty some
             output = self.network(**{sent.latents.name: sent.input(x, which)}, **told)
-        setattr(self.evaluations, self.name, getattr(self.evaluations, self.name) + count)
+        self.evaluations.add(self.name, count, self.parameters)
         self.output_type = type(output)
         p = self.sign * full_precision(self._only(output))
         self.learned_sigma = p.shape[1] == 2 * x.shape[1] and p.shape[2:] == x.shape[2:]

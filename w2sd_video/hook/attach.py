@@ -186,8 +186,8 @@ def apply_reflection(
         weak_control_scale=weak_controlnet_conditioning_scale,
         strong_conditioning=strong_conditioning,
         embedded=lambda: (
-            _multiple(pipeline, strong_embedded_guidance),
-            _multiple(pipeline, weak_embedded_guidance),
+            _multiple(pipeline, "strong_embedded_guidance", strong_embedded_guidance),
+            _multiple(pipeline, "weak_embedded_guidance", weak_embedded_guidance),
         ),
         noise=following_noise(generator),
         recorder=recorder,
@@ -243,9 +243,26 @@ def _weak(
     return {each: network for each, network in weak.items() if network is not denoisers[each]}
 
 
-def _multiple(pipeline: DiffusionPipeline, number: float | None) -> float | None:
-    """An embedded guidance as a multiple of the pipeline's own."""
-    return None if number is None else number / pipeline.guidance_scale
+def _multiple(pipeline: DiffusionPipeline, name: str, number: float | None) -> float | None:
+    """An embedded guidance as a multiple of the pipeline's own.
+
+    Raises:
+        ValueError: of 0, there is no such multiple; `name` is the argument.
+    """
+    if number is None:
+        return None
+    check_multiple(name, number, pipeline.guidance_scale)
+    return number / (pipeline.guidance_scale or 1.0)
+
+
+def check_multiple(name: str, number: float, guidance: float) -> None:
+    """Raise the ValueError for an arm's embedded guidance beside a `guidance_scale` of 0: networks are told it in a
+    unit of their own, which is read off what the pipeline tells them of its own number."""
+    if guidance == 0 and number != 0:
+        raise ValueError(
+            f"`{name}` is {number!r} and `guidance_scale` 0, which does not say in which unit the network is told its"
+            f" guidance: give a `guidance_scale` other than 0, or no `{name}`."
+        )
 
 
 def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own: Any) -> Group:
@@ -267,6 +284,7 @@ def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own
         name=type(pipeline).__name__,
         current=lambda: pipeline.scheduler,
         running=lambda: _calls(pipeline),
+        foreign=lambda: _foreign(pipeline),
         guidance=guidance,
         doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
@@ -299,14 +317,23 @@ def _attach(
             stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
 
 
-def _calls(pipeline: DiffusionPipeline) -> bool:
-    """Whether a method of the pipeline is being run, in this thread."""
+def _running() -> Iterator[Any]:
+    """The objects whose methods are being run, in this thread, from the innermost out."""
     frame = sys._getframe()
     while (caller := frame.f_back) is not None:
         frame = caller
-        if frame.f_locals.get("self") is pipeline:
-            return True
-    return False
+        yield frame.f_locals.get("self")
+
+
+def _calls(pipeline: DiffusionPipeline) -> bool:
+    """Whether a method of the pipeline is being run, in this thread."""
+    return any(each is pipeline for each in _running())
+
+
+def _foreign(pipeline: DiffusionPipeline) -> bool:
+    """Whether a method of another pipeline is being run, in this thread, and none of this one."""
+    running = [each for each in _running() if isinstance(each, DiffusionPipeline)]
+    return bool(running) and all(each is not pipeline for each in running)
 
 
 def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..arms import Settings, identity_attention, skipped, switched, transformer_blocks
 from ..levels import Step, check_invertible, full_precision, read_step, step_index
 from ..methods import Answer, Method
-from .arm import BoundArm, Evaluations, branches, check_finite
+from .arm import BoundArm, Evaluations, branches, check_finite, parameters_of
 from .control import Deferred
 from .form import Form
 from .inputs import parameters
@@ -50,6 +50,9 @@ STALE_UNDER_REFLECTION = (
     "block_controlnet_hidden_states",
 )
 
+
+# Networks whose latents are (B, F, C, H, W): methods that part still from moving take time to be the third axis.
+FRAMES_FIRST = ("CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel", "UNetSpatioTemporalConditionModel")
 
 TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
 
@@ -96,6 +99,7 @@ class Group:
         form: how the pipeline calls its denoiser.
         current: the scheduler that the pipeline has now, read at every step. Default: that one.
         running: whether it is the pipeline's own call that sets the scheduler's timesteps, read when they are set.
+        foreign: whether it is another pipeline that calls the denoiser, read at every call.
         name: the pipeline's, for messages.
         weak_conditioning: what the weak arm is told; by default what the pipeline tells the denoiser.
         weak_settings: what is set while the weak arm is evaluated; see `arms`.
@@ -124,6 +128,7 @@ class Group:
         name: str = "The pipeline",
         current: Callable[[], Any] | None = None,
         running: Callable[[], bool] = lambda: True,
+        foreign: Callable[[], bool] = lambda: False,
         weak_conditioning: Conditioning = PIPELINES_OWN,
         weak_settings: Settings | None = None,
         weak_control_scale: float | list[float] | None = None,
@@ -143,6 +148,7 @@ class Group:
         self.name = name
         self.current = current or (lambda: scheduler)
         self.running = running
+        self.foreign = foreign
         self._foreign = False
         self.weak_conditioning = weak_conditioning
         self.weak_settings = weak_settings or []
@@ -157,6 +163,7 @@ class Group:
         self.noise = noise
         self.recorder = recorder
         self.evaluations = Evaluations()
+        self._sizes: dict[int, int] = {}  # parameters of the networks, by id
         self._turn: Turn | None = None
         self._seen: torch.Size | None = None  # the shape of what the denoiser was sent last, without a method
         self._unconditional: dict[str, Any] = {}  # of calls apart, what the unconditional one was told otherwise
@@ -175,14 +182,14 @@ class Group:
         names = parameters(type(unwrap_module(module)).forward)
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         x = inputs.pop(names[0])
-        if self._foreign:
+        if self._foreign or (self.method is not None and self.foreign()):
             raise ValueError(
-                f"another pipeline uses the networks and the scheduler of {self.name}, to which a method is applied:"
+                f"another pipeline uses the networks of {self.name}, to which a method is applied:"
                 " apply one to that pipeline instead."
             )
         if self.method is None:
             self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.doubled() else len(x)
-            self.evaluations.strong += len(x)
+            self.evaluations.add("strong", len(x), self._parameters(module))
             self._seen = x.shape if isinstance(x, Tensor) else None
             return hook.evaluation(module)(*args, **kwargs)
         call = self._call(hook, module, names[0], x, inputs)
@@ -311,7 +318,7 @@ class Group:
                 later=later(self.scheduler, index if self.num_steps is None else self._last, num_steps - 1 - index),
                 carried=carried if before == index - 1 else None,
             )
-            answer = self._reflected(self.method, x_t, step, strong, weak)
+            answer = self._reflected(self.method, first.module, x_t, step, strong, weak)
             running = strong if strong.evaluated else weak
         else:
             answer = Answer(strong.denoise(x_t))
@@ -344,6 +351,11 @@ class Group:
             sent.append(replace(sent[0], branches=("uncond",), inputs={**sent[0].inputs, **self._unconditional}))
         return sent
 
+    def _parameters(self, network: nn.Module) -> int:
+        if id(network) not in self._sizes:
+            self._sizes[id(network)] = parameters_of(network)
+        return self._sizes[id(network)]
+
     @property
     def _mixes(self) -> bool:
         return self.method is not None and self.method.mixes
@@ -366,7 +378,14 @@ class Group:
         conditioning = self.weak_conditioning
         if numbers[1] is not None:
             conditioning = _with(conditioning, numbers[1])
-        strong = BoundArm("strong", forward, method.strong_guidance, in_reflection=in_reflection, **bound)
+        strong = BoundArm(
+            "strong",
+            forward,
+            method.strong_guidance,
+            in_reflection=in_reflection,
+            parameters=self._parameters(call.module),
+            **bound,
+        )
         own = call.hook.weak if call.hook.weak is not None and not method.one_model else None
         weak = BoundArm(
             "weak",
@@ -375,14 +394,18 @@ class Group:
             conditioning=conditioning,
             settings=self.weak_settings + perturbation(call.module if own is None else own, method, index),
             control_scale=self.weak_control_scale,
+            parameters=self._parameters(call.module if own is None else own),
             **bound,
         )
         return strong, weak
 
-    def _reflected(self, method: Method, x_t: Tensor, step: Step, strong: BoundArm, weak: BoundArm) -> Answer:
+    def _reflected(
+        self, method: Method, module: nn.Module, x_t: Tensor, step: Step, strong: BoundArm, weak: BoundArm
+    ) -> Answer:
         """The method's answer to a step that it changes."""
         self._check_reflectable(strong.sent[0].inputs)
-        method.check(tuple(x_t.shape))
+        frames_first = type(unwrap_module(module)).__name__ in FRAMES_FIRST
+        method.check(tuple(x_t.flatten(1, 2).shape if frames_first else x_t.shape))
         return method(x_t, step, strong, weak, lambda: self.noise(x_t))
 
     def _check_answer(self, answer: Any, x_t: Tensor, guided: bool, where: str) -> None:

@@ -115,8 +115,11 @@ class W2SD(Method):
             finite("cap", self.cap, 0)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        if self.motion_gain != 1 and len(shape) != 5:
-            raise ValueError(f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}: give 1.")
+        if self.motion_gain not in (1, self.still_gain) and len(shape) != 5:
+            raise ValueError(
+                f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}, or not as their third"
+                " axis: give 1, or as much as `still_gain`."
+            )
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:

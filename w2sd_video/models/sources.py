@@ -19,6 +19,9 @@ PACKAGE = Path(__file__).parents[1]
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 """What files of weights are called."""
 
+GGUF = ".gguf"
+"""What a transformer's file of quantised weights is called."""
+
 ACCEPTED = (
     f"give a hub id (OWNER/NAME), a file in a hub repository (OWNER/NAME/FILE), a folder, or a file"
     f" ({', '.join(SUFFIXES)})"
@@ -51,7 +54,7 @@ class Source:
         """Whether it is one file of weights, here or on the hub."""
         if self.path is not None:
             return self.path.is_file()
-        return self.inside.lower().endswith(SUFFIXES)
+        return self.inside.lower().endswith((*SUFFIXES, GGUF))
 
     @property
     def quoted(self) -> str:
@@ -99,8 +102,8 @@ def resolve(value: str | os.PathLike[str], argument: str = "model", folders: boo
     hub = re.fullmatch(rf"({_NAME}/{_NAME})(?:/(.+))?", text)
     if hub and (inside := hub[2]):
         plain = re.fullmatch(r"[\w./-]+", inside) and ".." not in PurePosixPath(inside).parts
-        hub = hub if plain and (folders or inside.lower().endswith(SUFFIXES)) else None
-    elif hub and text.lower().endswith(SUFFIXES):  # a file in a folder that is not there
+        hub = hub if plain and (folders or inside.lower().endswith((*SUFFIXES, GGUF))) else None
+    elif hub and text.lower().endswith((*SUFFIXES, GGUF)):  # a file in a folder that is not there
         hub = None
     if not hub:
         raise WeightsNotFound(Source(argument, text, None), "is not there, and is no hub id (OWNER/NAME) either")
@@ -192,13 +195,14 @@ def find(argument: str, value: str | PathLike[str], hub: Mapping[str, Any] | Non
         WeightsError: a file of another type.
     """
     source = resolve(value, argument)
-    if source.path is None and source.is_file:
-        source = replace(source, path=local(source, hub))
-    if source.path is not None and not source.path.is_dir() and source.path.suffix.lower() not in SUFFIXES:
-        kind = source.path.suffix or "nameless"
+    file = Path(source.inside) if source.path is None and source.is_file else source.path
+    if file is not None and not file.is_dir() and file.suffix.lower() not in SUFFIXES:
+        kind = file.suffix or "nameless"
         raise WeightsError(
             source,
             f"is a {kind} file. Accepted: a folder in diffusers' layout, a hub id (OWNER/NAME), or a single"
             f" file ({', '.join(SUFFIXES)}), which may be on the hub (OWNER/NAME/FILE).",
         )
+    if source.path is None and source.is_file:
+        source = replace(source, path=local(source, hub))
     return source

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import diffusers
 import torch
 from diffusers import ModelMixin
+from diffusers.utils import is_gguf_available
 
 from ..errors import WeightsError, WeightsNotFound
 from ..provenance import files_of, note_files, remember_files
@@ -25,10 +26,10 @@ from .checkpoints import explained
 from .checks import complete
 from .networks import hint, networks, single
 from .options import DTYPE, HUB_OPTIONS, MODEL_OPTIONS, Options
-from .sources import SUFFIXES, Source, local, resolve
+from .sources import GGUF, SUFFIXES, Source, local, resolve
 from .weight_files import usual_variant, weight_files
 
-FILES = (*SUFFIXES, ".gguf")
+FILES = (*SUFFIXES, GGUF)
 """What a transformer's single file may be called."""
 
 # Of an autoencoder's configuration, what has no part in what its latents mean.
@@ -153,6 +154,8 @@ def _weak(
         folder = _configured(strong, name)
         if config is not None:
             folder = _arm_of_config(_found("weak_config", config, options), name)
+        elif _configures(cls, name, source.path.parent):
+            folder = source.path.parent
         network = _of_file(cls, name, source, folder, options)
         described = TransformerArm(source, {name: {**network.config, "_class_name": type(network).__name__}}, {})
         _check_arms(cls, strong, described, rescheduled)
@@ -269,6 +272,15 @@ def _arm_of_config(source: Source, name: str) -> Path:
     return inner if inner.is_dir() else source.path
 
 
+def _configures(cls: Any, name: str, folder: Path) -> bool:
+    """Whether a folder has the configuration of a transformer that the stock pipeline takes."""
+    try:
+        said = checkpoints.configuration(Source("weak", str(folder), folder), folder / "config.json")
+    except WeightsError:
+        return False
+    return said.get("_class_name") in _kinds(cls, name)
+
+
 def _of_file(cls: Any, name: str, source: Source, config: Path, options: Options) -> Any:
     """A transformer from a single file, by diffusers' own loader of such files.
 
@@ -289,7 +301,11 @@ def _of_file(cls: Any, name: str, source: Source, config: Path, options: Options
     if not hasattr(kind, "from_single_file"):
         raise WeightsError(source, f"is a single file, which diffusers does not load as a {kind.__name__}.")
     more: dict[str, Any] = {}
-    if source.path.suffix.lower() == ".gguf":
+    if source.path.suffix.lower() == GGUF:
+        if not is_gguf_available():
+            raise WeightsError(
+                source, "is a GGUF file, for which the package gguf is missing. Get it with\n  pip install gguf"
+            )
         compute = options.torch_dtype or torch.float32
         more["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=compute)
     else:

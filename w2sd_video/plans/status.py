@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..sampling import evaluations
+from ..sampling import evaluations, strong_evaluations
 from .known import known
 from .plan import Plan
 from .record import Folder, Keys
@@ -17,10 +17,11 @@ from .tuning import plan_of
 def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
     """What of a plan's cells is made, failed and left, by arm.
 
-    `evaluations` are the network's of a cell, by the arithmetic. `seconds` of an arm are those of its cells that are
-    made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with cells
-    left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None where
-    none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
+    `evaluations` are the network's of a cell, by the arithmetic; `strong_evaluations` are as many of the strong arm's
+    network, by parameters, None where a network's are not known here. `seconds` of an arm are those of its cells that
+    are made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with
+    cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
+    where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
     from .engine import threads_for
 
@@ -37,6 +38,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     for arm in plan.arms:
         cost = evaluations(arm.template)["total"]
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
+        arms[arm.name]["strong_evaluations"] = strong_evaluations(arm.template)
         if arm.grid and arm.name not in plan.tuned:
             of_tuning = plan_of(plan, arm.grid)
             cost = sum(evaluations(each.template)["total"] for each in of_tuning.arms)

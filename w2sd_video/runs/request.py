@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from inspect import signature
@@ -32,8 +32,11 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 # Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 _LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
+_LATER |= {"strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
+_LEVELS += " use_flow_sigmas invert_sigmas use_dynamic_shifting base_shift max_shift shift_terminal"
+_OF_FLOWS = "FlowMatch"  # what the names of diffusers' schedulers begin with that are of flow matching alone
 
 
 class Request(Settings):
@@ -331,11 +334,25 @@ def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
             config[key] = words_as_booleans(parse_yaml(value))
         except ValueError:
             raise Refused("scheduler", text, f"{each} has no value that YAML reads") from None
-    own = {key: value for key, value in schedule.items() if key != "class"}
     known = signature(cls).parameters
-    if lost := [key for key in _LEVELS.split() if own.get(key) is not None and key not in known]:
+    own = _as_told(name, known, schedule)
+    if lost := [key for key in _LEVELS.split() if own.get(key) not in (None, False) and key not in known]:
         raise Refused("scheduler", name, f"it cannot be told the {', '.join(lost)} of the preset's schedule")
     return {"class": name, **{key: value for key, value in own.items() if key in known}, **config}
+
+
+def _as_told(name: str, known: Collection[str], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """What a schedule says, as a scheduler class is told it: of a flow's classes, some are of flows alone, and others
+    have arguments for it. So a flow stays one, with its shift."""
+    own = {key: value for key, value in schedule.items() if key != "class"}
+    if not str(schedule["class"]).startswith(_OF_FLOWS) and not own.get("use_flow_sigmas"):
+        return own
+    shift = own.pop("shift", own.pop("flow_shift", None))
+    own = {key: value for key, value in own.items() if key not in ("prediction_type", "use_flow_sigmas")}
+    of_flows = name.startswith(_OF_FLOWS)
+    if shift is not None:
+        own["shift" if of_flows else "flow_shift"] = shift
+    return own if of_flows else {**own, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
 def _is_there(argument: str, path: str) -> bool:

@@ -1,7 +1,7 @@
 """A request's pipelines, what they are told, and what is recorded of it."""
 
 from .call import OnStep, arguments, inputs, sample
-from .cost import evaluations, steps_for
+from .cost import evaluations, in_strong_evaluations, steps_for, strong_evaluations
 from .load import load, scheduler
 from .method import weak_arm
 from .plot import draw_differences
@@ -16,6 +16,7 @@ __all__ = [
     "differences",
     "draw_differences",
     "evaluations",
+    "in_strong_evaluations",
     "inputs",
     "load",
     "notes",
@@ -24,6 +25,7 @@ __all__ = [
     "sample",
     "scheduler",
     "steps_for",
+    "strong_evaluations",
     "versions",
     "weak_arm",
 ]

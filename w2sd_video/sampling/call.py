@@ -81,6 +81,12 @@ def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     if alone and request.weak_embedded_guidance is not None:
         embedded = request.weak_embedded_guidance
     call |= pipe.guided(request.guidance_scale, embedded)
+    if (
+        request.guidance_scale_2 is not None and pipe.config.get("boundary_ratio") is not None
+    ):  # a weak one may have none
+        call["guidance_scale_2"] = request.guidance_scale_2
+    if request.guidance_rescale is not None:
+        call["guidance_rescale"] = request.guidance_rescale
     guidances = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
     if settings.FAMILIES[request.family].embedded and any(w != 1 for w in guidances):
         call["negative_prompt"] = call.get("negative_prompt") or ""  # without one, such pipelines do not guide

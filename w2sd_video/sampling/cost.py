@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import settings
 from ..runs import VARIANTS, Request
 from .load import scheduler
 from .method import method_of
@@ -27,6 +30,55 @@ def evaluations(request: Request) -> dict[str, int]:
     return counts
 
 
+def in_strong_evaluations(counts: Mapping[str, int], parameters: Mapping[str, int], strong: int | None) -> float | None:
+    """Evaluations as so many of the strong arm's network, each weighed by the parameters of its network.
+
+    By parameters, a network of 1.4 billion beside one of 14.3 is .1 of an evaluation. Attention, whose work grows with
+    the square of a video's length and not with the parameters, makes it more.
+
+    Args:
+        counts: as of `evaluations`.
+        parameters: of each arm's network.
+        strong: the parameters of the pair's strong network. None: not known.
+
+    Returns:
+        None where parameters of a network that is evaluated, or of the strong one, are not known.
+    """
+    evaluated = [arm for arm in ("strong", "weak") if counts[arm]]
+    if not strong or any(arm not in parameters for arm in evaluated):
+        return None
+    return math.fsum(counts[arm] * parameters[arm] for arm in evaluated) / strong
+
+
+def strong_evaluations(request: Request) -> float | None:
+    """A request's evaluations as so many of the strong arm's network; see `in_strong_evaluations`. Nothing is loaded.
+
+    Returns:
+        None where the parameters of two networks of different sizes are not known on this machine.
+    """
+    counts = evaluations(request)
+    if request.weak is None or not settings.FAMILIES[request.family].transformer:  # one network, or two of one size
+        return float(counts["total"])
+    strong, weak = (_mean_size(model, arm) for model, arm in ((request.strong, "strong"), (request.weak, "weak")))
+    if strong is None or weak is None:
+        return None
+    whole = 0.0
+    alone: dict[str, settings.Variant] = {"strong": "plain", "weak": "weak", "w2sd": "w2sd"}
+    for variant in VARIANTS[request.variant]:
+        of = evaluations(replace(request, variant=alone[variant]))
+        own = {"strong": weak if variant == "weak" else strong, "weak": weak}
+        whole += in_strong_evaluations(of, own, strong) or 0.0
+    return whole
+
+
+def _mean_size(model: str, arm: str) -> int | None:
+    """The parameters of a model's transformer; of two that take turns, their mean. None: not known."""
+    from ..models import sizes
+
+    known, unknown = sizes.parameters(model, arm, "transformer")
+    return round(sizes.total(known) / len(known)) if known and not unknown else None
+
+
 def steps_for(request: Request, most: int) -> int:
     """The fewest steps with which a request takes at least so many evaluations, reflecting in as many of them as its
     method does by default."""
@@ -42,7 +94,7 @@ def steps_for(request: Request, most: int) -> int:
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
     import torch
 
-    from .. import pipelines, settings
+    from .. import pipelines
     from ..hook.arm import BoundArm, Evaluations, branches
     from ..hook.form import known
     from ..hook.group import later
@@ -56,7 +108,9 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     form = entry.form if entry else None
     whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
     final = branches(request.guidance_scale, whole or (method is not None and method.mixes))
-    if whole and method is not None and method.reflects(0, steps) and any(w != 1 for w in method.guidances):
+    others = () if method is None or not method.reflects(0, steps) else method.guidances
+    second = request.guidance_scale_2 if method is not None else None
+    if whole and any(w not in (1, None) for w in (*others, second)):
         final = BOTH
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}

@@ -65,10 +65,16 @@ def load(request: Request) -> dict[str, Pipeline]:
             pair_of, alone_of = pipelines["w2sd"], pipelines["weak"]
             names = [name for name in alone_of.denoiser_names if getattr(alone_of, name) is not None]
             alone_of.register_modules(**{name: getattr(pair_of, f"weak_{name}") for name in names})
-    for pipe in pipelines.values():
+    for variant, pipe in pipelines.items():
         for name in ("height", "width") if pipe.side is not None else ():
             if getattr(request, name) != pipe.side:
                 raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
+        second = request.guidance_scale_2
+        if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
+            raise Refused("guidance_scale_2", second, "the model has one expert, and not a second: give none")
+        if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
+            accepted = "pipelines with a ControlNet have none here: give none"
+            raise Refused("guidance_rescale", request.guidance_rescale, accepted)
         if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
             raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
         _place(pipe, device, request.offload)

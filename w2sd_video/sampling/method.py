@@ -19,6 +19,7 @@ def weak_arm(request: Request) -> dict[str, Any]:
         "weak_motion_scale": request.weak_motion_scale,
         "weak_routing": tuple(r) if isinstance(r := request.weak_routing, list) else r,
         "weak_skip_layers": request.weak_skip_layers,
+        "strong_embedded_guidance": request.strong_embedded_guidance,
         "weak_embedded_guidance": request.weak_embedded_guidance,
     }
     if request.one_network:
