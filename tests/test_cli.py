@@ -422,7 +422,7 @@ HELPS = ("generate", "eval", "shapes train")
 
 
 def test_every_option_in_a_message_is_one_that_there_is():
-    options = {option for name in HELPS for option in re.findall(r"--[a-z-]+", run(*name.split(), "--help"))}
+    options = {option for name in HELPS for option in re.findall(r"--[a-z\d-]+", run(*name.split(), "--help"))}
     messages = [*terminal.OPTIONS.values(), *map(settings.option, settings.names())]
     assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
     known = {

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache, lru_cache, partial
 from hashlib import sha256
 from multiprocessing import get_context, parent_process
@@ -233,14 +233,15 @@ def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def origin(pair: str, sampled: bool = True) -> dict[str, str]:
-    """What a row's numbers come from beside its settings, as hashes: the judge and, of what is sampled, the pair's
-    preset and its weights."""
+    """What a row's numbers come from beside its settings, as hashes: the judge and, of what is sampled, what the pair's
+    preset says beside the defaults, and its weights."""
     found = {"judge": hashing.sha256(Path(__file__).with_name(f"{name}.py") for name in JUDGE)[:12]}
     if sampled:
         own = presets.load(pair)
         prose = ("name", "description", "source", "expected")
-        fields = {name: value for name, value in asdict(own).items() if name not in prose}
-        found["preset"] = sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        of = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(own)}
+        said = {name: value for name, value in asdict(own).items() if name not in prose and value != of[name]}
+        found["preset"] = sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
         found["weights"] = sha256("".join(map(_weights, own.models.values())).encode()).hexdigest()[:12]
     return found
 
