@@ -38,7 +38,7 @@ FLOORS = (
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms bench.models dit_moe hook loading models motion pipelines"
+        "arms bench.models bench.transformers dit_moe hook loading models motion pipelines"
         " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train studies"
     ).split()
 )
