@@ -36,6 +36,7 @@ from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import download_command
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import file_sha256, weight_hashes
+from w2sd_video.shapes import WEIGHTS
 
 load = W2SDAnimateDiffSDXLPipeline.from_pretrained
 WIDTHS = (tiny.TEXT_WIDTH, 2 * tiny.TEXT_WIDTH)  # original files tell the text encoders apart by their widths
@@ -679,3 +680,11 @@ def test_what_is_of_another_family_is_refused_before_loading(two_bases, monkeypa
     paths = {name: value if name == "motion_adapter" else two_bases / value for name, value in arguments.items()}
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=says):
         FAMILIES[family].cls.from_pretrained(**paths)
+
+
+def test_a_strong_model_without_an_autoencoder_is_refused_by_name_and_takes_another():
+    arguments = {"motion_adapter": WEIGHTS / "motion", "torch_dtype": torch.float32}
+    with pytest.raises(WeightsError, match=r"strong: .*base' has no autoencoder. Accepted: a model with one, or"):
+        W2SDAnimateDiffSDXLPipeline.from_pretrained(WEIGHTS / "base", **arguments)
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "tuned" / "vae")
+    assert W2SDAnimateDiffSDXLPipeline.from_pretrained(WEIGHTS / "base", vae=vae, **arguments).vae is vae

@@ -93,6 +93,9 @@ def plan(
 
     strong_arm = arm(strong_source, folder, kwargs, pinned)
     weak_arm = None if weak_source is None else arm(weak_source, folder, {}, options)
+    if not strong_source.is_file and "vae" not in strong_arm.components and "vae" not in kwargs:
+        accepted = "a model with one, or that of another by `vae` (--vae), a hub id or a folder"
+        raise WeightsError(strong_source, f"has no autoencoder. Accepted: {accepted}")
     if weak_arm is not None:
         check_arms(strong_arm, weak_arm)
     if video and motion is None and "motion_adapter" not in strong_arm.components:
