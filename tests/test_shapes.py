@@ -627,9 +627,9 @@ def test_the_bench_refuses_bad_input_before_it_starts(options, says, tmp_path, m
 
 @pytest.mark.slow
 def test_every_other_method_has_a_row(tmp_path):
-    """Each is sampled, in one step and two frames, with its own options."""
+    """Each is sampled, in three steps and two frames, with its own options."""
     path = tmp_path / "rows.jsonl"
-    few = {"num_inference_steps": 2, "num_frames": 2}
+    few = {"num_inference_steps": 3, "num_frames": 2}
     bench.run("shapes", path, {"w2sd": bench.Row("W2SD"), **bench.OTHERS}, ["a red circle"], few)
     made = {row["method"]: row for row in bench.rows(path)}
     # A schedule of guidance is no method by itself: it takes its numbers.
