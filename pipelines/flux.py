@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from diffusers import FluxPipeline
-from torch import Tensor
 
-from .transformer import EmbeddedReflection
+from .transformer import PackedReflection
 
 
-class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
+class W2SDFluxPipeline(PackedReflection, FluxPipeline):
     """[`FluxPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     packed = 4
@@ -18,8 +17,4 @@ class W2SDFluxPipeline(EmbeddedReflection, FluxPipeline):
         "pooled_prompt_embeds": "pooled_projections",
         "text_ids": "txt_ids",
     }
-    agreeing = (*EmbeddedReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")
-
-    def in_its_layout(self, latents: Tensor) -> Tensor:
-        *_, height, width = latents.shape
-        return self._pack_latents(latents, len(latents), latents.shape[1], height, width)
+    agreeing = (*PackedReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")

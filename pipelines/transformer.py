@@ -144,3 +144,12 @@ class EmbeddedReflection(TransformerReflection):
 def _embeds(network: Any) -> bool:
     """Whether a network embeds its guidance."""
     return bool(network.config.get("guidance_embeds"))
+
+
+class PackedReflection(EmbeddedReflection):
+    """For those of them whose tokens are squares of four of the autoencoder's positions."""
+
+    def in_its_layout(self, latents: Tensor) -> Tensor:
+        pipe: Any = self
+        *_, height, width = latents.shape
+        return pipe._pack_latents(latents, len(latents), latents.shape[1], height, width)
