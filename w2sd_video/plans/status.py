@@ -36,9 +36,10 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     sizes: dict[str, list[int]] = {arm.name: [] for arm in plan.arms}
     memory: list[int] = []
     for arm in plan.arms:
-        cost = evaluations(arm.template)["total"]
+        counts = evaluations(arm.template)
+        cost = counts["total"]
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
-        arms[arm.name]["strong_evaluations"] = strong_evaluations(arm.template)
+        arms[arm.name]["strong_evaluations"] = strong_evaluations(arm.template, counts)
         if arm.grid and arm.name not in plan.tuned:
             of_tuning = plan_of(plan, arm.grid)
             cost = sum(evaluations(each.template)["total"] for each in of_tuning.arms)

@@ -50,13 +50,16 @@ def in_strong_evaluations(counts: Mapping[str, int], parameters: Mapping[str, in
     return math.fsum(counts[arm] * parameters[arm] for arm in evaluated) / strong
 
 
-def strong_evaluations(request: Request) -> float | None:
+def strong_evaluations(request: Request, counts: Mapping[str, int] | None = None) -> float | None:
     """A request's evaluations as so many of the strong arm's network; see `in_strong_evaluations`. Nothing is loaded.
+
+    Args:
+        counts: the request's `evaluations`, where they are known already.
 
     Returns:
         None where the parameters of two networks of different sizes are not known on this machine.
     """
-    counts = evaluations(request)
+    counts = counts or evaluations(request)
     if request.weak is None or not settings.FAMILIES[request.family].transformer:  # one network, or two of one size
         return float(counts["total"])
     strong, weak = (_mean_size(model, arm) for model, arm in ((request.strong, "strong"), (request.weak, "weak")))
