@@ -16,7 +16,8 @@ from typing import Any
 
 from .. import plugins
 from ..errors import Refused
-from ..runs.files import hidden, uninterrupted
+from ..interrupts import uninterrupted
+from ..runs.files import hidden
 from ..sampling.records import versions
 from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, logger, started, threads_for
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import plugins
+from ..interrupts import started_uninterrupted
 from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started, threads_for
 
 PATIENCE = 10  # seconds that a worker has to end
@@ -73,20 +74,6 @@ def _ended_by_an_exception() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C waits until the end. A process that starts within never has it: it imports for seconds before it could
-    say so itself."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _Process:
     """A worker in a process of its own."""
 
@@ -94,7 +81,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-        with _interrupts_later():
+        with started_uninterrupted():
             self.process.start()
         theirs.close()
         self.ready = True

@@ -13,17 +13,16 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import Refused
+from ..interrupts import uninterrupted
 
 if sys.platform == "win32":
     import msvcrt
@@ -72,25 +71,6 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the body's end. Python handles them in its main thread only."""
-    waiting: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        handlers = {number: handler for number, handler in handlers.items() if handler is not None}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, _: waiting.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for arrived in waiting:
-            signal.raise_signal(arrived)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from typing import Any
 
 from .. import hashing, presets
 from ..errors import ArgumentError
+from ..interrupts import started_uninterrupted
 from ..models.sources import resolve
 from ..runs import VARIANTS, Request, alone, rows, whole, writable
 from ..sampling import load, sample
@@ -274,10 +275,11 @@ def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[d
         # Only as many as are worked on are handed out, so that an interruption waits for little.
         left, running = iter(work), {}
         while True:
-            for each in left:
-                running[pool.submit(_make, each)] = each
-                if len(running) > processes:
-                    break
+            with started_uninterrupted():  # the first that is handed out starts them
+                for each in left:
+                    running[pool.submit(_make, each)] = each
+                    if len(running) > processes:
+                        break
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

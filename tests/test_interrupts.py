@@ -1,0 +1,44 @@
+"""What waits for the end of something that must not be cut in half."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from w2sd_video.interrupts import uninterrupted
+
+FIRST_PROCESS = """
+import multiprocessing, time
+from w2sd_video.interrupts import started_uninterrupted
+context = multiprocessing.get_context("spawn")
+with started_uninterrupted():
+    first = context.Process(target=time.sleep, args=(60,), daemon=True)
+    first.start()
+print(*(open(f"/proc/{of}/status").read().split("SigBlk:")[1].split()[0] for of in ("self", first.pid)))
+first.kill()
+"""
+
+
+def test_sigint_and_sigterm_arrive_once_the_body_has_ended():
+    done = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("the body")
+    assert done == ["the body"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what Linux says of a process")
+def test_not_even_the_first_process_is_interrupted_while_it_imports():
+    """With the first one, Python starts another of its own, and then lets SIGINT through."""
+    ours, its = subprocess.run(
+        [sys.executable, "-c", FIRST_PROCESS], capture_output=True, text=True, check=True
+    ).stdout.split()
+    blocked = 1 << (signal.SIGINT - 1)
+    assert not int(ours, 16) & blocked
+    assert int(its, 16) & blocked
