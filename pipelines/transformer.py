@@ -50,6 +50,8 @@ class TransformerReflection(Reflection):
                 False is for where the scheduler is set later; with a `scheduler` they need not.
             torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
                 [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype` they load in float32.
+            quantization_config ([`PipelineQuantizationConfig`], *optional*): as in diffusers. What it says of a
+                `transformer` is for both arms.
             cache_dir, token, local_files_only, force_download, proxies: for the hub.
             revision (`str`, *optional*): of the strong model's repository.
             kwargs: components to use instead of those of `strong`. A `transformer` may be a file, too.

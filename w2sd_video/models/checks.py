@@ -262,7 +262,9 @@ def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong
 
 def complete(source: Source, model: Any, otherwise: str = "") -> Any:
     """The model, if every weight was found: loaders leave what is missing on the meta device, silently."""
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    parameters = model.named_parameters()
+    # Tensors of quanto call themselves meta, and hold their numbers inside.
+    missing = [name for name, each in parameters if each.is_meta and type(each) is torch.nn.Parameter]
     if missing:
         raise lacking(source, type(model).__name__, missing, otherwise)
     return model

@@ -125,14 +125,14 @@ def component(kind: Any, source: Source, folder: Path, options: Options) -> Any:
     files = weight_files(folder, variant, options.use_safetensors)
     for file in files:
         checkpoints.shapes(source, file)
-    model_options = {**options.model, "variant": variant}
+    model_options = {**options.model, "variant": variant, **options.quantized(kind, folder.name)}
     if files and all(file.suffix == ".bin" for file in files):  # diffusers looks for shards of one kind alone
         model_options["use_safetensors"] = False
-    dtype = {DTYPE: options.torch_dtype}
+    dtype = {DTYPE: options.torch_dtype or torch.float32}  # quantisers have defaults of their own
     if issubclass(kind, transformers.PreTrainedModel):
         model_options.pop("low_cpu_mem_usage", None)
         model_options["trust_remote_code"] = False
-        dtype = {"dtype": options.torch_dtype or torch.float32}
+        dtype = {"dtype": dtype[DTYPE]}
     with explained(source, variant):
         model, info = kind.from_pretrained(
             folder, output_loading_info=True, local_files_only=True, **dtype, **model_options

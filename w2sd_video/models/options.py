@@ -25,6 +25,7 @@ class Options:
     hub: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     torch_dtype: torch.dtype | None = None
+    quantization: diffusers.PipelineQuantizationConfig | None = None
     weak_text_encoders: bool = False
     video: bool = False
     base: Base = field(default_factory=lambda: BASES["SDXL"])
@@ -36,6 +37,13 @@ class Options:
     @property
     def use_safetensors(self) -> bool | None:
         return self.model.get("use_safetensors")
+
+    def quantized(self, kind: type, name: str) -> dict[str, Any]:
+        """What a component is to be quantised by, as its loader takes it: nothing for one that is not."""
+        if self.quantization is None:
+            return {}
+        config = self.quantization._resolve_quant_config(issubclass(kind, diffusers.ModelMixin), name)
+        return {} if config is None else {"quantization_config": config}
 
     @property
     def download(self) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def load_pair(
     weak_config: Reference | None = None,
     same_shift: bool = True,
     torch_dtype: torch.dtype | None = None,
+    quantization_config: diffusers.PipelineQuantizationConfig | None = None,
     revision: str | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -99,14 +100,28 @@ def load_pair(
     torch_dtype = kwargs.pop("dtype", torch_dtype)
     if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
         raise ValueError(f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.bfloat16, or None.")
+    if not isinstance(quantization_config, diffusers.PipelineQuantizationConfig | None):
+        raise ValueError(
+            f"quantization_config is a {type(quantization_config).__name__}. Accepted: a"
+            " diffusers.PipelineQuantizationConfig, or None."
+        )
     options = Options(
         hub={name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
         model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
         torch_dtype=torch_dtype,
+        quantization=quantization_config,
     )
     accepted = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", "components"}
     if unknown := sorted(kwargs.keys() - accepted):
-        own = ("weak_config", "same_shift", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
+        own = (
+            "weak_config",
+            "same_shift",
+            "torch_dtype",
+            "quantization_config",
+            "revision",
+            *HUB_OPTIONS,
+            *MODEL_OPTIONS,
+        )
         raise TypeError(
             f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong` and `weak`:"
             f" {', '.join((*own, *sorted(accepted)))}."
