@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from any_pipeline import algorithm_1, sample
+from diffusers.utils import import_utils
 from safetensors.torch import save_file
 from test_transformer_families import CASES, NO_TEXT, WAN, arms_of, near, quiet, saved, textual
 from torch import nn
@@ -20,11 +20,6 @@ from w2sd_video.models.sources import find, resolve
 from w2sd_video.runs import Request
 from w2sd_video.sampling import load
 
-try:
-    import gguf
-except ImportError:
-    gguf = None
-needs_gguf = pytest.mark.skipif(gguf is None, reason="needs gguf")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 WIDE = {"attention_head_dim": 32, "num_attention_heads": 1, "ffn_dim": 64}  # blocks of GGUF are 32 numbers
 
@@ -68,7 +63,6 @@ def pair(tmp_path) -> tuple[Any, Path, Path]:
     return weak, strong, tmp_path / "weak.gguf"
 
 
-@needs_gguf
 def test_a_weak_arm_of_a_gguf_file_is_the_network_of_its_rounded_weights(pair, tmp_path):
     weak, strong, file = pair
     pipe = quiet(WAN.cls.from_pretrained(strong, weak=file, weak_config=tmp_path / "config", **NO_TEXT))
@@ -82,7 +76,6 @@ def test_a_weak_arm_of_a_gguf_file_is_the_network_of_its_rounded_weights(pair, t
     assert not (tmp_path / "saved").exists()
 
 
-@needs_gguf
 def test_a_gguf_file_is_refused_in_a_sentence_where_it_cannot_be_used(pair, tmp_path):
     _, strong, file = pair
     with pytest.raises(WeightsError, match="weak: .*weak.gguf"):  # the strong arm's configuration, of another size
@@ -92,8 +85,8 @@ def test_a_gguf_file_is_refused_in_a_sentence_where_it_cannot_be_used(pair, tmp_
         WAN.cls.from_pretrained(strong, weak=file, weak_config=tmp_path / "config", **NO_TEXT)
 
 
-@pytest.mark.skipif(gguf is not None, reason="gguf is installed")
-def test_without_its_package_a_gguf_file_is_refused_with_the_way_to_get_it(tmp_path):
+def test_without_its_package_a_gguf_file_is_refused_with_the_way_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_utils, "_gguf_available", False)
     (tmp_path / "weak.gguf").write_bytes(b"GGUF")
     with pytest.raises(WeightsError, match="weak: .*GGUF file, for which the package gguf is missing"):
         WAN.cls.from_pretrained(saved(WAN, tmp_path / "strong"), weak=tmp_path / "weak.gguf", **NO_TEXT)
@@ -104,23 +97,6 @@ def test_a_gguf_file_on_the_hub_is_a_reference_and_unets_refuse_it_before_it_is_
     assert (source.repository, source.inside) == ("owner/name", "wan-Q8_0.gguf")
     with pytest.raises(WeightsError, match="weak: 'owner/name/sdxl.gguf' is a .gguf file. Accepted: a folder in"):
         find("weak", "owner/name/sdxl.gguf")
-
-
-@pytest.mark.parametrize("package", ["bitsandbytes", "torchao", "quanto"])
-def test_a_folder_of_quantised_weights_whose_package_is_missing_is_refused_by_name(package, tmp_path):
-    if importlib.util.find_spec({"quanto": "optimum"}.get(package, package)):
-        pytest.skip(f"{package} is installed")
-    how: dict[str, dict[str, Any]] = {
-        "bitsandbytes": {"load_in_4bit": True, "load_in_8bit": False},
-        "torchao": {"quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
-        "quanto": {"weights_dtype": "int8"},
-    }
-    weak = saved(WAN, tmp_path / "weak", WAN.weak())
-    config = weak / "transformer" / "config.json"
-    quantised = {"quant_method": package, **how[package]}
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantised}))
-    with pytest.raises(WeightsError, match=f"weak: .*{package}"):
-        WAN.cls.from_pretrained(saved(WAN, tmp_path / "strong"), weak=weak, **NO_TEXT)
 
 
 def test_the_configuration_beside_a_file_is_that_of_its_network(tmp_path):

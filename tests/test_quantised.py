@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from any_pipeline import sample
 from diffusers import PipelineQuantizationConfig, TorchAoConfig, WanTransformer3DModel
+from diffusers.utils import import_utils
 from test_transformer_families import NO_TEXT, WAN, near, quiet, saved
 from torchao.quantization import Int8WeightOnlyConfig
+
+from w2sd_video.errors import WeightsError
 
 INT8 = TorchAoConfig(Int8WeightOnlyConfig())
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -59,3 +63,19 @@ def test_a_quantization_config_is_for_the_transformers_of_both_arms(strong, tmp_
     assert near(latents(pipe), latents(by_hand))
     with pytest.raises(ValueError, match=r"quantization_config is a TorchAoConfig. Accepted: a diffusers.Pipeline"):
         WAN.cls.from_pretrained(strong, quantization_config=INT8)
+
+
+@pytest.mark.parametrize("package", ["bitsandbytes", "torchao", "quanto"])
+def test_a_folder_of_quantised_weights_whose_package_is_missing_is_refused_by_name(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_utils, f"_{'optimum_quanto' if package == 'quanto' else package}_available", False)
+    how: dict[str, dict[str, Any]] = {
+        "bitsandbytes": {"load_in_4bit": True, "load_in_8bit": False},
+        "torchao": {"quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {}}}},
+        "quanto": {"weights_dtype": "int8"},
+    }
+    weak = saved(WAN, tmp_path / "weak", WAN.weak())
+    config = weak / "transformer" / "config.json"
+    quantised = {"quant_method": package, **how[package]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantised}))
+    with pytest.raises(WeightsError, match=f"weak: .*{package}"):
+        WAN.cls.from_pretrained(saved(WAN, tmp_path / "strong"), weak=weak, **NO_TEXT)
