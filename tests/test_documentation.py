@@ -206,4 +206,4 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
     assert all(
         option in pages["command-line"] for option in ("--weak-motion-scale", "--official-python", "--miniatures")
     )
-    assert all(f'id="{name}"' in pages["api"] for name in ("w2sd_video.methods.w2sd.W2SD", "w2sd_video.eval.claims"))
+    assert all(f'id="{name}"' in pages["api"] for name in ("w2sd_video.methods.w2sd.W2SD", "w2sd_video.claims"))

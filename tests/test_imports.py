@@ -22,7 +22,7 @@ FILES = {
 }
 # From the ground up. A file imports from its own floor and those below; see `floor`.
 FLOORS = (
-    "columns documents errors hashing interrupts plugins power prompts statistics tables validation verdicts",
+    "claims columns documents errors hashing interrupts plugins power prompts statistics tables validation verdicts",
     "levels presets provenance settings terminal",
     "methods",
     "alignment arms hook strength",

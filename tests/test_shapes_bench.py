@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,18 @@ def test_what_is_a_ceiling_and_on_how_many_prompts_settings_were_tuned_is_said_i
 def test_the_strong_arms_scale_at_2_s_minus_w_is_a_rival(tmp_path):
     compared = table.rivalry(rows_of("raised", 12) + rows_of("w2sd", 12), COLUMNS)
     assert {(each.base, each.group) for each in compared} == {("raised", "w2sd")}
+
+
+def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
+    arms = {name: rows_of(name, 40) for name in ("weak", "strong", "w2sd")}
+    for row in arms["weak"]:
+        row["scores"]["form"] -= 1
+    close, worse = ([{**row, "method": "optimistic"} for row in arms["w2sd"]] for _ in range(2))
+    for n, row in enumerate(worse):
+        row["scores"] = {**row["scores"], "form": row["scores"]["form"] - 0.2 - n / 1000}
+    labels = {"w2sd": "W2SD", "optimistic": "Optimistic W2SD"}
+    columns = [column for column in COLUMNS if column.name == "form"]
+    for rows, says in ((close, "is shown in form (by 0.1"), (worse, "is not shown in form (by 0.1")):
+        (line,) = table.as_good([*chain(*arms.values()), *rows], labels, columns).lines
+        assert line[0].startswith("That Optimistic W2SD is worse than W2SD by less than a tenth") and says in line[0]
+    assert not table.as_good(list(chain(*arms.values())), labels, columns).lines

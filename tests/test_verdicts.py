@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from w2sd_video import claims
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
-from w2sd_video.eval import claims, report
+from w2sd_video.eval import report
 from w2sd_video.eval.dimensions import Dimension, get
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary

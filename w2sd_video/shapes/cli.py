@@ -243,7 +243,8 @@ def bench(
     labels |= {name: name for name in sorted(unknown)}  # of another version of this command
     columns = pairs.PAIRS[pair]
     rivals = table.rivals(table.rivalry(lines, columns), labels, columns)
-    blocks = [*([rivals] if rivals.lines else []), *table.document(table.summarise(lines, columns), labels, columns)]
+    claims = [each for each in (rivals, table.as_good(lines, labels, columns)) if each.lines]
+    blocks = [*claims, *table.document(table.summarise(lines, columns), labels, columns)]
     out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from .. import tables
+from ..claims import not_worse, suggested_margin
 from ..columns import Column
 from ..tables import Block, Items, Line, Marked, Paragraph, Table, Text
-from ..verdicts import LEVEL, NO_VERDICT, Comparison, Values, compare, decide, mean
+from ..verdicts import LEVEL, NO_VERDICT, Comparison, Values, compare, decide, mean, small
 from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
 OURS = ("w2sd", "w2sd-tuned")
+CHEAPER = "optimistic"
 RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "raised", "auto-guidance", "best-of-3")
 
 
@@ -126,6 +128,28 @@ def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: S
         ]
         lines.append((f"{labels[group]} against {labels[base]}: {'; '.join(parts)}.",))
     return Items(lines)
+
+
+def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
+    """Whether the cheaper reflection is as good as W2SD, in words: in every column that has a better side."""
+    by_method = _by_method(rows)
+    if not {"weak", "strong", "w2sd", CHEAPER} <= by_method.keys():
+        return Items([])
+    shown: dict[bool, list[str]] = {True: [], False: []}
+    for column in columns:
+        weak, strong, ours, base = (_values(by_method[name], column) for name in ("weak", "strong", CHEAPER, "w2sd"))
+        margin = suggested_margin(mean(column, strong).mean, mean(column, weak).mean)
+        if column.sign and margin > 0:
+            claim = not_worse(column, ours, base, margin)
+            if claim.holds is not None:
+                shown[claim.holds].append(f"{column.name} (by {margin:.3g}, p {small(claim.p)})")
+    if not any(shown.values()):
+        return Items([])
+    words = [f"{'' if held else 'not '}shown in {', '.join(some)}" for held, some in shown.items() if some]
+    claimed = (
+        f"That {labels[CHEAPER]} is worse than {labels['w2sd']} by less than a tenth of what strong and weak differ by"
+    )
+    return Items([(f"{claimed} is {'; '.join(words)}.",)])
 
 
 def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:

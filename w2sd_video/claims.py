@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from scipy import special
 
-from w2sd_video.columns import Column
-from w2sd_video.verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
+from .columns import Column
+from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
 
 
 @dataclass(frozen=True)
