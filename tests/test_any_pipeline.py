@@ -18,7 +18,7 @@ from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
 from w2sd_video.hook import Form, Recorder, apply_reflection
-from w2sd_video.hook.group import _stepped_part
+from w2sd_video.hook.stepped import stepped_part
 from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, Weak
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -406,6 +406,19 @@ def test_what_is_held_still_is_told_apart_in_half_precision_too(name):
 def test_the_frames_that_are_stepped_are_told_apart_in_a_video_that_hardly_moves():
     x = draw(1, 4, 1, 4, 4, seed=1) + 0.01 * draw(1, 4, 3, 4, 4, seed=2)
     seen = x.to(torch.bfloat16).float()
-    assert _stepped_part(seen, x[:, :, 1:], 0.125).flatten().tolist() == [0, 1, 1]
-    assert _stepped_part(seen, x[:, :, :2], 0.125).flatten().tolist() == [1, 1, 0]
-    assert _stepped_part(seen, draw(1, 4, 2, 4, 4, seed=3), 0.125) is None
+    assert stepped_part(seen, x[:, :, 1:], 0.125).flatten().tolist() == [0, 1, 1]
+    assert stepped_part(seen, x[:, :, :2], 0.125).flatten().tolist() == [1, 1, 0]
+    assert stepped_part(seen, draw(1, 4, 2, 4, 4, seed=3), 0.125) is None
+
+
+@pytest.mark.parametrize(
+    "name, form",
+    [("CogVideoXPipeline", None), ("CogVideoXPipeline", Form(flag=None)), ("Kandinsky5T2VPipeline", None)],
+    ids=["(B, F, C, H, W)", "(B, F, C, H, W) by a form that says (B, C, F, H, W)", "(B, F, H, W, C)"],
+)
+def test_gains_in_time_are_refused_where_time_is_not_the_third_axis(name, form):
+    case = CASES[name]
+    pipe = case.build(0)
+    with apply_reflection(pipe, W2SD(2.0, 1.0, motion_gain=2.0), form=form):
+        with pytest.raises(ValueError, match="`motion_gain` is 2.0, and there is no time in latents"):
+            sample(pipe, case)

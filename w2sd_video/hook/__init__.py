@@ -2,9 +2,11 @@
 
 from .arm import Evaluations, branches, parameters_of
 from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
+from .binding import perturbation
 from .control import ControlHook
+from .denoiser import DenoiserHook
 from .form import Form
-from .group import DenoiserHook, Group, perturbation
+from .group import Group
 from .recording import Difference, Recorder
 from .sent import Conditioning
 

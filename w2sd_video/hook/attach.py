@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from ..arms import Settings, switched
 from ..levels import check_scheduler
 from ..methods import Method
+from .calls import channels
 from .control import ControlHook
+from .denoiser import DenoiserHook
 from .form import Form, form_of, known
-from .group import DenoiserHook, Group, channels
+from .group import Group
 from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
 
@@ -164,6 +166,7 @@ def apply_reflection(
             not fit; or, during the pipeline's call, the pipeline does something that is not supported.
         RuntimeError: another call is using one of the networks.
     """
+    # One function because of its arguments, and what is said of them.
     denoisers = _denoisers(pipeline)
     weaks = _weak(type(pipeline).__name__, denoisers, weak)
     if form is None and method is None:

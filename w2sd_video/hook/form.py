@@ -28,8 +28,10 @@ class Form:
         conditional_first: of "batch", whether the rows come as [conditional; unconditional].
         flag: of "batch", the pipeline's attribute that says whether it guides. None: it has none that is right at every
             step, and the number of rows over that of the latents which its scheduler steps says so.
-        axis: along which something lies beside the latents in the denoiser's input, after them, where the network takes
-            more channels than it predicts. None: nothing does, and the two numbers count different things.
+        axis: the channels' in the denoiser's input. Where the network takes more of them than it predicts, something
+            lies beside the latents, after them. Of videos, 1 says that time is the axis after it, as in (B, C, F, H,
+            W); any other number, that it is not the third. None: 1, and nothing lies beside the latents, since the
+            network's two numbers count different things.
         sign: -1 if the network predicts the opposite of what its scheduler steps by: the pipeline negates it.
         holds: whether the pipeline steps a part of what its denoiser sees along one axis, and holds the rest as it is:
             the tokens of reference images, or a first frame.
@@ -55,7 +57,7 @@ class Form:
         """The form, for the table of pipelines."""
         words = ["a call for each branch" if self.calls == "apart" else "both branches in one call"]
         words += ["the conditional one first"] * self.conditional_first
-        words += [f"conditions beside the latents along axis {self.axis}"] * (self.axis not in (1, None))
+        words += [f"channels along axis {self.axis}"] * (self.axis not in (1, None))
         words += ["the network's prediction is negated"] * (self.sign == -1)
         words += ["what it does not step is held still"] * self.holds
         return ", ".join(words)

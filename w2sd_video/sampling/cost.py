@@ -100,7 +100,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     from .. import pipelines
     from ..hook.arm import BoundArm, Evaluations, branches
     from ..hook.form import known
-    from ..hook.group import later
+    from ..hook.loop import later
     from ..hook.sent import BOTH, Latents, Sent
     from ..levels import read_step, shifted
     from ..methods import Answer

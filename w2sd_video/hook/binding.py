@@ -1,0 +1,110 @@
+"""The two arms of a pipeline, bound to the denoiser's calls of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..arms import Settings, identity_attention, skipped, transformer_blocks
+from ..levels import Step
+from ..methods import Method
+from .arm import BoundArm, Evaluations, parameters_of
+from .calls import Call
+from .sent import PIPELINES_OWN, Branches, Conditioning, Sent
+
+
+@dataclass
+class Arms:
+    """What the strong and the weak arm have of their own, whichever step they are at; the arguments are `Group`'s.
+
+    `evaluations` counts what both run.
+    """
+
+    name: str
+    weak_conditioning: Conditioning
+    weak_settings: Settings
+    weak_control_scale: float | list[float] | None
+    strong_conditioning: Conditioning | None
+    embedded: Callable[[], tuple[float | None, float | None]]
+    evaluations: Evaluations = field(default_factory=Evaluations)
+    _sizes: dict[int, int] = field(default_factory=dict)  # parameters of the networks, by id
+
+    def parameters(self, network: nn.Module) -> int:
+        """How many parameters a network has."""
+        if id(network) not in self._sizes:
+            self._sizes[id(network)] = parameters_of(network)
+        return self._sizes[id(network)]
+
+    def bind(
+        self, method: Method, call: Call, sent: Sequence[Sent], step: Step, where: str, final: Branches, sign: float
+    ) -> tuple[BoundArm, BoundArm]:
+        """The strong and the weak arm at one step.
+
+        Args:
+            call: the first of the step's.
+            sent: all of them, by branch.
+            where: the step in words.
+            final: the branches that the pipeline needs for its own step.
+            sign: of the networks' predictions, in the convention of `levels`.
+        """
+        common: dict[str, Any] = {"sent": sent, "step": step, "where": where, "final": final, "sign": sign}
+        common["evaluations"] = self.evaluations
+        numbers = [_embedding(sent[0].inputs, number, self.name) for number in self.embedded()]
+        in_reflection, conditioning = self.strong_conditioning, self.weak_conditioning
+        if numbers[0] is not None:
+            in_reflection = _with(in_reflection or PIPELINES_OWN, numbers[0])
+        if numbers[1] is not None:
+            conditioning = _with(conditioning, numbers[1])
+        strong = BoundArm(
+            "strong",
+            call.forward,
+            method.strong_guidance,
+            in_reflection=in_reflection,
+            parameters=self.parameters(call.module),
+            **common,
+        )
+        own = None if method.one_model else call.weak
+        network = call.module if own is None else own
+        weak = BoundArm(
+            "weak",
+            call.forward if own is None else own,
+            method.weak_guidance,
+            conditioning=conditioning,
+            settings=self.weak_settings + perturbation(network, method, step.index),
+            control_scale=self.weak_control_scale,
+            parameters=self.parameters(network),
+            **common,
+        )
+        return strong, weak
+
+
+def perturbation(network: nn.Module, method: Method, index: int) -> Settings:
+    """What a method sets on the layers of the weak arm's network at step `index`.
+
+    Raises:
+        ValueError: it names a layer that the network does not have, or one that cannot be perturbed.
+    """
+    if method.perturbation is None:
+        return []
+    blocks = transformer_blocks(network)
+    chosen = {name: blocks[name] for name in method.perturbed(index, list(blocks))}
+    return skipped(chosen) if method.perturbation == "skip" else identity_attention(chosen)
+
+
+def _embedding(inputs: Mapping[str, Any], times: float | None, name: str) -> dict[str, Tensor] | None:
+    """The `guidance` that a network embeds, at that multiple of what the pipeline tells it."""
+    if times is None:
+        return None
+    if not isinstance(inputs.get("guidance"), Tensor):
+        raise ValueError(
+            f"{name} tells its denoiser no `guidance` to embed: an arm can have no embedded guidance of its own there."
+        )
+    return {"guidance": times * inputs["guidance"]}
+
+
+def _with(conditioning: Conditioning, inputs: Mapping[str, Any]) -> Conditioning:
+    """A conditioning that holds these inputs as well, in both branches."""
+    return Conditioning({**(conditioning.cond or {}), **inputs}, {**(conditioning.uncond or {}), **inputs})

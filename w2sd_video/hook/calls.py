@@ -1,0 +1,181 @@
+"""A denoiser's call, read: the latents in its input and what lies beside them, the time, and where the latents move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from diffusers.utils.torch_utils import unwrap_module
+from torch import Tensor, nn
+
+from ..levels import full_precision
+from .control import Deferred
+from .inputs import parameters
+from .sent import Latents
+from .tape import value
+
+# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. Those of a ControlNet a
+# `ControlHook` defers.
+STALE_UNDER_REFLECTION = (
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "controlnet_block_samples",
+    "controlnet_single_block_samples",
+    "block_controlnet_hidden_states",
+)
+TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
+
+Refuse = Callable[[str], NoReturn]  # raises the error for what a pipeline does, a sentence that begins with a verb
+
+
+@dataclass
+class Call:
+    """One call of a denoiser: its inputs as they came, and the networks that can answer it.
+
+    Args:
+        module: the denoiser, and `forward`, what it computes without a hook.
+        weak: the weak arm's network. None: the denoiser itself.
+        x: (rows, …), the latents in its input, in full precision.
+        latents: the argument that they came in.
+        inputs: the other arguments, by name.
+        control: a ControlNet's call to be made.
+        learned_sigma: whether the network predicts a variance, in as many channels again.
+    """
+
+    module: nn.Module
+    forward: Callable[..., Any]
+    weak: nn.Module | None
+    x: Tensor
+    latents: Latents
+    inputs: dict[str, Any]
+    control: Deferred | None
+    learned_sigma: bool
+
+    @property
+    def answer_shape(self) -> torch.Size:
+        """The shape of what the network returns."""
+        shape = self.x.shape
+        return torch.Size((shape[0], 2 * shape[1], *shape[2:])) if self.learned_sigma else shape
+
+
+def named_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of the argument with the latents, and all arguments by name."""
+    names = parameters(type(unwrap_module(module)).forward)
+    return names[0], {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def read_call(
+    module: nn.Module,
+    forward: Callable[..., Any],
+    weak: nn.Module | None,
+    name: str,
+    inputs: dict[str, Any],
+    *,
+    axis: int | None,
+    refuse: Refuse,
+) -> Call:
+    """A denoiser's call.
+
+    Args:
+        name: of the argument with the latents.
+        inputs: all arguments by name.
+        axis: the channels' in its input; see `Form`.
+
+    Raises:
+        ValueError: the input is not one tensor of latents, or what lies beside them is not known.
+    """
+    inputs = dict(inputs)
+    x = inputs.pop(name)
+    listed = isinstance(x, list) and len(x) > 0 and all(isinstance(each, Tensor) for each in x)
+    if listed and any(each.shape != x[0].shape for each in x):
+        refuse("hands its denoiser latents of several sizes at once")
+    x = torch.stack(x) if listed else x
+    if not isinstance(x, Tensor):
+        refuse(f"hands its denoiser a {type(x).__name__} where others hand one tensor of latents")
+    taken, predicted = channels(module)
+    beside = None
+    if axis is not None and predicted is not None and x.ndim > 1:
+        less = predicted < (x.shape[axis] if axis != 1 or taken is None else taken)
+        if less and x.shape[axis] != taken and axis == 1:
+            raise ValueError(
+                f"{type(unwrap_module(module)).__name__} takes {taken} channels and predicts {predicted}, and not"
+                " along the second axis: what lies beside the latents in its input (as in image to video) is not"
+                " known, which is not supported under a method. Use `method=None`."
+            )
+        if less:
+            x, beside = x.split([predicted, x.shape[axis] - predicted], axis)
+    control = inputs.get("down_block_additional_residuals")
+    if isinstance(control, Deferred):
+        inputs = {key: each for key, each in inputs.items() if each is not control}
+    else:
+        control = None
+    learned = axis == 1 and taken is not None and predicted == 2 * taken
+    latents = Latents(name, x.dtype, listed, beside, axis or 1)
+    return Call(module, forward, weak, full_precision(value(x)), latents, inputs, control, learned)
+
+
+def channels(network: nn.Module) -> tuple[int | None, int | None]:
+    """How many channels a network takes, and how many it predicts; None where its configuration does not say."""
+    config = getattr(network, "config", {})
+    taken, predicted = (config.get(name) for name in ("in_channels", "out_channels"))
+    if predicted is None:
+        predicted = config.get("out_visual_dim")
+    return (taken if isinstance(taken, int) else None, predicted if isinstance(predicted, int) else None)
+
+
+def shape_in_time(x_t: Tensor, network: nn.Module, axis: int | None) -> tuple[int, ...]:
+    """The shape of latents, which has five axes only if the third is time, as in (B, C, F, H, W).
+
+    Args:
+        axis: the channels' by the pipeline's form, which a network that takes another number of them contradicts.
+    """
+    counts = channels(network)
+    second = axis is None or (axis == 1 and (None in counts or x_t.shape[1] in counts))
+    return tuple(x_t.shape if second or x_t.ndim != 5 else x_t.flatten(1, 2).shape)
+
+
+def check_reflectable(inputs: Mapping[str, Any]) -> None:
+    """Raise the ValueError for a call with residuals that were computed from x_t."""
+    for name in STALE_UNDER_REFLECTION:
+        if inputs.get(name) is not None:
+            raise ValueError(
+                f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too: such"
+                " residuals are not supported under a method that reflects, but for a ControlNet's that a"
+                " `ControlHook` defers. Use `method=None`, or `reflection_steps=0`."
+            )
+
+
+def read_time(module: nn.Module, inputs: Mapping[str, Any], x_t: Tensor, refuse: Refuse) -> tuple[Any, Tensor | None]:
+    """The time of a call, None if it has none; and where the latents x_t (B, …) move, None if all of them do."""
+    time = next((inputs[name] for name in TIMES if inputs.get(name) is not None), None)
+    if not isinstance(time, Tensor):
+        return time, None
+    times = time[: len(x_t)] if time.ndim > 1 else time
+    time = time.flatten().max()
+    return time, _moving(module, times, time, x_t, refuse) if bool((times != time).any()) else None
+
+
+def _moving(module: nn.Module, times: Tensor, time: Tensor, x_t: Tensor, refuse: Refuse) -> Tensor:
+    """Where the latents x_t move: 1, and 0 where their own time is 0. Shaped to be broadcast to x_t.
+
+    Args:
+        times: (B, tokens), of which `time` is the greatest. Of videos (B, C, F, H, W), a token is a patch of the
+            network's.
+    """
+    if bool(((times != time) & (times != 0)).any()):
+        refuse("gives parts of the latents times of their own, and not only 0, at which they are held still")
+    moving = (times != 0).to(x_t.dtype)
+    moving = moving.expand(len(x_t), *moving.shape[1:])
+    if x_t.ndim == 3 and moving.shape == x_t.shape[:2]:
+        return moving[..., None]
+    patch = getattr(getattr(unwrap_module(module), "config", None), "patch_size", None)
+    if x_t.ndim == 5 and isinstance(patch, (tuple, list)) and len(patch) == 3:
+        grid = [size // each for size, each in zip(x_t.shape[2:], patch, strict=True)]
+        if moving[0].numel() == grid[0] * grid[1] * grid[2]:
+            moving = moving.reshape(len(x_t), 1, *grid)
+            for axis, each in enumerate(patch, 2):
+                moving = moving.repeat_interleave(each, axis)
+            return moving
+    refuse("gives parts of the latents times of their own, and which parts these are is not known")

@@ -1,0 +1,114 @@
+"""What a pipeline's scheduler is about to step, checked against what its denoiser was called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arms import Settings
+from ..levels import Step, full_precision
+from .calls import Refuse
+from .form import Form
+from .sent import Latents
+
+
+def check_stepped(
+    x_t: Tensor,
+    latents: Latents,
+    step: Step,
+    arguments: Mapping[str, Any],
+    *,
+    form: Form,
+    led: Callable[[Tensor], Tensor],
+    refuse: Refuse,
+) -> float:
+    """Refuse a step of other latents, or at another time, than those of the denoiser's calls.
+
+    Args:
+        x_t: (B, …), what the denoiser was called with, as `latents`.
+        step: the step that was read then.
+        arguments: what the scheduler's step is called with, by name.
+        led: what the pipeline makes of a tensor (B, …) of its denoiser's for its scheduler.
+
+    Returns:
+        -1 if the pipeline negates what its denoiser predicts, else 1.
+    """
+    time, mixture, sample = arguments.get("timestep"), arguments["model_output"], arguments["sample"]
+    if time is not None and abs(float(time) - step.timestep) > 1e-3 * max(1.0, abs(float(time))):
+        refuse(f"tells its denoiser another time than its scheduler, which it steps from timestep {float(time):g}")
+    if mixture.shape != sample.shape:
+        refuse("hands its scheduler a prediction of another shape than the latents that it steps, or of more branches")
+    seen, expected = led(latents.only_moving(x_t)), full_precision(sample)
+    if latents.moving is not None:  # where nothing moves, the pipeline may step what it likes
+        moving = led(latents.moving.to(x_t.dtype)).abs().round().nan_to_num()
+        seen, expected = seen * moving, expected * moving
+    elif seen.numel() < x_t.numel():
+        refuse("steps fewer latents than its denoiser sees (reference tokens, or a frame that is held still)")
+    per_token = arguments.get("per_token_timesteps") is not None  # with which the scheduler steps by minus the flow
+    for way in (1.0, -1.0):
+        if near(expected, step.scale * way * seen, tolerance(latents.dtype)):
+            if way != form.sign * (-1 if per_token else 1):
+                does = "negates" if way < 0 else "does not negate"
+                refuse(f"{does} what its denoiser predicts before its scheduler gets it, unlike its form")
+            return way
+    refuse(
+        "hands its scheduler other latents than its denoiser, or something else than a mixture of what its denoiser"
+        " predicts whose weights sum to 1"
+    )
+
+
+def sends_both(x: Tensor, sample: Tensor, form: Form, refuse: Refuse) -> bool:
+    """Whether one call's x has rows of both branches: twice what the scheduler steps."""
+    if form.holds:
+        branches, rest = divmod(len(x), len(sample))
+    else:  # the scheduler may step a video's frames as rows
+        branches, rest = divmod(x.numel(), sample.numel())
+    if branches not in (1, 2) or rest:
+        refuse(
+            f"sends its denoiser latents {tuple(x.shape)}, and steps {tuple(sample.shape)}: supported is one branch"
+            " of guidance, or two in one batch"
+        )
+    return branches == 2
+
+
+def stepped_part(x: Tensor, sample: Tensor, within: float) -> Tensor | None:
+    """Where in x (B, …) the latents lie that a scheduler steps, as 1, and 0 elsewhere: at the start of one axis (before
+    the tokens of reference images) or at its end (after a first frame). None: they are all of x, or no such part."""
+    axes = [axis for axis in range(1, x.ndim) if x.ndim == sample.ndim and x.shape[axis] != sample.shape[axis]]
+    if len(axes) != 1 or len(x) != len(sample) or sample.shape[axes[0]] > x.shape[axes[0]]:
+        return None
+    (axis,), size = axes, sample.shape[axes[0]]
+    parts = [x.narrow(axis, start, size) for start in (0, x.shape[axis] - size)]
+    apart = [float((part - full_precision(sample)).norm()) for part in parts]  # frames of a still video are alike
+    nearer = int(apart[1] < apart[0])
+    if not near(parts[nearer], sample, within):
+        return None
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    stepped = x.new_zeros(shape)
+    stepped.narrow(axis, nearer * (x.shape[axis] - size), size).fill_(1)
+    return stepped
+
+
+def without_corrector(scheduler: Any) -> Settings:
+    """UniPC without its corrector, in the step that it is at. The corrector builds x_t anew from the last sample, and
+    would lose the displacement. What is left is the predictor, a step like DPM-Solver++'s. In steps that are not
+    displaced, and under methods that only add to the prediction, the corrector stays."""
+    before = getattr(scheduler, "disable_corrector", None)
+    if before is None or scheduler.step_index is None:
+        return []
+    return [(vars(scheduler), "disable_corrector", [*before, scheduler.step_index - 1])]
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far latents may be, relative to their norm, from those that a network of this type sees."""
+    return max(16 * torch.finfo(dtype).eps, 1e-4)
+
+
+def near(x: Tensor, y: Tensor, within: float) -> bool:
+    """Whether x is as near to y as `within`, relative to y's norm."""
+    x, y = full_precision(x), full_precision(y)
+    return bool((x - y).norm() <= within * y.norm() + torch.finfo(x.dtype).tiny)
