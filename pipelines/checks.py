@@ -92,7 +92,7 @@ class Checks(WeakArm):
         return guidance != 1 if cls.guides_below_1 else guidance > 1
 
     @classmethod
-    def guides_when_told(cls) -> bool:
+    def can_be_made_to_guide(cls) -> bool:
         """Whether the stock pipeline can be told to evaluate that branch where it would not by itself."""
         return hasattr(cls.stock, "do_classifier_free_guidance")
 
@@ -110,7 +110,7 @@ class Checks(WeakArm):
         needed = next((w for w in guidances if w != 1), None)
         if self._guides(call) or needed is None:
             return False
-        if not self.guides_when_told():
+        if not self.can_be_made_to_guide():
             raise ValueError(
                 f"a guidance of {needed:g} needs the unconditional branch, which {self.stock.__name__} evaluates with"
                 f" {self.guided_by} alone: give that, or guidance 1 everywhere."

@@ -10,9 +10,10 @@ import pytest
 from test_transformer_families import FLUX, WAN, family, saved, textual
 from typer.testing import CliRunner
 
-from w2sd_video import pipelines, settings
+from w2sd_video import pipelines
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
+from w2sd_video.families import FAMILIES
 from w2sd_video.generate import generate
 from w2sd_video.runs import Request
 from w2sd_video.sampling import arguments, evaluations, load
@@ -71,7 +72,7 @@ def test_guidance_is_rescaled_where_the_pipeline_rescales_it(tmp_path):
 
 
 def test_families_that_take_a_rescale_or_a_second_guidance_are_those_whose_pipelines_do():
-    for family_name, each in settings.FAMILIES.items():
+    for family_name, each in FAMILIES.items():
         call = inspect.signature(getattr(pipelines, each.pipeline).stock.__call__).parameters
         assert each.rescaled == ("guidance_rescale" in call), family_name
         assert each.experts == ("guidance_scale_2" in call), family_name

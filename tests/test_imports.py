@@ -23,7 +23,7 @@ FILES = {
 # From the ground up. A file imports from its own floor and those below; see `floor`.
 FLOORS = (
     "claims columns documents errors hashing interrupts plugins power prompts statistics tables validation verdicts",
-    "levels presets provenance settings terminal",
+    "families levels presets provenance setting_types settings terminal",
     "methods",
     "alignment arms hook strength",
     "dit_moe loading models motion",

@@ -23,7 +23,7 @@ def shown(path, picture=None, **options):
         picture.save(path, **options)
     from pathlib import Path
 
-    return video.shown(Path(path))
+    return video.as_viewed(Path(path))
 
 
 def two(first=RED, second=WHITE) -> Image.Image:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from w2sd_video import plugins, presets, settings
 from w2sd_video.cli import app
 from w2sd_video.cli.options import SCHEDULERS, having
+from w2sd_video.families import FAMILIES
 from w2sd_video.levels import check_scheduler
 from w2sd_video.methods import METHODS
 from w2sd_video.runs import Refused, Request
@@ -161,5 +162,5 @@ def test_what_a_shell_completes_without_torch_is_what_there_is():
         check_scheduler(getattr(diffusers, name)(**config))
     with pytest.raises(ValueError, match=", ".join(SCHEDULERS)):
         check_scheduler(diffusers.DDPMScheduler())
-    every = [*having(tuple(settings.FAMILIES))]
+    every = [*having(tuple(FAMILIES))]
     assert {name for name in every if settings.words(name)} == {"dtype", "offload", "convention"}

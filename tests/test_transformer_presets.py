@@ -15,6 +15,7 @@ from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 
 from w2sd_video import check_pair, doctor, presets, settings
 from w2sd_video.errors import Refused, WeightsNotFound
+from w2sd_video.families import FAMILIES
 from w2sd_video.generate import generate
 from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Request
@@ -34,7 +35,7 @@ NAMES = [name for name in presets.names() if presets.FAMILIES[presets.load(name)
 
 
 def of(preset: str, folder: Path, **fields: Any) -> Request:
-    if presets.FAMILIES[presets.load(preset).family].shown:
+    if presets.FAMILIES[presets.load(preset).family].from_image:
         Image.new("RGB", (40, 24), "red").save(folder / "first.png")
         fields.setdefault("image", str(folder / "first.png"))
     return Request.of("a cat", preset=preset, **fields)
@@ -62,7 +63,7 @@ def test_every_preset_of_a_transformer_gives_requests_whose_evaluations_are_what
 
 
 def test_every_family_of_transformers_has_a_preset():
-    transformers = {name for name, family in settings.FAMILIES.items() if family.transformer}
+    transformers = {name for name, family in FAMILIES.items() if family.transformer}
     assert {presets.load(name).family for name in NAMES} == transformers
 
 
@@ -204,7 +205,7 @@ def test_what_a_dry_run_counts_is_what_a_pipeline_evaluates_at_every_kind_of_gui
         weak_guidance_scale=weak,
     )  # fmt: skip
     of_case = family(case, LARGER[case])
-    if not of_case.cls.guides_when_told() and main <= 1 and guidance != (1.0, 1.0, 1.0):
+    if not of_case.cls.can_be_made_to_guide() and main <= 1 and guidance != (1.0, 1.0, 1.0):
         with pytest.raises(Refused, match="has no unconditional branch"):
             load(request)
         return

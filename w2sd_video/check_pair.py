@@ -16,9 +16,9 @@ import numpy as np
 from . import presets, runs, video
 from .columns import Column
 from .eval.videos import find
+from .families import FAMILIES
 from .runs import Refused, Request
 from .sampling import inputs, load, scheduler, weak_arm
-from .settings import FAMILIES
 from .shapes import pairs
 from .shapes.pairs import Sample
 from .statistics import holm
@@ -70,11 +70,11 @@ def samples(
         arguments = {}
         if preset.controlnet is not None:
             arguments["control"] = str(_beside(each.path, control))
-        if FAMILIES[preset.family].shown:  # the picture that a video begins with is its first frame
+        if FAMILIES[preset.family].from_image:  # the picture that a video begins with is its first frame
             arguments["image"] = str(each.path)
         if preset.ip_adapter is not None:  # what it is trained to be shown: the picture itself
             arguments["ip_image"] = str(each.path)
-        listed.append(Sample(each.prompt, video.shown(each.path), arguments))
+        listed.append(Sample(each.prompt, video.as_viewed(each.path), arguments))
     return listed
 
 

@@ -8,15 +8,44 @@ when one is made, by `dataclasses.replace` too. What depends on several settings
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-from typing_extensions import NotRequired, TypedDict
+from pydantic import Field
 
 from . import validation
-from .validation import STRICT, Setting, plain, refuse, validated
+from .families import (
+    CONTROLLED,
+    EMBEDDED,
+    EXPERTS,
+    FAMILIES,
+    FROM_IMAGE,
+    MIXTURES,
+    MOVED,
+    RESCALED,
+    TEXTUAL,
+    U_NETS,
+    VIDEOS,
+    FamilyName,
+)
+from .setting_types import (
+    MOST_STEPS,
+    SCALED_ACCEPTED,
+    WIDEST,
+    Adapters,
+    Hashes,
+    Inversion,
+    Layers,
+    Model,
+    Names,
+    PicturedModel,
+    Routing,
+    Scale,
+    ScaledModel,
+    Side,
+    Text,
+)
+from .validation import Setting, validated
 
 # What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
 Variant = Literal["w2sd", "plain", "weak", "compare"]
@@ -26,89 +55,6 @@ VARIANTS: dict[Variant, tuple[str, ...]] = {
     "weak": ("weak",),
     "compare": ("weak", "strong", "w2sd"),
 }
-MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
-LONGEST = 100_000  # characters of a text
-WIDEST = 65_536  # pixels a side, and frames
-STRONGEST = 1e6  # guidance, scales
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a pair's `family` says, of the classes of `w2sd_video.pipelines` and what their networks are.
-
-    Args:
-        pipeline: the class; `with_controlnet`: the one with a ControlNet.
-        video: whether it makes videos.
-        textual: whether it is told a text, or else a class.
-        mixture: whether its network is a mixture of experts.
-        motion: whether its network has motion modules.
-        transformer: whether it is a diffusion transformer, of which the two arms may be of different sizes.
-        embedded: whether its network may be told a guidance number; then `guidance_scale` is its true guidance.
-        experts: whether it may have a second denoiser, which takes over at the lower noise levels.
-        rescaled: whether its pipeline takes a `guidance_rescale`.
-        shown: whether it makes a video of a picture.
-        side: what height and width are multiples of, in pixels.
-        stride: what the number of frames is a multiple of, plus 1.
-    """
-
-    pipeline: str
-    with_controlnet: str | None = None
-    video: bool = False
-    textual: bool = True
-    mixture: bool = False
-    motion: bool = False
-    transformer: bool = False
-    embedded: bool = False
-    experts: bool = False
-    rescaled: bool = False
-    shown: bool = False
-    side: int = 8
-    stride: int = 1
-
-    @property
-    def denoiser(self) -> str:
-        """The folders of a model's denoisers, as a pattern."""
-        return "transformer*" if self.transformer else "unet"
-
-
-def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
-    """A family of diffusion transformers: of videos, if it has a stride of frames."""
-    return Family(pipeline, video=stride > 0, transformer=True, side=side, stride=max(stride, 1), **more)
-
-
-FAMILIES = {
-    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True, rescaled=True),
-    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True, motion=True),
-    "stable-diffusion-xl": Family(
-        "W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline", rescaled=True
-    ),
-    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline", rescaled=True),
-    "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
-    "wan": _transformer("W2SDWanPipeline", stride=4, experts=True),
-    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, shown=True, experts=True),
-    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True),
-    "ltx-image-to-video": _transformer("W2SDLTXImageToVideoPipeline", side=32, stride=8, shown=True, rescaled=True),
-    "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
-    "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, shown=True),
-    "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
-    "hunyuan-video-15": _transformer("W2SDHunyuanVideo15Pipeline", stride=4),
-    "mochi": _transformer("W2SDMochiPipeline", stride=6),
-    "stable-diffusion-3": _transformer("W2SDStableDiffusion3Pipeline"),
-    "flux": _transformer("W2SDFluxPipeline", embedded=True),
-    "qwen-image": _transformer("W2SDQwenImagePipeline", embedded=True),
-    "sana": _transformer("W2SDSanaPipeline", side=32),
-}
-VIDEOS = tuple(name for name, family in FAMILIES.items() if family.video)
-CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_controlnet)
-TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
-MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
-MOVED = tuple(name for name, family in FAMILIES.items() if family.motion)
-EMBEDDED = tuple(name for name, family in FAMILIES.items() if family.embedded)
-EXPERTS = tuple(name for name, family in FAMILIES.items() if family.experts)
-RESCALED = tuple(name for name, family in FAMILIES.items() if family.rescaled)
-SHOWN = tuple(name for name, family in FAMILIES.items() if family.shown)
-U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
-
 # The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
 METHODS = (
     "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
@@ -129,106 +75,6 @@ def _scales(name: str) -> str:
     return ", ".join(f"{scale:g}" for scale in SCALES[name])
 
 
-def _as_dict(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-Model = Annotated[str, Field(max_length=4096)]
-Scale = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
-
-
-class Scaled(TypedDict):
-    """A model, and its scale in each arm."""
-
-    model: Model
-    strong: Scale
-    weak: Scale
-
-
-class Pictured(Scaled):
-    """An IP-Adapter, its scale in each arm, and its image encoder where it is not beside it."""
-
-    image_encoder: NotRequired[Model | None]
-
-
-setattr(Scaled, "__pydantic_config__", STRICT)  # noqa: B010 - a TypedDict has no other members for mypy
-setattr(Pictured, "__pydantic_config__", STRICT)  # noqa: B010
-
-
-def _inversion(value: object) -> object:
-    if value in ("x_s", "x_t"):
-        return value
-    if isinstance(value, str):
-        raise refuse("give x_s, x_t or a number of iterations")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
-        raise refuse("give x_s, x_t or a whole number of iterations from 0 to 10000")
-    return value
-
-
-def _routing(value: object) -> object:
-    match value:
-        case None | "best" | "worst":
-            return value
-        case [int() as first, int() as last] if not isinstance(first, bool) and not isinstance(last, bool):
-            if 0 <= first <= last <= 100_000:
-                return [first, last]
-    raise refuse("give worst, or two ranks, the first that runs and the first that does not: 2,4")
-
-
-def _layers(value: object) -> object:
-    rows = [value] if isinstance(value, (int, str)) else value
-    fits = isinstance(rows, (list, tuple)) and 0 < len(rows) <= 10_000
-    if value is not None and not (fits and all(_layer(each) for each in rows)):  # type: ignore[attr-defined]
-        raise refuse("give numbers of transformer blocks from 0, or their names, with commas between: 0,mid_block")
-    return None if value is None else list(rows)  # type: ignore[call-overload]
-
-
-def _layer(value: object) -> bool:
-    if isinstance(value, str):
-        return 0 < len(value) <= 1000
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _text(value: object) -> object:
-    """A number where a file says one in place of a text, as in `source: 2024`."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-Text = Annotated[str, Field(max_length=LONGEST)]
-Plain = Annotated[Any, BeforeValidator(plain)]
-Names = Annotated[dict[str, Any], BeforeValidator(plain)]
-Note = Annotated[str, BeforeValidator(_text), Field(max_length=LONGEST)]
-Side = Annotated[int, Field(ge=8, le=WIDEST, multiple_of=8)]
-ScaledModel = Annotated[Scaled, BeforeValidator(_as_dict)]
-PicturedModel = Annotated[Pictured, BeforeValidator(_as_dict)]
-Adapters = Annotated[
-    dict[Annotated[str, Field(pattern=r"\A\w+\Z")], ScaledModel],
-    BeforeValidator(_as_dict),
-    Field(max_length=100),
-]
-_SCALED = "give model, strong and weak: the model, and its scale in each arm"
-_FAMILY = Literal[
-    "animatediff-sdxl",
-    "animatediff",
-    "stable-diffusion-xl",
-    "stable-diffusion",
-    "dit-moe",
-    "wan",
-    "wan-image-to-video",
-    "ltx",
-    "ltx-image-to-video",
-    "cogvideox",
-    "cogvideox-image-to-video",
-    "hunyuan-video",
-    "hunyuan-video-15",
-    "mochi",
-    "stable-diffusion-3",
-    "flux",
-    "qwen-image",
-    "sana",
-]
-
-
 @validated
 class Pair:
     """What a preset and a request both say: two arms, as the differences between them, and how they are sampled.
@@ -238,7 +84,7 @@ class Pair:
     one. Differences compose by being named together.
     """
 
-    family: Annotated[_FAMILY, Setting("The pipelines of the pair, one of FAMILIES.")]
+    family: Annotated[FamilyName, Setting("The pipelines of the pair, one of FAMILIES.")]
     strong: Annotated[Model, Setting("Strong model: hub id, folder or single file.", ("--strong",), MODELS)]
     weak: Annotated[
         Model | None,
@@ -290,7 +136,7 @@ class Pair:
             ("--controlnet",),
             MODELS,
             families=CONTROLLED,
-            accepted=_SCALED,
+            accepted=SCALED_ACCEPTED,
             metavar=SCALED,
         ),
     ] = None
@@ -301,12 +147,12 @@ class Pair:
             ("--ip-adapter",),
             MODELS,
             families=U_NETS,
-            accepted=_SCALED,
+            accepted=SCALED_ACCEPTED,
             metavar=SCALED,
         ),
     ] = None
     weak_routing: Annotated[
-        Annotated[Any, BeforeValidator(_routing)],
+        Routing,
         Setting(
             "The weak arm's experts, of a mixture: worst, or FROM,TO of their ranking.",
             ("--weak-routing",),
@@ -316,7 +162,7 @@ class Pair:
         ),
     ] = None
     weak_skip_layers: Annotated[
-        Annotated[Any, BeforeValidator(_layers)],
+        Layers,
         Setting(
             "Transformer blocks that the weak arm leaves out: numbers from 0, or names, as mid_block.",
             ("--weak-skip-layers",),
@@ -522,15 +368,11 @@ class Settings(Pair):
         None
     )
     image: Annotated[
-        Model | None, Setting("The picture that the video begins with.", ("--image",), MODELS, families=SHOWN)
+        Model | None, Setting("The picture that the video begins with.", ("--image",), MODELS, families=FROM_IMAGE)
     ] = None
-    pictures: Annotated[
-        dict[str, Annotated[str, Field(max_length=128)]],
-        BeforeValidator(_as_dict),
-        Setting("Hashes of the pictures."),
-    ] = field(default_factory=dict)
+    pictures: Annotated[Hashes, Setting("Hashes of the pictures.")] = field(default_factory=dict)
     inversion: Annotated[
-        Annotated[Any, BeforeValidator(_inversion)],
+        Inversion,
         Setting(
             "Where the inverse evaluates: x_s (default), x_t, or after N iterations.",
             ("--inversion",),

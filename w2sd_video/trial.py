@@ -23,12 +23,12 @@ from .bench import measure
 from .doctor import devices, find, versions
 from .documents import finite
 from .errors import WeightsNotFound
+from .families import FAMILIES
 from .hashing import sha256
 from .models.sources import cached, resolve
 from .provenance import files_of
 from .runs import Request
 from .sampling import arguments, load, scheduler
-from .settings import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,11 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
         fields["num_frames"] = min(preset.num_frames, max((FRAMES - 1) // stride, 1) * stride + 1)
     if preset.refine:
         fields["weak_prompt"] = weak
-    pictured = {"control": preset.controlnet, "ip_image": preset.ip_adapter, "image": FAMILIES[preset.family].shown}
+    pictured = {
+        "control": preset.controlnet,
+        "ip_image": preset.ip_adapter,
+        "image": FAMILIES[preset.family].from_image,
+    }
     if any(pictured.values()):
         _draw(picture)
         fields |= {name: str(picture) for name, of in pictured.items() if of}

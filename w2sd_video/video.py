@@ -172,7 +172,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def shown(path: Path, most: int | None = None) -> Frames:
+def as_viewed(path: Path, most: int | None = None) -> Frames:
     """The frames of a picture, a folder of pictures, a GIF or a video, as viewers show them.
 
     A photograph is turned as its EXIF orientation says; what is transparent lies over white; 16 bits a channel become
@@ -204,7 +204,7 @@ def shown(path: Path, most: int | None = None) -> Frames:
             with opened(file) as picture:
                 animated = not path.is_dir() and picture.format in ("GIF", "WEBP", "PNG")
                 for frame in islice(ImageSequence.Iterator(picture) if animated else [picture], most):
-                    frames.append(_as_shown(frame))
+                    frames.append(_picture_as_viewed(frame))
         except UnidentifiedImageError as error:
             if of_pictures(path):
                 raise ValueError(f"{file.name} cannot be read as a picture: {error}") from None
@@ -218,7 +218,7 @@ def shown(path: Path, most: int | None = None) -> Frames:
     return np.stack(frames)
 
 
-def _as_shown(picture: Image.Image) -> Frames:
+def _picture_as_viewed(picture: Image.Image) -> Frames:
     """One picture as a viewer shows it, (height, width, 3)."""
     from PIL import Image, ImageOps
 

@@ -18,7 +18,7 @@ import typer
 import w2sd_video
 
 from ..bench.cli import app as bench_app
-from ..settings import MIXTURES, VIDEOS
+from ..families import MIXTURES, VIDEOS
 from ..terminal import give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets

@@ -22,13 +22,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .. import presets, runs, settings
+from .. import presets, runs
 from ..errors import Refused
+from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
 from ..generate import generate as make
 from ..runs import Request
 from ..sampling import differences
-from ..settings import METHOD, MODELS, SIZE, VIDEOS
+from ..settings import METHOD, MODELS, SIZE
 from ..terminal import PATH, err, messages, number, out, quiet, say
 from .options import OUTPUT, option, read_fields, refuse_empty, words
 from .requests import Line
@@ -41,7 +42,7 @@ def suites() -> list[str]:
     return names()
 
 
-IMAGES = tuple(family for family in settings.FAMILIES if family not in VIDEOS)
+IMAGES = tuple(family for family in FAMILIES if family not in VIDEOS)
 
 
 def generate(
@@ -149,7 +150,8 @@ def generate(
 
     Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
     """
-    # Long, because every option of the command is declared in its signature; the work is in `requests` and `sample`.
+    # One function because every option of the command is declared in its signature; the work is in `requests` and
+    # `sample`.
     line = Line(
         kind=kind,
         prompts=[*(prompts or []), *(prompt or [])],

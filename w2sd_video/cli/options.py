@@ -13,7 +13,8 @@ import typer
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
-from ..settings import SCALED, SCALES, Scaled
+from ..setting_types import Scaled
+from ..settings import SCALED, SCALES
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"

@@ -21,7 +21,9 @@ from pydantic import BeforeValidator
 from .. import plugins, settings
 from ..documents import read_yaml, words_as_booleans
 from ..errors import Named, OfWeights, Refused, did_you_mean, shown
-from ..settings import FAMILIES, Family, Names, Note, Pair, Text
+from ..families import FAMILIES, Family
+from ..setting_types import Names, Note, Text
+from ..settings import Pair
 from ..validation import Setting, plain, validated
 
 __all__ = ["DEFAULT", "FAMILIES", "FOLDER", "Family", "Pair", "Preset", "load", "names", "naming", "read", "text"]

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
+from ..families import FAMILIES
 from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
-from ..settings import MOST_STEPS, WIDEST, Settings
+from ..setting_types import MOST_STEPS, WIDEST
+from ..settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +143,7 @@ class Request(Settings):
 
     def _check_family(self) -> None:
         """Refuses what the family does not have, and what it needs and nobody says."""
-        family = settings.FAMILIES[self.family]
+        family = FAMILIES[self.family]
         for name in settings.OF_VIDEOS:
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
@@ -179,8 +181,8 @@ class Request(Settings):
 
     def _check_pictures(self) -> None:
         """Refuses pictures that are not there, or not those that they were."""
-        shown = settings.FAMILIES[self.family].shown or None
-        for name, of in zip(settings.PICTURES, (self.controlnet, self.ip_adapter, shown), strict=True):
+        from_image = FAMILIES[self.family].from_image or None
+        for name, of in zip(settings.PICTURES, (self.controlnet, self.ip_adapter, from_image), strict=True):
             path = getattr(self, name)
             if of is None and path is not None:
                 raise Refused(name, path, "the pair has no use for it; give a preset that has")
@@ -335,13 +337,13 @@ def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             raise Refused("scheduler", text, f"{each} has no value that YAML reads") from None
     known = signature(cls).parameters
-    own = _as_told(name, known, schedule)
+    own = _for_class(name, known, schedule)
     if lost := [key for key in _LEVELS.split() if own.get(key) not in (None, False) and key not in known]:
         raise Refused("scheduler", name, f"it cannot be told the {', '.join(lost)} of the preset's schedule")
     return {"class": name, **{key: value for key, value in own.items() if key in known}, **config}
 
 
-def _as_told(name: str, known: Collection[str], schedule: Mapping[str, Any]) -> dict[str, Any]:
+def _for_class(name: str, known: Collection[str], schedule: Mapping[str, Any]) -> dict[str, Any]:
     """What a schedule says, as a scheduler class is told it: of a flow's classes, some are of flows alone, and others
     have arguments for it. So a flow stays one, with its shift."""
     own = {key: value for key, value in schedule.items() if key != "class"}

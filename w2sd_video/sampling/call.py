@@ -7,8 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import settings
 from ..errors import NotFinite, Refused
+from ..families import FAMILIES
 from ..runs import Request
 from .load import scheduler
 from .method import method_call
@@ -88,7 +88,7 @@ def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     if request.guidance_rescale is not None:
         call["guidance_rescale"] = request.guidance_rescale
     guidances = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
-    if settings.FAMILIES[request.family].embedded and any(w != 1 for w in guidances):
+    if FAMILIES[request.family].embedded and any(w != 1 for w in guidances):
         call["negative_prompt"] = call.get("negative_prompt") or ""  # without one, such pipelines do not guide
     return call
 
@@ -131,7 +131,7 @@ def _pictures(request: Request, argument: str, count: int) -> list[Any]:
 
     path = getattr(request, argument)
     try:
-        pictures = [Image.fromarray(frame) for frame in video.shown(Path(path), most=max(count, 2))]
+        pictures = [Image.fromarray(frame) for frame in video.as_viewed(Path(path), most=max(count, 2))]
     except (OSError, ValueError) as error:
         raise Refused(argument, path, f"it cannot be read as a picture: {error}") from None
     pictures *= count if len(pictures) == 1 else 1

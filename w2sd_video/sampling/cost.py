@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import settings
+from ..families import FAMILIES
 from ..runs import VARIANTS, Request
+from ..settings import Variant
 from .load import scheduler
 from .method import method_of
 
@@ -60,13 +61,13 @@ def strong_evaluations(request: Request, counts: Mapping[str, int] | None = None
         None where the parameters of two networks of different sizes are not known on this machine.
     """
     counts = counts or evaluations(request)
-    if request.weak is None or not settings.FAMILIES[request.family].transformer:  # one network, or two of one size
+    if request.weak is None or not FAMILIES[request.family].transformer:  # one network, or two of one size
         return float(counts["total"])
     strong, weak = (_mean_size(model, arm) for model, arm in ((request.strong, "strong"), (request.weak, "weak")))
     if strong is None or weak is None:
         return None
     whole = 0.0
-    alone: dict[str, settings.Variant] = {"strong": "plain", "weak": "weak", "w2sd": "w2sd"}
+    alone: dict[str, Variant] = {"strong": "plain", "weak": "weak", "w2sd": "w2sd"}
     for variant in VARIANTS[request.variant]:
         of = evaluations(replace(request, variant=alone[variant]))
         own = {"strong": weak if variant == "weak" else strong, "weak": weak}
@@ -107,7 +108,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
-    entry = known(getattr(pipelines, settings.FAMILIES[request.family].pipeline))
+    entry = known(getattr(pipelines, FAMILIES[request.family].pipeline))
     form = entry.form if entry else None
     whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
     final = branches(request.guidance_scale, whole or (method is not None and method.mixes))

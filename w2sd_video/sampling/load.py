@@ -8,8 +8,9 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from .. import runs, settings
+from .. import runs
 from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
+from ..families import FAMILIES
 from ..models.sources import resolve
 from ..runs import Request
 from ..runs.request import scheduler_class
@@ -122,7 +123,7 @@ def _shared_vae(request: Request) -> str | None:
 
 def _class(request: Request) -> type[Pipeline]:
     """The pipeline class of a request's family."""
-    family = settings.FAMILIES[request.family]
+    family = FAMILIES[request.family]
     name = family.pipeline if request.controlnet is None else family.with_controlnet
     cls: type[Pipeline] = getattr(import_module("w2sd_video.pipelines"), str(name))
     return cls
@@ -131,7 +132,7 @@ def _class(request: Request) -> type[Pipeline]:
 def _check_branches(request: Request) -> None:
     """Refuses guidance that needs an unconditional branch which the family's pipeline will not have."""
     cls, method = _class(request), method_of(request, "w2sd")
-    if not settings.FAMILIES[request.family].transformer or cls.guides_when_told() or method is None:
+    if not FAMILIES[request.family].transformer or cls.can_be_made_to_guide() or method is None:
         return
     arms = {"guidance_scale": request.guidance_scale}
     if method.reflects(0, request.num_inference_steps):
@@ -146,7 +147,7 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
     """A pipeline of the request's family."""
     import torch
 
-    family, cls = settings.FAMILIES[request.family], _class(request)
+    family, cls = FAMILIES[request.family], _class(request)
     if request.motion_adapter is not None:
         pair["motion_adapter"] = request.motion_adapter
     if request.vae is not None:

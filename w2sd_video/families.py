@@ -1,0 +1,107 @@
+"""The families of pipelines that a preset or a request names, and what they have. Needs neither torch nor diffusers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FamilyName = Literal[
+    "animatediff-sdxl",
+    "animatediff",
+    "stable-diffusion-xl",
+    "stable-diffusion",
+    "dit-moe",
+    "wan",
+    "wan-image-to-video",
+    "ltx",
+    "ltx-image-to-video",
+    "cogvideox",
+    "cogvideox-image-to-video",
+    "hunyuan-video",
+    "hunyuan-video-15",
+    "mochi",
+    "stable-diffusion-3",
+    "flux",
+    "qwen-image",
+    "sana",
+]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a pair's `family` says, of the classes of `w2sd_video.pipelines` and what their networks are.
+
+    Args:
+        pipeline: the class; `with_controlnet`: the one with a ControlNet.
+        video: whether it makes videos.
+        textual: whether it is told a text, or else a class.
+        mixture: whether its network is a mixture of experts.
+        motion: whether its network has motion modules.
+        transformer: whether it is a diffusion transformer, of which the two arms may be of different sizes.
+        embedded: whether its network may be told a guidance number; then `guidance_scale` is its true guidance.
+        experts: whether it may have a second denoiser, which takes over at the lower noise levels.
+        rescaled: whether its pipeline takes a `guidance_rescale`.
+        from_image: whether it makes a video of a picture.
+        side: what height and width are multiples of, in pixels.
+        stride: what the number of frames is a multiple of, plus 1.
+    """
+
+    pipeline: str
+    with_controlnet: str | None = None
+    video: bool = False
+    textual: bool = True
+    mixture: bool = False
+    motion: bool = False
+    transformer: bool = False
+    embedded: bool = False
+    experts: bool = False
+    rescaled: bool = False
+    from_image: bool = False
+    side: int = 8
+    stride: int = 1
+
+    @property
+    def denoiser(self) -> str:
+        """The folders of a model's denoisers, as a pattern."""
+        return "transformer*" if self.transformer else "unet"
+
+
+def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
+    """A family of diffusion transformers: of videos, if it has a stride of frames."""
+    return Family(pipeline, video=stride > 0, transformer=True, side=side, stride=max(stride, 1), **more)
+
+
+FAMILIES = {
+    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True, rescaled=True),
+    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True, motion=True),
+    "stable-diffusion-xl": Family(
+        "W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline", rescaled=True
+    ),
+    "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline", rescaled=True),
+    "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
+    "wan": _transformer("W2SDWanPipeline", stride=4, experts=True),
+    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, from_image=True, experts=True),
+    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True),
+    "ltx-image-to-video": _transformer(
+        "W2SDLTXImageToVideoPipeline", side=32, stride=8, from_image=True, rescaled=True
+    ),
+    "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
+    "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, from_image=True),
+    "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
+    "hunyuan-video-15": _transformer("W2SDHunyuanVideo15Pipeline", stride=4),
+    "mochi": _transformer("W2SDMochiPipeline", stride=6),
+    "stable-diffusion-3": _transformer("W2SDStableDiffusion3Pipeline"),
+    "flux": _transformer("W2SDFluxPipeline", embedded=True),
+    "qwen-image": _transformer("W2SDQwenImagePipeline", embedded=True),
+    "sana": _transformer("W2SDSanaPipeline", side=32),
+}
+VIDEOS = tuple(name for name, family in FAMILIES.items() if family.video)
+CONTROLLED = tuple(name for name, family in FAMILIES.items() if family.with_controlnet)
+TEXTUAL = tuple(name for name, family in FAMILIES.items() if family.textual)
+MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
+MOVED = tuple(name for name, family in FAMILIES.items() if family.motion)
+EMBEDDED = tuple(name for name, family in FAMILIES.items() if family.embedded)
+EXPERTS = tuple(name for name, family in FAMILIES.items() if family.experts)
+RESCALED = tuple(name for name, family in FAMILIES.items() if family.rescaled)
+FROM_IMAGE = tuple(name for name, family in FAMILIES.items() if family.from_image)
+U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
