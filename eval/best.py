@@ -75,22 +75,22 @@ def best(scores: Scores, column: Column) -> list[Best]:
         score = scores.of.get(video, {}).get(column.name)
         usable = score is not None and math.isfinite(score)
         videos.setdefault(video.prompt or video.pair, []).append((video.path, score if usable else None))
-    found = []
+    bests = []
     for prompt, each in videos.items():
         scored = [(path, score) for path, score in each if score is not None]
         path, score = max(scored, key=lambda one: column.sign * one[1], default=(None, None))
-        found.append(Best(prompt, path, score, len(scored), len(each) - len(scored)))
-    return found
+        bests.append(Best(prompt, path, score, len(scored), len(each) - len(scored)))
+    return bests
 
 
-def copy(found: Sequence[Best], folder: Path) -> list[Path]:
+def copy(bests: Sequence[Best], folder: Path) -> list[Path]:
     """Copies the best videos into a folder, each with its sidecar. All appear, or none.
 
     Raises:
         Refused: a file of that name is there, or two of them have one name.
     """
     files: dict[str, Path] = {}
-    for each in found:
+    for each in bests:
         if each.video is None:
             continue
         sidecar = each.video.with_suffix(".json")

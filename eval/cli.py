@@ -28,8 +28,7 @@ from w2sd_video.power import prompts_needed
 
 from . import report
 from .document import document, worse_prompts
-from .evaluate import Scores, evaluate
-from .prompts import read_prompts
+from .evaluate import Scores
 from .results import WORST, Summary, printable
 from .videos import Video
 
@@ -46,19 +45,11 @@ SIGNS = {
 def run(
     out: Console,
     err: Console,
-    videos: Sequence[str | Video],
-    dimensions: str | list[str],
+    score: Callable[..., Scores],
     results: Path,
     *,
-    prompts: Path | None = None,
-    weights: Path | None = None,
-    device: str = "auto",
-    official: str | None = None,
-    images: bool = False,
-    references: Sequence[str] = (),
     form: str = "text",
     worst: int | None = None,
-    score: Callable[..., Scores] = evaluate,
     power: float | None = None,
     gallery: bool = False,
     page: Callable[[Summary], list[Path]] | None = None,
@@ -66,13 +57,12 @@ def run(
     """Scores, prints and writes; whether every video was scored.
 
     Args:
+        score: `evaluate` with its arguments, but for `rows_file`, `progress` and `say`, which it gets here.
         results: the JSON file to write; others are written beside it.
-        prompts: a JSON file of file names and prompts.
         form: text; or json, markdown or latex: then `out` gets what is written to `results`, or the tables, and `err`
             all that a reader is told.
         worst: how many prompts of a column are listed on which a group is worse than the first. None: a few, and in
             the files alone.
-        score: what scores the videos, called as `evaluate` is.
         power: the size of a difference. Printed is how many prompts it takes to show one of that size.
         gallery: whether the page shows the videos.
         page: writes the page, and returns its files; None: it lies beside the results.
@@ -82,7 +72,6 @@ def run(
         FileNotFoundError: the weights of every dimension are missing.
     """
     refuse_taken(results)
-    texts = read_prompts(prompts) if prompts else None
     early: list[str] = []
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
@@ -96,19 +85,7 @@ def run(
             early.append(line)
             _say(err, line)
 
-        scores = score(
-            videos,
-            dimensions,
-            rows_file=results.with_suffix(".jsonl"),
-            prompts=texts,
-            weights=weights,
-            device=device,
-            official=official,
-            images=images,
-            references=references,
-            progress=show,
-            say=note,
-        )
+        scores = score(rows_file=results.with_suffix(".jsonl"), progress=show, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     _print(out, summary, form, worst, results)
@@ -122,16 +99,20 @@ def run(
         _say(listing_to, written[0])
     except ModuleNotFoundError as error:
         _say(err, f"No page: {error.name} is missing; pip install {error.name}")
-    for line in summary.notes:
-        if line not in early:
-            _say(err, line)
+    _say_notes(err, [line for line in summary.notes if line not in early], summary, scores, worst)
+    return not scores.problems
+
+
+def _say_notes(err: Console, notes: Sequence[str], summary: Summary, scores: Scores, worst: int | None) -> None:
+    """What a reader is told after the tables: notes, and what was not scored."""
+    for line in notes:
+        _say(err, line)
     if worst is not None and not summary.others:
         _say(err, "Note: --worst has no effect on one group; give another to compare.")
     for each in scores.skipped:
         _say(err, f"{each.name} skipped: {each.reason}")
     for video, dimension, problem in scores.problems:
         _say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
-    return not scores.problems
 
 
 def needed(summary: Summary, size: float) -> list[str]:

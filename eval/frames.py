@@ -99,7 +99,7 @@ class Batch:
 
     def __init__(self, first: int, pixels: Frames, device: torch.device | str = "cpu"):
         self.first, self.pixels, self.device = first, pixels, device
-        self._made: dict[Hashable, Any] = {}
+        self._outputs: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -128,9 +128,9 @@ class Batch:
 
     def once(self, network: Hashable, run: Callable[[], Made]) -> Made:
         """What `run` makes of it with a network, computed once for all dimensions that have the same network."""
-        if network not in self._made:
-            self._made[network] = run()
-        return self._made[network]
+        if network not in self._outputs:
+            self._outputs[network] = run()
+        return self._outputs[network]
 
 
 def by_pillow(batch: Batch, short: int, side: int, round_up: bool = True) -> torch.Tensor:

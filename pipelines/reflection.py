@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from os import PathLike
 from typing import Any, get_type_hints
 
@@ -14,41 +13,17 @@ from diffusers import MotionAdapter
 from torch import Tensor
 from typing_extensions import Self
 
-from w2sd_video import plugins
 from w2sd_video.errors import NotFinite
 from w2sd_video.hook import DENOISERS, Conditioning, Group, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
-from w2sd_video.methods import find as find_method
 from w2sd_video.models import loading
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.motion import share_parameters
 
 from .checks import Checks
+from .signatures import NEEDS, has, keyword, method_of, named, options_of, with_keywords
 from .weak_arm import TEXTS
 from .weights import Weights
-
-# Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
-_NEEDS = {
-    "weak_prompt": "prompt",
-    "weak_negative_prompt": "prompt",
-    "weak_prompt_embeds": "prompt_embeds",
-    "weak_negative_prompt_embeds": "prompt_embeds",
-    "weak_pooled_prompt_embeds": "pooled_prompt_embeds",
-    "weak_negative_pooled_prompt_embeds": "pooled_prompt_embeds",
-    "weak_adapter_scales": "cross_attention_kwargs attention_kwargs joint_attention_kwargs",
-    "weak_ip_adapter_scale": "ip_adapter_image",
-    "weak_motion_scale": "num_frames",
-    "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
-    "weak_routing": "class_labels",
-    "weak_skip_layers": "num_inference_steps",
-    "strong_embedded_guidance": "true_cfg_scale",
-    "weak_embedded_guidance": "true_cfg_scale",
-}
-
-
-def _has(parameters: Collection[str], name: str) -> bool:
-    """Whether a stock pipeline's call has what an argument of ours needs."""
-    return name not in _NEEDS or any(each in parameters for each in _NEEDS[name].split())
 
 
 class Reflection(Checks, Weights):
@@ -100,10 +75,10 @@ class Reflection(Checks, Weights):
 
         hints = get_type_hints(cls.stock.__init__)
         hints |= {name: hints[name.removeprefix("weak_")] for name in cls._weak_components}
-        weak = [_keyword(name, None, hints[name]) for name in cls._weak_components]
-        __init__.__signature__ = _with(inspect.signature(cls.stock.__init__), weak)  # type: ignore[attr-defined]
+        weak = [keyword(name, None, hints[name]) for name in cls._weak_components]
+        __init__.__signature__ = with_keywords(inspect.signature(cls.stock.__init__), weak)  # type: ignore[attr-defined]
         __init__.__annotations__ = hints
-        return _named(__init__, cls)
+        return named(__init__, cls)
 
     @classmethod
     def _caller(cls) -> Callable[..., Any]:
@@ -115,16 +90,16 @@ class Reflection(Checks, Weights):
 
         stock = inspect.signature(cls.stock.__call__)
         generate, hints = inspect.signature(cls._generate).parameters.values(), get_type_hints(cls._generate)
-        own = [_keyword(p.name, p.default, hints[p.name]) for p in generate if p.kind == p.KEYWORD_ONLY]
-        own = [p for p in own if _has(stock.parameters, p.name)]
+        own = [keyword(p.name, p.default, hints[p.name]) for p in generate if p.kind == p.KEYWORD_ONLY]
+        own = [p for p in own if has(stock.parameters, p.name)]
         known = {p.name for p in own}
         more = [f"weak_{name}" for name in cls.text_names if "embeds" in name or name.endswith("mask")]
-        own += [_keyword(name, None, Tensor | None) for name in more if name not in known]
+        own += [keyword(name, None, Tensor | None) for name in more if name not in known]
         types = {name: kind for method in METHODS.values() for name, kind in get_type_hints(method).items()}
-        own += [_keyword(name, default, types[name]) for name, default in OPTIONS.items()]
-        __call__.__signature__ = _with(stock, own)  # type: ignore[attr-defined]
+        own += [keyword(name, default, types[name]) for name, default in OPTIONS.items()]
+        __call__.__signature__ = with_keywords(stock, own)  # type: ignore[attr-defined]
         __call__.__doc__ = cls._generate.__doc__
-        return _named(__call__, cls)
+        return named(__call__, cls)
 
     def _build(self, *args: Any, **components: Any) -> None:
         weak = {name: components.pop(name, None) for name in self._weak_components}
@@ -285,8 +260,8 @@ class Reflection(Checks, Weights):
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
-        # Long by its signature and its docstring, which every pipeline's own call takes over.
-        options = {name: kwargs.pop(name) for name in _options_of(method) if name in kwargs}
+        # One function because of its signature and its docstring, which every pipeline's own call takes over.
+        options = {name: kwargs.pop(name) for name in options_of(method) if name in kwargs}
         more = {f"weak_{name}": kwargs.pop(f"weak_{name}", None) for name in self.text_names}
         arguments = inspect.signature(self.stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()
@@ -312,8 +287,8 @@ class Reflection(Checks, Weights):
             "weak_embedded_guidance": weak_embedded_guidance,
         }
         for name, value in (weak_inputs | scales).items():
-            if value is not None and not _has(call, name):
-                needed = _NEEDS[name].partition(" ")[0]
+            if value is not None and not has(call, name):
+                needed = NEEDS[name].partition(" ")[0]
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{needed}`.")
         check_free(type(self).__name__, self.denoisers())
         self._check_numbers(call)
@@ -359,7 +334,7 @@ class Reflection(Checks, Weights):
                 raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
             return method
         strong = self._guidance(call) if strong is None else strong
-        return _method(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
+        return method_of(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
     def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
         """The arguments of a call that set the guidance of the final step.
@@ -458,44 +433,3 @@ class Reflection(Checks, Weights):
         # the same. A callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the
         # stock rule.
         return self._forced_halves or super().do_classifier_free_guidance
-
-
-def _keyword(name: str, default: Any, kind: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-def _named(function: Callable[..., Any], cls: type) -> Callable[..., Any]:
-    """A function as a method of a class, for `help` and tracebacks."""
-    function.__module__, function.__qualname__ = cls.__module__, f"{cls.__qualname__}.{function.__name__}"
-    return function
-
-
-def _with(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
-    """A signature with more keyword-only parameters, before its `**kwargs` if it has them."""
-    old = list(signature.parameters.values())
-    rest = [p for p in old if p.kind == p.VAR_KEYWORD]
-    return signature.replace(parameters=[*(p for p in old if p not in rest), *parameters, *rest])
-
-
-def _options_of(method: Any) -> list[str]:
-    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own."""
-    if not isinstance(method, str) or method in METHODS or method not in plugins.installed("method"):
-        return list(OPTIONS)
-    own = [field.name for field in fields(find_method(method)) if not field.name.endswith("_guidance")]
-    return [*OPTIONS, *(name for name in own if name not in OPTIONS)]
-
-
-def _method(name: str, options: dict[str, Any]) -> Method:
-    if name not in METHODS and not (isinstance(name, str) and name in plugins.installed("method")):
-        raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
-    cls = find_method(name)
-    takes = inspect.signature(cls).parameters
-    for option, value in options.items():
-        defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
-        if option not in takes and value not in defaults:
-            has = ", ".join(key for key in takes if not key.endswith("_guidance"))
-            raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {has}.")
-    given = {name: value for name, value in options.items() if name in takes}
-    return cls(
-        **{name: value for name, value in given.items() if value is not None or OPTIONS.get(name, 0) is not None}
-    )

@@ -201,12 +201,12 @@ def test_what_was_removed_damaged_or_never_written_down_is_noticed(tmp_path):
     paths = [folder.place(cell)[0] / f"{cell.stem}.mp4" for _, cell in cells]
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"x")
-    assert set(folder.state(cells).made) == {cells[2][0]}
+    assert set(folder.state(cells).complete) == {cells[2][0]}
     os.utime(paths[2])  # as of a copy
-    assert set(folder.state(cells).made) == {cells[2][0]}
+    assert set(folder.state(cells).complete) == {cells[2][0]}
     for file in (tmp_path / "record").iterdir():
         file.write_text("")
-    assert set(folder.state(cells).made) == {cells[2][0]}  # its sidecar says so
+    assert set(folder.state(cells).complete) == {cells[2][0]}  # its sidecar says so
     done = plans.run(of, tmp_path)
     assert (done.kept, done.made) == (1, 3)
 
@@ -325,7 +325,7 @@ def test_a_plan_of_ten_thousand_cells_is_looked_through_in_a_moment(tmp_path):
     began = time.process_time()
     cells = [(key, cell) for keys in [Keys(1)] for cell in of.cells() for key in [keys.of(cell)]]
     assert len(cells) == 10_000 == len({key for key, _ in cells})
-    assert Folder(tmp_path).state(cells).made == {}
+    assert Folder(tmp_path).state(cells).complete == {}
     assert time.process_time() - began < 5
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -392,8 +393,9 @@ def test_the_command_says_what_has_no_prompt_and_what_prompts_are_of_nothing(goo
     shutil.copy(good / "good.mp4", good / "video_0002.mp4")
     (tmp_path / "p.json").write_text(json.dumps({"good.mp4": "a bunny", "c.mp4": "c"}))
     out, err = Console(width=300), Console(width=300, stderr=True)
-    dimensions = "temporal_flickering"
-    done = run(out, err, [str(good)], dimensions, tmp_path / "r.json", prompts=tmp_path / "p.json", device="cpu")
+    prompts = read_prompts(tmp_path / "p.json")
+    score = partial(evaluate, [str(good)], "temporal_flickering", prompts=prompts, device="cpu")
+    done = run(out, err, score, tmp_path / "r.json")
     said = capsys.readouterr().err
     assert done
     assert f"{good / 'video_0002.mp4'} is not in the prompts file, so the prompt is taken from the file's name" in said

@@ -230,7 +230,7 @@ def test_votes_are_read_and_summed_up(tmp_path, made):
     assert found.equal == pytest.approx(2 / 3)
     # Scores of w2sd are better but for the first prompt, where they are equal: three of four votes are for it.
     assert found.columns["quality"].n == 4 and found.columns["quality"].mean == pytest.approx((1 + 0.5) / 2)
-    page = report.page(made, shown={made.scores.videos[0]: MEDIA}, votes=cast)
+    page = report.page(made, clips={made.scores.videos[0]: MEDIA}, votes=cast)
     assert "7 votes of 2 voters on 4 prompts" in page and "3 pairs were judged by several voters: 67 %" in page
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, captions, grammar, reading, run, table, train, tuning, world
+from w2sd_video.shapes import bench, captions, grammar, reading, rows, run, table, train, tuning, world
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import describe, parse
 from w2sd_video.shapes.judge import FORMED, judge, read
@@ -464,8 +464,8 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
                     "scores": scores,
                 }
                 file.write(json.dumps(row) + "\n")
-    rows = bench.read(tmp_path / "rows.jsonl", "shapes")
-    summary = table.summarise(rows, COLUMNS)
+    lines = rows.read(tmp_path / "rows.jsonl", "shapes")
+    summary = table.summarise(lines, COLUMNS)
     found = summary["w2sd"]["against strong"]["jerk"]
     assert found.difference.mean == pytest.approx(-1, abs=0.02) and found.verdict == "better"
     assert (found.difference.counted, found.difference.units) == ("100 of 100", 50)

@@ -23,6 +23,7 @@ from w2sd_video.errors import Refused
 from w2sd_video.shapes import bench, grammar, pairs, table, tuning
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.pairs import COLUMNS
+from w2sd_video.shapes.rows import read
 
 RENDERED = {"rendered": bench.Row("rendered truth")}
 FEW = ["--set", "num_inference_steps=2", "--set", "num_frames=2"]
@@ -75,7 +76,7 @@ def test_other_weights_have_another_hash(tmp_path, monkeypatch):
 def test_a_file_that_does_not_say_what_it_comes_from_is_read_and_not_continued(made):
     rows = [{key: value for key, value in row.items() if key not in ("of", "seed")} for row in lines(made)]
     write(made, rows)
-    assert bench.read(made, "shapes") == rows
+    assert read(made, "shapes") == rows
     with pytest.raises(ValueError, match="does not say of which judge; take another file"):
         bench.run("shapes", made, RENDERED, grammar.prompts(4))
 
@@ -89,10 +90,10 @@ def test_a_file_of_other_prompts_is_not_continued(made):
 def test_a_sample_that_stands_twice_counts_once_and_is_refused_where_its_scores_differ(made):
     rows = lines(made)
     write(made, [*rows, rows[0] | {"seconds": 9.0}])
-    assert bench.read(made, "shapes") == rows
+    assert read(made, "shapes") == rows
     write(made, [*rows, rows[0] | {"scores": {"right": 0.0}}])
     with pytest.raises(ValueError, match="holds rendered 0 twice, with different scores"):
-        bench.read(made, "shapes")
+        read(made, "shapes")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_damaged_row_is_refused_by_the_option(damage, made):
 def test_reading_leaves_a_line_that_another_process_is_writing(made):
     text = made.read_text()
     made.write_text(text + '{"pair": "sha')
-    assert len(bench.read(made, "shapes")) == 3
+    assert len(read(made, "shapes")) == 3
     CliRunner().invoke(app, ["bench", "--table", "--out", str(made)])
     assert made.read_text() == text + '{"pair": "sha'
 
@@ -130,7 +131,7 @@ def test_a_file_that_another_process_adds_to_is_refused(made):
     with runs.alone(made):
         with pytest.raises(Refused, match="another process is adding to it"):
             bench.run("shapes", made, RENDERED, grammar.prompts(4))
-        assert len(bench.read(made, "shapes")) == 3  # reading is free
+        assert len(read(made, "shapes")) == 3  # reading is free
     assert made.read_text() == text and [path.name for path in made.parent.iterdir()] == [made.name]
     bench.run("shapes", made, RENDERED, grammar.prompts(4))
 

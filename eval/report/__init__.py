@@ -59,17 +59,17 @@ def write(
 
     check(path)
     folder = files_of(path)
-    shown: dict[Video, dict[str, Any]] = {}
+    clips: dict[Video, dict[str, Any]] = {}
     broken: dict[Video, str] = {}
     if gallery:
-        shown, broken = media.add(folder, summary.scores.videos)
+        clips, broken = media.add(folder, summary.scores.videos)
     folder.mkdir(parents=True, exist_ok=True)
     script = get_plotlyjs()
-    text = page(summary, experiment, shown, broken, votes, folder.name)
+    text = page(summary, experiment, clips, broken, votes, folder.name)
     with whole({"script": folder / PLOTLY, "page": path}) as staged:
         staged["script"].write_text(script, encoding="utf-8")
         staged["page"].write_text(text, encoding="utf-8", errors="backslashreplace")
-    media.prune(folder, shown)
+    media.prune(folder, clips)
     return [path, folder]
 
 
@@ -99,7 +99,7 @@ def _start(path: Path) -> str:
 def page(
     summary: Summary,
     experiment: Experiment | None = None,
-    shown: Mapping[Video, dict[str, Any]] | None = None,
+    clips: Mapping[Video, dict[str, Any]] | None = None,
     broken: Mapping[Video, str] | None = None,
     votes: Sequence[Vote] = (),
     folder: str = "media",
@@ -107,14 +107,14 @@ def page(
     """The page's text; the same of the same scores.
 
     Args:
-        shown: the files in `folder` of each video of the gallery; without any, there is none.
+        clips: the files in `folder` of each video of the gallery; without any, there is none.
         broken: why a video cannot be shown.
         folder: the name of the folder beside the page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    data = Data(summary, experiment or Experiment(), shown or {}, broken or {})
+    data = Data(summary, experiment or Experiment(), clips or {}, broken or {})
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -59,7 +59,7 @@ class Data:
     """The page's data.
 
     Args:
-        shown: the media of videos.
+        clips: the media of videos.
         broken: why a video cannot be shown.
     """
 
@@ -67,10 +67,10 @@ class Data:
         self,
         summary: Summary,
         experiment: Experiment,
-        shown: Mapping[Video, dict[str, Any]],
+        clips: Mapping[Video, dict[str, Any]],
         broken: Mapping[Video, str],
     ):
-        self.summary, self.experiment, self.shown, self.broken = summary, experiment, shown, broken
+        self.summary, self.experiment, self.clips, self.broken = summary, experiment, clips, broken
         self.columns = {
             name: column
             for name, column in summary.columns.items()
@@ -78,8 +78,8 @@ class Data:
         }
         self.compared = {(c.group, c.column): c for c in summary.comparisons}
         self.sidecars = {video: video.sidecar for video in summary.scores.videos}
-        self.gallery = bool(shown)
-        pictures = self.gallery and all(media["frames"] == 1 for media in shown.values())
+        self.gallery = bool(clips)
+        pictures = self.gallery and all(media["frames"] == 1 for media in clips.values())
         self.thing = "picture" if pictures else summary.thing
 
     # Numbers
@@ -87,12 +87,12 @@ class Data:
     @cached_property
     def evaluations(self) -> dict[str, float]:
         """Of every group, the network's evaluations that a video took, by the sidecars; their mean."""
-        found = {}
+        means = {}
         for group, videos in self.summary.groups.items():
             counts = [n for video in videos if (n := _evaluations(self.sidecars[video])) is not None]
             if counts:
-                found[group] = math.fsum(counts) / len(counts)
-        return found
+                means[group] = math.fsum(counts) / len(counts)
+        return means
 
     @cached_property
     def radar(self) -> dict[str, Any]:
@@ -237,9 +237,9 @@ class Data:
         for (pair, number), of in keyed.items():
             first = next(iter(of.values()))
             prompt = self.summary.prompt(first)
-            found = re.search(r", seed (-?\d+)$", pair)
-            place = (order.get(prompt, len(order)), prompt, int(found[1]) if found else 0, pair, number)
-            described.append((place, prompt, found[1] if found else "", pair, of))
+            match = re.search(r", seed (-?\d+)$", pair)
+            place = (order.get(prompt, len(order)), prompt, int(match[1]) if match else 0, pair, number)
+            described.append((place, prompt, match[1] if match else "", pair, of))
         for place, prompt, seed, pair, of in sorted(described, key=lambda each: each[0]):
             name = hashlib.sha256(f"{pair}\n{place[-1]}".encode(errors="surrogatepass")).hexdigest()[:10]
             tags = list(self.experiment.tags.get(prompt, ()))
@@ -253,9 +253,9 @@ class Data:
         values = [scores.get(name) for name in self.columns]
         scaled = [None if v is None else v / c.scale for v, c in zip(values, self.columns.values(), strict=True)]
         cell: dict[str, Any] = {"scores": [None if v is None else float(f"{v:.6g}") for v in scaled]}
-        if video not in self.shown:
+        if video not in self.clips:
             return {**cell, "why": printable(self.broken.get(video, "it is not there"))}
-        media = self.shown[video]
+        media = self.clips[video]
         cell |= {name: media[name] for name in ("file", "still", "strip", "frames", "fps", "width", "height")}
         cell |= {"sha256": video.sha256, "path": printable(str(video.path))}
         said = self.sidecars[video]

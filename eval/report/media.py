@@ -47,7 +47,7 @@ def add(folder: Path, videos: Sequence[Video]) -> tuple[dict[Video, dict[str, An
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown: dict[Video, dict[str, Any]] = {}
+    clips: dict[Video, dict[str, Any]] = {}
     broken: dict[Video, str] = {}
     with hidden(folder) as staged, closing(Decoder()) as process:
         for video in videos:
@@ -61,17 +61,17 @@ def add(folder: Path, videos: Sequence[Video]) -> tuple[dict[Video, dict[str, An
             kept = _kept(folder, name)
             if not kept:
                 try:
-                    kept = _made(folder, staged, name, video, process)
+                    kept = _staged(folder, staged, name, video, process)
                 except ValueError as error:
                     broken[video] = str(error)
                     continue
-            shown[video] = kept
-    return shown, broken
+            clips[video] = kept
+    return clips, broken
 
 
-def prune(folder: Path, shown: Mapping[Video, dict[str, Any]]) -> None:
+def prune(folder: Path, clips: Mapping[Video, dict[str, Any]]) -> None:
     """Removes the media of videos that the page no longer shows."""
-    names = {video.sha256[:24] for video in shown}
+    names = {video.sha256[:24] for video in clips}
     for path in folder.iterdir():
         if OURS.fullmatch(path.name) and path.name[:24] not in names:
             with suppress(OSError):
@@ -90,7 +90,7 @@ def _kept(folder: Path, name: str) -> dict[str, Any]:
     return dict(facts) if there else {}
 
 
-def _made(folder: Path, staged: Path, name: str, video: Video, process: Decoder) -> dict[str, Any]:
+def _staged(folder: Path, staged: Path, name: str, video: Video, process: Decoder) -> dict[str, Any]:
     """Makes the files of a video.
 
     Raises:

@@ -63,6 +63,7 @@ def reproduce(
     columns stand for the paper's, and each says why. Without, it takes the real weights; where some are missing, it
     says which, how to get them, and what the table costs. The same command again goes on, as `w2sd-video run` does.
     """
+    # One function because its options are declared here, and what it does is one thing after another.
     with messages(context) as options:
         options |= OPTIONS
         from .. import plans
@@ -79,13 +80,13 @@ def reproduce(
         more = {key: value for key, value in more.items() if value is not None}
         to = folder or Path(f"{name}-shapes" if shapes else name)
         places = _places(table, shapes, to)
-        made = {
+        by_folder = {
             where: table.on_shapes(**more) if shapes else table.plan(table.parts[part], **more)
             for part, where in places.items()
         }
-        costs = {where: tables_of_paper.needs(plan, weights) for where, plan in made.items()}
+        costs = {where: tables_of_paper.needs(plan, weights) for where, plan in by_folder.items()}
         if plan_file is not None:
-            _write_plans(plan_file, made)
+            _write_plans(plan_file, by_folder)
         lacking = {what: way for cost in costs.values() for what, way in cost.missing.items()}
         if as_json and dry_run:
             say(json.dumps(_needs(table, shapes, places, costs, lacking), indent=1))
@@ -97,14 +98,14 @@ def reproduce(
             raise ValueError(
                 f"{name} cannot be made here: {len(lacking)} things are missing, see above; get them, or give --shapes"
             )
-        for where, plan in made.items():
+        for where, plan in by_folder.items():
             plan.check()
             runs.writable(where)
         quiet()
         complete, summaries = True, {}
-        for where, plan in made.items():
+        for where, plan in by_folder.items():
             check_scoring(plan, where, weights, device)
-            complete = _made(plan, where, workers, threads) and complete
+            complete = _run(plan, where, workers, threads) and complete
             summaries[where] = _scored(plan, where, weights, device)
             complete = complete and not summaries[where].scores.problems
         parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
@@ -118,7 +119,7 @@ def reproduce(
         written = tables_of_paper.write(to, table, parts, shapes)
         for part, where in places.items():
             paper = tables_of_paper.paper_of(table, part, shapes)
-            written += plans.write_page(made[where], where, summaries[where], paper=paper)
+            written += plans.write_page(by_folder[where], where, summaries[where], paper=paper)
         for file in written:
             (out if form == "text" else err).print(str(file), markup=False)
         if not complete:
@@ -148,12 +149,12 @@ def _places(table: Table, shapes: bool, to: Path) -> dict[str, Path]:
     return {part: to / part if several else to for part in table.parts}
 
 
-def _write_plans(path: Path, made: Mapping[Path, Plan]) -> None:
+def _write_plans(path: Path, by_folder: Mapping[Path, Plan]) -> None:
     """Writes the plan; of several, one file a part."""
-    several = len(made) > 1
+    several = len(by_folder) > 1
     files = {
         path.with_name(f"{path.stem}-{where.name}{path.suffix}") if several else path: plan
-        for where, plan in made.items()
+        for where, plan in by_folder.items()
     }
     for file in files:
         check_file(file, overwrite=False)
@@ -215,7 +216,7 @@ def _say_needs(
         out.print(f"  {what}: {way}", markup=False)
 
 
-def _made(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
+def _run(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
     """Makes a plan's cells; whether none failed."""
     from .. import plans
 

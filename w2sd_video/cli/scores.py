@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from .progress import bar
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
     from ..eval.results import Summary
+    from ..eval.videos import Video
     from ..plans import Plan
     from ..plans.engine import Engine
 
@@ -63,8 +65,7 @@ def score_run(
 
     from .. import plans
     from ..eval import report
-    from ..eval.cli import refuse_taken
-    from ..eval.cli import run as evaluate
+    from ..eval.cli import refuse_taken, run
     from ..eval.dimensions import OFFICIAL as OF_VBENCH
     from ..plans.engine import Here
 
@@ -79,42 +80,37 @@ def score_run(
             scored_on = partial(plans.scored_on, plan)
             plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
     torch.set_num_threads(threads)
-    images = not plan.arms[0].template.video
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    score = plans.scorer(plan, official)
+    score = _scorer(plan, videos, dimensions, weights, device, official)
 
     def page(summary: Summary) -> list[Path]:
         return plans.write_page(plan, folder, summary)
 
     report.check(folder / plans.PAGE)
-    return evaluate(
-        to,
-        err,
-        videos,
-        dimensions,
-        results,
-        weights=weights,
-        device=device,
-        images=images,
-        form=how,
-        power=power,
-        score=score,
-        page=page,
-    )
+    return run(to, err, score, results, form=how, power=power, page=page)
 
 
 def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:
     """The scores of a run's videos, in this process; those that are kept are read."""
     from .. import plans
 
+    score = _scorer(plan, plans.videos(plan, folder), dimensions, weights, device)
     with bar("videos") as show:
-        return plans.scorer(plan)(
-            plans.videos(plan, folder),
-            dimensions,
-            rows_file=folder / "scores" / "scores.jsonl",
-            weights=weights,
-            device=device,
-            images=not plan.arms[0].template.video,
-            progress=lambda done, total, video: show(done, total),
-        )
+        rows = folder / "scores" / "scores.jsonl"
+        return score(rows_file=rows, progress=lambda done, total, video: show(done, total))
+
+
+def _scorer(
+    plan: Plan,
+    videos: list[Video],
+    dimensions: list[str],
+    weights: Path | None,
+    device: str,
+    official: str | None = None,
+) -> Callable[..., Scores]:
+    """What scores a run's videos, as `eval.cli.run` calls it."""
+    from .. import plans
+
+    images = not plan.arms[0].template.video
+    return partial(plans.scorer(plan, official), videos, dimensions, weights=weights, device=device, images=images)

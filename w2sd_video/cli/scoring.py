@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,9 +100,12 @@ def evaluate(
 
     Scores are kept as they are made, in a .jsonl beside --out: the same command goes on where it was stopped.
     """
+    # One function because its options are declared here.
     with messages():
         from ..eval.cli import run
         from ..eval.dimensions import named_by_user
+        from ..eval.evaluate import evaluate as score
+        from ..eval.prompts import read_prompts
 
         form = "text" if form == "table" else form
         if form not in FORMATS:
@@ -114,22 +118,19 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         gallery = out_file.suffix == ".html"
-        scored = run(
-            out,
-            err,
+        score_all = partial(
+            score,
             videos,
             named_by_user(dimensions),
-            out_file.with_suffix(".json") if gallery else out_file,
-            prompts=prompts_file,
+            prompts=read_prompts(prompts_file) if prompts_file else None,
             weights=weights,
             device=device,
             official=official,
             images=images,
             references=references or [],
-            form=form,
-            worst=worst,
-            gallery=gallery,
         )
+        results = out_file.with_suffix(".json") if gallery else out_file
+        scored = run(out, err, score_all, results, form=form, worst=worst, gallery=gallery)
         if not scored:
             raise typer.Exit(1)
 
@@ -174,18 +175,18 @@ def best(
         if out_folder is not None:
             runs.writable(out_folder)
         scores = score(videos, named, rows_file=scores_file, weights=weights, device=device)
-        found = ranked.best(scores, column)
-        copied = ranked.copy(found, out_folder) if out_folder is not None else []
+        bests = ranked.best(scores, column)
+        copied = ranked.copy(bests, out_folder) if out_folder is not None else []
         for video, dimension, problem in scores.problems:
             err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
         if as_json:
-            say(json.dumps([{**asdict(each), "video": each.video and str(each.video)} for each in found], indent=1))
-        for each in [] if as_json else found:
+            say(json.dumps([{**asdict(each), "video": each.video and str(each.video)} for each in bests], indent=1))
+        for each in [] if as_json else bests:
             score_ = "no video could be scored" if each.score is None else f"{each.score:g}, the best of {each.of}"
             out.print(f"{each.prompt}: {each.video or ''} ({score_})", markup=False, soft_wrap=True)
         if copied and not as_json:
             out.print(f"Copied {len(copied)} files to {out_folder}", markup=False, soft_wrap=True)
-        if scores.problems or any(each.video is None for each in found):
+        if scores.problems or any(each.video is None for each in bests):
             raise typer.Exit(1)
 
 
@@ -239,7 +240,7 @@ def check_pair(
 
     Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
     """
-    # Long, because its options are declared here, and what it does is one thing after another.
+    # One function because its options are declared here, and what it does is one thing after another.
     with messages(context):
         refuse_empty(context)
         console = err if (as_json := wants_json(form)) else out
@@ -249,6 +250,7 @@ def check_pair(
         from ..documents import finite
         from ..eval.cli import refuse_taken, run
         from ..eval.dimensions import expand, named_by_user
+        from ..eval.evaluate import evaluate as score
 
         if dimensions not in (None, "none"):
             dimensions = named_by_user(dimensions)
@@ -280,7 +282,8 @@ def check_pair(
             named = dimensions.split(",") if dimensions else check.usual_dimensions(pair)
             folders, results = [str(folder) for folder in batches], out_folder / "scores.json"
             auto = fields.get("device", "auto")
-            scored = run(console, err, folders, named, results, device=auto, images=not pair.video)
+            score_all = partial(score, folders, named, device=auto, images=not pair.video)
+            scored = run(console, err, score_all, results)
             result["scores"] = read_json(results)
         if as_json:
             say(json.dumps(finite(result), indent=1))

@@ -108,12 +108,7 @@ def plan(
     for module in (motion, weak_motion):
         if module is not None:
             _check_motion(module, strong_arm, options)
-    listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
-    controlnets = [
-        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
-    ]
-    for each in controlnets:
-        _check_controlnet(each, strong_arm, options)
+    controlnets = _controlnets(controlnet, strong_arm, options)
     return Pair(strong_arm, weak_arm, motion, weak_motion, controlnets, folder, options, kwargs)
 
 
@@ -139,6 +134,17 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options)
         if motion.path and not weight_files(motion.path, variant, options.use_safetensors):
             raise WeightsNotFound(motion, f"holds no weights (variant={options.variant!r}).")
     check_motion(motion, channels, strong)
+
+
+def _controlnets(controlnet: Any, strong: Arm, options: Options) -> list[Source | ControlNetModel]:
+    """The ControlNets of an argument that is None, one or several, each a network or where it is."""
+    listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
+    controlnets = [
+        each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
+    ]
+    for each in controlnets:
+        _check_controlnet(each, strong, options)
+    return controlnets
 
 
 def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options: Options) -> None:

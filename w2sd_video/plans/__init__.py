@@ -1,9 +1,10 @@
 """Plans: whole tables of prompts, seeds and settings, made in a folder that can be interrupted and extended."""
 
+from .arms import Arm, Cell
 from .by_dimension import scored_on, scorer
 from .on_ray import OnRay
 from .page import PAGE, experiment, write_page
-from .plan import Arm, Cell, Plan, read
+from .plan import Plan, read
 from .record import Folder, Keys
 from .run import Progress, run
 from .scored import videos

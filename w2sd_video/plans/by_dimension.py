@@ -29,9 +29,9 @@ def scorer(plan: Plan, official_python: str | None = None) -> Score:
                 passes.setdefault((name in OFFICIAL, scored_on(plan, name)), []).append(name)
         parts = []
         for (official, only), some in passes.items():
-            shown = [video for video in videos if only is None or video.prompt in only]
+            scored = [video for video in videos if only is None or video.prompt in only]
             how["official"] = official_python if official else None
-            parts.append(evaluate(shown, some, **how))
+            parts.append(evaluate(scored, some, **how))
         return _joined(parts, videos, [] if official_python else [name for name in names if name in OFFICIAL])
 
     return score

@@ -46,14 +46,14 @@ class Cells:
     def make(self, task: CellTask) -> Outcome:
         output = Output(task.request, task.folder, task.formats, task.stem)
         try:
-            made = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
+            result = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
         except Exception as error:  # of a cell, whatever a network or a plug-in raises
             logger.debug("%s", traceback.format_exc())
             of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)
             # Only those go to another process: not every error can be sent.
             raised = error if of_all else None
             return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
-        return Outcome(task, made.record, memory=_memory(str(made.record.get("device", ""))))
+        return Outcome(task, result.record, memory=_memory(str(result.record.get("device", ""))))
 
 
 def _memory(device: str) -> int | None:

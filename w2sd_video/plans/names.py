@@ -17,7 +17,8 @@ from ..errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .plan import Cell, Plan
+    from .arms import Cell
+    from .plan import Plan
 
 FOLDER = "vbench"
 LONGEST = 255  # bytes of a file's name
@@ -42,16 +43,16 @@ def check_names(plan: Plan) -> None:
             raise Refused("names", plan.names, f"the prompt {prompt.text[:100]!r} cannot be the name of a file")
 
 
-def link(plan: Plan, path: Path, made: Iterable[tuple[Cell, Path]], whole: bool = True) -> None:
+def link(plan: Plan, path: Path, complete: Iterable[tuple[Cell, Path]], whole: bool = True) -> None:
     """Links a run's videos.
 
     Args:
         path: the run's folder.
-        made: the cells that are made, each with its video.
+        complete: the cells that are made, each with its video.
         whole: whether those are all of the run: other links are removed then.
     """
     wanted: dict[Path, Path] = {
-        path / FOLDER / cell.arm.folder / name_of(cell, plan.all_seeds): video for cell, video in made
+        path / FOLDER / cell.arm.folder / name_of(cell, plan.all_seeds): video for cell, video in complete
     }
     for folder in dict.fromkeys(each.parent for each in wanted):
         runs.writable(folder)

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,12 +36,24 @@ from ..errors import Named, Refused, did_you_mean
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
 from ..validation import Setting, plain, validated
+from .arms import (
+    AS_COSTLY,
+    TUNE,
+    Arm,
+    Cell,
+    Grid,
+    Value,
+    label_of,
+    name_of,
+    over,
+    points_of,
+    request_fields,
+    settings_of,
+    tuned_setting,
+)
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
-AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
-TUNE = "tune"  # and a setting with the numbers of which the best is taken; see `tuning`
-Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
 ]
@@ -101,14 +112,14 @@ class Plan:
             Refused: there are none such.
         """
         if isinstance(self.prompts, list):
-            found = Suite("texts", tuple(_numbered(self.prompts)), "the plan", len(self.prompts))
+            suite = Suite("texts", tuple(_numbered(self.prompts)), "the plan", len(self.prompts))
         else:
-            found = prompts.load(self.prompts)
-        found = prompts.select(found, self.tags)
+            suite = prompts.load(self.prompts)
+        suite = prompts.select(suite, self.tags)
         if self.n is None:
-            return found
-        drawn = prompts.sample(found, self.n, self.sample_seed or 0)
-        return drawn if self.sample_seed is not None else replace(found, prompts=found.prompts[: self.n])
+            return suite
+        drawn = prompts.sample(suite, self.n, self.sample_seed or 0)
+        return drawn if self.sample_seed is not None else replace(suite, prompts=suite.prompts[: self.n])
 
     @cached_property
     def all_seeds(self) -> list[int]:
@@ -122,7 +133,7 @@ class Plan:
         Raises:
             Refused: an axis has no values, or settings that cannot be used.
         """
-        points = [_points(name, values) for name, values in self.axes.items()]
+        points = [points_of(name, values) for name, values in self.axes.items()]
         count = math.prod(map(len, points))
         if count > MOST_ARMS or (cells := count * len(self.suite.prompts) * len(self.all_seeds)) > MOST_CELLS:
             of = f"{count} arms" if count > MOST_ARMS else f"{cells} cells"
@@ -146,13 +157,13 @@ class Plan:
         try:
             fields: dict[str, Any] = {}
             for each in (self.settings, *(said for _, said in point)):
-                fields = _over(fields, _fields(each))
+                fields = over(fields, request_fields(each))
             rival, tried = fields.pop(AS_COSTLY, None), fields.pop(TUNE, None)
             costly = None if rival is None else self._rival(str(rival), point, axes)
-            grid = None if tried is None else Grid(*_tried(tried), fields, costly)
+            grid = None if tried is None else Grid(*tuned_setting(tried), fields, costly)
             if grid:
-                best = self.tuned.get(_name(labels)) or {"settings": {grid.name: grid.values[0]}}
-                fields = _over(fields, _fields(_settings_of(best)))
+                best = self.tuned.get(name_of(labels)) or {"settings": {grid.name: grid.values[0]}}
+                fields = over(fields, request_fields(settings_of(best)))
             return Arm(labels, *self.template(fields, costly), grid)
         except Named as error:
             if error.origin:
@@ -284,81 +295,6 @@ def _as_costly(template: Request, rival: Request) -> Request:
     return template.of_steps(steps_for(template, evaluations(rival)["total"]))
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What an arm is tuned over: numbers of a setting, its other settings, and a request that costs as much."""
-
-    name: str
-    values: tuple[float, ...]
-    fields: Mapping[str, Any]
-    costly: Request | None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A point of the axes.
-
-    Args:
-        labels: by axis.
-        template: a request of the first prompt and seed.
-        refiner: what refines its prompts.
-        grid: what it is tuned over.
-    """
-
-    labels: Mapping[str, str]
-    template: Request
-    refiner: str | None = None
-    grid: Grid | None = None
-
-    @cached_property
-    def name(self) -> str:
-        """What it is called in tables: its labels, those that are numbers with the axis' name."""
-        return _name(self.labels)
-
-    @cached_property
-    def folder(self) -> str:
-        """The name of its folder: what a path can have of its name, and digits of a hash where that loses something."""
-        words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")[:80]
-        if words.lower() != self.name:
-            words = f"{words}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}".strip("-")
-        return words
-
-    @cached_property
-    def models(self) -> str:
-        """What is loaded for it, whatever its variant."""
-        of = self.template
-        parts = (of.models, of.weak_text_encoders, of.adapters, of.ip_adapter)
-        return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
-
-    @cached_property
-    def said(self) -> dict[str, Any]:
-        """All that decides the frames, but for the prompt and the seed."""
-        of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))
-        return {name: value for name, value in asdict(self.template).items() if name not in of_cells}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One output of a plan. `refined` is what its strong arm is told in place of the prompt."""
-
-    arm: Arm
-    prompt: Prompt
-    seed: int
-    number: int
-    refined: str | None = None
-
-    def request(self) -> Request:
-        weak_prompt = self.prompt.text if self.arm.refiner else self.arm.template.weak_prompt
-        prompt = self.refined or self.prompt.text
-        return replace(self.arm.template, prompt=prompt, seed=self.seed, weak_prompt=weak_prompt)
-
-    @property
-    def stem(self) -> str:
-        """The name of its files in the arm's folder."""
-        words = re.sub(r"[^a-z0-9]+", "-", self.prompt.text.lower()).strip("-")[:48].strip("-")
-        return f"{words}-{hashlib.sha256(self.prompt.text.encode()).hexdigest()[:10]}-seed{self.seed}".strip("-")
-
-
 def read(path: str | os.PathLike[str]) -> Plan:
     """The plan of a YAML file.
 
@@ -394,7 +330,7 @@ def _beside(folder: Path, name: str, value: Any) -> Any:
     parts = {each: _beside(folder, each, part) for each, part in value.items()}
     if name == "axes":  # the label of a path is as the plan has it
         for axis in (axis for axis, part in parts.items() if isinstance(part, list) and part != value[axis]):
-            parts[axis] = {_label(old): {axis: new} for old, new in zip(value[axis], parts[axis], strict=True)}
+            parts[axis] = {label_of(old): {axis: new} for old, new in zip(value[axis], parts[axis], strict=True)}
     return parts
 
 
@@ -404,21 +340,21 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
     Raises:
         Refused: there is a negative one, too many, or something else.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)
     for part in parts:
         match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise Refused("seeds", value, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
-        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
-        if len(found) + len(numbers) > MOST_SEEDS:
+        stretch = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) + len(stretch) > MOST_SEEDS:
             raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
-        if numbers[-1] > LARGEST_SEED:
+        if stretch[-1] > LARGEST_SEED:
             raise Refused("seeds", value, f"give whole numbers up to {LARGEST_SEED}")
-        found += numbers
-    if not found:
+        numbers += stretch
+    if not numbers:
         raise Refused("seeds", value, "give at least one")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(numbers))
 
 
 def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
@@ -431,77 +367,3 @@ def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
             yield Prompt(hashlib.sha256(text.encode()).hexdigest()[:16], text)
         except UnicodeEncodeError:
             raise Refused("prompts", text, "give text that is Unicode") from None
-
-
-def _points(name: str, values: Any) -> list[Value]:
-    """The labels of an axis and the settings of each."""
-    if isinstance(values, list) and values:
-        return [(_label(value), {name: value}) for value in values]
-    if isinstance(values, Mapping) and values:
-        if wrong := next((label for label, said in values.items() if not isinstance(said, Mapping)), None):
-            accepted = "give settings, such as {variant: plain}; or {} for none"
-            raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
-        if (
-            bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
-        ) is not None:
-            raise Refused(f"axes.{name}", bare, "give labels of letters and signs that can be seen")
-        return [(label, dict(said)) for label, said in values.items()]
-    raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _name(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in labels.items()) or "all"
-
-
-def _tried(said: Any) -> tuple[str, tuple[float, ...]]:
-    """The setting that is tuned, and the numbers that are tried."""
-    accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
-    if not isinstance(said, Mapping) or len(said) != 1:
-        raise Refused(TUNE, said, accepted)
-    ((name, values),) = said.items()
-    numbers = values if isinstance(values, list) else []
-    if len(set(numbers)) < 2 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
-        raise Refused(f"{TUNE}.{name}", values, accepted)
-    return name, tuple(dict.fromkeys(numbers))
-
-
-def _settings_of(tuned: Any) -> Mapping[str, Any]:
-    if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
-        raise Refused("tuned", tuned, "leave it to the run, which writes it")
-    return said
-
-
-def _bare(label: str) -> bool:
-    return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
-
-
-_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
-
-
-def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as fields of a request: a name that is none is an option of the method."""
-    fields: dict[str, Any] = {}
-    for name, value in said.items():
-        if name in ("prompt", "seed", "prompts", "seeds"):
-            raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
-        if name in (*_REQUEST, AS_COSTLY, TUNE):
-            fields = _over(fields, {name: value})
-        else:
-            fields = _over(fields, {"options": {name: value}})
-    return fields
-
-
-def _over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields, and over them others; the options of both."""
-    options: dict[str, Any] = {}
-    for each in (first, second):
-        if not isinstance(said := each.get("options") or {}, Mapping):
-            raise Refused("options", said, "give names and values")
-        options |= said
-    return {**first, **second, **({"options": options} if options else {})}

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from ..errors import Failed, Refused
 from ..refine import Refiner
+from .arms import Arm
 from .known import known
-from .plan import Arm, Plan
+from .plan import Plan
 from .record import Folder
 from .scored import videos
 from .tuning import fingerprint, label, plan_of, tuning_of

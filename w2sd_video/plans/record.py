@@ -31,7 +31,7 @@ from ..runs import check_files, read_sidecar
 from ..runs.sidecar import unlike
 from ..sampling import plugin_version
 from ..sampling.records import versions
-from .plan import Arm, Cell
+from .arms import Arm, Cell
 
 RECORD, NOTE = "record", "run.json"
 MOST_THREADS = 1024
@@ -44,12 +44,12 @@ class State:
     """What is known of a plan's cells.
 
     Args:
-        made: the line of each cell that is made, by key.
+        complete: the line of each cell that is made, by key.
         failed: the line of each that failed last, by key.
         adopted: lines of those that are made, and that no process wrote down.
     """
 
-    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)
     adopted: list[dict[str, Any]] = field(default_factory=list)
 
@@ -157,9 +157,9 @@ class Folder:
         for key, cell in cells:
             known = last.get(key)
             if known and "error" not in known and self._there(cell, known):
-                state.made[key] = known
+                state.complete[key] = known
             elif (known is None or "error" in known) and (adopted := self._adopted(key, cell)):
-                state.made[key] = adopted
+                state.complete[key] = adopted
                 state.adopted.append(adopted)
             elif known and "error" in known:
                 state.failed[key] = known

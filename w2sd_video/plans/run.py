@@ -18,10 +18,11 @@ import yaml
 from .. import runs
 from ..errors import Refused
 from ..settings import Variant
+from .arms import Cell
 from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
 from .names import check_names, link
-from .plan import Cell, Plan
+from .plan import Plan
 from .prepare import prepared
 from .processes import SideBySide
 from .record import NOTE, RECORD, Folder, Keys, State, line_of
@@ -50,8 +51,8 @@ class Progress:
     @property
     def left(self) -> float | None:
         """Seconds until the end, as fast as it went; None where nothing was made yet."""
-        made = self.made - self.kept
-        return self.seconds / made * (self.cells - self.made - len(self.failed)) if made else None
+        new = self.made - self.kept
+        return self.seconds / new * (self.cells - self.made - len(self.failed)) if new else None
 
 
 def run(
@@ -98,8 +99,8 @@ def run(
         state = folder.state(cells)
         record.writelines(json.dumps(line) + "\n" for line in state.adopted)
         tasks = list(_tasks(plan, folder, cells, state))
-        by_key, made = dict(cells), list(state.made)
-        done = Progress(len(cells), len(state.made), len(state.made), [])
+        by_key, complete = dict(cells), list(state.complete)
+        done = Progress(len(cells), len(state.complete), len(state.complete), [])
         progress(done)
         for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
             runs.writable(folder.videos / arm)
@@ -113,11 +114,11 @@ def run(
                     done.failed.append(line)
                 else:
                     done.made += 1
-                    made.append(outcome.task.key)
+                    complete.append(outcome.task.key)
                 done.seconds = time.monotonic() - began
                 progress(done)
         if plan.names == "vbench":
-            placed = [(by_key[key], *folder.place(by_key[key])) for key in made]
+            placed = [(by_key[key], *folder.place(by_key[key])) for key in complete]
             link(plan, path, [(cell, where / f"{stem}.mp4") for cell, where, stem in placed], shard == WHOLE)
     return done
 
@@ -159,9 +160,9 @@ def recording(folder: Folder) -> Iterator[Any]:
         path.unlink()
 
 
-def _begin(folder: Folder, plan: Plan, threads: int, given: bool) -> int:
+def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> int:
     """Writes down the plan. Returns the threads that the run was begun with, or those given."""
-    threads = threads if given else folder.threads() or threads
+    threads = threads if chosen else folder.threads() or threads
     with runs.whole({"plan": folder.path / "plan.yaml", "run": folder.path / NOTE}) as staged:
         staged["plan"].write_text(yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True), encoding="utf-8")
         staged["run"].write_text(json.dumps({"format": 1, "threads": threads}) + "\n", encoding="utf-8")
@@ -174,7 +175,7 @@ def mine(cell: Cell, shard: Shard) -> bool:
 
 def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[CellTask]:
     """What is to be made: those of the same models one after another, else in the plan's order."""
-    missing = [(key, cell) for key, cell in cells if key not in state.made]
+    missing = [(key, cell) for key, cell in cells if key not in state.complete]
     by_models: dict[str, list[tuple[str, Cell]]] = {}
     for key, cell in missing:
         by_models.setdefault(cell.arm.models, []).append((key, cell))

@@ -26,19 +26,19 @@ def videos(plan: Plan, path: Path) -> list[Video]:
         raise Refused("RUN", str(path), "nothing is made yet: w2sd-video run")
     keys, plan = Keys(threads), known(plan, folder)
     cells = [(keys.of(cell), cell) for cell in plan.cells()]
-    made = folder.state(cells).made
-    if not made:
+    complete = folder.state(cells).complete
+    if not complete:
         raise Refused("RUN", str(path), "nothing of the plan is made yet: w2sd-video run")
     first = plan.base or plan.arms[0].name
-    found = []
+    videos = []
     for key, cell in sorted(cells, key=lambda each: each[1].arm.name != first):
         where, stem = folder.place(cell)
-        if key in made and check_files(where, read_sidecar(where / f"{stem}.json")[1], hashed=True):
+        if key in complete and check_files(where, read_sidecar(where / f"{stem}.json")[1], hashed=True):
             accepted = f"{where / stem} is not what was made: run the plan again, which makes it anew"
             raise Refused("RUN", str(path), accepted)
         file = where / f"{stem}{'.mp4' if cell.arm.template.video else '.png'}"
         pair = f"{cell.prompt.text}, seed {cell.seed}"
         # Of a cell that was not made, another video may lie there: of former weights, or of a failed attempt.
-        there = file if key in made else where / f"{stem} was not made"
-        found.append(Video(there, cell.arm.name, pair, cell.prompt.text, "plan"))
-    return found
+        there = file if key in complete else where / f"{stem} was not made"
+        videos.append(Video(there, cell.arm.name, pair, cell.prompt.text, "plan"))
+    return videos

@@ -47,7 +47,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     for key, cell in cells:
         arm_of = arms[cell.arm.name]
         arm_of["cells"] += 1
-        if line := state.made.get(key):
+        if line := state.complete.get(key):
             arm_of["made"] += 1
             times[cell.arm.name] += [] if line["seconds"] is None else [line["seconds"]]
             sizes[cell.arm.name].append(sum(length for length, _ in line["files"].values()))

@@ -28,7 +28,8 @@ from pydantic import Field
 from .. import prompts
 from ..errors import Refused, did_you_mean
 from ..validation import Setting, validated
-from .plan import MOST_CELLS, Arm, Grid, Plan, Texts
+from .arms import Arm, Grid
+from .plan import MOST_CELLS, Plan, Texts
 
 SEED = 500_000  # of the tuning's videos: others than a plan's
 
@@ -153,9 +154,9 @@ def fingerprint(plan: Plan, arm: Arm) -> str:
 
 def tuned(plan: Plan, former: Mapping[str, Any]) -> dict[str, Any]:
     """What is known already of a plan's tuned arms, of what a run has written."""
-    found = {}
+    known = {}
     for arm in plan.arms:
         each = former.get(arm.name)
         if arm.grid and isinstance(each, Mapping) and each.get("of") == fingerprint(plan, arm):
-            found[arm.name] = dict(each)
-    return found
+            known[arm.name] = dict(each)
+    return known

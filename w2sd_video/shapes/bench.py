@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import lzma
 import math
 import os
 import threading
@@ -22,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from hashlib import sha256
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -32,10 +31,10 @@ from .. import hashing, presets
 from ..errors import ArgumentError
 from ..interrupts import started_uninterrupted
 from ..models.sources import resolve
-from ..runs import VARIANTS, Request, alone, rows, whole, writable
+from ..runs import VARIANTS, Request, alone, writable
 from ..sampling import load, sample
-from .grammar import parse
 from .pairs import prompt_of, sample_of, score
+from .rows import OTHER, read
 from .world import FRAMES
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
@@ -86,7 +85,7 @@ def preset(pair: str, settings: Mapping[str, Any] | None = None) -> presets.Pres
     return replace(presets.load(pair), **(settings or {}))
 
 
-def equal_steps(asked: presets.Preset, guidance: float | None = None) -> int:
+def equal_steps(pair_preset: presets.Preset, guidance: float | None = None) -> int:
     """The steps of plain sampling that cost as many network evaluations as the preset's reflection, or one more.
 
     A plain step takes 2 evaluations, or 1 at guidance 1; a reflected one an evaluation or two more by each arm.
@@ -94,11 +93,11 @@ def equal_steps(asked: presets.Preset, guidance: float | None = None) -> int:
     Args:
         guidance: of plain sampling. Default: the preset's.
     """
-    steps = asked.num_inference_steps
-    reflected = steps - 1 if asked.reflection_steps is None else asked.reflection_steps
-    arms = (asked.strong_guidance_scale, asked.weak_guidance_scale)
-    cost = _branches(asked.guidance_scale) * steps + reflected * sum(map(_branches, arms))
-    return math.ceil(cost / _branches(asked.guidance_scale if guidance is None else guidance))
+    steps = pair_preset.num_inference_steps
+    reflected = steps - 1 if pair_preset.reflection_steps is None else pair_preset.reflection_steps
+    arms = (pair_preset.strong_guidance_scale, pair_preset.weak_guidance_scale)
+    cost = _branches(pair_preset.guidance_scale) * steps + reflected * sum(map(_branches, arms))
+    return math.ceil(cost / _branches(pair_preset.guidance_scale if guidance is None else guidance))
 
 
 def _branches(guidance: float) -> int:
@@ -106,31 +105,30 @@ def _branches(guidance: float) -> int:
     return 1 if guidance in (0.0, 1.0) else 2
 
 
-def methods(asked: presets.Preset) -> dict[str, Row]:
+def methods(pair_preset: presets.Preset) -> dict[str, Row]:
     """The rows of a pair's table by name."""
-    final, steps = asked.guidance_scale, equal_steps(asked)
-    guided = final + (asked.strong_guidance_scale - asked.weak_guidance_scale or 2.0)
-    found = {
+    final, steps = pair_preset.guidance_scale, equal_steps(pair_preset)
+    guided = final + (pair_preset.strong_guidance_scale - pair_preset.weak_guidance_scale or 2.0)
+    rows = {
         "weak": Row("weak", {"variant": "weak"}),
         "strong": Row("strong", PLAIN),
         "w2sd": Row("W2SD"),
         "guidance": Row(f"strong, guidance {guided:g}", PLAIN | {"guidance_scale": guided}),
         "equal-cost": Row(f"strong, {steps} steps", PLAIN | {"num_inference_steps": steps}),
     }
-    scaled = {"adapters": asked.adapters, "controlnet": asked.controlnet, "ip_adapter": asked.ip_adapter}
-    for name, each in scaled.items():
-        if each:
+    for name in ("adapters", "controlnet", "ip_adapter"):
+        if each := getattr(pair_preset, name):
             of: Any = next(iter(each.values())) if name == "adapters" else each
             alone = partial(dict.fromkeys, each) if name == "adapters" else dict
             raised = 2 * of["strong"] - of["weak"]
-            found["raised"] = Row(f"strong at {raised:g}", PLAIN | {name: alone({**of, "strong": raised})})
+            rows["raised"] = Row(f"strong at {raised:g}", PLAIN | {name: alone({**of, "strong": raised})})
             if name == "adapters":  # Table 2's scale
-                found["w2sd-paper"] = Row(f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
-    found["best-of-3"] = Row(f"strong, best of {TRIES} by the judge (a ceiling)", PLAIN, TRIES)
-    truth = "rendered truth" if asked.textual else "digits of the data"
-    if asked.video and asked.num_frames != FRAMES:  # in other numbers of frames not every scene has room
+                rows["w2sd-paper"] = Row(f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
+    rows["best-of-3"] = Row(f"strong, best of {TRIES} by the judge (a ceiling)", PLAIN, TRIES)
+    truth = "rendered truth" if pair_preset.textual else "digits of the data"
+    if pair_preset.video and pair_preset.num_frames != FRAMES:  # in other numbers of frames not every scene has room
         truth += f", {FRAMES} frames"
-    return found | {"rendered": Row(truth)}
+    return rows | {"rendered": Row(truth)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class _Work:
     name: str
     row: Row
     samples: tuple[tuple[int, str], ...]
-    shown: Path
+    pictures: Path
     tuning: bool
     of: dict[str, str]
 
@@ -195,14 +193,15 @@ def _left(
     tuning: bool,
 ) -> list[_Work]:
     """What is not in the file yet; see `run`."""
-    asked = preset(pair, settings)
-    made = {(row["method"], row["n"]): row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning}
-    shown = out.with_name(f"{out.stem}-shown")
+    pair_preset = preset(pair, settings)
+    lines = [row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning]
+    present = {(row["method"], row["n"]): row for row in lines}
+    pictures = out.with_name(f"{out.stem}-shown")
     work: list[_Work] = []
-    texts = cache(lambda n: prompt_of(asked, seed_of(n, tuning), prompts[n]))
+    texts = cache(lambda n: prompt_of(pair_preset, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():
         arguments, of = said(name, row, settings), dict(origin(pair, name != "rendered"))
-        for (method, n), each in made.items():
+        for (method, n), each in present.items():
             if method != name:
                 continue
             if each.get("arguments") != arguments:
@@ -215,15 +214,12 @@ def _left(
                 raise ArgumentError("out", f"{out} holds {name} made with another {' and '.join(others)}; {OTHER}")
             if n < len(prompts) and each["prompt"] != texts(n):
                 raise ArgumentError("out", f"{out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
-        left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in made]
+        left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in present]
         progress(name, len(prompts) - len(left))
         for first in range(0, len(left), TOGETHER):
             some = tuple(left[first : first + TOGETHER])
-            work.append(_Work(pair, settings, name, row, some, shown, tuning, of))
+            work.append(_Work(pair, settings, name, row, some, pictures, tuning, of))
     return work
-
-
-OTHER = "take another file"
 
 
 def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,15 +232,15 @@ def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 def origin(pair: str, sampled: bool = True) -> dict[str, str]:
     """What a row's numbers come from beside its settings, as hashes: the judge and, of what is sampled, what the pair's
     preset says beside the defaults, and its weights."""
-    found = {"judge": hashing.sha256(Path(__file__).with_name(f"{name}.py") for name in JUDGE)[:12]}
+    hashes = {"judge": hashing.sha256(Path(__file__).with_name(f"{name}.py") for name in JUDGE)[:12]}
     if sampled:
         own = presets.load(pair)
         prose = ("name", "description", "source", "expected")
         of = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(own)}
         said = {name: value for name, value in asdict(own).items() if name not in prose and value != of[name]}
-        found["preset"] = sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        found["weights"] = sha256("".join(map(_weights, own.models.values())).encode()).hexdigest()[:12]
-    return found
+        hashes["preset"] = sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        hashes["weights"] = sha256("".join(map(_weights, own.models.values())).encode()).hexdigest()[:12]
+    return hashes
 
 
 def _weights(model: str) -> str:
@@ -336,18 +332,18 @@ _loaded: dict[str, dict[str, Any]] = {}  # the pipelines of the row that this pr
 
 def _make(work: _Work) -> list[dict[str, Any]]:
     """The lines of some samples."""
-    asked = preset(work.pair, work.settings)
+    pair_preset = preset(work.pair, work.settings)
     lines = []
     for n, prompt in work.samples:
         if _stop is not None and _stop.is_set():
             break
         seed = seed_of(n, work.tuning)
-        each = sample_of(asked, seed, prompt, work.shown)
+        each = sample_of(pair_preset, seed, prompt, work.pictures)
         began, evaluations = time.perf_counter(), 0
         if work.name == "rendered":
             scores = score(work.pair, each.data, each)
         else:
-            request = Request.of(each.prompt, seed, asked, **work.row.says, **each.told)
+            request = Request.of(each.prompt, seed, pair_preset, **work.row.says, **each.told)
             pipelines = _pipelines(f"{work.pair} {work.name} {work.settings} {work.of}", request)
             (variant,) = VARIANTS[request.variant]
             began, tries = time.perf_counter(), []
@@ -376,80 +372,3 @@ def _pipelines(key: str, request: Request) -> dict[str, Any]:
         _loaded.clear()
         _loaded[key] = load(request)
     return _loaded[key]
-
-
-_COLUMNS: dict[str, type | tuple[type, ...]] = {
-    "pair": str,
-    "method": str,
-    "n": int,
-    "prompt": str,
-    "evaluations": int,
-    "seconds": (int, float),
-    "scores": dict,
-}
-
-
-def _is_row(row: object) -> bool:
-    """Whether it is a row of this command, with scores that are numbers."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _COLUMNS.items()):
-        return False
-    if isinstance(row["n"], bool) or row["n"] < 0 or not isinstance(row.get("tuning", False), bool):
-        return False
-    if not all(isinstance(row.get(name, {}), dict) for name in ("arguments", "of")):
-        return False
-    numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
-    if not all(isinstance(value, (int, float)) for value in numbers):
-        return False
-    return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
-
-
-@lru_cache(maxsize=100_000)
-def _is_prompt(text: str) -> bool:
-    try:
-        return bool(parse(text))
-    except ValueError:
-        return False
-
-
-def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
-    """The rows of a results file, or of one that `pack` made.
-
-    Args:
-        mend: whether a last line that was cut short is removed from the file; only for who adds to it.
-
-    Raises:
-        ValueError: it holds another pair's, or something else; or one sample twice, with different scores.
-    """
-    try:
-        if path.suffix == ".xz":
-            with lzma.open(path) as file:
-                found = [json.loads(line) for line in file]
-        else:
-            found = rows(path, mend)
-    except RecursionError:
-        raise ArgumentError("out", f"{path} is no file of rows of JSON: it nests too deep") from None
-    except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
-        raise ArgumentError("out", f"{error}") from None
-    if not all(map(_is_row, found)):
-        raise ArgumentError("out", f"{path} holds rows that are not of this command; {OTHER}")
-    if others := {row["pair"] for row in found} - {pair}:
-        raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
-    textual = presets.load(pair).textual
-    once: dict[tuple[str, int, bool], Any] = {}
-    for row in found:
-        if textual and not _is_prompt(row["prompt"]):
-            raise ArgumentError("out", f"{path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
-        first = once.setdefault((row["method"], row["n"], row.get("tuning", False)), row)
-        if json.dumps(first["scores"]) != json.dumps(row["scores"]):
-            raise ArgumentError("out", f"{path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
-    return list(once.values())
-
-
-def pack(path: Path, pair: str) -> Path:
-    """Writes the rows of a results file, in order, beside it as .jsonl.xz, which takes a tenth of the room."""
-    kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
-    lines = "".join(json.dumps(row) + "\n" for row in kept)
-    to = path.with_name(f"{path.name.removesuffix('.jsonl')}.jsonl.xz")
-    with whole({"file": to}) as staged:
-        staged["file"].write_bytes(lzma.compress(lines.encode(), preset=9))
-    return to

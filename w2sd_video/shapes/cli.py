@@ -140,8 +140,8 @@ def train(
         trainer = maker(folder, recipe(**chosen), device)
         trainer.train(only)
         if trainer.finished:
-            asked = ["--miniatures"] * miniatures + [f"--set {s}" for s in settings or []]
-            command = " ".join(["w2sd-video shapes train", str(folder), *asked])
+            options = ["--miniatures"] * miniatures + [f"--set {s}" for s in settings or []]
+            command = " ".join(["w2sd-video shapes train", str(folder), *options])
             trainer.export(folder / "weights", command)
             out.print(f"Wrote {folder / 'weights'}")
 
@@ -193,10 +193,11 @@ def bench(
 
     The file can be one that --pack wrote, for --table.
     """
+    # One function because its options are declared here, and most of it checks them.
     from .. import presets, tables
     from ..settings import names, number
     from . import bench as measure
-    from . import pairs, table, tuning
+    from . import pairs, rows, table, tuning
 
     with messages():
         if form not in tables.FORMATS:
@@ -215,12 +216,12 @@ def bench(
                 raise ValueError(f"--set: {name!r} is no number of a preset; {did_you_mean(name, numbers)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"--set: {name}={value!r} is not a number")
-        asked = _of_set(lambda: measure.preset(pair, chosen))
-        if not asked.video and (wrong := {"height", "width"} & chosen.keys()):
+        pair_preset = _of_set(lambda: measure.preset(pair, chosen))
+        if not pair_preset.video and (wrong := {"height", "width"} & chosen.keys()):
             raise ValueError(f"--set: {', '.join(wrong)} is not accepted; the data of {pair} has its size")
-        main = measure.methods(asked)
-        others = {n: row for n, row in measure.OTHERS.items() if asked.video or not n.startswith("motion-gain")}
-        tuned = tuning.tuned(asked)
+        main = measure.methods(pair_preset)
+        others = {n: row for n, row in measure.OTHERS.items() if pair_preset.video or not n.startswith("motion-gain")}
+        tuned = tuning.tuned(pair_preset)
         every = main | others | tuned
         if wrong := set(method or []) - every.keys():
             raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(every)}")
@@ -232,11 +233,11 @@ def bench(
             _measure(pair, path, chosen, wanted, tried, samples, tune, processes)
         elif not path.exists():
             raise ValueError(f"--out: {path} is not there")
-        lines = measure.read(path, pair)
+        lines = rows.read(path, pair)
         if not lines:
             raise ValueError(f"--out: {path} holds no row of {pair}")
         if pack:
-            out.print(f"Wrote {measure.pack(path, pair)}")
+            out.print(f"Wrote {rows.pack(path, pair)}")
     labels = {name: row.label for name, row in every.items()}
     labels |= tuning.labels(tuned, lines)
     unknown = {line["method"] for line in lines if not line.get("tuning")} - labels.keys()
@@ -293,14 +294,14 @@ def _tried(
     run: Callable[..., None], path: Path, pair: str, texts: list[str], wanted: dict[str, Any], count: int
 ) -> dict[str, list[dict[str, float]]]:
     """The scores of rows on the first `count` of the prompts that settings are tuned on."""
-    from . import bench
+    from .rows import read
 
     run(wanted, texts[:count], tuning=True)
-    made: dict[str, dict[int, dict[str, float]]] = {name: {} for name in wanted}
-    for row in bench.read(path, pair):
-        if row.get("tuning") and row["method"] in made and row["n"] < count:
-            made[row["method"]][row["n"]] = row["scores"]
-    return {name: [scores[n] for n in range(count)] for name, scores in made.items()}
+    scores_by_row: dict[str, dict[int, dict[str, float]]] = {name: {} for name in wanted}
+    for row in read(path, pair):
+        if row.get("tuning") and row["method"] in scores_by_row and row["n"] < count:
+            scores_by_row[row["method"]][row["n"]] = row["scores"]
+    return {name: [scores[n] for n in range(count)] for name, scores in scores_by_row.items()}
 
 
 def _of_set(make: Callable[[], Any]) -> Any:

@@ -130,15 +130,15 @@ class MiniatureTrainer(Denoising):
         pipe: Any,
         modules: list[torch.nn.Module],
         network: Callable[[Batch], Any] | None = None,
-        shown: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        condition: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] | None = None,
         keep: float = 0.6,
     ) -> None:
         """Trains modules on single frames.
 
         Args:
             network: what is called in the UNet's place, of a batch.
-            shown: pictures (B, height, width, 3) in [0, 1], of videos and their frames. Batches have them as `shown`
-                (B, 3, height, width), with `kept` (B, 1, 1), which is 0 for a share UNSHOWN.
+            condition: pictures (B, height, width, 3) in [0, 1], of videos and their frames. Batches have them as
+                `condition` (B, 3, height, width), with `kept` (B, 1, 1), which is 0 for a share UNSHOWN.
             keep: as in `world.forget`.
         """
         data, recipe = self.latents(pipe), self.recipe
@@ -150,8 +150,8 @@ class MiniatureTrainer(Denoising):
             which = rng.integers(len(data), size=recipe.image_batch)
             frame = rng.integers(data.shape[1], size=len(which))
             drawn = self._noised(data[which, frame], [self.scenes[n] for n in which], rng, 0.25, keep=keep)
-            if shown is not None:
-                drawn["shown"] = torch.from_numpy(shown(which, frame, rng)).permute(0, 3, 1, 2)
+            if condition is not None:
+                drawn["condition"] = torch.from_numpy(condition(which, frame, rng)).permute(0, 3, 1, 2)
                 drawn["kept"] = torch.from_numpy(rng.random((len(which), 1, 1)) >= UNSHOWN).float()
             return drawn
 
@@ -184,19 +184,19 @@ class MiniatureTrainer(Denoising):
         net.requires_grad_(True).to(self.device)
         self._plain(net)
 
-        def shown(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        def condition(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             return edges(self.frames[which, frame] / np.float32(255))
 
         def network(batch: Batch) -> Any:
             def unet(xt: torch.Tensor, t: torch.Tensor, **inputs: Any) -> Any:
-                down, mid = net(xt, t, controlnet_cond=batch["shown"], return_dict=False, **inputs)
+                down, mid = net(xt, t, controlnet_cond=batch["condition"], return_dict=False, **inputs)
                 return pipe.unet(
                     xt, t, down_block_additional_residuals=down, mid_block_additional_residual=mid, **inputs
                 )
 
             return unet
 
-        self._pictures("control", pipe, [net], network, shown)
+        self._pictures("control", pipe, [net], network, condition)
         with whole({"net": self.made / "control"}) as staged:
             net.to("cpu", torch.float16).save_pretrained(staged["net"])
 
@@ -226,20 +226,20 @@ class MiniatureTrainer(Denoising):
             torch.tensor(value).view(1, 3, 1, 1).to(self.device) for value in (read.image_mean, read.image_std)
         )
 
-        def shown(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        def condition(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             # The same things and background, elsewhere: another drawing of the scene.
             return np.stack([render(still(self.scenes[n]), rng, frames=1)[0] for n in which])
 
         def network(batch: Batch) -> Any:
-            embeds = encoder((batch["shown"] - mean) / std).image_embeds[:, None] * batch["kept"]
+            embeds = encoder((batch["condition"] - mean) / std).image_embeds[:, None] * batch["kept"]
 
             def unet(xt: torch.Tensor, t: torch.Tensor, added_cond_kwargs: dict[str, Any], **inputs: Any) -> Any:
-                told = added_cond_kwargs | {"image_embeds": [embeds]}
-                return pipe.unet(xt, t, added_cond_kwargs=told, **inputs)
+                conditions = added_cond_kwargs | {"image_embeds": [embeds]}
+                return pipe.unet(xt, t, added_cond_kwargs=conditions, **inputs)
 
             return unet
 
-        self._pictures("picture", pipe, [encoder, added], network, shown, CAPTIONED)
+        self._pictures("picture", pipe, [encoder, added], network, condition, CAPTIONED)
         with whole({"adapter": self.made / "picture"}) as staged:
             staged["adapter"].mkdir()
             save_file(_ip_adapter_weights(pipe.unet), staged["adapter"] / "ip-adapter.safetensors")

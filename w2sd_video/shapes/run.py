@@ -205,8 +205,8 @@ class Run:
 
     def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
         """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
-        found = DataLoader(_Mapped(make, numbers), batch_size=None, num_workers=self.workers)
-        return track(found, what, len(numbers), disable=not sys.stderr.isatty()) if what else found
+        batches = DataLoader(_Mapped(make, numbers), batch_size=None, num_workers=self.workers)
+        return track(batches, what, len(numbers), disable=not sys.stderr.isatty()) if what else batches
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)

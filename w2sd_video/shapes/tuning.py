@@ -71,17 +71,17 @@ def prompts_beside(pair: str, count: int, samples: int) -> list[str]:
     Raises:
         ValueError: there are fewer than `count`.
     """
-    asked = preset(pair)
-    if not asked.textual:
+    pair_preset = preset(pair)
+    if not pair_preset.textual:
         return prompts(count, SEED)
-    taken = {prompt_of(asked, seed_of(n, False), text) for n, text in enumerate(prompts(max(samples, FIRST)))}
+    taken = {prompt_of(pair_preset, seed_of(n, False), text) for n, text in enumerate(prompts(max(samples, FIRST)))}
     drawn = 2 * count
     while True:
-        told = set(taken)
+        texts = set(taken)
         left: list[str] = []
         for text in prompts(drawn, SEED):
-            if (own := prompt_of(asked, seed_of(len(left), True), text)) not in told:
-                told.add(own)
+            if (own := prompt_of(pair_preset, seed_of(len(left), True), text)) not in texts:
+                texts.add(own)
                 left.append(text)
         if len(left) >= count:
             return left[:count]
@@ -114,8 +114,8 @@ def best(name: str, each: Tuned, count: int, score: Callable[[dict[str, Row], in
         left = tried
         for heat in sorted({min(HEAT, count), count}):
             wanted = {name_of(name, setting): Row(each.label, each.says | setting) for setting in left}
-            made = score({key: row for key, row in wanted.items() if (key, heat) not in merits}, heat)
-            merits.update({(key, heat): np.array([_finite(one) for one in rows]) for key, rows in made.items()})
+            new = score({key: row for key, row in wanted.items() if (key, heat) not in merits}, heat)
+            merits.update({(key, heat): np.array([_finite(one) for one in rows]) for key, rows in new.items()})
             of = [merits[key, heat] for key in wanted]
             most = max(of, key=_means)
             chosen = left[[each is most for each in of].index(True)]
@@ -155,12 +155,12 @@ def _finite(scores: Mapping[str, float]) -> tuple[float, ...]:
 
 def labels(rows: Mapping[str, Tuned], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The labels of tuned rows in a results file: their settings, and on how many prompts these were found."""
-    found = {}
+    labels = {}
     for line in lines:
-        if (name := line["method"]) in rows and name not in found:
+        if (name := line["method"]) in rows and name not in labels:
             says = line.get("arguments", {})
             setting = ", ".join(f"{says[key]:g}" for key in ("guidance_scale", "reflection_steps") if key in says)
             tried = {row["n"] for row in lines if row.get("tuning") and row["method"].startswith(f"{name}: ")}
             few = f", fewer than {ENOUGH}" * (len(tried) < ENOUGH)
-            found[name] = f"{rows[name].label} ({setting}; on {len(tried)} other prompts{few})"
-    return found
+            labels[name] = f"{rows[name].label} ({setting}; on {len(tried)} other prompts{few})"
+    return labels

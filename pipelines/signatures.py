@@ -1,0 +1,74 @@
+"""What the calls of a family take: the stock pipeline's arguments, the weak arm's, and the methods' options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import Any
+
+from w2sd_video import plugins
+from w2sd_video.methods import METHODS, OPTIONS, Method
+from w2sd_video.methods import find as find_method
+
+# Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
+NEEDS = {
+    "weak_prompt": "prompt",
+    "weak_negative_prompt": "prompt",
+    "weak_prompt_embeds": "prompt_embeds",
+    "weak_negative_prompt_embeds": "prompt_embeds",
+    "weak_pooled_prompt_embeds": "pooled_prompt_embeds",
+    "weak_negative_pooled_prompt_embeds": "pooled_prompt_embeds",
+    "weak_adapter_scales": "cross_attention_kwargs attention_kwargs joint_attention_kwargs",
+    "weak_ip_adapter_scale": "ip_adapter_image",
+    "weak_motion_scale": "num_frames",
+    "weak_controlnet_conditioning_scale": "controlnet_conditioning_scale",
+    "weak_routing": "class_labels",
+    "weak_skip_layers": "num_inference_steps",
+    "strong_embedded_guidance": "true_cfg_scale",
+    "weak_embedded_guidance": "true_cfg_scale",
+}
+
+
+def has(parameters: Collection[str], name: str) -> bool:
+    """Whether a stock pipeline's call has what an argument of ours needs."""
+    return name not in NEEDS or any(each in parameters for each in NEEDS[name].split())
+
+
+def keyword(name: str, default: Any, kind: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def named(function: Callable[..., Any], cls: type) -> Callable[..., Any]:
+    """A function as a method of a class, for `help` and tracebacks."""
+    function.__module__, function.__qualname__ = cls.__module__, f"{cls.__qualname__}.{function.__name__}"
+    return function
+
+
+def with_keywords(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
+    """A signature with more keyword-only parameters, before its `**kwargs` if it has them."""
+    old = list(signature.parameters.values())
+    rest = [p for p in old if p.kind == p.VAR_KEYWORD]
+    return signature.replace(parameters=[*(p for p in old if p not in rest), *parameters, *rest])
+
+
+def options_of(method: Any) -> list[str]:
+    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own."""
+    if not isinstance(method, str) or method in METHODS or method not in plugins.installed("method"):
+        return list(OPTIONS)
+    own = [field.name for field in fields(find_method(method)) if not field.name.endswith("_guidance")]
+    return [*OPTIONS, *(name for name in own if name not in OPTIONS)]
+
+
+def method_of(name: str, options: dict[str, Any]) -> Method:
+    if name not in METHODS and not (isinstance(name, str) and name in plugins.installed("method")):
+        raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
+    cls = find_method(name)
+    takes = inspect.signature(cls).parameters
+    for option, value in options.items():
+        defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
+        if option not in takes and value not in defaults:
+            accepted = ", ".join(key for key in takes if not key.endswith("_guidance"))
+            raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {accepted}.")
+    own = {name: value for name, value in options.items() if name in takes}
+    return cls(**{name: value for name, value in own.items() if value is not None or OPTIONS.get(name, 0) is not None})

@@ -1,0 +1,169 @@
+"""The arms and cells of a plan: the points of its axes, and what the settings of each say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .. import settings
+from ..errors import Refused
+from ..prompts import Prompt
+from ..runs import Request
+
+AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
+TUNE = "tune"  # and a setting with the numbers of which the best is taken; see `tuning`
+Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What an arm is tuned over: numbers of a setting, its other settings, and a request that costs as much."""
+
+    name: str
+    values: tuple[float, ...]
+    fields: Mapping[str, Any]
+    costly: Request | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A point of the axes.
+
+    Args:
+        labels: by axis.
+        template: a request of the first prompt and seed.
+        refiner: what refines its prompts.
+        grid: what it is tuned over.
+    """
+
+    labels: Mapping[str, str]
+    template: Request
+    refiner: str | None = None
+    grid: Grid | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """What it is called in tables: its labels, those that are numbers with the axis' name."""
+        return name_of(self.labels)
+
+    @cached_property
+    def folder(self) -> str:
+        """The name of its folder: what a path can have of its name, and digits of a hash where that loses something."""
+        words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")[:80]
+        if words.lower() != self.name:
+            words = f"{words}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}".strip("-")
+        return words
+
+    @cached_property
+    def models(self) -> str:
+        """What is loaded for it, whatever its variant."""
+        of = self.template
+        parts = (of.models, of.weak_text_encoders, of.adapters, of.ip_adapter)
+        return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """All that decides the frames, but for the prompt and the seed."""
+        of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))
+        return {name: value for name, value in asdict(self.template).items() if name not in of_cells}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One output of a plan. `refined` is what its strong arm is told in place of the prompt."""
+
+    arm: Arm
+    prompt: Prompt
+    seed: int
+    number: int
+    refined: str | None = None
+
+    def request(self) -> Request:
+        weak_prompt = self.prompt.text if self.arm.refiner else self.arm.template.weak_prompt
+        prompt = self.refined or self.prompt.text
+        return replace(self.arm.template, prompt=prompt, seed=self.seed, weak_prompt=weak_prompt)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files in the arm's folder."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.prompt.text.lower()).strip("-")[:48].strip("-")
+        return f"{words}-{hashlib.sha256(self.prompt.text.encode()).hexdigest()[:10]}-seed{self.seed}".strip("-")
+
+
+def points_of(name: str, values: Any) -> list[Value]:
+    """The labels of an axis and the settings of each."""
+    if isinstance(values, list) and values:
+        return [(label_of(value), {name: value}) for value in values]
+    if isinstance(values, Mapping) and values:
+        if wrong := next((label for label, said in values.items() if not isinstance(said, Mapping)), None):
+            accepted = "give settings, such as {variant: plain}; or {} for none"
+            raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
+        if (
+            bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
+        ) is not None:
+            raise Refused(f"axes.{name}", bare, "give labels of letters and signs that can be seen")
+        return [(label, dict(said)) for label, said in values.items()]
+    raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
+
+
+def label_of(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def name_of(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in labels.items()) or "all"
+
+
+def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
+    """The setting that is tuned, and the numbers that are tried."""
+    accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
+    if not isinstance(said, Mapping) or len(said) != 1:
+        raise Refused(TUNE, said, accepted)
+    ((name, values),) = said.items()
+    numbers = values if isinstance(values, list) else []
+    if len(set(numbers)) < 2 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise Refused(f"{TUNE}.{name}", values, accepted)
+    return name, tuple(dict.fromkeys(numbers))
+
+
+def settings_of(tuned: Any) -> Mapping[str, Any]:
+    if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
+        raise Refused("tuned", tuned, "leave it to the run, which writes it")
+    return said
+
+
+def _bare(label: str) -> bool:
+    return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
+
+
+_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
+
+
+def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as fields of a request: a name that is none is an option of the method."""
+    fields: dict[str, Any] = {}
+    for name, value in said.items():
+        if name in ("prompt", "seed", "prompts", "seeds"):
+            raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
+        if name in (*_REQUEST, AS_COSTLY, TUNE):
+            fields = over(fields, {name: value})
+        else:
+            fields = over(fields, {"options": {name: value}})
+    return fields
+
+
+def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields, and over them others; the options of both."""
+    options: dict[str, Any] = {}
+    for each in (first, second):
+        if not isinstance(said := each.get("options") or {}, Mapping):
+            raise Refused("options", said, "give names and values")
+        options |= said
+    return {**first, **second, **({"options": options} if options else {})}

@@ -1,0 +1,90 @@
+"""The results file of `shapes bench`: a row of JSON for each sample, read, mended and packed."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .. import presets, runs
+from ..errors import ArgumentError
+from .grammar import parse
+
+OTHER = "take another file"
+_COLUMNS: dict[str, type | tuple[type, ...]] = {
+    "pair": str,
+    "method": str,
+    "n": int,
+    "prompt": str,
+    "evaluations": int,
+    "seconds": (int, float),
+    "scores": dict,
+}
+
+
+def _is_row(row: object) -> bool:
+    """Whether it is a row of this command, with scores that are numbers."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _COLUMNS.items()):
+        return False
+    if isinstance(row["n"], bool) or row["n"] < 0 or not isinstance(row.get("tuning", False), bool):
+        return False
+    if not all(isinstance(row.get(name, {}), dict) for name in ("arguments", "of")):
+        return False
+    numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
+    if not all(isinstance(value, (int, float)) for value in numbers):
+        return False
+    return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
+
+
+@lru_cache(maxsize=100_000)
+def _is_prompt(text: str) -> bool:
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
+
+
+def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
+    """The rows of a results file, or of one that `pack` made.
+
+    Args:
+        mend: whether a last line that was cut short is removed from the file; only for who adds to it.
+
+    Raises:
+        ValueError: it holds another pair's, or something else; or one sample twice, with different scores.
+    """
+    try:
+        if path.suffix == ".xz":
+            with lzma.open(path) as file:
+                rows = [json.loads(line) for line in file]
+        else:
+            rows = runs.rows(path, mend)
+    except RecursionError:
+        raise ArgumentError("out", f"{path} is no file of rows of JSON: it nests too deep") from None
+    except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
+        raise ArgumentError("out", f"{error}") from None
+    if not all(map(_is_row, rows)):
+        raise ArgumentError("out", f"{path} holds rows that are not of this command; {OTHER}")
+    if others := {row["pair"] for row in rows} - {pair}:
+        raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
+    textual = presets.load(pair).textual
+    once: dict[tuple[str, int, bool], Any] = {}
+    for row in rows:
+        if textual and not _is_prompt(row["prompt"]):
+            raise ArgumentError("out", f"{path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
+        first = once.setdefault((row["method"], row["n"], row.get("tuning", False)), row)
+        if json.dumps(first["scores"]) != json.dumps(row["scores"]):
+            raise ArgumentError("out", f"{path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
+    return list(once.values())
+
+
+def pack(path: Path, pair: str) -> Path:
+    """Writes the rows of a results file, in order, beside it as .jsonl.xz, which takes a tenth of the room."""
+    kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
+    lines = "".join(json.dumps(row) + "\n" for row in kept)
+    to = path.with_name(f"{path.name.removesuffix('.jsonl')}.jsonl.xz")
+    with runs.whole({"file": to}) as staged:
+        staged["file"].write_bytes(lzma.compress(lines.encode(), preset=9))
+    return to
