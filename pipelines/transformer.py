@@ -120,8 +120,8 @@ class EmbeddedReflection(TransformerReflection):
 
     def _guidance(self, call: dict[str, Any]) -> float:
         negative = [name for name in self.text_names if name.startswith("negative_") and name.endswith("_embeds")]
-        told = call["negative_prompt"] is not None or all(call[name] is not None for name in negative)
-        return call["true_cfg_scale"] if told else 1.0
+        guides = call["negative_prompt"] is not None or all(call[name] is not None for name in negative)
+        return call["true_cfg_scale"] if guides else 1.0
 
     def _check_networks(self, name: str, strong: Any, weak: Any) -> None:
         super()._check_networks(name, strong, weak)
@@ -134,13 +134,13 @@ class EmbeddedReflection(TransformerReflection):
     def _weak_conditioning(
         self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
     ) -> Conditioning:
-        told = super()._weak_conditioning(method, call, weak, loras)
+        conditioning = super()._weak_conditioning(method, call, weak, loras)
         strong = self._strong_networks()
         own = {name: network for name, network in self._weak_networks(method).items() if not _embeds(network)}
         if any(_embeds(strong[name]) for name in own):
             none: Mapping[str, Tensor | None] = {"guidance": None}  # a network that embeds none takes none
-            return Conditioning({**none, **(told.cond or {})}, {**none, **(told.uncond or {})})
-        return told
+            return Conditioning({**none, **(conditioning.cond or {})}, {**none, **(conditioning.uncond or {})})
+        return conditioning
 
 
 def _embeds(network: Any) -> bool:

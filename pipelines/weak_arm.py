@@ -156,13 +156,13 @@ class WeakArm(DiffusionPipeline):
         """What the denoiser is told in a branch, of what the encoders made; None where they made nothing of it."""
         if encoded.get(f"{sign}prompt_embeds") is None:
             return None
-        told: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         for name, argument in self.text_inputs.items():
             if sign + name in encoded:
                 outer, _, inner = argument.partition(".")
                 value = self._as_sent(name, encoded[sign + name], call)
-                told |= {outer: {inner: value}} if inner else {outer: value}
-        return told
+                inputs |= {outer: {inner: value}} if inner else {outer: value}
+        return inputs
 
     def _as_sent(self, name: str, value: Any, call: dict[str, Any]) -> Any:
         """What encoders made of a prompt as the loop hands it to the denoiser."""

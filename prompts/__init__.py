@@ -75,11 +75,11 @@ class Suite:
 
     def tags(self) -> dict[str, list[str]]:
         """The tags that there are, and their values, in order."""
-        found: dict[str, dict[str, None]] = {}
+        tags: dict[str, dict[str, None]] = {}
         for prompt in self.prompts:
             for name, values in prompt.tags.items():
-                found.setdefault(name, {}).update(dict.fromkeys(values))
-        return {name: list(values) for name, values in found.items()}
+                tags.setdefault(name, {}).update(dict.fromkeys(values))
+        return {name: list(values) for name, values in tags.items()}
 
 
 @cache
@@ -142,8 +142,8 @@ def _is_there(path: Path) -> bool:
 def _vbench() -> Path | None:
     """The prompts of the installed `vbench` package, which is not imported."""
     spec = find_spec(VBENCH)
-    found = [Path(folder) / "VBench_full_info.json" for folder in (spec and spec.submodule_search_locations) or ()]
-    return next((path for path in found if path.is_file()), None)
+    candidates = [Path(folder) / "VBench_full_info.json" for folder in (spec and spec.submodule_search_locations) or ()]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _read(name: str, path: Path) -> Suite:
@@ -158,15 +158,13 @@ def _read(name: str, path: Path) -> Suite:
             digits = hashlib.sha256(text.encode()).hexdigest()[:16]
         except UnicodeEncodeError:
             raise Refused("prompts", name, f"entry {number} is not Unicode: {text!r}") from None
-        given = row.pop("id", None)
-        if given is not None and (
-            isinstance(given, bool) or not isinstance(given, (str, int)) or not str(given).strip()
-        ):
-            raise Refused("prompts", name, f"entry {number} has the id {given!r}: give a text or a whole number")
+        id_ = row.pop("id", None)
+        if id_ is not None and (isinstance(id_, bool) or not isinstance(id_, (str, int)) or not str(id_).strip()):
+            raise Refused("prompts", name, f"entry {number} has the id {id_!r}: give a text or a whole number")
         known = prompts.get(text)
-        if known and given is not None and str(given) != known.id:
-            raise Refused("prompts", name, f"entries {known.id!r} and {given!r} have the same prompt: give it once")
-        prompt = Prompt(str(given) if given is not None else known.id if known else digits, text, _tags(row))
+        if known and id_ is not None and str(id_) != known.id:
+            raise Refused("prompts", name, f"entries {known.id!r} and {id_!r} have the same prompt: give it once")
+        prompt = Prompt(str(id_) if id_ is not None else known.id if known else digits, text, _tags(row))
         if taken.setdefault(prompt.id, text) != text:
             raise Refused("prompts", name, f"two prompts have the id {prompt.id!r}: give each its own")
         prompts[text] = replace(prompt, tags=_joined(known.tags, prompt.tags)) if known else prompt

@@ -34,12 +34,12 @@ def rows(path: Path) -> list[Row]:
         return [row | {"file": file.stem} for file in files for row in rows(file)]
     read, kind = KINDS.get(path.suffix.lower(), (_text, "a text file in UTF-8"))
     try:
-        found = list(read(path))
+        entries = list(read(path))
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, Refused):
             raise
         raise Refused("prompts", str(path), f"give {kind} ({error})") from None
-    return [_row(path, n, each) for n, each in enumerate(found, 1)]
+    return [_row(path, n, each) for n, each in enumerate(entries, 1)]
 
 
 def _row(path: Path, number: int, each: Any) -> Row:
@@ -69,12 +69,12 @@ def _csv(path: Path) -> list[Row]:
     text = read_text(path, MOST_BYTES)
     dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
     reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect, strict=True)
-    found = []
+    rows = []
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has another number of fields than the first")
-        found.append({name: value for name, value in row.items() if value != ""})
-    return found
+        rows.append({name: value for name, value in row.items() if value != ""})
+    return rows
 
 
 def _json(path: Path) -> list[Any]:

@@ -176,11 +176,11 @@ def texts(pair: Pair, device: torch.device, dtype: torch.dtype) -> dict[str, tor
     """Random text embeddings for one video, (1, tokens, width), as arguments of a call."""
     random = torch.Generator(device).manual_seed(7)
     shape = (1, pair.tokens, pair.strong[pair.width])
-    told = {
+    inputs = {
         name: torch.randn(shape, generator=random, device=device).to(dtype) / math.sqrt(shape[-1])
         for name in ("prompt_embeds", "negative_prompt_embeds")
     }
     if pair.masked:
         mask = torch.ones(shape[:2], device=device)
-        told |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
-    return told
+        inputs |= {"prompt_attention_mask": mask, "negative_prompt_attention_mask": mask}
+    return inputs

@@ -105,7 +105,7 @@ class BoundArm:
     learned_sigma: bool = False
     _x: Tensor | None = None
     _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)  # predictions at _x, by branch, and whose own
-    _told: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
+    _inputs: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> bool:
@@ -137,7 +137,7 @@ class BoundArm:
     def at(self, step: Step) -> BoundArm:
         """The arm told the time of another step."""
 
-        def told(inputs: dict[str, Any]) -> dict[str, Any]:
+        def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
             times = self.step.timestep, step.timestep
             return inputs | {name: _time(inputs[name], *times) for name in names if name in inputs}
@@ -145,12 +145,12 @@ class BoundArm:
         sent = [
             replace(
                 each,
-                inputs=told(each.inputs),
-                control=each.control and replace(each.control, inputs=told(each.control.inputs)),
+                inputs=retimed(each.inputs),
+                control=each.control and replace(each.control, inputs=retimed(each.control.inputs)),
             )
             for each in self.sent
         ]
-        return replace(self, step=step, sent=sent, _told={}, _x=None, _known={})
+        return replace(self, step=step, sent=sent, _inputs={}, _x=None, _known={})
 
     def _predict(self, x: Tensor, which: Branches, own: bool, what: str) -> list[Tensor]:
         """Predictions (B, …) at x (B, …) by branch, in float32 or better; what is known at x is not made anew."""
@@ -175,21 +175,22 @@ class BoundArm:
     def _evaluate(self, x: Tensor, which: Branches, sent: Sent, own: bool) -> Tensor:
         """The network's predictions (len(which), B, …)."""
         videos = self.evaluations.videos
-        if (which, own) not in self._told:
+        if (which, own) not in self._inputs:
             of = self.in_reflection if own and self.in_reflection is not None else self.conditioning
             control = sent.control.at_scale(self.control_scale) if sent.control else {}
-            self._told[which, own] = (
-                sent.told(which, of, sent.inputs, videos),
-                sent.told(which, of, control, videos),
+            self._inputs[which, own] = (
+                sent.inputs_for(which, of, sent.inputs, videos),
+                sent.inputs_for(which, of, control, videos),
             )
-        told, control = self._told[which, own]
+        inputs, control = self._inputs[which, own]
         count, shape = len(which) * len(x), (len(which) * len(x), *x.shape[1:])
         with switched(self.settings):
             if sent.control and control:
-                told = told | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
+                inputs = inputs | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
                 self.evaluations.controlnet += count
-            told = {key: list(each) if type(each) is list else each for key, each in told.items()}  # UNets empty some
-            output = self.network(**{sent.latents.name: sent.input(x, which)}, **told)
+            # Lists are copied, since UNets empty some.
+            inputs = {key: list(each) if type(each) is list else each for key, each in inputs.items()}
+            output = self.network(**{sent.latents.name: sent.input(x, which)}, **inputs)
         self.evaluations.add(self.name, count, self.parameters)
         self.output_type = type(output)
         p = self.sign * full_precision(self._only(output))
@@ -218,12 +219,12 @@ class BoundArm:
         return several[0]
 
 
-def _time(told: Any, now: float, then: float) -> Any:
+def _time(time: Any, now: float, then: float) -> Any:
     """A time as a network is told it, at another timestep; some are told a multiple of the scheduler's."""
-    if not isinstance(told, Tensor):
-        return then if told == now else told * (then / now)
-    same = (told == now).all()
-    return torch.full_like(told, then) if same else told * (then / now)
+    if not isinstance(time, Tensor):
+        return then if time == now else time * (then / now)
+    same = (time == now).all()
+    return torch.full_like(time, then) if same else time * (then / now)
 
 
 def check_finite(x: Tensor, where: str) -> None:

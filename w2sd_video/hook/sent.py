@@ -78,7 +78,7 @@ class Sent:
     inputs: dict[str, Any]
     control: Deferred | None = None
 
-    def told(self, which: Branches, own: Conditioning, inputs: dict[str, Any], videos: int) -> dict[str, Any]:
+    def inputs_for(self, which: Branches, own: Conditioning, inputs: dict[str, Any], videos: int) -> dict[str, Any]:
         """The inputs for these branches, each with what the arm has of its own.
 
         Args:

@@ -157,9 +157,9 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map(lambda t: found.append(t) if isinstance(t, Tensor) else None, tree)
-    return found
+    tensors: list[Tensor] = []
+    tree_map(lambda t: tensors.append(t) if isinstance(t, Tensor) else None, tree)
+    return tensors
 
 
 def _has_tensor(tree: Any) -> bool:

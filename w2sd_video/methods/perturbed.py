@@ -126,9 +126,9 @@ class S2Guidance(Perturbed):
 
 def check_layers(layers: object, argument: str = "layers") -> None:
     """Raise the ValueError for what names no layers."""
-    given = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
-    each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in given)
-    if not each_fits or (layers is not None and not given):
+    listed = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
+    each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in listed)
+    if not each_fits or (layers is not None and not listed):
         raise ValueError(f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
 
 
@@ -147,14 +147,14 @@ def named(layers: Layers | list[int | str], known: Sequence[str], argument: str 
         )
     chosen: list[str] = []
     for each in layers if isinstance(layers, (tuple, list)) else ["mid_block" if layers is None else layers]:
-        found = [known[each]] if isinstance(each, int) and each < len(known) else []
+        matching = [known[each]] if isinstance(each, int) and each < len(known) else []
         if isinstance(each, str):
-            found = [name for name in known if name == each or name.startswith(f"{each}.")]
-        if not found:
-            shown = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
+            matching = [name for name in known if name == each or name.startswith(f"{each}.")]
+        if not matching:
+            examples = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
             raise ValueError(
                 f"`{argument}` names {each!r}, which is no transformer block of this network; accepted: 0 to"
-                f" {len(known) - 1}, or names: {shown}"
+                f" {len(known) - 1}, or names: {examples}"
             )
-        chosen += [name for name in found if name not in chosen]
+        chosen += [name for name in matching if name not in chosen]
     return chosen

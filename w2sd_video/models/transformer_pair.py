@@ -127,14 +127,14 @@ def load_pair(
             f" {', '.join((*own, *sorted(accepted)))}."
         )
     pinned = replace(options, hub={**options.hub, "revision": revision}) if revision else options
-    ours = _arm(cls, _found("strong", strong, pinned), set(kwargs), pinned)
+    ours = _arm(cls, _source_of("strong", strong, pinned), set(kwargs), pinned)
     parts = dict(kwargs)
     for name in cls.denoiser_names:
         if isinstance(file := parts.get(name), (str, PathLike)):
-            parts[name] = _of_file(cls, name, _found(name, file, options), _configured(ours, name), options)
+            parts[name] = _of_file(cls, name, _source_of(name, file, options), _configured(ours, name), options)
     if isinstance(vae := parts.get("vae"), (str, PathLike)):
         kind = ours.components.get("vae", ("diffusers", ""))[1]
-        parts["vae"] = single(getattr(diffusers, kind), _found("vae", vae, options), options)
+        parts["vae"] = single(getattr(diffusers, kind), _source_of("vae", vae, options), options)
     if weak is not None:
         parts |= {name: None for name in cls._weak_components if name not in kwargs}  # a pair's own in `strong`
         parts |= _weak(cls, ours, weak, weak_config, not same_shift or "scheduler" in kwargs, options)
@@ -163,12 +163,12 @@ def _weak(
         if wrong := [name for name, each in several.items() if name not in cls.denoiser_names]:
             raise ValueError(f"weak={{{wrong[0]!r}: …}}: {cls.__name__} has {', '.join(cls.denoiser_names)}.")
         return {f"weak_{name}": each for name, each in several.items()}
-    source = _found("weak", weak, options)
+    source = _source_of("weak", weak, options)
     name = cls.denoiser_name
     if source.path is not None and source.path.is_file():
         folder = _configured(strong, name)
         if config is not None:
-            folder = _arm_of_config(_found("weak_config", config, options), name)
+            folder = _arm_of_config(_source_of("weak_config", config, options), name)
         elif _configures(cls, name, source.path.parent):
             folder = source.path.parent
         network = _of_file(cls, name, source, folder, options)
@@ -207,7 +207,7 @@ def _check_arms(cls: Any, strong: TransformerArm, weak: TransformerArm, reschedu
         )
 
 
-def _found(argument: str, reference: Any, options: Options) -> Source:
+def _source_of(argument: str, reference: Any, options: Options) -> Source:
     """Where a reference is: a folder, a file on this machine, or a hub repository."""
     source = replace(resolve(reference, argument), denoiser="transformer*")
     if source.path is None and source.inside.lower().endswith(FILES):
@@ -259,12 +259,12 @@ def _arm(cls: Any, source: Source, overridden: set[str], options: Options) -> Tr
         raise WeightsError(
             source, f"has no {cls.denoiser_name}. Accepted: {' or '.join(_kinds(cls, cls.denoiser_name))}."
         )
-    told = {}
+    configs = {}
     for name, file in (("vae", "config.json"), ("scheduler", "scheduler_config.json")):
         path = source.path / name / file
         there = path.is_file() and name not in overridden
-        told[name] = checkpoints.configuration(source, path) if there else None
-    return TransformerArm(source, configurations, components, told["vae"], told["scheduler"], options)
+        configs[name] = checkpoints.configuration(source, path) if there else None
+    return TransformerArm(source, configurations, components, configs["vae"], configs["scheduler"], options)
 
 
 def _kinds(cls: Any, name: str) -> list[str]:

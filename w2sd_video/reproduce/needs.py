@@ -81,11 +81,11 @@ def needs(plan: Plan, weights: Path | None = None) -> Needs:
 
 def _presets(plan: Plan) -> list[str]:
     """The presets of a plan's arms."""
-    found = [plan.preset]
+    names = [plan.preset]
     for values in plan.axes.values():
         said: Any = values.values() if isinstance(values, dict) else []
-        found += [each["preset"] for each in said if isinstance(each, dict) and "preset" in each]
-    return list(dict.fromkeys(found))
+        names += [each["preset"] for each in said if isinstance(each, dict) and "preset" in each]
+    return list(dict.fromkeys(names))
 
 
 def _scores(plan: Plan, folder: Path | None) -> Iterator[tuple[str, str]]:

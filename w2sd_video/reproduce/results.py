@@ -88,27 +88,27 @@ def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> 
         on_shapes: whether they are of the plan on the shipped models.
     """
     columns: dict[str, Kind] = {}
-    shown: list[tuple[int, Comparison]] = []
+    compared: list[tuple[int, Comparison]] = []
     for summary in {id(each): each for each in summaries.values()}.values():
         columns |= summary.columns
         wanted = {ours for _, ours in _mapped(table, summary, on_shapes)}
-        shown += [(id(summary), c) for c in summary.comparisons if c.column in wanted]
-    together = decide([c for _, c in shown], columns)
+        compared += [(id(summary), c) for c in summary.comparisons if c.column in wanted]
+    together = decide([c for _, c in compared], columns)
     decided: dict[int, dict[tuple[str, str], Comparison]] = {}
-    for (run, _), c in zip(shown, together, strict=True):
+    for (run, _), c in zip(compared, together, strict=True):
         decided.setdefault(run, {})[c.group, c.column] = c
     return [_result(table, name, each, decided.get(id(each), {}), on_shapes) for name, each in summaries.items()]
 
 
 def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, float]]:
     """The paper's figures of a part by arm and our column, in the unit of our column where that is the paper's own."""
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     for number, column in enumerate(table.columns):
         ours = column.shapes if on_shapes else column.column
         for arm, figure in table.parts[part].figures(number).items():
             if ours and column.shows == "mean" and figure is not None:
-                found.setdefault(arm, {})[ours] = figure if on_shapes else figure / column.factor
-    return found
+                figures.setdefault(arm, {})[ours] = figure if on_shapes else figure / column.factor
+    return figures
 
 
 def _mapped(table: Table, summary: Summary, on_shapes: bool) -> list[tuple[Column, str | None]]:

@@ -135,17 +135,17 @@ def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: 
     by_method = _by_method(rows)
     if not {"weak", "strong", "w2sd", CHEAPER} <= by_method.keys():
         return Items([])
-    shown: dict[bool, list[str]] = {True: [], False: []}
+    by_verdict: dict[bool, list[str]] = {True: [], False: []}
     for column in columns:
         weak, strong, ours, base = (_values(by_method[name], column) for name in ("weak", "strong", CHEAPER, "w2sd"))
         margin = suggested_margin(mean(column, strong).mean, mean(column, weak).mean)
         if column.sign and margin > 0:
             claim = not_worse(column, ours, base, margin)
             if claim.holds is not None:
-                shown[claim.holds].append(f"{column.name} (by {margin:.3g}, p {small(claim.p)})")
-    if not any(shown.values()):
+                by_verdict[claim.holds].append(f"{column.name} (by {margin:.3g}, p {small(claim.p)})")
+    if not any(by_verdict.values()):
         return Items([])
-    words = [f"{'' if held else 'not '}shown in {', '.join(some)}" for held, some in shown.items() if some]
+    words = [f"{'' if held else 'not '}shown in {', '.join(some)}" for held, some in by_verdict.items() if some]
     claimed = (
         f"That {labels[CHEAPER]} is worse than {labels['w2sd']} by less than a tenth of what strong and weak differ by"
     )

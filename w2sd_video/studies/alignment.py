@@ -91,15 +91,15 @@ def run(run: Run) -> Result:
     rows: list[dict[str, Any]] = []
     for regime, steps in regimes.items():
         weak, strong, ideal = (_network(kept, n, pairs) for n in steps)
-        found = _directions(strong, weak, ideal, tensor(held_out), run.seed + 2)
+        results = _directions(strong, weak, ideal, tensor(held_out), run.seed + 2)
         for n, (name, method) in enumerate({**METHODS, "ideal": None}.items()):
             run.progress(f"sampling, {regime}", n / (len(METHODS) + 1))
             first = ideal if name == "ideal" else strong
             x = sample(first, weak, method, noise, num_inference_steps=run.steps).double().numpy()
-            found += [
+            results += [
                 {"pair": pair, "method": name, "frechet": frechet(each, held_out[pair])} for pair, each in enumerate(x)
             ]
-        rows += [{"regime": regime, **row} for row in found]
+        rows += [{"regime": regime, **row} for row in results]
     return _result(rows, pairs, points)
 
 
@@ -118,8 +118,8 @@ def _directions(strong: Ensemble, weak: Ensemble, ideal: Ensemble, z: Tensor, se
     z = z.repeat(1, DRAWS, 1)
     rows: list[dict[str, Any]] = []
     for kind, each in (("own ideal", ideal), ("another's ideal", rolled)):
-        found = alignment(strong, weak, each, z, TIMES, seed)
-        for t, row in zip(TIMES, found, strict=True):
+        results = alignment(strong, weak, each, z, TIMES, seed)
+        for t, row in zip(TIMES, results, strict=True):
             values = {name: value.tolist() for name, value in row.items()}
             rows += [{"ideal": kind, "t": t, "pair": n, **{k: v[n] for k, v in values.items()}} for n in range(pairs)]
     generator = torch.Generator().manual_seed(seed)

@@ -67,14 +67,14 @@ def run(run: Run) -> Result:
         first = 2 * number * pairs
         trained_s, trained_w = (members(trained, range(first + n * pairs, first + (n + 1) * pairs)) for n in (0, 1))
         for name, method in METHODS.items():
-            made: list[Tensor] = []
-            made_by_networks = sample(
+            latents: list[Tensor] = []
+            of_networks = sample(
                 trained_s, trained_w, method, noise.float().expand(pairs, -1, -1), num_inference_steps=run.steps
             )
-            x = sample(strong, weak, method, noise, num_inference_steps=run.steps, callback=made.append)
-            paths[case, name] = torch.stack(made)[..., 0].numpy()
+            x = sample(strong, weak, method, noise, num_inference_steps=run.steps, callback=latents.append)
+            paths[case, name] = torch.stack(latents)[..., 0].numpy()
             rows += [_row(case, "exact", 0, name, x)]
-            rows += [_row(case, "trained", n, name, x) for n, x in enumerate(made_by_networks)]
+            rows += [_row(case, "trained", n, name, x) for n, x in enumerate(of_networks)]
         z = IDEAL.draw(4 * points, torch.Generator().manual_seed(run.seed + 3)).double()[None]
         aligned = alignment(strong, weak, Exact(IDEAL, scheduler()), z, TIMES, run.seed)
         rows += [

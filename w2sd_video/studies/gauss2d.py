@@ -59,20 +59,25 @@ def run(run: Run) -> Result:
     rows: list[dict[str, Any]] = []
     paths: dict[str, np.ndarray] = {}
     for name, method in METHODS.items():
-        made: list[Tensor] = []
-        x = sample(strong, weak, method, noise, num_inference_steps=run.steps, callback=made.append)
-        paths[name] = torch.stack(made).numpy()
+        latents: list[Tensor] = []
+        x = sample(strong, weak, method, noise, num_inference_steps=run.steps, callback=latents.append)
+        paths[name] = torch.stack(latents).numpy()
         rows += [_row("exact", 0, name, x)]
-        made_by_networks = sample(
+        of_networks = sample(
             trained_s, trained_w, method, noise.float().expand(pairs, -1, -1), num_inference_steps=run.steps
         )
-        rows += [_row("trained", n, name, x) for n, x in enumerate(made_by_networks)]
+        rows += [_row("trained", n, name, x) for n, x in enumerate(of_networks)]
     ideal = Exact(IDEAL, scheduler())
-    made = []
+    latents = []
     rows.append(
-        _row("exact", 0, "ideal", sample(ideal, None, None, noise, num_inference_steps=run.steps, callback=made.append))
+        _row(
+            "exact",
+            0,
+            "ideal",
+            sample(ideal, None, None, noise, num_inference_steps=run.steps, callback=latents.append),
+        )
     )
-    paths["ideal"] = torch.stack(made).numpy()
+    paths["ideal"] = torch.stack(latents).numpy()
     z = IDEAL.draw(4 * points, torch.Generator().manual_seed(run.seed + 3)).double()[None]
     aligned = alignment(strong, weak, ideal, z, TIMES, run.seed)
     rows += [

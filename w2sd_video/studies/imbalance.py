@@ -61,15 +61,15 @@ def run(run: Run) -> Result:
     strong, weak = (members(network, range(n * pairs, (n + 1) * pairs)) for n in (0, 1))
     noise = torch.randn((points, DIMENSIONS), generator=torch.Generator().manual_seed(run.seed + 2))
     rows: list[dict[str, Any]] = []
-    made: dict[str, np.ndarray] = {}
+    samples: dict[str, np.ndarray] = {}
     for n, (name, method) in enumerate(METHODS.items()):
         run.progress("sampling", n / len(METHODS))
         x = sample(strong, weak, method, noise.expand(pairs, -1, -1), num_inference_steps=run.steps).double().numpy()
-        made[name] = x[0]
+        samples[name] = x[0]
         for pair, each in enumerate(x):
             share = float((space.classify(each) == FEWER).mean())
             rows.append({"pair": pair, "method": name, "ones": share, "from_half": abs(share - 0.5)})
-    return _result(rows, made, space, pairs, points)
+    return _result(rows, samples, space, pairs, points)
 
 
 def _drawn(space: Space, counts: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -81,7 +81,9 @@ def _drawn(space: Space, counts: tuple[int, int], rng: np.random.Generator) -> n
     return space.points[np.concatenate(chosen)]
 
 
-def _result(rows: list[dict[str, Any]], made: dict[str, np.ndarray], space: Space, pairs: int, points: int) -> Result:
+def _result(
+    rows: list[dict[str, Any]], samples: dict[str, np.ndarray], space: Space, pairs: int, points: int
+) -> Result:
     def values(method: str, column: str) -> np.ndarray:
         return np.array([row[column] for row in rows if row["method"] == method])
 
@@ -113,7 +115,7 @@ def _result(rows: list[dict[str, Any]], made: dict[str, np.ndarray], space: Spac
         rows,
         outcome,
         agrees,
-        _figure(values, made, space),
+        _figure(values, samples, space),
         f"Left: share of ones; dots are n = {pairs} independently trained pairs, bars their means, dashed 1 : 1. Right:"
         f" the digits of the first pair ({points} for each method) on the data's two first principal components; below,"
         f" {SHOWN} of them.",
@@ -121,8 +123,8 @@ def _result(rows: list[dict[str, Any]], made: dict[str, np.ndarray], space: Spac
     )
 
 
-def _figure(values: Any, made: dict[str, np.ndarray], space: Space) -> Any:
-    shown = ("strong", "w2sd", "s2wd")
+def _figure(values: Any, samples: dict[str, np.ndarray], space: Space) -> Any:
+    drawn = ("strong", "w2sd", "s2wd")
     drawn, axes = figure(2, 4, height=3.2, height_ratios=(2.6, 1), width_ratios=(1.3, 1, 1, 1))
     grid = axes[0, 0].get_gridspec()
     for each in axes[:, 0]:
@@ -136,14 +138,14 @@ def _figure(values: Any, made: dict[str, np.ndarray], space: Space) -> Any:
     shares.set_xticks(range(len(METHODS)), labels, rotation=45)
     shares.set(ylabel="ones (share of digits)", title="classes")
     data = space.points
-    for n, method in enumerate(shown, 1):
+    for n, method in enumerate(drawn, 1):
         ax, strip = axes[0, n], axes[1, n]
         ax.plot(*data[:, :2].T, ".", color="#cccccc", markersize=2, label="data")
-        is_one = space.classify(made[method]) == FEWER
+        is_one = space.classify(samples[method]) == FEWER
         for chosen, colour, label in ((~is_one, COLOURS["strong"], "zeros"), (is_one, COLOURS["w2sd"], "ones")):
-            ax.plot(*made[method][chosen, :2].T, ".", color=colour, markersize=2.5, label=label)
+            ax.plot(*samples[method][chosen, :2].T, ".", color=colour, markersize=2.5, label=label)
         ax.set(title=NAMES[method], xlabel="component 1", xticks=[], yticks=[])
-        images = space.decode(made[method][:SHOWN]).clip(0, 1)
+        images = space.decode(samples[method][:SHOWN]).clip(0, 1)
         pad = np.pad(images, ((0, 0), (1, 1), (1, 1)))
         rows = [np.concatenate(list(each), 1) for each in np.array_split(pad, 2)]
         strip.imshow(np.concatenate(rows), cmap="gray_r", vmin=0, vmax=1)

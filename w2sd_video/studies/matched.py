@@ -145,10 +145,10 @@ def fit(seen: Sequence[tuple[Tensor, Tensor, Tensor]], history: bool) -> tuple[l
         parts = [u, plain - before] if history else [u]
         a, b = torch.stack([each.flatten() for each in parts], 1).double(), c.flatten().double()
         gram = a.T @ a
-        found = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ (a.T @ b)
-        left += float((b - a @ found).square().sum())
+        weights = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ (a.T @ b)
+        left += float((b - a @ weights).square().sum())
         total += float(b.square().sum())
-        kappa, eta = (*found.tolist(), 0.0)[:2]
+        kappa, eta = (*weights.tolist(), 0.0)[:2]
         coefficients.append((kappa, eta))
         before = plain
     return coefficients, 1 - left / total if total else 1.0
@@ -161,19 +161,19 @@ def run(run: Run) -> Result:
     noises = torch.randn((batches + 1, points, 2), generator=generator, dtype=torch.float64)
     labels = torch.ones(points, dtype=torch.long)
 
-    def made(method: Method | None, noise: Tensor, one_model: bool = False) -> Tensor:
-        told: dict[str, Any] = {"class_labels": labels, "guidance_scale": GUIDANCE, "num_inference_steps": run.steps}
-        return sample(strong, None if one_model else weak, method, noise, **told)
+    def samples(method: Method | None, noise: Tensor, one_model: bool = False) -> Tensor:
+        call: dict[str, Any] = {"class_labels": labels, "guidance_scale": GUIDANCE, "num_inference_steps": run.steps}
+        return sample(strong, None if one_model else weak, method, noise, **call)
 
     def distances(method: Method | None, one_model: bool = False) -> np.ndarray:
-        return np.array([wasserstein(made(method, each, one_model).numpy(), IDEAL) for each in noises[1:]])
+        return np.array([wasserstein(samples(method, each, one_model).numpy(), IDEAL) for each in noises[1:]])
 
     plain, rows = distances(None), []
     kappas: dict[str, list[float]] = {}
     for number, (name, method) in enumerate(METHODS.items()):
         one = name in ONE_MODEL or method.one_model
         watched = Watched(method.strong_guidance, method.weak_guidance, of=method)
-        made(watched, noises[0], one)
+        samples(watched, noises[0], one)
         (guided, by_guidance), (both, by_both) = (fit(watched.seen, history) for history in (False, True))
         uses_history = by_guidance < FULL <= by_both
         control = Scheduled(coefficients=both if uses_history else guided)

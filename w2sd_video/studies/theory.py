@@ -166,10 +166,10 @@ def run(run: Run) -> Result:
         note("displacement, equal models: Theorem 1", length, equal)
         note("displacement, equal models: with -h² J ε", length, equal + h**2 * j(STRONG, s))
         exact = flow(doubled, y, TAU, TAU + h)
-        made = stepped(W2SD(), y, TAU, h)
-        note("one step: flow of 2 ε_s - ε_w", length, made - exact)
-        note("one step: with h² C", length, made - exact - h**2 * second)
-        note("one step: auto-guidance", length, made - stepped(AutoGuidance(), y, TAU, h))
+        landed = stepped(W2SD(), y, TAU, h)
+        note("one step: flow of 2 ε_s - ε_w", length, landed - exact)
+        note("one step: with h² C", length, landed - exact - h**2 * second)
+        note("one step: auto-guidance", length, landed - stepped(AutoGuidance(), y, TAU, h))
         note("one step: S2WD, a step of ε_w", length, stepped(S2WD(), y, TAU, h) - (y + h * w))
     start, end = RANGE
     start_y = z + start * noise
