@@ -18,6 +18,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from torch import Tensor
 
 from w2sd_video import arms
+from w2sd_video.families import least_steps
 from w2sd_video.hook import Conditioning, check_multiple, perturbation
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
@@ -39,6 +40,7 @@ class Checks(WeakArm):
     - `guided_by`: what makes it evaluate the unconditional branch, in words, where it cannot be told to otherwise.
     - `scales_noise`: whether it scales its first noise by the scheduler's `init_noise_sigma`.
     - `agreeing`: what the configurations of the two arms' denoisers have to agree in.
+    - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
 
     guidance_name: ClassVar[str] = "guidance_scale"
@@ -46,6 +48,7 @@ class Checks(WeakArm):
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
+    least_steps: ClassVar[int] = 1
 
     def _check_call(
         self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
@@ -126,8 +129,9 @@ class Checks(WeakArm):
             if not is_of(guidance, int, float) or not math.isfinite(guidance):
                 raise ValueError(f"`{name}` has to be a finite number, but is {guidance!r}.")
         custom = any(call.get(name) is not None for name in ("timesteps", "sigmas"))
-        if not custom and (not is_of(steps, int) or steps < 1):
-            raise ValueError(f"`num_inference_steps` has to be a whole number from 1, but is {steps!r}.")
+        least = least_steps(self.least_steps, self.scheduler.config)
+        if not custom and (not is_of(steps, int) or steps < least):
+            raise ValueError(f"`num_inference_steps` has to be a whole number from {least}, but is {steps!r}.")
 
     def _check_first_noise(self, call: dict[str, Any]) -> None:
         """Refuse a scheduler that the stock pipeline cannot draw its first noise for."""

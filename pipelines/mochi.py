@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from diffusers import MochiPipeline
 
+from w2sd_video.families import FAMILIES
+
 from .transformer import MaskedReflection
 
 
@@ -11,3 +13,4 @@ class W2SDMochiPipeline(MaskedReflection, MochiPipeline):
     """[`MochiPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     agreeing = (*MaskedReflection.agreeing, "text_embed_dim")
+    least_steps = FAMILIES["mochi"].least_steps

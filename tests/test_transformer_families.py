@@ -15,7 +15,7 @@ import tiny
 import torch
 import transformers
 from any_pipeline import CASES, Case, algorithm_1, draw, network, sample, seeded
-from diffusers import AutoencoderKL, UniPCMultistepScheduler
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from families import add_lora
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -314,6 +314,18 @@ def test_guidance_up_to_1_runs_the_unconditional_branch_where_the_pipeline_can(m
     ours = sample(pipe, WAN.of(pipe, guidance_scale=main, **arms_of((strong, weak))))[1][-1]
     expected, _, _ = algorithm_1(plain, stock, other)
     assert near(ours, expected)
+
+
+@pytest.mark.parametrize("case, terminal", [("MochiPipeline", None), ("LTXPipeline", 0.1)])
+@pytest.mark.parametrize("method", [None, "w2sd"])
+def test_one_step_is_refused_where_diffusers_has_no_schedule_of_one(case, terminal, method):
+    of = family(case, LARGER[case])
+    config = {} if terminal is None else {"shift_terminal": terminal}
+    pipe = of.pipeline(scheduler=FlowMatchEulerDiscreteScheduler(**config, invert_sigmas=case == "MochiPipeline"))
+    call = of.of(pipe, output_type="latent").call(pipe)
+    with pytest.raises(ValueError, match="`num_inference_steps` has to be a whole number from 2, but is 1"):
+        pipe(**{**call, "num_inference_steps": 1}, method=method)
+    pipe(**{**call, "num_inference_steps": 2}, method=method)
 
 
 def test_guidance_that_a_pipeline_has_no_branch_for_is_refused_by_name():

@@ -77,6 +77,8 @@ def test_every_family_of_transformers_has_a_preset():
         ),
         ("ltx-guidance", {"num_frames": 85}, "num_frames: 85 is not accepted; give a multiple of 8 plus 1"),
         ("mochi-guidance", {"num_frames": 82}, "num_frames: 82 is not accepted; give a multiple of 6 plus 1"),
+        ("mochi-guidance", {"num_inference_steps": 1}, "steps: 1 is not accepted; give a whole number from 2 to"),
+        ("qwen-image-guidance", {"num_inference_steps": 1}, "steps: 1 is not accepted; give a whole number from 2 to"),
         ("wan21-14b-1.3b", {"height": 488}, "height: 488 is not accepted; give a multiple of 16, as wan takes"),
         ("ltx-guidance", {"width": 720}, "width: 720 is not accepted; give a multiple of 32, as ltx takes"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ class Family:
         from_image: whether it makes a video of a picture.
         side: what height and width are multiples of, in pixels.
         stride: what the number of frames is a multiple of, plus 1.
+        least_steps: the fewest of its pipeline; see `least_steps`.
     """
 
     pipeline: str
@@ -59,6 +61,7 @@ class Family:
     from_image: bool = False
     side: int = 8
     stride: int = 1
+    least_steps: int = 1
 
     @property
     def denoiser(self) -> str:
@@ -89,7 +92,7 @@ FAMILIES = {
     "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, from_image=True),
     "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
     "hunyuan-video-15": _transformer("W2SDHunyuanVideo15Pipeline", stride=4),
-    "mochi": _transformer("W2SDMochiPipeline", stride=6),
+    "mochi": _transformer("W2SDMochiPipeline", stride=6, least_steps=2),
     "stable-diffusion-3": _transformer("W2SDStableDiffusion3Pipeline"),
     "flux": _transformer("W2SDFluxPipeline", embedded=True),
     "qwen-image": _transformer("W2SDQwenImagePipeline", embedded=True),
@@ -105,3 +108,14 @@ EXPERTS = tuple(name for name, family in FAMILIES.items() if family.experts)
 RESCALED = tuple(name for name, family in FAMILIES.items() if family.rescaled)
 FROM_IMAGE = tuple(name for name, family in FAMILIES.items() if family.from_image)
 U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
+
+
+def least_steps(of_pipeline: int, schedule: Mapping[str, Any]) -> int:
+    """The fewest steps of a run. With one, diffusers divides by 0 in Mochi's own schedule, half of which is linear, and
+    in any that is stretched to end at a `shift_terminal`, as LTX-Video's and Qwen-Image's.
+
+    Args:
+        of_pipeline: the fewest of its pipeline, whatever its scheduler.
+        schedule: the scheduler's configuration.
+    """
+    return max(of_pipeline, 2 if schedule.get("shift_terminal") else 1)

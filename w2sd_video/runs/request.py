@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
-from ..families import FAMILIES
+from ..families import FAMILIES, least_steps
 from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
 from ..setting_types import MOST_STEPS, WIDEST
@@ -116,7 +116,8 @@ class Request(Settings):
         """
         trained = self.scheduler.get("num_train_timesteps", 1000)
         _whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
-        _whole("num_inference_steps", self.num_inference_steps, 1, trained)
+        least = least_steps(FAMILIES[self.family].least_steps, self.scheduler)
+        _whole("num_inference_steps", self.num_inference_steps, least, trained)
         most = settings.most_reflected(self.num_inference_steps, self.convention)
         _whole("reflection_steps", self.reflection_steps, 0, most)
         self._check_method()

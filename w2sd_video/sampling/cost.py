@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..families import FAMILIES
+from ..families import FAMILIES, least_steps
 from ..runs import VARIANTS, Request
 from ..settings import Variant
 from .load import scheduler
@@ -87,7 +87,7 @@ def steps_for(request: Request, most: int) -> int:
     """The fewest steps with which a request takes at least so many evaluations, reflecting in as many of them as its
     method does by default."""
     trained = request.scheduler.get("num_train_timesteps", 1000)
-    low, high = 1, int(trained)
+    low, high = least_steps(FAMILIES[request.family].least_steps, request.scheduler), int(trained)
     while low < high:
         middle = (low + high) // 2
         enough = evaluations(request.of_steps(middle))["total"] >= most
