@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 from typing import Any
@@ -252,7 +253,6 @@ def test_three_branches_of_two_guidances_are_refused(images):
 
 def test_a_pipeline_that_copies_its_scheduler_is_refused():
     pipe = stable_diffusion_3()
-    import copy
 
     def copies(pipe: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         copy.deepcopy(pipe.scheduler)
@@ -264,6 +264,17 @@ def test_a_pipeline_that_copies_its_scheduler_is_refused():
             pipe("a cat", callback_on_step_end=copies, **call)
     assert "step" not in vars(pipe.scheduler) and "set_timesteps" not in vars(pipe.scheduler)
     pipe("a cat", callback_on_step_end=copies, **call)
+
+
+def test_a_pipeline_is_copied_before_or_after_a_method_is_applied_to_it_and_not_meanwhile():
+    pipe = stable_diffusion_3()
+    with apply_reflection(pipe, W2SD()):
+        with pytest.raises(ValueError, match="StableDiffusion3Pipeline.* was copied while a method is applied to it"):
+            copy.deepcopy(pipe)
+    call = {"num_inference_steps": 2, "max_sequence_length": 7, "output_type": "latent"}
+    with apply_reflection(copy.deepcopy(pipe), W2SD()) as group:
+        pipe("a cat", **call)
+    assert group.evaluations.strong == 0
 
 
 def test_a_call_that_raised_does_not_spoil_the_next_one_in_the_same_context():

@@ -66,7 +66,7 @@ def stepping(group: Group) -> Iterator[None]:
         "step": functools.partial(group.step, theirs["step"]),
         "set_timesteps": set_timesteps,
     }
-    seams = [(vars(scheduler), name, _Seam(group.name, theirs[name], ours[name])) for name in ours]
+    seams = [(vars(scheduler), name, _Seam(group, theirs[name], ours[name])) for name in ours]
     with switched(seams):
         yield
 
@@ -74,16 +74,22 @@ def stepping(group: Group) -> Iterator[None]:
 class _Seam:
     """A scheduler's method, gone through by ours. It stays with its scheduler: a copy would act on the first one."""
 
-    def __init__(self, pipeline: str, theirs: Callable[..., Any], ours: Callable[..., Any]):
+    def __init__(self, group: Group, theirs: Callable[..., Any], ours: Callable[..., Any]):
         functools.update_wrapper(self, theirs)  # pipelines look at the signature
-        self._pipeline, self._ours = pipeline, ours
+        self._group, self._ours = group, ours
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._ours(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if not self._group.running():
+            raise ValueError(
+                f"{self._group.name}, or its scheduler, was copied while a method is applied to it (in"
+                " `apply_reflection`, or during a call): the copy would act on the first one. Copy it before or"
+                " afterwards."
+            )
         raise ValueError(
-            f"{self._pipeline} is not supported under a method: it copies its scheduler during the call, and steps of"
+            f"{self._group.name} is not supported under a method: it copies its scheduler during the call, and steps of"
             " a copy cannot be reflected. Use it with `method=None`."
         )
 
@@ -363,10 +369,10 @@ def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mappin
 def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
     """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
 
-    def following(given: torch.Generator) -> torch.Generator:
-        ahead = given.clone_state()
-        seed = int(torch.randint(2**62, (), generator=ahead, device=given.device))
-        return torch.Generator(given.device).manual_seed(seed ^ _NOISE)
+    def following(generator: torch.Generator) -> torch.Generator:
+        ahead = generator.clone_state()
+        seed = int(torch.randint(2**62, (), generator=ahead, device=generator.device))
+        return torch.Generator(generator.device).manual_seed(seed ^ _NOISE)
 
     if generator is None:
         return torch.randn_like
