@@ -27,39 +27,44 @@ def test_what_the_autoencoder_makes_of_rendered_videos_is_right():
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "tuned" / "vae")
     rng = np.random.default_rng(11)
     scores = []
-    for _ in range(100):
+    for _ in range(40):
         scene = sample_scene(rng)
         scores.append(judge(autoencoded(vae, render(scene, rng)), scene))
     assert np.mean([each["right"] for each in scores]) >= 0.99
     assert np.mean([each["background_instability"] for each in scores]) < 0.005
 
 
-# One object of each shape and size, moving or not: a fixed mix.
+# One object of each shape, size and colour, moving or not.
 MOVES = ("right", "up", "still")
 SINGLE = [
     Scene(
         (
             Thing(
-                list(COLOURS)[(n + n // 6 * 2) % 6],
+                list(COLOURS)[n],
                 SHAPES[n % 3],
-                list(SIZES)[n // 3 % 2],
-                MOVES[(n // 2 + n // 6) % 3],
+                list(SIZES)[n // 3],
+                MOVES[n // 2],
             ),
         ),
         None,
-        ("black", "grey", "white")[(n // 2 + n // 6) % 3],
+        ("black", "grey", "white")[n // 2],
     )
-    for n in range(12)
+    for n in range(6)
 ]
+STEPS = 15  # of the preset's 25: enough for the forms
 
 
 @pytest.mark.slow
 def test_single_objects_have_their_form_and_the_background_stands():
     asked = presets.load("shapes")
-    pipelines = load(Request.of(describe(SINGLE[0]), 0, asked, variant="plain"))
+    requests = [
+        Request.of(describe(scene), n, asked, variant="plain", num_inference_steps=STEPS)
+        for n, scene in enumerate(SINGLE)
+    ]
+    strong = load(requests[0])["strong"]
     scores, moved = [], []
-    for n, scene in enumerate(SINGLE):
-        frames, _ = sample(pipelines["strong"], Request.of(describe(scene), n, asked, variant="plain"), "strong")
+    for scene, request in zip(SINGLE, requests, strict=True):
+        frames, _ = sample(strong, request, "strong")
         scores.append(judge(frames, scene))
         grey = np.median(frames.reshape(len(frames), -1, 3).astype(float), axis=1).mean(-1)
         moved.append(np.ptp(grey))
