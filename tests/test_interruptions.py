@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -103,12 +102,13 @@ def drive(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:
         expected = contents(undisturbed)
         assert not [name for name in expected if "gif" in name] or kind == "new"
         done = dict.fromkeys(EXITS, 0)
-        chosen, rounds, out = random.Random(0), 0, folder / f"disturbed-{kind}"
+        rounds, out = 0, folder / f"disturbed-{kind}"
         while sum(done.values()) < wanted or out.exists():
             if not out.exists():
                 shutil.copytree(former, out)
-            by = list(EXITS)[sum(done.values()) % 3]
-            at = chosen.randint(1, RENAMES[kind]) if sum(done.values()) < wanted else 0
+            number = sum(done.values())
+            by = list(EXITS)[number % 3]
+            at = 1 + number % RENAMES[kind] if number < wanted else 0
             code = fork(cli, arguments, out, log, at, by)
             if code:
                 assert code == EXITS[by], f"{kind}, signal {by} at rename {at}: {code}\n{log.read_text()}"
@@ -130,10 +130,12 @@ def run(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:
 
 
 @pytest.mark.slow
-def test_60_interruptions_at_renames_all_resume_to_the_undisturbed_bytes(tmp_path):
-    """For more, `python tests/test_interruptions.py FOLDER '{"new": 220, "overwrite": 220, "compare": 60}'`."""
-    seen = run(tmp_path, {"new": 24, "overwrite": 27, "compare": 9})
-    assert sum(times for kind in seen.values() for name, times in kind.items() if name.startswith("SIG")) == 60
+def test_interruptions_at_every_rename_resume_to_the_undisturbed_bytes(tmp_path):
+    """Of all signals at each: `python tests/test_interruptions.py FOLDER '{"overwrite": 21, "compare": 30}'`."""
+    wanted = {"new": 3 * RENAMES["new"], "overwrite": RENAMES["overwrite"], "compare": RENAMES["compare"]}
+    seen = run(tmp_path, wanted)
+    for kind, times in wanted.items():
+        assert sum(number for name, number in seen[kind].items() if name.startswith("SIG")) == times
     assert all(kind["rounds"] for kind in seen.values())
 
 
