@@ -568,8 +568,11 @@ def test_another_prompt_is_scored_again_where_it_counts(folder, tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
-    for seed in range(12):
-        video.write_mp4(shapes_video(seed), tmp_path / "videos" / f"{PROMPT}-{seed}.mp4", 8)
+    count = 40  # to the last of which it does not come before it is killed
+    video.write_mp4(shapes_video(0), tmp_path / "one.mp4", 8)
+    for seed in range(count):  # which differ in what a free box holds
+        data = (tmp_path / "one.mp4").read_bytes() + b"\0\0\0\x09free" + bytes([seed])
+        (tmp_path / "videos" / f"{PROMPT}-{seed}.mp4").write_bytes(data)
 
     def command(name: str) -> list[str]:
         return ["eval", "videos", "--dimensions", "shapes,temporal_flickering", "--out", f"{name}.json"]
@@ -592,10 +595,10 @@ def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path,
             time.sleep(0.001)
         process.kill()
         process.wait()
-        assert rows <= kept() < 24
+        assert rows <= kept() < 2 * count
     assert results("killed") == results("whole")
     keys = [json.loads(line)["key"] for line in (tmp_path / "killed.jsonl").read_text().splitlines()]
-    assert len(keys) == len(set(keys)) == 24
+    assert len(keys) == len(set(keys)) == 2 * count
 
 
 # Dimensions and weights
