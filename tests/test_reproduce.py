@@ -479,7 +479,13 @@ def test_a_table_that_nothing_stands_for_is_refused_with_the_reason(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_table_runs_from_nothing_to_its_page(tmp_path):
+def test_a_table_runs_from_nothing_to_its_page(tmp_path, monkeypatch):
+    """In fewer steps and frames."""
+    text, preset = (reproduce.table.FOLDER / "table12.yaml").read_text(), "    preset: shapes\n"
+    assert preset in text
+    few = f"{preset}    settings: {{num_inference_steps: 8, num_frames: 6}}\n"
+    (tmp_path / "table12.yaml").write_text(text.replace(preset, few))
+    monkeypatch.setattr(reproduce.table, "FOLDER", tmp_path)
     table = tmp_path / "t"
     said = command("table12", "--shapes", "--n", 2, "--out", table)
     assert "not shown" in said and "shapes_jerk" in said

@@ -642,8 +642,8 @@ def test_every_other_method_has_a_row(tmp_path):
 
 @pytest.mark.slow
 def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance():
-    """At T = 12: pixels of four videos, from the same prompts and seeds."""
-    asked = bench.preset("shapes", {"num_inference_steps": 12})
+    """At T = 12: pixels of four videos of four frames, from the same prompts and seeds."""
+    asked = bench.preset("shapes", {"num_inference_steps": 12, "num_frames": 4})
     pipelines = bench.load(bench.Request.of(grammar.prompts(1)[0], 0, asked))
     distances: dict[str, list[float]] = {}
     for n, prompt in enumerate(grammar.prompts(4)):
