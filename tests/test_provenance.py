@@ -40,9 +40,9 @@ def test_a_loaded_component_has_the_hash_of_its_file(tmp_path):
 def test_the_hashes_of_small_files_take_under_half_a_second(tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "pair")
     pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")
-    start = time.perf_counter()
+    start = time.process_time()
     weight_hashes(pipe)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_a_component_built_in_memory_or_replaced_has_the_hash_of_its_tensors(tmp_path):
