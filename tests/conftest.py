@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import importlib
@@ -43,19 +42,21 @@ def _one_command_line() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shipped_models_read_once() -> Iterator[None]:
-    """A pipeline of shipped models alone is read once by a process: after that, a copy of it as it was read."""
+def _models_read_once() -> Iterator[None]:
+    """A pipeline of models that no test changes is read once by a process: after that, a copy of it as it was read."""
+    from copies import UNCHANGED, copier  # it loads torch, which the process that starts the workers does without
+
     load = importlib.import_module("w2sd_video.sampling.load")  # the module; the package has its function of that name
     read, kept = load._load, {}
 
     def copied(request: Any, strong: str, **pair: object) -> object:
         names = (strong, request.family, request.dtype, request.motion_adapter, request.vae, request.controlnet)
         key = repr((*names, sorted(pair.items())))
-        if not all(str(model).startswith("package:") for model in (strong, pair.get("weak", strong))):
+        if not all(str(model).startswith(tuple(UNCHANGED)) for model in (strong, pair.get("weak", strong))):
             return read(request, strong, **pair)
         if key not in kept:
-            kept[key] = read(request, strong, **pair)
-        return copy.deepcopy(kept[key])
+            kept[key] = copier(read(request, strong, **pair))
+        return kept[key]()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "_load", copied)

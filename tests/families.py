@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
 import tiny
 import torch
+from copies import copier
 from diffusers import ControlNetModel, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor
@@ -86,7 +86,7 @@ class Family:
     def pipeline(self, *, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
         """A pipeline that a test may change: of components of its own, or copies of those built once a session."""
         if overrides.keys() <= {"weak", "scheduler"}:
-            parts = deepcopy(_built(self, dtype, overrides.get("weak", True)))
+            parts = _copier(self, dtype, overrides.get("weak", True))()
             pipe = self.cls(**parts | {name: part for name, part in overrides.items() if name == "scheduler"})
         else:
             pipe = self.cls(**self.components(**overrides)).to(dtype)
@@ -199,9 +199,9 @@ class Classes(Family):
 
 
 @cache
-def _built(family: Family, dtype: torch.dtype, weak: bool) -> dict[str, Any]:
+def _copier(family: Family, dtype: torch.dtype, weak: bool) -> Callable[[], dict[str, Any]]:
     parts = family.components(weak=weak)
-    return parts | family.cls(**parts).to(dtype).components
+    return copier(parts | family.cls(**parts).to(dtype).components)
 
 
 def picture(pixels: Tensor) -> Any:

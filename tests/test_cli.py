@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import tiny
+from copies import UNCHANGED
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from typer.testing import CliRunner
@@ -39,6 +41,7 @@ def models(tmp_path_factory) -> list[str]:
         parts = {key: value for key, value in parts.items() if key not in ("motion_adapter", "weak_unet")}
         StableDiffusionXLPipeline(**parts).save_pretrained(root / name)
     tiny.motion_adapter().save_pretrained(root / "motion")
+    UNCHANGED.append(str(root))
     return [part for name in ("strong", "weak", "motion") for part in (f"--{name}", str(root / name))]
 
 
@@ -302,14 +305,11 @@ def test_bad_input_is_refused_in_words_before_anything_is_written(small, options
 
 
 def test_damaged_weights_are_refused_by_name(small, models):
-    (unet,) = (Path(models[1]) / "unet").glob("*.safetensors")
-    whole = unet.read_bytes()
-    try:
-        unet.write_bytes(whole[: len(whole) // 2])
-        said = generate(PROMPT, *small, code=2)
-    finally:
-        unet.write_bytes(whole)
-    assert models[1] in said and listing() == []
+    shutil.copytree(models[1], "damaged")
+    (unet,) = Path("damaged/unet").glob("*.safetensors")
+    unet.write_bytes(unet.read_bytes()[: unet.stat().st_size // 2])
+    said = generate(PROMPT, *small, "--strong", "damaged", code=2)
+    assert "/damaged' is damaged or not complete" in said and listing() == []
 
 
 def test_a_device_that_is_not_there_is_refused(small):

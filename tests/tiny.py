@@ -6,11 +6,11 @@ Every builder takes a seed, leaves the global random state as it was, and return
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cache
 from typing import TypeVar
 
 import torch
+from copies import copier
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -137,15 +137,14 @@ def components(*, weak: bool = True, **overrides) -> dict:
 
 def pipeline(*, weak: bool = True, **overrides) -> W2SDAnimateDiffSDXLPipeline:
     """A pipeline that a test may change: components that are not given are copies of those built once a session."""
-    kept = {name: part for name, part in _built(weak).items() if name not in overrides}
-    pipe = W2SDAnimateDiffSDXLPipeline(**deepcopy(kept), **overrides)
+    pipe = W2SDAnimateDiffSDXLPipeline(**_copier(weak)() | overrides)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 @cache
-def _built(weak: bool) -> dict:
-    return W2SDAnimateDiffSDXLPipeline(**components(weak=weak)).components
+def _copier(weak: bool) -> Callable[[], dict]:
+    return copier(W2SDAnimateDiffSDXLPipeline(**components(weak=weak)).components)
 
 
 def call(**overrides) -> dict:
