@@ -12,6 +12,8 @@ import math
 import os
 import re
 import stat
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -118,6 +120,11 @@ def parse_yaml(text: str) -> Any:
     Raises:
         ValueError: says where the text is no YAML, has a key twice, a tag of its own, or nests or expands too far.
     """
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=128)  # a preset is read again and again, by itself and by those that extend it
+def _parsed(text: str) -> Any:
     try:
         _check_size(text)
         return yaml.load(text, _Loader)
