@@ -307,7 +307,8 @@ def main() -> None:
                     if stage == "report" and engine != "one":  # it is one process, whatever made the run
                         continue
                     rng = random.Random(f"{given.seed} {engine} {stage}")
-                    what = disturbed(stage, options, 1 if engine == "one" else 2, given.times, base, rng)
+                    times = given.times if engine == "one" else max(1, given.times // 2)  # of which each starts others
+                    what = disturbed(stage, options, 1 if engine == "one" else 2, times, base, rng)
                     print(f"{stage}, {engine}: {what}", flush=True)
                 if at:
                     print(f"run, ray: {workers_killed(*at, base)}", flush=True)
