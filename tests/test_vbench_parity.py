@@ -24,9 +24,13 @@ PATHS = [VIDEOS / f"{name}.mp4" for name in CLIPS]
 # VBench's packages for the live comparison, which come without their own requirements.
 LIVE = ("vbench", "clip", "timm", "einops", "ftfy", "omegaconf", "easydict", "pyiqa", "cv2", "pkg_resources")
 EXACT = ("temporal_flickering", "dynamic_degree")
-# Live, of the dimensions whose networks take long, the clips of a few frames; the recorded scores are of all.
 SHORT = [name for name, (_, _, frames, *_) in CLIPS.items() if frames < 10]
-QUICK = ("temporal_flickering", "motion_smoothness")
+# A network that looks at each frame by itself needs no clips of many; optical flow needs one for each stride.
+FRAMEWISE = ("subject_consistency", "background_consistency", "aesthetic_quality", "imaging_quality")
+CLIPS_OF = dict.fromkeys(FRAMEWISE, SHORT) | {"dynamic_degree": [*SHORT, "landscape", "portrait"]}
+# The live comparison: ViCLIP takes 8 frames of a clip, where it has them.
+FEWEST = ["odd", "trap-561", "black", "one", "two"]
+LIVE_CLIPS = {"temporal_flickering": [*CLIPS], "overall_consistency": [*FEWEST, "fast"]}
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +63,15 @@ def skip_where_it_cannot_be_scored(dimension: str) -> None:
 
 
 def assert_equal(dimension: str, mine: dict[str, Any], theirs: dict[str, Any], recorded: bool) -> None:
-    """Equal to 1e-5 of the scale, or exactly; where VBench has no score, we have a named problem."""
+    """Equal to 1e-5 of the scale, or exactly; where VBench has no score, we have a named problem.
+
+    Recorded scores may be 5e-5 off: on another machine, or with other versions of its libraries, VBench's are too.
+    """
     for clip in theirs:
         if isinstance(theirs[clip], str) or math.isnan(theirs[clip]):
             assert isinstance(mine[clip], str) and "at least" in mine[clip]
         else:
-            tolerance = 0.0 if dimension in EXACT else 1e-5 * COLUMNS[dimension].scale
+            tolerance = 0.0 if dimension in EXACT else (5e-5 if recorded else 1e-5) * COLUMNS[dimension].scale
             if recorded and (dimension, clip) == ("motion_smoothness", "black"):
                 tolerance = 1 / 255  # of all equal pixels, rounding on another machine can floor all to the next level
             assert mine[clip] == pytest.approx(float(theirs[clip]), abs=tolerance, rel=0), clip
@@ -73,14 +80,15 @@ def assert_equal(dimension: str, mine: dict[str, Any], theirs: dict[str, Any], r
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_scores_are_those_that_vbench_gave(dimension, folder, golden):
     skip_where_it_cannot_be_scored(dimension)
-    mine = ours(folder, PATHS, [dimension])[dimension]
+    paths = [path for path in PATHS if path.stem in CLIPS_OF.get(dimension, CLIPS)]
+    mine = ours(folder, paths, [dimension])[dimension]
     recorded = golden["scores"][dimension]
     assert recorded.keys() == CLIPS.keys()
-    assert_equal(dimension, mine, recorded, recorded=True)
+    assert_equal(dimension, mine, {path.stem: recorded[path.stem] for path in paths}, recorded=True)
     if find_spec("vbench") and all(find_spec(package) for package in LIVE):
-        paths = [path for path in PATHS if dimension in QUICK or path.stem in SHORT]
+        paths = [path for path in PATHS if path.stem in LIVE_CLIPS.get(dimension, FEWEST)]
         theirs = Official(folder).scores(paths, [dimension])[dimension]
-        assert len(theirs) >= 9
+        assert len(theirs) >= len(FEWEST)
         assert_equal(dimension, mine, theirs, recorded=False)
 
 
@@ -105,12 +113,12 @@ def test_the_official_backend_scores_each_video_that_its_package_can(folder, tmp
 def test_all_dimensions_in_one_pass_score_as_one_by_one(folder, golden):
     for dimension in DIMENSIONS:
         skip_where_it_cannot_be_scored(dimension)
-    paths = [VIDEOS / f"{name}.mp4" for name in ("odd", "fast")]
+    paths = [VIDEOS / f"{name}.mp4" for name in ("odd", "noise")]
     together = ours(folder, paths)
     for dimension in DIMENSIONS:
         for path in paths:
             theirs = float(golden["scores"][dimension][path.stem])
-            assert together[dimension][path.stem] == pytest.approx(theirs, abs=1e-5 * COLUMNS[dimension].scale, rel=0)
+            assert together[dimension][path.stem] == pytest.approx(theirs, abs=5e-5 * COLUMNS[dimension].scale, rel=0)
 
 
 def test_the_two_verdicts_of_dynamic_degree_are_both_among_the_clips(golden):
