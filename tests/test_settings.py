@@ -157,6 +157,11 @@ def test_yaml_is_read_as_1_2_says(text, value):
     assert documents.parse_yaml(text) == value and type(documents.parse_yaml(text)) is type(value)
 
 
+def test_what_is_read_of_a_yaml_text_can_be_changed_and_is_read_anew():
+    documents.parse_yaml("a: [1]")["a"].append(2)
+    assert documents.parse_yaml("a: [1]") == {"a": [1]}
+
+
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n"
 BOMB += "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 
