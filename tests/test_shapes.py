@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from w2sd_video import runs
 from w2sd_video.methods import METHODS
 from w2sd_video.shapes import bench, captions, grammar, reading, rows, run, table, train, tuning, world
 from w2sd_video.shapes.cli import app
@@ -477,7 +478,7 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (two objects) (50 of 100) |" in printed
     assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in printed
     assert "adjusted by Holm's method over all 5 comparisons of the table" in printed
-    said = table.verdicts(table.rivalry(rows, COLUMNS), labels, COLUMNS)
+    said = table.verdicts(table.rivalry(lines, COLUMNS), labels, COLUMNS)
     assert said.startswith("- W2SD against strong: worse in direction (-0.")
     assert said.index("worse in") < said.index("not decided in right (one object)") < said.index("better in jerk (")
 
@@ -557,7 +558,7 @@ def test_processes_side_by_side_make_what_one_makes(tmp_path):
     for name, processes in (("one", "1"), ("two", "2")):
         ran = CliRunner().invoke(app, ["bench", "--out", str(tmp_path / name), "--processes", processes, *few])
         assert ran.exit_code == 0, ran.output
-    one, two = ({row["n"]: row for row in bench.rows(tmp_path / name)} for name in ("one", "two"))
+    one, two = ({row["n"]: row for row in runs.rows(tmp_path / name)} for name in ("one", "two"))
     assert one.keys() == two.keys() == set(range(4))
     for n in one:  # to the last digit, and NaN where there is no score
         assert json.dumps(one[n] | {"seconds": 0}) == json.dumps(two[n] | {"seconds": 0})
@@ -567,18 +568,18 @@ def test_processes_side_by_side_make_what_one_makes(tmp_path):
         assert ran.exit_code == 0 and "strong, tuned guidance (" in ran.output
         held = (tmp_path / "one").read_text()
     assert (tmp_path / "one").read_text() == held
-    trials = [row for row in bench.rows(tmp_path / "one") if row.get("tuning")]
+    trials = [row for row in runs.rows(tmp_path / "one") if row.get("tuning")]
     assert len(trials) >= 8 and not {row["prompt"] for row in trials} & {row["prompt"] for row in one.values()}
 
 
 def test_a_results_file_that_was_cut_in_its_last_line_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     bench.run("shapes", path, RENDERED, grammar.prompts(3))
-    made = [row | {"seconds": 0} for row in bench.rows(path)]
+    made = [row | {"seconds": 0} for row in runs.rows(path)]
     path.write_text(path.read_text()[:-20])
-    assert len(bench.rows(path)) == 2
+    assert len(runs.rows(path)) == 2
     bench.run("shapes", path, RENDERED, grammar.prompts(3))
-    assert [row | {"seconds": 0} for row in bench.rows(path)] == made
+    assert [row | {"seconds": 0} for row in runs.rows(path)] == made
     assert made[0]["scores"]["right"] == 1.0
 
 
@@ -631,7 +632,7 @@ def test_every_other_method_has_a_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     few = {"num_inference_steps": 3, "num_frames": 2}
     bench.run("shapes", path, {"w2sd": bench.Row("W2SD"), **bench.OTHERS}, ["a red circle"], few)
-    made = {row["method"]: row for row in bench.rows(path)}
+    made = {row["method"]: row for row in runs.rows(path)}
     # A schedule of guidance is no method by itself: it takes its numbers.
     assert set(METHODS) - {"w2sd", "weak", "guidance_schedule"} == {
         row.says.get("method") for row in bench.OTHERS.values()
