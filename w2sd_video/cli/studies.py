@@ -31,12 +31,30 @@ def study(
     page: Annotated[
         Path | None, typer.Option(help="Write the study's page for the site into this folder, too.", **PATH)
     ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(min=1, max=500, help="Of a study that samples videos: the first N prompts of its list (100)."),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=256,
+            help="Of a study that samples videos: processes side by side. 0: only what its rows say already.",
+        ),
+    ] = 1,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Of a study that samples videos: rows of earlier runs, or of `shapes bench`; may be repeated.", **PATH
+        ),
+    ] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Run a study of the paper on a CPU: a figure (PNG, SVG), a CSV, and a sentence that says what came out.
 
-    `w2sd-video study ls` lists them. The same command writes the same CSV; networks that a study has trained are kept
-    beside it and used again.
+    `w2sd-video study ls` lists them. The same command writes the same CSV; networks that a study has trained, and
+    scores of videos that it has sampled, are kept beside it and used again.
     """
     with messages():
         as_json = wants_json(form)
@@ -54,6 +72,12 @@ def study(
                 runs.writable(to)
         from ..studies import study as studies
 
+        kept = list(rows or [])
+        if wrong := [path for path in kept if not path.is_file()]:
+            raise Refused("--rows", str(wrong[0]), "give a file of rows")
+        if page is not None and (beside := studies.rows_beside(name, page)).exists():
+            kept.append(beside)
+
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task(name, total=1.0)
@@ -62,6 +86,9 @@ def study(
                 quick,
                 folder / "trained",
                 lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}"),
+                prompts,
+                workers,
+                kept,
             )
             result = studies.perform(name, run)
         paths = studies.write(name, result, folder)

@@ -86,12 +86,17 @@ def _mean_size(model: str, arm: str) -> int | None:
 def steps_for(request: Request, most: int) -> int:
     """The fewest steps with which a request takes at least so many evaluations, reflecting in as many of them as its
     method does by default."""
-    trained = request.scheduler.get("num_train_timesteps", 1000)
-    low, high = least_steps(FAMILIES[request.family].least_steps, request.scheduler), int(trained)
+
+    def enough(steps: int) -> bool:
+        return evaluations(request.of_steps(steps))["total"] >= most
+
+    trained = int(request.scheduler.get("num_train_timesteps", 1000))
+    low = high = least_steps(FAMILIES[request.family].least_steps, request.scheduler)
+    while high < trained and not enough(high):
+        low, high = high + 1, min(2 * high, trained)
     while low < high:
         middle = (low + high) // 2
-        enough = evaluations(request.of_steps(middle))["total"] >= most
-        low, high = (low, middle) if enough else (middle + 1, high)
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
     return low
 
 

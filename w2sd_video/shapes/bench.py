@@ -34,7 +34,7 @@ from ..models.sources import resolve
 from ..runs import VARIANTS, Request, alone, writable
 from ..sampling import load, sample
 from .pairs import prompt_of, sample_of, score
-from .rows import OTHER, read
+from .rows import OTHER, add, read
 from .world import FRAMES
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
@@ -154,6 +154,7 @@ def run(
     progress: Callable[[str, int], None] = lambda name, done: None,
     processes: int = 1,
     tuning: bool = False,
+    by_prompt: bool = False,
 ) -> None:
     """Makes and scores a video or picture of each prompt by each row; appends a line each to `out`, a JSON Lines file.
 
@@ -167,6 +168,7 @@ def run(
         progress: is told how many more samples of a row are there.
         processes: how many make samples side by side, each with one thread. What they make does not depend on it.
         tuning: the prompts are those that settings are tuned on.
+        by_prompt: all rows of a prompt come before those of the next, so that what is interrupted has whole prompts.
 
     Raises:
         Refused: `out` cannot be written to, or another process is adding to it.
@@ -176,10 +178,11 @@ def run(
     """
     writable(out.absolute().parent)
     with alone(out):
-        work = _left(pair, out, wanted, prompts, dict(settings or {}), progress, tuning)
+        work = _left(pair, out, wanted, prompts, dict(settings or {}), progress, tuning, 1 if by_prompt else TOGETHER)
+        if by_prompt:
+            work.sort(key=lambda each: each.samples[0][0])
         for each, lines in _done(work, processes):
-            with open(out, "a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            add(out, lines)
             progress(each.name, len(lines))
 
 
@@ -191,8 +194,9 @@ def _left(
     settings: dict[str, Any],
     progress: Callable[[str, int], None],
     tuning: bool,
+    together: int,
 ) -> list[_Work]:
-    """What is not in the file yet; see `run`."""
+    """What is not in the file yet, in works of at most `together` samples; see `run`."""
     pair_preset = preset(pair, settings)
     lines = [row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning]
     present = {(row["method"], row["n"]): row for row in lines}
@@ -216,8 +220,8 @@ def _left(
                 raise ArgumentError("out", f"{out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
         left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in present]
         progress(name, len(prompts) - len(left))
-        for first in range(0, len(left), TOGETHER):
-            some = tuple(left[first : first + TOGETHER])
+        for first in range(0, len(left), together):
+            some = tuple(left[first : first + together])
             work.append(_Work(pair, settings, name, row, some, pictures, tuning, of))
     return work
 
@@ -327,7 +331,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-_loaded: dict[str, dict[str, Any]] = {}  # the pipelines of the row that this process made last
+CALLED = ("method", "options", "num_inference_steps", "guidance_scale")  # what pipelines are told when they are called
+_loaded: dict[str, dict[str, Any]] = {}  # the pipelines of what this process made last
 
 
 def _make(work: _Work) -> list[dict[str, Any]]:
@@ -344,7 +349,8 @@ def _make(work: _Work) -> list[dict[str, Any]]:
             scores = score(work.pair, each.data, each)
         else:
             request = Request.of(each.prompt, seed, pair_preset, **work.row.says, **each.told)
-            pipelines = _pipelines(f"{work.pair} {work.name} {work.settings} {work.of}", request)
+            models = {name: value for name, value in work.row.says.items() if name not in CALLED}
+            pipelines = _pipelines(f"{work.pair} {work.settings} {work.of} {models}", request)
             (variant,) = VARIANTS[request.variant]
             began, tries = time.perf_counter(), []
             for k in range(work.row.tries):

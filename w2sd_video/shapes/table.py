@@ -21,7 +21,7 @@ CHEAPER = "optimistic"
 RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "raised", "auto-guidance", "best-of-3")
 
 
-def _values(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
+def values_of(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
     """A column's values by prompt and seed; NaN where a video has none.
 
     `right (two objects)` is `right` of the prompts that have two.
@@ -50,7 +50,7 @@ def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict
     """Of rows: by method and column the mean and interval, and its paired comparison with `strong`."""
     by_method = _by_method(rows)
     others = [name for name in by_method if name not in ("strong", "rendered")]
-    decided = _compared(by_method, [("strong", name) for name in others], columns)
+    decided = compare_all(by_method, [("strong", name) for name in others], columns)
     summary: dict[str, Any] = {}
     for name, of_method in by_method.items():
         first = of_method[min(of_method)]
@@ -59,7 +59,7 @@ def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict
             "prompts": len({row["prompt"] for row in of_method.values()}),
             "evaluations": first["evaluations"],
             "seconds": float(np.mean([row["seconds"] for row in of_method.values()])),
-            "columns": {c.name: mean(c, _values(of_method, c)) for c in columns},
+            "columns": {c.name: mean(c, values_of(of_method, c)) for c in columns},
         }
         if against := {c.column: c for c in decided if c.group == name}:
             summary[name]["against strong"] = against
@@ -70,10 +70,10 @@ def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[C
     """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
     its own."""
     by_method = _by_method(rows)
-    return _compared(by_method, [(rival, ours) for ours in OURS for rival in RIVALS], columns)
+    return compare_all(by_method, [(rival, ours) for ours in OURS for rival in RIVALS], columns)
 
 
-def _compared(
+def compare_all(
     by_method: Mapping[str, dict[int, dict]], against: Sequence[tuple[str, str]], columns: Sequence[Column]
 ) -> list[Comparison]:
     """Comparisons (base, group) of what is there, decided together."""
@@ -81,7 +81,7 @@ def _compared(
     for base, group in against:
         if base in by_method and group in by_method:
             both = by_method[base], by_method[group]
-            each = (compare(c, base, group, *(_values(rows, c) for rows in both)) for c in columns)
+            each = (compare(c, base, group, *(values_of(rows, c) for rows in both)) for c in columns)
             comparisons += [comparison for comparison in each if comparison]
     return decide(comparisons, {c.name: c for c in columns})
 
@@ -137,7 +137,7 @@ def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: 
         return Items([])
     by_verdict: dict[bool, list[str]] = {True: [], False: []}
     for column in columns:
-        weak, strong, ours, base = (_values(by_method[name], column) for name in ("weak", "strong", CHEAPER, "w2sd"))
+        weak, strong, ours, base = (values_of(by_method[name], column) for name in ("weak", "strong", CHEAPER, "w2sd"))
         margin = suggested_margin(mean(column, strong).mean, mean(column, weak).mean)
         if column.sign and margin > 0:
             claim = not_worse(column, ours, base, margin)

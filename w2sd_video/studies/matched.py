@@ -97,15 +97,16 @@ METHODS: dict[str, Method] = {
 ONE_MODEL = ("W2SD, guidance 3 / 1",)  # both arms are the strong model
 
 
-def _mixed(p: Tensor) -> Tensor:
-    return p[0] + GUIDANCE * (p[1] - p[0])
+def _mixed(p: Tensor, w: float = GUIDANCE) -> Tensor:
+    return p[0] + w * (p[1] - p[0])
 
 
 @dataclass(frozen=True)
 class Watched(Method):
-    """A method, and what it changes at every step beside plain sampling at the same place."""
+    """A method, and what it changes at every step beside plain sampling, of guidance `plain`, at the same place."""
 
     of: Method = field(default_factory=W2SD)
+    plain: float = GUIDANCE
     seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # c, u, the plain prediction
 
     def reflects(self, index: int, num_steps: int, level: Any = None) -> bool:
@@ -114,12 +115,12 @@ class Watched(Method):
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         answer = self.of(x_t, step, strong, weak, noise)
         p = strong.denoise(x_t)
-        c = _mixed(answer.p) - _mixed(p)
+        c = _mixed(answer.p, self.plain) - _mixed(p, self.plain)
         if answer.d is not None:
             c = c + step.forward.a / step.forward.b * answer.d
         if answer.e is not None:
             c = c + answer.e
-        self.seen.append((c, p[1] - p[0], _mixed(p)))
+        self.seen.append((c, p[1] - p[0], _mixed(p, self.plain)))
         return answer
 
 

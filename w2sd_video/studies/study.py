@@ -42,14 +42,21 @@ class Run:
     Args:
         seed: of everything that is random.
         quick: a small size, which shows that the study runs and not what comes out of it.
-        cache: where trained networks are kept. None: nowhere.
+        cache: where trained networks, and rows of videos, are kept. None: nowhere.
         progress: told what is being done, and its share.
+        prompts: of a study that samples videos, how many prompts, the first of a fixed list. None: the study's number.
+        workers: processes that sample side by side. What they make does not depend on it. 0: nothing is sampled, and
+            what `rows` lack is left out.
+        rows: files of rows of videos. What they hold of the study is not sampled again.
     """
 
     seed: int = 0
     quick: bool = False
     cache: Path | None = None
     progress: Callable[[str, float], None] = lambda what, share: None
+    prompts: int | None = None
+    workers: int = 1
+    rows: Sequence[Path] = ()
 
     @property
     def steps(self) -> int:
@@ -88,6 +95,7 @@ class Result:
         figure: for the page.
         caption: of the figure; says n.
         tables: for the page: a heading, and rows of texts, of which the first is the head.
+        raw: of a study that samples videos, the rows of all of them, compressed JSON Lines: what the table is made of.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -96,6 +104,7 @@ class Result:
     figure: Figure
     caption: str
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    raw: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -135,13 +144,17 @@ def perform(name: str, run: Run) -> Result:
         raise Refused("NAME", name, did_you_mean(name, ["ls", *STUDIES]))
     if isinstance(run.seed, bool) or not isinstance(run.seed, int) or not 0 <= run.seed < 2**31:
         raise Refused("seed", run.seed, "give a whole number from 0 to 2147483647")
+    module = import_module(f"{__package__}.{name}")
+    of_videos = {"--prompts": run.prompts, "--workers": run.workers - 1, "--rows": run.rows}
+    if not hasattr(module, "PROMPTS") and (said := [option for option, value in of_videos.items() if value]):
+        raise Refused("NAME", name, f"{said[0]} is for studies that sample videos, and it is none of them")
     from matplotlib import rc_context
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with rc_context(LOOK):
-            return import_module(f"{__package__}.{name}").run(run)
+            return module.run(run)
     finally:
         torch.set_num_threads(threads)
 
@@ -158,14 +171,23 @@ def write(name: str, result: Result, folder: Path) -> list[Path]:
 
 
 def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
-    """Writes NAME.md with its picture and its CSV into a folder of the site, all or none."""
+    """Writes NAME.md with its picture, its CSV and its rows of videos into a folder of the site, all or none."""
     paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md")}
+    if result.raw:
+        paths["rows"] = rows_beside(name, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
         _write_csv(result.rows, staged["csv"])
         _draw(result.figure, staged["png"], most=PICTURE)
         staged["md"].write_text(page(name, result, run), encoding="utf-8")
+        if result.raw:
+            staged["rows"].write_bytes(result.raw)
     return list(paths.values())
+
+
+def rows_beside(name: str, folder: Path) -> Path:
+    """The file of a study's rows of videos beside its page."""
+    return folder / f"{name}.videos.jsonl.xz"
 
 
 def page(name: str, result: Result, run: Run) -> str:
@@ -173,17 +195,25 @@ def page(name: str, result: Result, run: Run) -> str:
     module = import_module(f"{__package__}.{name}")
     title, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
     command = f"w2sd-video study {name}" + f" --seed {run.seed}" * (run.seed != 0)
+    command += f" --prompts {run.prompts}" if run.prompts else ""
     lines = [f"# {title.rstrip('.')}", "", f"Of the paper: {module.PAPER}.", ""]
     lines += [f"**{result.outcome}**", "", result.agrees, ""]
     lines += [f"![{result.caption}]({name}.png)", "", f"*{result.caption}*", "", text.strip(), ""]
     for heading, rows in result.tables.items():
         lines += [f"## {heading}", "", *_table(rows), ""]
-    rows_ = f"All numbers: [{name}.csv]({name}.csv)."
     lines += [
         "## Again",
         "",
-        f"{rows_} `{command}` makes them and the figure again; with `--page docs/studies`, this page.",
+        f"All numbers: [{name}.csv]({name}.csv). `{command}` makes them and the figure again; with"
+        " `--page docs/studies`, this page.",
     ]
+    if result.raw:
+        packed = rows_beside(name, Path()).name
+        lines += [
+            "",
+            f"A line a video: [{packed}]({packed}). With `--page docs/studies` what it holds is not sampled again, as"
+            " long as weights, judge and settings are the same; more prompts are added to it.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,344 @@
+"""Quality against network evaluations.
+
+Rivals of the same price are what the paper's Fig. 13 is about: it gives W2SD fewer steps, so that it takes as long as
+plain sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, in times the 50
+evaluations of plain sampling (25 steps at guidance 1.5): 1, 1.5, 2, 2.44 and 3. W2SD has its preset's 25 steps at
+2.44 times, optimistic W2SD and auto-guidance at 1.5. Each method runs with the most steps that do not exceed the
+budget. Evaluations are counted at the networks; the autoencoder, the text encoders and what is spent on tuning are
+not among them.
+
+- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, and where it is equal
+  by `form`, on 16 other prompts and seeds. That is fewer than the 200 that a tuned baseline should have. It is tuned
+  at 1 and at 2.44 times; at the other budgets it has the guidance of the one below. Where 1.5 is best, its videos are
+  plain sampling's. Nothing else is tuned: W2SD and the other methods have the preset's guidance numbers and their
+  defaults.
+- **The control** is plain guidance with the schedule that W2SD amounts to, w_t = w + κ_t, as in [methods and
+  schedules](matched.md): κ_t is fitted by least squares to W2SD of the same budget on 8 other prompts, and stretched
+  to the control's steps.
+- **Best of N** samples as many videos as the budget has room for and keeps the one that the judge likes best, the
+  same judge that scores here. It is a ceiling and no method.
+
+Every method starts from the same noise of a prompt. The judge of the shapes world scores videos, without a network.
+The primary column was declared beforehand: `right`, whether all that the prompt says is to be seen. Units are
+prompts. The front of a budget is the method of the highest mean that costs no more. A method that was picked because
+it is best looks better than it is, so the front is a description and no verdict. Verdicts are the comparisons of each
+method with tuned XX
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import presets
+from ..errors import Refused
+from ..runs import Request, alone
+from ..sampling import arguments, evaluations, load, scheduler, steps_for
+from ..shapes import bench, rows, tuning
+from ..shapes.bench import OTHERS, Row, seed_of
+from ..shapes.bench import PLAIN as PLAINLY
+from ..shapes.grammar import prompts
+from ..shapes.pairs import prompt_of
+from .cost_table import AUTO, CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point, result
+from .matched import Watched, fit
+from .study import Result, Run
+
+PAPER = "Fig. 13, against more rivals"
+PAIR = "shapes"
+PROMPTS = 100
+METHODS = {PLAIN: PLAINLY, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
+RIVALS = ("S2WD", "Z-Sampling", "Re-Sampling", "APG", "CFG-Zero*", "SLG", "PAG", "S2-guidance", "P&P", "FSG")
+CHANGES = "what W2SD changes"  # in place of a method's name, of lines that hold a video's κ_t
+
+Stage = Mapping[str, Sequence[float]]  # of methods their budgets, in times plain sampling's evaluations
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is.
+
+    Args:
+        prompts: where a run does not say it.
+        tuning, calibrated: how many other prompts guidance is tuned on, and then the control's schedule.
+        stages: the rows. All prompts of a stage come before the next, and in it all rows of a prompt before the next
+            prompt, so that a run that is interrupted has whole prompts of what matters most.
+        tuned_at: the budgets at which guidance is tuned; at another it is that of the nearest below.
+        grid: of guidance.
+        settings: numbers of the preset that are set otherwise.
+    """
+
+    prompts: int
+    tuning: int
+    calibrated: int
+    stages: tuple[Stage, ...]
+    tuned_at: tuple[float, ...]
+    grid: tuple[float, ...]
+    settings: Mapping[str, Any]
+
+
+FULL = Size(
+    PROMPTS,
+    tuning=16,
+    calibrated=8,
+    stages=(
+        {
+            PLAIN: (1, 1.5, 2.44),
+            TUNED: (1, 1.5, 2.44),
+            OPTIMISTIC: (1.5,),
+            AUTO: (1.5,),
+            W2SD: (2.44,),
+            CONTROL: (2.44,),
+        },
+        {
+            PLAIN: (2, 3),
+            TUNED: (2, 3),
+            OPTIMISTIC: (1, 2, 2.44, 3),
+            AUTO: (2.44,),
+            W2SD: (1, 1.5, 2, 3),
+            CONTROL: (1.5,),
+            CEILING: (2, 3),
+        },
+        dict.fromkeys(RIVALS, (2.44,)),
+    ),
+    tuned_at=(1, 2.44),
+    grid=(1.0, 1.5, 2.0, 3.0, 5.0),
+    settings={},
+)
+QUICK = Size(
+    2,
+    tuning=1,
+    calibrated=1,
+    stages=(
+        {PLAIN: (1, 2.44), W2SD: (1, 2.44), OPTIMISTIC: (2.44,), CONTROL: (2.44,)},
+        {TUNED: (1, 2.44), CEILING: (2.44,), **dict.fromkeys(RIVALS, (2.44,))},
+    ),
+    tuned_at=(1,),
+    grid=(1.5, 2.0),
+    settings={"num_inference_steps": 3, "num_frames": 2},
+)
+
+
+def run(run: Run) -> Result:
+    if run.seed:
+        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be added up: give 0")
+    size = QUICK if run.quick else FULL
+    count = run.prompts or size.prompts
+    if count > tuning.FIRST:
+        raise Refused("--prompts", count, f"the list has {tuning.FIRST}, and settings are tuned on others")
+    points: list[Point] = []
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    with _file(run) as path:
+        sampling = Sampling(run, size, path)
+        for stage in size.stages:
+            points += sampling.points(stage)
+            lines |= sampling.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
+        raw = b"" if run.quick else rows.packed(path, PAIR)
+    whole = [point for point in points if len(lines[point.name]) == count]
+    if not whole:
+        raise Refused("--workers", run.workers, f"no row of {count} prompts is there yet: sample with 1 or more")
+    keys = {point.key for point in whole}
+    plan = [f"{label} at {budget:g}" for stage in size.stages for label, budgets in stage.items() for budget in budgets]
+    return replace(result(whole, lines, [key for key in plan if key not in keys]), raw=raw)
+
+
+@contextmanager
+def _file(run: Run) -> Iterator[Path]:
+    """The results file."""
+    if run.cache is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / "cost.jsonl"
+    else:
+        run.cache.mkdir(parents=True, exist_ok=True)
+        yield run.cache / f"cost{'-quick' * run.quick}.jsonl"
+
+
+def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
+    """A row's name: all that its requests say beside the preset. So that the same videos have the same name, whatever
+    they are sampled for, and in whichever file of rows."""
+    says = {name: value for name, value in arguments.items() if value != getattr(preset, name, None)}
+    steps = says.pop("num_inference_steps", preset.num_inference_steps)
+    first = says.pop("method", says.pop("variant", "w2sd"))
+    text = [f"{first}, {steps} steps"]
+    for name, value in sorted(says.items()):
+        short = f"{value:g}" if isinstance(value, (int, float)) else sha256(json.dumps(value).encode()).hexdigest()[:8]
+        text.append(f"{name} {short}")
+    return ", ".join(text)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """All that is sampled for the study, into one results file.
+
+    Args:
+        path: of the results file, which goes on where it stands.
+    """
+
+    run: Run
+    size: Size
+    path: Path
+
+    @cached_property
+    def preset(self) -> presets.Preset:
+        return bench.preset(PAIR, self.size.settings)
+
+    @cached_property
+    def others(self) -> list[str]:
+        """The other prompts: those that guidance is tuned on, and then those that schedules are fitted on."""
+        return tuning.prompts_beside(PAIR, self.size.tuning + self.size.calibrated, tuning.FIRST)
+
+    def points(self, stage: Stage) -> list[Point]:
+        """The rows of a stage. Guidance is tuned and schedules are fitted for them."""
+        cost = evaluations(self._request(PLAINLY))["total"]
+        points: list[Point] = []
+        for label, budgets in stage.items():
+            for budget in budgets:
+                most = int(budget * cost + 1e-6)
+                if label == CEILING:
+                    points.append(self._point(label, budget, PLAINLY, most // cost))
+                    continue
+                if label == TUNED:
+                    says = self._tuned(int(max(each for each in self.size.tuned_at if each <= budget) * cost + 1e-6))
+                elif label == CONTROL:
+                    says = self._control(most)
+                else:
+                    says = METHODS[label]
+                if says is not None and (steps := self._steps(says, most)):
+                    points.append(self._point(label, budget, {**says, "num_inference_steps": steps}))
+        # Plain sampling's first: the pair is loaded once a prompt.
+        return sorted(points, key=lambda point: "variant" not in point.row.says)
+
+    def _request(self, says: Mapping[str, Any]) -> Request:
+        return Request.of("a red circle", 0, self.preset, **says)
+
+    def _steps(self, says: Mapping[str, Any], most: int) -> int:
+        """The most steps with which a method takes no more evaluations than `most`; 0 where one step takes more."""
+        return steps_for(self._request(says), most + 1) - 1
+
+    def _point(self, label: str, budget: float, says: Mapping[str, Any], tries: int = 1) -> Point:
+        row = Row(label, {k: v for k, v in says.items() if v != getattr(self.preset, k, None)}, tries)
+        return Point(label, budget, named(self.preset, bench.said("", row, self.size.settings)), row)
+
+    def _tuned(self, most: int) -> dict[str, Any] | None:
+        """Plain sampling with the guidance that is best with so many evaluations. None: that is not known yet."""
+        steps = {w: self._steps({**PLAINLY, "guidance_scale": w}, most) for w in self.size.grid}
+        grid = tuple({"guidance_scale": w, "num_inference_steps": n} for w, n in steps.items())
+        says = PLAINLY | {"num_inference_steps": min(steps.values())}  # of guidance beyond the grid
+
+        def score(wanted: dict[str, Row], count: int) -> tuning.Scores:
+            points = {key: self._point("", 0, row.says) for key, row in wanted.items()}
+            lines = self.lines({p.name: p.row for p in points.values()}, self.others, count, tuned=True)
+            return {key: [lines[p.name][n]["scores"] for n in range(count)] for key, p in points.items()}
+
+        try:
+            best = tuning.best(TUNED, tuning.Tuned(TUNED, says, grid), self.size.tuning, score)
+        except KeyError:  # a line that is not there
+            if self.run.workers:
+                raise
+            return None
+        return {**PLAINLY, "guidance_scale": best["guidance_scale"]}
+
+    def _control(self, most: int) -> dict[str, Any] | None:
+        """Plain guidance with the schedule that W2SD of so many evaluations amounts to. None: not known yet."""
+        steps = self._steps({}, most)
+        says = {**self.size.settings, "num_inference_steps": steps}
+        arguments = says | {"method": CHANGES}
+        name = named(self.preset, arguments)
+        self._adopt({name: arguments}, self.others, tuned=True)
+        lines = {line["n"]: line for line in self._read(self.path, tuned=True) if line["method"] == name}
+        chosen = range(self.size.tuning, len(self.others))
+        for n in chosen:
+            if n not in lines and not self.run.workers:
+                return None
+            if n not in lines:
+                self.run.progress(f"schedule of {steps} steps", (n - chosen[0]) / len(chosen))
+                seed = seed_of(n, True)
+                request = self._request(says)
+                text = prompt_of(self.preset, seed, self.others[n])
+                lines[n] = {"pair": PAIR, "method": name, "n": n, "prompt": text, "seed": seed, "arguments": arguments}
+                lines[n] |= {"tuning": True, "of": bench.origin(PAIR), "evaluations": 0, "seconds": 0.0}
+                lines[n] |= {"scores": changes(replace(request, prompt=text, seed=seed))}
+                with alone(self.path):
+                    rows.add(self.path, [lines[n]])
+        scores = [lines[n]["scores"] for n in chosen]
+        kappas = [
+            np.average([each[f"kappa {i}"] for each in scores], weights=[each[f"u {i}"] for each in scores])
+            for i in range(steps - 1)
+        ]
+        guidance = [round(self.preset.guidance_scale + float(kappa), 3) for kappa in [*kappas, 0.0]]
+        return {"method": "guidance_schedule", "options": {"guidance": guidance}}
+
+    def lines(
+        self, wanted: Mapping[str, Row], texts: Sequence[str], count: int, tuned: bool = False
+    ) -> dict[str, dict[int, dict[str, Any]]]:
+        """The lines of rows, by name and number, of the first `count` of the texts; what is lacking is sampled."""
+        settings, done = self.size.settings, 0
+        self._adopt({name: bench.said(name, row, settings) for name, row in wanted.items()}, texts, tuned)
+
+        def progress(name: str, more: int) -> None:
+            nonlocal done
+            done += more
+            self.run.progress("tuning guidance" if tuned else "sampling", done / (count * len(wanted)))
+
+        if workers := self.run.workers:
+            bench.run(PAIR, self.path, wanted, texts[:count], settings, progress, workers, tuned, by_prompt=True)
+        lines: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in wanted}
+        for line in self._read(self.path, tuned):
+            if line["method"] in lines and line["n"] < count:
+                lines[line["method"]][line["n"]] = line
+        return lines
+
+    def _adopt(self, wanted: Mapping[str, Mapping[str, Any]], texts: Sequence[str], tuned: bool) -> None:
+        """Takes over what files of earlier runs hold of rows, whose arguments are `wanted` by name: of the same
+        weights, judge, preset, prompt, seed and settings. The rest of these files is left out."""
+        present = {(line["method"], line["n"]) for line in self._read(self.path, tuned, mend=True)}
+        adopted = []
+        for line in (line for path in self.run.rows for line in self._read(path, tuned)):
+            name, n = named(self.preset, line.get("arguments", {})), line["n"]
+            if name not in wanted or (name, n) in present or n >= len(texts):
+                continue
+            seed = seed_of(n, tuned)
+            if line.get("seed") == seed and line["prompt"] == prompt_of(self.preset, seed, texts[n]):
+                present.add((name, n))
+                adopted.append(line | {"method": name, "arguments": wanted[name]})
+        with alone(self.path):
+            rows.add(self.path, adopted)
+
+    def _read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
+        """The lines of a file that are of these weights, this judge and this preset."""
+        of, lines = bench.origin(PAIR), rows.read(path, PAIR, mend)
+        return [line for line in lines if line.get("of") == of and line.get("tuning", False) == tuned]
+
+
+def changes(request: Request) -> dict[str, float]:
+    """What W2SD changes at each step of a video, as guidance: κ by least squares, the weight |u|² that the video has in
+    a fit over many, and the share of all changes that κ u explains."""
+    pipe = load(request)["w2sd"]
+    call = arguments(pipe, request, "w2sd")
+    method = call["method"]
+    watched = Watched(method.strong_guidance, method.weak_guidance, of=method, plain=request.guidance_scale)
+    loaded = pipe.scheduler
+    pipe.scheduler = scheduler(request, loaded.config)
+    try:
+        pipe(
+            **call | {"method": watched},
+            num_inference_steps=request.num_inference_steps,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="latent",
+        )
+    finally:
+        pipe.scheduler = loaded
+    coefficients, explained = fit(watched.seen, history=False)
+    scores = {"explained": explained}
+    for i, ((kappa, _), (_, u, _)) in enumerate(zip(coefficients, watched.seen, strict=True)):
+        scores |= {f"kappa {i}": kappa, f"u {i}": float(u.double().square().sum())}
+    return {name: float(f"{value:.5g}") for name, value in scores.items()}

@@ -1,0 +1,258 @@
+"""What comes out of the study of cost: its table, its front, its figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..shapes.bench import Row
+from ..shapes.columns import SHAPES
+from ..shapes.table import compare_all, values_of
+from ..verdicts import ENOUGH, Comparison, Interval, compare, mean
+from .figures import COLOURS, figure
+from .study import Result
+
+PLAIN, TUNED, W2SD, OPTIMISTIC = "plain", "tuned guidance", "W2SD", "Optimistic W2SD"
+CONTROL, CEILING = "control of W2SD", "best of N (a ceiling)"
+AUTO = "Auto-guidance"
+COLUMNS = tuple(
+    replace(column, primary=column.name == "right")
+    for column in SHAPES
+    if column.name in ("right", "objects", "form", "jerk", "background_instability")
+)
+RIGHT = COLUMNS[0]
+LINES = {  # of the figure
+    PLAIN: (COLOURS["strong"], "--"),
+    TUNED: (COLOURS["strong"], "-"),
+    W2SD: (COLOURS["w2sd"], "-"),
+    OPTIMISTIC: (COLOURS["optimistic"], "-"),
+    AUTO: (COLOURS["auto_guidance"], "-"),
+    CONTROL: (COLOURS["ideal"], ":"),
+    CEILING: (COLOURS["weak"], "--"),
+}
+Lines = dict[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at a budget.
+
+    Args:
+        label: the method.
+        budget: in times plain sampling's evaluations.
+        name: of its row in the results file.
+        row: what its requests say.
+    """
+
+    label: str
+    budget: float
+    name: str
+    row: Row
+
+    @property
+    def key(self) -> str:
+        return f"{self.label} at {self.budget:g}"
+
+
+def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence[str] = ()) -> Result:
+    """The study's result.
+
+    Args:
+        lines: of each row's name the lines by number, of as many prompts.
+        absent: the keys of points that are not sampled yet.
+    """
+    count = len(lines[points[0].name])
+    by = {point.key: lines[point.name] for point in points}
+    names = {point.key: point.name for point in points}
+    pairs = [
+        (base, point.key)
+        for point in points
+        for base in (f"{each} at {point.budget:g}" for each in _bases(point.label))
+        if base in by and names[base] != point.name
+    ]
+    decided = compare_all(by, pairs, COLUMNS)
+    means = {key: {column.name: mean(column, values_of(own, column)) for column in COLUMNS} for key, own in by.items()}
+    fronts = _fronts(points, by, means)
+    rows = [_row(point, by[point.key], means[point.key], decided) for point in points]
+    caption = (
+        f"`right`, the share of videos that show all that the prompt says (n = {count} prompts, 95 % intervals, not"
+        " adjusted). Left: against network evaluations. Right: with intervals, at the two budgets of most methods."
+    )
+    tables = {
+        "Right, by budget": _grid(points, lambda point: _marked(point, means, decided))
+        + [["front (not told apart)", *(f"{label} ({n})" for label, n in fronts.values())]],
+        "W2SD against its rivals": _against(decided, count),
+        "Steps and evaluations": _grid(points, lambda point: _steps(point, by[point.key])),
+    }
+    return Result(
+        rows,
+        _outcome(decided, fronts, count),
+        _agrees(decided, absent),
+        _figure(points, means, by),
+        caption,
+        tables,
+    )
+
+
+def _bases(label: str) -> tuple[str, ...]:
+    """What a method is compared with, at the same budget."""
+    return (TUNED, CONTROL, AUTO, PLAIN) if label in (W2SD, OPTIMISTIC) else (TUNED,)
+
+
+def _evaluations(lines: Lines) -> int:
+    return max(line["evaluations"] for line in lines.values())
+
+
+def _fronts(
+    points: Sequence[Point], by: Mapping[str, Lines], means: Mapping[str, Mapping[str, Interval]]
+) -> dict[float, tuple[str, int]]:
+    """At each budget, which method has the highest mean of `right` of all that cost no more, ceilings left out; and of
+    how many others at the budget the paired interval of the difference, not adjusted, holds 0."""
+    fronts = {}
+    for budget in sorted({point.budget for point in points}):
+        rivals = [point for point in points if point.budget <= budget and point.label != CEILING]
+        best = max(rivals, key=lambda point: (means[point.key]["right"].mean, -_evaluations(by[point.key])))
+        like = 0
+        for point in rivals:
+            if point.budget == budget and point.key != best.key:
+                both = (values_of(by[each.key], RIGHT) for each in (best, point))
+                compared = compare(RIGHT, best.key, point.key, *both)
+                like += compared is not None and not compared.difference.high < 0
+        fronts[budget] = (best.label + ("" if best.budget == budget else f" (run at {best.budget:g})"), like)
+    return fronts
+
+
+def _row(point: Point, lines: Lines, means: Mapping[str, Interval], decided: Sequence[Comparison]) -> dict[str, Any]:
+    """A line of the CSV."""
+    says = point.row.says
+    row: dict[str, Any] = {"method": point.label, "budget": point.budget, "row": point.name}
+    row |= {"guidance_scale": says.get("guidance_scale", ""), "tries": point.row.tries}
+    row |= {"evaluations": _evaluations(lines), "prompts": len(lines)}
+    against = {c.column: c for c in decided if c.group == point.key and c.base.startswith(TUNED)}
+    for name, own in means.items():
+        row |= {name: own.mean, f"{name}_low": own.low, f"{name}_high": own.high}
+        if compared := against.get(name):
+            row |= {f"{name}_less_tuned": compared.difference.mean, f"{name}_p_adjusted": compared.p_adjusted}
+    return row
+
+
+def _grid(points: Sequence[Point], cell: Callable[[Point], str]) -> list[list[str]]:
+    """A table of a line a method and a column a budget."""
+    budgets = sorted({point.budget for point in points})
+    cells = {(point.label, point.budget): cell(point) for point in points}
+    head = ["budget, in times plain's", *(f"{budget:g}" for budget in budgets)]
+    body = [[label, *(cells.get((label, budget), "") for budget in budgets)] for label in _labels(points)]
+    return [head, *body]
+
+
+def _labels(points: Sequence[Point]) -> list[str]:
+    """The methods, those of LINES first."""
+    labels = [point.label for point in points]
+    return [label for label in dict.fromkeys([*LINES, *labels]) if label in labels]
+
+
+def _marked(point: Point, means: Mapping[str, Mapping[str, Interval]], decided: Sequence[Comparison]) -> str:
+    """The mean of `right`, bold where it is better than that of tuned guidance, in italics where it is worse."""
+    text = means[point.key]["right"].text(2)
+    verdicts = [c.verdict for c in decided if (c.group, c.column) == (point.key, "right") and c.base.startswith(TUNED)]
+    mark = {"better": "**", "worse": "*"}.get(verdicts[0] if verdicts else "", "")
+    return f"{mark}{text}{mark}"
+
+
+def _steps(point: Point, lines: Lines) -> str:
+    steps = point.name.split(", ")[1]
+    guidance = f", guidance {point.row.says.get('guidance_scale', 1.5):g}" * (point.label == TUNED)
+    return f"{steps}{guidance}: {_evaluations(lines)}"
+
+
+def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
+    """W2SD's comparisons: differences with intervals that are not adjusted, and verdicts with adjusted p."""
+    table = [["", *(column.label for column in COLUMNS)]]
+    for base, group in dict.fromkeys((c.base, c.group) for c in decided):
+        if group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at")):
+            own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
+            cells = [_cell(own[column.name]) if column.name in own else "" for column in COLUMNS]
+            table.append([f"{group} less {base}", *cells])
+    return table
+
+
+def _cell(compared: Comparison) -> str:
+    verdict = compared.verdict or ("no verdict" if compared.difference.units < ENOUGH else "not decided")
+    return f"{compared.difference.text(3, '+')} ({verdict})"
+
+
+def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, int]], count: int) -> str:
+    """What W2SD does not do first."""
+    if count < ENOUGH:
+        return f"With {count} prompts there is no verdict on any method; it takes {ENOUGH} at least."
+    parts = [f"By `right`, of {count} prompts"]
+    for group in (W2SD, OPTIMISTIC):
+        for base in _bases(group):
+            if verdicts := _verdicts(decided, base, group):
+                parts.append(f"{group} against {base} at the same budget: {verdicts}")
+    leads = "; ".join(f"at {budget:g} {label}" for budget, (label, _) in fronts.items())
+    return ". ".join([*parts, f"The highest means, which is no verdict: {leads}"]) + "."
+
+
+def _verdicts(decided: Sequence[Comparison], base: str, group: str) -> str:
+    """The budgets at which a group is worse than a base in `right`, at which that is not decided, and better."""
+    own = _right(decided, base, group)
+    at = {verdict: ", ".join(_budget(c) for c in own if c.verdict == verdict) for verdict in ("worse", "", "better")}
+    return "; ".join(f"{verdict or 'not decided'} at {budgets}" for verdict, budgets in at.items() if budgets)
+
+
+def _right(decided: Sequence[Comparison], base: str, group: str) -> list[Comparison]:
+    """The comparisons of two methods in `right`."""
+    keys = f"{base} at ", f"{group} at "
+    return [c for c in decided if c.column == "right" and c.base.startswith(keys[0]) and c.group.startswith(keys[1])]
+
+
+def _budget(compared: Comparison) -> str:
+    return compared.group.rpartition(" at ")[2]
+
+
+def _agrees(decided: Sequence[Comparison], absent: Sequence[str]) -> str:
+    differences = "; ".join(f"{c.difference.text(2, '+')} at {_budget(c)}" for c in _right(decided, PLAIN, W2SD))
+    text = (
+        "The paper's Fig. 13 has W2SD above plain sampling that takes as long. Here the difference of `right` between"
+        f" them is {differences} times plain sampling's evaluations (95 % intervals, not adjusted). Not decided is not"
+        " the same as equal."
+    )
+    budgets: dict[str, list[str]] = {}
+    for key in absent:
+        label, _, budget = key.rpartition(" at ")
+        budgets.setdefault(label, []).append(budget)
+    lacking = "; ".join(f"{label} at {', '.join(each)}" for label, each in budgets.items())
+    return text + f" Not sampled yet for all of these prompts: {lacking}." * bool(absent)
+
+
+def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]], by: Mapping[str, Lines]) -> Any:
+    drawn, axes = figure(1, 2, height=3.6)
+    left, right = axes[0]
+    for label, (colour, style) in LINES.items():
+        own = sorted((p for p in points if p.label == label), key=lambda p: p.budget)
+        if own:
+            x = [_evaluations(by[p.key]) for p in own]
+            left.plot(
+                x, [means[p.key]["right"].mean for p in own], style, marker="o", markersize=3, color=colour, label=label
+            )
+    room = 1.4 * max(own["right"].mean for own in means.values())  # the legend's
+    left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
+    left.legend(loc="upper left", ncols=2)
+    every = Counter(p.budget for p in points)
+    budgets = sorted(sorted(every, key=lambda budget: every[budget])[-2:])  # where most methods are
+    at = {(p.label, p.budget): means[p.key]["right"] for p in points if p.budget in budgets}
+    labels = [label for label in _labels(points) if any((label, budget) in at for budget in budgets)]
+    for (label, budget), each in at.items():
+        place, last = budgets.index(budget), budget == budgets[-1]
+        y = labels.index(label) + 0.3 * (place - (len(budgets) - 1) / 2)
+        colour = LINES.get(label, (COLOURS["other"], ""))[0]
+        right.plot([each.low, each.high], [y, y], color=colour, linewidth=0.8)
+        right.plot(each.mean, y, "o", color=colour, markerfacecolor=colour if last else "white", markersize=3.5)
+    right.set_yticks(range(len(labels)), labels)
+    right.invert_yaxis()
+    title = ", ".join(f"{'full' if b == budgets[-1] else 'open'}: {b:g} times" for b in budgets)
+    right.set(xlabel="right (share of videos)", title=title)
+    return drawn
