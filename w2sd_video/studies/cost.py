@@ -22,7 +22,8 @@ Every method starts from the same noise of a prompt. The judge of the shapes wor
 The primary column was declared beforehand: `right`, whether all that the prompt says is to be seen. Units are
 prompts. The front of a budget is the method of the highest mean that costs no more. A method that was picked because
 it is best looks better than it is, so the front is a description and no verdict. Verdicts are the comparisons of each
-method with tuned XX
+method with tuned guidance at the same budget, and of W2SD and optimistic W2SD with the control, auto-guidance and
+plain sampling too, adjusted together.
 """
 
 from __future__ import annotations
