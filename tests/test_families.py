@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,8 +24,9 @@ from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError
-from w2sd_video.methods import Method
+from w2sd_video.methods import W2SD, Method
 from w2sd_video.models.bases import SDXL
+from w2sd_video.pipelines.signatures import DEPRECATED
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
 CONTROL = [family for family in FAMILIES if family.control]
@@ -642,6 +645,14 @@ def test_switches_are_restored_after_an_exception_inside_the_weak_arm(error):
 # Refusals
 
 
+def no_network(pipe: Any) -> None:
+    def ran(*_: Any) -> None:
+        raise AssertionError("a network ran")
+
+    for network in (getattr(pipe, name) for name in ("unet", "transformer", "text_encoder") if hasattr(pipe, name)):
+        network.register_forward_pre_hook(ran)
+
+
 REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
     "method": (IMAGE, {"method": "w2s"}, "`method` has to be one of 'w2sd', .*'weak' or None, but is 'w2s'"),
     "another's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
@@ -666,15 +677,47 @@ REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("family", "arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_argument_is_refused_before_any_network_runs(family, arguments, message):
-    pipe = family.pipeline(weak=False)
-
-    def ran(*_: Any) -> None:
-        raise AssertionError("a network ran")
-
-    for network in (pipe.unet, pipe.text_encoder):
-        network.register_forward_pre_hook(ran)
+    no_network(pipe := family.pipeline(weak=False))
     with pytest.raises(ValueError, match=message):
         family(pipe, **arguments)
+
+
+@each_family
+def test_a_misspelled_argument_is_refused_with_the_nearest_name_before_any_network_runs(family):
+    no_network(pipe := family.pipeline(weak=False))
+    arms = {"weak_guidance": "weak_guidance_scale", "strong_guidance": "strong_guidance_scale"}
+    others = {"reflection_step": "reflection_steps", "num_inference_step": "num_inference_steps"}
+    for method, misspelled in (("w2sd", arms | others), (W2SD(), arms | others), (None, arms)):
+        for name, nearest in misspelled.items():
+            with pytest.raises(TypeError, match=f"`{name}` is no argument of {family.name}; did you mean '{nearest}'"):
+                family(pipe, method=method, **{name: 3})
+
+
+def test_what_diffusers_reads_of_its_open_arguments_is_taken_and_what_it_drops_only_without_a_method():
+    stock = [family for family in FAMILIES if "kwargs" in inspect.signature(family.stock.__call__).parameters]
+    assert [str(family) for family in stock].count(str(IMAGE)) == 1 and len(stock) == 5
+    for family in stock:
+        read = re.findall(r"[^_]kwargs\.\w+\(\"(\w+)\"", inspect.getsource(family.stock.__call__))
+        assert tuple(read) == DEPRECATED
+    pipe, seen = IMAGE.pipeline(), []
+    with pytest.warns(FutureWarning, match="callback"):
+        IMAGE(pipe, callback=lambda step, *_: seen.append(step), callback_steps=1)
+    assert seen == [0, 1, 2, 3]
+    off = {"method": None, "nonsense": 1}
+    assert torch.equal(IMAGE(pipe, **off), IMAGE(IMAGE.stock_of(pipe), nonsense=1))
+    with pytest.raises(
+        TypeError, match="`nonsense` is no argument of W2SDStableDiffusionXLPipeline; Available: prompt"
+    ):
+        IMAGE(pipe, nonsense=1)
+
+
+def test_an_option_beside_an_object_of_a_method_is_refused_also_where_it_is_its_own():
+    @dataclass(frozen=True)
+    class Push(W2SD):
+        push: float = 0.5
+
+    with pytest.raises(ValueError, match="`method` is .*push=0.5.*, which has its settings"):
+        IMAGE(IMAGE.pipeline(), method=Push(), push=1.0)
 
 
 def test_a_fused_lora_cannot_be_switched():
