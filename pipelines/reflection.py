@@ -257,9 +257,9 @@ class Reflection(Checks, Weights):
             ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
                 the stock pipeline's own to it, but for `num_frames`, `num_inference_steps` and
                 `guidance_scale`.
-            TypeError: for an argument that neither this nor the stock pipeline has, such as a misspelled one, before any
-                network runs. With `method=None`, a stock pipeline that ignores names it does not know ignores them here
-                too, but for those that begin with `weak_` or `strong_`.
+            TypeError: for an argument that neither this nor the stock pipeline has, such as a misspelled one, before
+                any network runs. With `method=None`, a stock pipeline that ignores names it does not know ignores them
+                here too, but for those that begin with `weak_` or `strong_`.
             RuntimeError: another call is using the pipeline, or a network of it.
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.

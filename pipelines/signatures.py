@@ -9,7 +9,7 @@ from typing import Any
 
 from w2sd_video import plugins
 from w2sd_video.errors import did_you_mean
-from w2sd_video.methods import METHODS, OPTIONS, Method
+from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
 
 # Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
@@ -88,9 +88,9 @@ def check_names(cls: Any, names: Iterable[str], options: Collection[str], method
             raise TypeError(f"`{name}` is no argument of {cls.__name__}; {did_you_mean(name, known)}")
 
 
-def method_of(name: str, options: dict[str, Any]) -> Method:
-    if name not in METHODS and not (isinstance(name, str) and name in plugins.installed("method")):
-        raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
+def method_of(name: Any, options: dict[str, Any]) -> Method:
+    if not isinstance(name, str) or (name not in METHODS and name not in plugins.installed("method")):
+        raise no_method(name)
     cls = find_method(name)
     takes = inspect.signature(cls).parameters
     for option, value in options.items():

@@ -654,7 +654,13 @@ def no_network(pipe: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
-    "method": (IMAGE, {"method": "w2s"}, "`method` has to be one of 'w2sd', .*'weak' or None, but is 'w2s'"),
+    "method": (
+        IMAGE,
+        {"method": "w2s"},
+        "`method` has to be one of 'w2sd', .*'weak', None, or an object .*, but is 'w2s'",
+    ),
+    "class of a method": (IMAGE, {"method": W2SD}, r"one of 'w2sd'.*an object.*but is the class W2SD: write W2SD\(\)"),
+    "no method": (IMAGE, {"method": 3}, "`method` has to be one of .*, None, or an object of a method.*, but is 3"),
     "another's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
     "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
     "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),
