@@ -665,7 +665,11 @@ REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
     "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
     "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),
     "no LoRA": (IMAGE, {"weak_adapter_scales": {"style": 1}}, "names 'style', which is no active LoRA of `unet`"),
-    "LoRAs not by name": (IMAGE, {"weak_adapter_scales": 0.5}, "names 0.5, which is no active LoRA"),
+    "LoRAs not by name": (
+        IMAGE,
+        {"weak_adapter_scales": -1.5},
+        r"is -1.5: give a dictionary .* such as {\"style\": -1.5}",
+    ),
     "no IP-Adapter": (IMAGE, {"weak_ip_adapter_scale": 1.0}, "`weak_ip_adapter_scale` is 1.0, and `unet` has no IP-Ad"),
     "motion of an image": (IMAGE, {"weak_motion_scale": 1.0}, "is no argument of W2SDStableDiffusionXLPipeline"),
     "motion": (VIDEO, {"weak_motion_scale": "off"}, "`weak_motion_scale` has to be a finite number, but is 'off'"),
