@@ -216,8 +216,9 @@ class Reflection(Checks, Weights):
 
         Args:
             method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "optimistic",
-                "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight", "weak"; or a
-                `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
+                "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight",
+                "guidance_schedule", "weak"; or a `methods.Method` with its settings, guidance too (it does not see the
+                call's); or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
@@ -234,6 +235,7 @@ class Reflection(Checks, Weights):
             layers, drop, mask_seed: which layers SLG, PAG and S2-guidance perturb; see `methods.S2Guidance`.
             parallel, momentum, norm_threshold, of: see `methods.APG`. zero_init_steps: see `methods.CFGZeroStar`.
             iterations, threshold: see `methods.PredictAndPerturb`. schedule, strength: see `methods.Foresight`.
+            guidance: its numbers, from the noisiest step down; see `methods.GuidanceSchedule`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
             weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.

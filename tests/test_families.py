@@ -22,9 +22,9 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2sd_video import arms
+from w2sd_video import arms, methods
 from w2sd_video.errors import WeightsError
-from w2sd_video.methods import W2SD, Method
+from w2sd_video.methods import OPTIONS, W2SD, Method
 from w2sd_video.models.bases import SDXL
 from w2sd_video.pipelines.signatures import DEPRECATED
 
@@ -259,6 +259,9 @@ def test_the_call_documents_the_stock_arguments_and_its_own(family):
     assert ("weak_controlnet_conditioning_scale" in names) == family.control
     assert ("weak_pooled_prompt_embeds" in names) == family.xl
     assert f"weak_{family.denoiser}" in inspect.signature(family.cls.__init__).parameters
+    about = inspect.getdoc(family.cls.__call__)
+    assert not [name for name in methods.METHODS if f'"{name}"' not in about]
+    assert not [name for name in OPTIONS if not re.search(rf"[ ,]{name}[:,]", about)]
 
 
 # Methods, against their algorithms written literally
