@@ -24,6 +24,7 @@ from torch import Tensor
 
 from w2sd_video import arms, methods
 from w2sd_video.errors import WeightsError
+from w2sd_video.hook import Conditioning, apply_reflection
 from w2sd_video.methods import OPTIONS, W2SD, Method
 from w2sd_video.models.bases import SDXL
 from w2sd_video.pipelines.signatures import DEPRECATED
@@ -451,6 +452,19 @@ def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
     weak_on = partial(set_for_a_while, pipe.unet, "style", scale, 0.8)
     assert close(ours, Literal(family, pipe, strong=1.0, weak_on=weak_on).run(x, algorithm_1))
     assert all(layer.scaling["style"] == 0.8 for layer in pipe.unet.modules() if hasattr(layer, "scaling"))
+
+
+def test_a_stock_pipeline_is_told_a_prompt_and_a_lora_scale_as_ours_is_by_weak_prompt_and_weak_adapter_scales():
+    pipe = IMAGE.pipeline(weak=False)
+    add_lora(pipe.unet)
+    expected = IMAGE(pipe, weak_prompt="a dog", weak_adapter_scales={"style": -1.5})
+    stock = IMAGE.stock_of(pipe)
+    embeds, _, pooled, _ = stock.encode_prompt("a dog", do_classifier_free_guidance=False)
+    told = Conditioning(cond={"encoder_hidden_states": embeds, "added_cond_kwargs": {"text_embeds": pooled}})
+    scales = arms.adapter_scales(stock.unet, {"style": -1.5})
+    method = W2SD(strong_guidance=3.0, weak_guidance=1.0)
+    with apply_reflection(stock, method, weak_conditioning=told, weak_settings=scales):
+        assert torch.equal(IMAGE(stock), expected)
 
 
 def test_several_loras_and_text_encoders_with_them():

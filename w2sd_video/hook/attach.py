@@ -156,7 +156,8 @@ def apply_reflection(
         form: how the pipeline calls its denoiser. Default: as is known of its class.
         weak: the weak arm's network; of a pipeline with two that take turns, one for each, by the name of the
             pipeline's. None, or none of a name: the pipeline's own.
-        weak_conditioning: what the weak arm is told, by the denoiser's own arguments: a `Conditioning`.
+        weak_conditioning: what the weak arm is told, by the denoiser's own arguments; see "What each arm is told" of
+            docs/pipelines.md.
         weak_settings: what is set on a network while the weak arm is evaluated: a list, of what functions of `arms`
             return for this network, such as `arms.adapter_scales(pipe.unet, {"style": -1.5})`.
         weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
