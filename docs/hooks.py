@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the pages: the command line's options, from the program itself, and the picture."""
+"""What `mkdocs build` adds to the pages: options and settings, from the program itself, and the picture."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 MARK = "<!-- commands -->"
 PIPELINES = "<!-- pipelines -->"
+SETTINGS = "<!-- settings -->"
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -46,6 +47,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         markdown = markdown.replace(MARK, "\n".join(_commands()))
     if PIPELINES in markdown:
         markdown = markdown.replace(PIPELINES, "\n".join(import_module("w2sd_video.hook.form").rows()))
+    if SETTINGS in markdown:
+        markdown = markdown.replace(SETTINGS, "\n".join(settings()))
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
 
@@ -61,6 +64,13 @@ def commands(name: str = "w2sd-video", group: Any = None) -> dict[str, Any]:
         whole = f"{name} {word}"
         found |= commands(whole, command) if hasattr(command, "commands") else {whole: command}
     return found
+
+
+def settings() -> Iterator[str]:
+    """Every field of a request as a row: its name, and what it is."""
+    module = import_module("w2sd_video.settings")
+    yield from ("| field | what it is |", "|---|---|")
+    yield from (f"| `{name}` | {_cell(module.of(name).help)} |" for name in module.names())
 
 
 def _commands() -> Iterator[str]:

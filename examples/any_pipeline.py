@@ -24,7 +24,7 @@ def picture(name: str) -> None:
     image.save(name)
 
 
-with apply_reflection(pipe, W2SD(strong_guidance=3.0, weak_guidance=1.0), weak=weak) as group:
+with apply_reflection(pipe, W2SD(strong_guidance=1.5, weak_guidance=1.0), weak=weak) as group:
     picture("w2sd.png")
 print(group.evaluations.per_video())  # network evaluations of each arm
 

@@ -28,7 +28,7 @@ if __name__ == "__main__":
     pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(
         WEIGHTS / "tuned", weak=WEIGHTS / "base", motion_adapter=WEIGHTS / "motion", torch_dtype=torch.float32
     )
-    method = Push(push=0.25, strong_guidance=3.0, weak_guidance=1.0)
+    method = Push(push=0.25, strong_guidance=1.5, weak_guidance=1.0)
     frames = pipe("a red circle moving right", method=method, num_inference_steps=25, guidance_scale=1.5).frames[0]
     frames[0].save("push.gif", save_all=True, append_images=frames[1:], duration=125, loop=0)
     print(pipe.evaluations)

@@ -265,13 +265,16 @@ class Checks(WeakArm):
         where = next((f"weak_{name}" for name in own), next(iter(networks)))
         loras = scales["weak_adapter_scales"]
         if loras is not None:
+            if not isinstance(loras, dict):
+                accepted = 'a dictionary of scales by adapter name, such as {"style": -1.5}'
+                raise ValueError(f"`weak_adapter_scales` is {loras!r}: give {accepted}.")
             there: dict[str, Any] = {}
             for network in networks.values():
                 for name, layers in arms.adapters(network).items():
                     there.setdefault(name, []).extend(layers)
             for encoder in self._strong_text_encoders().values():
                 there |= arms.adapters(encoder)
-            for name, scale in loras.items() if isinstance(loras, dict) else [(loras, None)]:
+            for name, scale in loras.items():
                 if name not in there:
                     raise ValueError(self._no_lora(name, where, there))
                 _check_scale(f"weak_adapter_scales[{name!r}]", scale)

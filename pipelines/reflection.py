@@ -21,7 +21,7 @@ from w2sd_video.models.bases import BASES
 from w2sd_video.models.motion import share_parameters
 
 from .checks import Checks
-from .signatures import NEEDS, has, keyword, method_of, named, options_of, with_keywords
+from .signatures import NEEDS, check_names, has, keyword, method_of, named, options_of, with_keywords
 from .weak_arm import TEXTS
 from .weights import Weights
 
@@ -97,7 +97,8 @@ class Reflection(Checks, Weights):
         own += [keyword(name, None, Tensor | None) for name in more if name not in known]
         types = {name: kind for method in METHODS.values() for name, kind in get_type_hints(method).items()}
         own += [keyword(name, default, types[name]) for name, default in OPTIONS.items()]
-        __call__.__signature__ = with_keywords(stock, own)  # type: ignore[attr-defined]
+        signature = __call__.__signature__ = with_keywords(stock, own)  # type: ignore[attr-defined]
+        cls.arguments = tuple(p.name for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD)[1:]
         __call__.__doc__ = cls._generate.__doc__
         return named(__call__, cls)
 
@@ -215,8 +216,9 @@ class Reflection(Checks, Weights):
 
         Args:
             method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "optimistic",
-                "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight", "weak"; or a
-                `methods.Method` with its settings, guidance too; or None for the stock pipeline's own sampling.
+                "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight",
+                "guidance_schedule", "weak"; or a `methods.Method` with its settings, guidance too (it does not see the
+                call's); or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
             weak_guidance_scale: guidance of the weak arm in the reflection.
@@ -233,6 +235,7 @@ class Reflection(Checks, Weights):
             layers, drop, mask_seed: which layers SLG, PAG and S2-guidance perturb; see `methods.S2Guidance`.
             parallel, momentum, norm_threshold, of: see `methods.APG`. zero_init_steps: see `methods.CFGZeroStar`.
             iterations, threshold: see `methods.PredictAndPerturb`. schedule, strength: see `methods.Foresight`.
+            guidance: its numbers, from the noisiest step down; see `methods.GuidanceSchedule`.
             weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
                 encoders) and the negative prompt.
             weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
@@ -256,12 +259,17 @@ class Reflection(Checks, Weights):
             ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
                 the stock pipeline's own to it, but for `num_frames`, `num_inference_steps` and
                 `guidance_scale`.
+            TypeError: for an argument that neither this nor the stock pipeline has, such as a misspelled one, before
+                any network runs. With `method=None`, a stock pipeline that ignores names it does not know ignores them
+                here too, but for those that begin with `weak_` or `strong_`.
             RuntimeError: another call is using the pipeline, or a network of it.
             FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
         # One function because of its signature and its docstring, which every pipeline's own call takes over.
-        options = {name: kwargs.pop(name) for name in options_of(method) if name in kwargs}
+        taken = options_of(method)
+        check_names(type(self), kwargs, taken, method)
+        options = {name: kwargs.pop(name) for name in taken if name in kwargs}
         more = {f"weak_{name}": kwargs.pop(f"weak_{name}", None) for name in self.text_names}
         arguments = inspect.signature(self.stock.__call__).bind(self, *args, **kwargs)
         arguments.apply_defaults()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from typing import Any
 
 from w2sd_video import plugins
-from w2sd_video.methods import METHODS, OPTIONS, Method
+from w2sd_video.errors import did_you_mean
+from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
 
 # Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
@@ -28,6 +29,9 @@ NEEDS = {
     "strong_embedded_guidance": "true_cfg_scale",
     "weak_embedded_guidance": "true_cfg_scale",
 }
+
+# What the stock pipelines whose call ends in **kwargs read of them: names that diffusers has deprecated.
+DEPRECATED = ("callback", "callback_steps")
 
 
 def has(parameters: Collection[str], name: str) -> bool:
@@ -54,15 +58,39 @@ def with_keywords(signature: inspect.Signature, parameters: list[inspect.Paramet
 
 def options_of(method: Any) -> list[str]:
     """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own."""
-    if not isinstance(method, str) or method in METHODS or method not in plugins.installed("method"):
+    cls = type(method)
+    if isinstance(method, str) and method not in METHODS and method in plugins.installed("method"):
+        cls = find_method(method)
+    if not issubclass(cls, Method):
         return list(OPTIONS)
-    own = [field.name for field in fields(find_method(method)) if not field.name.endswith("_guidance")]
+    own = [field.name for field in fields(cls) if not field.name.endswith("_guidance")]
     return [*OPTIONS, *(name for name in own if name not in OPTIONS)]
 
 
-def method_of(name: str, options: dict[str, Any]) -> Method:
-    if name not in METHODS and not (isinstance(name, str) and name in plugins.installed("method")):
-        raise ValueError(f"`method` has to be one of {', '.join(map(repr, METHODS))} or None, but is {name!r}.")
+def check_names(cls: Any, names: Iterable[str], options: Collection[str], method: Any) -> None:
+    """Raise the TypeError for arguments that neither the stock pipeline's call nor ours reads.
+
+    Where the stock call ends in **kwargs, it drops names that it does not know. Without a method they are left to it,
+    but for names that begin as those of the arms do.
+
+    Args:
+        cls: the pipeline's class.
+        names: of the call's arguments.
+        options: those that are options of methods.
+    """
+    stock = inspect.signature(cls.stock.__call__).parameters.values()
+    drops = any(p.kind == p.VAR_KEYWORD for p in stock)
+    known = [*cls.arguments, *(name for name in options if name not in cls.arguments)]
+    for name in names:
+        if name in known or (drops and name in DEPRECATED):
+            continue
+        if method is not None or not drops or name.startswith(("weak_", "strong_")):
+            raise TypeError(f"`{name}` is no argument of {cls.__name__}; {did_you_mean(name, known)}")
+
+
+def method_of(name: Any, options: dict[str, Any]) -> Method:
+    if not isinstance(name, str) or (name not in METHODS and name not in plugins.installed("method")):
+        raise no_method(name)
     cls = find_method(name)
     takes = inspect.signature(cls).parameters
     for option, value in options.items():

@@ -37,6 +37,7 @@ class WeakArm(DiffusionPipeline):
     denoiser_names: ClassVar[tuple[str, ...]]
     encoder_names: ClassVar[tuple[str, ...]]
     text_names: ClassVar[tuple[str, ...]]
+    arguments: ClassVar[tuple[str, ...]]  # of a call, by name
     _weak_components: ClassVar[tuple[str, ...]]
     one_per_prompt: ClassVar[bool] = False
     encoded: ClassVar[tuple[str, ...]] = (

@@ -597,7 +597,10 @@ def test_group_offload_gives_the_same(pipe, kind):
 # Refused ----------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "unknown method": ({"method": "sw2d"}, "`method` has to be one of 'w2sd', .* or None, but is 'sw2d'"),
+    "unknown method": (
+        {"method": "sw2d"},
+        "`method` has to be one of 'w2sd', .*, None, or an object .*, but is 'sw2d'",
+    ),
     "lambda above T": (
         {"reflection_steps": 5},
         "`reflection_steps` has to be from 0 to the number of steps, 4.*5",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import any_cases
@@ -17,7 +18,7 @@ from any_pipeline import CASES, SLOW, STEPS, algorithm_1, draw, pipeline, sample
 from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
-from w2sd_video.hook import Form, Recorder, apply_reflection
+from w2sd_video.hook import Conditioning, Form, Recorder, apply_reflection
 from w2sd_video.hook.stepped import stepped_part
 from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, Weak
 
@@ -305,6 +306,56 @@ def test_a_pipeline_that_is_not_in_the_table_is_refused_unless_its_form_is_state
     with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form(flag=None)):
         with pytest.raises(ValueError, match="Mine .*calls its denoiser more than once a step"):
             sample(pipe, case)
+
+
+@functools.cache
+def wan() -> Any:
+    return CASES["WanPipeline"].build(0)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "name": ({"method": "w2sd"}, r"`method` has to be an object.*is 'w2sd': write W2SD\(strong_guidance=…, weak_"),
+    "class": (
+        {"method": W2SD},
+        r"`method` has to be an object of a method, or None, .*is the class W2SD: write W2SD\(\)",
+    ),
+    "number": ({"method": 3}, "`method` has to be an object of a method, or None, .* is 3"),
+    "path": ({"weak": Path("unet")}, r"`weak` is .*Path\('unet'\): give the weak arm's network, loaded"),
+    "path of one": ({"weak": {"transformer": "unet"}}, "`weak` is 'unet': give the weak arm's network, loaded"),
+    "network": (
+        {"weak": nn.Linear(2, 2)},
+        "`weak` is a Linear, which takes 'input', and .*a WanTransformer3DModel, which",
+    ),
+    "text": ({"weak_conditioning": {"prompt": "a dog"}}, r"`weak_conditioning` is {'prompt': 'a dog'}: give a `Condit"),
+    "input": (
+        {"weak_conditioning": Conditioning(cond={"encoder_hidden_state": torch.zeros(1, 2, 2)})},
+        "`weak_conditioning.cond` names 'encoder_hidden_state', which .* did you mean 'encoder_hidden_states'",
+    ),
+    "strong's": ({"strong_conditioning": {"prompt": "a dog"}}, "`strong_conditioning` is {'prompt': 'a dog'}: give a"),
+    "settings": (
+        {"weak_settings": {"style": -1.5}},
+        "`weak_settings` is {'style': -1.5}: give what a function of `arms`",
+    ),
+    "embedded": ({"weak_embedded_guidance": "3"}, "`weak_embedded_guidance` is '3': give a finite number, or None"),
+    "control": (
+        {"weak_controlnet_conditioning_scale": ["1"]},
+        "`weak_controlnet_conditioning_scale` is '1': give a fi",
+    ),
+    "form": ({"form": "apart"}, "`form` is 'apart': give a `Form`"),
+    "generator": ({"generator": 3}, "`generator` is 3: give a `torch.Generator`"),
+    "recorder": ({"recorder": True}, r"`recorder` is True: give a `Recorder\(\)`"),
+    "pipeline": ({"pipeline": "a/wan"}, "`pipeline` is 'a/wan': give the pipeline itself"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_apply_reflection_does_not_accept_is_refused_by_name_before_the_pipeline_is_touched(arguments, says):
+    pipe = wan()
+    arguments = {"pipeline": pipe, "method": W2SD(), **arguments}
+    before = set(vars(pipe.transformer))
+    with pytest.raises(ValueError, match=says), apply_reflection(**arguments):
+        pass
+    assert set(vars(pipe.transformer)) == before
 
 
 def test_a_subclass_that_inherits_its_call_is_served():

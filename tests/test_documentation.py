@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import plugins
 from w2sd_video.cli import app
+from w2sd_video.runs import Request
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -91,7 +93,8 @@ def options(command: object) -> set[str]:
     return {name for each in command.params for name in (*each.opts, *each.secondary_opts)}  # type: ignore[attr-defined]
 
 
-PROGRAM = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["commands"]()
+HOOKS = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+PROGRAM = HOOKS["commands"]()
 
 
 @pytest.mark.parametrize("fence", ALL, ids=lambda fence: fence.page)
@@ -142,6 +145,19 @@ def test_every_link_in_the_repository_leads_somewhere(page):
     assert all((ROOT / target).exists() for target in targets if not target.startswith("https://"))
 
 
+def test_readme_lists_every_page_that_can_be_read_without_the_site():
+    listed = re.findall(
+        r"\]\(docs/([\w-]+)\.md\)", PAGES["README"].read_text(encoding="utf-8").partition("## Documentation")[2]
+    )
+    written = {"command-line", "api"}  # by the program, into the site
+    assert set(listed) == {path.stem for path in (ROOT / "docs").glob("*.md")} - written
+
+
+def test_the_reference_has_every_field_of_a_request_and_what_it_is():
+    rows = list(HOOKS["settings"]())[2:]
+    assert [re.match(r"\| `(\w+)` \| \S.* \|$", row)[1] for row in rows] == [each.name for each in fields(Request)]
+
+
 def test_the_site_shows_every_example():
     assert {ROOT / name for f in ALL for name in SNIPPET.findall(f.text)} == set(EXAMPLES)
     assert all(len(path.read_text(encoding="utf-8").splitlines()) <= 40 for path in EXAMPLES)
@@ -183,6 +199,16 @@ def test_the_examples_of_a_page_run(page, elsewhere):
                     more = [*more, "--frames", "4"]
                 ran = CliRunner().invoke(app, [name, *rest, *more])
                 assert ran.exit_code == 0, f"{page}: {name} {' '.join(rest)}: {ran.output} {ran.exception!r}"
+
+
+def test_the_w2sd_that_extending_writes_in_three_lines_is_w2sd(elsewhere):
+    from families import FAMILIES
+
+    Path("mine.py").write_text(next(f.text for f in fences("extending") if f.title == "mine.py"), encoding="utf-8")
+    method = plugins.from_file("method", "mine.py:Reflect").value(strong_guidance=3.0)
+    image = FAMILIES[2]
+    ours, theirs = image(pipe := image.pipeline(), method=method), image(pipe, method="w2sd")
+    assert float((ours - theirs).abs().max()) < 1e-9 * float(theirs.abs().max())
 
 
 @pytest.mark.slow_unless(case=lambda path: path.stem not in ("compare", "score_folder"))  # README does the like

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,10 +22,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2sd_video import arms
+from w2sd_video import arms, methods
 from w2sd_video.errors import WeightsError
-from w2sd_video.methods import Method
+from w2sd_video.hook import Conditioning, apply_reflection
+from w2sd_video.methods import OPTIONS, W2SD, Method
 from w2sd_video.models.bases import SDXL
+from w2sd_video.pipelines.signatures import DEPRECATED
 
 IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
 CONTROL = [family for family in FAMILIES if family.control]
@@ -256,6 +260,9 @@ def test_the_call_documents_the_stock_arguments_and_its_own(family):
     assert ("weak_controlnet_conditioning_scale" in names) == family.control
     assert ("weak_pooled_prompt_embeds" in names) == family.xl
     assert f"weak_{family.denoiser}" in inspect.signature(family.cls.__init__).parameters
+    about = inspect.getdoc(family.cls.__call__)
+    assert not [name for name in methods.METHODS if f'"{name}"' not in about]
+    assert not [name for name in OPTIONS if not re.search(rf"[ ,]{name}[:,]", about)]
 
 
 # Methods, against their algorithms written literally
@@ -445,6 +452,19 @@ def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
     weak_on = partial(set_for_a_while, pipe.unet, "style", scale, 0.8)
     assert close(ours, Literal(family, pipe, strong=1.0, weak_on=weak_on).run(x, algorithm_1))
     assert all(layer.scaling["style"] == 0.8 for layer in pipe.unet.modules() if hasattr(layer, "scaling"))
+
+
+def test_a_stock_pipeline_is_told_a_prompt_and_a_lora_scale_as_ours_is_by_weak_prompt_and_weak_adapter_scales():
+    pipe = IMAGE.pipeline(weak=False)
+    add_lora(pipe.unet)
+    expected = IMAGE(pipe, weak_prompt="a dog", weak_adapter_scales={"style": -1.5})
+    stock = IMAGE.stock_of(pipe)
+    embeds, _, pooled, _ = stock.encode_prompt("a dog", do_classifier_free_guidance=False)
+    told = Conditioning(cond={"encoder_hidden_states": embeds, "added_cond_kwargs": {"text_embeds": pooled}})
+    scales = arms.adapter_scales(stock.unet, {"style": -1.5})
+    method = W2SD(strong_guidance=3.0, weak_guidance=1.0)
+    with apply_reflection(stock, method, weak_conditioning=told, weak_settings=scales):
+        assert torch.equal(IMAGE(stock), expected)
 
 
 def test_several_loras_and_text_encoders_with_them():
@@ -642,13 +662,31 @@ def test_switches_are_restored_after_an_exception_inside_the_weak_arm(error):
 # Refusals
 
 
+def no_network(pipe: Any) -> None:
+    def ran(*_: Any) -> None:
+        raise AssertionError("a network ran")
+
+    for network in (getattr(pipe, name) for name in ("unet", "transformer", "text_encoder") if hasattr(pipe, name)):
+        network.register_forward_pre_hook(ran)
+
+
 REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
-    "method": (IMAGE, {"method": "w2s"}, "`method` has to be one of 'w2sd', .*'weak' or None, but is 'w2s'"),
+    "method": (
+        IMAGE,
+        {"method": "w2s"},
+        "`method` has to be one of 'w2sd', .*'weak', None, or an object .*, but is 'w2s'",
+    ),
+    "class of a method": (IMAGE, {"method": W2SD}, r"one of 'w2sd'.*an object.*but is the class W2SD: write W2SD\(\)"),
+    "no method": (IMAGE, {"method": 3}, "`method` has to be one of .*, None, or an object of a method.*, but is 3"),
     "another's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
     "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
     "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),
     "no LoRA": (IMAGE, {"weak_adapter_scales": {"style": 1}}, "names 'style', which is no active LoRA of `unet`"),
-    "LoRAs not by name": (IMAGE, {"weak_adapter_scales": 0.5}, "names 0.5, which is no active LoRA"),
+    "LoRAs not by name": (
+        IMAGE,
+        {"weak_adapter_scales": -1.5},
+        r"is -1.5: give a dictionary .* such as {\"style\": -1.5}",
+    ),
     "no IP-Adapter": (IMAGE, {"weak_ip_adapter_scale": 1.0}, "`weak_ip_adapter_scale` is 1.0, and `unet` has no IP-Ad"),
     "motion of an image": (IMAGE, {"weak_motion_scale": 1.0}, "is no argument of W2SDStableDiffusionXLPipeline"),
     "motion": (VIDEO, {"weak_motion_scale": "off"}, "`weak_motion_scale` has to be a finite number, but is 'off'"),
@@ -666,15 +704,47 @@ REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("family", "arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_argument_is_refused_before_any_network_runs(family, arguments, message):
-    pipe = family.pipeline(weak=False)
-
-    def ran(*_: Any) -> None:
-        raise AssertionError("a network ran")
-
-    for network in (pipe.unet, pipe.text_encoder):
-        network.register_forward_pre_hook(ran)
+    no_network(pipe := family.pipeline(weak=False))
     with pytest.raises(ValueError, match=message):
         family(pipe, **arguments)
+
+
+@each_family
+def test_a_misspelled_argument_is_refused_with_the_nearest_name_before_any_network_runs(family):
+    no_network(pipe := family.pipeline(weak=False))
+    arms = {"weak_guidance": "weak_guidance_scale", "strong_guidance": "strong_guidance_scale"}
+    others = {"reflection_step": "reflection_steps", "num_inference_step": "num_inference_steps"}
+    for method, misspelled in (("w2sd", arms | others), (W2SD(), arms | others), (None, arms)):
+        for name, nearest in misspelled.items():
+            with pytest.raises(TypeError, match=f"`{name}` is no argument of {family.name}; did you mean '{nearest}'"):
+                family(pipe, method=method, **{name: 3})
+
+
+def test_what_diffusers_reads_of_its_open_arguments_is_taken_and_what_it_drops_only_without_a_method():
+    stock = [family for family in FAMILIES if "kwargs" in inspect.signature(family.stock.__call__).parameters]
+    assert [str(family) for family in stock].count(str(IMAGE)) == 1 and len(stock) == 5
+    for family in stock:
+        read = re.findall(r"[^_]kwargs\.\w+\(\"(\w+)\"", inspect.getsource(family.stock.__call__))
+        assert tuple(read) == DEPRECATED
+    pipe, seen = IMAGE.pipeline(), []
+    with pytest.warns(FutureWarning, match="callback"):
+        IMAGE(pipe, callback=lambda step, *_: seen.append(step), callback_steps=1)
+    assert seen == [0, 1, 2, 3]
+    off = {"method": None, "nonsense": 1}
+    assert torch.equal(IMAGE(pipe, **off), IMAGE(IMAGE.stock_of(pipe), nonsense=1))
+    with pytest.raises(
+        TypeError, match="`nonsense` is no argument of W2SDStableDiffusionXLPipeline; Available: prompt"
+    ):
+        IMAGE(pipe, nonsense=1)
+
+
+def test_an_option_beside_an_object_of_a_method_is_refused_also_where_it_is_its_own():
+    @dataclass(frozen=True)
+    class Push(W2SD):
+        push: float = 0.5
+
+    with pytest.raises(ValueError, match="`method` is .*push=0.5.*, which has its settings"):
+        IMAGE(IMAGE.pipeline(), method=Push(), push=1.0)
 
 
 def test_a_fused_lora_cannot_be_switched():

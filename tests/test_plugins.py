@@ -256,7 +256,9 @@ def test_code_runs_only_where_the_command_line_or_python_names_the_file(tmp_path
     (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w')\n{METHOD}{DIMENSION}")
     monkeypatch.chdir(tmp_path)
     for name in ("mine.py:Push", f"{tmp_path}/mine.py:Push", "./mine.py:Push"):
-        with pytest.raises(Refused, match="code runs only from a file that is named: give --method"):
+        with pytest.raises(
+            Refused, match=r"give --method .*; in Python, call .*from_file\(\"method\", \".*Push\"\) first"
+        ):
             Request.of(PROMPT, method=name)
     with pytest.raises(Refused, match="give --dimensions"):
         evaluate(GREY, "mine.py:bright")

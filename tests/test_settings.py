@@ -10,6 +10,7 @@ import pytest
 
 from w2sd_video import documents, presets, settings
 from w2sd_video.errors import Refused
+from w2sd_video.methods import AutoGuidance
 from w2sd_video.runs import Request
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "presets.json").read_text(encoding="utf-8"))
@@ -124,6 +125,14 @@ def test_a_setting_of_the_wrong_type_or_size_is_refused_with_what_is_accepted(na
         replace(request(), **{name: value}).check()
     assert caught.value.argument == argument and accepted in caught.value.accepted
     assert len(str(caught.value)) < 1000
+
+
+def test_an_object_of_a_method_in_a_request_is_refused_and_a_class_in_a_file_is_how():
+    says = (
+        r"method: AutoGuidance\(.*a request is written to files, and holds no object.*from_file\('method', 'mine.py:M"
+    )
+    with pytest.raises(Refused, match=says):
+        request(method=AutoGuidance())
 
 
 def test_a_list_that_holds_itself_is_refused():

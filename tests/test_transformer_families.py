@@ -295,6 +295,13 @@ def test_an_arm_embeds_its_own_guidance(case):
         sample(pipe, of.of(pipe, weak_guidance_scale=0.0))
 
 
+@pytest.mark.parametrize("method", ["w2sd", None])
+def test_a_misspelled_argument_is_refused_where_the_stock_call_refuses_it_without_a_hint(method):
+    says = "`weak_guidance` is no argument of W2SDWanPipeline; did you mean 'weak_guidance_scale'"
+    with pytest.raises(TypeError, match=says):
+        sample(WAN.pipeline(), WAN.of(None, method=method, weak_guidance=1.0))
+
+
 def test_a_weak_network_that_embeds_no_guidance_is_told_none():
     """As FLUX schnell beside FLUX dev; the other way round the pipeline has no number to tell it."""
     plain = FLUX.weak(guidance_embeds=False)

@@ -175,7 +175,8 @@ def find(
             said = f"{name}, of SHA-256 {sha256}" if sha256 else name
             said = said if os.path.isabs(name) else f"FOLDER/{said}"
             way = f"code runs only from a file that is named: give --{argument} {said}"
-            raise Refused(argument, name, f"{way}, or in Python w2sd_video.plugins.from_file")
+            in_python = f'in Python, call w2sd_video.plugins.from_file("{kind}", "{said}") first'
+            raise Refused(argument, name, f"{way}; {in_python}")
         return run[0]
     points = installed(kind).get(name, [])
     if why := problem(name, points, builtin):

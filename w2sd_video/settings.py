@@ -180,6 +180,8 @@ class Pair:
             "w2sd (default), another one of `w2sd-video methods`, or FILE.py:CLASS.",
             ("--method",),
             METHOD,
+            accepted="give its name, a text: a request is written to files, and holds no object. A class in a file is"
+            " 'mine.py:Mine', after w2sd_video.plugins.from_file('method', 'mine.py:Mine')",
         ),
     ] = "w2sd"
     options: Annotated[

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..arms import Settings, switched
 from ..levels import check_scheduler
 from ..methods import Method
+from .arguments import check_arguments, check_inputs, check_same_inputs
 from .calls import channels
 from .control import ControlHook
 from .denoiser import DenoiserHook
@@ -155,7 +156,10 @@ def apply_reflection(
         form: how the pipeline calls its denoiser. Default: as is known of its class.
         weak: the weak arm's network; of a pipeline with two that take turns, one for each, by the name of the
             pipeline's. None, or none of a name: the pipeline's own.
-        weak_conditioning, weak_settings: what the weak arm is told, and what is set while it is evaluated (see `arms`).
+        weak_conditioning: what the weak arm is told, by the denoiser's own arguments; see "What each arm is told" of
+            docs/pipelines.md.
+        weak_settings: what is set on a network while the weak arm is evaluated: a list, of what functions of `arms`
+            return for this network, such as `arms.adapter_scales(pipe.unet, {"style": -1.5})`.
         weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
         weak_embedded_guidance, strong_embedded_guidance: of networks that embed their guidance, the number for the weak
             arm, and for the strong one in the reflection, in the unit of the pipeline's `guidance_scale`. Default: its.
@@ -173,8 +177,23 @@ def apply_reflection(
         RuntimeError: another call is using one of the networks.
     """
     # One function because of its arguments, and what is said of them.
+    check_arguments(
+        method,
+        form=form,
+        weak=weak,
+        weak_conditioning=weak_conditioning,
+        weak_settings=weak_settings,
+        weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
+        weak_embedded_guidance=weak_embedded_guidance,
+        strong_conditioning=strong_conditioning,
+        strong_embedded_guidance=strong_embedded_guidance,
+        generator=generator,
+        recorder=recorder,
+    )
     denoisers = _denoisers(pipeline)
     weaks = _weak(type(pipeline).__name__, denoisers, weak)
+    check_inputs("weak_conditioning", weak_conditioning, [*denoisers.values(), *weaks.values()])
+    check_inputs("strong_conditioning", strong_conditioning or PIPELINES_OWN, [*denoisers.values()])
     if form is None and method is None:
         entry = known(type(pipeline))
         form = entry.form if entry is not None else None
@@ -224,6 +243,8 @@ def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     Raises:
         ValueError: it has none.
     """
+    if isinstance(pipeline, (str, type)):
+        raise ValueError(f"`pipeline` is {pipeline!r}: give the pipeline itself, loaded by `from_pretrained`.")
     denoisers = {n: network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)}
     if not denoisers:
         raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
@@ -348,6 +369,7 @@ def _foreign(pipeline: DiffusionPipeline) -> bool:
 def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]) -> None:
     """Refuse networks that a method cannot evaluate, before anything is computed."""
     for each, network in weak.items():
+        check_same_inputs(name, network, denoisers[each])
         for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
             if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from .. import plugins
-from ..errors import Refused
+from ..errors import Refused, shown
 from .apg import APG
 from .auto_guidance import AutoGuidance
 from .cfg_zero_star import CFGZeroStar
@@ -45,6 +45,7 @@ __all__ = [
     "Weak",
     "ZSampling",
     "find",
+    "no_method",
     "w2sd",
 ]
 
@@ -106,6 +107,24 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
         takes = ", ".join([*inspect.signature(cls.__call__).parameters][1:])
         raise Refused("method", name, f"its `__call__` takes {takes or 'nothing'}; {called}") from None
     return cls
+
+
+def no_method(value: object, *, by_name: bool = True) -> ValueError:
+    """What to say of an argument `method` that is none.
+
+    Args:
+        by_name: whether names are accepted too.
+    """
+    if isinstance(value, type) and issubclass(value, Method):
+        value_ = f"is the class {value.__name__}: write {value.__name__}()"
+    elif not by_name and isinstance(value, str) and value in METHODS:
+        kind = METHODS[value].__name__
+        value_ = f"is {value!r}: write {kind}(strong_guidance=…, weak_guidance=…), which has its guidance"
+    else:
+        value_ = f"is {shown(value)}"
+    names = ", ".join(map(repr, [*METHODS, *plugins.installed("method")])) if by_name else ""
+    accepted = f"one of {names}, None, or an object of a method" if by_name else "an object of a method, or None"
+    return ValueError(f"`method` has to be {accepted}, such as W2SD(strong_guidance=5.5), but {value_}.")
 
 
 def described(name: str) -> dict[str, Any]:

@@ -64,7 +64,8 @@ class Method:
     Args:
         strong_guidance, weak_guidance: guidance numbers of the two arms, in the convention
             `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The guidance of the
-            final step is the pipeline's own.
+            final step is the pipeline's own, and an object does not see it: both are 1 by default, where a call of a
+            pipeline here with a method's name has `guidance_scale` for the strong arm.
         reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper), or
             as many as `default_steps` of the method says.
         interval: of the steps that would, only those whose noise level sigma, of x = alpha z + sigma eps, lies in it

@@ -1,0 +1,114 @@
+"""What `apply_reflection` accepts: any other value is refused by the argument's name, before anything is changed."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import unwrap_module
+from torch import nn
+
+from ..errors import did_you_mean, shown
+from ..methods import Method, no_method
+from .form import Form
+from .recording import Recorder
+from .sent import Conditioning
+
+CONDITIONING = "a `Conditioning(cond=…, uncond=…)`, each a dictionary of the denoiser's inputs by name"
+
+
+def check_arguments(
+    method: Any,
+    *,
+    form: Any,
+    weak: Any,
+    weak_conditioning: Any,
+    weak_settings: Any,
+    weak_controlnet_conditioning_scale: Any,
+    weak_embedded_guidance: Any,
+    strong_conditioning: Any,
+    strong_embedded_guidance: Any,
+    generator: Any,
+    recorder: Any,
+) -> None:
+    """Raise the ValueError for an argument of another type than `apply_reflection` takes."""
+    if method is not None and not isinstance(method, Method):
+        raise no_method(method, by_name=False)
+    for each in weak.values() if isinstance(weak, Mapping) else [weak]:
+        _check("weak", each, nn.Module, "the weak arm's network, loaded, such as by its class's `from_pretrained`")
+    _check("form", form, Form, "a `Form`")
+    _check("weak_conditioning", weak_conditioning, Conditioning, CONDITIONING)
+    _check("strong_conditioning", strong_conditioning, Conditioning, CONDITIONING)
+    _check("recorder", recorder, Recorder, "a `Recorder()`")
+    for each in generator if isinstance(generator, list) else [generator]:
+        _check("generator", each, torch.Generator, "a `torch.Generator`, or a list of one for each video")
+    setting = (
+        isinstance(each, tuple) and len(each) == 3 and isinstance(each[0], dict) and isinstance(each[1], str)
+        for each in weak_settings or ()
+    )
+    if not isinstance(weak_settings, (list, type(None))) or not all(setting):
+        raise _refusal(
+            "weak_settings", weak_settings, "what a function of `arms` returns, `adapter_scales(network, …)`"
+        )
+    numbers: dict[str, list[Any]] = {
+        "weak_embedded_guidance": [weak_embedded_guidance],
+        "strong_embedded_guidance": [strong_embedded_guidance],
+    }
+    scale = weak_controlnet_conditioning_scale
+    numbers["weak_controlnet_conditioning_scale"] = scale if isinstance(scale, list) else [scale]
+    for name, values in numbers.items():
+        for value in values:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not number:
+                raise _refusal(name, value, "a finite number")
+
+
+def check_inputs(name: str, own: Conditioning, networks: list[nn.Module]) -> None:
+    """Raise the ValueError for what an arm is told in an input that no network of it has."""
+    takes = [inputs_of(network) for network in networks]
+    if any(each is None for each in takes):
+        return
+    known = list(dict.fromkeys(key for each in takes for key in each or {}))
+    for branch in ("cond", "uncond"):
+        values = getattr(own, branch)
+        if not isinstance(values, (Mapping, type(None))):
+            raise _refusal(f"{name}.{branch}", values, "a dictionary of the denoiser's inputs by name")
+        if key := next((key for key in values or () if key not in known), None):
+            kind = type(unwrap_module(networks[0])).__name__
+            raise ValueError(
+                f"`{name}.{branch}` names {key!r}, which is no input of {kind}; {did_you_mean(key, known)}"
+            )
+
+
+def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
+    """Raise the ValueError for a weak network that needs an input which the pipeline's own does not have."""
+    ours, theirs = inputs_of(weak), inputs_of(strong)
+    if ours is None or theirs is None:
+        return
+    if lacking := [
+        key for key, parameter in ours.items() if parameter.default is parameter.empty and key not in theirs
+    ]:
+        kinds = [type(unwrap_module(network)).__name__ for network in (weak, strong)]
+        raise ValueError(
+            f"`weak` is a {kinds[0]}, which takes {lacking[0]!r}, and {name}'s denoiser is a {kinds[1]}, which takes"
+            f" {', '.join(theirs)}: accepted is a network of the same inputs."
+        )
+
+
+def inputs_of(network: nn.Module) -> Mapping[str, inspect.Parameter] | None:
+    """The arguments of a network's forward, by name; None where they are open."""
+    parameters = dict([*inspect.signature(type(unwrap_module(network)).forward).parameters.items()][1:])
+    is_open = any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
+    return None if is_open else parameters
+
+
+def _check(name: str, value: Any, kind: type, accepted: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise _refusal(name, value, accepted)
+
+
+def _refusal(name: str, value: Any, accepted: str) -> ValueError:
+    return ValueError(f"`{name}` is {shown(value)}: give {accepted}, or None.")
