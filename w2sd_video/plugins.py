@@ -9,6 +9,7 @@ it. `find`, by which a request, a sidecar or a plan is read, knows of files only
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -63,6 +64,29 @@ def is_file(name: str) -> bool:
     return re.fullmatch(r".+\.py:\w+", name) is not None
 
 
+def from_name(kind: Kind, name: str) -> Plugin | None:
+    """Runs the file that a name names; None where it names no file.
+
+    Raises:
+        Refused: as of `from_file`; or it is a file alone, without what to take from it.
+    """
+    if is_file(name):
+        return from_file(kind, name)
+    if not name.endswith(".py"):
+        return None
+    form = "FILE.py:CLASS" if kind == "method" else "FILE.py:NAME"
+    try:
+        tree = ast.parse(read_bytes(Path(os.path.expanduser(name))))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        raise Refused(ARGUMENTS[kind], name, f"give {form}") from None
+    kinds = (ast.ClassDef,) if kind == "method" else (ast.ClassDef, ast.FunctionDef)
+    names = [each.name for each in tree.body if isinstance(each, kinds) and not each.name.startswith("_")]
+    if kind != "method":
+        assigned = [target for each in tree.body if isinstance(each, ast.Assign) for target in each.targets]
+        names += [each.id for each in assigned if isinstance(each, ast.Name)]
+    raise Refused(ARGUMENTS[kind], name, f"give {form}; this file has {', '.join(names) or 'none'}")
+
+
 def from_file(kind: Kind, named: str) -> Plugin:
     """Runs a file, `FILE.py:NAME`, and takes from it what has that name. The bytes that run are those that are hashed.
 
@@ -92,10 +116,20 @@ def from_file(kind: Kind, named: str) -> Plugin:
                 raise _unusable(argument, named, str(path), error) from None
         module = sys.modules[module.__name__]
         if not hasattr(module, attribute):
-            own = [name for name, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__]
-            raise Refused(argument, named, f"{path} has no such name; {did_you_mean(attribute, own)}")
+            raise Refused(argument, named, f"{path} has no such name; {did_you_mean(attribute, _names(kind, module))}")
         _RUN[key] = Plugin(kind, key[1], getattr(module, attribute), f"{path.name} sha256:{sha256}", sha256=sha256)
     return _RUN[key]
+
+
+def _names(kind: Kind, module: ModuleType) -> list[str]:
+    """What of a file can be a plug-in of a kind: its classes, and for dimensions its functions and instances too."""
+    names = []
+    for name, each in vars(module).items():
+        own = getattr(each, "__module__", "") == module.__name__ and (isinstance(each, type) or kind == "dimension")
+        made = kind == "dimension" and not isinstance(each, type) and hasattr(each, "score")
+        if (own or made) and not name.startswith("_"):
+            names.append(name)
+    return names
 
 
 def named() -> list[tuple[Kind, str]]:
