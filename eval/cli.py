@@ -53,6 +53,7 @@ def run(
     power: float | None = None,
     gallery: bool = False,
     page: Callable[[Summary], list[Path]] | None = None,
+    lists: str = "",
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -66,6 +67,7 @@ def run(
         power: the size of a difference. Printed is how many prompts it takes to show one of that size.
         gallery: whether the page shows the videos.
         page: writes the page, and returns its files; None: it lies beside the results.
+        lists: what a user gives to have those prompts printed too; empty where there is no way.
 
     Raises:
         Refused: an argument cannot be used.
@@ -88,7 +90,7 @@ def run(
         scores = score(rows_file=results.with_suffix(".jsonl"), progress=show, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    _print(out, summary, form, worst, results)
+    _print(out, summary, form, worst, results, lists)
     listing_to = out if form == "text" else err
     for line in needed(summary, power) if power is not None else ():
         _say(listing_to, line)
@@ -133,7 +135,7 @@ def _say(console: Console, line: object) -> None:
     console.print(printable(str(line)), markup=False)
 
 
-def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path) -> None:
+def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path, lists: str) -> None:
     """Prints the written results as JSON, or tables; with `worst`, the prompts on which groups are worse too."""
     if form == "json":
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
@@ -143,10 +145,10 @@ def _print(out: Console, summary: Summary, form: str, worst: int | None, results
             blocks.append(worse_prompts(summary))
         out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
     else:
-        _print_text(out, summary, worst, results)
+        _print_text(out, summary, worst, results, lists)
 
 
-def _print_text(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
+def _print_text(out: Console, summary: Summary, worst: int | None, results: Path, lists: str) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
     out.print(table(summary))
     for line in summary.legend:
@@ -159,7 +161,7 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
             _say(out, line)
     elif any(each.count for each in summary.worse):
         there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
-        _say(out, f"{there}, and with --worst N here.")
+        _say(out, f"{there}{f', and with {lists} here' * bool(lists)}.")
 
 
 def refuse_taken(results: Path) -> None:

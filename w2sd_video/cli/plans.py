@@ -17,9 +17,9 @@ import typer
 from .. import plugins, tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
-from .options import FORMAT, wants_json
+from .options import FORMAT, dimension_names, wants_json
 from .progress import bar, remaining, say_failed
-from .scores import DEVICE, OFFICIAL, WEIGHTS, check_scoring, score_run
+from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 
 if TYPE_CHECKING:
     from ..plans import Plan
@@ -118,7 +118,13 @@ def run(
 def score(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
-    dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            help="More than the plan's, for the table of this call: names with commas between, or FILE.py:NAME.",
+            autocompletion=dimension_names,
+        ),
+    ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
     official: Annotated[str | None, OFFICIAL] = None,
@@ -130,19 +136,22 @@ def score(
     power: Annotated[
         float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
     ] = None,
+    worst: Annotated[int | None, WORST] = None,
     methods: Annotated[list[str] | None, METHOD] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
-    """Score what a run has made, arm by arm; what was scored before is kept.
+    """Score what a run has made, arm by arm.
 
-    A cell that was not made counts as failed.
+    The table and the page have the plan's dimensions and those of --dimensions. Every score is kept: a dimension that
+    an earlier call named is left out of the table unless it is named again, which costs nothing. A cell that was not
+    made counts as failed.
     """
     with messages(context) as options:
-        from ..eval.dimensions import named_by_user
+        from ..eval.dimensions import expand, named_by_user
 
         options |= OF_PLANS
         plan, to = plan_of(folder, None, methods)
-        wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
+        wanted = expand([*plan.dimensions, *named_by_user(dimensions).split(",")]) if dimensions else plan.dimensions
         if power is not None and not 0 < power < float("inf"):
             raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
         if not wanted:
@@ -151,7 +160,7 @@ def score(
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        if not score_run(plan, to, wanted, weights, device, form, by, threads, power, official):
+        if not score_run(plan, to, wanted, weights, device, form, by, threads, power, official, worst):
             raise typer.Exit(1)
 
 
@@ -197,9 +206,8 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple
     from .. import plans
 
     for each in methods or ():
-        if not plugins.is_file(each):
+        if plugins.from_name("method", each) is None:
             raise Refused("method", each, "give FILE.py:CLASS; other methods are named in the plan alone")
-        plugins.from_file("method", each)
     if path.is_dir():
         if not (path / "plan.yaml").is_file():
             raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")

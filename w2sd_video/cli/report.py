@@ -77,15 +77,31 @@ def report(
 
 
 def _scores(plan: Plan, run: Path, weights: Path | None, device: str) -> Scores:
-    """The scores of a run on the dimensions of its results, or else of the plan."""
+    """The scores of a run on the dimensions of its results, or else of the plan.
+
+    What is built in is scored where a score is missing. Of other dimensions, whose code is not run, the results' scores
+    are shown.
+    """
     from .. import plans
+    from ..eval import recorded
+    from ..eval.dimensions import NAMES
     from ..eval.evaluate import Scores
 
+    results = run / "scores" / "scores.json"
     try:
-        listed = list(read_json(run / "scores" / "scores.json")["dimensions"])
+        data = read_json(results)
+        listed = [name for name in data["dimensions"] if name in NAMES]
     except (OSError, ValueError, KeyError, TypeError):
-        listed = plan.dimensions
+        data, listed = None, plan.dimensions
     if listed:
-        return scores_of(plan, run, listed, weights, device)
-    videos = plans.videos(plan, run)
-    return Scores([], videos, problems=[(video, "", "it was not made") for video in videos if not video.path.exists()])
+        scores = scores_of(plan, run, listed, weights, device)
+    else:
+        videos = plans.videos(plan, run)
+        lacking = [(video, "", "it was not made") for video in videos if not video.path.exists()]
+        scores = Scores([], videos, problems=lacking)
+    if data is not None:
+        try:
+            recorded.add(scores, data)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Refused("RUN", str(run), f"{results} is of an older version or damaged: w2sd-video score") from None
+    return scores
