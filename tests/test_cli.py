@@ -322,6 +322,26 @@ def test_without_weights_a_real_preset_says_how_to_get_them(offline):
     assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
 
 
+def test_all_missing_weights_are_named_at_once_and_before_torch_is_needed(offline, tmp_path):
+    both = ("hf download Wan-AI/Wan2.1-T2V-14B-Diffusers", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    said = generate("a cat", "--preset", "wan21-14b-1.3b", code=2)
+    assert all(each in said for each in both)
+    assert both[1] not in generate("a cat", "--preset", "wan21-14b-1.3b", "--plain", code=2)
+    (tmp_path / "wan.yaml").write_text("prompts: [a cat]\npreset: wan21-14b-1.3b\n")
+    said = run("run", tmp_path / "wan.yaml", "--dry-run")
+    assert "left: 1 cells" in said and all(each in said for each in both)
+    assert all(each in run("run", tmp_path / "wan.yaml", code=2) for each in both)
+    assert not (tmp_path / "wan").exists()
+
+
+def test_a_dry_run_refuses_the_folder_that_the_run_would(tmp_path):
+    (tmp_path / "plan.yaml").write_text("prompts: [a red circle]\n")
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/folder"):
+        said = run("run", tmp_path / "plan.yaml", "--out", tmp_path / place, "--dry-run", code=2)
+        assert "give a folder that can be written to (Not a directory)" in said
+
+
 @pytest.mark.slow
 def test_interrupting_leaves_whole_videos_only_and_the_same_command_goes_on(small):
     command = [

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import presets, video
 from .errors import Refused, WeightsNotFound
+from .families import FAMILIES
+from .runs import Request
 
 PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
+FILES = ("adapters", "ip_adapter")  # roles whose repositories hold files of any name
+STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that the strong arm alone needs
 
 
 def report() -> dict[str, Rows]:
@@ -142,6 +147,37 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
     else:
         command = download_command(role, source.repository, denoiser=denoiser)
     return False, f"missing; get it with: {command}"
+
+
+def missing(requests: Iterable[Request]) -> list[str]:
+    """Models that requests need and that are not on this machine, of those in whole hub repositories: of each its role,
+    its name and the command that gets it. Paths are refused where they are not there, and single files can be fetched.
+    """
+    from .models.sources import resolve
+
+    lacking = []
+    seen = set()
+    for request in requests:
+        arms = {role: model for role, model in request.models.items() if request.variant != "plain" or role in STRONG}
+        for role, model in arms.items():
+            if (role, model) in seen or role.partition(".")[0] in FILES or model.startswith("package:"):
+                continue
+            seen.add((role, model))
+            source = resolve(model, role)
+            if source.path is None and not source.inside:
+                there, state = find(model, role, FAMILIES[request.family].denoiser)
+                lacking += [] if there else [f"{role}: {model} is {state}"]
+    return lacking
+
+
+def check_there(requests: Iterable[Request]) -> None:
+    """Refuses requests whose models are not on this machine, before torch is imported.
+
+    Raises:
+        WeightsNotFound: names all that are missing, and how to get each.
+    """
+    if lacking := missing(requests):
+        raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
 
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import plugins, tables
+from .. import doctor, plugins, runs, tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, dimension_names, wants_json
@@ -85,9 +85,14 @@ def run(
         named: dict[str, Any] = {} if names is None else {"names": names}
         plan = replace(plan, **named)
         plan.check()
+        runs.placeable(to)
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)
+            for line in doctor.missing(arm.template for arm in plan.arms):
+                err.print(f"note: {line}", markup=False)
             return
+        if engine == "local" and _status(plan, to, part, threads)["left"]:
+            doctor.check_there(arm.template for arm in plan.arms)
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
