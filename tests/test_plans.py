@@ -552,8 +552,20 @@ def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monk
     assert refused.exit_code == 2 and "--method FOLDER/" in refused.output and not (tmp_path / "plan").exists()
     done = CliRunner().invoke(cli.app, [*command, "--workers", str(workers), "--method", method, "--format", "json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["left"] == 0, done.output
-    again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", method, "--format", "json"])
-    assert json.loads(again.stdout)["arms"]["all"]["made"] == 2
+    about = json.loads(done.stdout)
+    monkeypatch.setattr("w2sd_video.plugins._RUN", {})
+    (tmp_path / f"mine{workers}.py").rename(tmp_path / "away.py")  # what is made is looked at and scored without code
+    again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--format", "json"])
+    assert json.loads(again.stdout) == about and about["arms"]["all"]["made"] == 2
+    for command in (["score", "--dimensions", "clipped"], ["report"]):
+        again = CliRunner().invoke(cli.app, [command[0], str(tmp_path / "plan"), *command[1:]])
+        assert again.exit_code == 0, again.output
+    more = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan")])
+    assert more.exit_code == 2 and f"where FOLDER is where mine{workers}.py lies" in " ".join(more.output.split())
+    plan_file = tmp_path / "plan" / "plan.yaml"
+    plan_file.write_text(plan_file.read_text().replace("num_frames: 2", "num_frames: 3"))
+    edited = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan")])
+    assert edited.exit_code == 2 and "code runs only from a file that is named" in " ".join(edited.output.split())
     wrong = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", "w2sd"])
     assert wrong.exit_code == 2 and "--method: 'w2sd' is not accepted; give FILE.py:CLASS" in wrong.output
 

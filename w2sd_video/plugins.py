@@ -132,6 +132,11 @@ def _names(kind: Kind, module: ModuleType) -> list[str]:
     return names
 
 
+def was_run(kind: Kind, name: str, sha256: str) -> bool:
+    """Whether the command line or Python has named a file's plug-in, of this content."""
+    return (kind, name, sha256) in _RUN
+
+
 def named() -> list[tuple[Kind, str]]:
     """The kinds and files, `FILE.py:NAME`, that were named, for another process of the same run."""
     named = []
@@ -206,9 +211,10 @@ def find(
     if is_file(name):
         run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
         if len(run) != 1:
-            said = f"{name}, of SHA-256 {sha256}" if sha256 else name
-            said = said if os.path.isabs(name) else f"FOLDER/{said}"
+            said = name if os.path.isabs(name) else f"FOLDER/{name}"
             way = f"code runs only from a file that is named: give --{argument} {said}"
+            way += f", where FOLDER is where {name.rpartition(':')[0]} lies" * (said != name)
+            way += f" with the SHA-256 {sha256}" * (sha256 is not None)
             raise Refused(argument, name, f"{way}, or in Python w2sd_video.plugins.from_file")
         return run[0]
     points = installed(kind).get(name, [])

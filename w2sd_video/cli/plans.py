@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
 OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
+METHOD_AGAIN = typer.Option(
+    "--method", metavar="FILE.py:CLASS", help="As of `run`; needed only where RUN/plan.yaml was changed since."
+)
 ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
 WORKERS = typer.Option(
     "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
@@ -80,7 +83,7 @@ def run(
         as_json = wants_json(form)
         from .. import plans
 
-        plan, to = plan_of(plan_file, folder, methods)
+        plan, to = plan_of(plan_file, folder, methods, to_make=True)
         part = _shard(shard)
         named: dict[str, Any] = {} if names is None else {"names": names}
         plan = replace(plan, **named)
@@ -142,7 +145,7 @@ def score(
         float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
     ] = None,
     worst: Annotated[int | None, WORST] = None,
-    methods: Annotated[list[str] | None, METHOD] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
     """Score what a run has made, arm by arm.
@@ -155,7 +158,7 @@ def score(
         from ..eval.dimensions import expand, named_by_user
 
         options |= OF_PLANS
-        plan, to = plan_of(folder, None, methods)
+        plan, to = plan_of(folder, None, methods, to_make=False)
         wanted = expand([*plan.dimensions, *named_by_user(dimensions).split(",")]) if dimensions else plan.dimensions
         if power is not None and not 0 < power < float("inf"):
             raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
@@ -195,19 +198,23 @@ def _engine(
 def status(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
-    methods: Annotated[list[str] | None, METHOD] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """How far a run is: what of each arm is made, failed and left, and how long that takes."""
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = plan_of(folder, None, methods)
+        plan, to = plan_of(folder, None, methods, to_make=False)
         _say(_status(plan, to, (1, 1), None), as_json)
 
 
-def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
-    """The plan of a file, or of a run's folder; and the folder. Files of methods run before."""
+def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make: bool) -> tuple[Plan, Path]:
+    """The plan of a file, or of a run's folder; and the folder. Files of methods run before.
+
+    Args:
+        to_make: whether cells are to be made. What is made can be looked at and scored without the code of methods.
+    """
     from .. import plans
 
     for each in methods or ():
@@ -218,7 +225,7 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple
             raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")
         if folder is not None:
             raise Refused("--out", str(folder), f"{path} is the run's folder: give a plan, or no --out")
-        return plans.read(path / "plan.yaml"), path
+        return plans.read(path / "plan.yaml") if to_make else plans.read_run(path), path
     if not path.exists():
         raise Refused("PLAN", str(path), "there is no such file or folder")
     if folder is None and not path.suffix:

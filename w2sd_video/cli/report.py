@@ -10,7 +10,7 @@ import typer
 from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, messages, out, quiet
-from .plans import METHOD, OF_PLANS, plan_of
+from .plans import METHOD_AGAIN, OF_PLANS, plan_of
 from .scores import DEVICE, WEIGHTS, scores_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def report(
     up: Annotated[str | None, typer.Option("--up", help="The figure's column of quality (default: the first).")] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
-    methods: Annotated[list[str] | None, METHOD] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
 ) -> None:
     """Write a run's page: its table, plots, a gallery of its videos, and blind voting.
 
@@ -58,7 +58,7 @@ def report(
         from ..eval.report.votes import read
         from ..eval.results import Summary
 
-        plan, run = plan_of(folder, None, methods)
+        plan, run = plan_of(folder, None, methods, to_make=False)
         if to is not None and to.exists() and not to.is_dir():
             raise Refused("--out", str(to), "give a folder")
         page.check(run / plans.PAGE if to is None else to / plans.PAGE.name)

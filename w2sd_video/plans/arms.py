@@ -39,12 +39,14 @@ class Arm:
         template: a request of the first prompt and seed.
         refiner: what refines its prompts.
         grid: what it is tuned over.
+        cost: of one that is read from a run's note, its network evaluations, and as many of the strong network's.
     """
 
     labels: Mapping[str, str]
     template: Request
     refiner: str | None = None
     grid: Grid | None = None
+    cost: tuple[int, float | None] | None = None
 
     @cached_property
     def name(self) -> str:
