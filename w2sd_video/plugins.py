@@ -146,12 +146,17 @@ def named() -> list[tuple[Kind, str]]:
     return named
 
 
+def line_of(error: BaseException, file: str | None) -> int | None:
+    """The line of a file that an error came through, the last of them; None where there is none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
+
+
 def _unusable(argument: str, name: str, file: str, error: BaseException, owner: str = "") -> BaseException:
     """What is raised in place of an error in a plug-in's code: one sentence with the plug-in, the file and the line."""
     if isinstance(error, (KeyboardInterrupt, MemoryError)):
         return error
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    line = error.lineno if isinstance(error, SyntaxError) else line_of(error, file)
     said = str(error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
     place = f"{f'{owner}: ' * bool(owner)}{file}{f', line {line},' if line else ''}"
