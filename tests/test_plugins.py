@@ -308,6 +308,14 @@ def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tm
     assert said["frames"] == -2
 
 
+def test_an_option_that_a_files_method_lacks_is_of_the_command_line_and_not_of_the_preset(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    code, _, error = run("generate", PROMPT, "--method", f"{tmp_path / 'mine.py'}:Push", "--set", "pus=2")
+    assert code == 2 and error.startswith("Error: --set: 'pus' is no option of mine.py:Push; did you mean 'push'?")
+    code, _, error = run("generate", PROMPT, "--set", "push=2")
+    assert code == 2 and error.rstrip().endswith("; --method names another method")
+
+
 NAMELESS = """
 from w2sd_video.columns import Column
 from w2sd_video.eval.dimensions import ByFunction

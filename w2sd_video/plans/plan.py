@@ -56,7 +56,6 @@ from .arms import (
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
-OF_METHOD = "option of "  # what the argument of a refusal begins with that a request gives for an unknown option
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
 ]
@@ -169,7 +168,7 @@ class Plan:
                 said = over(said, request_fields(settings_of(best)))
             return Arm(labels, *self.template(said, costly), grid)
         except Named as error:
-            if isinstance(error, Refused) and error.argument.startswith(OF_METHOD):
+            if isinstance(error, Refused) and error.argument.startswith(settings.OF_METHOD):
                 raise self._unknown(error, point, of) from None
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
@@ -181,7 +180,7 @@ class Plan:
 
     def _unknown(self, error: Refused, point: Sequence[Value], of: str) -> Refused | ArgumentError:
         """The error of a name that is no option of an arm's method, as one of where the plan has that name."""
-        name, method = str(error.value), error.argument.removeprefix(OF_METHOD)
+        name, method = str(error.value), error.argument.removeprefix(settings.OF_METHOD)
         places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
         place = next((place for place, said in places if name in said), None)
         if place is None:  # under `options`, or the preset's
