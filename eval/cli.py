@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +28,7 @@ from rich.table import Column, Table
 from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
+from w2sd_video.verdicts import TOO_FEW
 
 from . import report
 from .document import document, worse_prompts
@@ -150,6 +154,10 @@ def _print(out: Console, summary: Summary, form: str, worst: int | None, results
 
 def _print_text(out: Console, summary: Summary, worst: int | None, results: Path, lists: str) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
+    if few := too_few(summary):
+        whole = all(each.reason == few for each in summary.comparisons)
+        where = "" if whole else ", where a cell says nothing else"
+        _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
     out.print(table(summary))
     for line in summary.legend:
         _say(out, line)
@@ -198,18 +206,32 @@ def refuse_taken(results: Path) -> None:
         raise Refused("out", str(results), f"{folder} is there and no folder; give another name")
 
 
+def too_few(summary: Summary) -> str:
+    """The reason for which most comparisons have no verdict, if it is that they are of too few; else an empty text."""
+    reasons = Counter(each.reason for each in summary.comparisons if each.reason.startswith(TOO_FEW))
+    reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+    return reason if 2 * count > len(summary.comparisons) else ""
+
+
 def table(summary: Summary) -> Table:
-    """The means, their intervals, and how they compare with the first group.
+    """The means, their intervals, and how they compare with the first group. What has no verdict because it is of too
+    few, as most is, is without intervals, and without that reason, which stands above the table.
 
     A row a column of scores and a column a group; or, of many groups, a row each.
     """
     compared = {(c.group, c.column): c for c in summary.comparisons}
     styles = {"better": "green", "worse": "red", "differs": "blue"}
+    few = too_few(summary)
+    wide = {c.column for c in summary.comparisons if few and c.reason == few}
+    wide -= {c.column for c in summary.comparisons if c.reason != few}
 
     def cell(group: str, column: str) -> str:
         mean, c = summary.means[group][column], compared.get((group, column))
         if not mean.n:
             return ""
+        if column in wide:
+            mean = replace(mean, low=math.nan, high=math.nan)
+            c = c and replace(c, difference=replace(c.difference, low=math.nan, high=math.nan), reason="")
         lines = [f"{escape(str(mean))} ({mean.counted})"]
         if c:
             style = styles.get(c.verdict, "dim")
