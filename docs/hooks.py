@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 MARK = "<!-- commands -->"
 PIPELINES = "<!-- pipelines -->"
 SETTINGS = "<!-- settings -->"
+TRANSFORMERS = "<!-- transformers -->"
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -42,15 +43,28 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """The commands and the example scripts in their places; and numbers that do not break at their ±."""
+    """The commands, tables and example scripts in their places; and numbers that do not break at their ±."""
     if MARK in markdown:
         markdown = markdown.replace(MARK, "\n".join(_commands()))
     if PIPELINES in markdown:
         markdown = markdown.replace(PIPELINES, "\n".join(import_module("w2sd_video.hook.form").rows()))
     if SETTINGS in markdown:
         markdown = markdown.replace(SETTINGS, "\n".join(settings()))
+    if TRANSFORMERS in markdown:
+        markdown = markdown.replace(TRANSFORMERS, "\n".join(transformers()))
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
+
+
+def transformers() -> Iterator[str]:
+    """The presets of diffusion transformers as a Markdown table, from their files."""
+    presets = import_module("w2sd_video.presets")
+    yield from ("| preset | makes | what the arms are | strong | weak |", "|---|---|---|---|---|")
+    for preset in map(presets.load, presets.builtin()):
+        if presets.FAMILIES[preset.family].transformer:
+            arms = re.split(r"[.;] ", preset.description)[0].rstrip(".")
+            weak = f"`{preset.weak}`" if preset.weak else "the same"
+            yield f"| `{preset.name}` | {preset.kind} | {_cell(arms)} | `{preset.strong}` | {weak} |"
 
 
 def commands(name: str = "w2sd-video", group: Any = None) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield from (f"## {name}", "", _text(command.help or ""), "", f"`{name}{usage} [options]`", "")
     if about := [p for p in arguments if p.help]:
         yield from ("| argument | what it is |", "|---|---|")
-        yield from (f"| `{_metavar(each)}` | {_cell(each.help)} |" for each in about)
+        yield from (f"| `{_cell(_metavar(each))}` | {_cell(each.help)} |" for each in about)
         yield ""
     panels: dict[str, list[Any]] = {}
     for option in options:
@@ -97,14 +111,15 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield "|---|---|" + "---|" * defaults
         for option in members:
             names = ", ".join(f"`{each}`" for each in [*option.opts, *option.secondary_opts])
-            takes = "" if option.is_flag else f" {_metavar(option)}"
+            takes = "" if option.is_flag else f" {_cell(_metavar(option))}"
             yield f"| {names}{takes} | {_cell(option.help or '')} |" + f" {_default(option)} |" * defaults
         yield ""
 
 
 def _metavar(parameter: Any) -> str:
     if parameter.metavar or parameter.param_type_name == "argument":
-        return str(parameter.metavar or parameter.name).upper()
+        name = str(parameter.metavar or parameter.name)
+        return name if "|" in name else name.upper()  # words that are typed as they stand
     described = getattr(parameter, "type_descriptor", None)  # of newer typer; older has click's types
     kind = str(described.annotation if described else parameter.type)
     return "N" if "int" in kind.lower() else "NUMBER" if "float" in kind.lower() else "TEXT"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +28,7 @@ from rich.table import Column, Table
 from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
+from w2sd_video.verdicts import TOO_FEW
 
 from . import report
 from .document import document, worse_prompts
@@ -53,6 +57,7 @@ def run(
     power: float | None = None,
     gallery: bool = False,
     page: Callable[[Summary], list[Path]] | None = None,
+    lists: str = "",
 ) -> bool:
     """Scores, prints and writes; whether every video was scored.
 
@@ -66,6 +71,7 @@ def run(
         power: the size of a difference. Printed is how many prompts it takes to show one of that size.
         gallery: whether the page shows the videos.
         page: writes the page, and returns its files; None: it lies beside the results.
+        lists: what a user gives to have those prompts printed too; empty where there is no way.
 
     Raises:
         Refused: an argument cannot be used.
@@ -88,7 +94,7 @@ def run(
         scores = score(rows_file=results.with_suffix(".jsonl"), progress=show, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
-    _print(out, summary, form, worst, results)
+    _print(out, summary, form, worst, results, lists)
     listing_to = out if form == "text" else err
     for line in needed(summary, power) if power is not None else ():
         _say(listing_to, line)
@@ -133,7 +139,7 @@ def _say(console: Console, line: object) -> None:
     console.print(printable(str(line)), markup=False)
 
 
-def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path) -> None:
+def _print(out: Console, summary: Summary, form: str, worst: int | None, results: Path, lists: str) -> None:
     """Prints the written results as JSON, or tables; with `worst`, the prompts on which groups are worse too."""
     if form == "json":
         out.print(results.read_text(encoding="utf-8"), markup=False, emoji=False, end="")
@@ -143,11 +149,15 @@ def _print(out: Console, summary: Summary, form: str, worst: int | None, results
             blocks.append(worse_prompts(summary))
         out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
     else:
-        _print_text(out, summary, worst, results)
+        _print_text(out, summary, worst, results, lists)
 
 
-def _print_text(out: Console, summary: Summary, worst: int | None, results: Path) -> None:
+def _print_text(out: Console, summary: Summary, worst: int | None, results: Path, lists: str) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
+    if few := too_few(summary):
+        whole = all(each.reason == few for each in summary.comparisons)
+        where = "" if whole else ", where a cell says nothing else"
+        _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
     out.print(table(summary))
     for line in summary.legend:
         _say(out, line)
@@ -159,7 +169,7 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
             _say(out, line)
     elif any(each.count for each in summary.worse):
         there = f"Prompts on which a group is worse than {summary.base} are listed in {results}"
-        _say(out, f"{there}, and with --worst N here.")
+        _say(out, f"{there}{f', and with {lists} here' * bool(lists)}.")
 
 
 def refuse_taken(results: Path) -> None:
@@ -196,18 +206,32 @@ def refuse_taken(results: Path) -> None:
         raise Refused("out", str(results), f"{folder} is there and no folder; give another name")
 
 
+def too_few(summary: Summary) -> str:
+    """The reason for which most comparisons have no verdict, if it is that they are of too few; else an empty text."""
+    reasons = Counter(each.reason for each in summary.comparisons if each.reason.startswith(TOO_FEW))
+    reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+    return reason if 2 * count > len(summary.comparisons) else ""
+
+
 def table(summary: Summary) -> Table:
-    """The means, their intervals, and how they compare with the first group.
+    """The means, their intervals, and how they compare with the first group. What has no verdict because it is of too
+    few, as most is, is without intervals, and without that reason, which stands above the table.
 
     A row a column of scores and a column a group; or, of many groups, a row each.
     """
     compared = {(c.group, c.column): c for c in summary.comparisons}
     styles = {"better": "green", "worse": "red", "differs": "blue"}
+    few = too_few(summary)
+    wide = {c.column for c in summary.comparisons if few and c.reason == few}
+    wide -= {c.column for c in summary.comparisons if c.reason != few}
 
     def cell(group: str, column: str) -> str:
         mean, c = summary.means[group][column], compared.get((group, column))
         if not mean.n:
             return ""
+        if column in wide:
+            mean = replace(mean, low=math.nan, high=math.nan)
+            c = c and replace(c, difference=replace(c.difference, low=math.nan, high=math.nan), reason="")
         lines = [f"{escape(str(mean))} ({mean.counted})"]
         if c:
             style = styles.get(c.verdict, "dim")

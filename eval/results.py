@@ -293,6 +293,7 @@ class Summary:
                     "weights": scores.weights[d.name],
                     "licences": {w.name: w.licence for w in d.weights},
                     "columns": [self.columns[c].label for c in d.columns],
+                    "records": [asdict(self.columns[c]) for c in d.columns],
                 }
                 for d in scores.dimensions
             },

@@ -6,15 +6,18 @@ import contextlib
 import gc
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from w2sd_video import plugins
 from w2sd_video.errors import out_of_memory, shown
 
 from .decode import first_line
-from .dimensions import Compared, Dimension, Skipped
+from .dimensions import ByFunction, Compared, Dimension, Skipped
+from .dimensions.dimension import is_ours
 from .weights import hashes
 
 if TYPE_CHECKING:
@@ -83,11 +86,12 @@ class Scorer:
                 dimension.load(self._paths[dimension.name], self.device)
                 self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
-                self.skip(dimension, str(error))
+                self.skip(dimension, f"{error}{_place(dimension, error)}")
             except Exception as error:  # in code of one's own
                 if out_of_memory(error):
                     raise
-                self.skip(dimension, f"it cannot be loaded: {type(error).__name__}: {first_line(error)}")
+                said = f"{type(error).__name__}: {first_line(error)}{_place(dimension, error)}"
+                self.skip(dimension, f"it cannot be loaded: {said}")
 
     def unload(self) -> None:
         """Forgets all networks."""
@@ -125,10 +129,10 @@ class Scorer:
                     scores[name] = _columns(by_name[name], done.value)
                     del running[name]
             except (ValueError, ImportError) as error:
-                problems[name] = str(error)
+                problems[name] = f"{error}{_place(by_name[name], error)}"
                 del running[name]
             except Exception as error:  # what no dimension foresaw in one video must not end the run for the rest
-                problems[name] = f"{type(error).__name__}: {first_line(error)}"
+                problems[name] = f"{type(error).__name__}: {first_line(error)}{_place(by_name[name], error)}"
                 del running[name]
 
         with torch.inference_mode(), exact():
@@ -152,6 +156,14 @@ class Scorer:
                 advance(name, None)
         problems |= dict.fromkeys(running, "it gave no score after the last frame")
         return scores, problems
+
+
+def _place(dimension: Dimension, error: BaseException) -> str:
+    """Where in a user's code of a dimension an error came up, in brackets; empty where it is not there."""
+    code = dimension.function if isinstance(dimension, ByFunction) else type(dimension)
+    file = getattr(sys.modules.get(getattr(code, "__module__", "")), "__file__", None)
+    line = plugins.line_of(error, file)
+    return f" ({file}, line {line})" if line and not is_ours(code) else ""
 
 
 def _columns(dimension: Dimension, returned: Any) -> Made:

@@ -178,7 +178,10 @@ def find(
             if images:
                 accepted = f"pictures ({' '.join(PICTURES)})"
             value = named if group == named else f"{group}={named}"
-            raise Refused("videos", value, f"give files, folders or globs of {accepted}; or LABEL=PATH{UNLABELLED}")
+            nothing = "it matches no video; " if glob.has_magic(named) else "there is no such file or folder; "
+            lacks = "" if root.is_dir() else nothing
+            accepted = f"{lacks}give files, folders or globs of {accepted}; or LABEL=PATH{UNLABELLED}"
+            raise Refused("videos", value, accepted)
         for path in paths:
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             places.setdefault((path, group), place)

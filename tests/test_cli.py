@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from w2sd_video import check_pair, cli, presets, runs, settings, terminal
 from w2sd_video.cli import options
 from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.shapes import WEIGHTS
 
 PROMPT = "a red cat"
 STEM = "a-red-cat-seed0"
@@ -277,7 +278,7 @@ def test_gif_and_png_lie_beside_the_video(small):
         (["a cat", "--seed", "3-1"], "--seed: '3-1' is not accepted"),
         (["a cat", "--inversion", "x_0"], "--inversion: 'x_0' is not accepted"),
         ([PROMPT, "--method", "s2w"], "--method: 's2w' is not accepted; did you mean 's2wd'?"),
-        ([PROMPT, "--set", "motion_gian=2"], "--set: 'motion_gian' is not accepted; did you mean 'motion_gai"),
+        ([PROMPT, "--set", "motion_gian=2"], "--set: 'motion_gian' is no option of w2sd; did you mean 'motion_gai"),
         ([PROMPT, "--set", "cap=-1"], "`cap` has to be a finite number from 0, but is -1"),
         ([PROMPT, "--set", "cap"], "--set: 'cap' is not accepted; give NAME=VALUE"),
         (["a cat", "--dtype", "float8"], "--dtype: 'float8' is not accepted; did you mean"),
@@ -290,7 +291,7 @@ def test_gif_and_png_lie_beside_the_video(small):
         (["a cat", "--plain", "--compare"], "exclude one another"),
         (["a cat", "--plain", "--set", "motion_gain=2"], "--plain and --weak-only sample without a method"),
         (["a cat", "--method", "weak"], "--method: 'weak' is not accepted; Available: w2sd"),
-        (["a cat", "--set", "cap=-1"], "--set: {'cap': -1} is not accepted"),
+        (["a cat", "--set", "cap=-1"], "--set: cap=-1 is not accepted"),
         (["a cat", "--prompts", "none.txt"], "--prompts: 'none.txt' is not accepted"),
         (["a cat", "--from", "x.json"], "--from takes everything from the sidecar"),
         (["--from", "none.json"], "--from: 'none.json' is not accepted"),
@@ -320,6 +321,38 @@ def test_a_device_that_is_not_there_is_refused(small):
 def test_without_weights_a_real_preset_says_how_to_get_them(offline):
     said = generate("a cat", "--preset", "animatediff-sdxl-juggernaut", code=2)
     assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
+
+
+def test_all_missing_weights_are_named_at_once_and_before_torch_is_needed(offline, tmp_path):
+    both = ("hf download Wan-AI/Wan2.1-T2V-14B-Diffusers", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    said = generate("a cat", "--preset", "wan21-14b-1.3b", code=2)
+    assert all(each in said for each in both)
+    assert both[1] not in generate("a cat", "--preset", "wan21-14b-1.3b", "--plain", code=2)
+    (tmp_path / "wan.yaml").write_text("prompts: [a cat]\npreset: wan21-14b-1.3b\n")
+    said = run("run", tmp_path / "wan.yaml", "--dry-run")
+    assert "left: 1 cells" in said and all(each in said for each in both)
+    assert all(each in run("run", tmp_path / "wan.yaml", code=2) for each in both)
+    assert not (tmp_path / "wan").exists()
+
+
+@pytest.mark.parametrize(
+    "option, model, says",
+    [
+        ("--weak", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "is of the family wan, and this pair is of animatediff-sdxl"),
+        ("--strong", WEIGHTS / "digits", "is a DiTMoEPipeline, of the family dit-moe, and this pair is"),
+    ],
+)
+def test_a_model_of_another_family_is_refused_with_presets_of_its_own(offline, option, model, says):
+    said = generate("a red circle", option, model, code=2)
+    assert says in said and "Choose a preset of its family: --preset " in said and "hf download" not in said
+
+
+def test_a_dry_run_refuses_the_folder_that_the_run_would(tmp_path):
+    (tmp_path / "plan.yaml").write_text("prompts: [a red circle]\n")
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/folder"):
+        said = run("run", tmp_path / "plan.yaml", "--out", tmp_path / place, "--dry-run", code=2)
+        assert "give a folder that can be written to (Not a directory)" in said
 
 
 @pytest.mark.slow

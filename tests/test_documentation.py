@@ -21,8 +21,9 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from w2sd_video import plugins
+from w2sd_video import plugins, presets
 from w2sd_video.cli import app
+from w2sd_video.families import FAMILIES
 from w2sd_video.runs import Request
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,21 @@ def options(command: object) -> set[str]:
 
 HOOKS = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
 PROGRAM = HOOKS["commands"]()
+
+
+def test_the_tables_that_the_site_generates_have_as_many_cells_in_each_row():
+    for table in (HOOKS["_commands"](), HOOKS["transformers"]()):
+        cells = 0
+        for line in table:
+            row = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+            assert not row or row == cells or not cells, line
+            cells = row
+
+
+def test_the_site_lists_every_preset_of_a_transformer():
+    listed = "\n".join(HOOKS["transformers"]())
+    of = [name for name in presets.builtin() if FAMILIES[presets.load(name).family].transformer]
+    assert of and all(f"| `{name}` |" in listed for name in of)
 
 
 @pytest.mark.parametrize("fence", ALL, ids=lambda fence: fence.page)

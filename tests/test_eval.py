@@ -114,12 +114,21 @@ def test_a_folder_of_pictures_is_a_video(tmp_path):
     assert found.path == tmp_path / "frames" and found.open().frames == 16
 
 
-@pytest.mark.parametrize("argument", ["missing.mp4", "missing/*.mp4", "empty", ""])
-def test_what_names_no_video_is_refused(tmp_path, monkeypatch, argument):
+@pytest.mark.parametrize(
+    "argument, why",
+    [
+        ("missing.mp4", "there is no such file or folder; "),
+        ("missing", "there is no such file or folder; "),
+        ("missing/*.mp4", "it matches no video; "),
+        ("empty", ""),
+        ("", ""),
+    ],
+)
+def test_what_names_no_video_is_refused(tmp_path, monkeypatch, argument, why):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "v.mp4").write_bytes(b"")
-    with pytest.raises(Refused, match="videos: .*is not accepted; give files, folders or globs"):
+    with pytest.raises(Refused, match=f"videos: .*is not accepted; {why}give files, folders or globs"):
         find([argument])
 
 

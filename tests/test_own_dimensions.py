@@ -31,10 +31,20 @@ def test_one_that_cannot_be_loaded_is_skipped_with_the_reason(error):
         def load(self, paths, device):
             raise error
 
+    line = Unloadable.load.__code__.co_firstlineno + 1
     scores = scored(Unloadable())
     (skipped,) = scores.skipped
     assert skipped.name == "own" and skipped.reason.startswith(f"it cannot be loaded: {type(error).__name__}: ")
-    assert "more" not in skipped.reason and [list(of) for of in scores.of.values()] == [["clipped"]]
+    assert skipped.reason.endswith(f"({__file__}, line {line})")
+    assert "and more" not in skipped.reason and [list(of) for of in scores.of.values()] == [["clipped"]]
+
+
+def test_an_error_in_ones_own_code_is_named_with_its_file_and_line():
+    def bad(frames):
+        return {}["oops"]
+
+    ((_, name, said),) = evaluate(FRAMES, [bad]).problems
+    assert (name, said) == ("bad", f"KeyError: 'oops' ({__file__}, line {bad.__code__.co_firstlineno + 1})")
 
 
 def test_one_for_which_there_is_no_memory_ends_the_run_as_any_other():

@@ -146,6 +146,11 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
         ({"axes": {"motion_gain": 3}}, "axes.motion_gain: 3 is not accepted"),
         ({"axes": {"arm": {"a": 3}}}, "axes.arm.a: 3 is not accepted; give settings"),
         ({"axes": {"arm": {"a": {"motion_gian": 1}}}}, "did you mean 'motion_gain'?"),
+        ({"settings": {**SMALL, "num_inference_step": 2}},
+         "settings: 'num_inference_step' is no setting (did you mean 'num_inference_steps'?) and no option of w2sd"),
+        ({"axes": {"arm": {"a": {"nothing": 1}}}},
+         "axes (arm a): 'nothing' is no setting and no option of w2sd; Available: interval"),
+        ({"settings": {**SMALL, "options": {"nothing": 1}}}, "option of w2sd: 'nothing' is not accepted"),
         ({"axes": {"guidance_scale": [1, "x"]}}, "axes (guidance_scale x): "),
         ({"axes": {"arm": {"a": {"as_costly_as": "b"}, "c": {}}}}, "as_costly_as: 'b' is not accepted; Available: c"),
         ({"settings": {"as_costly_as": "a"}}, "as_costly_as: 'a' is not accepted; it goes with the label of an axis"),
@@ -431,7 +436,7 @@ def test_a_cell_knows_its_arm():
         ({"settings": {"options": 3, "motion_gain": 2}}, "options: 3 is not accepted; give names and values"),
         ({"settings": {"num_frames": 2000}}, "settings.num_frames: 2000 is not accepted; give a whole number"),
         ({"settings": {"device": "banana"}}, "settings.device: 'banana' is not accepted"),
-        ({"settings": {"pictures": {"control": "x"}}}, "option of w2sd: 'pictures' is not accepted"),
+        ({"settings": {"pictures": {"control": "x"}}}, "settings: 'pictures' is no setting and no option of w2sd"),
         ({"settings": {"variant": "compare"}}, "settings.variant: 'compare' is not accepted; give w2sd, plain or weak"),
         ({"settings": {"method": "x.py:Mine"}}, "code runs only from a file that is named: give --method"),
         ({"axes": {"arm": {2: {}}}}, "give names that are texts, such as '2' with quotes"),
@@ -547,8 +552,20 @@ def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monk
     assert refused.exit_code == 2 and "--method FOLDER/" in refused.output and not (tmp_path / "plan").exists()
     done = CliRunner().invoke(cli.app, [*command, "--workers", str(workers), "--method", method, "--format", "json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["left"] == 0, done.output
-    again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", method, "--format", "json"])
-    assert json.loads(again.stdout)["arms"]["all"]["made"] == 2
+    about = json.loads(done.stdout)
+    monkeypatch.setattr("w2sd_video.plugins._RUN", {})
+    (tmp_path / f"mine{workers}.py").rename(tmp_path / "away.py")  # what is made is looked at and scored without code
+    again = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--format", "json"])
+    assert json.loads(again.stdout) == about and about["arms"]["all"]["made"] == 2
+    for command in (["score", "--dimensions", "clipped"], ["report"]):
+        again = CliRunner().invoke(cli.app, [command[0], str(tmp_path / "plan"), *command[1:]])
+        assert again.exit_code == 0, again.output
+    more = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan")])
+    assert more.exit_code == 2 and f"where FOLDER is where mine{workers}.py lies" in " ".join(more.output.split())
+    plan_file = tmp_path / "plan" / "plan.yaml"
+    plan_file.write_text(plan_file.read_text().replace("num_frames: 2", "num_frames: 3"))
+    edited = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan")])
+    assert edited.exit_code == 2 and "code runs only from a file that is named" in " ".join(edited.output.split())
     wrong = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan"), "--method", "w2sd"])
     assert wrong.exit_code == 2 and "--method: 'w2sd' is not accepted; give FILE.py:CLASS" in wrong.output
 

@@ -283,7 +283,7 @@ def test_code_runs_only_where_the_command_line_or_python_names_the_file(tmp_path
         ("broken.py:Push", "broken.py, line 2, cannot be imported: NameError: name 'oops' is not defined"),
         ("quits.py:Push", "cannot be imported: SystemExit"),
         ("syntax.py:Push", "line 1, cannot be imported: SyntaxError"),
-        ("mine.py", "did you mean"),
+        ("mine.py", "give FILE.py:CLASS; this file has"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, named, says, monkeypatch):
@@ -292,11 +292,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, named, 
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     code, _, error = run("generate", PROMPT, "--method", named)
-    assert (
-        code == 2
-        and error.startswith(("Error: --method: ", "Error: --set: "))
-        and (says in error or named == "mine.py")
-    )
+    assert code == 2 and error.startswith(("Error: --method: ", "Error: --set: ")) and says in error
 
 
 def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tmp_path):
@@ -312,6 +308,41 @@ def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tm
     file.write_text(DIMENSION.replace("return reader.frames", "return -reader.frames"))
     (said,) = evaluate(GREY, dimensions.named_by_user(f"{file}:Frames"), rows).of.values()
     assert said["frames"] == -2
+
+
+def test_an_option_that_a_files_method_lacks_is_of_the_command_line_and_not_of_the_preset(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    code, _, error = run("generate", PROMPT, "--method", f"{tmp_path / 'mine.py'}:Push", "--set", "pus=2")
+    assert code == 2 and error.startswith("Error: --set: 'pus' is no option of mine.py:Push; did you mean 'push'?")
+    code, _, error = run("generate", PROMPT, "--set", "push=2")
+    assert code == 2 and error.rstrip().endswith("; --method names another method")
+
+
+NAMELESS = """
+from w2sd_video.columns import Column
+from w2sd_video.eval.dimensions import ByFunction
+
+both = ByFunction(lambda frames: {"a": 1.0, "b": 2.0}, Column("a"), Column("b"))
+bare = lambda frames: 1.0
+one = ByFunction(lambda frames: 1.0, Column("one"))
+def bright(frames): return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("both", "'mine.py:both' is not accepted; it is a lambda; with several columns the function needs a name: use"),
+        ("bare", "'mine.py:bare' is not accepted; it is a lambda, which has no name: use def, or ByFunction with"),
+        ("brigth", "did you mean 'bright'? Available: both, bare, one, bright"),
+        ("", "give FILE.py:NAME; this file has bright, both, bare, one"),
+    ],
+)
+def test_a_files_dimension_that_cannot_be_used_is_named_with_what_its_file_has(tmp_path, named, says):
+    (tmp_path / "mine.py").write_text(NAMELESS)
+    with pytest.raises(Refused) as refused:
+        dimensions.chosen(dimensions.named_by_user(f"clipped,{tmp_path}/mine.py{f':{named}' * bool(named)}"))
+    assert says in str(refused.value)
 
 
 # From outside, to the end

@@ -17,7 +17,7 @@ from pages import HOSTILE, experiment, summary
 from scipy.optimize import minimize
 from typer.testing import CliRunner
 
-from w2sd_video import cli, plans, runs, video
+from w2sd_video import cli, plans, plugins, runs, video
 from w2sd_video.errors import Refused
 from w2sd_video.eval import report
 from w2sd_video.eval.evaluate import Scores
@@ -287,6 +287,41 @@ def test_a_run_has_a_page_and_what_cannot_be_used_is_refused_with_2(tmp_path):
     ):
         ran = runner.invoke(cli.app, ["report", str(tmp_path / "r"), *options])
         assert ran.exit_code == 2 and says in " ".join(ran.output.split()), (options, ran.output)
+
+
+OWN = """
+def brightness(frames):
+    return float(frames.mean())
+"""
+
+
+def test_a_dimension_of_a_file_is_added_to_the_plans_and_the_page_is_written_without_its_code(tmp_path, monkeypatch):
+    settings = {"num_inference_steps": 1, "num_frames": 2, "device": "cpu"}
+    folder = tmp_path / "r"
+    plan = Plan(prompts=["a red circle"], settings=settings, dimensions=["clipped"])
+    plans.run(plan, folder, threads=1)
+    (tmp_path / "dims.py").write_text(OWN)
+
+    def columns() -> list[str]:
+        page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+        table = [line.partition(",")[0] for line in (folder / "scores" / "scores.csv").read_text().splitlines()[1:]]
+        assert [column["name"] for column in data_of(page)["columns"]] == table
+        return table
+
+    score = ["score", str(folder)]
+    ran = runner.invoke(cli.app, [*score, "--dimensions", f"{tmp_path / 'dims.py'}:brightness"])
+    assert ran.exit_code == 0 and columns() == ["clipped", "brightness"], ran.output
+    means = json.loads((folder / "scores" / "scores.json").read_text())["groups"]["all"]["columns"]
+    (tmp_path / "dims.py").unlink()
+    monkeypatch.setattr(plugins, "_RUN", {})
+    page = folder / "report" / "index.html"
+    page.unlink()
+    ran = runner.invoke(cli.app, ["report", str(folder)])
+    assert ran.exit_code == 0 and columns() == ["clipped", "brightness"], ran.output
+    assert f"{means['brightness']['mean']:.4f}" in page.read_text(encoding="utf-8")
+    ran = runner.invoke(cli.app, [*score, "--dimensions", "clipped"])
+    assert ran.exit_code == 0 and columns() == ["clipped"], ran.output
+    assert "the table no longer has brightness; the scores are kept" in " ".join(ran.output.split())
 
 
 # Interruptions

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import presets, video
-from .errors import Refused, WeightsNotFound
+from .documents import read_json
+from .errors import Refused, WeightsError, WeightsNotFound
+from .families import FAMILIES
+from .runs import Request
 
 PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
+FILES = ("adapters", "ip_adapter")  # roles whose repositories hold files of any name
+STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that the strong arm alone needs
 
 
 def report() -> dict[str, Rows]:
@@ -142,6 +148,81 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
     else:
         command = download_command(role, source.repository, denoiser=denoiser)
     return False, f"missing; get it with: {command}"
+
+
+def missing(requests: Iterable[Request]) -> list[str]:
+    """Models that requests need and that are not on this machine, of those in whole hub repositories: of each its role,
+    its name and the command that gets it. Paths are refused where they are not there, and single files can be fetched.
+    """
+    from .models.sources import resolve
+
+    lacking = []
+    seen = set()
+    for request in requests:
+        arms = {role: model for role, model in request.models.items() if request.variant != "plain" or role in STRONG}
+        for role, model in arms.items():
+            if (role, model) in seen or role.partition(".")[0] in FILES or model.startswith("package:"):
+                continue
+            seen.add((role, model))
+            source = resolve(model, role)
+            if source.path is None and not source.inside:
+                there, state = find(model, role, FAMILIES[request.family].denoiser)
+                lacking += [] if there else [f"{role}: {model} is {state}"]
+    return lacking
+
+
+def check_there(requests: Iterable[Request]) -> None:
+    """Refuses requests whose models are not on this machine, or of another family, before torch is imported.
+
+    Raises:
+        WeightsNotFound: names all that are missing, and how to get each.
+        WeightsError: a model is of another family.
+    """
+    requests = list(requests)
+    for role, model, family in dict.fromkeys(
+        (role, getattr(each, role), each.family) for each in requests for role in ("strong", "weak")
+    ):
+        if model is not None:
+            _check_family(role, model, family)
+    if lacking := missing(requests):
+        raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
+
+
+KIN = {"animatediff-sdxl": "stable-diffusion-xl", "animatediff": "stable-diffusion"}  # families with the same images
+
+
+def _check_family(role: str, model: str, family: str) -> None:
+    """Refuses a model that its `model_index.json`, or a preset, says to be of another family than it is used in.
+
+    Raises:
+        WeightsError: says which, and which presets are of it.
+    """
+    from .models.sources import cached, resolve
+
+    def kin(name: str) -> str:
+        return KIN.get(name, name.removesuffix("-image-to-video"))
+
+    source = resolve(model, role)
+    if source.is_file or source.inside:
+        return
+    index = source.path / "model_index.json" if source.path else cached(source, None, "model_index.json")
+    if index is not None and index.is_file():
+        try:
+            cls = str(read_json(index)["_class_name"]).removeprefix("W2SD")
+        except (OSError, ValueError, KeyError, TypeError):  # which loading it says
+            return
+        known = [name for name, each in FAMILIES.items() if cls == each.pipeline.removeprefix("W2SD")]
+        is_ = f"is a {cls}, of the family"
+    elif source.path is None:
+        loaded = map(presets.load, presets.builtin())
+        known = [each.family for each in loaded if model in (each.strong, each.weak)]
+        is_ = "is of the family"
+    else:
+        return
+    if known and kin(family) not in map(kin, known):
+        of = [name for name in presets.builtin() if kin(presets.load(name).family) == kin(known[0])]
+        way = f"and this pair is of {family}. Choose a preset of its family: --preset {', '.join(of[:5])}"
+        raise WeightsError(source, f"{is_} {known[0]}, {way}")
 
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter

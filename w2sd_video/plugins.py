@@ -9,6 +9,7 @@ it. `find`, by which a request, a sidecar or a plan is read, knows of files only
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -63,6 +64,29 @@ def is_file(name: str) -> bool:
     return re.fullmatch(r".+\.py:\w+", name) is not None
 
 
+def from_name(kind: Kind, name: str) -> Plugin | None:
+    """Runs the file that a name names; None where it names no file.
+
+    Raises:
+        Refused: as of `from_file`; or it is a file alone, without what to take from it.
+    """
+    if is_file(name):
+        return from_file(kind, name)
+    if not name.endswith(".py"):
+        return None
+    form = "FILE.py:CLASS" if kind == "method" else "FILE.py:NAME"
+    try:
+        tree = ast.parse(read_bytes(Path(os.path.expanduser(name))))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        raise Refused(ARGUMENTS[kind], name, f"give {form}") from None
+    kinds = (ast.ClassDef,) if kind == "method" else (ast.ClassDef, ast.FunctionDef)
+    names = [each.name for each in tree.body if isinstance(each, kinds) and not each.name.startswith("_")]
+    if kind != "method":
+        assigned = [target for each in tree.body if isinstance(each, ast.Assign) for target in each.targets]
+        names += [each.id for each in assigned if isinstance(each, ast.Name)]
+    raise Refused(ARGUMENTS[kind], name, f"give {form}; this file has {', '.join(names) or 'none'}")
+
+
 def from_file(kind: Kind, named: str) -> Plugin:
     """Runs a file, `FILE.py:NAME`, and takes from it what has that name. The bytes that run are those that are hashed.
 
@@ -92,10 +116,25 @@ def from_file(kind: Kind, named: str) -> Plugin:
                 raise _unusable(argument, named, str(path), error) from None
         module = sys.modules[module.__name__]
         if not hasattr(module, attribute):
-            own = [name for name, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__]
-            raise Refused(argument, named, f"{path} has no such name; {did_you_mean(attribute, own)}")
+            raise Refused(argument, named, f"{path} has no such name; {did_you_mean(attribute, _names(kind, module))}")
         _RUN[key] = Plugin(kind, key[1], getattr(module, attribute), f"{path.name} sha256:{sha256}", sha256=sha256)
     return _RUN[key]
+
+
+def _names(kind: Kind, module: ModuleType) -> list[str]:
+    """What of a file can be a plug-in of a kind: its classes, and for dimensions its functions and instances too."""
+    names = []
+    for name, each in vars(module).items():
+        own = getattr(each, "__module__", "") == module.__name__ and (isinstance(each, type) or kind == "dimension")
+        made = kind == "dimension" and not isinstance(each, type) and hasattr(each, "score")
+        if (own or made) and not name.startswith("_"):
+            names.append(name)
+    return names
+
+
+def was_run(kind: Kind, name: str, sha256: str) -> bool:
+    """Whether the command line or Python has named a file's plug-in, of this content."""
+    return (kind, name, sha256) in _RUN
 
 
 def named() -> list[tuple[Kind, str]]:
@@ -107,12 +146,17 @@ def named() -> list[tuple[Kind, str]]:
     return named
 
 
+def line_of(error: BaseException, file: str | None) -> int | None:
+    """The line of a file that an error came through, the last of them; None where there is none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
+
+
 def _unusable(argument: str, name: str, file: str, error: BaseException, owner: str = "") -> BaseException:
     """What is raised in place of an error in a plug-in's code: one sentence with the plug-in, the file and the line."""
     if isinstance(error, (KeyboardInterrupt, MemoryError)):
         return error
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    line = error.lineno if isinstance(error, SyntaxError) else line_of(error, file)
     said = str(error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
     place = f"{f'{owner}: ' * bool(owner)}{file}{f', line {line},' if line else ''}"
@@ -172,9 +216,10 @@ def find(
     if is_file(name):
         run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
         if len(run) != 1:
-            said = f"{name}, of SHA-256 {sha256}" if sha256 else name
-            said = said if os.path.isabs(name) else f"FOLDER/{said}"
+            said = name if os.path.isabs(name) else f"FOLDER/{name}"
             way = f"code runs only from a file that is named: give --{argument} {said}"
+            way += f", where FOLDER is where {name.rpartition(':')[0]} lies" * (said != name)
+            way += f" with the SHA-256 {sha256}" * (sha256 is not None)
             in_python = f'in Python, call w2sd_video.plugins.from_file("{kind}", "{said}") first'
             raise Refused(argument, name, f"{way}; {in_python}")
         return run[0]

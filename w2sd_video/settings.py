@@ -429,9 +429,12 @@ def names(cls: type = Settings) -> list[str]:
     return validation.names(cls)
 
 
+OF_METHOD = "option of "  # what the argument of an error begins with that is of an option which a method does not have
+
+
 def whole(argument: str) -> str:
     """The setting that an error's argument is, or is a part of: `controlnet` of `controlnet.strong`."""
-    if argument.startswith("option of "):
+    if argument.startswith(OF_METHOD):
         return "options"
     name = argument.partition(".")[0]
     parts = {"lora": "adapters", "image_encoder": "ip_adapter", "schedules": "scheduler"}

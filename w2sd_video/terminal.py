@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -175,7 +176,33 @@ def _message(error: Named, options: Mapping[str, str], context: typer.Context | 
         name = option or error.argument
         if isinstance(error, Refused) and error.value is None:
             return f"{name} is missing; {error.accepted}"
-    return f"{name}: {error.problem}"
+    return f"{name}: {_problem(error, context if name.startswith('--') else None)}"
+
+
+def _problem(error: Named, context: typer.Context | None) -> str:
+    """What is wrong, with options of methods as `--set` takes them.
+
+    Args:
+        context: of a command that has set it; None where something else has, such as a plan.
+    """
+    if not isinstance(error, Refused) or settings.whole(error.argument) != "options":
+        return error.problem
+    if isinstance(error.value, Mapping):
+        said = ", ".join(f"{name}={_as_typed(value)}" for name, value in error.value.items())
+        return f"{said[:300]} is not accepted; {error.accepted}"
+    if error.origin or context is None or not error.argument.startswith(settings.OF_METHOD):
+        return error.problem
+    said = f"{shown(error.value)} is no option of {error.argument.removeprefix(settings.OF_METHOD)}; {error.accepted}"
+    other = "method" in context.params and context.params["method"] is None
+    return f"{said}; --method names another method" if other else said
+
+
+def _as_typed(value: object) -> str:
+    """A value as `--set` reads it."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a date, or a whole number of thousands of digits
+        return shown(value)
 
 
 def _fail(message: str, code: int) -> None:

@@ -31,6 +31,7 @@ Values = Mapping[str, Mapping[str, float | None]]
 ENOUGH = 10  # units, with fewer of which nothing is called better or worse
 LEVEL = 0.05
 NO_VERDICT = "no verdict: "  # which a comparison's reason begins with, where it is not that p cannot be small enough
+TOO_FEW = f"{NO_VERDICT}under {ENOUGH} "  # and what they are
 
 
 @dataclass(frozen=True)
@@ -289,10 +290,7 @@ def decide(comparisons: Iterable[Comparison], columns: Mapping[str, Column]) -> 
             best = [*p[:place], decided[n].p_least, *p[place + 1 :]]
             hopeless = holm(best)[place] > LEVEL
             decided[n] = _decided(decided[n], columns[decided[n].column], float(adjusted), bool(hopeless))
-    return [
-        replace(c, reason=f"{NO_VERDICT}under {ENOUGH} {c.difference.unit}s") if c.difference.units < ENOUGH else c
-        for c in decided
-    ]
+    return [replace(c, reason=f"{TOO_FEW}{c.difference.unit}s") if c.difference.units < ENOUGH else c for c in decided]
 
 
 def _decided(c: Comparison, column: Column, adjusted: float, hopeless: bool) -> Comparison:

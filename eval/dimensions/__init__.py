@@ -120,8 +120,11 @@ def _named(name: str) -> Dimension:
 NEEDED = "give names, or a Dimension, its class or a function of the frames"
 
 
-def own(candidate: object) -> Dimension:
+def own(candidate: object, named: str = "") -> Dimension:
     """A dimension of one's own: an instance, or one made of a class or a function.
+
+    Args:
+        named: what a user named it by, for messages.
 
     Raises:
         Refused: it is something else, it cannot be made without arguments, or its name or a column is a built-in one's.
@@ -132,24 +135,34 @@ def own(candidate: object) -> Dimension:
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             raise Refused(
-                "dimensions", candidate, f"give an instance: none can be made without arguments ({why})"
+                "dimensions", named or candidate, f"give an instance: none can be made without arguments ({why})"
             ) from None
     elif callable(candidate) and not isinstance(candidate, (type, Dimension)):
         candidate = ByFunction(candidate)
     if not isinstance(candidate, Dimension):
-        raise Refused("dimensions", candidate, NEEDED)
+        raise Refused("dimensions", named or candidate, NEEDED)
     if is_ours(type(candidate)) and not isinstance(candidate, ByFunction):
         return candidate
     name = getattr(candidate, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise Refused("dimensions", name or candidate, "give it a name of letters, digits, _, . and -")
+        raise Refused("dimensions", named or name or candidate, _nameless(candidate))
     if name in BUILT_IN:
-        raise Refused("dimensions", name, "this is the name of one that is built in: give yours another")
+        raise Refused("dimensions", named or name, "this is the name of one that is built in: give yours another")
     if not all(isinstance(record, Column) for record in candidate.records):
-        raise Refused("dimensions", name, "its records have to be of the class Column")
+        raise Refused("dimensions", named or name, "its records have to be of the class Column")
     if taken := sorted(set(candidate.columns) & set(COLUMNS)):
-        raise Refused("dimensions", name, f"column {taken[0]!r} is that of one that is built in: give yours another")
+        accepted = f"column {taken[0]!r} is that of one that is built in: give yours another"
+        raise Refused("dimensions", named or name, accepted)
     return candidate
+
+
+def _nameless(candidate: Dimension) -> str:
+    """What one does about a dimension whose name cannot be used."""
+    if not isinstance(candidate, ByFunction) or candidate.name != "<lambda>":
+        return f"its name is {candidate.name!r}: give it one of letters, digits, _, . and -"
+    if len(candidate.records) > 1:
+        return "it is a lambda; with several columns the function needs a name: use def"
+    return "it is a lambda, which has no name: use def, or ByFunction with a Column"
 
 
 def get(name: str) -> Dimension:
@@ -165,7 +178,7 @@ def get(name: str) -> Dimension:
         raise Refused("dimensions", name, "VBench's own package computes it: give --backend official")
     if plugin is None:
         return import_module(f".{name}", __package__).DIMENSION()
-    dimension = own(plugin.value)
+    dimension = own(plugin.value, name)
     dimension.source = plugin.source
     return dimension
 
@@ -182,7 +195,8 @@ def named_by_user(text: str) -> str:
         Refused: a file cannot be used; see `plugins.from_file`.
     """
     names = [name.strip() for name in text.split(",")]
-    return ",".join(plugins.from_file("dimension", n).name if plugins.is_file(n) else n for n in names)
+    files = {name: plugins.from_name("dimension", name) for name in names}
+    return ",".join(name if (file := files[name]) is None else file.name for name in names)
 
 
 def expand(names: str | Iterable[str]) -> list[str]:

@@ -187,6 +187,6 @@ class Similarity(Compared):
         return (ours @ theirs.mT).mean().item()
 
 
-def is_ours(cls: type) -> bool:
-    """Whether a class is this package's."""
-    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+def is_ours(code: Any) -> bool:
+    """Whether a class, or a function, is this package's."""
+    return str(code.__module__).partition(".")[0] == __name__.partition(".")[0]

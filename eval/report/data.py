@@ -115,18 +115,20 @@ class Data:
 
     @cached_property
     def bars(self) -> dict[str, list[dict[str, Any]]]:
-        """Of every group, its differences from the first in units of the column's standard deviation over videos."""
+        """Of every group, its differences from the first in units of the column's standard deviation over videos, above
+        0 where the group is better; in a column without a better side, where it is higher."""
         bars: dict[str, list[dict[str, Any]]] = {}
         for c in self.summary.comparisons:
             if spread := self._spread(c):
                 d = c.difference
+                low, high = (-d.high, -d.low) if self.columns[c.column].sign < 0 else (d.low, d.high)
                 bars.setdefault(c.group, []).append(
                     {
                         "column": c.column,
                         "label": self.columns[c.column].label,
-                        "mean": d.mean / spread,
-                        "low": d.low / spread,
-                        "high": d.high / spread,
+                        "mean": (-d.mean if self.columns[c.column].sign < 0 else d.mean) / spread,
+                        "low": low / spread,
+                        "high": high / spread,
                         "verdict": c.verdict,
                         "text": c.difference.text(sign="+"),
                     }

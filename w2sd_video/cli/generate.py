@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from .. import presets, runs
+from ..doctor import check_there
 from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
@@ -194,6 +195,7 @@ def sample(
 ) -> None:
     """Runs the requests under progress bars, and says where everything is."""
     overwrite = confirm_writable(requests, folder, formats, overwrite, verify, way=way)
+    check_there(requests)
 
     # A terminal shows results above the bars; a file or pipe gets them as they are.
     to_terminal, quietly = sys.stdout is not None and sys.stdout.isatty(), not err.is_terminal

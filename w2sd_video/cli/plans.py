@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import plugins, tables
+from .. import doctor, plugins, runs, tables
 from ..errors import Refused
 from ..terminal import PATH, err, messages, out, quiet, say
-from .options import FORMAT, wants_json
+from .options import FORMAT, dimension_names, wants_json
 from .progress import bar, remaining, say_failed
-from .scores import DEVICE, OFFICIAL, WEIGHTS, check_scoring, score_run
+from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 
 if TYPE_CHECKING:
     from ..plans import Plan
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
 OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
+METHOD_AGAIN = typer.Option(
+    "--method", metavar="FILE.py:CLASS", help="As of `run`; needed only where RUN/plan.yaml was changed since."
+)
 ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
 WORKERS = typer.Option(
     "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
@@ -80,14 +83,19 @@ def run(
         as_json = wants_json(form)
         from .. import plans
 
-        plan, to = plan_of(plan_file, folder, methods)
+        plan, to = plan_of(plan_file, folder, methods, to_make=True)
         part = _shard(shard)
         named: dict[str, Any] = {} if names is None else {"names": names}
         plan = replace(plan, **named)
         plan.check()
+        runs.placeable(to)
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)
+            for line in doctor.missing(arm.template for arm in plan.arms):
+                err.print(f"note: {line}", markup=False)
             return
+        if engine == "local" and _status(plan, to, part, threads)["left"]:
+            doctor.check_there(arm.template for arm in plan.arms)
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
@@ -118,7 +126,13 @@ def run(
 def score(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
-    dimensions: Annotated[str | None, typer.Option(help="In place of the plan's: names with commas between.")] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            help="More than the plan's, for the table of this call: names with commas between, or FILE.py:NAME.",
+            autocompletion=dimension_names,
+        ),
+    ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
     official: Annotated[str | None, OFFICIAL] = None,
@@ -130,19 +144,22 @@ def score(
     power: Annotated[
         float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
     ] = None,
-    methods: Annotated[list[str] | None, METHOD] = None,
+    worst: Annotated[int | None, WORST] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, typer.Option("--format", help="text, json, markdown or latex.")] = "text",
 ) -> None:
-    """Score what a run has made, arm by arm; what was scored before is kept.
+    """Score what a run has made, arm by arm.
 
-    A cell that was not made counts as failed.
+    The table and the page have the plan's dimensions and those of --dimensions. Every score is kept: a dimension that
+    an earlier call named is left out of the table unless it is named again, which costs nothing. A cell that was not
+    made counts as failed.
     """
     with messages(context) as options:
-        from ..eval.dimensions import named_by_user
+        from ..eval.dimensions import expand, named_by_user
 
         options |= OF_PLANS
-        plan, to = plan_of(folder, None, methods)
-        wanted = named_by_user(dimensions).split(",") if dimensions else plan.dimensions
+        plan, to = plan_of(folder, None, methods, to_make=False)
+        wanted = expand([*plan.dimensions, *named_by_user(dimensions).split(",")]) if dimensions else plan.dimensions
         if power is not None and not 0 < power < float("inf"):
             raise Refused("--power", power, "give the size of a difference, above 0, such as 0.02")
         if not wanted:
@@ -151,7 +168,7 @@ def score(
             raise Refused("--format", form, f"give text, json, {' or '.join(tables.FORMATS)}")
         quiet()
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        if not score_run(plan, to, wanted, weights, device, form, by, threads, power, official):
+        if not score_run(plan, to, wanted, weights, device, form, by, threads, power, official, worst):
             raise typer.Exit(1)
 
 
@@ -181,31 +198,34 @@ def _engine(
 def status(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", **{**PATH, "metavar": "RUN"})],
-    methods: Annotated[list[str] | None, METHOD] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """How far a run is: what of each arm is made, failed and left, and how long that takes."""
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = plan_of(folder, None, methods)
+        plan, to = plan_of(folder, None, methods, to_make=False)
         _say(_status(plan, to, (1, 1), None), as_json)
 
 
-def plan_of(path: Path, folder: Path | None, methods: list[str] | None) -> tuple[Plan, Path]:
-    """The plan of a file, or of a run's folder; and the folder. Files of methods run before."""
+def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make: bool) -> tuple[Plan, Path]:
+    """The plan of a file, or of a run's folder; and the folder. Files of methods run before.
+
+    Args:
+        to_make: whether cells are to be made. What is made can be looked at and scored without the code of methods.
+    """
     from .. import plans
 
     for each in methods or ():
-        if not plugins.is_file(each):
+        if plugins.from_name("method", each) is None:
             raise Refused("method", each, "give FILE.py:CLASS; other methods are named in the plan alone")
-        plugins.from_file("method", each)
     if path.is_dir():
         if not (path / "plan.yaml").is_file():
             raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")
         if folder is not None:
             raise Refused("--out", str(folder), f"{path} is the run's folder: give a plan, or no --out")
-        return plans.read(path / "plan.yaml"), path
+        return plans.read(path / "plan.yaml") if to_make else plans.read_run(path), path
     if not path.exists():
         raise Refused("PLAN", str(path), "there is no such file or folder")
     if folder is None and not path.suffix:

@@ -10,7 +10,7 @@ import typer
 from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, messages, out, quiet
-from .plans import METHOD, OF_PLANS, plan_of
+from .plans import METHOD_AGAIN, OF_PLANS, plan_of
 from .scores import DEVICE, WEIGHTS, scores_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def report(
     up: Annotated[str | None, typer.Option("--up", help="The figure's column of quality (default: the first).")] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
-    methods: Annotated[list[str] | None, METHOD] = None,
+    methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
 ) -> None:
     """Write a run's page: its table, plots, a gallery of its videos, and blind voting.
 
@@ -58,7 +58,7 @@ def report(
         from ..eval.report.votes import read
         from ..eval.results import Summary
 
-        plan, run = plan_of(folder, None, methods)
+        plan, run = plan_of(folder, None, methods, to_make=False)
         if to is not None and to.exists() and not to.is_dir():
             raise Refused("--out", str(to), "give a folder")
         page.check(run / plans.PAGE if to is None else to / plans.PAGE.name)
@@ -77,15 +77,31 @@ def report(
 
 
 def _scores(plan: Plan, run: Path, weights: Path | None, device: str) -> Scores:
-    """The scores of a run on the dimensions of its results, or else of the plan."""
+    """The scores of a run on the dimensions of its results, or else of the plan.
+
+    What is built in is scored where a score is missing. Of other dimensions, whose code is not run, the results' scores
+    are shown.
+    """
     from .. import plans
+    from ..eval import recorded
+    from ..eval.dimensions import NAMES
     from ..eval.evaluate import Scores
 
+    results = run / "scores" / "scores.json"
     try:
-        listed = list(read_json(run / "scores" / "scores.json")["dimensions"])
+        data = read_json(results)
+        listed = [name for name in data["dimensions"] if name in NAMES]
     except (OSError, ValueError, KeyError, TypeError):
-        listed = plan.dimensions
+        data, listed = None, plan.dimensions
     if listed:
-        return scores_of(plan, run, listed, weights, device)
-    videos = plans.videos(plan, run)
-    return Scores([], videos, problems=[(video, "", "it was not made") for video in videos if not video.path.exists()])
+        scores = scores_of(plan, run, listed, weights, device)
+    else:
+        videos = plans.videos(plan, run)
+        lacking = [(video, "", "it was not made") for video in videos if not video.path.exists()]
+        scores = Scores([], videos, problems=lacking)
+    if data is not None:
+        try:
+            recorded.add(scores, data)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Refused("RUN", str(run), f"{results} is of an older version or damaged: w2sd-video score") from None
+    return scores

@@ -80,7 +80,7 @@ class Line:
             Refused, ValueError: what is said cannot be used, or does not go together.
         """
         method = fields.get("method")
-        file = plugins.from_file("method", method) if method and plugins.is_file(method) else None
+        file = plugins.from_name("method", method) if method else None
         if file:
             fields |= {"method": file.name, "method_sha256": file.sha256}
         if len(self.variants) > 1:

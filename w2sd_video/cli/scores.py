@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import runs
+from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, err, out
 from .progress import bar
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 WEIGHTS = typer.Option("--weights", help="A folder with the weights of the scores' networks.", **PATH)
 OFFICIAL = typer.Option(
     "--official-python", help="A Python that has VBench's package, which scores the dimensions that are its own."
+)
+WORST = typer.Option(
+    "--worst",
+    min=0,
+    metavar="N",
+    help="List N prompts a column on which a group is worse than the first (default: 3, in the files alone).",
 )
 DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
 
@@ -59,6 +67,7 @@ def score_run(
     threads: int | None,
     power: float | None = None,
     official: str | None = None,
+    worst: int | None = None,
 ) -> bool:
     """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
     import torch
@@ -88,7 +97,21 @@ def score_run(
         return plans.write_page(plan, folder, summary)
 
     report.check(folder / plans.PAGE)
-    return run(to, err, score, results, form=how, power=power, page=page)
+    former = _dimensions_of(results)
+    lists = f"w2sd-video score {shlex.quote(str(folder))} --worst N"
+    scored = run(to, err, score, results, form=how, power=power, page=page, worst=worst, lists=lists)
+    if left_out := [name for name in former if name not in _dimensions_of(results)]:
+        again = "the scores are kept, and --dimensions shows them again"
+        err.print(f"note: the table no longer has {', '.join(left_out)}; {again}", markup=False)
+    return scored
+
+
+def _dimensions_of(results: Path) -> list[str]:
+    """The dimensions of a results file; none where it is not there or damaged."""
+    try:
+        return list(read_json(results)["dimensions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | None, device: str) -> Scores:

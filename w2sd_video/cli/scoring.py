@@ -33,6 +33,7 @@ from .options import (
     words,
 )
 from .requests import refine_prompts
+from .scores import WORST
 
 FORMATS = ("text", "json", "markdown", "latex")
 
@@ -79,14 +80,7 @@ def evaluate(
     references: Annotated[
         list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
     ] = None,
-    worst: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="List N prompts a column on which a group is worse than the first (default: 3, in the files alone).",
-        ),
-    ] = None,
+    worst: Annotated[int | None, WORST] = None,
     form: Annotated[
         str,
         typer.Option(
@@ -130,7 +124,7 @@ def evaluate(
             references=references or [],
         )
         results = out_file.with_suffix(".json") if gallery else out_file
-        scored = run(out, err, score_all, results, form=form, worst=worst, gallery=gallery)
+        scored = run(out, err, score_all, results, form=form, worst=worst, gallery=gallery, lists="--worst N")
         if not scored:
             raise typer.Exit(1)
 

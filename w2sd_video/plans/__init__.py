@@ -2,6 +2,7 @@
 
 from .arms import Arm, Cell
 from .by_dimension import scored_on, scorer
+from .known import read_run
 from .on_ray import OnRay
 from .page import PAGE, experiment, write_page
 from .plan import Plan, read
@@ -22,6 +23,7 @@ __all__ = [
     "Progress",
     "experiment",
     "read",
+    "read_run",
     "run",
     "score",
     "scored_on",

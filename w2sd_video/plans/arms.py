@@ -39,12 +39,14 @@ class Arm:
         template: a request of the first prompt and seed.
         refiner: what refines its prompts.
         grid: what it is tuned over.
+        cost: of one that is read from a run's note, its network evaluations, and as many of the strong network's.
     """
 
     labels: Mapping[str, str]
     template: Request
     refiner: str | None = None
     grid: Grid | None = None
+    cost: tuple[int, float | None] | None = None
 
     @cached_property
     def name(self) -> str:
@@ -143,7 +145,7 @@ def _bare(label: str) -> bool:
     return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
 
 
-_REQUEST = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
+SETTINGS = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
 
 
 def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
             raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
-        if name in (*_REQUEST, AS_COSTLY, TUNE):
+        if name in (*SETTINGS, AS_COSTLY, TUNE):
             fields = over(fields, {name: value})
         else:
             fields = over(fields, {"options": {name: value}})

@@ -23,7 +23,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,12 +33,13 @@ from pydantic import BeforeValidator, Field
 
 from .. import plugins, presets, prompts, settings
 from ..documents import read_yaml
-from ..errors import Named, Refused, did_you_mean
+from ..errors import ArgumentError, Named, Refused, did_you_mean
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
 from ..validation import Setting, plain, validated
 from .arms import (
     AS_COSTLY,
+    SETTINGS,
     TUNE,
     Arm,
     Cell,
@@ -155,17 +157,19 @@ class Plan:
         labels = dict(zip(self.axes, (label for label, _ in point), strict=True))
         of = ", ".join(f"{name} {label}" for name, label in labels.items())
         try:
-            fields: dict[str, Any] = {}
-            for each in (self.settings, *(said for _, said in point)):
-                fields = over(fields, request_fields(each))
-            rival, tried = fields.pop(AS_COSTLY, None), fields.pop(TUNE, None)
+            said: dict[str, Any] = {}
+            for each in (self.settings, *(of_label for _, of_label in point)):
+                said = over(said, request_fields(each))
+            rival, tried = said.pop(AS_COSTLY, None), said.pop(TUNE, None)
             costly = None if rival is None else self._rival(str(rival), point, axes)
-            grid = None if tried is None else Grid(*tuned_setting(tried), fields, costly)
+            grid = None if tried is None else Grid(*tuned_setting(tried), said, costly)
             if grid:
                 best = self.tuned.get(name_of(labels)) or {"settings": {grid.name: grid.values[0]}}
-                fields = over(fields, request_fields(settings_of(best)))
-            return Arm(labels, *self.template(fields, costly), grid)
+                said = over(said, request_fields(settings_of(best)))
+            return Arm(labels, *self.template(said, costly), grid)
         except Named as error:
+            if isinstance(error, Refused) and error.argument.startswith(settings.OF_METHOD):
+                raise self._unknown(error, point, of) from None
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
             elif of:
@@ -173,6 +177,22 @@ class Plan:
             elif settings.whole(error.argument) in self.settings:
                 error.argument = f"settings.{error.argument}"
             raise
+
+    def _unknown(self, error: Refused, point: Sequence[Value], of: str) -> Refused | ArgumentError:
+        """The error of a name that is no option of an arm's method, as one of where the plan has that name."""
+        name, method = str(error.value), error.argument.removeprefix(settings.OF_METHOD)
+        places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
+        place = next((place for place, said in places if name in said), None)
+        if place is None:  # under `options`, or the preset's
+            return error
+        from ..methods import find
+
+        options = [option.name for option in fields(find(method))]
+        near = get_close_matches(name, [*SETTINGS, AS_COSTLY, TUNE, *options], 1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        setting, option = ("", meant) if near and near[0] in options else (meant, "")
+        end = "" if near else f"; {error.accepted}"
+        return ArgumentError(place, f"{name!r} is no setting{setting} and no option of {method}{option}{end}")
 
     def template(self, fields: Mapping[str, Any], costly: Request | None = None) -> tuple[Request, str | None]:
         """A request of the first prompt and seed, and what refines its prompts.

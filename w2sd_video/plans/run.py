@@ -21,6 +21,7 @@ from ..settings import Variant
 from .arms import Cell
 from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
+from .known import note_of
 from .names import check_names, link
 from .plan import Plan
 from .prepare import prepared
@@ -165,7 +166,8 @@ def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> int:
     threads = threads if chosen else folder.threads() or threads
     with runs.whole({"plan": folder.path / "plan.yaml", "run": folder.path / NOTE}) as staged:
         staged["plan"].write_text(yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        staged["run"].write_text(json.dumps({"format": 1, "threads": threads}) + "\n", encoding="utf-8")
+        note = {"format": 1, "threads": threads, **note_of(plan, staged["plan"])}
+        staged["run"].write_text(json.dumps(note) + "\n", encoding="utf-8")
     return threads
 
 

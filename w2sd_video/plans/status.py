@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..sampling import evaluations, strong_evaluations
-from .known import known
+from ..sampling import evaluations
+from .known import cost_of, known
 from .plan import Plan
 from .record import Folder, Keys
 from .run import WHOLE, Shard, mine
@@ -36,10 +36,9 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     sizes: dict[str, list[int]] = {arm.name: [] for arm in plan.arms}
     memory: list[int] = []
     for arm in plan.arms:
-        counts = evaluations(arm.template)
-        cost = counts["total"]
+        cost, of_strong = arm.cost or cost_of(arm)
         arms[arm.name] = {"cells": 0, "made": 0, "failed": 0, "left": 0, "evaluations": cost, "seconds": None}
-        arms[arm.name]["strong_evaluations"] = strong_evaluations(arm.template, counts)
+        arms[arm.name]["strong_evaluations"] = of_strong
         if arm.grid and arm.name not in plan.tuned:
             of_tuning = plan_of(plan, arm.grid)
             cost = sum(evaluations(each.template)["total"] for each in of_tuning.arms)

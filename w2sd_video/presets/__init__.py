@@ -163,6 +163,8 @@ def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
 def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
     """Whether an error is of a value that is the preset's, and of none that takes its place."""
     name, parts = settings.whole(error.argument), error.argument.split(".")[1:]
+    if error.argument.startswith(settings.OF_METHOD):  # and then the method's name, which may have a dot
+        parts = []
     if name not in {"scheduler", *(field.name for field in fields(Preset))}:
         return False
     if isinstance(error, OfWeights) and name in ("adapters", "ip_adapter"):

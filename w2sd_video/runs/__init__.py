@@ -3,7 +3,7 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, naming, rows, whole, writable
+from .files import alone, naming, placeable, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
     Request,
@@ -24,6 +24,7 @@ __all__ = [
     "hashes",
     "naming",
     "place",
+    "placeable",
     "read_sidecar",
     "rows",
     "sidecar",

@@ -45,6 +45,24 @@ LOCK, PLAN = "lock", "plan.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def placeable(out: Path) -> None:
+    """Refuses, as `writable` does, what cannot become an output folder; it makes nothing.
+
+    Raises:
+        Refused: it is not a folder that can be written to, nor can be made one.
+    """
+    there = next(each for each in (out, *out.parents) if os.path.lexists(each))
+    reason = None if there.is_dir() else errno.ENOTDIR
+    if reason is None and not os.access(there, os.W_OK | os.X_OK):
+        reason = errno.EACCES
+    if reason:
+        raise _unwritable(out, os.strerror(reason))
+
+
+def _unwritable(out: Path, reason: str | None) -> Refused:
+    return Refused("out", str(out), f"give a folder that can be written to ({reason})")
+
+
 def writable(out: Path) -> None:
     """Makes the output folder, settles what dead processes left in it, and refuses one that cannot be written to.
 
@@ -59,7 +77,7 @@ def writable(out: Path) -> None:
     except OSError as error:
         if error.errno in FULL:
             raise OSError(error.errno, error.strerror, str(out)) from None
-        raise Refused("out", str(out), f"give a folder that can be written to ({error.strerror})") from None
+        raise _unwritable(out, error.strerror) from None
 
 
 @contextmanager

@@ -19,6 +19,8 @@ def plugin_version(request: Request) -> dict[str, str]:
     """The distribution that a request's method is from, and its version, where it is an installed plug-in."""
     from ..methods import METHODS
 
+    if plugins.is_file(request.method):
+        return {}
     plugin = plugins.find("method", request.method, METHODS, request.method_sha256)
     return {plugin.distribution: plugin.version or ""} if plugin and plugin.distribution else {}
 
