@@ -124,7 +124,7 @@ def _result(
 
 
 def _figure(values: Any, samples: dict[str, np.ndarray], space: Space) -> Any:
-    drawn = ("strong", "w2sd", "s2wd")
+    methods = ("strong", "w2sd", "s2wd")
     drawn, axes = figure(2, 4, height=3.2, height_ratios=(2.6, 1), width_ratios=(1.3, 1, 1, 1))
     grid = axes[0, 0].get_gridspec()
     for each in axes[:, 0]:
@@ -138,7 +138,7 @@ def _figure(values: Any, samples: dict[str, np.ndarray], space: Space) -> Any:
     shares.set_xticks(range(len(METHODS)), labels, rotation=45)
     shares.set(ylabel="ones (share of digits)", title="classes")
     data = space.points
-    for n, method in enumerate(drawn, 1):
+    for n, method in enumerate(methods, 1):
         ax, strip = axes[0, n], axes[1, n]
         ax.plot(*data[:, :2].T, ".", color="#cccccc", markersize=2, label="data")
         is_one = space.classify(samples[method]) == FEWER
