@@ -267,7 +267,7 @@ class Reflection(Checks, Weights):
                 guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
         """
         # One function because of its signature and its docstring, which every pipeline's own call takes over.
-        taken = options_of(method)
+        taken = options_of(method, inspect.signature(self.stock.__call__).parameters)
         check_names(type(self), kwargs, taken, method)
         options = {name: kwargs.pop(name) for name in taken if name in kwargs}
         more = {f"weak_{name}": kwargs.pop(f"weak_{name}", None) for name in self.text_names}

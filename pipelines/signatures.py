@@ -56,15 +56,19 @@ def with_keywords(signature: inspect.Signature, parameters: list[inspect.Paramet
     return signature.replace(parameters=[*(p for p in old if p not in rest), *parameters, *rest])
 
 
-def options_of(method: Any) -> list[str]:
-    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own."""
+def options_of(method: Any, stock: Collection[str]) -> list[str]:
+    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own.
+
+    Args:
+        stock: the stock call's own, such as `generator`, which are its own also where a method has a field of the name.
+    """
     cls = type(method)
     if isinstance(method, str) and method not in METHODS and method in plugins.installed("method"):
         cls = find_method(method)
     if not issubclass(cls, Method):
         return list(OPTIONS)
     own = [field.name for field in fields(cls) if not field.name.endswith("_guidance")]
-    return [*OPTIONS, *(name for name in own if name not in OPTIONS)]
+    return [*OPTIONS, *(name for name in own if name not in OPTIONS and name not in stock)]
 
 
 def check_names(cls: Any, names: Iterable[str], options: Collection[str], method: Any) -> None:

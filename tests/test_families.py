@@ -742,9 +742,11 @@ def test_an_option_beside_an_object_of_a_method_is_refused_also_where_it_is_its_
     @dataclass(frozen=True)
     class Push(W2SD):
         push: float = 0.5
+        generator: Any = None  # a name of the stock call's, which stays its own
 
+    IMAGE(pipe := IMAGE.pipeline(), method=Push(), generator=generator())
     with pytest.raises(ValueError, match="`method` is .*push=0.5.*, which has its settings"):
-        IMAGE(IMAGE.pipeline(), method=Push(), push=1.0)
+        IMAGE(pipe, method=Push(), push=1.0)
 
 
 def test_a_fused_lora_cannot_be_switched():
