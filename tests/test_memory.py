@@ -273,7 +273,7 @@ class NeedsMore(Dimension):
         (Taken, "built in"),
         (ByFunction(brightness, Column("shapes_right")), "column 'shapes_right'"),
         ([brightness, brightness], "has a column 'brightness' too"),
-        (lambda frames: 0.0, "give it a name"),
+        (lambda frames: 0.0, "it is a lambda, which has no name: use def"),
         (NeedsMore, "give an instance"),
         (3, "give names"),
         ("temporal_flikering", "did you mean 'temporal_flickering'?"),

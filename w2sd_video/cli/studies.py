@@ -56,6 +56,7 @@ def study(
     `w2sd-video study ls` lists them. The same command writes the same CSV; networks that a study has trained, and
     scores of videos that it has sampled, are kept beside it and used again.
     """
+    # One function because its options are declared here, and what it does is one thing after another.
     with messages():
         as_json = wants_json(form)
         if name == "ls":

@@ -70,7 +70,7 @@ def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[C
     """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
     its own."""
     by_method = _by_method(rows)
-    arguments = {name: of_method[min(of_method)]["arguments"] for name, of_method in by_method.items()}
+    arguments = {name: of_method[min(of_method)].get("arguments", {}) for name, of_method in by_method.items()}
     plain = [name for name, each in arguments.items() if each.get("variant") == "plain" and name not in RIVALS]
     return compare_all(by_method, [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain)], columns)
 
