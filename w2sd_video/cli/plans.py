@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import doctor, plugins, runs, tables
-from ..errors import Refused
+from ..errors import Refused, WeightsError, WeightsNotFound
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, dimension_names, wants_json
 from .progress import bar, remaining, say_failed
@@ -94,8 +94,12 @@ def run(
             for line in doctor.missing(arm.template for arm in plan.arms):
                 err.print(f"note: {line}", markup=False)
             return
-        if engine == "local" and _status(plan, to, part, threads)["left"]:
-            doctor.check_there(arm.template for arm in plan.arms)
+        if engine == "local":
+            try:
+                doctor.check_there(arm.template for arm in plan.arms)
+            except (Refused, WeightsError, WeightsNotFound):
+                if _status(plan, to, part, threads)["left"]:  # else nothing has to be loaded
+                    raise
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
         if scores:
