@@ -7,6 +7,7 @@ import gc
 import importlib
 import inspect
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,14 @@ def pytest_collection_finish() -> None:
     """What is imported by now is never garbage: the collector need not look at its million objects again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_put_back() -> Iterator[None]:
+    """More threads would make all tests after it several times slower, since the workers share the cores."""
+    yield
+    if "torch" in sys.modules:
+        assert sys.modules["torch"].get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 @pytest.fixture(scope="session", autouse=True)

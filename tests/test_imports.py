@@ -22,7 +22,8 @@ FILES = {
 }
 # From the ground up. A file imports from its own floor and those below; see `floor`.
 FLOORS = (
-    "claims columns documents errors hashing interrupts plugins power prompts statistics tables validation verdicts",
+    "claims columns documents errors hashing interrupts plugins power prompts statistics tables threads validation"
+    " verdicts",
     "families levels presets provenance setting_types settings terminal",
     "methods",
     "alignment arms hook strength",

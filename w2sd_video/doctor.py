@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from .documents import read_json
 from .errors import Refused, WeightsError, WeightsNotFound
 from .families import FAMILIES
 from .runs import Request
+from .threads import cores
 
 PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
@@ -50,8 +50,7 @@ def devices() -> Rows:
     """The processor and the accelerators that torch can use, with their memory."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = [("cpu", f"{cores} cores, {torch.get_num_threads()} threads, {_memory()}")]
+    rows = [("cpu", f"{cores()} cores, {torch.get_num_threads()} threads, {_memory()}")]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         rows.append((f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))

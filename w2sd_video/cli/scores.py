@@ -14,6 +14,7 @@ from .. import runs
 from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, err, out
+from ..threads import torch_threads
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ def score_run(
     worst: int | None = None,
 ) -> bool:
     """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
-    import torch
-
     from .. import plans
     from ..eval import report
     from ..eval.cli import refuse_taken, run
@@ -88,7 +87,6 @@ def score_run(
             own = [name for name in dimensions if name not in OF_VBENCH]
             scored_on = partial(plans.scored_on, plan)
             plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
-    torch.set_num_threads(threads)
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
     score = _scorer(plan, videos, dimensions, weights, device, official)
@@ -99,7 +97,8 @@ def score_run(
     report.check(folder / plans.PAGE)
     former = _dimensions_of(results)
     lists = f"w2sd-video score {shlex.quote(str(folder))} --worst N"
-    scored = run(to, err, score, results, form=how, power=power, page=page, worst=worst, lists=lists)
+    with torch_threads(threads):
+        scored = run(to, err, score, results, form=how, power=power, page=page, worst=worst, lists=lists)
     if left_out := [name for name in former if name not in _dimensions_of(results)]:
         again = "the scores are kept, and --dimensions shows them again"
         err.print(f"note: the table no longer has {', '.join(left_out)}; {again}", markup=False)

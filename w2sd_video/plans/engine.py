@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from ..threads import threads_for, torch_threads
 
 logger = logging.getLogger("w2sd_video")
 RETRIES = 1
@@ -96,9 +97,10 @@ class Here:
         return threads_for(1)
 
     def run(self, tasks: Sequence[Task], start: Start, threads: int, folder: Path) -> Outcomes:
-        work = started(start, threads)
-        for task in tasks:
-            yield work.make(task)
+        with torch_threads(threads):
+            work = start()
+            for task in tasks:
+                yield work.make(task)
 
 
 class Worker(Protocol):
@@ -175,9 +177,3 @@ def _next(left: deque[Task], models: Any) -> Task:
             del left[n]
             return task
     return left.popleft()
-
-
-def threads_for(workers: int) -> int:
-    """The threads of each worker, so that all together have the cores of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)

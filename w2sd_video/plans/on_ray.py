@@ -19,7 +19,8 @@ from ..errors import Refused
 from ..interrupts import uninterrupted
 from ..runs.files import hidden
 from ..sampling.records import versions
-from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, logger, started, threads_for
+from ..threads import threads_for
+from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, logger, started
 
 OBJECTS = 80 * 2**20  # bytes for the objects of a cluster of our own: an outcome has a few thousand
 ANSWERS = 10  # seconds in which a cluster at an address has to

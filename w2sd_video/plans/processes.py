@@ -17,7 +17,8 @@ from typing import Any
 
 from .. import plugins
 from ..interrupts import started_uninterrupted
-from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started, threads_for
+from ..threads import threads_for
+from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started
 
 PATIENCE = 10  # seconds that a worker has to end
 AGAIN = 0.2  # seconds after which an exception that was dropped is raised again

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..sampling import evaluations
+from ..threads import threads_for
 from .known import cost_of, known
 from .plan import Plan
 from .record import Folder, Keys
@@ -23,7 +24,6 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
     where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
-    from .engine import threads_for
 
     folder = Folder(path)
     plan = known(plan, folder)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -33,6 +32,7 @@ from ..interrupts import started_uninterrupted
 from ..models.sources import resolve
 from ..runs import VARIANTS, Request, alone, writable
 from ..sampling import load, sample
+from ..threads import torch_threads
 from .pairs import prompt_of, sample_of, score
 from .rows import OTHER, add, read
 from .world import FRAMES
@@ -264,7 +264,7 @@ def seed_of(n: int, tuning: bool) -> int:
 def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[dict[str, Any]]]]:
     """What is made of each, as it comes."""
     if processes == 1:
-        with _one_thread():
+        with torch_threads(1):  # how many there are decides last digits
             for each in work:
                 yield each, _make(each)
         return
@@ -290,19 +290,6 @@ def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[d
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch: how many there are decides last digits."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 _stop: Any = None  # an event: no further sample is begun

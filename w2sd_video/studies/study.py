@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from ..errors import Refused, did_you_mean
 from ..runs import naming, whole
 from ..statistics import half_width
+from ..threads import torch_threads
 from . import STUDIES
 from .figures import LOOK
 
@@ -150,13 +151,8 @@ def perform(name: str, run: Run) -> Result:
         raise Refused("NAME", name, f"{said[0]} is for studies that sample videos, and it is none of them")
     from matplotlib import rc_context
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with rc_context(LOOK):
-            return module.run(run)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), rc_context(LOOK):
+        return module.run(run)
 
 
 def write(name: str, result: Result, folder: Path) -> list[Path]:
