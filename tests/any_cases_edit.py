@@ -30,7 +30,6 @@ from any_cases_image import PICTURE, drawn, hunyuan_dit, picture_vae, qwen, righ
 from any_cases_video import frame, magvit
 from any_pipeline import (
     CASES,
-    SLOW,
     TEXT,
     Case,
     beyond,
@@ -379,7 +378,3 @@ CASES["KandinskyPipeline"] = Case(
 CASES["KandinskyImg2ImgPipeline"] = Case(
     kandinsky_2("KandinskyImg2ImgPipeline", told=both, **of_text), constant({**prompted, **begun}), **later, **of_unet
 )
-
-SLOW |= {name for name in CASES if name.startswith(("QwenImageEdit", "QwenImageLayered", "LongCatImageEdit"))}
-SLOW |= {name for name in CASES if "PAG" in name and name != "StableDiffusionXLPAGPipeline"}
-SLOW |= {name for name in CASES if name.startswith("KandinskyV22")} | {"KandinskyImg2ImgPipeline"}

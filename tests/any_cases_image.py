@@ -21,7 +21,6 @@ from any_cases import (
 )  # fmt: skip
 from any_pipeline import (
     CASES,
-    SLOW,
     TEXT,
     Case,
     beyond,
@@ -363,9 +362,3 @@ CASES["PRXPipeline"] = Case(
         **texts(), **masks(kind=torch.bool), **IMAGE, "guidance_scale": 3.0, "use_resolution_binning": False,
     }),
 )  # fmt: skip
-
-SLOW |= {
-    "HunyuanImagePipeline, with embedded guidance alone",
-    "FluxControlInpaintPipeline",
-    "FluxControlImg2ImgPipeline",
-}

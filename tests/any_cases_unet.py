@@ -14,7 +14,7 @@ from any_cases import TEXT, channels, constant, prepares, vision
 from any_cases_edit import movq
 from any_cases_image import MASK, PICTURE, drawn, right
 from any_cases_video import FILM
-from any_pipeline import CASES, SLOW, Case, beyond, ddim, draw, quiet, seeded, told_embeddings
+from any_pipeline import CASES, Case, beyond, ddim, draw, quiet, seeded, told_embeddings
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
@@ -330,16 +330,3 @@ CASES["Kandinsky3Img2ImgPipeline"] = Case(
 )
 
 # One of each kind stays in the fast part.
-SLOW |= {
-    "StableDiffusionImageVariationPipeline", "StableDiffusionUpscalePipeline", "Kandinsky3Img2ImgPipeline",
-    "StableDiffusionDepth2ImgPipeline", "StableDiffusionControlNetImg2ImgPipeline", "KolorsPipeline",
-}  # fmt: skip
-SLOW |= {name for name in CASES if "PAG" in name and name != "StableDiffusionXLPAGPipeline"}
-SLOW |= {
-    "StableDiffusionXLControlNetImg2ImgPipeline", "StableDiffusionXLControlNetInpaintPipeline", "I2VGenXLPipeline",
-    "StableDiffusionControlNetInpaintPipeline, with a mask and a picture in channels", "VideoToVideoSDPipeline",
-    "StableDiffusionXLControlNetUnionImg2ImgPipeline", "StableDiffusionXLControlNetUnionInpaintPipeline",
-    "StableDiffusionXLAdapterPipeline", "AnimateDiffVideoToVideoControlNetPipeline", "PIAPipeline",
-    "AnimateDiffVideoToVideoPipeline", "KolorsImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline, with a mask and a picture in channels",
-}  # fmt: skip

@@ -38,7 +38,7 @@ from any_cases import (
     wan_vae,
 )  # fmt: skip
 from any_cases_image import drawn, starts
-from any_pipeline import CASES, SLOW, TEXT, Case, ddim, draw, masks, network, pipeline, seeded, texts
+from any_pipeline import CASES, TEXT, Case, ddim, draw, masks, network, pipeline, seeded, texts
 from PIL import Image
 from transformers import (
     CLIPVisionModel,
@@ -309,9 +309,3 @@ CASES["Flux2Pipeline, with a reference picture"] = Case(
     reflection=(1.0, 1.0),
     latents=channels(4),
 )
-
-SLOW |= {
-    "WanAnimatePipeline", "HunyuanSkyreelsImageToVideoPipeline", "HunyuanVideo15ImageToVideoPipeline",
-    "Flux2Pipeline, with a reference picture",
-    "HunyuanVideoImageToVideoPipeline, with the picture in channels", "MotifVideoImage2VideoPipeline",
-}  # fmt: skip

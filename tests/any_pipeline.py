@@ -116,7 +116,6 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
-SLOW: set[str] = set()  # the cases of those that the slow part of the suite tests
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

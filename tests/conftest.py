@@ -20,12 +20,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`slow_unless(case=...)`: of a parametrised test, cases that `case` is not true of are slow."""
+    """A test is fast, slow or exhaustive; `slow_unless(case=...)` and `exhaustive_unless` are of some cases alone."""
     for item in items:
-        for mark in item.iter_markers("slow_unless"):
-            fast = mark.kwargs["case"]
-            if not fast(*(item.callspec.params[name] for name in inspect.signature(fast).parameters)):
-                item.add_marker(pytest.mark.slow)
+        for mark in ("slow", "exhaustive"):
+            for unless in item.iter_markers(f"{mark}_unless"):
+                spared = unless.kwargs["case"]
+                if not spared(*(item.callspec.params[name] for name in inspect.signature(spared).parameters)):
+                    item.add_marker(mark)
+        if item.get_closest_marker("exhaustive"):
+            item.own_markers[:] = (mark for mark in item.own_markers if mark.name != "slow")
 
 
 def pytest_collection_finish() -> None:

@@ -49,6 +49,7 @@ def test_embeddings_of_the_weak_arm_are_those_of_every_video_of_their_prompt(cas
     assert near(run(slice(None), 2, [0, 1, 2, 3]), torch.cat(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["W2SDAnimateDiffSDXLPipeline", "W2SDAnimateDiffPipeline"])
 def test_a_weak_prompt_where_the_stock_pipeline_makes_one_video_whatever_it_is_told(name):
     family = next(each for each in families.FAMILIES if each.name == name)

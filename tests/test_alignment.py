@@ -56,6 +56,7 @@ def test_the_inner_product_is_that_of_the_known_errors(kind, strong, weak):
     assert np.sign(round(found.cosine, 3)) == -np.sign(strong - weak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[3], FAMILIES[5]], ids=str)
 def test_a_pipeline_is_asked_through_its_own_loop(family):
     pipe = family.pipeline(dtype=torch.float32)
@@ -203,7 +204,8 @@ def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
         "mine",
     ],
 )
-@pytest.mark.slow_unless(case=lambda pair: pair == "shapes-digits")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda pair: pair == "shapes-digits")
 def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     """In two samples of two steps: each by what it is shown, told, and scored by."""
     monkeypatch.chdir(tmp_path)
@@ -218,7 +220,7 @@ def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     assert set(scores["groups"]) == {"out/plain", "out/w2sd"} and judged in scores["groups"]["out/w2sd"]["columns"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("strong", "weak", "says"),
     [

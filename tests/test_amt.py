@@ -49,6 +49,7 @@ def score(network: nn.Module, frames: Tensor) -> tuple[float, Tensor]:
     return (255 - difference) / 255, made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLD["cases"], ids=lambda case: "{}x{}".format(*case["size"]))
 def test_frames_and_scores_are_those_that_vbench_computes(network, case):
     seed = SIZES.index(tuple(case["size"]))
@@ -57,6 +58,7 @@ def test_frames_and_scores_are_those_that_vbench_computes(network, case):
     torch.testing.assert_close(made.double().mean((2, 3)), torch.tensor(case["means"]).double(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_equals_its_members(network):
     frames = video(5, 4, 136, 200) / 255
     batch = between(network, frames[:-1], frames[1:]).int()

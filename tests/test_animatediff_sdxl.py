@@ -253,14 +253,17 @@ def test_with_other_guidance_it_is_algorithm_1(main, strong, weak):
     assert_literal(in_float64(), rtol=1e-9, steps=3, main=main, strong=strong, weak=weak)
 
 
+@pytest.mark.slow
 def test_in_float32_it_is_algorithm_1_to_rounding():
     assert_literal(tiny.pipeline(scheduler=tiny.scheduler(timestep_spacing="leading")), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_model_and_two_guidance_numbers_is_algorithm_1():
     assert_literal(in_float64(weak=False), rtol=1e-9, strong=5.5, weak=0.0)
 
 
+@pytest.mark.slow
 def test_the_weak_arm_can_have_its_own_prompt():
     assert_literal(in_float64(), rtol=1e-9, weak_prompt="a dog", weak=2.0)
 
@@ -274,7 +277,8 @@ def test_the_weak_arm_can_have_its_own_prompt():
     ],
     ids=["euler", "euler karras", "dpm++"],
 )
-@pytest.mark.slow_unless(case=lambda scheduler: scheduler.config.get("use_karras_sigmas"))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda scheduler: scheduler.config.get("use_karras_sigmas"))
 def test_other_schedulers_are_algorithm_1_too(scheduler):
     """In the scheduler's space; Euler's networks see x scaled by its own level, x_s by that of s."""
 
@@ -284,6 +288,7 @@ def test_other_schedulers_are_algorithm_1_too(scheduler):
     assert_literal(in_float64(scheduler=scheduler), rtol=2e-5, rescale_input=scaled)
 
 
+@pytest.mark.slow
 def test_a_second_order_dpm_solver_runs_and_differs_from_the_parent():
     pipe = tiny.pipeline(scheduler=DPMSolverMultistepScheduler())
     assert frames(pipe).isfinite().all()
@@ -296,6 +301,7 @@ def test_equal_arms_with_the_exact_inversion_change_nothing():
     assert torch.equal(ours, frames(pipe, method=None))
 
 
+@pytest.mark.slow
 def test_the_published_convention_differs_and_needs_its_schedulers(pipe):
     with pytest.raises(ValueError, match="linspace"):
         frames(pipe, convention="published")
@@ -305,6 +311,7 @@ def test_the_published_convention_differs_and_needs_its_schedulers(pipe):
         frames(pipe, convention="published", reflection_steps=4)
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_videos_of_its_members(pipe):
     prompts, negatives, weak = ["a cat", "a dog"], ["b", "c"], ["d", "e f"]
 
@@ -327,6 +334,7 @@ def test_a_batch_gives_the_videos_of_its_members(pipe):
 # What an arm is told ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weak_text_encoders_speak_for_the_weak_arm_alone(pipe):
     plain = frames(pipe, method=None)
     same = frames(pipe)
@@ -361,6 +369,7 @@ def test_prompt_embeds_give_what_the_prompt_gives(pipe):
     assert torch.equal(by_prompt, by_embeds)
 
 
+@pytest.mark.slow
 def test_a_weak_negative_prompt_counts_where_the_unconditional_branch_does(pipe):
     assert torch.equal(frames(pipe, weak_negative_prompt="a dog"), frames(pipe))
     told = frames(pipe, weak_negative_prompt="a dog", weak_guidance_scale=2.0)
@@ -369,6 +378,7 @@ def test_a_weak_negative_prompt_counts_where_the_unconditional_branch_does(pipe)
     assert torch.equal(same, frames(pipe, negative_prompt="a dog", weak_guidance_scale=2.0))
 
 
+@pytest.mark.slow
 def test_a_lora_acts_on_the_strong_arm_alone(pipe):
     before = frames(pipe)
     config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
@@ -385,6 +395,7 @@ def test_a_lora_acts_on_the_strong_arm_alone(pipe):
     assert close(frames(pipe), after, 1e-4)
 
 
+@pytest.mark.slow
 def test_an_ip_adapter_acts_on_the_strong_arm_alone(pipe):
     before = frames(pipe)
     pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
@@ -401,6 +412,7 @@ def test_an_ip_adapter_acts_on_the_strong_arm_alone(pipe):
 # The rest of the parent's call ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_free_init_callbacks_and_the_other_arguments_work_under_the_method(pipe):
     seen: list[int] = []
 
@@ -467,7 +479,8 @@ def state(pipe) -> list:
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
-@pytest.mark.slow_unless(case=lambda error: error is RuntimeError)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda error: error is RuntimeError)
 def test_after_a_call_and_after_one_that_raised_the_pipeline_is_as_it_was(pipe, error):
     def stop(pipe, step, timestep, tensors):
         if error is not None and step == 1:
@@ -504,6 +517,7 @@ def test_latents_that_stop_being_finite_stop_the_run_and_say_where(pipe):
 # Components -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_save_and_a_load_give_the_same_output_and_share_again(pipe, tmp_path):
     other = tiny.text_encoders(seed=30)
     pipe = tiny.pipeline(weak_text_encoder=other[0], weak_text_encoder_2=other[1])
@@ -532,6 +546,7 @@ def test_the_motion_modules_are_stored_once_and_stay_so_under_to(pipe):
     assert {p.dtype for p in pipe.weak_unet.parameters()} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_an_image_unet_as_weak_unet_becomes_a_video_unet_with_the_strong_ones_motion(pipe):
     expected = frames(pipe)
     pipe = tiny.pipeline(weak_unet=tiny.unet2d(10))
@@ -541,6 +556,7 @@ def test_an_image_unet_as_weak_unet_becomes_a_video_unet_with_the_strong_ones_mo
         tiny.pipeline(weak_unet=tiny.unet2d(10), motion_adapter=None)
 
 
+@pytest.mark.slow
 def test_from_pipe_takes_the_parents_components_and_a_weak_unet(pipe):
     expected = frames(pipe)
     new = W2SDAnimateDiffSDXLPipeline.from_pipe(parent_of(pipe), weak_unet=pipe.weak_unet)
@@ -564,7 +580,8 @@ def test_from_pipe_takes_an_image_pipeline():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.slow_unless(case=lambda dtype: dtype == torch.float16)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda dtype: dtype == torch.float16)
 def test_half_precision_stays_near_float32(dtype):
     scheduler = tiny.scheduler(timestep_spacing="leading")
     expected = frames(tiny.pipeline(scheduler=scheduler), latents=noise(dtype=torch.float32))
@@ -575,6 +592,7 @@ def test_half_precision_stays_near_float32(dtype):
 
 
 # CPU stands in for the accelerator: the hooks of every policy run, the transfers move nothing.
+@pytest.mark.slow
 def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(pipe):
     expected = frames(pipe, output_type="pt")
     pipe.enable_model_cpu_offload(device="cpu")
@@ -586,7 +604,8 @@ def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(pipe):
 
 
 @pytest.mark.parametrize("kind", [{"offload_type": "leaf_level"}, {"num_blocks_per_group": 1}], ids=["leaf", "block"])
-@pytest.mark.slow_unless(case=lambda kind: "offload_type" in kind)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda kind: "offload_type" in kind)
 def test_group_offload_gives_the_same(pipe, kind):
     expected = frames(pipe, output_type="pt")
     pipe.enable_group_offload(onload_device=torch.device("cpu"), **kind)
@@ -661,6 +680,7 @@ def test_a_bad_argument_is_refused_before_any_network_runs(never_run, arguments,
     assert "forward" not in vars(never_run.unet)
 
 
+@pytest.mark.slow
 def test_a_weak_unet_that_cannot_stand_beside_the_strong_one_is_refused():
     with pytest.raises(ValueError, match="`weak_unet` is in torch.float64 and `unet` in torch.float32"):
         frames(tiny.pipeline(weak_unet=tiny.motion_unet(10).to(torch.float64)))

@@ -14,7 +14,7 @@ import any_cases_unet
 import any_cases_video
 import pytest
 import torch
-from any_pipeline import CASES, SLOW, STEPS, algorithm_1, draw, pipeline, sample
+from any_pipeline import CASES, STEPS, algorithm_1, draw, pipeline, sample
 from diffusers import FluxPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
@@ -29,26 +29,23 @@ def near(x: Tensor, y: Tensor) -> bool:
     return bool((x - y).abs().max() < 1e-5 * y.abs().max())
 
 
-# Of several classes that call their network in the same way, those that take longest.
-SLOW |= {
-    "BriaFiboPipeline",
-    "ChromaImg2ImgPipeline",
-    "ChromaInpaintPipeline",
-    "FluxKontextInpaintPipeline",
-    "HunyuanVideo15Pipeline",
-    "HunyuanVideoImageToVideoPipeline",
-    "StableDiffusionControlNetInpaintPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionXLControlNetUnionPipeline",
-    "StableDiffusionXLInpaintPipeline",
-    "StableVideoDiffusionPipeline",
-    "TextToVideoSDPipeline",
+# One class of each form in which pipelines call their network, mix its branches and step.
+FAST = {
+    f"{name}Pipeline"
+    for name in (
+        "AuraFlow CogVideoX CogView4 Flux HunyuanVideo Kandinsky5T2V LTX Lumina2 Mochi PixArtSigma QwenImage Sana"
+        " SkyReelsV2 StableDiffusion3 StableDiffusionXLImg2Img Wan"
+    ).split()
 }
+
+# What makes one class of another without another form.
+VARIANTS = ("Adapter", "Control", "Edit", "Img2Img", "Inpaint", "Layered", "PAG")
 
 assert any_cases_edit and any_cases_image and any_cases_unet and any_cases_video  # they add their cases
 
 
-@pytest.mark.slow_unless(case=lambda name: name not in SLOW)
+@pytest.mark.slow_unless(case=lambda name: name in FAST)
+@pytest.mark.exhaustive_unless(case=lambda name: name in FAST or not any(variant in name for variant in VARIANTS))
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_class_equals_algorithm_1_and_off_is_the_parent(name):
     case = CASES[name]

@@ -143,6 +143,7 @@ def literal(pipe: Any, weak: Any, run: Any, method: str, phi: float, w: tuple[fl
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.0, 0.7])
 @pytest.mark.parametrize(("name", "method"), [("w2sd", W2SD), ("s2wd", S2WD), ("auto_guidance", AutoGuidance)])
 def test_ltx_is_its_algorithm_and_only_the_final_step_is_rescaled(name, method, phi):
@@ -157,6 +158,7 @@ def test_ltx_is_its_algorithm_and_only_the_final_step_is_rescaled(name, method, 
     assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.no_grad()
 def test_rescaled_guidance_of_sdxl_acts_on_the_final_step_alone(guidance):
@@ -216,6 +218,7 @@ def test_a_third_branch_by_skipped_layers_is_refused(images):
             pipe(["a cat"] * images, **call, **skip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_third_branch_by_perturbed_attention_is_refused(images):
     parts = tiny.components()
@@ -373,6 +376,7 @@ def test_a_lora_that_is_loaded_and_unloaded_leaves_the_weak_arm_trainable(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda way: way == "repeated blocks")
 @pytest.mark.parametrize("way", ["compile", "repeated blocks", "wrapper"])
 def test_compiled_networks_give_the_same_video(way):
     family = families.FAMILIES[1 if way == "repeated blocks" else 3]  # tracing a whole network takes long

@@ -36,6 +36,7 @@ def measured(*arguments: str) -> dict:
     return json.loads(open("made.json").read())
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_on_a_cpu_and_writes_the_card_the_versions_and_its_rows():
     results = measured("--part", "decode", "--part", "card", "--size", "32", "--frames", "2")
     assert list(results["parts"]) == ["card", "decode"]  # by importance, however they are named
@@ -46,7 +47,7 @@ def test_the_benchmark_runs_on_a_cpu_and_writes_the_card_the_versions_and_its_ro
     assert all(row["seconds"] > 0 and row["size"] == 32 for row in chunks)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_parts_that_need_nothing_else_run_and_each_method_takes_its_evaluations():
     parts = [name for name in true_size.PARTS if name not in ("vbench", "compiled")]
     results = measured(*SMALLEST, *(word for name in parts for word in ("--part", name)))
@@ -78,7 +79,7 @@ def test_the_true_size_runs_on_a_gpu(tmp_path):
     assert parts["memory"]["rows"][0]["peak_gib"] > 6  # of weights alone
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_blocks_sample_what_the_uncompiled_ones_do(monkeypatch):
     """One block of each network by torch's own backend; the others are traced alone, as their code takes minutes."""
     compile_all = ModelMixin.compile_repeated_blocks
@@ -154,6 +155,7 @@ def test_a_part_that_fails_or_lacks_memory_says_so_and_the_next_one_goes_on(monk
     assert written["parts"]["rows"]["rows"][1] == {"what": "second", "seconds": None}
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_cut_and_keeps_what_it_measured(monkeypatch, tmp_path):
     def slow(bench):
         bench.add(what="quick")
@@ -218,6 +220,7 @@ def test_pairs_of_video_transformers_are_measured_in_a_step_of_each_way(part, br
     assert rows["weak arm alone"]["of_strong_by_parameters"] == pytest.approx(share, rel=1e-3) and 0 < share < 1
 
 
+@pytest.mark.slow
 def test_a_pair_that_does_not_fit_is_skipped_with_what_it_takes():
     pair = transformers.PAIRS["wan"]
     transformers.check_memory(CPU, pair, torch.bfloat16, 80 * 10**9)

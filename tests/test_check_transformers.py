@@ -193,6 +193,7 @@ def test_unequal_gains_of_still_and_moving_are_refused_where_time_is_not_the_thi
         assert not torch.equal(half, sample(pipe, of.of(pipe))[1][-1])
 
 
+@pytest.mark.slow
 def test_check_pair_checks_a_pair_of_transformers_and_proposes_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     strong = saved(WAN, tmp_path / "strong", constant(WAN.pipeline().transformer, 0.0), **textual("WanPipeline"))

@@ -133,7 +133,8 @@ def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
         (["--method", "auto_guidance"], 2 * 2 + 2, 2 * 1),
     ],
 )
-@pytest.mark.slow_unless(
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(
     case=lambda options: options in ([], ["--reflection-steps", 3], ["--plain", "--guidance", 1], ["--weak-only"])
 )
 def test_the_sidecar_counts_network_evaluations_as_the_arithmetic_says(small, options, strong, weak):
@@ -156,6 +157,7 @@ def test_a_sidecar_makes_the_same_frames_again(small):
     assert sidecar(name)["request"] == sidecar(name, "again")["request"]
 
 
+@pytest.mark.slow
 def test_a_remade_video_that_differs_is_reported_with_what_differs(small):
     generate(PROMPT, *small)
     other = sidecar()
@@ -165,6 +167,7 @@ def test_a_remade_video_that_differs_is_reported_with_what_differs(small):
     assert "frames differ from the sidecar's; what differs: versions" in generate("--from", "other.json", "--out", "x")
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_video_whatever_else_is_made(small):
     generate(PROMPT, "a cat", *small, "--seed", "0,2-3")
     generate(PROMPT, *small, "--seed", 3, "--out", "alone")
@@ -173,6 +176,7 @@ def test_a_seed_gives_the_same_video_whatever_else_is_made(small):
     assert hashes("a-red-cat-seed3") != hashes("a-red-cat-seed2")
 
 
+@pytest.mark.slow
 def test_plain_and_weak_only_are_the_strong_and_the_weak_model_alone(small, models):
     generate(PROMPT, *small, "--plain")
     generate(PROMPT, *small, "--weak-only")
@@ -186,6 +190,7 @@ def test_plain_and_weak_only_are_the_strong_and_the_weak_model_alone(small, mode
     assert sidecar(f"{STEM}-plain")["videos"]["strong"]["method"] is None
 
 
+@pytest.mark.slow
 def test_compare_makes_the_three_videos_that_are_made_alone(small):
     generate(PROMPT, *small, "--compare", "--gif", "--png")
     name = f"{STEM}-compare"
@@ -209,6 +214,7 @@ def test_compare_makes_the_three_videos_that_are_made_alone(small):
     ]
 
 
+@pytest.mark.slow
 def test_the_weak_arm_has_its_own_text_encoders_where_it_is_asked_for(small):
     generate(PROMPT, *small, "--weak-text-encoders")
     assert "weak_text_encoder" in sidecar()["weights"]["w2sd"] and sidecar()["request"]["weak_text_encoders"]
@@ -222,6 +228,7 @@ def test_the_shipped_model_makes_a_video_from_any_folder_without_a_hub(offline):
     assert listing() == [f"a-red-circle-moving-right-seed0.{kind}" for kind in ("json", "mp4")]
 
 
+@pytest.mark.slow
 def test_what_is_made_already_is_kept_and_the_rest_goes_on(small):
     generate(PROMPT, *small)
     before = (Path("outputs") / f"{STEM}.mp4").stat().st_mtime_ns
@@ -232,6 +239,7 @@ def test_what_is_made_already_is_kept_and_the_rest_goes_on(small):
     assert f"{STEM}.gif" in listing()
 
 
+@pytest.mark.slow
 def test_another_video_of_the_same_name_is_not_replaced_unless_told(small):
     generate(PROMPT, *small)
     before = hashes()
@@ -323,6 +331,7 @@ def test_without_weights_a_real_preset_says_how_to_get_them(offline):
     assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
 
 
+@pytest.mark.slow
 def test_all_missing_weights_are_named_at_once_and_before_torch_is_needed(offline, tmp_path):
     both = ("hf download Wan-AI/Wan2.1-T2V-14B-Diffusers", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
     said = generate("a cat", "--preset", "wan21-14b-1.3b", code=2)
@@ -404,6 +413,7 @@ def test_a_finished_preset_table_names_every_preset():
     assert run("presets", "own.yaml") == whole  # a file of its own says the same
 
 
+@pytest.mark.slow
 def test_doctor_reports_and_says_how_to_get_what_is_missing(offline):
     said = run("doctor")
     for what in (
@@ -472,6 +482,7 @@ def test_every_option_in_a_message_is_one_that_there_is():
     assert set(terminal.OPTIONS) <= known
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_no_file_of_the_former_video(small):
     generate(PROMPT, *small, "--gif", "--png")
     Path("outputs/mine.gif").touch()
@@ -517,6 +528,7 @@ def test_a_comparison_is_three_groups_that_eval_compares(small):
     assert "outputs/w2sd" in json.dumps(pairs) and f"{PROMPT}, seed 0" in json.dumps(pairs)
 
 
+@pytest.mark.slow
 def test_an_image_comparison_has_single_images(small):
     run("image", "a red circle", "--steps", 1, "--compare", "--device", "cpu")
     name = "a-red-circle-seed0"

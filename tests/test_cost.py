@@ -27,9 +27,15 @@ SETTINGS = [
 ]
 
 
+FAST, SLOW, MORE = [], [pytest.mark.slow], [pytest.mark.exhaustive]
 # Every method by every setting on the cheapest pair, one by every setting on shapes, and every method by none on all.
 CASES = [
-    pytest.param(name, method, settings, marks=[] if (name, method) == ("shapes", "w2sd") else pytest.mark.slow)
+    pytest.param(
+        name,
+        method,
+        settings,
+        marks={("shapes", "w2sd"): FAST}.get((name, method), SLOW if name == "shapes-digits" else MORE),
+    )
     for name in PROMPTS
     for method in METHODS
     for settings in SETTINGS
@@ -59,6 +65,7 @@ def test_the_number_is_what_is_counted_at_the_networks(name, method, settings):
     assert evaluations(of)["total"] == counted["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes", *(pytest.param(p, marks=pytest.mark.slow) for p in [*PROMPTS][1:])])
 @pytest.mark.parametrize("variant", ["plain", "weak"])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -76,6 +83,7 @@ def test_a_comparison_costs_what_its_videos_cost():
     assert evaluations(of)["total"] == sum(alone) and alone[2] == 5 * of.num_inference_steps - 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", [1, 44, 72, 73, 500])
 def test_steps_for_a_cost_are_the_fewest_that_reach_it(cost):
     for fields in ({"variant": "plain"}, {"method": "optimistic"}):

@@ -49,6 +49,7 @@ def test_methods_run_with_the_most_steps_that_do_not_exceed_the_budget(tmp_path)
     assert [p.row.tries for p in ceiling] == [2, 3]
 
 
+@pytest.mark.slow
 def test_what_guidance_is_tuned_on_and_schedules_are_fitted_on_are_other_texts_than_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FIRST", 24)
     work = sampling(tmp_path)
@@ -70,6 +71,7 @@ def test_rows_of_the_bench_and_of_earlier_runs_are_taken_over_under_the_studys_n
     assert sampling(tmp_path, kept).lines({point.name: point.row}, TEXTS, 3)[point.name] == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -108,6 +110,7 @@ def test_a_row_is_called_by_all_that_it_says_beside_the_preset():
     assert len({cost.named(preset, each) for each in schedules}) == 2
 
 
+@pytest.mark.slow
 def test_without_rows_and_without_workers_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FIRST", 24)
     with pytest.raises(Refused, match="--workers: 0 is not accepted; no row of 7 prompts is there yet"):

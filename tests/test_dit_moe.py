@@ -487,6 +487,7 @@ def test_files_that_are_not_tensors_are_refused(save, tmp_path):
 # The pipeline: see test_families.py for what every family has to hold
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("main", "strong", "weak"), [(1.5, 1.0, 1.0), (1.5, 1.5, 0.0), (4.0, -1.0, 2.0), (1.0, 1.0, 1.0)]
@@ -515,6 +516,7 @@ def test_the_pipeline_refuses_what_it_cannot_do():
         CLASSES(pipe, weak_prompt="a cat")
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, monkeypatch):
     """The preset as it is, but for the size of the networks."""
     monkeypatch.chdir(tmp_path)

@@ -227,7 +227,8 @@ def test_the_w2sd_that_extending_writes_in_three_lines_is_w2sd(elsewhere):
     assert float((ours - theirs).abs().max()) < 1e-9 * float(theirs.abs().max())
 
 
-@pytest.mark.slow_unless(case=lambda path: path.stem not in ("compare", "score_folder"))  # README does the like
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda path: path.stem not in ("compare", "score_folder"))  # README does the like
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path, elsewhere, capsys):
     copy = Path(path.name)

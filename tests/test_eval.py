@@ -190,7 +190,8 @@ def test_a_prompt_for_a_video_that_is_not_there_is_refused(folder):
         ((64, 64), ["-c:v", "mjpeg", "-q:v", "2"], 8, ".avi"),
     ],
 )
-@pytest.mark.slow_unless(case=lambda rate: rate in (12.5, 24))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda rate: rate in (12.5, 24))
 def test_decord_and_ffmpeg_give_the_same_frames(tmp_path, monkeypatch, size, options, rate, suffix):
     path = encode(noise(9, *size), tmp_path / f"v{suffix}", *options, rate=rate)
     first = Reader(path)
@@ -204,6 +205,7 @@ def test_decord_and_ffmpeg_give_the_same_frames(tmp_path, monkeypatch, size, opt
     assert np.array_equal(frames, np.concatenate([batch.pixels for batch in second.batches()]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jitter", [False, True])
 def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monkeypatch, jitter):
     path = tmp_path / "v.mp4"
@@ -216,6 +218,7 @@ def test_every_stored_frame_of_a_variable_frame_rate_is_read_once(tmp_path, monk
     assert len(frames) == reader.frames == 8
 
 
+@pytest.mark.slow
 def test_a_rotated_video_is_read_as_it_is_shown(tmp_path, monkeypatch):
     encode(noise(4, 48, 96), tmp_path / "v.mp4", "-pix_fmt", "yuv420p")
     turn = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-display_rotation", "90", "-i", tmp_path / "v.mp4"]
@@ -225,6 +228,7 @@ def test_a_rotated_video_is_read_as_it_is_shown(tmp_path, monkeypatch):
         assert batch.pixels.shape == (4, 96, 48, 3)
 
 
+@pytest.mark.slow
 def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video.write_mp4(shapes_video(), tmp_path / "a cat: close up-0.mp4", 8)
@@ -312,7 +316,8 @@ def test_a_broken_video_is_named_and_the_rest_is_scored(folder, monkeypatch, kin
         ("v.avi", ["-c:v", "mjpeg", "-q:v", "3"]),
     ],
 )
-@pytest.mark.slow_unless(case=lambda part, name: part == 0.5 and name in ("v.mp4", "v.webm"))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda part, name: part == 0.5 and name in ("v.mp4", "v.webm"))
 def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, part, by_ffmpeg):
     path = encode(noise(20, 48, 64), tmp_path / name, *options, "-g", "4")
     assert sum(map(len, Reader(path, by_ffmpeg).batches())) == 20
@@ -321,6 +326,7 @@ def test_a_file_that_was_cut_short_is_no_shorter_video(tmp_path, name, options, 
         Reader(path, by_ffmpeg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -341,6 +347,7 @@ def test_a_file_that_does_not_say_how_long_it_is_is_not_cut_short(tmp_path, name
     assert [fact["frames"] for fact in scores.facts.values()] == [4] and not scores.problems
 
 
+@pytest.mark.slow
 def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
     pytest.importorskip("decord")
     options = ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-g", "4"]
@@ -358,6 +365,7 @@ def test_a_file_that_ends_its_decoder_is_read_by_another(folder, tmp_path):
     assert len(scores.of) == 4 and not scores.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
 def test_a_gif_that_was_cut_short_is_named(folder, part):
     video.write_gif(shapes_video(), folder / "cut.gif", 8)
@@ -367,6 +375,7 @@ def test_a_gif_that_was_cut_short_is_named(folder, part):
     assert len(scores.of) == 3 and [bad.path.name for bad, _, _ in scores.problems] == ["cut.gif"]
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_it_is_scored_has_no_score(folder, tmp_path):
     last = folder / f"{PROMPT}-2.mp4"
 
@@ -472,6 +481,7 @@ def test_the_judge_says_that_a_prompt_is_not_of_its_world(tmp_path):
     assert name == "shapes" and "outside the shapes world" in problem
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_batch_size(folder, monkeypatch):
     before = evaluate([folder], ["temporal_flickering", "shapes"])
     monkeypatch.setattr("w2sd_video.eval.frames.BATCH_PIXELS", 3 * 64 * 64)
@@ -506,6 +516,7 @@ def test_what_is_scored_is_not_scored_again(folder, tmp_path, counting):
     assert len(counting.opened) == 3 and [s["temporal_flickering"] for s in again.of.values()] == [0.5] * 3
 
 
+@pytest.mark.slow
 def test_a_changed_video_or_version_is_scored_again(folder, tmp_path, counting, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     evaluate([folder], ["temporal_flickering"], rows)
@@ -566,6 +577,7 @@ def test_large_frames_are_scored_by_one_dimension_at_a_time_those_that_match_fra
     assert named == [(str(broken), "")]  # once, not once a round
 
 
+@pytest.mark.slow
 def test_another_prompt_is_scored_again_where_it_counts(folder, tmp_path):
     rows = tmp_path / "rows.jsonl"
     evaluate([folder], ["shapes"], rows)
@@ -834,6 +846,7 @@ def test_what_another_program_wrote_is_left_as_it_is(folder, tmp_path):
         assert content is None or name.endswith(".json") or not path.with_suffix(".json").exists()
 
 
+@pytest.mark.slow
 def test_what_this_command_wrote_it_writes_again(folder, tmp_path):
     out = tmp_path / "r.json"
     options = ["--dimensions", "temporal_flickering", "--out", out]
@@ -907,6 +920,7 @@ def test_bad_arguments_are_named_with_their_values(folder, tmp_path, monkeypatch
     assert refused.value.argument == argument
 
 
+@pytest.mark.slow
 def test_one_path_stands_for_itself_and_an_iterator_for_what_it_gives(folder):
     one_by_one = evaluate((path for path in [folder]), (name for name in ["temporal_flickering"]))
     assert evaluate(str(folder), " temporal_flickering ").of.keys() == one_by_one.of.keys() != set()

@@ -106,7 +106,8 @@ def test_with_the_method_on_the_output_is_algorithm_1(family, guidance):
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("reflected", [1, None, 4])
-@pytest.mark.slow_unless(
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(
     case=lambda spacing, kind, reflected: spacing == "trailing" or reflected == 4 and kind == "epsilon"
 )
 def test_every_schedule_prediction_and_lambda_is_algorithm_1(spacing, kind, reflected):
@@ -172,7 +173,8 @@ def test_the_number_of_network_evaluations_is_what_the_arithmetic_says(family, a
 
 
 @each_of_text
-@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, VIDEO))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family in (IMAGE, VIDEO))
 def test_the_weak_arm_can_have_its_own_prompt_and_text_encoders(family):
     pipe = family.pipeline(weak=False)
     x = family.latents()
@@ -197,7 +199,8 @@ def test_a_batch_gives_its_members(family, method):
 
 
 @each_family
-@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, CONTROL[2], CLASSES))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family in (IMAGE, CONTROL[2], CLASSES))
 def test_a_save_and_a_load_give_the_same(family, tmp_path):
     pipe = family.pipeline(dtype=torch.float32)
     first = family(pipe)
@@ -210,7 +213,8 @@ def test_a_save_and_a_load_give_the_same(family, tmp_path):
 
 
 @every_family_or_form("error", [None, RuntimeError, KeyboardInterrupt])
-@pytest.mark.slow_unless(case=lambda family, error: family is IMAGE or error is None and family in FORMS)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, error: family is IMAGE or error is None and family in FORMS)
 def test_however_a_call_ends_the_pipeline_is_as_it_was_and_says_what_it_spent(family, error, monkeypatch):
     pipe = family.pipeline()
     counted = {"strong": 0, "weak": 0} | ({"controlnet": 0} if family.control else {})
@@ -353,7 +357,7 @@ METHODS = {
 
 @pytest.mark.parametrize("family", [VIDEO, IMAGE, CONTROL[0], CLASSES], ids=str)
 @pytest.mark.parametrize(("arguments", "reflect"), METHODS.values(), ids=METHODS)
-@pytest.mark.slow_unless(
+@pytest.mark.exhaustive_unless(
     case=lambda family, arguments: family is IMAGE or family is VIDEO and "still_gain" in arguments
 )
 def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
@@ -370,6 +374,7 @@ def test_every_method_is_its_algorithm(family, arguments, reflect, monkeypatch):
     assert close(ours, Literal(family, pipe, noises=drawn).run(x, reflect))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [VIDEO, IMAGE, CONTROL[0], CLASSES], ids=str)
 def test_the_weak_arm_alone_is_the_stock_pipeline_of_its_network(family):
     pipe = family.pipeline()
@@ -414,6 +419,7 @@ def test_the_interval_limits_reflection_to_its_noise_levels():
     assert torch.equal(IMAGE(pipe, latents=x, interval=(sigmas[3] + 1e-6, 1.0)), IMAGE(pipe, latents=x))
 
 
+@pytest.mark.slow
 def test_gains_of_one_and_a_high_cap_are_the_paper():
     pipe, x = VIDEO.pipeline(), VIDEO.latents()
     assert close(VIDEO(pipe, latents=x, still_gain=1.0, motion_gain=1.0, cap=1e9), VIDEO(pipe, latents=x))
@@ -443,7 +449,8 @@ def set_for_a_while(model: Any, name: str, scale: float, back: float) -> Any:
 
 @pytest.mark.parametrize("family", [FAMILIES[0], VIDEO, IMAGE, CONTROL[1]], ids=str)
 @pytest.mark.parametrize("scale", [-1.5, 0.0])
-@pytest.mark.slow_unless(case=lambda family, scale: family is IMAGE or scale and family is VIDEO)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, scale: family is IMAGE or scale and family is VIDEO)
 def test_a_lora_at_two_scales_is_algorithm_1(family, scale):
     pipe, x = family.pipeline(weak=False), family.latents()
     add_lora(pipe.unet)
@@ -467,6 +474,7 @@ def test_a_stock_pipeline_is_told_a_prompt_and_a_lora_scale_as_ours_is_by_weak_p
         assert torch.equal(IMAGE(stock), expected)
 
 
+@pytest.mark.slow
 def test_several_loras_and_text_encoders_with_them():
     pipe, x = IMAGE.pipeline(weak=False), IMAGE.latents()
     for seed, name in enumerate(("style", "sharp")):
@@ -489,6 +497,7 @@ def test_several_loras_and_text_encoders_with_them():
     assert close(ours, literal.run(x, algorithm_1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [FAMILIES[0], IMAGE, FAMILIES[3]], ids=str)
 def test_an_ip_adapter_at_two_scales_is_algorithm_1(family):
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -514,7 +523,8 @@ def test_an_ip_adapter_at_two_scales_is_algorithm_1(family):
 
 @pytest.mark.parametrize("family", CONTROL, ids=str)
 @pytest.mark.parametrize("weak", [0.0, 0.5])
-@pytest.mark.slow_unless(case=lambda family, weak: family is (CONTROL[2] if weak else CONTROL[1]))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, weak: family is (CONTROL[2] if weak else CONTROL[1]))
 def test_a_controlnet_at_two_scales_is_algorithm_1_with_residuals_made_anew(family, weak):
     pipe, x = family.pipeline(weak=False), family.latents()
     scales = {"controlnet_conditioning_scale": 0.8, "weak_controlnet_conditioning_scale": weak}
@@ -524,6 +534,7 @@ def test_a_controlnet_at_two_scales_is_algorithm_1_with_residuals_made_anew(fami
     assert pipe.evaluations["controlnet"] == 3 * (4 if weak == 0 else 6) + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONTROL, ids=str)
 def test_where_the_controlnet_is_off_it_is_not_evaluated(family):
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -533,7 +544,8 @@ def test_where_the_controlnet_is_off_it_is_not_evaluated(family):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.video], ids=str)
 @pytest.mark.parametrize("scale", [0.0, 0.5])
-@pytest.mark.slow_unless(case=lambda family, scale: (family, scale) in ((VIDEO, 0.0), (FAMILIES[0], 0.5)))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, scale: (family, scale) in ((VIDEO, 0.0), (FAMILIES[0], 0.5)))
 def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
     """Motion modules end in a residual sum, so scaling the last projection scales what they add."""
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -557,7 +569,8 @@ def test_motion_modules_off_or_scaled_are_algorithm_1(family, scale):
 
 
 @pytest.mark.parametrize("family", [CONTROL[0], CONTROL[2]], ids=str)
-@pytest.mark.slow_unless(case=lambda family: family is CONTROL[0])
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is CONTROL[0])
 def test_differences_compose_by_being_named_together(family):
     """Table 6, and more: LoRA, ControlNet, prompt and guidance at once."""
     pipe, x = family.pipeline(weak=False), family.latents()
@@ -596,7 +609,8 @@ def own_difference(family: Family) -> str:
 
 
 @every_family_or_form("pair", [*EQUAL])
-@pytest.mark.slow_unless(
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(
     case=lambda family, pair: family is IMAGE or family in (VIDEO, CLASSES) and pair == own_difference(family)
 )
 def test_equal_arms_with_the_exact_inversion_are_plain_sampling(family, pair):
@@ -802,7 +816,8 @@ def test_free_noise_goes_beyond_the_motion_modules_length():
 
 
 @each_of_text
-@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, FAMILIES[3], CONTROL[1]))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family in (IMAGE, FAMILIES[3], CONTROL[1]))
 def test_other_arguments_of_the_stock_pipelines_work(family):
     pipe = family.pipeline(scheduler=EulerDiscreteScheduler(), dtype=torch.float32)
     seen = []
@@ -821,7 +836,8 @@ def test_other_arguments_of_the_stock_pipelines_work(family):
 
 
 @pytest.mark.parametrize("family", FORMS[:3], ids=str)  # DiT-MoE draws its latents in half precision too: other ones
-@pytest.mark.slow_unless(case=lambda family: family in (IMAGE, VIDEO))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family in (IMAGE, VIDEO))
 def test_half_precision_stays_near_float32(family):
     exact = family(family.pipeline(dtype=torch.float32))
     half = family(family.pipeline(dtype=torch.bfloat16)).float()
@@ -829,7 +845,8 @@ def test_half_precision_stays_near_float32(family):
 
 
 @pytest.mark.parametrize("family", [IMAGE, CONTROL[1], CONTROL[2]], ids=str)
-@pytest.mark.slow_unless(case=lambda family: family is not CONTROL[2])
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is not CONTROL[2])
 def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(family):
     expected = family(family.pipeline(dtype=torch.float32))
     pipe = family.pipeline(dtype=torch.float32)

@@ -30,6 +30,7 @@ def hashed(folder: Any, **fields: Any) -> tuple[str, dict[str, int]]:
     return video["frames_sha256"], video["evaluations"]
 
 
+@pytest.mark.slow
 def test_the_second_expert_has_its_guidance_and_a_model_with_one_expert_takes_none(tmp_path):
     two = {"transformer_2": any_cases.wan(2), "boundary_ratio": 0.9}
     strong = saved(WAN, tmp_path / "two", **textual("WanPipeline"), **two)

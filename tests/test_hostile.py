@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def test_prompts_are_read_from_a_pipe_that_a_process_writes_to():
     writer.join()
 
 
+@pytest.mark.slow
 def test_more_requests_than_anyone_means_are_refused_before_they_are_made():
     Path("prompts.txt").write_text("".join(f"a red circle {n}\n" for n in range(100_000)))
     said = generate("--prompts", "prompts.txt", "--seed", "0-9999")
@@ -461,7 +463,15 @@ def test_a_signal_ends_the_program_with_its_code(ending, code):
         command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(ending, signal.SIG_DFL)
     )
     opened = Path(f"/proc/{process.pid}/fd")
-    while not any(os.path.samestat(pipe, os.stat(file)) for file in opened.iterdir()):  # where it waits for prompts
+
+    def waits() -> bool:
+        for file in opened.iterdir():
+            with suppress(FileNotFoundError):  # it was closed in between
+                if os.path.samestat(pipe, os.stat(file)):
+                    return True
+        return False
+
+    while not waits():  # for prompts
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(ending)

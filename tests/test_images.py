@@ -51,6 +51,7 @@ def scored(folder: Path, dimensions: list[str], **options) -> Scores:
     return evaluate([folder / "pictures"], dimensions, weights=folder, images=True, **options)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_official_packages(folder: Path):
     scores = scored(folder, list(image_parity.OFFICIAL))
     assert not scores.problems and not scores.skipped
@@ -146,6 +147,7 @@ def test_torchscript_and_transformers_layouts_load_alike(folder: Path, tmp_path:
     torch.testing.assert_close(clip.text_encoder(tmp_path / "folder", "")(ids).text_embeds, of_file)
 
 
+@pytest.mark.slow
 def test_networks_that_dimensions_have_in_common_are_loaded_and_run_once(folder: Path, monkeypatch):
     from transformers import CLIPVisionModelWithProjection
 
@@ -168,6 +170,7 @@ def test_a_prompt_is_needed_and_counts(folder: Path, tmp_path: Path):
     assert len(rows.read_text().splitlines()) == 2 * len(one.videos)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_needs_a_missing_package_is_a_problem_of_that_dimension(folder: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
     scores = scored(folder, ["clip_t", "clip_i"])
@@ -175,6 +178,7 @@ def test_a_prompt_that_needs_a_missing_package_is_a_problem_of_that_dimension(fo
     assert {(name, "pip install ftfy" in problem) for _, name, problem in scores.problems} == {("clip_t", True)}
 
 
+@pytest.mark.slow
 def test_a_video_is_scored_by_its_frames(folder: Path, tmp_path: Path):
     """The folder of pictures of one size, as a video, has the mean of their scores."""
     image_parity.write_pictures(tmp_path / "video", {name: (96, 64) for name in "abc"})
@@ -192,6 +196,7 @@ def test_preferences_are_said_of_networks_that_were_trained_to_give_their_odds()
     assert {name for name in COLUMNS if COLUMNS[name].odds} == set(IMAGES) - {"clip_t", "laion_aesthetic"}
 
 
+@pytest.mark.slow
 def test_groups_are_compared_by_preference(folder: Path, tmp_path: Path):
     """As the packages turn two scores into a share: their softmax."""
     groups = [tmp_path / "plain", tmp_path / "tuned"]
@@ -213,6 +218,7 @@ def test_groups_are_compared_by_preference(folder: Path, tmp_path: Path):
     assert second["reason"] == "no verdict: under 10 prompts"
 
 
+@pytest.mark.slow
 def test_references_are_asked_for_by_name(folder: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="clip_i: it compares with pictures: give references"):
         scored(folder, ["clip_i"], references=[])

@@ -96,6 +96,7 @@ def test_the_command_line_takes_labels_and_refuses_with_2(outputs):
     assert ran.exit_code == 2 and "VIDEO: 'x=b' is not accepted" in ran.output and not Path("new.json").exists()
 
 
+@pytest.mark.slow
 def test_single_videos_with_labels_are_no_glob_that_the_shell_expanded(outputs):
     one = ["a/v-0.mp4", "b/v-0.mp4", "a/v-1.mp4"]
     said = "each argument is a group; put a glob in quotes"

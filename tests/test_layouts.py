@@ -90,6 +90,7 @@ def controlnet(**config) -> ControlNetModel:
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "without control_model", "diffusers", "with controlnet"])
 @pytest.mark.parametrize("suffix", ["safetensors", pytest.param("pth", marks=pytest.mark.slow)])
 def test_a_controlnet_in_one_file_is_the_one_in_its_folder(layout, suffix):
@@ -253,6 +254,7 @@ def image_model(folder: str, **save) -> Path:
 load = W2SDStableDiffusionPipeline.from_pretrained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "save",
     [{"variant": "fp16"}, {"safe_serialization": False}, {"variant": "fp16", "safe_serialization": False}],

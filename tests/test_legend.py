@@ -32,6 +32,7 @@ def test_a_verdict_takes_ten_of_what_the_test_is_over(prompts, seeds, says):
     assert says in legend(prompts, seeds)
 
 
+@pytest.mark.slow
 def test_worst_of_one_group_is_said_to_have_no_effect(tmp_path):
     (tmp_path / "a").mkdir()
     video.write_pngs(np.zeros((2, 8, 8, 3), np.uint8), tmp_path / "a" / "one")

@@ -128,6 +128,7 @@ def assert_same_video(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_shipped_configurations_are_sdxls():
     """Parameter counts of the published weights; 2,515 tensors in sd_xl_base_1.0.safetensors."""
     with init_empty_weights():
@@ -159,7 +160,8 @@ def test_the_shipped_tokenizer_is_clips():
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
-@pytest.mark.slow_unless(case=lambda suffix: suffix == "safetensors")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda suffix: suffix == "safetensors")
 def test_single_files_give_what_their_folders_give(shelf, tmp_path, suffix):
     strong, weak = shelf.strong_file, shelf.weak_file
     if suffix == "ckpt":
@@ -185,6 +187,7 @@ def test_the_video_unet_has_all_of_the_image_unets_weights(shelf):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in {**image, **motion}.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt", "pth"])
 def test_a_motion_module_in_the_original_layout_is_the_one_in_its_folder(shelf, tmp_path, prefix, suffix):
@@ -205,6 +208,7 @@ def test_a_motion_modules_length_and_middle_block_are_read_from_its_file(shelf, 
     assert pipe.unet.config.use_motion_mid_block and hasattr(pipe.unet.mid_block, "motion_modules")
 
 
+@pytest.mark.slow
 def test_every_component_knows_the_file_it_came_from(shelf):
     of_files = weight_hashes(load(shelf.strong_file, shelf.weak, shelf.motion_file, config=shelf.config))
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
@@ -218,6 +222,7 @@ def test_every_component_knows_the_file_it_came_from(shelf):
     assert hashes["weak_unet"] == f"sha256:{file_sha256(shelf.weak_file)}"
 
 
+@pytest.mark.slow
 def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
     bare = tmp_path / "weak"
     shutil.copytree(shelf.weak, bare)
@@ -229,7 +234,8 @@ def test_only_the_weak_unet_is_loaded_of_the_weak_model(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
-@pytest.mark.slow_unless(case=lambda layout: layout == "folder")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda layout: layout == "folder")
 def test_weak_text_encoders_are_loaded_when_asked_for_and_different(shelf, layout):
     weak, same = (shelf.weak, shelf.strong) if layout == "folder" else (shelf.weak_file, shelf.strong_file)
     pipe = load(shelf.strong, weak, shelf.motion, weak_text_encoders=True, config=shelf.config)
@@ -242,6 +248,7 @@ def test_weak_text_encoders_are_loaded_when_asked_for_and_different(shelf, layou
     assert video(pipe).isfinite().all()
 
 
+@pytest.mark.slow
 def test_what_the_two_unets_have_in_common_is_stored_once_and_stays_so(shelf, tmp_path):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     motion = [name for name, _ in pipe.unet.named_parameters() if ".motion_modules." in name]
@@ -289,7 +296,8 @@ def test_a_lora_on_the_strong_unet_leaves_the_weak_one_alone(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
-@pytest.mark.slow_unless(case=lambda offload_type: offload_type == "block_level")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda offload_type: offload_type == "block_level")
 def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_type):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     expected = video(pipe)
@@ -299,6 +307,7 @@ def test_group_offload_of_both_unets_gives_the_same_prediction(shelf, offload_ty
     assert torch.equal(video(pipe), expected)
 
 
+@pytest.mark.slow
 def test_group_offload_to_disk_works_for_separated_unets_and_is_refused_for_a_pair(shelf, tmp_path):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     expected = video(pipe)
@@ -312,6 +321,7 @@ def test_group_offload_to_disk_works_for_separated_unets_and_is_refused_for_a_pa
     assert_same_video(video(pipe), expected)
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_loads_again_with_the_same_output(shelf, tmp_path):
     models = (shelf.strong_file, shelf.weak, shelf.motion_file)
     pipe = load(*models, weak_text_encoders=True, config=shelf.config)
@@ -326,6 +336,7 @@ def test_a_saved_pipeline_loads_again_with_the_same_output(shelf, tmp_path):
     assert again.scheduler.config.timestep_spacing == "linspace"
 
 
+@pytest.mark.slow
 def test_the_stock_pipeline_loads_the_folder(shelf, tmp_path):
     pipe = load(shelf.strong, shelf.weak, shelf.motion)
     pipe.save_pretrained(tmp_path / "pair")
@@ -345,12 +356,14 @@ def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_
         assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
 
 
+@pytest.mark.slow
 def test_another_weak_model_leaves_the_saved_weak_text_encoders_behind(shelf, tmp_path):
     load(shelf.strong, shelf.weak, shelf.motion, weak_text_encoders=True).save_pretrained(tmp_path / "pair")
     assert load(tmp_path / "pair").weak_text_encoder is not None
     assert load(tmp_path / "pair", shelf.weak).weak_text_encoder is None
 
 
+@pytest.mark.slow
 def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
     for name, seed in (("strong", 0), ("weak", 10)):
         image_pipeline(seed).to(torch.float16).save_pretrained(tmp_path / name, variant="fp16")
@@ -370,6 +383,7 @@ def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
         assert getattr(files, name).dtype == torch.bfloat16, name
 
 
+@pytest.mark.slow
 def test_components_replace_those_of_the_folder(shelf):
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.02)
     for strong in (shelf.strong, shelf.strong_file):
@@ -379,6 +393,7 @@ def test_components_replace_those_of_the_folder(shelf):
         load(shelf.strong, shelf.weak, shelf.motion, sheduler=scheduler)
 
 
+@pytest.mark.slow
 def test_a_hub_repository_is_read_from_its_cache(shelf, tmp_path):
     for name, folder in (("strong", shelf.strong), ("weak", shelf.weak), ("motion", shelf.motion)):
         cached = tmp_path / f"models--me--{name}"
@@ -517,6 +532,7 @@ def bad_files(shelf, tmp_path_factory) -> dict[str, tuple[dict, type, str]]:
     return _bad_files(shelf, tmp_path_factory.mktemp("bad"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_error(shelf, bad_files, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
@@ -586,7 +602,8 @@ ONE_FILE = ("StableDiffusionXL", "StableDiffusionControlNet", "AnimateDiff")
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
 @pytest.mark.parametrize("family", OTHERS, ids=str)
-@pytest.mark.slow_unless(case=lambda family, layout: (layout == "file") == (str(family) in ONE_FILE))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, layout: (layout == "file") == (str(family) in ONE_FILE))
 def test_every_family_loads_a_pair_from_folders_and_single_files(family, layout, tmp_path):
     arms, kwargs = {}, {}
     for name, seed in (("strong", 0), ("weak", 10)):

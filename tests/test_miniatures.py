@@ -134,6 +134,7 @@ def test_the_judge_of_digits_knows_the_data():
     assert digits.judge(shown[0], str((labels[0] + 1) % 10))["right"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", pairs.PAIRS)
 def test_samples_are_what_they_were_whatever_their_number(pair, tmp_path):
     asked = bench.preset(pair)
@@ -210,6 +211,7 @@ def test_every_shipped_miniature_has_its_card_and_is_small(folder):
     assert whole - first < 15e6
 
 
+@pytest.mark.slow
 def test_the_shipped_lora_goes_onto_the_video_model_too():
     pipe = W2SDStableDiffusionXLPipeline.from_pretrained(WEIGHTS / "tuned", torch_dtype=torch.float32)
     pipe.load_lora_weights(WEIGHTS / "style", adapter_name="outlines")

@@ -150,6 +150,7 @@ def _whole(part: type[nn.Module], state: dict[str, torch.Tensor]) -> nn.Module:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [

@@ -54,7 +54,8 @@ def test_the_recorded_scores_tell_pictures_and_sizes_apart():
 
 
 @pytest.mark.parametrize("size", [(100, 37), (224, 224)])
-@pytest.mark.slow_unless(case=lambda size: size == (100, 37))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda size: size == (100, 37))
 def test_a_batch_scores_as_its_frames_do_alone(musiq, size):
     frames = pictures(*size)
     assert musiq(frames).tolist() == pytest.approx(scores(musiq, frames), rel=1e-5)
@@ -79,6 +80,7 @@ def test_the_model_is_frozen_in_float32_and_eval_mode(musiq):
     assert {(p.dtype, p.requires_grad) for p in musiq.parameters()} == {(torch.float32, False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["params", "state_dict", "safetensors"])
 def test_every_layout_of_a_checkpoint_gives_the_same_weights(musiq, weights, tmp_path, key):
     if key == "safetensors":

@@ -32,6 +32,7 @@ def waiting(network) -> bool:
     return all(parameter.is_meta for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset, prompt, fields",
     [

@@ -301,7 +301,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.slow_unless(case=lambda family, options: family is (VIDEO if "still_gain" in options else IMAGE))
+@pytest.mark.exhaustive_unless(case=lambda family, options: family is (VIDEO if "still_gain" in options else IMAGE))
 def test_every_family_and_option_is_the_literal_loop(family, options, monkeypatch):
     pipe, x = family.pipeline(), family.latents()
     if "motion_gain" in options and not family.video:
@@ -320,7 +320,8 @@ def test_every_family_and_option_is_the_literal_loop(family, options, monkeypatc
 
 @pytest.mark.parametrize("main", [1.0, 3.0])
 @pytest.mark.parametrize(("strong", "weak"), [(1.0, 1.0), (5.5, 0.0), (0.0, 3.0)])
-@pytest.mark.slow_unless(case=lambda main, strong: main == 3 and strong == 5.5 or main == 1 == strong)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda main, strong: main == 3 and strong == 5.5 or main == 1 == strong)
 def test_every_combination_of_guidance_is_the_literal_loop(main, strong, weak):
     pipe, x = IMAGE.pipeline(), IMAGE.latents()
     guidance = {"guidance_scale": main, "strong_guidance_scale": strong, "weak_guidance_scale": weak}
@@ -404,6 +405,7 @@ class Counting(Method):
 WHOLE = [(0, None), (1, 1), (2, 2), (3, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 def test_nothing_is_carried_into_another_pass_of_free_init(fast):
     pipe = VIDEO.pipeline()
@@ -415,6 +417,7 @@ def test_nothing_is_carried_into_another_pass_of_free_init(fast):
     assert pipe.evaluations["total"] == (3 + 2 if fast else 11) + 11
 
 
+@pytest.mark.slow
 def test_nothing_is_carried_into_another_call_nor_out_of_one_that_raised():
     pipe, method = IMAGE.pipeline(), Counting()
     stock = IMAGE.stock_of(pipe)
@@ -446,6 +449,7 @@ def test_nothing_is_carried_over_a_gap():
     assert method.seen == [(1, None), (2, 1), (3, 2)]
 
 
+@pytest.mark.slow
 def test_pipelines_that_take_turns_carry_their_own():
     """One call inside of another's callback, with the same method."""
     outer, inner, method = IMAGE.pipeline(), VIDEO.pipeline(), Optimistic(3.0, 1.0)

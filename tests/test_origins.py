@@ -140,6 +140,7 @@ def test_frames_that_are_not_finite_are_answered_with_options_on_the_command_lin
     )
 
 
+@pytest.mark.slow
 def test_an_option_is_named_as_it_was_typed():
     program = Path(sys.executable).with_name("w2sd-video")
     for typed, name in ((["--T", "0"], "--T: 0"), (["--guidance_scale=1e9"], "--guidance_scale: 1000000000.0")):

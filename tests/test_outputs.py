@@ -96,7 +96,8 @@ NEW = {"v.mp4": "new mp4", "v-frames/0000.png": "new png", "plain/v.mp4": "new s
 
 @pytest.mark.parametrize("former", [False, True], ids=["nothing there", "a former set there"])
 @pytest.mark.parametrize("by", SIGNALS, ids=lambda by: by.name)
-@pytest.mark.slow_unless(case=lambda by: by.name == "SIGKILL")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda by: by.name == "SIGKILL")
 def test_a_set_of_files_interrupted_at_any_rename_is_nothing_or_all_of_it(tmp_path, by, former):
     old = {"v.mp4": "old", "v-frames/0001.png": "old", "v.gif": "old", "v.json": "old"} if former else {}
     for at in count(1):
@@ -366,6 +367,7 @@ def test_captions_take_prompts_of_many_lines_and_of_any_length():
 PRESETS = [sys.executable, "-m", "w2sd_video.cli", "presets"]
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_no_error():
     ran = subprocess.run(["sh", "-c", '"$0" "$@" >&-', *PRESETS], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -425,6 +427,7 @@ def test_a_report_that_cannot_be_written_is_an_error_and_the_video_is_kept(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda size: size == "60k")
 @pytest.mark.parametrize("size, options", [("48k", ["--fps=8"]), ("60k", ["--gif"]), ("100k", ["--png"])])
 def test_a_full_disk_is_named_ends_with_1_and_leaves_what_was_finished(tmp_path, size, options):
     out = tmp_path / "outputs"

@@ -129,7 +129,8 @@ def loaded(family: families.Family, models: dict[str, str], **pair):
 
 
 @pytest.mark.parametrize("family, base", [(XL, "sdxl-juggernaut"), (SD, "sd15-dreamshaper")])
-@pytest.mark.slow_unless(case=lambda family: family is SD)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is SD)
 def test_image_makes_what_the_pipeline_makes(family, base, xl, sd):
     models = xl if family.xl else sd
     path = preset(base, models, weak=models["weak"])
@@ -151,6 +152,7 @@ def test_image_makes_what_the_pipeline_makes(family, base, xl, sd):
     assert "every frame is the same" in run("image", "--from", "outputs/a-cat-seed0.json", "--overwrite")
 
 
+@pytest.mark.slow
 def test_a_lora_at_two_scales(xl):
     own = loaded(XL, xl)
     own.load_lora_weights(xl["lora"], adapter_name="style")
@@ -184,6 +186,7 @@ def test_guidance_alone_makes_the_weak_arm_what_it_is(sd):
     assert np.array_equal(both[0], call(own, weak_guidance_scale=0.0))
 
 
+@pytest.mark.slow
 def test_a_controlnet_and_without(sd):
     shown = {"--preset": preset("sd15-controlnet", sd, controlnet=scaled(sd["controlnet"], 0.7, 0.0))}
     image("--preset", shown["--preset"], "--control", sd["picture"])
@@ -202,6 +205,7 @@ def test_a_controlnet_and_without(sd):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, base", [(XL, "sdxl-ip-adapter"), (SD, "sd15-ip-adapter")])
 def test_an_ip_adapter_and_without(family, base, xl, sd):
     models = xl if family.xl else sd
@@ -244,6 +248,7 @@ def animate(sd: dict[str, str], base: str, **values) -> Request:
     return Request.of("a cat", preset=path, **shown)
 
 
+@pytest.mark.slow
 def test_videos_with_a_controlnet_show_it_one_picture_or_a_frame_each(sd):
     request = animate(sd, "animatediff-controlnet", controlnet=scaled(sd["controlnet"], 1.0, 0.5))
     made, _ = sample(load(request)["w2sd"], request, "w2sd")
@@ -262,6 +267,7 @@ def test_videos_with_a_controlnet_show_it_one_picture_or_a_frame_each(sd):
         sample(load(short)["w2sd"], short, "w2sd")
 
 
+@pytest.mark.slow
 def test_the_weak_arm_with_another_motion_module_or_none(sd):
     request = animate(sd, "animatediff-guidance", weak_motion_adapter=sd["weak_motion"], weak_guidance_scale=1.0)
     pair = load(request)["w2sd"]
@@ -286,6 +292,7 @@ def test_the_weak_arm_with_another_motion_module_or_none(sd):
     assert np.array_equal(made, video_call(plain, weak_motion_scale=0.0, strong_guidance_scale=1.0))
 
 
+@pytest.mark.slow
 def test_classes_by_experts(tmp_path):
     config = dict(sample_size=tiny.SIZE, num_layers=2, num_attention_heads=2, attention_head_dim=8)
     config |= dict(num_experts=4, num_experts_per_tok=1)
@@ -327,6 +334,7 @@ def test_classes_by_experts(tmp_path):
     assert "dit-moe has none" in run("image", "3", "--preset", "dit.yaml", "--negative-prompt", "a dog", code=2)
 
 
+@pytest.mark.slow
 def test_another_autoencoder(xl, tmp_path):
     for name, channels in (("vae", 4), ("wide", 16)):
         config = {**tiny.vae().config, "latent_channels": channels}
@@ -463,6 +471,7 @@ def test_from_takes_everything_from_the_sidecar(sd):
     assert record()["formats"] == ["png"]
 
 
+@pytest.mark.slow
 def test_z_sampling_has_the_strong_model_in_both_arms(sd):
     """Whatever the pair's weak arm is, by weights or by a setting."""
     made = set()
@@ -488,6 +497,7 @@ def test_z_sampling_has_the_strong_model_in_both_arms(sd):
         call(pipe, method="z_sampling", weak_adapter_scales={"style": 0.0})
 
 
+@pytest.mark.slow
 def test_a_lora_beside_another_motion_module_is_the_strong_arms(sd):
     values = {"weak_motion_adapter": sd["weak_motion"], "weak_guidance_scale": 1.0}
     lora = animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, 0.0)})
@@ -500,6 +510,7 @@ def test_a_lora_beside_another_motion_module_is_the_strong_arms(sd):
         animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
 
 
+@pytest.mark.slow
 def test_a_motion_module_of_another_layout_for_the_weak_arm(sd, tmp_path):
     """AnimateDiff's first one has none in the middle block, the second has."""
     config = {

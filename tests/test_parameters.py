@@ -54,6 +54,7 @@ def test_a_pair_that_is_not_here_has_unknown_costs_and_one_network_needs_none_to
     assert in_strong_evaluations({"strong": 4, "weak": 0}, {"strong": 5}, None) is None
 
 
+@pytest.mark.slow
 def test_the_record_of_a_video_has_the_parameters_and_the_dry_run_said_the_same(tmp_path):
     strong = saved(WAN, tmp_path / "strong", **textual("WanPipeline"))
     weak = saved(WAN, tmp_path / "weak", network := WAN.weak(), **textual("WanPipeline"))

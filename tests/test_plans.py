@@ -185,6 +185,7 @@ def test_the_same_run_again_makes_nothing_and_a_larger_one_what_is_new(tmp_path)
     assert len(made(tmp_path)) == 12 == len({line["cell"] for line in made(tmp_path)})
 
 
+@pytest.mark.slow
 def test_cells_are_the_videos_that_generate_makes(tmp_path):
     plans.run(plan(prompts=TEXTS[:1]), tmp_path / "run", threads=1)
     for path in sorted((tmp_path / "run").rglob("videos/*/*.json")):
@@ -253,6 +254,7 @@ def test_changed_weights_make_other_cells(tmp_path):
     assert Keys(1).of(cell) != before
 
 
+@pytest.mark.slow
 def test_shards_make_every_cell_once(tmp_path):
     of = plan(seeds="0-1")
     done = [plans.run(of, tmp_path, threads=1, shard=(i, 3)) for i in (1, 2, 3)]
@@ -260,6 +262,7 @@ def test_shards_make_every_cell_once(tmp_path):
     assert plans.run(of, tmp_path).kept == 8
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
     real = Cells.make
 
@@ -279,6 +282,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
     assert (done.kept, done.made, done.failed) == (1, 2, [])
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
     real = Cells.make
 
@@ -300,6 +304,7 @@ def test_two_processes_do_not_run_one_plan_in_one_folder_at_once(tmp_path):
         plans.run(plan(), tmp_path, threads=1)
 
 
+@pytest.mark.slow
 def test_what_is_scored_is_every_cell_and_one_that_was_not_made_counts_as_failed(tmp_path):
     of = plan(prompts=TEXTS[:1], seeds="0-1", base="w2sd")
     with pytest.raises(Refused, match="nothing is made yet"):
@@ -518,6 +523,7 @@ def test_a_plan_without_a_suffix_needs_a_folder(tmp_path):
     assert result.exit_code == 2 and "--out is missing" in result.output
 
 
+@pytest.mark.slow
 def test_videos_that_are_not_of_the_plan_are_said_to_be_there(tmp_path):
     plans.run(plan(prompts=TEXTS[:1]), tmp_path / "run", threads=1)
     (tmp_path / "plan.yaml").write_text(
@@ -540,6 +546,7 @@ class Mine(W2SD):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monkeypatch):
     monkeypatch.setattr("w2sd_video.plugins._RUN", {})
@@ -571,6 +578,7 @@ def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda number: number != signal.SIGTERM)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}
@@ -600,6 +608,7 @@ def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     assert "Traceback" not in (text := (tmp_path / "said").read_text()) and "leaked" not in text, text
 
 
+@pytest.mark.slow
 def test_a_worker_ends_even_where_it_was_deleting_an_object():
     """There, Python drops the exception that is to end it."""
     code = """

@@ -36,6 +36,7 @@ def test_what_ships_is_what_the_manifest_says(name):
     }
 
 
+@pytest.mark.slow
 def test_the_suite_of_shapes_is_what_the_bench_measures_on():
     assert [prompt.text for prompt in prompts.load("shapes").prompts] == of_grammar(200)
 

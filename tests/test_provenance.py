@@ -26,6 +26,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_loaded_component_has_the_hash_of_its_file(tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "pair")
     pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")

@@ -74,6 +74,7 @@ def test_generate_is_the_module_and_can_be_called_as_its_function(tmp_path):
         w2sd_video.generate([], tmp_path, formats=["avi"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["w2sd_video.generate", "w2sd_video"])
 def test_generate_can_be_called_whichever_is_imported_first(first):
     code = (
@@ -85,6 +86,7 @@ def test_generate_can_be_called_whichever_is_imported_first(first):
 COMMANDS = {"module": [sys.executable, "-m", "w2sd_video"], "script": [Path(sys.executable).parent / "w2sd-video"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", COMMANDS)
 def test_the_program_says_its_version(start):
     ran = subprocess.run([*COMMANDS[start], "--version"], capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def strong(tmp_path: Path) -> Path:
     return saved(WAN, tmp_path / "strong", transformer_2=None)
 
 
+@pytest.mark.slow
 def test_a_quantised_weak_arm_is_the_same_as_a_network_as_a_folder_and_quantised_while_it_is_loaded(strong, tmp_path):
     folder = saved(WAN, tmp_path / "weak", WAN.weak())
     network = WanTransformer3DModel.from_pretrained(

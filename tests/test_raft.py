@@ -49,6 +49,7 @@ def test_flow_and_magnitudes_are_those_that_vbench_computes(model, case):
     torch.testing.assert_close(flow.flatten(1), torch.tensor(case["flow"]), rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_last_flow_of_torchvisions_raft_is_ours(model):
     before, after = video(7, 2, 128, 136).split(1)
     with torch.no_grad():
@@ -98,6 +99,7 @@ def test_of_large_frames_no_volume_is_made(model, monkeypatch):
     assert not correlations.on_demand(torch.empty(1, 256, 64, 64))  # of 512x512, where a volume is as fast
 
 
+@pytest.mark.slow
 def test_no_network_runs_more_often_than_it_has_to(model):
     ran: list[str] = []
     hooks = [

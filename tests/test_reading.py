@@ -83,6 +83,7 @@ def good(tmp_path: Path) -> Path:
 # Frames and their rate
 
 
+@pytest.mark.slow
 def test_of_frames_that_an_edit_list_hides_none_is_read():
     path = CASES / "trimmed_editlist.mp4"
     reader = opened(path)
@@ -122,6 +123,7 @@ def test_a_video_without_a_frame_rate_says_so(tmp_path):
     assert reader.frames == 3 and reader.fps > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "options", "suffix"),
     [
@@ -176,6 +178,7 @@ def test_the_decoders_start_without_torch():
 # What is no good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_ffmpeg", [False, True])
 def test_a_damaged_video_is_named_whatever_decodes_it(good, monkeypatch, by_ffmpeg):
     shutil.copy(CASES / "damaged_scored_silently.mp4", good / "damaged.mp4")
@@ -185,6 +188,7 @@ def test_a_damaged_video_is_named_whatever_decodes_it(good, monkeypatch, by_ffmp
     assert list(said) == ["damaged.mp4"] and "it is damaged; ffmpeg reports: " in said["damaged.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -200,6 +204,7 @@ def test_a_list_of_other_files_is_no_video(good, text, name):
     assert list(said) == [name] and "it is a list of other files or addresses" in said[name]
 
 
+@pytest.mark.slow
 def test_whatever_is_in_a_file_the_rest_is_scored(good, tmp_path):
     rng = random.Random(0)
     containers = {".mp4": ("-pix_fmt", "yuv420p", "-g", "4"), ".avi": ("-c:v", "mjpeg"), ".mkv": ("-c:v", "ffv1")}
@@ -217,6 +222,7 @@ def test_whatever_is_in_a_file_the_rest_is_scored(good, tmp_path):
     assert good / "good.mp4" in {each.path for each in scores.of}
 
 
+@pytest.mark.slow
 def test_a_decoder_that_ends_or_never_answers_leaves_the_rest(good, monkeypatch):
     process = decode.Decoder()
     assert Reader(good / "good.mp4", process=process).frames == 4
@@ -244,6 +250,7 @@ def test_what_no_dimension_foresaw_in_a_video_is_named_and_the_rest_is_scored(go
     assert problems(good) == {"odd.mp4": "RuntimeError: the size of tensor a must match"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
 def test_a_pipe_is_no_video_and_is_not_waited_for(good):
     os.mkfifo(good / "pipe.mp4")
@@ -292,6 +299,7 @@ def test_notes_stay_with_kept_scores(tmp_path):
         assert decode.ALPHA in notes(tmp_path / "a.webp", rows_file=tmp_path / "rows.jsonl")
 
 
+@pytest.mark.slow
 def test_clips_that_vbench_takes_for_long_are_said(tmp_path):
     encode(noise(41, 16, 16), tmp_path / "long.mp4", "-pix_fmt", "yuv420p")
     encode(noise(39, 16, 16), tmp_path / "short.mp4", "-pix_fmt", "yuv420p")
@@ -299,11 +307,13 @@ def test_clips_that_vbench_takes_for_long_are_said(tmp_path):
     assert "VBench-Long" not in notes(tmp_path / "short.mp4")
 
 
+@pytest.mark.slow
 def test_flickering_is_said_to_be_of_still_videos(good):
     assert "VBench scores still videos only" in notes(good)
     assert "VBench scores still videos only" not in notes(good, dimensions="clipped")
 
 
+@pytest.mark.slow
 def test_a_video_that_is_not_the_one_of_its_sidecar_is_pointed_out_before_it_is_scored(good):
     request = {"prompt": "a prompt", "seed": 0, "variant": "w2sd"}
     recorded = runs.hashes([good / "good.mp4"])

@@ -64,6 +64,7 @@ def test_a_recorder_changes_nothing_and_has_a_row_of_every_changed_step(method, 
     assert len(recorder.steps) == rows  # a recorder is of one call
 
 
+@pytest.mark.slow
 def test_record_writes_numbers_and_a_plot(tmp_path):
     arguments = ["generate", PROMPT, "--record", "--steps", "3", "--frames", "4", "--out", str(tmp_path)]
     ran = CliRunner().invoke(app, arguments)

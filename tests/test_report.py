@@ -45,6 +45,7 @@ def stamps(folder: Path) -> dict[str, int]:
 # Files
 
 
+@pytest.mark.slow
 def test_a_page_has_its_videos_beside_it_and_made_again_it_makes_only_what_is_new(tmp_path):
     first = summary(tmp_path, ["a", "b"])
     report.write(tmp_path / "report" / "index.html", first, gallery=True)
@@ -64,6 +65,7 @@ def test_a_page_has_its_videos_beside_it_and_made_again_it_makes_only_what_is_ne
     assert len(list(media.glob("*.mp4"))) == 3 and len(list(media.glob("*-strip.webp"))) == 3
 
 
+@pytest.mark.slow
 def test_a_gif_and_a_folder_of_frames_are_encoded_and_a_picture_is_shown_as_it_is(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
     video.write_gif(frames, tmp_path / "a.gif", 5)
@@ -125,7 +127,8 @@ def test_the_papers_numbers_stand_beside_ours_with_the_direction_where_it_is_dec
         {"adapters": {"style": {"model": "package:shapes/weights/none", "strong": 1.0, "weak": 0.0}}},
     ],
 )
-@pytest.mark.slow_unless(case=lambda settings: "method" not in settings)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda settings: "method" not in settings)
 def test_the_command_makes_the_same_request(settings, tmp_path):
     size = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
     if "adapters" in settings:  # which options do not say with their names
@@ -218,6 +221,7 @@ def made(tmp_path_factory) -> Summary:
     return summary(tmp_path_factory.mktemp("votes"), ["a", "b", "c", "d"])
 
 
+@pytest.mark.slow
 def test_votes_are_read_and_summed_up(tmp_path, made):
     files = [saved(tmp_path / "1.json", made, ["left", "right", "right", "tie"])]
     files += [saved(tmp_path / "2.json", made, ["left", "right", "left", "skip"], "bob")]
@@ -295,6 +299,7 @@ def brightness(frames):
 """
 
 
+@pytest.mark.slow
 def test_a_dimension_of_a_file_is_added_to_the_plans_and_the_page_is_written_without_its_code(tmp_path, monkeypatch):
     settings = {"num_inference_steps": 1, "num_frames": 2, "device": "cpu"}
     folder = tmp_path / "r"
@@ -327,7 +332,8 @@ def test_a_dimension_of_a_file_is_added_to_the_plans_and_the_page_is_written_wit
 # Interruptions
 
 
-@pytest.mark.slow_unless(case=lambda at: at == 9)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda at: at == 9)
 @pytest.mark.parametrize("at", [1, 4, 9, 12, 14])
 def test_a_page_that_is_killed_at_a_rename_is_there_whole_or_not_and_goes_on(tmp_path, at):
     of = summary(tmp_path, ["a"])

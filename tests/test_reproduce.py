@@ -199,6 +199,7 @@ def test_prompts_that_no_file_can_be_named_after_are_refused_before_anything_is_
         Plan(prompts=["a"], names="other")
 
 
+@pytest.mark.slow
 def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is_skipped(tmp_path):
     rows = [
         {"prompt": "a red circle", "dimension": ["temporal_flickering"]},
@@ -255,6 +256,7 @@ def test_the_tables_are_those_of_the_paper_that_are_no_figures():
     assert all(f"{name}: " in command("ls") for name in NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_stands_for_a_table_can_be_made_and_has_the_columns_that_it_names(name, tmp_path):
     table = reproduce.load(name)
@@ -273,6 +275,7 @@ def test_what_stands_for_a_table_can_be_made_and_has_the_columns_that_it_names(n
         assert list(part.paper) == [arm.name for arm in plan.arms] and plan.base in part.paper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_table_takes_of_real_weights_is_known_without_them(name):
     table = reproduce.load(name)

@@ -235,7 +235,8 @@ def middle(family: Any) -> list[str]:
 
 @each_form
 @pytest.mark.parametrize("method", ["slg", "pag"])
-@pytest.mark.slow_unless(case=lambda family, method: family is (IMAGE if method == "pag" else VIDEO))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, method: family is (IMAGE if method == "pag" else VIDEO))
 def test_layers_perturbed_are_diffusers_own(family, method):
     pipe, x = family.pipeline(), family.latents()
     ours = family(pipe, latents=x, method=method, **some(family))
@@ -251,6 +252,7 @@ def plain(run: Literal, i: int, x: Tensor, t: Tensor) -> Tensor:
     return uncond + run.main * (cond - uncond)
 
 
+@pytest.mark.slow
 def test_layers_can_be_of_time_and_named_by_number_or_by_where_they_are():
     """STG skips layers of both."""
     pipe, x = VIDEO.pipeline(), VIDEO.latents()
@@ -305,7 +307,8 @@ def refined(run: Literal, x: Tensor, iterations: int, threshold: float | None, s
 
 
 @all_on(VIDEO, "iterations, threshold, steps", mask=(3, 50.0, 2), paper=(2, 0.25, None), bare=(1, None, 3))
-@pytest.mark.slow_unless(case=lambda family, steps: family is VIDEO and steps == 2)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, steps: family is VIDEO and steps == 2)
 def test_p_and_p_is_the_loop_of_its_authors(family, iterations, threshold, steps, monkeypatch):
     pipe, x = family.pipeline(), family.latents()
     drawn = [torch.randn(x.shape, generator=generator(60 + i), dtype=x.dtype) for i in range(9)]
@@ -319,6 +322,7 @@ def test_p_and_p_is_the_loop_of_its_authors(family, iterations, threshold, steps
     assert spent(pipe) == {"strong": 8 + 2 * iterations * refines, "weak": 0, "total": 8 + 2 * iterations * refines}
 
 
+@pytest.mark.slow
 def test_the_mask_of_p_and_p_holds_some_and_lets_others_go(monkeypatch):
     """At the threshold of the test above."""
     pipe, x = VIDEO.pipeline(), VIDEO.latents()
@@ -380,7 +384,8 @@ def noise(run: Literal, p: Tensor, x: Tensor, t: Tensor) -> Tensor:
     two=(((0, 3, 2), (2, 1, 1)), 0.6, 0.0),
     beyond=(((1, 9, 1), (3, 2, 5)), 1.0, 1.5),
 )
-@pytest.mark.slow_unless(case=lambda family, strength: family is VIDEO and strength == 0.6)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family, strength: family is VIDEO and strength == 0.6)
 def test_fsg_is_its_iterations_and_cfg_plus_plus(family, schedule, strength, weak):
     pipe, x = family.pipeline(), family.latents()
     ours = family(pipe, latents=x, method="foresight", schedule=schedule, strength=strength, weak_guidance_scale=weak)
@@ -389,6 +394,7 @@ def test_fsg_is_its_iterations_and_cfg_plus_plus(family, schedule, strength, wea
     assert spent(pipe) == {"strong": 8 + more[0], "weak": more[1], "total": 8 + sum(more)}
 
 
+@pytest.mark.slow
 def test_fsg_needs_the_unconditional_prediction_at_guidance_1_too():
     pipe, x = IMAGE.pipeline(), IMAGE.latents()
     numbers = {"strong_guidance_scale": 1.0, "weak_guidance_scale": 1.0, "schedule": ((0, 1, 1),)}
@@ -431,7 +437,8 @@ def test_networks_of_v_have_the_same_formulas_of_clean_latents_and_noise(method,
 @pytest.mark.parametrize(
     "method", ["apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight"]
 )
-@pytest.mark.slow_unless(case=lambda method: method in ("apg", "s2_guidance", "predict_and_perturb"))
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda method: method in ("apg", "s2_guidance", "predict_and_perturb"))
 def test_a_batch_gives_its_members(method):
     pipe, prompts = IMAGE.pipeline(), ["a cat", "a dog"]
     together = IMAGE(pipe, **IMAGE.told(*prompts), generator=[generator(i) for i in range(2)], method=method)
@@ -450,6 +457,7 @@ def test_a_weak_model_has_no_part_where_layers_are_perturbed():
     assert group.evaluations.per_video() == {"strong": 8, "weak": 4, "total": 12}
 
 
+@pytest.mark.slow
 def test_guidance_numbers_of_the_reflection_have_no_part():
     pipe, x = IMAGE.pipeline(), IMAGE.latents()
     for method in ("apg", "slg"):
@@ -460,6 +468,7 @@ def test_guidance_numbers_of_the_reflection_have_no_part():
         assert pipe.evaluations["total"] == before - 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -517,7 +526,8 @@ def test_each_method_changes_the_last_step_too_and_a_request_says_so():
 
 
 @each_form
-@pytest.mark.slow_unless(case=lambda family: family is VIDEO)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is VIDEO)
 def test_w2sd_takes_the_strong_model_without_some_layers_as_the_weak_one(family):
     pipe, x = family.pipeline(weak=False), family.latents()
     network, _ = family.networks(pipe)
@@ -533,7 +543,7 @@ def test_w2sd_takes_the_strong_model_without_some_layers_as_the_weak_one(family)
     assert spent(pipe) == {"strong": 14, "weak": 3, "total": 17}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_layers_are_those_of_a_network_that_is_compiled_too():
     """By a backend that compiles nothing, but traces the network as one that does."""
     pipe, x = IMAGE.pipeline(), IMAGE.latents()
@@ -568,7 +578,8 @@ def shapes() -> Any:
 
 
 @pytest.mark.parametrize("method", ["w2sd", "apg", "optimistic"])
-@pytest.mark.slow_unless(case=lambda method: method == "w2sd")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda method: method == "w2sd")
 def test_free_init_samples_as_often_as_it_says_by_any_method(shapes, method):
     of, pipelines = shapes
     once, twice = (replace(of, method=method, free_init=n) for n in (None, 2))

@@ -50,6 +50,7 @@ def flickering(*arguments: object, **options: object) -> Scores:
 # What was expected
 
 
+@pytest.mark.slow
 def test_a_video_that_is_missing_beside_its_sidecar_was_expected_and_failed(tmp_path):
     for group in ("plain", "w2sd"):
         for seed in range(2):
@@ -97,6 +98,7 @@ def test_a_glob_expects_what_sidecars_beside_its_files_name(tmp_path):
 # Decoders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("v.ts", ("-pix_fmt", "yuv420p")), ("v.mpg", ("-c:v", "mpeg2video"))])
 def test_a_stream_in_which_decord_fails_midway_is_read_by_pyav(tmp_path, name, options):
     path = encode(tmp_path / name, *options, count=20)
@@ -135,6 +137,7 @@ def test_a_codec_that_nobody_knows_is_no_video_that_can_be_decoded(tmp_path):
 # Orders
 
 
+@pytest.mark.slow
 def test_in_whatever_order_videos_are_given_the_files_and_the_page_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *_: "now")
     for group in ("plain", "w2sd"):

@@ -105,6 +105,7 @@ def test_a_flow_that_is_stepped_by_its_negative_with_times_per_token(name, metho
         assert families_close(run(), expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_guidance_counted_from_the_conditional_prediction():
     """Kandinsky 3 mixes (w + 1) cond - w uncond."""
@@ -139,6 +140,7 @@ def test_guidance_counted_from_the_conditional_prediction():
         assert families_close(run(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [W2SD, AutoGuidance])
 @torch.no_grad()
 def test_a_mask_and_a_picture_beside_the_latents_are_held(method):
@@ -180,6 +182,7 @@ def test_a_mask_and_a_picture_beside_the_latents_are_held(method):
             raise AssertionError
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_guess_mode_without_guidance():
     """A ControlNet in guess mode fades with depth; only with guidance is it without effect on one of the branches."""
@@ -207,6 +210,7 @@ def test_guess_mode_without_guidance():
             run(3.0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_controlnet_that_takes_videos():
     """SparseCtrl's sees whole videos, where others see their frames as images."""
@@ -304,6 +308,7 @@ def test_the_strong_network_as_the_weak_one_is_the_default():
         assert torch.equal(pipe("a cat", generator=generator(), **call).images, expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_network_that_is_compiled_under_a_method():
     pipe = stock(StableDiffusionPipeline, SD)

@@ -32,6 +32,7 @@ def scenes(count, seed=0, things=None):
 # Grammar
 
 
+@pytest.mark.slow
 def test_every_scene_is_read_back_from_its_description():
     for scene, rng in scenes(300):
         assert parse(describe(scene)) == scene
@@ -151,6 +152,7 @@ def test_what_is_in_front_hides_what_it_passes(relation, whole):
             assert lost < 0.13 if colour == whole else lost > 0.13, (colour, lost)
 
 
+@pytest.mark.slow
 def test_three_things_stay_apart():
     for scene, rng in scenes(20, things=3):
         if scene.relation not in world.PASSING:
@@ -175,7 +177,7 @@ def test_a_scene_without_room_is_refused():
 
 @pytest.mark.parametrize("things", [1, 2, 3])
 @pytest.mark.parametrize("count", [30, 60])
-@pytest.mark.slow_unless(case=lambda count: count == 30)
+@pytest.mark.exhaustive
 def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos(things, count):
     right = [
         judge((render(scene, rng) * 255).round().astype(np.uint8), scene)["right"]
@@ -224,6 +226,7 @@ def formed(kind, size, of):
     return (inside & ideal).sum() / (inside | ideal).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), FORMED)
 def test_the_line_of_a_shape_is_half_way_between_the_truth_and_the_best_impostor(kind, size):
     impostors = [formed(kind, world.SIZES[size], other) for other in world.SHAPES if other != kind]
@@ -274,6 +277,7 @@ def test_objects_and_attributes_are_scored_each_and_what_is_exchanged_is_seen():
     assert (scores["shape"], scores["objects"], scores["right"], scores["exchanged"]) == (0.5, 0.5, 0, 0)
 
 
+@pytest.mark.slow
 def test_passing_is_seen_and_who_is_in_front():
     scene = parse("a red circle moving right quickly passing in front of a blue square moving left slowly")
     for seed in range(5):
@@ -428,6 +432,7 @@ def test_mislabelling_replaces_about_the_share_that_is_asked_for():
 RENDERED = {"rendered": bench.Row("rendered truth")}
 
 
+@pytest.mark.slow
 def test_prompts_of_the_bench_do_not_depend_on_how_many_there_are():
     assert grammar.prompts(20)[:8] == grammar.prompts(8)
     assert [len(parse(p).things) for p in grammar.prompts(8)] == [1, 2, 2, 3, 1, 2, 2, 3]
@@ -641,7 +646,7 @@ def test_every_other_method_has_a_row(tmp_path):
     assert {row["arguments"]["num_frames"] for row in made.values()} == {2}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance():
     """At T = 12: pixels of four videos of four frames, from the same prompts and seeds."""
     asked = bench.preset("shapes", {"num_inference_steps": 12, "num_frames": 4})

@@ -72,6 +72,7 @@ def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos_that_were_
     assert np.mean(verdicts) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corners, formed", [(5, False), (6, True)])
 def test_a_polygon_is_no_more_of_a_circle_for_being_written(corners, formed, tmp_path):
     x, y = world.grid(64, 64)

@@ -22,7 +22,7 @@ from w2sd_video.studies.networks import Ensemble, members, train
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "studies"
 MIXTURE = points.Mixture([1.0, 3.0], [[-2.0], [1.5]], [0.7, 1.2])
-FAST = ("theory",)
+FAST = ("theory", "gauss1d", "gauss2d", "imbalance", "magnitude")
 
 
 def test_exact_noise_predictions_are_the_mean_of_the_noise_given_x():
@@ -147,7 +147,8 @@ def test_of_a_linear_field_the_flow_is_the_exponential():
     assert torch.allclose(theory.flow(lambda y, tau: -y, y, 0.0, 1.5), np.exp(-1.5) * y, atol=1e-10)
 
 
-@pytest.mark.slow_unless(case=lambda name: name in FAST)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda name: name in FAST)
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_writes_the_same_table_twice_with_figure_sentence_and_page(name, tmp_path):
     tables = []

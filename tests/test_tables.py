@@ -121,6 +121,7 @@ def run(*arguments: str):
     return CliRunner().invoke(app, ["eval", *arguments])
 
 
+@pytest.mark.slow
 def test_eval_prints_its_tables_alone_in_either_format(outputs):
     groups = ("plain", "50%|x=a_b", "--dimensions", "clipped")
     ran = run(*groups, "--format", "markdown")
@@ -168,6 +169,7 @@ def test_a_file_without_rows_makes_no_table(tmp_path):
     assert ran.exit_code == 2 and "holds no row of shapes" in ran.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_json_holds_no_less_than_the_table(outputs):
     ran = run("plain", "x=a_b", "--dimensions", "clipped", "--format", "json")
     assert [c["verdict"] for c in json.loads(ran.stdout)["comparisons"]] == ["worse"]

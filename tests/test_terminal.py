@@ -76,6 +76,7 @@ def test_a_plan_that_a_power_cut_left_unreadable_is_named_and_kept(tmp_path, pla
     assert (folder / "plan.json").read_text() == plan
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 @pytest.mark.parametrize(
     ("arguments", "stream", "code"),

@@ -173,6 +173,7 @@ def texts_of(case: str, pipe: Any, seed: int = 50) -> dict[str, Tensor]:
     return {name: draw(*told[name].shape, seed=seed + i) if name in kept else told[name] for i, name in enumerate(told)}
 
 
+@pytest.mark.slow
 @each_family
 @fast_are
 def test_the_weak_arm_is_told_its_own_prompt_and_guidance(case):
@@ -398,6 +399,7 @@ def made(pipe: Any, case: str, **more: Any) -> Tensor:
     return pipe(**told, **CALLS[case], **more)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CALLS)
 @fast_are
 def test_a_weak_prompt_is_encoded_as_the_stock_pipeline_encodes_it_and_a_saved_pair_makes_the_same(case, tmp_path):
@@ -444,6 +446,7 @@ def with_config(module: Any, **config: Any) -> Any:
 NO_TEXT = {"text_encoder": None, "tokenizer": None}
 
 
+@pytest.mark.slow
 def test_of_the_weak_model_only_the_transformer_is_loaded_which_may_be_of_another_size(tmp_path):
     strong = saved(WAN, tmp_path / "strong", transformer_2=None)
     weak = saved(WAN, tmp_path / "weak", WAN.weak())

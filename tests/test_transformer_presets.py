@@ -111,6 +111,7 @@ def made(folder: Path, **fields: Any) -> Any:
 TINY: dict[str, Any] = {"height": 32, "width": 32, "num_inference_steps": 3, "dtype": "float32", "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_a_video_of_a_tiny_pair_of_two_sizes_is_made_as_the_dry_run_counts(tmp_path):
     strong = saved(WAN, tmp_path / "strong", **textual("WanPipeline"))
     weak = saved(WAN, tmp_path / "weak", WAN.weak(), **textual("WanPipeline"), scheduler=any_cases.euler(shift=5.0))
@@ -127,6 +128,7 @@ def test_a_video_of_a_tiny_pair_of_two_sizes_is_made_as_the_dry_run_counts(tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_network_that_embeds_its_guidance_is_told_the_request_s(tmp_path):
     strong = saved(FLUX, tmp_path / "flux", **textual("FluxPipeline"))
     fields = TINY | {"preset": "flux-dev-embedded", "strong": str(strong)}

@@ -37,6 +37,7 @@ def block(report: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda name: name in ("shapes-image", "shapes-prompt"))
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_preset_is_the_stock_pipeline_when_off_and_its_report_says_what_it_took(name, tmp_path):
     ran = doctor("--try", name, "--device", "cpu")
@@ -53,6 +54,7 @@ def test_a_shipped_preset_is_the_stock_pipeline_when_off_and_its_report_says_wha
     assert str(tmp_path) not in report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_trial_passes_its_checks_and_hashes_are_those_of_the_files_loras_too(tmp_path):
     ran = doctor("--try", "shapes-style", "--device", "cpu", "--out", "mine.md")
     assert ran.exit_code == 0, ran.output

@@ -609,6 +609,7 @@ def shares(rng: np.random.Generator, p: float, icc: float, size: tuple[int, ...]
     return rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size) if icc else np.full(size, p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompts", "seeds"), SIZES)
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.97])
 def test_intervals_of_verdicts_and_of_their_differences_cover(prompts, seeds, p):
@@ -630,6 +631,7 @@ def interacting(rng: np.random.Generator, prompts: int, seeds: int) -> tuple[np.
     return np.where(coin, good, bad), np.where(coin, bad, good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "seeds", "runs"),
     [(20, 5, 500), (10, 1, 1000)] + [pytest.param(*size, 4000, marks=pytest.mark.slow) for size in SIZES],
@@ -660,6 +662,7 @@ def test_of_sixteen_columns_any_is_coloured_in_one_run_of_twenty(n, groups, logn
     assert coloured <= above(0.05, runs)
 
 
+@pytest.mark.slow
 def test_of_sixteen_columns_any_is_coloured_in_one_run_of_twenty_by_the_rule_as_a_whole():
     """By `compare` and `decide`, half of the columns verdicts, and half of the variance the prompts'."""
     columns = {f"c{n}": Column(f"c{n}", kind="verdict" if n % 2 else "continuous") for n in range(16)}

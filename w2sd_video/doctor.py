@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import presets, video
+from . import presets
 from .documents import read_json
 from .errors import Refused, WeightsError, WeightsNotFound
 from .families import FAMILIES
@@ -67,6 +67,8 @@ def _memory() -> str:
 
 
 def ffmpeg() -> tuple[str, str]:
+    from . import video  # it loads numpy
+
     try:
         program = video.ffmpeg()
         said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout

@@ -47,7 +47,7 @@ from ..runs import Request, alone
 from ..sampling import arguments, evaluations, load, scheduler, steps_for
 from ..shapes import bench, rows, tuning
 from ..shapes.bench import OTHERS, Row, seed_of
-from ..shapes.bench import PLAIN as PLAINLY
+from ..shapes.bench import PLAIN as PLAIN_SETTINGS
 from ..shapes.grammar import prompts
 from ..shapes.pairs import prompt_of
 from .cost_table import AUTO, CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point, result
@@ -57,7 +57,7 @@ from .study import Result, Run
 PAPER = "Fig. 13, against more rivals"
 PAIR = "shapes"
 PROMPTS = 100
-METHODS = {PLAIN: PLAINLY, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
+METHODS = {PLAIN: PLAIN_SETTINGS, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
 RIVALS = ("S2WD", "Z-Sampling", "Re-Sampling", "APG", "CFG-Zero*", "SLG", "PAG", "S2-guidance", "P&P", "FSG")
 CHANGES = "what W2SD changes"  # in place of a method's name, of lines that hold a video's κ_t
 
@@ -199,13 +199,13 @@ class Sampling:
 
     def points(self, stage: Stage) -> list[Point]:
         """The rows of a stage. Guidance is tuned and schedules are fitted for them."""
-        cost = evaluations(self._request(PLAINLY))["total"]
+        cost = evaluations(self._request(PLAIN_SETTINGS))["total"]
         points: list[Point] = []
         for label, budgets in stage.items():
             for budget in budgets:
                 most = int(budget * cost + 1e-6)
                 if label == CEILING:
-                    points.append(self._point(label, budget, PLAINLY, most // cost))
+                    points.append(self._point(label, budget, PLAIN_SETTINGS, most // cost))
                     continue
                 if label == TUNED:
                     says = self._tuned(int(max(each for each in self.size.tuned_at if each <= budget) * cost + 1e-6))
@@ -231,9 +231,9 @@ class Sampling:
 
     def _tuned(self, most: int) -> dict[str, Any] | None:
         """Plain sampling with the guidance that is best with so many evaluations. None: that is not known yet."""
-        steps = {w: self._steps({**PLAINLY, "guidance_scale": w}, most) for w in self.size.grid}
+        steps = {w: self._steps({**PLAIN_SETTINGS, "guidance_scale": w}, most) for w in self.size.grid}
         grid = tuple({"guidance_scale": w, "num_inference_steps": n} for w, n in steps.items())
-        says = PLAINLY | {"num_inference_steps": min(steps.values())}  # of guidance beyond the grid
+        says = PLAIN_SETTINGS | {"num_inference_steps": min(steps.values())}  # of guidance beyond the grid
 
         def score(wanted: dict[str, Row], count: int) -> tuning.Scores:
             points = {key: self._point("", 0, row.says) for key, row in wanted.items()}
@@ -246,7 +246,7 @@ class Sampling:
             if self.run.workers:
                 raise
             return None
-        return {**PLAINLY, "guidance_scale": best["guidance_scale"]}
+        return {**PLAIN_SETTINGS, "guidance_scale": best["guidance_scale"]}
 
     def _control(self, most: int) -> dict[str, Any] | None:
         """Plain guidance with the schedule that W2SD of so many evaluations amounts to. None: not known yet."""
