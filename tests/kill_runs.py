@@ -36,7 +36,7 @@ axes: {arm: {strong: {variant: plain}, w2sd: {}}}
 dimensions: [shapes, temporal_flickering]
 """
 CELLS, IN_A_ROW = 12, 3
-STAGES = ["run", "score", "report"]
+STAGES = ["run", "score", "report", "stop"]  # of which the last is all of Ray's workers with their run
 ENGINES = {"one": [], "workers": ["--workers", "2"], "ray": ["--engine", "ray", "--workers", "2"]}
 CLUSTER = """
 import logging, ray, sys
@@ -304,7 +304,9 @@ def main() -> None:
             with cluster() if engine == "ray" else nullcontext() as at:
                 options = ENGINES[engine] + (["--address", at[0]] if at else [])
                 for stage in given.stages:
-                    if stage == "report" and engine != "one":  # it is one process, whatever made the run
+                    if (
+                        stage == "stop" or stage == "report" and engine != "one"
+                    ):  # it is one process, whatever made the run
                         continue
                     rng = random.Random(f"{given.seed} {engine} {stage}")
                     times = given.times if engine == "one" else max(1, given.times // 2)  # of which each starts others
@@ -313,7 +315,8 @@ def main() -> None:
                 if at:
                     print(f"run, ray: {workers_killed(*at, base)}", flush=True)
                     without_actors(at[1])
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if engine == "ray" else ():
+            stop = engine == "ray" and "stop" in given.stages
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if stop else ():
                 print(f"run, ray, {number.name}: {stopped(number, base)}", flush=True)
 
 

@@ -66,7 +66,7 @@ def test_the_number_is_what_is_counted_at_the_networks(name, method, settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["shapes", *(pytest.param(p, marks=pytest.mark.slow) for p in [*PROMPTS][1:])])
+@pytest.mark.parametrize("name", ["shapes", *(pytest.param(p, marks=pytest.mark.exhaustive) for p in [*PROMPTS][1:])])
 @pytest.mark.parametrize("variant", ["plain", "weak"])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_sampling_without_a_method_costs_its_steps(name, variant, guidance):

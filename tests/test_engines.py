@@ -185,10 +185,16 @@ def test_workers_score_what_one_process_scores(tmp_path):
     assert alone == together and len(alone) == 14
 
 
-@pytest.mark.slow
-def test_whatever_is_killed_the_same_command_ends_with_the_tables_of_an_undisturbed_run():
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--times", "1", "--stages", "run", "score", "report"], marks=pytest.mark.slow),
+        pytest.param(["--times", "6"], marks=pytest.mark.exhaustive),
+    ],
+)
+def test_whatever_is_killed_the_same_command_ends_with_the_tables_of_an_undisturbed_run(options):
     """By each engine; `tests/kill_runs.py --times 20` does more of it."""
-    command = [sys.executable, str(ROOT / "tests" / "kill_runs.py"), "--times", "2"]
+    command = [sys.executable, str(ROOT / "tests" / "kill_runs.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True)  # which has its own limit of all that it waits for
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the tables are those of an undisturbed run") == 8

@@ -92,7 +92,7 @@ def controlnet(**config) -> ControlNetModel:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "without control_model", "diffusers", "with controlnet"])
-@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("pth", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("pth", marks=pytest.mark.exhaustive)])
 def test_a_controlnet_in_one_file_is_the_one_in_its_folder(layout, suffix):
     net = controlnet()
     tensors = {

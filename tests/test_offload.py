@@ -37,12 +37,12 @@ def waiting(network) -> bool:
     "preset, prompt, fields",
     [
         ("shapes-image", "a red circle", {}),  # two denoisers
-        pytest.param("shapes", PROMPT, {"num_frames": 2}, marks=pytest.mark.slow),
-        pytest.param("shapes", PROMPT, {"num_frames": 2, "variant": "plain"}, marks=pytest.mark.slow),
-        pytest.param("shapes-digits", "3", {}, marks=pytest.mark.slow),  # experts
-        pytest.param("shapes-style", "a red circle", {}, marks=pytest.mark.slow),  # a LoRA
+        pytest.param("shapes", PROMPT, {"num_frames": 2}, marks=pytest.mark.exhaustive),
+        pytest.param("shapes", PROMPT, {"num_frames": 2, "variant": "plain"}, marks=pytest.mark.exhaustive),
+        pytest.param("shapes-digits", "3", {}, marks=pytest.mark.exhaustive),  # experts
+        pytest.param("shapes-style", "a red circle", {}, marks=pytest.mark.exhaustive),  # a LoRA
         # One network, whose motion modules are scaled for the weak arm.
-        pytest.param("shapes", PROMPT, {"num_frames": 2, "weak_motion_scale": 0.5}, marks=pytest.mark.slow),
+        pytest.param("shapes", PROMPT, {"num_frames": 2, "weak_motion_scale": 0.5}, marks=pytest.mark.exhaustive),
     ],
     ids=str,
 )

@@ -547,7 +547,7 @@ class Mine(W2SD):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monkeypatch):
     monkeypatch.setattr("w2sd_video.plugins._RUN", {})
     (tmp_path / f"mine{workers}.py").write_text(METHOD)
@@ -578,7 +578,7 @@ def test_a_method_of_a_file_is_named_on_the_command_line(workers, tmp_path, monk
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive_unless(case=lambda number: number != signal.SIGTERM)
+@pytest.mark.exhaustive_unless(case=lambda number: number == signal.SIGINT)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}

@@ -145,7 +145,7 @@ OTHERS = [
         ("generate --method opt", "optimistic"),
         ("generate --offload seq", "sequential"),
         ("generate --scheduler Eul", "EulerDiscreteScheduler"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS),
+        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in OTHERS),
     ],
 )
 def test_a_shell_completes_commands_options_and_values(words, completed):

@@ -162,13 +162,16 @@ def begun(folder: Path) -> subprocess.Popen:
     return running
 
 
-@pytest.mark.slow
-def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(tmp_path):
-    """However it is ended: by a signal, or as one of its processes is killed."""
+@pytest.mark.parametrize(
+    "numbers",
+    [pytest.param([None], marks=pytest.mark.slow), pytest.param([signal.SIGTERM, None], marks=pytest.mark.exhaustive)],
+)
+def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(numbers, tmp_path):
+    """However it is ended: by a signal, or as one of its processes is killed (None)."""
     import psutil
 
     held: list[dict] = []
-    for number in (signal.SIGTERM, None):
+    for number in numbers:
         running = begun(tmp_path)
         below = psutil.Process(running.pid).children(recursive=True)
         if number is None:

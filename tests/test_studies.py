@@ -22,7 +22,7 @@ from w2sd_video.studies.networks import Ensemble, members, train
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "studies"
 MIXTURE = points.Mixture([1.0, 3.0], [[-2.0], [1.5]], [0.7, 1.2])
-FAST = ("theory", "gauss1d", "gauss2d", "imbalance", "magnitude")
+FAST = ("theory", "gauss1d", "imbalance")
 
 
 def test_exact_noise_predictions_are_the_mean_of_the_noise_given_x():

@@ -634,7 +634,7 @@ def interacting(rng: np.random.Generator, prompts: int, seeds: int) -> tuple[np.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "seeds", "runs"),
-    [(20, 5, 500), (10, 1, 1000)] + [pytest.param(*size, 4000, marks=pytest.mark.slow) for size in SIZES],
+    [(20, 5, 500), (10, 1, 1000)] + [pytest.param(*size, 4000, marks=pytest.mark.exhaustive) for size in SIZES],
 )
 def test_the_exact_test_keeps_its_size_where_prompts_interact_with_arms(prompts, seeds, runs):
     rng = np.random.default_rng(14)
