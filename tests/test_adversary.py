@@ -27,6 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["WanPipeline", "LTXPipeline"])
 def test_embeddings_of_the_weak_arm_are_those_of_every_video_of_their_prompt(case):
     """Stock pipelines repeat what they encode for each prompt's videos, and some of them nothing else.

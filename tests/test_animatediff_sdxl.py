@@ -89,6 +89,7 @@ def test_with_the_method_off_every_scheduler_is_the_parents(scheduler):
     assert torch.equal(frames(pipe, method=None), frames(parent_of(pipe)))
 
 
+@pytest.mark.slow
 def test_with_the_method_off_free_init_callbacks_and_ip_adapter_are_the_parents(pipe):
     pipe.unet._load_ip_adapter_weights([ip_adapter(pipe.unet)])
     parent = parent_of(pipe)
@@ -118,6 +119,7 @@ def test_the_call_documents_the_parents_arguments_and_its_own():
 PARENT_NAMES = list(inspect.signature(AnimateDiffSDXLPipeline.__call__).parameters)
 
 
+@pytest.mark.slow
 def test_arguments_can_be_positional_as_the_parents(pipe):
     by_name = frames(pipe)
     arguments = tiny.call()
@@ -248,7 +250,8 @@ def test_at_lambda_t_it_is_algorithm_1():
 @pytest.mark.parametrize(
     ("main", "strong", "weak"), [(0.0, 5.5, 0.0), (1.0, 1.0, 1.0), (-1.0, 1.0, -10.0), (1.0, 0.0, 3.0)]
 )
-@pytest.mark.slow_unless(case=lambda strong: strong == 5.5)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda strong: strong == 5.5)
 def test_with_other_guidance_it_is_algorithm_1(main, strong, weak):
     assert_literal(in_float64(), rtol=1e-9, steps=3, main=main, strong=strong, weak=weak)
 
@@ -354,6 +357,7 @@ def test_weak_text_encoders_speak_for_the_weak_arm_alone(pipe):
     assert torch.equal(frames(pipe, weak_prompt_embeds=strong[0], weak_pooled_prompt_embeds=strong[2]), same)
 
 
+@pytest.mark.slow
 def test_prompt_embeds_give_what_the_prompt_gives(pipe):
     cond, uncond, pooled, uncond_pooled = pipe.encode_prompt("a cat", negative_prompt="a dog")
     by_prompt = frames(pipe, negative_prompt="a dog", weak_guidance_scale=2.0)
@@ -570,6 +574,7 @@ def test_from_pipe_takes_the_parents_components_and_a_weak_unet(pipe):
     assert torch.equal(frames(back), frames(pipe, method=None))
 
 
+@pytest.mark.slow
 def test_from_pipe_takes_an_image_pipeline():
     parts = tiny.components()
     names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")

@@ -86,6 +86,7 @@ def _counting(forward: Any, rows: list[int]) -> Any:
 APART = CASES["WanPipeline"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reflection", [(1.0, 1.0), (0.0, 1.0), (3.0, 0.0), (2.5, -0.5)])
 def test_calls_apart_at_every_kind_of_guidance(reflection):
     case = replace(APART, reflection=reflection)

@@ -441,6 +441,7 @@ def test_a_multistep_scheduler_steps_from_the_displaced_latents_with_its_history
     assert families_close(ours, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [W2SD(inversion_noise=0.5, reflection_steps=4), ReSampling(reflection_steps=4)],

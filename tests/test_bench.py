@@ -206,7 +206,8 @@ def test_after_a_deadline_no_timer_is_left():
 
 
 @pytest.mark.parametrize(("part", "branches"), [("wan", 2), ("ltx", 2)])
-@pytest.mark.slow_unless(case=lambda part, branches: part == "wan")
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda part, branches: part == "wan")
 def test_pairs_of_video_transformers_are_measured_in_a_step_of_each_way(part, branches):
     """At guidance over 1, two evaluations a plain step; W2SD with both arms at guidance 1 adds one of each arm."""
     results = measured("--part", part)["parts"][part]

@@ -164,7 +164,7 @@ def test_three_workers_on_cells_that_wait_are_busy(tmp_path, monkeypatch):
     assert busy / (3 * (last - first)) > 0.75  # of two, it is 0.67
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_workers_score_what_one_process_scores(tmp_path):
     of = Plan(prompts=TEXTS, seeds="0-1", axes=ARMS, settings=SMALL, dimensions=["shapes", "temporal_flickering"])
     plans.run(of, tmp_path / "run", threads=1)

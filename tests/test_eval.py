@@ -469,6 +469,7 @@ def test_the_judge_of_digits_scores_pictures_by_the_name_that_they_have(tmp_path
     assert "'eleven' is not accepted; give a digit" in said["eleven.png"] and "16x32" in said["one.png"]
 
 
+@pytest.mark.slow
 def test_the_judge_scores_rendered_videos_right(folder):
     scores = evaluate([folder], ["shapes"])
     assert [scores.of[v]["shapes_right"] for v in scores.videos] == [1.0] * 3
@@ -639,6 +640,7 @@ def test_an_unknown_dimension_is_refused_with_the_nearest():
         get(OFFICIAL[0])
 
 
+@pytest.mark.slow
 def test_missing_weights_skip_a_dimension_with_a_reason(folder, tmp_path):
     scores = evaluate([folder], ["imaging_quality", "temporal_flickering"], weights=tmp_path)
     ((name, reason),) = [(each.name, each.reason) for each in scores.skipped]
@@ -646,6 +648,7 @@ def test_missing_weights_skip_a_dimension_with_a_reason(folder, tmp_path):
     assert [set(s) for s in scores.of.values()] == [{"temporal_flickering"}] * 3
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_hub_without_weights_skips_a_dimension(folder, tmp_path):
     (tmp_path / "dino-vitb16").mkdir()
     (tmp_path / "dino-vitb16" / "config.json").write_text("{}")
@@ -796,6 +799,7 @@ def test_the_command_writes_every_file_and_says_where(folder, tmp_path):
     assert "data-plot=bars" in page and "shapes_right" in page and (tmp_path / "results_files").is_dir()
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
     broken(folder / "broken.mp4", "cut")
     code, said = command(folder, "--dimensions", "temporal_flickering", "--out", tmp_path / "r.json")
@@ -948,6 +952,7 @@ def test_the_official_backend_says_where_its_package_is_missing(folder, tmp_path
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_the_official_backend_reports_what_its_package_says(folder, tmp_path):
     options = ["--backend", "official", "--dimensions", "scene", "--out", tmp_path / "r.json"]
     code, said = command(folder, *options, "--official-python", python_with_metadata_only(tmp_path))

@@ -785,6 +785,7 @@ def test_several_images_a_prompt_are_those_of_several_prompts():
     assert close(several, IMAGE(pipe, prompt=["a cat"] * 2, generator=seeds(), **told))
 
 
+@pytest.mark.slow
 def test_several_controlnets_are_the_sum_of_their_residuals():
     family = CONTROL[0]
     net = family.controlnet()
@@ -856,6 +857,7 @@ def test_model_offload_gives_the_same_and_leaves_the_hooks_in_order(family):
     assert "maybe_free_model_hooks" not in vars(pipe)
 
 
+@pytest.mark.slow
 def test_a_lora_is_loaded_from_a_file_and_switched(tmp_path):
     pipe, x = IMAGE.pipeline(weak=False, dtype=torch.float32), IMAGE.latents(dtype=torch.float32)
     add_lora(pipe.unet)

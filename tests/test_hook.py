@@ -69,6 +69,7 @@ def half(told: dict, branch: str) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @torch.no_grad()
 def test_an_image_unet_answers_with_its_halves_at_the_displaced_latents(kind):
@@ -210,6 +211,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
     assert torch.equal(image(), plain) and "maybe_free_model_hooks" not in vars(pipe)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_loop_that_starts_late_in_the_schedule_counts_its_own_steps():
     parts = tiny.components()

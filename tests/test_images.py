@@ -260,6 +260,7 @@ def test_other_weights_are_refused_by_name(folder: Path, tmp_path: Path):
         evaluate([folder / "pictures"], ["hps_v2_1"], weights=tmp_path, images=True)
 
 
+@pytest.mark.slow
 def test_broken_and_unusual_pictures(folder: Path, tmp_path: Path):
     from PIL import Image
 

@@ -28,6 +28,7 @@ def outputs(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_label_names_its_group_everywhere(outputs):
     summary = Summary(evaluate(["plain=a", "w2sd=b"], ["clipped"]))
     assert list(summary.groups) == ["plain", "w2sd"]
@@ -89,6 +90,7 @@ def test_the_same_argument_twice_is_one_group_as_before(outputs):
     assert len(find(["a", "a"])) == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_labels_and_refuses_with_2(outputs):
     ran = CliRunner().invoke(app, ["eval", "plain=a", "w2sd=b", "--dimensions", "clipped"])
     assert ran.exit_code == 0 and "difference" in ran.output and "plain" in ran.output

@@ -307,6 +307,7 @@ def test_damage_in_a_component_is_one_refusal(part):
         file.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [pytest.param("unet", marks=pytest.mark.slow), "vae", "text_encoder"])
 def test_weights_that_a_component_lacks_are_refused_and_those_without_a_place_pointed_out(part, caplog):
     folder = image_model("model")

@@ -269,6 +269,7 @@ def test_what_the_two_unets_have_in_common_is_stored_once_and_stays_so(shelf, tm
     assert len(shared(alike.weak_unet, alike.unet)) == len(list(alike.unet.parameters()))
 
 
+@pytest.mark.slow
 def test_a_lora_on_the_strong_unet_leaves_the_weak_one_alone(shelf, tmp_path):
     from peft import LoraConfig
 

@@ -230,6 +230,7 @@ def harm(request, tmp_path):
     return _Call({"eval": eval, "exec": exec}[request.param], f"open({str(mark)!r}, 'w').close()"), mark
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["alone", "under model", "in a module"])
 def test_unpickling_runs_nothing(harm, original, tmp_path, place):
     call, mark = harm

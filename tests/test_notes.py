@@ -42,6 +42,7 @@ def run(*requests, caplog=None) -> list[dict]:
     return [made.record for made in generate(requests, "outputs", overwrite=True)]
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_a_prompt_is_said_once_and_recorded(caplog):
     """The tiny tokenizer reads five letters, beside the two ends."""
     with caplog.at_level(logging.WARNING, "w2sd_video"):
@@ -51,6 +52,7 @@ def test_what_is_cut_off_a_prompt_is_said_once_and_recorded(caplog):
     assert notes == ["note: the text encoder reads the first 7 tokens of a text; cut off the prompt: 'fgh'"]
 
 
+@pytest.mark.slow
 def test_no_guidance_at_all_is_pointed_out(caplog):
     none = {"guidance_scale": 0.0, "strong_guidance_scale": 0.0, "weak_guidance_scale": 0.0}
     with caplog.at_level(logging.WARNING, "w2sd_video"):
@@ -77,6 +79,7 @@ def stated(**config) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
 
 
+@pytest.mark.slow
 def test_the_schedule_that_a_folder_states_is_sampled_with():
     stated(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
     pipe = load(request())["w2sd"]

@@ -335,6 +335,7 @@ def test_rescaled_guidance_acts_on_the_final_step_alone():
     assert close(ours, Loop(Literal(IMAGE, pipe), phi=0.6)(x))
 
 
+@pytest.mark.slow
 def test_after_a_step_that_did_not_reflect_one_is_algorithm_1():
     """At its price: 5 evaluations, and 3 again afterwards."""
     pipe, x = IMAGE.pipeline(), IMAGE.latents()
@@ -369,6 +370,7 @@ def test_the_published_inverse_is_taken_from_where_the_last_step_says():
     assert close(ours, x)
 
 
+@pytest.mark.slow
 def test_equal_arms_without_the_inverses_error_change_nothing():
     pipe, x = IMAGE.pipeline(weak=False), IMAGE.latents()
     call = {"latents": x, "weak_guidance_scale": 3.0}
@@ -377,7 +379,8 @@ def test_equal_arms_without_the_inverses_error_change_nothing():
 
 
 @pytest.mark.parametrize("family", [IMAGE, VIDEO, CLASSES], ids=str)
-@pytest.mark.slow_unless(case=lambda family: family is IMAGE)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is IMAGE)
 def test_a_batch_gives_its_members(family):
     pipe, prompts = family.pipeline(), ["a cat", "a dog", "a cat"]
     together = family(pipe, **family.told(*prompts), generator=[generator(i) for i in range(3)], method="optimistic")
@@ -464,6 +467,7 @@ def test_pipelines_that_take_turns_carry_their_own():
     assert len(within) == 4 and all(torch.equal(each, expected[1]) for each in within)
 
 
+@pytest.mark.slow
 def test_a_loop_that_starts_late_in_the_schedule_begins_with_nothing():
     parts, method = tiny.components(), Counting()
     names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")

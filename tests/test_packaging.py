@@ -90,6 +90,7 @@ def test_a_wheel_works_from_another_folder(wheel, tmp_path):
     assert all(Path(model).is_relative_to(target) and Path(model).is_dir() for model in models)
 
 
+@pytest.mark.slow
 def test_the_installed_command_is_there():
     command = Path(sys.executable).parent / "w2sd-video"
     ran = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)

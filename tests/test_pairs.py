@@ -438,6 +438,7 @@ def test_mistakes_in_a_preset_of_ones_own_are_refused_in_words(said, says, sd):
     assert listing() == []
 
 
+@pytest.mark.slow
 def test_models_of_a_preset_of_ones_own_lie_beside_it(sd, tmp_path, monkeypatch):
     preset("sd15-ip-adapter", sd, strong="strong", ip_adapter=scaled("ip/ip-adapter.safetensors", 0.6, 0.0))
     path = Path(sd["strong"]).parent / "mine.yaml"

@@ -92,6 +92,7 @@ def test_two_experts_count_each_by_its_own_and_loras_do_not():
     assert 0 < hearing < 4 and pipe.parameters == {"strong": one, "weak": round(mean)}
 
 
+@pytest.mark.slow
 def test_doctor_says_what_a_pair_takes_of_what_is_known_and_that_the_rest_is_unknown(offline):
     rows = dict(doctor.memory())
     assert rows["sd35-large-medium"] == (

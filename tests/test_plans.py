@@ -362,6 +362,7 @@ def tasks(tmp_path: Path, count: int) -> list[CellTask]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda times: times == "once")
 @pytest.mark.parametrize("times", ["once", "always"])
 def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again_with_a_bound(times, tmp_path):
     made = SideBySide(2, _stand_in).run(tasks(tmp_path, 6), (tmp_path / "mark", times), 1, tmp_path)
@@ -371,7 +372,7 @@ def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again_with_a_bound(ti
     assert failed == ({} if times == "once" else {"1": "its worker died: SIGKILL"})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_workers_make_what_one_process_makes(tmp_path):
     of = plan(seeds="0-1")
     plans.run(of, tmp_path / "one", threads=1)
@@ -477,6 +478,7 @@ def test_a_hostile_plan_is_refused_in_one_sentence_before_anything_is_made(more,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_note_or_record_costs_what_it_says_and_no_traceback(tmp_path):
     of = plan(prompts=TEXTS[:1], axes={})
     plans.run(of, tmp_path, threads=1)

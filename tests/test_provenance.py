@@ -46,6 +46,7 @@ def test_the_hashes_of_small_files_take_under_half_a_second(tmp_path):
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.slow
 def test_a_component_built_in_memory_or_replaced_has_the_hash_of_its_tensors(tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "pair")
     pipe = W2SDAnimateDiffSDXLPipeline.from_pretrained(tmp_path / "pair")

@@ -93,6 +93,7 @@ def test_the_program_says_its_version(start):
     assert ran.stdout == f"w2sd-video {metadata.version('w2sd-video')}\n"
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module():
     assert "generate" in run("-m", "w2sd_video", "--help")
 

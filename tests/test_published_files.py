@@ -280,6 +280,7 @@ def test_an_ip_adapter_on_the_hub_takes_an_encoder_from_another_repository_or_fo
         assert loading.image_encoder(name, adapter, hub=hub).config.projection_dim == width, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [SD, ANIMATE], ids=str)
 def test_frames_that_are_not_finite_are_an_error_of_a_direct_call_too(family):
     pipe = family.pipeline(weak=False, dtype=torch.float32)

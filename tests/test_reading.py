@@ -399,6 +399,7 @@ def test_prompts_nested_without_end_are_refused(tmp_path):
         read_prompts(tmp_path / "p.json")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_has_no_prompt_and_what_prompts_are_of_nothing(good, tmp_path, capsys):
     shutil.copy(good / "good.mp4", good / "video_0002.mp4")
     (tmp_path / "p.json").write_text(json.dumps({"good.mp4": "a bunny", "c.mp4": "c"}))

@@ -179,6 +179,7 @@ def test_groups_that_no_votes_connect_are_not_ranked_and_one_that_always_wins_ha
     assert (found[1].low, found[1].high) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_interval_is_over_prompts_and_covers():
     rng = np.random.default_rng(0)
     covered = 0

@@ -50,6 +50,7 @@ def test_prompts_of_pictures_say_nothing_of_motion_and_their_tags_count_the_obje
         assert all(thing.direction is thing.speed is None for thing in scene.things)
 
 
+@pytest.mark.slow
 def test_a_plan_refines_prompts_once_and_the_weak_arm_is_told_the_raw_ones(tmp_path):
     arms = {"arm": {"strong": {"variant": "plain"}, "w2sd": {}}}
     plan = Plan(prompts=["a red circle"], preset="shapes-prompt", settings=TINY, axes=arms)

@@ -270,7 +270,8 @@ def test_layers_can_be_of_time_and_named_by_number_or_by_where_they_are():
 
 
 @each_form
-@pytest.mark.slow_unless(case=lambda family: family is IMAGE)
+@pytest.mark.slow
+@pytest.mark.exhaustive_unless(case=lambda family: family is IMAGE)
 def test_s2_guidance_is_its_equation_with_blocks_drawn_anew_in_each_step(family):
     pipe, x = family.pipeline(), family.latents()
     droppable = list(arms.transformer_blocks(family.networks(pipe)[0]))[1:]

@@ -97,6 +97,7 @@ def test_options_that_cannot_be_served_are_refused(arguments, says, tmp_path):
     assert ran.exit_code == 2 and says in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_says_how_far_it_is_where_there_is_no_terminal(tmp_path):
     arguments = ["generate", PROMPT, "--seed", "0-2", "--out", str(tmp_path), "--plain", *SMALL]
     lines = CliRunner().invoke(app, arguments).stderr.splitlines()
@@ -110,7 +111,7 @@ def test_names_of_files_are_what_they_were_before_there_were_these_options():
     assert Request.of(PROMPT, 3, **of_then).long_stem == "a-red-circle-moving-right-seed3-c7d2c9c8830feb89"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_blocks_make_the_same_video():
     frames = []
     for compiled in (False, True):

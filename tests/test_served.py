@@ -250,6 +250,7 @@ def test_a_controlnet_that_takes_videos():
         assert families_close(run(), expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_loop_that_starts_later_than_a_call_before_it_ended_counts_its_own_steps():
     parts = tiny.components()

@@ -123,6 +123,7 @@ def test_an_object_that_moves_alone_starts_at_the_side_that_it_comes_from(direct
         assert 10 - 0.1 <= (start if sign > 0 else 64 - start) <= 16 + 0.1
 
 
+@pytest.mark.slow
 def test_rendering_is_a_function_of_the_seed_and_never_clips():
     for scene, _ in scenes(20):
         assert np.array_equal(render(scene, 5), render(scene, 5))
@@ -246,6 +247,7 @@ def squeezed(kind, by):
     return np.repeat(frame.round().astype(np.uint8)[None], 16, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "by", "radius"), [("circle", 0.8, 12), ("square", 0.9, 11.92), ("triangle", 0.8, 11.11)]
 )
@@ -401,6 +403,7 @@ def test_export_before_the_end_is_refused(tmp_path):
         train.Trainer(tmp_path, TINY, "cpu").export(tmp_path / "weights", "")
 
 
+@pytest.mark.slow
 def test_an_exchange_moves_values_between_objects_and_invents_none():
     rng = np.random.default_rng(0)
     changed = {"shape": [], "size": [], "direction": []}

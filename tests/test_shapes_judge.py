@@ -62,7 +62,7 @@ def test_a_video_is_judged_alike_before_it_is_written_and_after(shape, size, tmp
     assert written["form"] == pytest.approx(judge(frames, scene)["form"], abs=0.045)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_judge_is_right_on_at_least_99_percent_of_rendered_videos_that_were_written(tmp_path):
     rng = np.random.default_rng(0)
     verdicts = []
@@ -100,6 +100,7 @@ def test_an_object_that_changes_its_shape_is_wrong():
     assert judge(alternating, parse(CIRCLE))["right"] == 0
 
 
+@pytest.mark.slow
 def test_objects_that_exchange_their_shapes_or_colours_halfway_are_wrong():
     scene = parse("a red circle above a blue square")
     for half in (6, 8, 9, 12):
@@ -252,6 +253,7 @@ def ideal(kind, x, y, area):
     return inside.reshape(64, 8, 64, 8).mean((1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blur", [0.0, 0.6, 1.2])
 @pytest.mark.parametrize("kind", world.SHAPES)
 def test_form_is_the_soft_intersection_over_union_with_the_ideal_of_equal_area_and_centroid(kind, blur):

@@ -22,7 +22,7 @@ def autoencoded(vae: AutoencoderKL, video: np.ndarray) -> np.ndarray:
     return ((y.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_the_autoencoder_makes_of_rendered_videos_is_right():
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "tuned" / "vae")
     rng = np.random.default_rng(11)

@@ -99,6 +99,7 @@ def test_a_stream_that_cannot_be_written_to_is_named_and_changes_no_exit_code(ar
         )
 
 
+@pytest.mark.slow
 def test_who_reads_no_further_ends_a_listing_as_sigpipe_does():
     command = f"{sys.executable} -m w2sd_video.cli presets | head -1; echo ${{PIPESTATUS[0]}}"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -101,7 +101,7 @@ def test_scores_are_those_that_the_installed_vbench_gives(dimension, folder):
     assert_equal(dimension, ours(folder, paths, [dimension])[dimension], theirs, recorded=False)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_official_backend_scores_each_video_that_its_package_can(folder, tmp_path, monkeypatch):
     for package in LIVE:
         pytest.importorskip(package)

@@ -158,6 +158,7 @@ def test_weights_of_another_size_are_refused(weights):
         load(weights)
 
 
+@pytest.mark.slow
 def test_equals_the_installed_vbench(model, videos):
     for name in ("vbench", "clip", "timm", "torchvision", "einops", "ftfy", "decord", "pkg_resources"):
         if importlib.util.find_spec(name) is None:

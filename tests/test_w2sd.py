@@ -91,6 +91,7 @@ def effective(answer: Answer, step: Step | FirstOrder) -> Tensor:
     return answer.p if answer.d is None else answer.p + (order.a / order.b) * answer.d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("lam", [0, 1, 6, 9, 10])
@@ -162,6 +163,7 @@ def test_theorem_1_moves_by_the_difference_of_the_scores():
     assert torch.allclose(seen[0] - x_t, factor * scores, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_equal_arms_with_the_exact_inverse_change_nothing(kind):
     scheduler = ddim(50, prediction_type=kind)
