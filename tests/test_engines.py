@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -21,6 +23,7 @@ from w2sd_video.plans import OnRay, Plan
 from w2sd_video.plans.engine import Outcome, hand_out
 from w2sd_video.plans.on_ray import _compare, facts
 from w2sd_video.plans.processes import SideBySide
+from w2sd_video.threads import threads_for, torch_threads
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"num_inference_steps": 2, "num_frames": 2, "device": "cpu"}
@@ -221,3 +224,21 @@ def test_a_method_of_a_file_runs_on_ray_and_its_frames_are_those_of_this_process
 def test_an_address_at_which_no_cluster_answers_is_refused(address):
     with pytest.raises(Refused, match=f"address: '{address}' is not accepted; nothing answers there"):
         OnRay(address=address).__enter__()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_torch_has_its_threads_again_however_what_changed_them_ends(error):
+    before = torch.get_num_threads()
+    with suppress(RuntimeError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        if error:
+            raise error
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("limit, threads", [("1", 1), ("3", 3), ("64", 8), ("", 8), ("0", 8), ("two", 8)])
+def test_workers_share_the_cores_and_have_at_most_the_threads_of_the_environment(limit, threads, monkeypatch):
+    monkeypatch.setattr("w2sd_video.threads.cores", lambda: 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert threads_for(2) == threads
+    assert threads_for(100) == 1
