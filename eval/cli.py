@@ -28,6 +28,7 @@ from rich.table import Column, Table
 from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
+from w2sd_video.terminal import Lines
 from w2sd_video.verdicts import TOO_FEW
 
 from . import report
@@ -82,10 +83,11 @@ def run(
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("videos", total=None)
+        task, lines = bar.add_task("videos", total=None), Lines("videos", err)
 
         def show(done: int, total: int, video: Video) -> None:
             bar.update(task, completed=done, total=total, description=video.path.name[-40:])
+            lines(done, total)
 
         def note(line: str) -> None:
             early.append(line)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from w2sd_video import cli
+from w2sd_video import cli, terminal
 from w2sd_video.shapes import cli as shapes
 
 FULL = Path("/dev/full")
@@ -131,3 +134,28 @@ def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
     for name, says in [("list.mp4", "(it names other files"), ("empty", "(it has no frame)"), ("text.mp4", "Invalid")]:
         message = said("judge", tmp_path / name, "a red circle", app=shapes.app)
         assert says in message and " @ 0x" not in message
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([(0, 4), (1, 4), (3, 4)], "cells: 0/4\ncells: 1/4, 0:01:00 left\ncells: 3/4, 0:00:10 left\n"),
+        ([(2, 4), (3, 4)], "cells: 2/4\ncells: 3/4, 0:00:20 left\n"),  # two of a former run
+        ([(0.0, 1.0), (0.5, 1.0)], "cells: 0%\ncells: 50%, 0:00:20 left\n"),
+    ],
+)
+def test_off_a_terminal_long_work_says_how_far_it_is_and_how_long_it_takes(steps, said, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # a step takes ten seconds
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    console = Console(file=io.StringIO())
+    lines = terminal.Lines("cells", console)
+    for step in steps:
+        lines(*step)
+    assert console.file.getvalue() == said
+
+
+def test_short_work_says_nothing_of_how_far_it_is_and_a_terminal_has_a_bar():
+    for console, every in ((Console(file=io.StringIO()), 10.0), (Console(file=io.StringIO(), force_terminal=True), 0)):
+        lines = terminal.Lines("cells", console, every)
+        lines(1, 2)
+        assert console.file.getvalue() == ""

@@ -18,12 +18,11 @@ from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, dimension_names, wants_json
-from .progress import bar, remaining, say_failed
+from .progress import cells, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 
 if TYPE_CHECKING:
     from ..plans import Plan
-    from ..plans import Progress as Done
     from ..plans.engine import Engine
 
 # What an error's argument is called in a plan, or by these commands.
@@ -105,14 +104,7 @@ def run(
         if scores:
             check_scoring(plan, to, weights, device, official)
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
-        with bar("cells") as show_bar:
-
-            def show(done: Done) -> None:
-                count = done.made + len(done.failed)
-                show_bar(count, done.cells, done.left)
-                if not err.is_terminal and count > done.kept:
-                    err.print(f"{count}/{done.cells}{remaining(done.left)}", markup=False)
-
+        with cells() as show:
             command = ["w2sd-video", *sys.argv[1:]]
             done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
         about = _status(plan, to, part, threads)

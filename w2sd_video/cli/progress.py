@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..terminal import err
+from ..terminal import Lines, err, remaining
 
 if TYPE_CHECKING:
     from ..plans import Progress as Done
@@ -25,19 +24,23 @@ class Show(Protocol):
 
 @contextmanager
 def bar(what: str) -> Iterator[Show]:
-    """A progress bar on standard error, where that is a terminal."""
+    """A progress bar on standard error, or lines where that is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+        task, lines = progress.add_task(what, total=None), Lines(what, err)
 
         def show(done: int, total: int, left: float | None = None) -> None:
             progress.update(task, completed=done, total=total, description=what + remaining(left))
+            lines(done, total, left)
 
         yield show
 
 
-def remaining(left: float | None) -> str:
-    return "" if left is None else f", {timedelta(seconds=round(left))} left"
+@contextmanager
+def cells() -> Iterator[Callable[[Done], None]]:
+    """A bar of a run's cells; see `bar`."""
+    with bar("cells") as show:
+        yield lambda done: show(done.made + len(done.failed), done.cells, done.left)
 
 
 def say_failed(done: Done) -> None:

@@ -19,7 +19,7 @@ from .. import runs, tables
 from ..errors import Refused
 from ..terminal import PATH, check_file, err, messages, out, quiet, say
 from .options import wants_json
-from .progress import FAILURES, bar, say_failed
+from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 
 if TYPE_CHECKING:
@@ -220,15 +220,8 @@ def _run(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
     """Makes a plan's cells; whether none failed."""
     from .. import plans
 
-    with bar("cells") as show:
-        done = plans.run(
-            plan,
-            where,
-            workers,
-            threads,
-            command=["w2sd-video", *sys.argv[1:]],
-            progress=lambda done: show(done.made + len(done.failed), done.cells, done.left),
-        )
+    with cells() as show:
+        done = plans.run(plan, where, workers, threads, command=["w2sd-video", *sys.argv[1:]], progress=show)
     say_failed(done)
     return not done.failed
 

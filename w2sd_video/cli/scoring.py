@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .. import presets, runs
 from ..documents import read_json
@@ -32,6 +31,7 @@ from .options import (
     with_settings,
     words,
 )
+from .progress import bar
 from .requests import refine_prompts
 from .scores import WORST
 
@@ -320,10 +320,9 @@ def _ask(
     from .. import check_pair as check
     from ..strength import products, proposal
 
-    with Progress(TextColumn("asking the models"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
-        task = bar.add_task("", total=len(data))
+    with bar("samples") as show:
         frames = [each.data for each in data]
-        said = check.alignment(requests, frames, lambda done: bar.update(task, completed=done))
+        said = check.alignment(requests, frames, lambda done: show(done, len(data)))
     units = [each.prompt for each in data]
     levels, whole = check.by_level(said, units), check.overall(said, units)
     best = proposal(*products(said, units), [level.sigma for level in levels])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from .. import runs
 from ..errors import Refused, did_you_mean
 from ..studies import STUDIES
-from ..terminal import PATH, err, messages, number, out, say
+from ..terminal import PATH, Lines, err, messages, number, out, say
 from .options import FORMAT, wants_json
 
 
@@ -81,12 +81,17 @@ def study(
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task = bar.add_task(name, total=1.0)
+            task, lines = bar.add_task(name, total=1.0), Lines(name, err)
+
+            def show(what: str, share: float) -> None:
+                bar.update(task, completed=share, description=f"{name}: {what}")
+                lines(float(share), 1.0)
+
             run = studies.Run(
                 seed,
                 quick,
                 folder / "trained",
-                lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}"),
+                show,
                 prompts,
                 workers,
                 kept,
