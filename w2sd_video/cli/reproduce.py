@@ -13,6 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Column
 from rich.table import Table as Grid
 
 from .. import runs, tables
@@ -117,9 +118,10 @@ def reproduce(
         else:
             _print(blocks)
         written = tables_of_paper.write(to, table, parts, shapes)
-        for part, where in places.items():
+        for where, plan in by_folder.items():
+            part = next(part for part, folder in places.items() if folder == where)  # the first, where it is of several
             paper = tables_of_paper.paper_of(table, part, shapes)
-            written += plans.write_page(by_folder[where], where, summaries[where], paper=paper)
+            written += plans.write_page(plan, where, summaries[where], paper=paper)
         for file in written:
             (out if form == "text" else err).print(str(file), markup=False)
         if not complete:
@@ -253,7 +255,8 @@ STYLES = {
 def _print(blocks: list[tables.Block]) -> None:
     for block in blocks:
         if isinstance(block, tables.Table):
-            grid = Grid(*(escape(_text(cell)) for cell in block.head), box=None, header_style="bold")
+            head = (Column(escape(_text(cell)), overflow="fold") for cell in block.head)
+            grid = Grid(*head, box=None, header_style="bold")
             for row in block.rows:
                 grid.add_row(*map(_styled, row))
             out.print(grid)
