@@ -283,3 +283,13 @@ def test_a_dimension_that_cannot_be_taken_is_refused(given, says):
     with pytest.raises(Refused, match="^dimensions: ") as error:
         evaluate(FLOATS, given)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("dimension", ["shapes", "outlines"])
+@pytest.mark.parametrize("number", [1, 16])
+def test_what_takes_several_frames_to_see_is_not_scored_of_a_picture(dimension, number):
+    video = in_memory(frames(0)[:number], PROMPTS[0])
+    (scores,) = of(evaluate(video, dimension))
+    columns = {"area_instability", "colour_instability", "background_instability", "jerk", "motion"}
+    assert {scores[f"{dimension}_{column}"] is None for column in columns} == {number == 1}
+    assert scores[f"{dimension}_right"] is not None

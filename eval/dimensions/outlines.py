@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from w2sd_video.shapes.columns import OUTLINES
+from w2sd_video.shapes.columns import OUTLINES, seen
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.judge import filled, judge
 from w2sd_video.shapes.pairs import emptiness
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class Outlines(Dimension):
     name = "outlines"
+    version = 2
     prompted = True
     columns = tuple(f"outlines_{column.name}" for column in OUTLINES)
 
@@ -33,7 +34,7 @@ class Outlines(Dimension):
         while (batch := (yield)) is not None:
             batches.append(batch.pixels)
         frames = np.concatenate(batches)
-        judged = judge(filled(frames), scene) | {"outlined": emptiness(frames)}
+        judged = seen(judge(filled(frames), scene), len(frames)) | {"outlined": emptiness(frames)}
         return {f"outlines_{column.name}": judged.get(column.name, math.nan) for column in OUTLINES}
 
 

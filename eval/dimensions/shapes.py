@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from w2sd_video.shapes.columns import SHAPES
+from w2sd_video.shapes.columns import SHAPES, seen
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.judge import judge
 
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 class Shapes(Dimension):
     name = "shapes"
+    version = 2
     prompted = True
     columns = tuple(f"shapes_{column.name}" for column in SHAPES)
 
     def score(self, video: Video, reader: Reader) -> Scoring:
-        """The judge's scores; NaN where the prompt does not say what one is about."""
+        """The judge's scores; NaN where the prompt does not say what one is about, or one frame does not show it."""
         scene = parse(video.prompt or "")
-        frames = []
+        batches = []
         while (batch := (yield)) is not None:
-            frames.append(batch.pixels)
-        judged = judge(np.concatenate(frames), scene)
+            batches.append(batch.pixels)
+        frames = np.concatenate(batches)
+        judged = seen(judge(frames, scene), len(frames))
         return {f"shapes_{column.name}": judged.get(column.name, math.nan) for column in SHAPES}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..columns import Column
 
 # Verdicts, then measures.
@@ -27,5 +29,12 @@ SHAPES = (
     Column("clipped", sign=-1),
 )
 OUTLINES = (Column("outlined"), *SHAPES)
+# Measures of how frames differ, of which a picture has none.
+OF_TIME = {"area_instability", "colour_instability", "background_instability", "jerk", "motion"}
 # The ten digits are all that there are.
 DIGITS = (Column("right", kind="verdict", classes=10), Column("distance", sign=-1, classes=10))
+
+
+def seen(scores: Mapping[str, float], frames: int) -> dict[str, float]:
+    """The judge's scores, without measures of how frames differ where there is one."""
+    return {name: score for name, score in scores.items() if frames > 1 or name not in OF_TIME}
