@@ -304,9 +304,8 @@ def main() -> None:
             with cluster() if engine == "ray" else nullcontext() as at:
                 options = ENGINES[engine] + (["--address", at[0]] if at else [])
                 for stage in given.stages:
-                    if (
-                        stage == "stop" or stage == "report" and engine != "one"
-                    ):  # it is one process, whatever made the run
+                    # The page is made by one process, whatever made the run.
+                    if stage == "stop" or stage == "report" and engine != "one":
                         continue
                     rng = random.Random(f"{given.seed} {engine} {stage}")
                     times = given.times if engine == "one" else max(1, given.times // 2)  # of which each starts others

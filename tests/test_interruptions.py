@@ -129,10 +129,12 @@ def run(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:
     return json.loads(ran.stdout)
 
 
-@pytest.mark.slow
-def test_interruptions_at_every_rename_resume_to_the_undisturbed_bytes(tmp_path):
+@pytest.mark.parametrize(
+    "times", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.exhaustive)]
+)
+def test_interruptions_at_every_rename_resume_to_the_undisturbed_bytes(times, tmp_path):
     """Of all signals at each: `python tests/test_interruptions.py FOLDER '{"overwrite": 21, "compare": 30}'`."""
-    wanted = {"new": RENAMES["new"], "overwrite": RENAMES["overwrite"], "compare": RENAMES["compare"]}
+    wanted = {"new": times * RENAMES["new"], "overwrite": RENAMES["overwrite"], "compare": RENAMES["compare"]}
     seen = run(tmp_path, wanted)
     for kind, times in wanted.items():
         assert sum(number for name, number in seen[kind].items() if name.startswith("SIG")) == times

@@ -492,7 +492,7 @@ def test_a_table_runs_from_nothing_to_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.table, "FOLDER", tmp_path)
     table = tmp_path / "t"
     said = command("table12", "--shapes", "--n", 2, "--out", table)
-    assert "not" in said and "shapes_jerk" in said and "…" not in said  # whatever the width
+    assert "not shown" in said and "shapes_jerk" in said and "…" not in said  # whatever the width
     rows = list(csv.DictReader((table / "table.csv").open()))
     assert {row["arm"] for row in rows} == {"weak", "strong", "w2sd"} and len(rows) == 3 * 8
     assert {row["ours"] for row in rows} >= {"shapes_motion", "temporal_flickering", "clipped"}

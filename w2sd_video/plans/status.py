@@ -24,7 +24,6 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
     where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
     """
-
     folder = Folder(path)
     plan = known(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
