@@ -14,21 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Column, Table
 
 from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
-from w2sd_video.terminal import Lines
+from w2sd_video.progress import bar
 from w2sd_video.verdicts import TOO_FEW
 
 from . import report
@@ -80,20 +71,17 @@ def run(
     """
     refuse_taken(results)
     early: list[str] = []
-    columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns += (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task, lines = bar.add_task("videos", total=None), Lines("videos", err)
 
-        def show(done: int, total: int, video: Video) -> None:
-            bar.update(task, completed=done, total=total, description=video.path.name[-40:])
-            lines(done, total)
+    def note(line: str) -> None:
+        early.append(line)
+        _say(err, line)
 
-        def note(line: str) -> None:
-            early.append(line)
-            _say(err, line)
+    with bar("videos", err) as show:
 
-        scores = score(rows_file=results.with_suffix(".jsonl"), progress=show, say=note)
+        def progress(done: int, total: int, video: Video) -> None:
+            show(done, total, doing=video.path.name[-40:])
+
+        scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     _print(out, summary, form, worst, results, lists)

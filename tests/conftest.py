@@ -7,8 +7,10 @@ import gc
 import importlib
 import inspect
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +75,19 @@ def _models_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "_load", copied)
         yield
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from videofiles import PROMPT, shapes_video, video
+
+    folder = tmp_path_factory.mktemp("written")
+    for seed in range(3):
+        video.write_mp4(shapes_video(seed), folder / f"{PROMPT}-{seed}.mp4", 8)
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """Three videos, a test's own."""
+    return Path(shutil.copytree(written, tmp_path / "videos"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from w2sd_video import cli, terminal
+from w2sd_video import cli, progress
 from w2sd_video.shapes import cli as shapes
 
 FULL = Path("/dev/full")
@@ -146,16 +147,28 @@ def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
 )
 def test_off_a_terminal_long_work_says_how_far_it_is_and_how_long_it_takes(steps, said, monkeypatch):
     clock = iter(range(0, 1000, 10))  # a step takes ten seconds
-    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     console = Console(file=io.StringIO())
-    lines = terminal.Lines("cells", console)
-    for step in steps:
-        lines(*step)
+    with progress.bar("cells", console, shares=isinstance(steps[0][0], float)) as show:
+        for step in steps:
+            show(*step)
     assert console.file.getvalue() == said
 
 
-def test_short_work_says_nothing_of_how_far_it_is_and_a_terminal_has_a_bar():
-    for console, every in ((Console(file=io.StringIO()), 10.0), (Console(file=io.StringIO(), force_terminal=True), 0)):
-        lines = terminal.Lines("cells", console, every)
-        lines(1, 2)
-        assert console.file.getvalue() == ""
+def test_short_work_says_nothing_of_how_far_it_is():
+    console = Console(file=io.StringIO())
+    with progress.bar("cells", console) as show:
+        show(1, 2)
+    assert console.file.getvalue() == ""
+
+
+def test_on_a_terminal_a_bar_says_how_far_work_is_and_leaves_nothing_behind(monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress.bar("videos", console) as show:
+        show(0, 3)
+        show(1, 3, doing="[b] a.mp4")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert "[b] a.mp4, 0:00:40 left" in shown and "1/3" in shown
+    assert "videos: " not in shown  # the lines of what is no terminal

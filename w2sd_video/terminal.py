@@ -6,10 +6,8 @@ import errno
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -244,32 +242,3 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
             raise Refused("--set", text, f"{name} is set twice")
         values[name] = value
     return values
-
-
-class Lines:
-    """How far long work is, on a console that is no terminal and so has no bar: a line now and then."""
-
-    def __init__(self, what: str, to: Console, every: float = 10.0) -> None:
-        """Takes what is counted, and the least seconds between two lines, and before the first."""
-        self.what, self.to, self.every = what, to, every
-        self.began = self.last = time.monotonic()
-        self.first: float | None = None  # how much was done before this run began
-
-    def __call__(self, done: float, total: float, left: float | None = None) -> None:
-        """Takes the seconds that are left, or works them out from those that went by."""
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first
-        if self.to.is_terminal or now - self.last < self.every:
-            return
-        self.last = now
-        if left is None and done > self.first:
-            left = (now - self.began) * (total - done) / (done - self.first)
-        self.to.print(f"{self.what}: {_share(done, total)}{remaining(left)}", markup=False)
-
-
-def _share(done: float, total: float) -> str:
-    return f"{done / total:.0%}" if isinstance(done, float) else f"{done}/{total}"
-
-
-def remaining(left: float | None) -> str:
-    return "" if left is None else f", {timedelta(seconds=round(left))} left"

@@ -13,9 +13,9 @@ import typer
 from .. import runs
 from ..documents import read_json
 from ..errors import Refused
+from ..progress import bar
 from ..terminal import PATH, err, out
 from ..threads import torch_threads
-from .progress import bar
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores

@@ -15,6 +15,7 @@ from rich.console import Console
 from .. import presets, runs
 from ..documents import read_json
 from ..errors import Refused
+from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import PATH, err, messages, out, quiet, say
@@ -31,7 +32,6 @@ from .options import (
     with_settings,
     words,
 )
-from .progress import bar
 from .requests import refine_prompts
 from .scores import WORST
 

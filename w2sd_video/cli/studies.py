@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import runs
 from ..errors import Refused, did_you_mean
+from ..progress import bar
 from ..studies import STUDIES
-from ..terminal import PATH, Lines, err, messages, number, out, say
+from ..terminal import PATH, err, messages, number, out, say
 from .options import FORMAT, wants_json
 
 
@@ -79,23 +79,12 @@ def study(
         if page is not None and (beside := studies.rows_beside(name, page)).exists():
             kept.append(beside)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-            task, lines = bar.add_task(name, total=1.0), Lines(name, err)
+        with bar(name, shares=True) as show:
 
-            def show(what: str, share: float) -> None:
-                bar.update(task, completed=share, description=f"{name}: {what}")
-                lines(float(share), 1.0)
+            def progress(what: str, share: float) -> None:
+                show(share, 1, doing=f"{name}: {what}")
 
-            run = studies.Run(
-                seed,
-                quick,
-                folder / "trained",
-                show,
-                prompts,
-                workers,
-                kept,
-            )
+            run = studies.Run(seed, quick, folder / "trained", progress, prompts, workers, kept)
             result = studies.perform(name, run)
         paths = studies.write(name, result, folder)
         if page is not None:
