@@ -463,6 +463,7 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
         for name, jerk, direction in (("strong", 2.0, 0.9), ("w2sd", 1.0, 0.5)):
             for n in range(100):
                 scores = {"right": 1.0, "jerk": jerk + 0.1 * rng.random(), "direction": float(rng.random() < direction)}
+                scores["motion"] = 10 * jerk + rng.random()
                 row = {
                     "pair": "shapes",
                     "method": name,
@@ -485,9 +486,13 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     assert "| **1.0" in jerk_line and "| *0." in direction_line
     assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (two objects) (50 of 100) |" in printed
     assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in printed
-    assert "adjusted by Holm's method over all 5 comparisons of the table" in printed
+    primary = ", ".join(f"right ({n})" for n in ("one object", "two objects", "three objects"))
+    assert (
+        f"over the 4 comparisons in primary columns ({primary}, jerk), and apart from them over the other 2" in printed
+    )
     said = table.verdicts(table.rivalry(lines, COLUMNS), labels, COLUMNS)
     assert said.startswith("- W2SD against strong: worse in direction (-0.")
+    assert "; differs in motion (-10" in said or "; differs in motion (-9.9" in said
     assert said.index("worse in") < said.index("not decided in right (one object)") < said.index("better in jerk (")
 
 

@@ -106,18 +106,19 @@ def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[
             cell = own.text(3 if abs(own.mean) < 10 else 1) + ("" if alike else f" ({own.counted})")
             cells.append(Marked(cell, compared.verdict if compared else ""))
         rows.append([column.name + (f" ({means[0].counted})" if alike else ""), *cells])
-    return [Table(["", *(labels[n] for n in names)], rows), Paragraph(_legend(summary, labels))]
+    return [Table(["", *(labels[n] for n in names)], rows), Paragraph(_legend(summary, labels, columns))]
 
 
 def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
     """W2SD's comparisons in words, what it does not improve first: a line a rival."""
     signs = {c.name: c.sign for c in columns}
-    lines = []
+    lines: list[Line] = []
     for base, group in dict.fromkeys((c.base, c.group) for c in compared):
-        own = [c for c in compared if (c.base, c.group) == (base, group) and signs[c.column]]
+        own = [c for c in compared if (c.base, c.group) == (base, group)]
         sorted_by = {
             "worse in": [c for c in own if c.verdict == "worse"],
-            "not decided in": [c for c in own if c.verdict not in ("worse", "better")],
+            "differs in": [c for c in own if c.verdict == "differs"],
+            "not decided in": [c for c in own if not c.verdict and signs[c.column]],
             "better in": [c for c in own if c.verdict == "better"],
         }
         parts = [
@@ -138,9 +139,12 @@ def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: 
     if not {"weak", "strong", "w2sd", CHEAPER} <= by_method.keys():
         return Items([])
     by_verdict: dict[bool, list[str]] = {True: [], False: []}
+    alike = []
     for column in columns:
         weak, strong, ours, base = (values_of(by_method[name], column) for name in ("weak", "strong", CHEAPER, "w2sd"))
         margin = suggested_margin(mean(column, strong).mean, mean(column, weak).mean)
+        if not margin and column.sign:
+            alike.append(column.name)
         if column.sign and margin > 0:
             claim = not_worse(column, ours, base, margin)
             if claim.holds is not None:
@@ -150,8 +154,10 @@ def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: 
     words = [f"{'' if held else 'not '}shown in {', '.join(some)}" for held, some in by_verdict.items() if some]
     claimed = (
         f"That {labels[CHEAPER]} is worse than {labels['w2sd']} by less than a tenth of what strong and weak differ by"
+        " in these rows"
     )
-    return Items([(f"{claimed} is {'; '.join(words)}.",)])
+    left = f" There is no margin for {', '.join(alike)}, in which strong and weak have one mean." * bool(alike)
+    return Items([(f"{claimed} is {'; '.join(words)}.{left}",)])
 
 
 def markdown(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> str:
@@ -164,7 +170,18 @@ def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns:
     return tables.markdown([rivals(compared, labels, columns)])
 
 
-def _legend(summary: dict[str, Any], labels: dict[str, str]) -> Line:
+def _families(tested: Sequence[Comparison], columns: Sequence[Column]) -> str:
+    """What p is adjusted over, in words: primary columns and the others are two families."""
+    primary = {column.name for column in columns if column.primary}
+    names = ", ".join(dict.fromkeys(c.column for c in tested if c.column in primary))
+    first = sum(c.column in primary for c in tested)
+    if first in (0, len(tested)):
+        return f"all {len(tested)} comparisons of the table"
+    others = len(tested) - first
+    return f"the {first} comparisons in primary columns ({names}), and apart from them over the other {others}"
+
+
+def _legend(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> Line:
     """What the table's marks mean, and why columns have none."""
     names = [n for n in labels if n in summary]
     comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
@@ -178,9 +195,8 @@ def _legend(summary: dict[str, Any], labels: dict[str, str]) -> Line:
     if tested:
         line += [" ", Marked("Bold", "better"), ": better than strong, ", Marked("italics", "worse")]
         line.append(
-            ": worse, ≠: differs, where the p of paired samples, adjusted by Holm's method over all"
-            f" {len(tested)} comparisons of the table, is at most {LEVEL}. Unmarked: not decided, which is not the same"
-            " as equal."
+            ": worse, ≠: differs, where the p of paired samples, adjusted by Holm's method over"
+            f" {_families(tested, columns)}, is at most {LEVEL}. Unmarked: not decided, which is not the same as equal."
         )
     if any(any(c.lost) for c in tested):
         line.append(

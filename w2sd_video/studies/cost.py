@@ -18,7 +18,8 @@ not among them.
 - **Best of N** samples as many videos as the budget has room for and keeps the one that the judge likes best, the
   same judge that scores here. It is a ceiling and no method.
 
-Every method starts from the same noise of a prompt. The judge of the shapes world scores videos, without a network.
+Every method starts from the same noise of a prompt. The rows that [results](../results.md) have too are the same
+videos, so the two pages are not evidence of each other. The judge of the shapes world scores videos, without a network.
 The primary column was declared beforehand: `right`, whether all that the prompt says is to be seen. Units are
 prompts. The front of a budget is the method of the highest mean that costs no more. A method that was picked because
 it is best looks better than it is, so the front is a description and no verdict. Verdicts are the comparisons of each

@@ -185,20 +185,25 @@ def _result(rows: Sequence[dict[str, Any]], seed: int, points: int) -> Result:
         if chosen.any():
             parts = [f"{gains[chosen].mean():+.3f}", f"{ours[chosen].mean():+.3f}"]
             calls.append([words, str(chosen.sum()), str(int(helped[chosen].sum())), *parts])
-    called = np.array([row["call"] == "helps" for row in rows])
+    called, over = (np.array([row["call"] == call for row in rows]) for call in ("helps", "overshoots"))
+    reflects = np.array([row["proposed_strength"] > 0 for row in rows])
     by_rule, low, high = areas["lower bound of 2 g⋆ - 1"]
     outcome = (
         f"Of {len(rows)} pairs of {models.max() + 1} networks W2SD helps {helped.sum()}. The lower bound of 2 g⋆ - 1"
         f" ranks them with an area under the curve of {by_rule:.3f} [{low:.3f}, {high:.3f}], the mean cosine with"
-        f" {areas['mean cosine'][0]:.3f}. W2SD helps {int(helped[called].sum())} of the {called.sum()} pairs of which"
-        f" check-pair says so. As proposed, {int((ours < -0.01).sum())} pairs lose more than 1 % and the mean gain is"
-        f" {ours.mean():+.3f}; with W2SD at full strength it is {gains.mean():+.3f}."
+        f" {areas['mean cosine'][0]:.3f}. check-pair says of {called.sum()} pairs that W2SD helps"
+        f"{f', and it helps {int(helped[called].sum())} of them' if called.any() else ''}. As proposed,"
+        f" {int((ours < -0.01).sum())} pairs lose more than 1 % and the mean gain is {ours.mean():+.3f}; with W2SD at"
+        f" full strength it is {gains.mean():+.3f}."
     )
     agrees = (
         "The paper asks that the difference points towards the data, and pairs of which it does so less are helped less"
         f" often; a strength over 1/2 is a stronger condition, and as a rank it tells"
-        f" {'more' if by_rule > areas['mean cosine'][0] else 'no more'} here. What check-pair proposes is safe,"
-        " and gives away most of what W2SD gains with the pairs that it helps."
+        f" {'more' if by_rule > areas['mean cosine'][0] else 'no more'} here. Of the {over.sum()} pairs that it says"
+        f" overshoot, with which W2SD should hurt, W2SD helps {int(helped[over].sum())}. What check-pair proposes is"
+        f" safe, since it is a reflection for {int(reflects.sum())} of the pairs and none for the others. So it gives"
+        f" away most of what W2SD gains: over the {helped.sum()} pairs that W2SD helps, the mean gain is"
+        f" {gains[helped].mean():+.3f} by W2SD and {ours[helped].mean():+.3f} as proposed."
     )
     caption = (
         f"Left: gain of W2SD in sliced W1 against g⋆ with its 95 % bounds (n = {len(rows)} pairs, {points} points"
