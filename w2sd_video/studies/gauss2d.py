@@ -156,8 +156,8 @@ def _result(rows: list[dict[str, Any]], paths: dict[str, np.ndarray], pairs: int
     cosines = [row["cosine"] for row in rows if "t" in row]
     strengths = [row["g"] for row in rows if "t" in row]
     agrees = (
-        f"{'Agrees' if good else 'Does not agree'} with the paper: W2SD gives the missing mode {100 * filled:.0f} % of what"
-        " the strong model's share of it lacks, and S2WD takes from it. The cosine of Δ₁ and Δ₂ is between"
+        f"{'Agrees' if good else 'Does not agree'} with the paper: W2SD gives the missing mode {100 * filled:.0f} % of"
+        " what the strong model's share of it lacks, and S2WD takes from it. The cosine of Δ₁ and Δ₂ is between"
         f" {min(cosines):.2f} and {max(cosines):.2f} at all times, and g⋆ between {min(strengths):.2f} and"
         f" {max(strengths):.2f}. Auto-guidance with weight 1, which is W2SD to first order,"
         f" differs from the strong model by {change['auto_guidance'].text(sign='+')}."
