@@ -27,8 +27,8 @@ class Optimistic(W2SD):
     This is Popov's past extragradient ("A modification of the Arrow-Hurwicz method for search of saddle points",
     Mathematical Notes 28, 1980), applied to the reflection for this project. With J the Jacobians of the predictions,
     p + Delta differs from W2SD's by (b / a) (J_s - J_w) Delta, of second order in the arms' difference, and by
-    (b / a) (2 J_s - J_w) (Delta_last - Delta). Delta is carried from step to step as a difference of eps, whatever the networks
-    predict.
+    (b / a) (2 J_s - J_w) (Delta_last - Delta). Delta is carried from step to step as a difference of eps, whatever the
+    networks predict.
 
     A reflected step at guidance 3 (final, strong) and 1 (weak) takes 3 network evaluations; W2SD takes 5, auto-guidance
     3, a plain step 2. A step that reflects after one that did not (`interval`) is W2SD's, at its price: there is no
