@@ -222,8 +222,8 @@ def _result(rows: list[dict[str, Any]], kappas: Mapping[str, list[float]], batch
         fakes += [said] if name.startswith("fake") else []
         cells = [f"{100 * share:.1f} %" for share in shares]
         table.append([name, *cells, said, over_plain.text(sign="+"), over_control.text(sign="+")])
-    less = ((np.array(means) < 0) & (holm(p) <= LEVEL)).reshape(-1, 2).all(1)
-    better = [name for name, each in zip(METHODS, less, strict=True) if each]
+    less = (np.array(means) < 0) & (holm(p) <= LEVEL)  # than plain and than its control, method by method
+    better = [name for n, name in enumerate(METHODS) if less[2 * n] and less[2 * n + 1]]
     caught = fakes == ["a schedule of guidance", "a schedule and history"]
     outcome = (
         f"The two fakes are {'both' if caught else 'not both'} called what they are."
