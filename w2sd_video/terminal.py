@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import sys
@@ -242,3 +243,10 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
             raise Refused("--set", text, f"{name} is set twice")
         values[name] = value
     return values
+
+
+def flowing(app: typer.Typer) -> None:
+    """Makes a line of each paragraph of its commands' help, which typer would else break where the docstring does."""
+    for command in app.registered_commands:
+        paragraphs = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
