@@ -155,7 +155,8 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+        way = "Try --offload model on a GPU, fewer --frames, less --height and --width, or --dtype float16"
+        _fail(f"Out of memory: {error}\n{way}", 1)
 
 
 def _message(error: Named, options: Mapping[str, str], context: typer.Context | None) -> str:
