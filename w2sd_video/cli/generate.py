@@ -31,7 +31,7 @@ from ..generate import generate as make
 from ..runs import Request
 from ..sampling import differences
 from ..settings import METHOD, MODELS, SIZE
-from ..terminal import PATH, err, messages, number, out, quiet, say
+from ..terminal import PATH, Lines, err, messages, number, out, quiet, say
 from .options import OUTPUT, option, read_fields, refuse_empty, words
 from .requests import Line
 
@@ -212,13 +212,16 @@ def sample(
         steps = progress.add_task("loading", total=None)
 
         began = 0.0  # when the models were loaded
+        step_lines = Lines("steps", err, every=30.0)
 
         def on_step(name: str, done: int, total: int) -> None:
-            nonlocal began
+            nonlocal began, step_lines
             began = began or time.monotonic()
             if done == 1:
                 progress.reset(steps, description=escape(name), total=total)
+                step_lines = Lines(f"{name}, steps", err, every=30.0)
             progress.update(steps, completed=done)
+            step_lines(done, total)
 
         quiet()
         sampled = 0
