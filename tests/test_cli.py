@@ -99,8 +99,8 @@ def test_generate_writes_a_video_and_a_sidecar_and_says_where(small):
 
 def test_off_a_terminal_long_sampling_says_how_far_it_is(small, monkeypatch):
     module = sys.modules["w2sd_video.cli.generate"]  # the package has the command under this name
-    monkeypatch.setattr(module, "Lines", lambda what, to, every: terminal.Lines(what, to, 0.0))
-    assert f", steps: {STEPS}/{STEPS}, 0:00:00 left" in generate(PROMPT, *small)
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    assert f": step {STEPS} of {STEPS}\n" in generate(PROMPT, *small)
 
 
 def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):

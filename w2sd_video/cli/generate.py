@@ -28,10 +28,11 @@ from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
 from ..generate import generate as make
+from ..progress import EVERY
 from ..runs import Request
 from ..sampling import differences
 from ..settings import METHOD, MODELS, SIZE
-from ..terminal import PATH, Lines, err, messages, number, out, quiet, say
+from ..terminal import PATH, err, messages, number, out, quiet, say
 from .options import OUTPUT, option, read_fields, refuse_empty, words
 from .requests import Line
 
@@ -212,16 +213,17 @@ def sample(
         steps = progress.add_task("loading", total=None)
 
         began = 0.0  # when the models were loaded
-        step_lines = Lines("steps", err, every=30.0)
+        said = time.monotonic()
 
         def on_step(name: str, done: int, total: int) -> None:
-            nonlocal began, step_lines
+            nonlocal began, said
             began = began or time.monotonic()
             if done == 1:
                 progress.reset(steps, description=escape(name), total=total)
-                step_lines = Lines(f"{name}, steps", err, every=30.0)
             progress.update(steps, completed=done)
-            step_lines(done, total)
+            if quietly and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                err.print(f"{name}: step {done} of {total}", markup=False)
 
         quiet()
         sampled = 0
