@@ -37,6 +37,7 @@ OPTIONS = {
     "schedule": "--schedule",
     "lora": "--lora",
     "image_encoder": "--image-encoder",
+    "by": "--by",
 }
 BROKEN_PIPE = 1  # nobody reads what is said: not all of it arrived
 
