@@ -467,7 +467,7 @@ def test_more_seeds_than_anyone_means_are_refused_at_once():
     assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
 
 
-HELPS = ("generate", "eval", "shapes train")
+HELPS = ("generate", "eval", "best", "shapes train")
 
 
 def test_every_option_in_a_message_is_one_that_there_is():
@@ -484,6 +484,7 @@ def test_every_option_in_a_message_is_one_that_there_is():
         "stage",
         "lora",
         "image_encoder",
+        "by",
     }
     assert set(terminal.OPTIONS) <= known
 
