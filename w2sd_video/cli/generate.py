@@ -17,10 +17,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from .. import presets, runs
 from ..doctor import check_there
@@ -184,6 +186,14 @@ def generate(
             sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)
 
 
+class _Left(TimeRemainingColumn):
+    """The time that is left, with that word; empty while it is not known."""
+
+    def render(self, task: Task) -> Text:
+        left = super().render(task)
+        return Text.assemble(left, " left") if left.plain.strip("-:") else Text()
+
+
 def sample(
     requests: list[Request],
     folder: Path,
@@ -205,8 +215,7 @@ def sample(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
     with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal, disable=quietly) as progress:
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
