@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .weights import hashes
 if TYPE_CHECKING:
     import torch
 
+    from .dimensions import Scoring
     from .frames import Reader
     from .store import Made
     from .videos import Video
@@ -144,7 +146,7 @@ class Scorer:
                     has = f"it has {reader.frames} frame{'s' * (reader.frames > 1)}"
                     problems[dimension.name] = f"{has}, and at least {dimension.least_frames} are compared"
                     continue
-                running[dimension.name] = dimension.score(video, reader)
+                running[dimension.name] = _scoring(dimension, video, reader)
                 advance(dimension.name, None)
             if running:
                 for batch in reader.batches(self.device):
@@ -156,6 +158,18 @@ class Scorer:
                 advance(name, None)
         problems |= dict.fromkeys(running, "it gave no score after the last frame")
         return scores, problems
+
+
+def _scoring(dimension: Dimension, video: Video, reader: Reader) -> Scoring:
+    """The generator of a dimension's `score`; what goes wrong before its first `yield` comes up in it too.
+
+    Raises:
+        ValueError: `score` is none.
+    """
+    scoring = dimension.score(video, reader)
+    if not isinstance(scoring, Generator):
+        raise ValueError(f"its `score` returned {shown(scoring)} at once: each batch is the value of a `yield`")
+    return (yield from scoring)
 
 
 def _place(dimension: Dimension, error: BaseException) -> str:

@@ -109,7 +109,9 @@ class Video:
             ValueError: it holds no video that can be read, or is damaged; says why.
         """
         if _request(self.path).get("variant") == "compare":
-            raise ValueError("it shows several videos side by side; score them one by one")
+            raise ValueError(
+                "it shows several videos side by side; score the single ones, in weak/, plain/ and w2sd/ beside it"
+            )
         return Reader(self.path, by_ffmpeg, process)
 
 

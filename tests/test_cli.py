@@ -97,6 +97,12 @@ def test_generate_writes_a_video_and_a_sidecar_and_says_where(small):
     assert meta["size"] == (24, 16) and meta["fps"] == 8 and meta["codec"] == "h264"
 
 
+def test_off_a_terminal_long_sampling_says_how_far_it_is(small, monkeypatch):
+    module = sys.modules["w2sd_video.cli.generate"]  # the package has the command under this name
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    assert f": step {STEPS} of {STEPS}\n" in generate(PROMPT, *small)
+
+
 def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):
     generate(PROMPT, *small, "--seed", 5, "--negative-prompt", "a dog", "--weak-guidance", 0.5)
     made = sidecar("a-red-cat-seed5")
@@ -461,7 +467,7 @@ def test_more_seeds_than_anyone_means_are_refused_at_once():
     assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
 
 
-HELPS = ("generate", "eval", "shapes train")
+HELPS = ("generate", "eval", "best", "shapes train")
 
 
 def test_every_option_in_a_message_is_one_that_there_is():
@@ -478,6 +484,7 @@ def test_every_option_in_a_message_is_one_that_there_is():
         "stage",
         "lora",
         "image_encoder",
+        "by",
     }
     assert set(terminal.OPTIONS) <= known
 

@@ -107,6 +107,10 @@ def test_the_tables_that_the_site_generates_have_as_many_cells_in_each_row():
             cells = row
 
 
+def test_the_paragraphs_of_a_commands_help_flow_to_the_terminals_width():
+    assert not [name for name, command in PROGRAM.items() if "\n" in (command.help or "").replace("\n\n", "")]
+
+
 def test_the_site_lists_every_preset_of_a_transformer():
     listed = "\n".join(HOOKS["transformers"]())
     of = [name for name in presets.builtin() if FAMILIES[presets.load(name).family].transformer]

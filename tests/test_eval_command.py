@@ -216,7 +216,7 @@ def test_the_official_backend_scores_as_we_do_and_what_it_cannot_is_named(folder
     assert {v.path.name: said for v, _, said in scores.problems} == {
         "one frame.mp4": "VBench gave it no score",
         "pictures": "VBench gave it no score",
-        "side.mp4": "it shows several videos side by side; score them one by one",
+        "side.mp4": "it shows several videos side by side; score the single ones, in weak/, plain/ and w2sd/ beside it",
     }
     assert len(ours.of) == 3 and scores.of == ours.of
     assert [each.name for each in scores.skipped] == ["appearance_style"]

@@ -446,6 +446,7 @@ class Nothing(nn.Module):
         (lambda x, strong: Answer(strong.reflect(x)), r"a prediction of shape \(2, 4, 3\): give one of \(1, 2, 4, 3\)"),
         (lambda x, strong: Answer(strong.denoise(x), strong.denoise(x)), r"a displacement of shape \(1, 2, 4, 3\)"),
         (lambda x, strong: Answer(strong.denoise(x), e=0.5), "a correction that is a float: give a tensor"),
+        (lambda x, strong: Answer(strong.denoise(x.mul_(0.5))), "changes x_t in place: a method makes new tensors"),
     ],
 )
 def test_an_answer_that_the_scheduler_cannot_step_with_is_refused_by_the_methods_name(answer, says):

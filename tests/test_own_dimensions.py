@@ -56,6 +56,24 @@ def test_one_for_which_there_is_no_memory_ends_the_run_as_any_other():
         scored(Large())
 
 
+def test_one_without_a_yield_has_no_score_and_the_rest_is_scored():
+    class AtOnce(Own):
+        def score(self, video, reader):
+            return 1.0
+
+    class Raises(Own):
+        def score(self, video, reader):
+            raise RuntimeError("at once")
+
+    for own, says in (
+        (AtOnce(), "its `score` returned 1.0 at once: each batch is"),
+        (Raises(), "RuntimeError: at once"),
+    ):
+        scores = scored(own)
+        ((_, name, said),) = scores.problems
+        assert name == "own" and said.startswith(says) and [list(of) for of in scores.of.values()] == [["clipped"]]
+
+
 def test_one_that_goes_on_after_the_last_frame_has_no_score_and_that_is_said():
     class Endless(Own):
         def score(self, video, reader):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from w2sd_video import methods, plugins, presets, video
+from w2sd_video import doctor, methods, plugins, presets, video
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
@@ -53,7 +53,8 @@ class Short(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Push):
-    """Whose options have no plain default."""
+    """Whose options have
+    no plain default."""
 
     must: float
     several: list = field(default_factory=list)
@@ -158,7 +159,9 @@ def test_installed_dimensions_are_listed_with_where_they_are_from(installed):
 def test_options_without_a_plain_default_are_listed_as_what_they_are(install):
     install("listed", {"from_outside_l.py": METHOD}, {"methods": {"listed": "from_outside_l:Listed"}})
     code, said, _ = run("methods")
-    assert code == 0 and "must='(needed)', several=[]" in said
+    assert (
+        code == 0 and "must='(needed)', several=[]" in said and "listed: Whose options have no plain default." in said
+    )
 
 
 def test_a_preset_whose_package_lacks_its_file_is_refused_by_its_name(install):
@@ -166,7 +169,8 @@ def test_a_preset_whose_package_lacks_its_file_is_refused_by_its_name(install):
     with pytest.raises(ValueError, match="preset 'absent', of empty 1.5: .*absent.yaml"):
         presets.load("absent")
     code, said, error = run("presets")
-    assert "shapes" in said and code in (0, 2) and "Traceback" not in error
+    assert code == 2 and "shapes: " in said and "sdxl-juggernaut: " in said and "preset 'absent', of empty 1.5" in error
+    assert any("preset 'absent'" in text for _, text in doctor.weights())
 
 
 def test_an_installed_preset_is_loaded_by_its_name(installed):
@@ -211,6 +215,12 @@ def test_the_name_of_one_that_is_built_in_is_refused(install, group, name, use):
         use()
 
 
+def test_a_preset_with_the_name_of_one_that_is_built_in_leaves_the_others_listed(install):
+    install("thief", {"from_outside_thief.py": "raise SystemExit"}, {"presets": {"shapes": "from_outside_thief"}})
+    code, said, error = run("presets")
+    assert code == 2 and "sdxl-juggernaut: " in said and "\nshapes: " not in said and "uninstall it" in error
+
+
 def test_a_name_of_two_plug_ins_is_refused_and_others_go_on(install):
     for name in ("one", "two"):
         install(name, {f"from_outside_{name}.py": METHOD}, {"methods": {"push": f"from_outside_{name}:Push"}})
@@ -247,7 +257,7 @@ def test_a_file_is_known_by_its_name_and_its_bytes_wherever_it_lies(tmp_path):
     (tmp_path / "a" / "mine.py").write_text(METHOD + "\n")
     other = plugins.from_file("method", f"{tmp_path}/a/mine.py:Push")
     assert other.sha256 != one.sha256 and methods.find("mine.py:Push", one.sha256) is one.value
-    with pytest.raises(Refused):  # which of the two
+    with pytest.raises(Refused, match="2 different files of the name mine.py were named: rename one"):
         methods.find("mine.py:Push")
 
 
@@ -275,7 +285,7 @@ def test_code_runs_only_where_the_command_line_or_python_names_the_file(tmp_path
     [
         ("absent.py:Push", "the file cannot be read: No such file"),
         ("mine.py:Pusch", "did you mean 'Push'?"),
-        ("mine.py:NoMethod", "no class of w2sd_video.methods.Method"),
+        ("mine.py:NoMethod", "has to be a subclass of w2sd_video.methods.Method"),
         ("mine.py:Method", "has no `__call__` of its own; a method is called with x_t, step, strong, weak and noise"),
         ("mine.py:NoCall", "has no `__call__` of its own"),
         ("mine.py:Short", "its `__call__` takes x_t, step, strong, weak; a method is called with x_t, step"),
@@ -320,12 +330,13 @@ def test_an_option_that_a_files_method_lacks_is_of_the_command_line_and_not_of_t
 
 NAMELESS = """
 from w2sd_video.columns import Column
-from w2sd_video.eval.dimensions import ByFunction
+from w2sd_video.eval.dimensions import ByFunction, Dimension
 
 both = ByFunction(lambda frames: {"a": 1.0, "b": 2.0}, Column("a"), Column("b"))
 bare = lambda frames: 1.0
 one = ByFunction(lambda frames: 1.0, Column("one"))
 def bright(frames): return 1.0
+class Unnamed(Dimension): pass
 """
 
 
@@ -335,7 +346,8 @@ def bright(frames): return 1.0
         ("both", "'mine.py:both' is not accepted; it is a lambda; with several columns the function needs a name: use"),
         ("bare", "'mine.py:bare' is not accepted; it is a lambda, which has no name: use def, or ByFunction with"),
         ("brigth", "did you mean 'bright'? Available: both, bare, one, bright"),
-        ("", "give FILE.py:NAME; this file has bright, both, bare, one"),
+        ("", "give FILE.py:NAME; this file has bright, Unnamed, both, bare, one"),
+        ("Unnamed", "'mine.py:Unnamed' is not accepted; it has no `name`: give it one of letters, digits"),
     ],
 )
 def test_a_files_dimension_that_cannot_be_used_is_named_with_what_its_file_has(tmp_path, named, says):

@@ -147,7 +147,9 @@ def test_a_preset_extends_another_and_says_of_itself_what_is_its_own(tmp_path):
     assert (mine.description, mine.weak_guidance_scale, list(mine.expected)) == ("mine", 0.0, [])
     assert mine.name == str(path) and Request.of("a cat", preset=mine).preset == str(path)
     path.write_text("extends: sdxl-jugernaut\n")
-    with pytest.raises(ValueError, match="'sdxl-jugernaut', which is no preset; did you mean 'sdxl-juggernaut'"):
+    with pytest.raises(
+        ValueError, match="'sdxl-jugernaut', which is no built-in preset; did you mean 'sdxl-juggernaut'"
+    ):
         presets.load(str(path))
     path.write_text("extends: sdxl-juggernaut\nweak_guidance: 0\n")
     with pytest.raises(ValueError, match="'weak_guidance' is unknown; did you mean 'weak_guidance_scale'"):

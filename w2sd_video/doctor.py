@@ -82,11 +82,11 @@ def weights() -> Rows:
     roles: dict[str, str] = {}
     denoisers: dict[str, str] = {}
     users: dict[str, list[str]] = {}
-    for name in presets.names():
-        preset = presets.load(name)
+    loaded, broken = presets.every()
+    for preset in loaded:
         for role, model in preset.models.items():
             denoisers[model] = presets.FAMILIES[preset.family].denoiser
-            users.setdefault(model, []).append(name)
+            users.setdefault(model, []).append(preset.name)
             if roles.get(model) != "strong":  # of a strong model there is more to get than of a weak one
                 roles[model] = role.partition(".")[0]
     rows = []
@@ -94,7 +94,7 @@ def weights() -> Rows:
         named, more = users[model][:3], len(users[model][3:])
         for_ = ", ".join(named) + (f" and {more} more" if more else "")
         rows.append((model, f"{find(model, role, denoisers[model])[1]}  (for {for_})"))
-    return rows
+    return [*rows, *(("a preset that cannot be used", str(error)) for error in broken)]
 
 
 def scorers() -> Rows:
@@ -233,10 +233,9 @@ def memory() -> Rows:
     """For each pair of transformers: what the weights of its networks take on the device, by dtype and by what is
     offloaded; what is not known on this machine is said to be unknown."""
     rows = []
-    for name in presets.names():
-        preset = presets.load(name)
+    for preset in presets.every()[0]:
         if presets.FAMILIES[preset.family].transformer:
-            rows.append((name, _takes(preset)))
+            rows.append((preset.name, _takes(preset)))
     return rows
 
 

@@ -157,7 +157,7 @@ def _unusable(argument: str, name: str, file: str, error: BaseException, owner: 
     if isinstance(error, (KeyboardInterrupt, MemoryError)):
         return error
     line = error.lineno if isinstance(error, SyntaxError) else line_of(error, file)
-    said = str(error).strip().partition("\n")[0]
+    said = str(error.msg if isinstance(error, SyntaxError) else error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
     place = f"{f'{owner}: ' * bool(owner)}{file}{f', line {line},' if line else ''}"
     return Refused(argument, name, f"{place} cannot be imported: {what}")
@@ -194,6 +194,11 @@ def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> st
     return ""
 
 
+def first_paragraph(docstring: str) -> str:
+    """What a docstring begins with, as one line."""
+    return " ".join(docstring.strip().partition("\n\n")[0].split())
+
+
 def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
@@ -215,7 +220,10 @@ def find(
     argument = ARGUMENTS[kind]
     if is_file(name):
         run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
-        if len(run) != 1:
+        if len(run) > 1:
+            file = name.rpartition(":")[0]
+            raise Refused(argument, name, f"{len(run)} different files of the name {file} were named: rename one")
+        if not run:
             said = name if os.path.isabs(name) else f"FOLDER/{name}"
             way = f"code runs only from a file that is named: give --{argument} {said}"
             way += f", where FOLDER is where {name.rpartition(':')[0]} lies" * (said != name)

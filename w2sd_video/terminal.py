@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import sys
@@ -36,6 +37,7 @@ OPTIONS = {
     "schedule": "--schedule",
     "lora": "--lora",
     "image_encoder": "--image-encoder",
+    "by": "--by",
 }
 BROKEN_PIPE = 1  # nobody reads what is said: not all of it arrived
 
@@ -154,7 +156,8 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        _fail(f"Out of memory: {error}\nTry fewer --frames, less --height and --width, or --dtype float16", 1)
+        way = "Try --offload model on a GPU, fewer --frames, less --height and --width, or --dtype float16"
+        _fail(f"Out of memory: {error}\n{way}", 1)
 
 
 def _message(error: Named, options: Mapping[str, str], context: typer.Context | None) -> str:
@@ -242,3 +245,10 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
             raise Refused("--set", text, f"{name} is set twice")
         values[name] = value
     return values
+
+
+def flowing(app: typer.Typer) -> None:
+    """Makes a line of each paragraph of its commands' help, which typer would else break where the docstring does."""
+    for command in app.registered_commands:
+        paragraphs = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)

@@ -158,8 +158,10 @@ def own(candidate: object, named: str = "") -> Dimension:
 
 def _nameless(candidate: Dimension) -> str:
     """What one does about a dimension whose name cannot be used."""
-    if not isinstance(candidate, ByFunction) or candidate.name != "<lambda>":
-        return f"its name is {candidate.name!r}: give it one of letters, digits, _, . and -"
+    name = getattr(candidate, "name", None)
+    if not isinstance(candidate, ByFunction) or name != "<lambda>":
+        has = "it has no `name`" if name is None else f"its name is {name!r}"
+        return f"{has}: give it one of letters, digits, _, . and -"
     if len(candidate.records) > 1:
         return "it is a lambda; with several columns the function needs a name: use def"
     return "it is a lambda, which has no name: use def, or ByFunction with a Column"
@@ -225,10 +227,10 @@ def expand(names: str | Iterable[str]) -> list[str]:
 
 
 def described(name: str) -> dict[str, Any]:
-    """The first line of a dimension's docstring, or its module's, as its `summary`; its `columns` and `weights`."""
+    """The first paragraph of a dimension's docstring, or its module's, as `summary`; its `columns` and `weights`."""
     dimension = get(name)
     text = type(dimension).__dict__.get("__doc__") or getattr(import_module(type(dimension).__module__), "__doc__", "")
     if isinstance(dimension, ByFunction):
         text = dimension.function.__doc__
     columns, weights = list(dimension.columns), [each.name for each in dimension.weights]
-    return {"summary": (text or name).strip().splitlines()[0], "columns": columns, "weights": weights}
+    return {"summary": plugins.first_paragraph(text or name), "columns": columns, "weights": weights}

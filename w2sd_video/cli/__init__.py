@@ -19,7 +19,7 @@ import w2sd_video
 
 from ..bench.cli import app as bench_app
 from ..families import MIXTURES, VIDEOS
-from ..terminal import give_up, messages, say, unwritable
+from ..terminal import flowing, give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
@@ -118,3 +118,7 @@ def shapes(context: typer.Context) -> None:
 
     with messages():
         shapes_app(args=context.args, prog_name="w2sd-video shapes")
+
+
+for each in (app, bench_app, prompts_app):
+    flowing(each)

@@ -17,10 +17,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from .. import presets, runs
 from ..doctor import check_there
@@ -28,6 +30,7 @@ from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
 from ..generate import generate as make
+from ..progress import EVERY
 from ..runs import Request
 from ..sampling import differences
 from ..settings import METHOD, MODELS, SIZE
@@ -183,6 +186,14 @@ def generate(
             sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)
 
 
+class _Left(TimeRemainingColumn):
+    """The time that is left, with that word; empty while it is not known."""
+
+    def render(self, task: Task) -> Text:
+        left = super().render(task)
+        return Text.assemble(left, " left") if left.plain.strip("-:") else Text()
+
+
 def sample(
     requests: list[Request],
     folder: Path,
@@ -204,21 +215,24 @@ def sample(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
     with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal, disable=quietly) as progress:
         videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
         steps = progress.add_task("loading", total=None)
 
         began = 0.0  # when the models were loaded
+        said = time.monotonic()
 
         def on_step(name: str, done: int, total: int) -> None:
-            nonlocal began
+            nonlocal began, said
             began = began or time.monotonic()
             if done == 1:
                 progress.reset(steps, description=escape(name), total=total)
             progress.update(steps, completed=done)
+            if quietly and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                err.print(f"{name}: step {done} of {total}", markup=False)
 
         quiet()
         sampled = 0

@@ -31,12 +31,12 @@ def show_presets(
         if name is not None and not as_json:
             out.print(presets.text(presets.load(name)), markup=False, end="")
             return
+        listed, broken = presets.every() if name is None else ([presets.load(name)], [])
         if as_json:
-            listed = map(presets.load, presets.names()) if name is None else [presets.load(name)]
             data = [asdict(each) | {"plugin": _owner_of_preset(each.name)} for each in listed]
             say(json.dumps(data if name is None else data[0], indent=1))
-            return
-        for preset in map(presets.load, presets.names()):
+            listed = []
+        for preset in listed:
             final, strong, weak = preset.guidance_scale, preset.strong_guidance_scale, preset.weak_guidance_scale
             out.print(f"[bold]{preset.name}[/]: {escape(preset.description)}")
             frames = f"{preset.num_frames} frames of " if preset.video else ""
@@ -47,6 +47,15 @@ def show_presets(
                 *([f"plug-in of {owner}"] if (owner := presets.source(preset.name)) else []),
             ):
                 out.print(f"  {line}", markup=False)
+        _refuse(broken)
+
+
+def _refuse(broken: Sequence[ValueError]) -> None:
+    """Says what is wrong with plug-ins, and raises the first of the errors."""
+    for each in broken[1:]:
+        err.print(f"Error: {each}", markup=False)
+    if broken:
+        raise broken[0]
 
 
 def _owner_of_preset(name: str) -> str | None:
@@ -103,10 +112,7 @@ def _show_plugins(
                     out.print(f"  {key}: {', '.join(listed)}", markup=False)
             if plugin_of:
                 out.print(f"  plug-in of {plugin_of}", markup=False)
-    for each in broken[1:]:
-        err.print(f"Error: {each}", markup=False)
-    if broken:
-        raise broken[0]
+    _refuse(broken)
 
 
 def doctor(

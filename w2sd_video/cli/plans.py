@@ -223,7 +223,7 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make:
             raise Refused("--out", str(folder), f"{path} is the run's folder: give a plan, or no --out")
         return plans.read(path / "plan.yaml") if to_make else plans.read_run(path), path
     if not path.exists():
-        raise Refused("PLAN", str(path), "there is no such file or folder")
+        raise Refused("PLAN" if to_make else "RUN", str(path), "there is no such file or folder")
     if folder is None and not path.suffix:
         raise Refused("--out", None, f"{path} has no suffix, and the run's folder would have its name: give a folder")
     return plans.read(path), folder or path.with_suffix("")

@@ -177,7 +177,7 @@ def _recorded(
     try:
         request, before = runs.read_sidecar(sidecar)
     except OSError as error:
-        raise Refused("--from", str(sidecar), f"give a sidecar that can be read ({error})") from None
+        raise Refused("--from", str(sidecar), f"give a sidecar that can be read ({error.strerror or error})") from None
     except ValueError as error:
         raise ValueError(f"--from: {error}") from None
     if file and (file.name, file.sha256) != (request.method, request.method_sha256):

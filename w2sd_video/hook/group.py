@@ -39,7 +39,7 @@ from .recording import Recorder
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 from .stepped import check_stepped, sends_both, stepped_part, tolerance, without_corrector
 from .tape import Tape, Traced, value
-from .turn import Pending, Turn, check_answer, unconditional_inputs
+from .turn import Pending, Turn, check_answer, unconditional_inputs, version
 
 
 class Group:
@@ -227,7 +227,10 @@ class Group:
             step = replace(step, carried=carried if before == step.index - 1 else None)
             check_reflectable(strong.sent[0].inputs)
             self.method.check(shape_in_time(x_t, first.module, self.form.axis))
+            before_it = version(x_t)
             answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
+            if version(x_t) != before_it:
+                raise ValueError(f"{type(self.method).__name__} changes x_t in place: a method makes new tensors.")
             arm = strong if strong.evaluated else weak
         else:
             answer = Answer(strong.denoise(x_t))

@@ -113,6 +113,11 @@ def unconditional_inputs(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> 
     return {key: uncond[key] for key in own}
 
 
+def version(x: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where torch does not count, as under `torch.inference_mode`."""
+    return 0 if x.is_inference() else x._version
+
+
 def check_answer(answer: Any, name: str, x_t: Tensor, guided: bool, where: str) -> None:
     """Refuse an answer of the method `name` that the scheduler cannot step with, and values that are not finite."""
     if not isinstance(answer, Answer):

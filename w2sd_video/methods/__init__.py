@@ -95,9 +95,7 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
         return METHODS[name]
     cls = plugin.value
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise Refused(
-            "method", name, f"what {plugin.source} has under this name is no class of w2sd_video.methods.Method"
-        )
+        raise Refused("method", name, f"it is {_what(cls)}, and has to be a subclass of w2sd_video.methods.Method")
     called = "a method is called with x_t, step, strong, weak and noise"
     if cls.__call__ is Method.__call__:
         raise Refused("method", name, f"it has no `__call__` of its own; {called}")
@@ -107,6 +105,11 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
         takes = ", ".join([*inspect.signature(cls.__call__).parameters][1:])
         raise Refused("method", name, f"its `__call__` takes {takes or 'nothing'}; {called}") from None
     return cls
+
+
+def _what(value: object) -> str:
+    """What a value is, as the part of a sentence."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def no_method(value: object, *, by_name: bool = True) -> ValueError:
@@ -128,10 +131,10 @@ def no_method(value: object, *, by_name: bool = True) -> ValueError:
 
 
 def described(name: str) -> dict[str, Any]:
-    """The first line of a method's docstring as its `summary`, and its `options` with their defaults."""
+    """The first paragraph of a method's docstring as its `summary`, and its `options` with their defaults."""
     cls = find(name)
     options = {field.name: _default(field) for field in fields(cls) if field.name not in ARMS}
-    return {"summary": (cls.__doc__ or cls.__name__).strip().splitlines()[0], "options": options}
+    return {"summary": plugins.first_paragraph(cls.__doc__ or cls.__name__), "options": options}
 
 
 def _default(field: Field) -> Any:

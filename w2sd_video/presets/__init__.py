@@ -63,6 +63,19 @@ def names() -> list[str]:
     return [*own, *plugins.names("preset", own)]
 
 
+def every() -> tuple[list[Preset], list[ValueError]]:
+    """All presets that can be loaded, in the order of `names`; and what is wrong with others, which are of plug-ins."""
+    loaded: list[Preset] = []
+    broken: list[ValueError] = []
+    own = builtin()
+    for name in [*own, *(name for name in plugins.installed("preset") if name not in own)]:
+        try:
+            loaded.append(load(name))
+        except ValueError as error:
+            broken.append(error)
+    return loaded, broken
+
+
 def source(name: str) -> str:
     """What an installed preset is from, a distribution and its version; empty where it is built in."""
     plugin = plugins.find("preset", name, builtin())
@@ -135,7 +148,9 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return data
     if base not in (known := builtin()):
-        raise ValueError(f"{path}: extends {shown(base)}, which is no preset; {did_you_mean(str(base)[:100], known)}")
+        raise ValueError(
+            f"{path}: extends {shown(base)}, which is no built-in preset; {did_you_mean(str(base)[:100], known)}"
+        )
     if FOLDER / f"{base}.yaml" in (path, *extended):
         raise ValueError(f"{path}: extends itself, by {base!r}")
     theirs = _said(FOLDER / f"{base}.yaml", (path, *extended))

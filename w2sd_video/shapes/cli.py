@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
-from ..terminal import PATH, err, messages, out, quiet, read_settings
+from ..terminal import PATH, err, flowing, messages, out, quiet, read_settings
 from . import grammar, world
 
 app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
@@ -310,3 +310,6 @@ def _of_set(make: Callable[[], Any]) -> Any:
         return make()
     except Refused as error:
         raise Refused("--set", f"{error.argument}={error.value}", error.accepted) from None
+
+
+flowing(app)
