@@ -140,7 +140,8 @@ class BoundArm:
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
             times = self.step.timestep, step.timestep
-            return inputs | {name: _time(inputs[name], *times) for name in names if name in inputs}
+            told = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            return inputs | {name: _time(time, *times, self.sign) for name, time in told.items()}
 
         sent = [
             replace(
@@ -219,12 +220,14 @@ class BoundArm:
         return several[0]
 
 
-def _time(time: Any, now: float, then: float) -> Any:
-    """A time as a network is told it, at another timestep; some are told a multiple of the scheduler's."""
+def _time(time: Any, now: float, then: float, sign: float) -> Any:
+    """A time as a network is told it, at another timestep. Some are told a multiple of the scheduler's; and of those
+    that predict the opposite (`sign` -1), some count it from the noise on, as 1 less such a multiple."""
     if not isinstance(time, Tensor):
-        return then if time == now else time * (then / now)
-    same = (time == now).all()
-    return torch.full_like(time, then) if same else time * (then / now)
+        return _time(torch.tensor(time, dtype=torch.float64), now, then, sign).item()
+    if (time == now).all():
+        return torch.full_like(time, then)
+    return time * (then / now) if sign > 0 else 1 - (1 - time) * (then / now)
 
 
 def check_finite(x: Tensor, where: str) -> None:
