@@ -40,10 +40,10 @@ class TransformerReflection(Reflection):
 
         Args:
             strong: a folder of a pipeline in diffusers' layout, or a hub id.
-            weak: likewise, of which the transformers alone are loaded, which may be of another size (beside two
-                experts, one transformer is the weak arm of both); or a loaded transformer, or several by name; or a
-                file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None: what is in
-                `strong`'s folder if this pipeline was saved with a weak arm, else none.
+            weak: likewise, of which the transformers alone are loaded, which may be of another size; or a loaded
+                transformer, or several by name; or a file of one (safetensors or GGUF), loaded with the configuration
+                `weak_config`. Beside two experts, one transformer is the weak arm of both. None: what is in `strong`'s
+                folder if this pipeline was saved with a weak arm, else none.
             weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
                 transformer, or of a pipeline. Default: the `config.json` beside the file, or else `strong`'s.
             same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.

@@ -24,6 +24,7 @@ from .families import (
     MOVED,
     RESCALED,
     TEXTUAL,
+    TRANSFORMERS,
     U_NETS,
     VIDEOS,
     FamilyName,
@@ -62,6 +63,7 @@ METHODS = (
 ).split()
 # The settings that are models by themselves; those that every video has, and no image; those that are pictures.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+PLACES = (*OWN_MODELS, "weak_config")  # settings that may be paths
 OF_VIDEOS = ("num_frames", "fps")
 PICTURES = ("control", "ip_image", "image")
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
@@ -90,6 +92,17 @@ class Pair:
         Model | None,
         Setting("Weak model: hub id, folder or single file.", ("--weak",), MODELS, "weak", TEXTUAL),
     ] = None  # the weak arm is the strong model
+    weak_config: Annotated[
+        Model | None,
+        Setting(
+            "Configuration of a weak transformer that is a single file: a hub id, or a folder of it or of a pipeline"
+            " (default: the config.json beside the file, or else the strong model's).",
+            ("--weak-config",),
+            MODELS,
+            "weak",
+            TRANSFORMERS,
+        ),
+    ] = None
     vae: Annotated[
         Model | None,
         Setting("Another autoencoder than the strong model's: hub id, folder or file.", ("--vae",), MODELS),

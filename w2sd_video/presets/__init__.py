@@ -201,7 +201,7 @@ def find_beside(data: dict[str, Any], folder: Path) -> None:
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
-    places = [(data, name) for name in settings.OWN_MODELS]
+    places = [(data, name) for name in settings.PLACES]
     places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and os.path.exists(folder / model):

@@ -75,7 +75,7 @@ def sample(
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call for one variant of a request, but for steps, noise and output."""
-    alone = variant == "weak" and request.weak is not None
+    alone = variant == "weak" and request.weak_alone
     call = inputs(pipe, request, alone) | method_call(request, variant)
     embedded = request.embedded_guidance
     if alone and request.weak_embedded_guidance is not None:
