@@ -31,6 +31,10 @@ class WanReflection(TransformerReflection):
 class W2SDWanPipeline(WanReflection, WanPipeline):
     """[`WanPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
+    pictured = False
+
 
 class W2SDWanImageToVideoPipeline(WanReflection, WanImageToVideoPipeline):
     """[`WanImageToVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    pictured = True

@@ -10,11 +10,14 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from any_pipeline import CASES, Case, sample
-from test_transformer_families import WAN, near
+from PIL import Image
+from test_transformer_families import WAN, family, near
 from torch import Tensor
 
 from w2sd_video.hook import Recorder, apply_reflection
 from w2sd_video.methods import W2SD, AutoGuidance, Foresight, Method
+from w2sd_video.runs import Request
+from w2sd_video.sampling import notes
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -118,3 +121,34 @@ def test_each_of_two_experts_has_its_own_guidance_in_the_reflection():
     one = WAN.pipeline(weak)
     with pytest.raises(ValueError, match="`strong_guidance_2` is 2.0, and W2SDWanPipeline has one denoiser"):
         sample(one, WAN.of(one, strong_guidance_scale_2=2.0))
+
+
+@pytest.mark.parametrize(
+    "case, channels, says",
+    [
+        (
+            "WanPipeline",
+            12,
+            "takes 12 channels and predicts 4, as one does that is shown a picture; W2SDWanPipeline",
+        ),
+        (
+            "CogVideoXPipeline",
+            8,
+            "as one does that is shown a picture; W2SDCogVideoXPipeline takes a network",
+        ),
+        ("WanImageToVideoPipeline", 4, "is not shown a picture; W2SDWanImageToVideoPipeline .* from a picture"),
+    ],
+)
+def test_a_network_of_the_other_kind_of_video_is_refused_before_it_runs(case, channels, says):
+    of = family(case, {})
+    pipe = of.pipeline(transformer=of.weak(in_channels=channels, out_channels=4))
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, of.of(pipe))
+
+
+def test_a_picture_that_is_stretched_is_said(tmp_path):
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    fields = {"preset": "wan21-i2v-14b-guidance", "image": str(tmp_path / "wide.png"), "width": 64}
+    (said,) = notes(Request.of("a cat", **fields, height=64), {}, {})
+    assert said.startswith("the picture is 64x32, and is stretched to 64x64")
+    assert not list(notes(Request.of("a cat", **fields, height=32), {}, {}))

@@ -40,7 +40,8 @@ class Evaluations:
         return {arm: round(self.parameters[arm] / count) for arm, count in counts.items() if count}
 
     def per_video(self) -> dict[str, int]:
-        """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one."""
+        """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one. Of
+        several calls, they have to make equally many videos."""
         strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
         counts = {"strong": strong, "weak": weak, "total": strong + weak}
         return counts | {"controlnet": controlnet} if controlnet else counts
