@@ -85,7 +85,9 @@ class Checks(WeakArm):
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
             if scales[name] is not None:
                 check_multiple(name, scales[name], call["guidance_scale"])
-        own = {name.removesuffix("_scale_2"): number for name, number in second.items() if number is not None}
+        own: dict[str, Any] = {
+            name.removesuffix("_scale_2"): number for name, number in second.items() if number is not None
+        }
         for name, number in second.items():
             if number is not None:
                 _check_scale(name, number)

@@ -9,17 +9,20 @@ import any_cases
 import pytest
 import torch
 from accelerate import dispatch_model
-from any_pipeline import CASES, Case, sample
+from any_pipeline import CASES, Case, draw, sample
 from PIL import Image
 from test_transformer_families import WAN, family, near
 from torch import Tensor
 
 from w2sd_video.hook import Recorder, apply_reflection
-from w2sd_video.methods import W2SD, AutoGuidance, Foresight, Method
+from w2sd_video.methods import W2SD, AutoGuidance, CFGZeroStar, Foresight, Method
 from w2sd_video.runs import Request
 from w2sd_video.sampling import notes
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+NORMALISED = [("QwenImagePipeline", {}), ("LTXPipeline", {"guidance_rescale": 0.7})]
 
 
 def called(case: Case, **more: Any) -> Case:
@@ -29,7 +32,7 @@ def called(case: Case, **more: Any) -> Case:
 @pytest.mark.parametrize(
     "method", [W2SD(inversion="x_t"), W2SD(2.0, 1.0, still_gain=0.0, motion_gain=0.0), AutoGuidance()]
 )
-@pytest.mark.parametrize("name, more", [("QwenImagePipeline", {}), ("LTXPipeline", {"guidance_rescale": 0.7})])
+@pytest.mark.parametrize("name, more", NORMALISED)
 def test_no_difference_of_the_arms_changes_nothing_where_guidance_is_normalised(name, more, method: Method):
     """What the pipeline divides by, a norm or a deviation, is 0 of a displacement of 0."""
     case = called(CASES[name], **more)
@@ -37,6 +40,16 @@ def test_no_difference_of_the_arms_changes_nothing_where_guidance_is_normalised(
     plain = sample(pipe, case)[0]
     with apply_reflection(pipe, method):
         assert near(sample(pipe, case)[0], plain)
+
+
+@pytest.mark.parametrize("name, more", NORMALISED)
+def test_a_prediction_of_0_leaves_the_latents_as_they_are_where_guidance_is_normalised(name, more):
+    """CFG-Zero*'s first step, of a flow."""
+    case = called(CASES[name], **more)
+    x = draw(*sample(case.build(0), case)[0].shape, seed=3)
+    case = called(case, latents=x)
+    with apply_reflection(pipe := case.build(0), CFGZeroStar()):
+        assert near(sample(pipe, case)[1][0], x)
 
 
 def test_a_network_that_counts_time_from_the_noise_on_is_told_that_of_other_latents():
@@ -144,6 +157,15 @@ def test_a_network_of_the_other_kind_of_video_is_refused_before_it_runs(case, ch
     pipe = of.pipeline(transformer=of.weak(in_channels=channels, out_channels=4))
     with pytest.raises(ValueError, match=says):
         sample(pipe, of.of(pipe))
+
+
+@pytest.mark.parametrize("case", ["SanaPipeline", "HunyuanVideo15Pipeline"])
+def test_a_block_is_left_out_that_diffusers_does_not_know_how_to(case):
+    deep = family(case, {"num_layers": 2})
+    pipe, weak = deep.pipeline(transformer=deep.weak(0)), deep.weak(0)
+    del weak.transformer_blocks[1]
+    expected = deep.pipeline(weak, transformer=deep.weak(0))
+    assert near(sample(pipe, deep.of(pipe, weak_skip_layers=1))[0], sample(expected, deep.of(expected))[0])
 
 
 def test_a_picture_that_is_stretched_is_said(tmp_path):

@@ -294,7 +294,10 @@ class Group:
         pending, arguments = turn.pending, bound.arguments
         assert pending is not None
         answer = pending.answer
-        mixture = arguments["model_output"] = value(arguments["model_output"])
+        mixture = value(arguments["model_output"])
+        if not bool(answer.p.any()):  # whatever the pipeline divides it by
+            mixture = torch.zeros_like(mixture)
+        arguments["model_output"] = mixture
         sample = value(arguments["sample"])
 
         def led(v: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from .. import plugins, settings
+from .. import plugins, setting_options, settings
 from ..documents import read_yaml, words_as_booleans
 from ..errors import Named, OfWeights, Refused, did_you_mean, shown
 from ..families import FAMILIES, Family
@@ -162,8 +162,8 @@ def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
 
 def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
     """Whether an error is of a value that is the preset's, and of none that takes its place."""
-    name, parts = settings.whole(error.argument), error.argument.split(".")[1:]
-    if error.argument.startswith(settings.OF_METHOD):  # and then the method's name, which may have a dot
+    name, parts = setting_options.whole(error.argument), error.argument.split(".")[1:]
+    if error.argument.startswith(setting_options.OF_METHOD):  # and then the method's name, which may have a dot
         parts = []
     if name not in {"scheduler", *(field.name for field in fields(Preset))}:
         return False

@@ -34,7 +34,8 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 # Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 _LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
-_LATER |= {"weak_config": None, "strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
+_LATER |= {"weak_config": None, "strong_guidance_scale_2": None, "weak_guidance_scale_2": None}
+_LATER |= {"strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 _LEVELS += " use_flow_sigmas invert_sigmas use_dynamic_shifting base_shift max_shift shift_terminal"
@@ -175,6 +176,12 @@ class Request(Settings):
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
+        for name in ("strong_guidance_scale", "weak_guidance_scale"):
+            first, second = getattr(self, name), getattr(self, f"{name}_2")
+            if second is not None and (first in (0, 1)) != (second in (0, 1)):
+                numbers = "0 or 1" if first in (0, 1) else "neither 0 nor 1"
+                accepted = f"beside {first:g} with the first expert, give {numbers}: as many branches are evaluated"
+                raise Refused(f"{name}_2", second, f"{accepted}, so that the cost is known")
         if self.weak_skip_layers is not None and self.weak is not None:
             raise Refused("weak_skip_layers", self.weak_skip_layers, "give none beside another weak model")
         scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}

@@ -74,9 +74,10 @@ def load(request: Request) -> dict[str, Pipeline]:
         for name in ("height", "width"):
             if (value := getattr(request, name)) % pipe.multiple:
                 raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
-        second = request.guidance_scale_2
-        if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
-            raise Refused("guidance_scale_2", second, "the model has one expert, and not a second: give none")
+        for name in ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2"):
+            second = getattr(request, name)
+            if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
+                raise Refused(name, second, "the model has one expert, and not a second: give none")
         if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
             accepted = "pipelines with a ControlNet have none here: give none"
             raise Refused("guidance_rescale", request.guidance_rescale, accepted)

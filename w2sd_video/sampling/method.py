@@ -58,5 +58,7 @@ def method_call(request: Request, variant: str) -> dict[str, Any]:
         "inversion": request.inversion,
         "convention": request.convention,
     }
+    seconds = ("strong_guidance_scale_2", "weak_guidance_scale_2")
+    call |= {name: number for name in seconds if (number := getattr(request, name)) is not None}
     takes = {each.name for each in fields(cls)}
     return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
