@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -236,6 +237,9 @@ def _arm(cls: Any, source: Source, overridden: set[str], options: Options) -> Tr
             folder = cls.stock.download(
                 source.value, **dict.fromkeys(skipped), **options.hub, **options.download, trust_remote_code=False
             )
+        if is_weak and "vae" in parts:  # whose configuration says what the latents mean
+            with suppress(WeightsNotFound):
+                local(replace(source, inside="vae/config.json"), options.hub)
         source = replace(source, path=Path(folder))
     assert source.path is not None
     if not (source.path / "model_index.json").is_file():
@@ -281,7 +285,13 @@ def _described(network: Any) -> dict[str, Any]:
 
 
 def _configured(arm: TransformerArm, name: str) -> Path:
-    return Path(str(arm.source.path)) / name
+    """The folder of a transformer's configuration in an arm's folder. Of a hub repository it is fetched, since what a
+    file takes the place of was not."""
+    folder = Path(str(arm.source.path)) / name
+    if arm.source.repository is not None and not (folder / "config.json").is_file():
+        with suppress(WeightsNotFound):
+            local(replace(arm.source, path=None, inside=f"{name}/config.json"), arm.options.hub)
+    return folder
 
 
 def _folder_of_config(source: Source, name: str, hub: Mapping[str, Any]) -> Path:
