@@ -98,8 +98,8 @@ class Checks(WeakArm):
         if method.reflects(0, num_steps) and method.uses_weak:
             for network in self._strong_networks().values():
                 perturbation(network, method, 0)
-            told = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
-            conditioning = self._weak_conditioning(told, call, weak_inputs, scales["weak_adapter_scales"] or {})
+            encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
+            conditioning = self._weak_conditioning(encoding, call, weak_inputs, scales["weak_adapter_scales"] or {})
         self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
 

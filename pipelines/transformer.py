@@ -82,11 +82,11 @@ class TransformerReflection(Reflection):
         for name, network in self._strong_networks().items():
             config: Any = network.config
             if self.pictured is not None and pictured != (config.in_channels != config.out_channels):
-                shown = "is not shown" if pictured else "is shown"
+                kind = "is not shown" if pictured else "is shown"
                 accepted = "from a picture" if self.pictured else "from a prompt alone"
                 raise ValueError(
                     f"`{name}` takes {config.in_channels} channels and predicts {config.out_channels}, as one does that"
-                    f" {shown} a picture; {type(self).__name__} takes a network of videos {accepted}."
+                    f" {kind} a picture; {type(self).__name__} takes a network of videos {accepted}."
                 )
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:

@@ -141,8 +141,8 @@ class BoundArm:
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
             times = self.step.timestep, step.timestep
-            told = {name: inputs[name] for name in names if inputs.get(name) is not None}
-            return inputs | {name: _time(time, *times, self.sign) for name, time in told.items()}
+            own = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            return inputs | {name: _time(time, *times, self.sign) for name, time in own.items()}
 
         sent = [
             replace(

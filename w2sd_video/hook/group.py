@@ -303,8 +303,8 @@ class Group:
         def led(v: Tensor) -> Tensor:
             """What the pipeline makes of a tensor (B, …) of its denoiser's for its scheduler: 0 where that is 0, also
             where the pipeline divides by a norm or a deviation of it, as normalised and rescaled guidance do."""
-            made = turn.tape.replay(turn.replies(v.expand_as(pending.x_t)[None], v.dtype))[slot]
-            return made.nan_to_num(0.0, torch.inf, -torch.inf)
+            replayed = turn.tape.replay(turn.replies(v.expand_as(pending.x_t)[None], v.dtype))[slot]
+            return replayed.nan_to_num(0.0, torch.inf, -torch.inf)
 
         way = check_stepped(
             pending.x_t,
