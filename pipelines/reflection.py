@@ -223,8 +223,8 @@ class Reflection(Checks, Weights):
                 call's); or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
-            weak_guidance_scale: of the weak arm there. strong_guidance_scale_2, weak_guidance_scale_2: with the second
-                of two experts. Default: as with the first; of the strong arm without either, as in the final step.
+            weak_guidance_scale: guidance of the weak arm there. strong_guidance_scale_2, weak_guidance_scale_2: with
+                the second of two experts. Default: as with the first; the strong arm's without either, the final one's.
             reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps
                 T. Default: T - 1.
             interval: noise levels sigma, low and high, in [0, 1]: only steps from a level between them reflect.
