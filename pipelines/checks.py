@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from diffusers.callbacks import (
@@ -50,10 +51,23 @@ class Checks(WeakArm):
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
     least_steps: ClassVar[int] = 1
 
+    @property
+    def multiple(self) -> int:
+        """What height and width are multiples of, in pixels, where models of a family differ in it."""
+        return 1
+
     def _check_call(
-        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any], scales: dict[str, Any]
+        self,
+        method: Method,
+        call: dict[str, Any],
+        weak_inputs: dict[str, Any],
+        scales: dict[str, Any],
+        second: dict[str, float | None],
     ) -> tuple[Conditioning, bool]:
         """Refuses what cannot be done under the method.
+
+        Args:
+            second: the arms' guidance in the reflection with the second of two experts. None: the method's.
 
         Returns:
             What the weak arm is told; and whether the denoiser has to be sent both halves where the stock pipeline
@@ -71,13 +85,21 @@ class Checks(WeakArm):
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
             if scales[name] is not None:
                 check_multiple(name, scales[name], call["guidance_scale"])
+        own: dict[str, Any] = {
+            name.removesuffix("_scale_2"): number for name, number in second.items() if number is not None
+        }
+        for name, number in second.items():
+            if number is not None:
+                _check_scale(name, number)
+        there = replace(method, **own) if own else method
         conditioning = Conditioning()
-        reflection = method.guidances if method.reflects(0, num_steps) else ()
+        reflection = [*method.guidances, *there.guidances] if method.reflects(0, num_steps) else ()
         forced_halves = self._unconditional(call, reflection)
         if method.reflects(0, num_steps) and method.uses_weak:
             for network in self._strong_networks().values():
                 perturbation(network, method, 0)
-            conditioning = self._weak_conditioning(method, call, weak_inputs, scales["weak_adapter_scales"] or {})
+            encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
+            conditioning = self._weak_conditioning(encoding, call, weak_inputs, scales["weak_adapter_scales"] or {})
         self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
 

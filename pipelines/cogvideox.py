@@ -40,6 +40,10 @@ class CogVideoXReflection(TransformerReflection):
 class W2SDCogVideoXPipeline(CogVideoXReflection, CogVideoXPipeline):
     """[`CogVideoXPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
+    pictured = False
+
 
 class W2SDCogVideoXImageToVideoPipeline(CogVideoXReflection, CogVideoXImageToVideoPipeline):
     """[`CogVideoXImageToVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    pictured = True

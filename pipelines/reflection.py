@@ -192,6 +192,8 @@ class Reflection(Checks, Weights):
         method: str | Method | None = "w2sd",
         strong_guidance_scale: float | None = None,
         weak_guidance_scale: float = 1.0,
+        strong_guidance_scale_2: float | None = None,
+        weak_guidance_scale_2: float | None = None,
         weak_prompt: str | list[str] | None = None,
         weak_negative_prompt: str | list[str] | None = None,
         weak_prompt_embeds: Tensor | None = None,
@@ -221,7 +223,8 @@ class Reflection(Checks, Weights):
                 call's); or None for the stock pipeline's own sampling.
             strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
                 which is the guidance of the final step.
-            weak_guidance_scale: guidance of the weak arm in the reflection.
+            weak_guidance_scale: guidance of the weak arm there. strong_guidance_scale_2, weak_guidance_scale_2: with
+                the second of two experts. Default: as with the first; the strong arm's without either, the final one's.
             reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps
                 T. Default: T - 1.
             interval: noise levels sigma, low and high, in [0, 1]: only steps from a level between them reflect.
@@ -294,7 +297,8 @@ class Reflection(Checks, Weights):
             "strong_embedded_guidance": strong_embedded_guidance,
             "weak_embedded_guidance": weak_embedded_guidance,
         }
-        for name, value in (weak_inputs | scales).items():
+        second = {"strong_guidance_scale_2": strong_guidance_scale_2, "weak_guidance_scale_2": weak_guidance_scale_2}
+        for name, value in (weak_inputs | scales | second).items():
             if value is not None and not has(call, name):
                 needed = NEEDS[name].partition(" ")[0]
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{needed}`.")
@@ -306,8 +310,9 @@ class Reflection(Checks, Weights):
         if method is not None:
             guidances = (strong_guidance_scale, weak_guidance_scale)
             chosen = self._chosen(method, call, guidances, options)
-            weak_conditioning, forced_halves = self._check_call(chosen, call, weak_inputs, scales)
-
+            if isinstance(method, str) and strong_guidance_scale is None and strong_guidance_scale_2 is None:
+                second["strong_guidance_scale_2"] = call.get("guidance_scale_2")
+            weak_conditioning, forced_halves = self._check_call(chosen, call, weak_inputs, scales, second)
         applied = apply_reflection(
             self,
             chosen,
@@ -317,6 +322,8 @@ class Reflection(Checks, Weights):
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
             weak_embedded_guidance=weak_embedded_guidance,
             strong_embedded_guidance=strong_embedded_guidance,
+            strong_guidance_2=second["strong_guidance_scale_2"],
+            weak_guidance_2=second["weak_guidance_scale_2"],
             generator=call.get("generator"),
             recorder=recorder,
         )

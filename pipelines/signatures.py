@@ -28,6 +28,8 @@ NEEDS = {
     "weak_skip_layers": "num_inference_steps",
     "strong_embedded_guidance": "true_cfg_scale",
     "weak_embedded_guidance": "true_cfg_scale",
+    "strong_guidance_scale_2": "guidance_scale_2",
+    "weak_guidance_scale_2": "guidance_scale_2",
 }
 
 # What the stock pipelines whose call ends in **kwargs read of them: names that diffusers has deprecated.

@@ -27,6 +27,7 @@ class TransformerReflection(Reflection):
     latents and the same text embeddings, and this is what they have to agree in (`agreeing`).
     """
 
+    pictured: ClassVar[bool | None] = None  # whether a picture lies in channels beside the latents; None: either
     packed: ClassVar[int] = 1  # how many of the autoencoder's positions are channels of one token
     scales_noise = False
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "patch_size", "patch_size_t")
@@ -40,10 +41,10 @@ class TransformerReflection(Reflection):
 
         Args:
             strong: a folder of a pipeline in diffusers' layout, or a hub id.
-            weak: likewise, of which the transformers alone are loaded, which may be of another size (beside two
-                experts, one transformer is the weak arm of both); or a loaded transformer, or several by name; or a
-                file of one (safetensors or GGUF), loaded with the configuration `weak_config`. None: what is in
-                `strong`'s folder if this pipeline was saved with a weak arm, else none.
+            weak: likewise, of which the transformers alone are loaded, which may be of another size; or a loaded
+                transformer, or several by name; or a file of one (safetensors or GGUF), loaded with the configuration
+                `weak_config`. Beside two experts, one transformer is the weak arm of both. None: what is in `strong`'s
+                folder if this pipeline was saved with a weak arm, else none.
             weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
                 transformer, or of a pipeline. Default: the `config.json` beside the file, or else `strong`'s.
             same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
@@ -74,6 +75,19 @@ class TransformerReflection(Reflection):
     def decoded_channels(self) -> int:
         config = self.vae.config
         return int(config.get("latent_channels") or config.z_dim)
+
+    def _check_weak(self, call: dict[str, Any]) -> None:
+        super()._check_weak(call)
+        pictured = self.pictured and not self.config.get("expand_timesteps")
+        for name, network in self._strong_networks().items():
+            config: Any = network.config
+            if self.pictured is not None and pictured != (config.in_channels != config.out_channels):
+                kind = "is not shown" if pictured else "is shown"
+                accepted = "from a picture" if self.pictured else "from a prompt alone"
+                raise ValueError(
+                    f"`{name}` takes {config.in_channels} channels and predicts {config.out_channels}, as one does that"
+                    f" {kind} a picture; {type(self).__name__} takes a network of videos {accepted}."
+                )
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
         """LoRAs of transformers are shared in the layouts of several trainers, which diffusers renames as a whole."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import WanImageToVideoPipeline, WanPipeline
 
 from .transformer import TransformerReflection
@@ -11,17 +13,28 @@ class WanReflection(TransformerReflection):
     """What the families of Wan have in common.
 
     Of two experts, each is reflected by its own weak one, or by itself where it has none (`weak_transformer`,
-    `weak_transformer_2`). The guidance of the reflection is the same with both; the final step's is `guidance_scale`,
-    and `guidance_scale_2` with the second.
+    `weak_transformer_2`). The final step's guidance is `guidance_scale`, and `guidance_scale_2` with the second; so is
+    the reflection's (`strong_guidance_scale`, `strong_guidance_scale_2`, and likewise the weak arm's).
     """
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     agreeing = (*TransformerReflection.agreeing, "text_dim", "image_dim")
 
+    @property
+    def multiple(self) -> int:
+        """The autoencoder's scale times the network's patch: 16, and 32 of TI2V-5B. diffusers cuts other sizes."""
+        pipe: Any = self
+        network: Any = next(iter(self._strong_networks().values()))
+        return int(pipe.vae_scale_factor_spatial * network.config.patch_size[1])
+
 
 class W2SDWanPipeline(WanReflection, WanPipeline):
     """[`WanPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
+    pictured = False
+
 
 class W2SDWanImageToVideoPipeline(WanReflection, WanImageToVideoPipeline):
     """[`WanImageToVideoPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
+
+    pictured = True

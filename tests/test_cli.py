@@ -22,7 +22,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from typer.testing import CliRunner
 
-from w2sd_video import check_pair, cli, presets, runs, settings, terminal
+from w2sd_video import check_pair, cli, presets, runs, setting_options, settings, terminal
 from w2sd_video.cli import options
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.shapes import WEIGHTS
@@ -472,7 +472,7 @@ HELPS = ("generate", "eval", "best", "shapes train")
 
 def test_every_option_in_a_message_is_one_that_there_is():
     options = {option for name in HELPS for option in re.findall(r"--[a-z\d-]+", run(*name.split(), "--help"))}
-    messages = [*terminal.OPTIONS.values(), *map(settings.option, settings.names())]
+    messages = [*terminal.OPTIONS.values(), *map(setting_options.option, settings.names())]
     assert {part for option in messages for part in option.split("/") if part.startswith("--")} <= options
     known = {
         *inspect.signature(evaluate).parameters,

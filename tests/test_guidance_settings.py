@@ -43,6 +43,14 @@ def test_the_second_expert_has_its_guidance_and_a_model_with_one_expert_takes_no
     other, counts = hashed(tmp_path, **fields, guidance_scale=1.0, guidance_scale_2=2.0)
     assert counts == {"strong": 2 * 4 + 3, "weak": 3, "total": 14} and other != first
     assert arguments(load(request)["w2sd"], request, "w2sd")["guidance_scale_2"] == 3.0
+    numbers = {"strong_guidance_scale": 3.0, "strong_guidance_scale_2": 2.0, "weak_guidance_scale_2": 0.0}
+    seconds, counts = hashed(tmp_path, **fields, **numbers)
+    assert counts == {"strong": 2 * (4 + 3), "weak": 3, "total": 17} and seconds != first
+    assert seconds != hashed(tmp_path, **fields, **numbers | {"weak_guidance_scale_2": 1.0})[0]
+    numbers = {"guidance_scale": 1.0, "guidance_scale_2": 1.0, "strong_guidance_scale_2": 0.0}
+    assert hashed(tmp_path, **fields, **numbers)[1] == {"strong": 2 * 4 + 3, "weak": 3, "total": 14}
+    with pytest.raises(Refused, match="strong_guidance_scale_2: 2.0 is not accepted; beside 1 with the first exp"):
+        Request.of("a cat", **TINY | fields, strong_guidance_scale_2=2.0)
     alone = Request.of("a cat", **TINY | fields, variant="weak")
     assert "guidance_scale_2" not in arguments(load(alone)["weak"], alone, "weak")
     fields["strong"] = str(weak)

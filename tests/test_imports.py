@@ -25,7 +25,7 @@ FILES = {
 FLOORS = (
     "claims columns documents errors hashing interrupts plugins power prompts statistics tables threads validation"
     " verdicts",
-    "families levels presets progress provenance setting_types settings terminal",
+    "families levels presets progress provenance setting_options setting_types settings terminal",
     "methods",
     "alignment arms hook strength",
     "dit_moe loading models motion",

@@ -147,6 +147,7 @@ def test_doctor_says_how_to_get_a_weak_transformer_and_what_a_pair_takes(tmp_pat
     assert command in rows["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]
     weak = rows["stabilityai/stable-diffusion-3.5-medium"]
     assert '--include "transformer*/*.json" --include "transformer*/*.safetensors"' in weak and "unet" not in weak
+    assert '--include "vae/config.json"' in weak  # which says whether the latents are the same
     saved(WAN, tmp_path / "strong", **textual("WanPipeline"))
     saved(WAN, tmp_path / "weak", transformer := WAN.weak(), **textual("WanPipeline"))
     text = presets.text(replace(presets.load("wan21-14b-1.3b"), strong="strong", weak="weak"))

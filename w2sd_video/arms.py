@@ -156,18 +156,22 @@ def skipped(blocks: Mapping[str, nn.Module]) -> Settings:
     return [(vars(block), "forward", _passing(name, block)) for name, block in blocks.items()]
 
 
+# How many of their first arguments blocks return that diffusers' own registry does not know.
+_RETURNED = {"DiTMoEBlock": 1, "SanaTransformerBlock": 1, "HunyuanVideo15TransformerBlock": 2}
+
+
 def _passing(name: str, block: nn.Module) -> Callable[..., Any]:
     """A block's forward that changes nothing."""
     from diffusers.hooks._helpers import TransformerBlockRegistry
 
     kind = type(block)
     names = [*inspect.signature(kind.forward).parameters][1:]
-    returned = [names[0]]
     try:
         known = TransformerBlockRegistry.get(kind)
     except ValueError:
-        if kind.__name__ != "DiTMoEBlock":
+        if kind.__name__ not in _RETURNED:
             raise ValueError(f"the layer {name!r} is a {kind.__name__}, and how to skip one is not known.") from None
+        returned = names[: _RETURNED[kind.__name__]]
     else:
         returned = [known.hidden_states_argument_name]
         if (second := known.return_encoder_hidden_states_index) is not None:

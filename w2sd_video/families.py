@@ -107,6 +107,7 @@ EMBEDDED = tuple(name for name, family in FAMILIES.items() if family.embedded)
 EXPERTS = tuple(name for name, family in FAMILIES.items() if family.experts)
 RESCALED = tuple(name for name, family in FAMILIES.items() if family.rescaled)
 FROM_IMAGE = tuple(name for name, family in FAMILIES.items() if family.from_image)
+TRANSFORMERS = tuple(name for name, family in FAMILIES.items() if family.transformer)
 U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
 
 

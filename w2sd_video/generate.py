@@ -149,7 +149,7 @@ class Maker:
 
     def load(self, request: Request, variant: Variant) -> bool:
         """Whether the pipelines of a request, for this variant, had to be loaded."""
-        models = (request.models, request.weak_text_encoders, request.adapters, request.ip_adapter)
+        models = (request.models, request.weak_config, request.weak_text_encoders, request.adapters, request.ip_adapter)
         placed = (request.dtype, request.device, request.offload, request.compile)
         wanted = (variant, request.family, *models, *placed)
         if wanted == self._loaded:
@@ -286,7 +286,7 @@ def _strong_parameters(request: Request, pipelines: Mapping[str, Pipeline]) -> i
     from .hook import parameters_of
 
     for variant, pipe in pipelines.items():
-        if variant != "weak" or request.weak is None:  # a weak model alone has a pipeline of its own
+        if variant != "weak" or not request.weak_alone:  # a weak model alone has a pipeline of its own
             return round(fmean(parameters_of(network) for network in pipe._strong_networks().values()))
     return None
 

@@ -14,6 +14,15 @@ MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
 LONGEST = 100_000  # characters of a text
 WIDEST = 65_536  # pixels a side, and frames
 STRONGEST = 1e6  # guidance, scales
+SCALED = "MODEL[:STRONG[:WEAK]]"
+# The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
+# strong model's alone.
+SCALES = {"adapters": (0.8, -1.5), "controlnet": (1.0, 0.0), "ip_adapter": (0.6, 0.0)}
+
+
+def scales_of(name: str) -> str:
+    """Those scales, as a help says them."""
+    return ", ".join(f"{scale:g}" for scale in SCALES[name])
 
 
 def _as_dict(value: object) -> object:

@@ -24,13 +24,16 @@ from .families import (
     MOVED,
     RESCALED,
     TEXTUAL,
+    TRANSFORMERS,
     U_NETS,
     VIDEOS,
     FamilyName,
 )
 from .setting_types import (
     MOST_STEPS,
+    SCALED,
     SCALED_ACCEPTED,
+    SCALES,
     WIDEST,
     Adapters,
     Hashes,
@@ -44,6 +47,7 @@ from .setting_types import (
     ScaledModel,
     Side,
     Text,
+    scales_of,
 )
 from .validation import Setting, validated
 
@@ -62,17 +66,10 @@ METHODS = (
 ).split()
 # The settings that are models by themselves; those that every video has, and no image; those that are pictures.
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+PLACES = (*OWN_MODELS, "weak_config")  # settings that may be paths
 OF_VIDEOS = ("num_frames", "fps")
 PICTURES = ("control", "ip_image", "image")
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
-SCALED = "MODEL[:STRONG[:WEAK]]"
-# The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
-# strong model's alone.
-SCALES = {"adapters": (0.8, -1.5), "controlnet": (1.0, 0.0), "ip_adapter": (0.6, 0.0)}
-
-
-def _scales(name: str) -> str:
-    return ", ".join(f"{scale:g}" for scale in SCALES[name])
 
 
 @validated
@@ -90,6 +87,16 @@ class Pair:
         Model | None,
         Setting("Weak model: hub id, folder or single file.", ("--weak",), MODELS, "weak", TEXTUAL),
     ] = None  # the weak arm is the strong model
+    weak_config: Annotated[
+        Model | None,
+        Setting(
+            "Configuration of a weak transformer's single file: hub id or folder (default: config.json beside it).",
+            ("--weak-config",),
+            MODELS,
+            "weak",
+            TRANSFORMERS,
+        ),
+    ] = None
     vae: Annotated[
         Model | None,
         Setting("Another autoencoder than the strong model's: hub id, folder or file.", ("--vae",), MODELS),
@@ -120,7 +127,7 @@ class Pair:
     adapters: Annotated[
         Adapters,
         Setting(
-            f"A LoRA, and its scales in the two arms ({_scales('adapters')}; beside another weak model"
+            f"A LoRA, and its scales in the two arms ({scales_of('adapters')}; beside another weak model"
             f" {SCALES['adapters'][0]:g}, 0), in place of the preset's; can be given again.",
             ("--lora",),
             MODELS,
@@ -132,7 +139,7 @@ class Pair:
     controlnet: Annotated[
         ScaledModel | None,
         Setting(
-            f"A ControlNet, and its scales in the two arms ({_scales('controlnet')}).",
+            f"A ControlNet, and its scales in the two arms ({scales_of('controlnet')}).",
             ("--controlnet",),
             MODELS,
             families=CONTROLLED,
@@ -143,7 +150,7 @@ class Pair:
     ip_adapter: Annotated[
         PicturedModel | None,
         Setting(
-            f"An IP-Adapter's file, and its scales in the two arms ({_scales('ip_adapter')}).",
+            f"An IP-Adapter's file, and its scales in the two arms ({scales_of('ip_adapter')}).",
             ("--ip-adapter",),
             MODELS,
             families=U_NETS,
@@ -217,6 +224,20 @@ class Pair:
             METHOD,
             families=EXPERTS,
         ),
+    ] = None
+    strong_guidance_scale_2: Annotated[
+        Scale | None,
+        Setting(
+            "Guidance of the reflection's strong arm with the second of two experts; null: that with the first.",
+            ("--strong-guidance-2",),
+            METHOD,
+            "reflection",
+            EXPERTS,
+        ),
+    ] = None
+    weak_guidance_scale_2: Annotated[
+        Scale | None,
+        Setting("The same of the reflection's weak arm.", ("--weak-guidance-2",), METHOD, "weak", EXPERTS),
     ] = None
     guidance_rescale: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
@@ -427,23 +448,3 @@ def words(name: str, cls: type = Settings) -> list[str]:
 def names(cls: type = Settings) -> list[str]:
     """The names of all settings."""
     return validation.names(cls)
-
-
-OF_METHOD = "option of "  # what the argument of an error begins with that is of an option which a method does not have
-
-
-def whole(argument: str) -> str:
-    """The setting that an error's argument is, or is a part of: `controlnet` of `controlnet.strong`."""
-    if argument.startswith(OF_METHOD):
-        return "options"
-    name = argument.partition(".")[0]
-    parts = {"lora": "adapters", "image_encoder": "ip_adapter", "schedules": "scheduler"}
-    return parts.get(name, name)
-
-
-def option(argument: str) -> str:
-    """The command line's name for an argument, or a part of one, as in `controlnet.strong`; else its own."""
-    name = whole(argument)
-    if name in names() and (options := of(name).options):
-        return options[0].partition("/")[0]
-    return argument

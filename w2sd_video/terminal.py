@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from . import settings
+from . import setting_options
 from .documents import parse_yaml, words_as_booleans
 from .errors import Failed, Named, NotFinite, Refused, out_of_memory, shown
 
@@ -164,9 +164,9 @@ def _message(error: Named, options: Mapping[str, str], context: typer.Context | 
     """What is said of an error: the option that sets its argument, or else where its value comes from."""
     if not error.argument:
         return str(error)
-    setting = settings.whole(error.argument)
+    setting = setting_options.whole(error.argument)
     option = options.get(error.argument) or options.get(setting) or OPTIONS.get(error.argument.partition(".")[0])
-    option = option or settings.option(error.argument)
+    option = option or setting_options.option(error.argument)
     if context and option.startswith("--"):
         names = next((each.opts for each in context.command.params if option in each.opts), [])
         typed = [name for name in names if any(each.partition("=")[0] == name for each in sys.argv[1:])]
@@ -188,14 +188,15 @@ def _problem(error: Named, context: typer.Context | None) -> str:
     Args:
         context: of a command that has set it; None where something else has, such as a plan.
     """
-    if not isinstance(error, Refused) or settings.whole(error.argument) != "options":
+    if not isinstance(error, Refused) or setting_options.whole(error.argument) != "options":
         return error.problem
     if isinstance(error.value, Mapping):
         said = ", ".join(f"{name}={_as_typed(value)}" for name, value in error.value.items())
         return f"{said[:300]} is not accepted; {error.accepted}"
-    if error.origin or context is None or not error.argument.startswith(settings.OF_METHOD):
+    if error.origin or context is None or not error.argument.startswith(setting_options.OF_METHOD):
         return error.problem
-    said = f"{shown(error.value)} is no option of {error.argument.removeprefix(settings.OF_METHOD)}; {error.accepted}"
+    method = error.argument.removeprefix(setting_options.OF_METHOD)
+    said = f"{shown(error.value)} is no option of {method}; {error.accepted}"
     other = "method" in context.params and context.params["method"] is None
     return f"{said}; --method names another method" if other else said
 

@@ -13,8 +13,7 @@ import typer
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
-from ..setting_types import Scaled
-from ..settings import SCALED, SCALES
+from ..setting_types import SCALED, SCALES, Scaled
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from .. import plugins, presets, runs, settings
+from .. import plugins, presets, runs, setting_options, settings
 from ..errors import Named, Refused
 from ..runs import Request
 from ..sampling import weak_arm
@@ -154,7 +154,7 @@ def _of_sidecar(path: Path, overrides: Container[str]) -> Iterator[None]:
     try:
         yield
     except Named as error:
-        name = settings.whole(error.argument)
+        name = setting_options.whole(error.argument)
         if not error.origin and name in settings.names() and name not in overrides:
             error.origin = f"--from: {path}: its request's"
         raise
@@ -234,7 +234,7 @@ def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: b
     else:
         unused = set()
     named = [name for name in fields if name in settings.names() and name not in used]
-    idle = [settings.option(name) for name in named if settings.of(name).arm in arms or name in unused]
+    idle = [setting_options.option(name) for name in named if settings.of(name).arm in arms or name in unused]
     if weak_lora_scale and "weak" in arms:
         idle.append("--weak_lora_scale")
     return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""

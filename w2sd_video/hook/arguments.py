@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
@@ -31,6 +32,8 @@ def check_arguments(
     weak_embedded_guidance: Any,
     strong_conditioning: Any,
     strong_embedded_guidance: Any,
+    strong_guidance_2: Any,
+    weak_guidance_2: Any,
     generator: Any,
     recorder: Any,
 ) -> None:
@@ -56,6 +59,8 @@ def check_arguments(
     numbers: dict[str, list[Any]] = {
         "weak_embedded_guidance": [weak_embedded_guidance],
         "strong_embedded_guidance": [strong_embedded_guidance],
+        "strong_guidance_2": [strong_guidance_2],
+        "weak_guidance_2": [weak_guidance_2],
     }
     scale = weak_controlnet_conditioning_scale
     numbers["weak_controlnet_conditioning_scale"] = scale if isinstance(scale, list) else [scale]
@@ -96,6 +101,48 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
             f"`weak` is a {kinds[0]}, which takes {lacking[0]!r}, and {name}'s denoiser is a {kinds[1]}, which takes"
             f" {', '.join(theirs)}: accepted is a network of the same inputs."
         )
+
+
+def check_same_place(name: str, weak: nn.Module, strong: nn.Module) -> None:
+    """Refuse a weak network that cannot take what the pipeline tells its own: of another dtype, or on another device
+    without a hook that brings its inputs there."""
+    ours, theirs = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
+    if None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"`weak` is in {ours}, and {name}'s denoiser in {theirs}: accepted is one dtype for both, such as by"
+            " `from_pretrained(…, torch_dtype=…)`."
+        )
+    places = [getattr(network, "device", None) for network in (weak, strong)]
+    hooked = any(
+        hasattr(network, "_hf_hook") or any("offloading" in key for key, _ in hooks_of(network))
+        for network in (weak, strong)
+    )
+    if None not in places and places[0] != places[1] and not hooked:
+        raise ValueError(
+            f"`weak` is on {places[0]}, and {name}'s denoiser on {places[1]}: accepted is one device for both, or a"
+            " weak network to which accelerate brings its inputs, by"
+            f" `accelerate.dispatch_model(weak, {{'': {str(places[0])!r}}}, force_hooks=True)`."
+        )
+
+
+def hooks_of(network: nn.Module) -> list[tuple[str, ModelHook]]:
+    """diffusers' hooks in a network, each with its name."""
+    registries = [getattr(module, "_diffusers_hook", None) for module in network.modules()]
+    return [named for each in registries for named in getattr(each, "hooks", {}).items()]
+
+
+def second_guidance(
+    name: str, denoisers: Mapping[str, nn.Module], strong: float | None, weak: float | None
+) -> dict[nn.Module, tuple[float | None, float | None]]:
+    """The arms' guidance while a pipeline's second denoiser has its turn, by that denoiser.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for argument, number in (("strong_guidance_2", strong), ("weak_guidance_2", weak)):
+        if number is not None and len(denoisers) < 2:
+            raise ValueError(f"`{argument}` is {number!r}, and {name} has one denoiser: give None.")
+    return {} if strong is None and weak is None else {[*denoisers.values()][-1]: (strong, weak)}
 
 
 def inputs_of(network: nn.Module) -> Mapping[str, inspect.Parameter] | None:

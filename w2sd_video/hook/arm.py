@@ -40,7 +40,8 @@ class Evaluations:
         return {arm: round(self.parameters[arm] / count) for arm, count in counts.items() if count}
 
     def per_video(self) -> dict[str, int]:
-        """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one."""
+        """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one. Of
+        several calls, they have to make equally many videos."""
         strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
         counts = {"strong": strong, "weak": weak, "total": strong + weak}
         return counts | {"controlnet": controlnet} if controlnet else counts
@@ -140,7 +141,8 @@ class BoundArm:
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
             times = self.step.timestep, step.timestep
-            return inputs | {name: _time(inputs[name], *times) for name in names if name in inputs}
+            own = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            return inputs | {name: _time(time, *times, self.sign) for name, time in own.items()}
 
         sent = [
             replace(
@@ -219,12 +221,14 @@ class BoundArm:
         return several[0]
 
 
-def _time(time: Any, now: float, then: float) -> Any:
-    """A time as a network is told it, at another timestep; some are told a multiple of the scheduler's."""
+def _time(time: Any, now: float, then: float, sign: float) -> Any:
+    """A time as a network is told it, at another timestep. Some are told a multiple of the scheduler's; and of those
+    that predict the opposite (`sign` -1), some count it from the noise on, as 1 less such a multiple."""
     if not isinstance(time, Tensor):
-        return then if time == now else time * (then / now)
-    same = (time == now).all()
-    return torch.full_like(time, then) if same else time * (then / now)
+        return _time(torch.tensor(time, dtype=torch.float64), now, then, sign).item()
+    if (time == now).all():
+        return torch.full_like(time, then)
+    return time * (then / now) if sign > 0 else 1 - (1 - time) * (then / now)
 
 
 def check_finite(x: Tensor, where: str) -> None:

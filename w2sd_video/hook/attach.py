@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..arms import Settings, switched
 from ..levels import check_scheduler
 from ..methods import Method
-from .arguments import check_arguments, check_inputs, check_same_inputs
+from .arguments import check_arguments, check_inputs, check_same_inputs, check_same_place, hooks_of, second_guidance
 from .calls import channels
 from .control import ControlHook
 from .denoiser import DenoiserHook
@@ -135,6 +135,8 @@ def apply_reflection(
     weak_embedded_guidance: float | None = None,
     strong_conditioning: Conditioning | None = None,
     strong_embedded_guidance: float | None = None,
+    strong_guidance_2: float | None = None,
+    weak_guidance_2: float | None = None,
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     recorder: Recorder | None = None,
@@ -164,6 +166,8 @@ def apply_reflection(
         weak_embedded_guidance, strong_embedded_guidance: of networks that embed their guidance, the number for the weak
             arm, and for the strong one in the reflection, in the unit of the pipeline's `guidance_scale`. Default: its.
         strong_conditioning: what the strong arm is told in the reflection; in the final step it is told the pipeline's.
+        strong_guidance_2, weak_guidance_2: of a pipeline with two denoisers that take turns, the arms' guidance in the
+            reflection while `transformer_2` has its turn. Default: the method's, as with the first.
         eta: without effect, since the scheduler makes the final step with the `eta` of the pipeline's call.
         generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
         recorder: keeps what the method does at every step, in numbers; see `Recorder`.
@@ -187,10 +191,13 @@ def apply_reflection(
         weak_embedded_guidance=weak_embedded_guidance,
         strong_conditioning=strong_conditioning,
         strong_embedded_guidance=strong_embedded_guidance,
+        strong_guidance_2=strong_guidance_2,
+        weak_guidance_2=weak_guidance_2,
         generator=generator,
         recorder=recorder,
     )
     denoisers = _denoisers(pipeline)
+    second = second_guidance(type(pipeline).__name__, denoisers, strong_guidance_2, weak_guidance_2)
     weaks = _weak(type(pipeline).__name__, denoisers, weak)
     check_inputs("weak_conditioning", weak_conditioning, [*denoisers.values(), *weaks.values()])
     check_inputs("strong_conditioning", strong_conditioning or PIPELINES_OWN, [*denoisers.values()])
@@ -217,6 +224,7 @@ def apply_reflection(
             _multiple(pipeline, "strong_embedded_guidance", strong_embedded_guidance),
             _multiple(pipeline, "weak_embedded_guidance", weak_embedded_guidance),
         ),
+        second=second,
         noise=following_noise(generator),
         recorder=recorder,
     )
@@ -376,16 +384,16 @@ def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mappin
                     f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}: accepted is a network of the same"
                     " latents."
                 )
+        check_same_place(name, network, denoisers[each])
     for network in [*denoisers.values(), *weak.values()]:
         kind = type(unwrap_module(network)).__name__
-        for module in network.modules():
-            for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
-                if hook._is_stateful:
-                    raise ValueError(
-                        f"{kind} has a {type(hook).__name__}, which keeps what the network computed at one place for"
-                        " another: a cache is not supported under a method, which evaluates the network at several"
-                        " places a step. Use `disable_cache()`, or `method=None`."
-                    )
+        for _, hook in hooks_of(network):
+            if hook._is_stateful:
+                raise ValueError(
+                    f"{kind} has a {type(hook).__name__}, which keeps what the network computed at one place for"
+                    " another: a cache is not supported under a method, which evaluates the network at several"
+                    " places a step. Use `disable_cache()`, or `method=None`."
+                )
 
 
 def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:

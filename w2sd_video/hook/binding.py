@@ -29,6 +29,7 @@ class Arms:
     weak_control_scale: float | list[float] | None
     strong_conditioning: Conditioning | None
     embedded: Callable[[], tuple[float | None, float | None]]
+    second: Mapping[nn.Module, tuple[float | None, float | None]] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
     _sizes: dict[int, int] = field(default_factory=dict)  # parameters of the networks, by id
 
@@ -53,6 +54,7 @@ class Arms:
         common: dict[str, Any] = {"sent": sent, "step": step, "where": where, "final": final, "sign": sign}
         common["evaluations"] = self.evaluations
         numbers = [_embedding(sent[0].inputs, number, self.name) for number in self.embedded()]
+        strong_guidance, weak_guidance = self.second.get(call.module, (None, None))
         in_reflection, conditioning = self.strong_conditioning, self.weak_conditioning
         if numbers[0] is not None:
             in_reflection = _with(in_reflection or PIPELINES_OWN, numbers[0])
@@ -61,7 +63,7 @@ class Arms:
         strong = BoundArm(
             "strong",
             call.forward,
-            method.strong_guidance,
+            method.strong_guidance if strong_guidance is None else strong_guidance,
             in_reflection=in_reflection,
             parameters=self.parameters(call.module),
             **common,
@@ -71,7 +73,7 @@ class Arms:
         weak = BoundArm(
             "weak",
             call.forward if own is None else own,
-            method.weak_guidance,
+            method.weak_guidance if weak_guidance is None else weak_guidance,
             conditioning=conditioning,
             settings=self.weak_settings + perturbation(network, method, step.index),
             control_scale=self.weak_control_scale,

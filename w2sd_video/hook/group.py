@@ -20,7 +20,7 @@ held as it is, and so are parts of the latents whose time the pipeline says is 0
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -60,6 +60,8 @@ class Group:
         strong_conditioning: what the strong arm is told in the reflection alone. None: what the pipeline tells it.
         embedded: the numbers of the strong arm (in the reflection alone) and the weak one, as multiples of the
             pipeline's, which a network that embeds its guidance is told as `guidance`, read at every step. None: its.
+        second: the guidance of the arms in the reflection, strong and weak, while a second denoiser has its turn, by
+            that denoiser. None: the method's.
         guidance: the pipeline's guidance number, read at every step. None: it is not known, or not one number.
         doubled: whether the pipeline sends rows of both branches in one call, read at every step. None: not known
             before its scheduler steps.
@@ -86,6 +88,7 @@ class Group:
         weak_control_scale: float | list[float] | None = None,
         strong_conditioning: Conditioning | None = None,
         embedded: Callable[[], tuple[float | None, float | None]] = lambda: (None, None),
+        second: Mapping[nn.Module, tuple[float | None, float | None]] | None = None,
         guidance: Callable[[], float | None] = lambda: 1.0,
         doubled: Callable[[], bool | None] = lambda: False,
         rescaled: Callable[[], bool] = lambda: False,
@@ -114,6 +117,7 @@ class Group:
             weak_control_scale,
             strong_conditioning,
             embedded,
+            second or {},
         )
         self._loop = Loop(scheduler, num_steps)
         self._turn: Turn | None = None
@@ -239,7 +243,8 @@ class Group:
             answer = replace(answer, d=None if answer.d is None else sent[0].latents.only_moving(answer.d))
         self._carried = (step.index, answer.carry)
         if self.recorder is not None:
-            self.recorder.add(step.index, step, x_t, answer)
+            in_time = len(shape_in_time(x_t, first.module, self.form.axis)) == 5
+            self.recorder.add(step.index, step, x_t, answer, time=2 if in_time else 1)
         turn.pending = Pending(step, x_t, answer, tuple(sent[: len(turn.calls)]))
         for call in turn.calls:
             call.learned_sigma = arm.learned_sigma
@@ -292,12 +297,17 @@ class Group:
         pending, arguments = turn.pending, bound.arguments
         assert pending is not None
         answer = pending.answer
-        mixture = arguments["model_output"] = value(arguments["model_output"])
+        mixture = value(arguments["model_output"])
+        if not bool(answer.p.any()):  # whatever the pipeline divides it by
+            mixture = torch.zeros_like(mixture)
+        arguments["model_output"] = mixture
         sample = value(arguments["sample"])
 
         def led(v: Tensor) -> Tensor:
-            """What the pipeline makes of a tensor (B, …) of its denoiser's for its scheduler."""
-            return turn.tape.replay(turn.replies(v.expand_as(pending.x_t)[None], v.dtype))[slot]
+            """What the pipeline makes of a tensor (B, …) of its denoiser's for its scheduler: 0 where that is 0, also
+            where the pipeline divides by a norm or a deviation of it, as normalised and rescaled guidance do."""
+            replayed = turn.tape.replay(turn.replies(v.expand_as(pending.x_t)[None], v.dtype))[slot]
+            return replayed.nan_to_num(0.0, torch.inf, -torch.inf)
 
         way = check_stepped(
             pending.x_t,

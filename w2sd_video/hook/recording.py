@@ -53,8 +53,12 @@ class Recorder:
         self._latents = latents
         self._last: Tensor | None = None
 
-    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer) -> None:
-        """A step's answer. Nothing is kept of one that leaves the step as it is."""
+    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer, time: int = 2) -> None:
+        """A step's answer. Nothing is kept of one that leaves the step as it is.
+
+        Args:
+            time: which axis of a video's latents is time.
+        """
         if answer.d is not None:
             of, difference, whole = "latents", answer.d, x_t
         elif answer.e is not None:
@@ -69,10 +73,10 @@ class Recorder:
         if self._last is not None and before == index - 1 and self._last.shape == difference.shape:
             both = (norm * _norms(self._last, axes)).clamp(min=1e-30)
             cosine = ((difference * self._last).sum(axes) / both).tolist()
-        if difference.ndim == 5:  # (B, C, F, H, W)
-            mean = difference.mean(2)
-            still = (difference.shape[2] * mean.square().sum((1, 2, 3)) / norm.square().clamp(min=1e-30)).tolist()
-            of_frame = (1, 3, 4)
+        if difference.ndim == 5:
+            mean = difference.mean(time)
+            still = (difference.shape[time] * mean.square().sum((1, 2, 3)) / norm.square().clamp(min=1e-30)).tolist()
+            of_frame = tuple(axis for axis in axes if axis != time)
             frames = (_norms(difference, of_frame) / _norms(whole, of_frame).clamp(min=1e-30)).tolist()
         share = (norm / _norms(whole, axes).clamp(min=1e-30)).tolist()
         self._last = difference

@@ -43,7 +43,7 @@ def check_stepped(
         refuse("hands its scheduler a prediction of another shape than the latents that it steps, or of more branches")
     seen, expected = led(latents.only_moving(x_t)), full_precision(sample)
     if latents.moving is not None:  # where nothing moves, the pipeline may step what it likes
-        moving = led(latents.moving.to(x_t.dtype)).abs().round().nan_to_num()
+        moving = led(latents.moving.to(x_t.dtype)).abs().round()
         seen, expected = seen * moving, expected * moving
     elif seen.numel() < x_t.numel():
         refuse("steps fewer latents than its denoiser sees (reference tokens, or a frame that is held still)")

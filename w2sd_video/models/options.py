@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import diffusers
@@ -42,8 +43,14 @@ class Options:
         """What a component is to be quantised by, as its loader takes it: nothing for one that is not."""
         if self.quantization is None:
             return {}
-        config = self.quantization._resolve_quant_config(issubclass(kind, diffusers.ModelMixin), name)
-        return {} if config is None else {"quantization_config": config}
+        if self.quantization.quant_mapping is not None:
+            config = self.quantization.quant_mapping.get(name)
+            return {} if config is None else {"quantization_config": config}
+        if (chosen := self.quantization.components_to_quantize) and name not in chosen:
+            return {}
+        library = "diffusers" if issubclass(kind, diffusers.ModelMixin) else "transformers"
+        kinds = import_module(f"{library}.quantizers.auto").AUTO_QUANTIZATION_CONFIG_MAPPING
+        return {"quantization_config": kinds[self.quantization.quant_backend](**self.quantization.quant_kwargs)}
 
     @property
     def download(self) -> dict[str, Any]:

@@ -142,9 +142,10 @@ def download_command(argument: str, repo_id: str, variant: str | None = None, de
     """
     weights = f"{variant}.safetensors" if variant else "safetensors"
     sentence_pieces = ["*/*.model"] * (denoiser != "unet")  # the tokenizers of T5
+    latents = ["vae/config.json"] * (denoiser != "unet")  # which two models have to have in common
     patterns = {
         "strong": ["*.json", "*/*.txt", *sentence_pieces, f"*/*.{weights}"],
-        "weak": ["model_index.json", "scheduler/*", f"{denoiser}/*.json", f"{denoiser}/*.{weights}"],
+        "weak": ["model_index.json", "scheduler/*", *latents, f"{denoiser}/*.json", f"{denoiser}/*.{weights}"],
     }.get(argument, ["config.json", f"*.{weights}"])
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
     return command if variant else command + ' --exclude "*.fp16.*"'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -26,7 +27,7 @@ from .checkpoints import explained
 from .checks import complete
 from .networks import hint, networks, single
 from .options import DTYPE, HUB_OPTIONS, MODEL_OPTIONS, Options
-from .sources import GGUF, SUFFIXES, Source, local, resolve
+from .sources import GGUF, SUFFIXES, Source, cached, local, resolve
 from .weight_files import usual_variant, weight_files
 
 FILES = (*SUFFIXES, GGUF)
@@ -132,6 +133,8 @@ def load_pair(
     for name in cls.denoiser_names:
         if isinstance(file := parts.get(name), (str, PathLike)):
             parts[name] = _of_file(cls, name, _source_of(name, file, options), _configured(ours, name), options)
+        if isinstance(network := parts.get(name), ModelMixin):  # in the place of the folder's, which may lack it
+            ours.transformers[name] = _described(network)
     if isinstance(vae := parts.get("vae"), (str, PathLike)):
         kind = ours.components.get("vae", ("diffusers", ""))[1]
         parts["vae"] = single(getattr(diffusers, kind), _source_of("vae", vae, options), options)
@@ -159,7 +162,7 @@ def _weak(
 ) -> dict[str, Any]:
     """The weak arm's transformers, by the names of its components."""
     if isinstance(weak, (ModelMixin, Mapping)):
-        several = dict(weak) if isinstance(weak, Mapping) else {cls.denoiser_name: weak}
+        several = dict(weak) if isinstance(weak, Mapping) else dict.fromkeys(strong.transformers, weak)
         if wrong := [name for name, each in several.items() if name not in cls.denoiser_names]:
             raise ValueError(f"weak={{{wrong[0]!r}: …}}: {cls.__name__} has {', '.join(cls.denoiser_names)}.")
         return {f"weak_{name}": each for name, each in several.items()}
@@ -168,13 +171,13 @@ def _weak(
     if source.path is not None and source.path.is_file():
         folder = _configured(strong, name)
         if config is not None:
-            folder = _arm_of_config(_source_of("weak_config", config, options), name)
+            folder = _folder_of_config(_source_of("weak_config", config, options), name, options.hub)
         elif _configures(cls, name, source.path.parent):
             folder = source.path.parent
         network = _of_file(cls, name, source, folder, options)
-        described = TransformerArm(source, {name: {**network.config, "_class_name": type(network).__name__}}, {})
+        described = TransformerArm(source, dict.fromkeys(strong.transformers, _described(network)), {})
         _check_arms(cls, strong, described, rescheduled)
-        return {f"weak_{name}": network}
+        return {f"weak_{name}": network for name in strong.transformers}
     arm = _arm(cls, source, set(), options)
     _check_arms(cls, strong, arm, rescheduled)
     loaded = networks(arm.source, arm.components, options, arm.components.keys() - set(cls.denoiser_names))
@@ -234,6 +237,9 @@ def _arm(cls: Any, source: Source, overridden: set[str], options: Options) -> Tr
             folder = cls.stock.download(
                 source.value, **dict.fromkeys(skipped), **options.hub, **options.download, trust_remote_code=False
             )
+        if is_weak and "vae" in parts:  # whose configuration says what the latents mean
+            with suppress(WeightsNotFound):
+                local(replace(source, inside="vae/config.json"), options.hub)
         source = replace(source, path=Path(folder))
     assert source.path is not None
     if not (source.path / "model_index.json").is_file():
@@ -273,18 +279,37 @@ def _kinds(cls: Any, name: str) -> list[str]:
     return [each.__name__ for each in get_args(kind) or (kind,) if each is not type(None)]
 
 
+def _described(network: Any) -> dict[str, Any]:
+    """A loaded transformer's configuration, as a folder would say it."""
+    return {**network.config, "_class_name": type(network).__name__}
+
+
 def _configured(arm: TransformerArm, name: str) -> Path:
-    return Path(str(arm.source.path)) / name
+    """The folder of a transformer's configuration in an arm's folder. Of a hub repository it is fetched, since what a
+    file takes the place of was not."""
+    folder = Path(str(arm.source.path)) / name
+    if arm.source.repository is not None and not (folder / "config.json").is_file():
+        with suppress(WeightsNotFound):
+            local(replace(arm.source, path=None, inside=f"{name}/config.json"), arm.options.hub)
+    return folder
 
 
-def _arm_of_config(source: Source, name: str) -> Path:
-    """The folder of a transformer's configuration: of a pipeline's folder, the one in it."""
-    if source.path is None:
-        raise WeightsError(
-            source, "is not on this machine. Accepted: a folder with the configuration of a transformer."
-        )
-    inner = source.path / name
-    return inner if inner.is_dir() else source.path
+def _folder_of_config(source: Source, name: str, hub: Mapping[str, Any]) -> Path:
+    """The folder of a transformer's configuration: of a pipeline's folder or repository, the one in it. Of a
+    repository it alone is fetched."""
+    if source.path is not None:
+        inner = source.path / name
+        return inner if inner.is_dir() else source.path
+    of_pipeline, own = f"{name}/config.json", "config.json"
+    if (there := cached(source, hub, of_pipeline, own)) is not None:
+        return there.parent
+    try:
+        return local(replace(source, inside=of_pipeline), hub).parent
+    except WeightsNotFound as missing:
+        try:
+            return local(replace(source, inside=own), hub).parent
+        except WeightsNotFound:
+            raise missing from None
 
 
 def _configures(cls: Any, name: str, folder: Path) -> bool:

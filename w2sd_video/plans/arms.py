@@ -65,7 +65,7 @@ class Arm:
     def models(self) -> str:
         """What is loaded for it, whatever its variant."""
         of = self.template
-        parts = (of.models, of.weak_text_encoders, of.adapters, of.ip_adapter)
+        parts = (of.models, of.weak_config, of.weak_text_encoders, of.adapters, of.ip_adapter)
         return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
 
     @cached_property

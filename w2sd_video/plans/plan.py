@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .. import plugins, presets, prompts, settings
+from .. import plugins, presets, prompts, setting_options, settings
 from ..documents import read_yaml
 from ..errors import ArgumentError, Named, Refused, did_you_mean
 from ..prompts import Prompt, Suite
@@ -168,19 +168,19 @@ class Plan:
                 said = over(said, request_fields(settings_of(best)))
             return Arm(labels, *self.template(said, costly), grid)
         except Named as error:
-            if isinstance(error, Refused) and error.argument.startswith(settings.OF_METHOD):
+            if isinstance(error, Refused) and error.argument.startswith(setting_options.OF_METHOD):
                 raise self._unknown(error, point, of) from None
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
             elif of:
                 error.argument = f"axes ({of}): {error.argument}"
-            elif settings.whole(error.argument) in self.settings:
+            elif setting_options.whole(error.argument) in self.settings:
                 error.argument = f"settings.{error.argument}"
             raise
 
     def _unknown(self, error: Refused, point: Sequence[Value], of: str) -> Refused | ArgumentError:
         """The error of a name that is no option of an arm's method, as one of where the plan has that name."""
-        name, method = str(error.value), error.argument.removeprefix(settings.OF_METHOD)
+        name, method = str(error.value), error.argument.removeprefix(setting_options.OF_METHOD)
         places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
         place = next((place for place, said in places if name in said), None)
         if place is None:  # under `options`, or the preset's
@@ -334,7 +334,7 @@ def read(path: str | os.PathLike[str]) -> Plan:
 
 
 # Settings that name files or folders, and the keys that do within a setting.
-_PATHS = {*settings.OWN_MODELS, *settings.PICTURES, "prompts", "preset", "model", "image_encoder"}
+_PATHS = {*settings.PLACES, *settings.PICTURES, "prompts", "preset", "model", "image_encoder"}
 
 
 def _beside(folder: Path, name: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from .. import plugins, settings
+from .. import plugins, setting_options, settings
 from ..documents import read_yaml, words_as_booleans
 from ..errors import Named, OfWeights, Refused, did_you_mean, shown
 from ..families import FAMILIES, Family
@@ -177,8 +177,8 @@ def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
 
 def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
     """Whether an error is of a value that is the preset's, and of none that takes its place."""
-    name, parts = settings.whole(error.argument), error.argument.split(".")[1:]
-    if error.argument.startswith(settings.OF_METHOD):  # and then the method's name, which may have a dot
+    name, parts = setting_options.whole(error.argument), error.argument.split(".")[1:]
+    if error.argument.startswith(setting_options.OF_METHOD):  # and then the method's name, which may have a dot
         parts = []
     if name not in {"scheduler", *(field.name for field in fields(Preset))}:
         return False
@@ -216,7 +216,7 @@ def find_beside(data: dict[str, Any], folder: Path) -> None:
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []
-    places = [(data, name) for name in settings.OWN_MODELS]
+    places = [(data, name) for name in settings.PLACES]
     places += [(each, key) for each in named if isinstance(each, dict) for key in ("model", "image_encoder")]
     for place, name in places:
         if isinstance(model := place.get(name), str) and os.path.exists(folder / model):

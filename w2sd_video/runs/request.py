@@ -34,6 +34,7 @@ _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion
 # Settings added later: left out of the hash in names of files while they have these values.
 _LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
 _LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
+_LATER |= {"weak_config": None, "strong_guidance_scale_2": None, "weak_guidance_scale_2": None}
 _LATER |= {"strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
@@ -82,7 +83,7 @@ class Request(Settings):
             values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
-        for name in (*settings.OWN_MODELS, *settings.PICTURES):
+        for name in (*settings.PLACES, *settings.PICTURES):
             if isinstance(path := values.get(name), str):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
@@ -137,6 +138,10 @@ class Request(Settings):
                     raise
                 way = f"`w2sd-video presets {self.preset}` says where it is from"
                 raise WeightsNotFound(error.source or model, f"{error.what}. {way}") from None
+        if self.weak_config is not None:
+            resolve(self.weak_config, "weak_config")
+            if not self.weak_is_file:
+                raise Refused("weak_config", self.weak_config, "it is for a weak transformer that is a file: give none")
         if self.ip_adapter is not None and not resolve(self.ip_adapter["model"], "ip_adapter").is_file:
             raise Refused("ip_adapter", self.ip_adapter["model"], "name its file of weights, beside image_encoder/")
         if self.ip_adapter is not None and (encoder := self.ip_adapter.get("image_encoder")) is not None:
@@ -171,6 +176,12 @@ class Request(Settings):
         """Refuses differences that cannot be."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
+        for name in ("strong_guidance_scale", "weak_guidance_scale"):
+            first, second = getattr(self, name), getattr(self, f"{name}_2")
+            if second is not None and (first in (0, 1)) != (second in (0, 1)):
+                numbers = "0 or 1" if first in (0, 1) else "neither 0 nor 1"
+                accepted = f"beside {first:g} with the first expert, give {numbers}: as many branches are evaluated"
+                raise Refused(f"{name}_2", second, f"{accepted}, so that the cost is known")
         if self.weak_skip_layers is not None and self.weak is not None:
             raise Refused("weak_skip_layers", self.weak_skip_layers, "give none beside another weak model")
         scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
@@ -195,12 +206,22 @@ class Request(Settings):
                 raise Refused(name, path, "the file has changed since this request was recorded")
 
     @property
+    def weak_is_file(self) -> bool:
+        """Whether the weak model is a single file of a transformer, which has no text encoders or autoencoder."""
+        return self.weak is not None and FAMILIES[self.family].transformer and resolve(self.weak, "weak").is_file
+
+    @property
+    def weak_alone(self) -> bool:
+        """Whether the weak model is sampled alone by a pipeline of its own, and not as the weak arm of the pair's."""
+        return self.weak is not None and not self.weak_is_file
+
+    @property
     def one_network(self) -> bool:
         """Whether both arms are evaluated by the strong model's network, differently set."""
         return self.weak is None and self.weak_motion_adapter is None
 
     def _check_method(self) -> None:
-        if self.variant != "w2sd" and self.guidance_scale < 1 and (self.variant != "weak" or self.weak is not None):
+        if self.variant != "w2sd" and self.guidance_scale < 1 and (self.variant != "weak" or self.weak_alone):
             accepted = "without a method, diffusers treats a guidance below 1 as 1: give 1 or more"
             raise Refused("guidance_scale", self.guidance_scale, accepted)
         if plugins.is_file(self.method) != (self.method_sha256 is not None):

@@ -75,7 +75,7 @@ def sample(
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call for one variant of a request, but for steps, noise and output."""
-    alone = variant == "weak" and request.weak is not None
+    alone = variant == "weak" and request.weak_alone
     call = inputs(pipe, request, alone) | method_call(request, variant)
     embedded = request.embedded_guidance
     if alone and request.weak_embedded_guidance is not None:
@@ -112,18 +112,18 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
             call |= {name: own for name, own in weak.items() if own is not None}
     if request.controlnet is not None:
         size = (request.width, request.height)
-        pictures = [each.resize(size) for each in _pictures(request, "control", request.num_frames or 1)]
+        pictures = [each.resize(size) for each in pictures_of(request, "control", request.num_frames or 1)]
         call |= {"conditioning_frames": pictures} if request.video else {"image": pictures[0]}
         call["controlnet_conditioning_scale"] = float(request.controlnet["weak" if alone else "strong"])
     if request.image is not None:
-        call["image"] = _pictures(request, "image", 1)[0].resize((request.width, request.height))
+        call["image"] = pictures_of(request, "image", 1)[0].resize((request.width, request.height))
     if request.ip_adapter is not None and not alone:
-        call["ip_adapter_image"] = _pictures(request, "ip_image", 1)[0]
+        call["ip_adapter_image"] = pictures_of(request, "ip_image", 1)[0]
     takes = signature(type(pipe).__call__).parameters
     return {name: value for name, value in call.items() if name in takes}
 
 
-def _pictures(request: Request, argument: str, count: int) -> list[Any]:
+def pictures_of(request: Request, argument: str, count: int) -> list[Any]:
     """The frames of a request's picture or video, as many as are asked for; of one picture, that one as often."""
     from PIL import Image
 

@@ -117,9 +117,10 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     form = entry.form if entry else None
     whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
     final = branches(request.guidance_scale, whole or (method is not None and method.mixes))
-    others = () if method is None or not method.reflects(0, steps) else method.guidances
-    second = request.guidance_scale_2 if method is not None else None
-    if whole and any(w not in (1, None) for w in (*others, second)):
+    others = [] if method is None or not method.reflects(0, steps) else method.guidances
+    arms = (request.strong_guidance_scale_2, request.weak_guidance_scale_2)[: len(others)]
+    seconds = (*arms, request.guidance_scale_2) if method is not None else ()
+    if whole and any(w not in (1, None) for w in (*others, *seconds)):
         final = BOTH
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}

@@ -37,15 +37,16 @@ def load(request: Request) -> dict[str, Pipeline]:
         raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
     variants = runs.VARIANTS[request.variant]
     # Only a separate weak model, sampled alone, needs a pipeline of its own, with its text encoders and VAE.
-    apart = ["weak"] if request.weak is not None and "weak" in variants else []
+    apart = ["weak"] if request.weak_alone and "weak" in variants else []
     if apart and variants[1:] and request.offload != "none":
         accepted = "the weak model alone and the pair share networks, which one of them would move: give none"
         raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
     if both := [variant for variant in variants if variant not in apart]:
         pair: dict[str, Any] = {}
-        if "w2sd" in variants and request.weak is not None:
+        if request.weak is not None and set(both) != {"strong"}:
             pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
+            pair |= {"weak_config": request.weak_config} if request.weak_config else {}
         if set(both) != {"strong"} and request.weak_motion_adapter is not None:
             pair["weak_motion_adapter"] = request.weak_motion_adapter
         pipe = _load(request, request.strong, **pair)
@@ -70,9 +71,13 @@ def load(request: Request) -> dict[str, Pipeline]:
         for name in ("height", "width") if pipe.side is not None else ():
             if getattr(request, name) != pipe.side:
                 raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
-        second = request.guidance_scale_2
-        if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
-            raise Refused("guidance_scale_2", second, "the model has one expert, and not a second: give none")
+        for name in ("height", "width"):
+            if (value := getattr(request, name)) % pipe.multiple:
+                raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
+        for name in ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2"):
+            second = getattr(request, name)
+            if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
+                raise Refused(name, second, "the model has one expert, and not a second: give none")
         if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
             accepted = "pipelines with a ControlNet have none here: give none"
             raise Refused("guidance_rescale", request.guidance_rescale, accepted)

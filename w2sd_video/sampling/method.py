@@ -41,14 +41,14 @@ def method_of(request: Request, variant: str) -> Method | None:
 
 def method_call(request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
-    if variant == "strong" or (variant == "weak" and request.weak is not None):
+    if variant == "strong" or (variant == "weak" and request.weak_alone):
         return {"method": None}
     from ..methods import find
 
     cls = find(request.method, request.method_sha256)
     call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
     if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
-        apart = call or request.weak_motion_adapter
+        apart = call or request.weak_motion_adapter or request.weak
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
         return call | {"method": "weak", "weak_guidance_scale": guidance}
     values = {
@@ -58,5 +58,7 @@ def method_call(request: Request, variant: str) -> dict[str, Any]:
         "inversion": request.inversion,
         "convention": request.convention,
     }
+    seconds = ("strong_guidance_scale_2", "weak_guidance_scale_2")
+    call |= {name: number for name in seconds if (number := getattr(request, name)) is not None}
     takes = {each.name for each in fields(cls)}
     return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}

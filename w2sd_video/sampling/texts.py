@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
 from ..runs import Request
+from .call import pictures_of
 
 if TYPE_CHECKING:
     from ..pipelines.reflection import Reflection as Pipeline
@@ -74,6 +75,13 @@ def notes(request: Request, cut: Mapping[str, str], pipelines: Mapping[str, Pipe
         name, most = kind.replace("_", " "), max(_most_tokens(pipe, each) for each in _tokenizers(pipe))
         beginning = f"{text[:100]} …" if len(text) > 100 else text
         yield f"the text encoder reads the first {most} tokens of a text; cut off the {name}: {beginning!r}"
+    if request.image is not None:
+        width, height = pictures_of(request, "image", 1)[0].size
+        if abs(width * request.height / (height * request.width) - 1) > 0.05:
+            yield (
+                f"the picture is {width}x{height}, and is stretched to {request.width}x{request.height}: cut it to that"
+                " shape, or give a height and a width of its own"
+            )
     numbers = [request.guidance_scale]
     if request.reflection_steps != 0:
         numbers += [request.strong_guidance_scale, request.weak_guidance_scale]

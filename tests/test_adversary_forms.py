@@ -1,0 +1,178 @@
+"""Calls of many families of pipelines that gave something else than they say, and do so no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import any_cases
+import pytest
+import torch
+from accelerate import dispatch_model
+from any_pipeline import CASES, Case, draw, sample
+from PIL import Image
+from test_transformer_families import WAN, family, near
+from torch import Tensor
+
+from w2sd_video.hook import Recorder, apply_reflection
+from w2sd_video.methods import W2SD, AutoGuidance, CFGZeroStar, Foresight, Method
+from w2sd_video.runs import Request
+from w2sd_video.sampling import notes
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+NORMALISED = [("QwenImagePipeline", {}), ("LTXPipeline", {"guidance_rescale": 0.7})]
+
+
+def called(case: Case, **more: Any) -> Case:
+    return replace(case, call=lambda pipe: {**case.call(pipe), **more})
+
+
+@pytest.mark.parametrize(
+    "method", [W2SD(inversion="x_t"), W2SD(2.0, 1.0, still_gain=0.0, motion_gain=0.0), AutoGuidance()]
+)
+@pytest.mark.parametrize("name, more", NORMALISED)
+def test_no_difference_of_the_arms_changes_nothing_where_guidance_is_normalised(name, more, method: Method):
+    """What the pipeline divides by, a norm or a deviation, is 0 of a displacement of 0."""
+    case = called(CASES[name], **more)
+    pipe = case.build(0)
+    plain = sample(pipe, case)[0]
+    with apply_reflection(pipe, method):
+        assert near(sample(pipe, case)[0], plain)
+
+
+@pytest.mark.parametrize("name, more", NORMALISED)
+def test_a_prediction_of_0_leaves_the_latents_as_they_are_where_guidance_is_normalised(name, more):
+    """CFG-Zero*'s first step, of a flow."""
+    case = called(CASES[name], **more)
+    x = draw(*sample(case.build(0), case)[0].shape, seed=3)
+    case = called(case, latents=x)
+    with apply_reflection(pipe := case.build(0), CFGZeroStar()):
+        assert near(sample(pipe, case)[1][0], x)
+
+
+def test_a_network_that_counts_time_from_the_noise_on_is_told_that_of_other_latents():
+    """Foresight's iteration goes from step 1 over two steps, to timestep 250 of 1000; Lumina2 tells 1 - t / 1000."""
+    pipe, told = CASES["Lumina2Pipeline"].build(0), []
+    embedding = pipe.transformer.time_caption_embed
+    embedding.register_forward_pre_hook(lambda module, args: told.append(float(args[1])))
+    with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((1, 2, 1),))):
+        sample(pipe, CASES["Lumina2Pipeline"])
+    assert told == [0.0, 0.0, 0.25, 0.25, 0.75, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+
+
+def test_frames_are_those_of_the_axis_that_is_time():
+    """CogVideoX's latents are (B, F, C, H, W): two frames of four channels."""
+    case, recorder = CASES["CogVideoXPipeline"], Recorder(latents=True)
+    with apply_reflection(pipe := case.build(0), W2SD(2.0, 1.0), recorder=recorder):
+        sample(pipe, case)
+    for row, (_, x_t, d) in zip(recorder.steps, recorder.tensors, strict=True):
+        assert x_t.shape[1:3] == (2, 4)
+        expected = d[0].flatten(1).norm(dim=1) / x_t[0].flatten(1).norm(dim=1)
+        assert row.frames[0] == pytest.approx(expected.tolist(), rel=1e-4)
+        still = d[0].mean(0).square().sum() * 2 / d.square().sum()
+        assert row.still[0] == pytest.approx(float(still), rel=1e-4)
+
+
+def test_a_weak_network_of_another_dtype_or_elsewhere_is_refused_before_anything_runs():
+    pipe = CASES["WanPipeline"].build(0)
+    for weak, says in (
+        (any_cases.wan(1).to(torch.float64), "`weak` is in torch.float64, and WanPipeline's denoiser in torch.float32"),
+        (
+            any_cases.wan(1).to("meta"),
+            "`weak` is on meta, and WanPipeline's denoiser on cpu.*`accelerate.dispatch_model",
+        ),
+    ):
+        with pytest.raises(ValueError, match=says), apply_reflection(pipe, W2SD(), weak=weak):
+            raise AssertionError
+
+
+def test_a_weak_network_to_which_accelerate_brings_its_inputs_is_the_same():
+    """As on another GPU, of which there is none here."""
+    pipe = WAN.pipeline(WAN.weak())
+    expected = sample(pipe, WAN.of(pipe))[0]
+    dispatch_model(pipe.weak_transformer, {"": "cpu"}, force_hooks=True)
+    assert torch.equal(sample(pipe, WAN.of(pipe))[0], expected)
+
+
+def test_each_of_two_experts_has_its_own_guidance_in_the_reflection():
+    """Of the strong arm by default that of its final step; evaluations are those of the numbers."""
+    parts = {"transformer_2": any_cases.wan(2), "boundary_ratio": 0.9}
+    weak, second = WAN.weak(5), WAN.weak(6)
+    pipe = WAN.pipeline(weak, weak_transformer_2=second, **parts)
+    case, start = CASES["WanPipeline"], torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    told = case.call(pipe)
+
+    def run(guidances: tuple[tuple[float, float], tuple[float, float]], x: Tensor = start) -> Tensor:
+        for i, t in enumerate(pipe.scheduler.timesteps):
+            at = int(t < 900)
+            networks = ((pipe.transformer, weak), (pipe.transformer_2, second))[at]
+
+            def u(network: Any, x: Tensor, w: float, t: Tensor = t) -> Tensor:
+                prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
+                with torch.no_grad():
+                    uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
+                return uncond + w * (cond - uncond)
+
+            h = pipe.scheduler.sigmas[i + 1] - pipe.scheduler.sigmas[i]
+            strong_w, weak_w = guidances[at]
+            x_s = x + h * u(networks[0], x, strong_w)
+            x = x_s - h * u(networks[1], x_s, weak_w)
+            x = x + h * u(networks[0], x, (3.0, 2.0)[at])
+        return x
+
+    def ours(**more: Any) -> Tensor:
+        return sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, reflection_steps=4, **more))[1][-1]
+
+    turns = ours(), sum(1 for t in pipe.scheduler.timesteps if t >= 900)
+    assert near(turns[0], run(((3.0, 1.0), (2.0, 1.0)))) and 0 < turns[1] < 4
+    assert near(ours(strong_guidance_scale=1.5), run(((1.5, 1.0), (1.5, 1.0))))
+    both = ours(strong_guidance_scale_2=1.5, weak_guidance_scale_2=2.5)
+    assert near(both, run(((3.0, 1.0), (1.5, 2.5))))
+    assert pipe.evaluations == {"strong": 16, "weak": turns[1] + 2 * (4 - turns[1]), "total": 20 + 4 - turns[1]}
+    one = WAN.pipeline(weak)
+    with pytest.raises(ValueError, match="`strong_guidance_2` is 2.0, and W2SDWanPipeline has one denoiser"):
+        sample(one, WAN.of(one, strong_guidance_scale_2=2.0))
+
+
+@pytest.mark.parametrize(
+    "case, channels, says",
+    [
+        (
+            "WanPipeline",
+            12,
+            "takes 12 channels and predicts 4, as one does that is shown a picture; W2SDWanPipeline",
+        ),
+        (
+            "CogVideoXPipeline",
+            8,
+            "as one does that is shown a picture; W2SDCogVideoXPipeline takes a network",
+        ),
+        ("WanImageToVideoPipeline", 4, "is not shown a picture; W2SDWanImageToVideoPipeline .* from a picture"),
+    ],
+)
+def test_a_network_of_the_other_kind_of_video_is_refused_before_it_runs(case, channels, says):
+    of = family(case, {})
+    pipe = of.pipeline(transformer=of.weak(in_channels=channels, out_channels=4))
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, of.of(pipe))
+
+
+@pytest.mark.parametrize("case", ["SanaPipeline", "HunyuanVideo15Pipeline"])
+def test_a_block_is_left_out_that_diffusers_does_not_know_how_to(case):
+    deep = family(case, {"num_layers": 2})
+    pipe, weak = deep.pipeline(transformer=deep.weak(0)), deep.weak(0)
+    del weak.transformer_blocks[1]
+    expected = deep.pipeline(weak, transformer=deep.weak(0))
+    assert near(
+        sample(pipe, deep.of(pipe, weak_skip_layers="transformer_blocks.1"))[0], sample(expected, deep.of(expected))[0]
+    )
+
+
+def test_a_picture_that_is_stretched_is_said(tmp_path):
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    fields = {"preset": "wan21-i2v-14b-guidance", "image": str(tmp_path / "wide.png"), "width": 64}
+    (said,) = notes(Request.of("a cat", **fields, height=64), {}, {})
+    assert said.startswith("the picture is 64x32, and is stretched to 64x64")
+    assert not list(notes(Request.of("a cat", **fields, height=32), {}, {}))
