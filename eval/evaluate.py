@@ -93,8 +93,6 @@ def evaluate(
             raise Refused(argument, path, "give a path")
     if weights and not Path(weights).is_dir():
         raise Refused("weights", str(weights), "give a folder")
-    if rows_file:
-        writable(Path(rows_file).parent)
     compared_to = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     names = chosen(dimensions, official=official is not None)
@@ -103,6 +101,8 @@ def evaluate(
     against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures)
+    if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
+        writable(Path(rows_file).parent)
 
     # What is said and summed up from here on does not depend on the order in which videos are given.
     by_path = sorted(inputs.videos, key=_place)

@@ -27,8 +27,8 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     folder = Folder(path)
     plan = known(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
-    cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
-    state = folder.state(cells)
+    cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]
+    state = folder.state(cells, plan.formats)
     arms: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
     tuning = 0
