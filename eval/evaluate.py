@@ -31,7 +31,8 @@ class Scores:
 
     `of_groups[group][column]` are the scores that only a group as a whole has, and of how many pictures. `facts` are
     a video's frames, fps, height and width, its decoder, and what is peculiar about it; `problems` say what could not
-    be scored and why, and `notes` what one must know of the rest.
+    be scored and why, and `notes` what one must know of the rest. `unasked` are prompts and columns that are not scored
+    on them, whatever comes of their videos.
     """
 
     dimensions: list[Dimension]
@@ -43,6 +44,7 @@ class Scores:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    unasked: set[tuple[str, str]] = field(default_factory=set)
     device: str = "cpu"
     seconds: float = 0.0
 

@@ -382,3 +382,12 @@ def test_a_page_that_is_killed_at_a_rename_is_there_whole_or_not_and_goes_on(tmp
         for name in ("whole", "cut")
     ]
     assert contents[0] == contents[1]
+
+
+def test_of_groups_that_are_no_longer_there_no_results_stay(tmp_path):
+    out = tmp_path / "scores.json"
+    for arms, ends in ((("a", "b", "c"), ["_1", "_2", "_3"]), (("a", "c"), ["_1", "_2"]), (("c",), [""])):
+        summary(tmp_path, ["a red circle"], arms, files=False).write(out, [])
+        assert sorted(path.name for path in tmp_path.glob("*_eval_*")) == [
+            f"scores{end}_eval_results.json" for end in ends
+        ]

@@ -259,8 +259,11 @@ class Plan:
         if not self.dimensions:
             return
         from ..eval.dimensions import Compared, chosen
+        from .by_dimension import UNASKED, scored_on
 
         for name in self.dimensions:
+            if scored_on(self, name) == frozenset():
+                raise Refused("dimensions", name, UNASKED.format(name))
             if plugins.is_file(name):
                 accepted = (
                     "a plan names no code: leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
