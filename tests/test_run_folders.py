@@ -14,8 +14,9 @@ from threading import Barrier, BrokenBarrierError
 import pytest
 import yaml
 from pages import write_video
+from typer.testing import CliRunner
 
-from w2sd_video import documents, plans, runs
+from w2sd_video import cli, documents, plans, runs
 from w2sd_video.errors import Refused
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.plans import Cell, Folder, Keys, Plan, record
@@ -153,6 +154,21 @@ def test_prompts_that_another_model_refined_are_refined_anew(tmp_path):
     note["arms"][0]["refiner"] = "another/model"
     (tmp_path / "run.json").write_text(json.dumps(note))
     assert known(of, Folder(tmp_path)).refined == {}
+
+
+def test_status_says_why_cells_failed(tmp_path):
+    of = plan(seeds="0-2")
+    (tmp_path / "record").mkdir()
+    for n, cell in enumerate(of.cells()):
+        line = {"cell": Keys(1).of(cell), "error": "ValueError: no" if n else "OSError: [b]"}
+        (tmp_path / "record" / f"{n}.jsonl").write_text(json.dumps(line) + "\n")
+    assert plans.status(of, tmp_path, threads=1)["errors"] == {"ValueError: no": 5, "OSError: [b]": 1}
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"prompts": of.prompts, "settings": SMALL, "axes": ARMS, "seeds": "0-2"})
+    )
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "threads": 1}))
+    said = CliRunner().invoke(cli.app, ["status", str(tmp_path)]).output
+    assert "failed: ValueError: no (5 cells)\nfailed: OSError: [b]\n" in said
 
 
 # Shards
