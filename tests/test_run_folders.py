@@ -156,6 +156,12 @@ def test_prompts_that_another_model_refined_are_refined_anew(tmp_path):
     assert known(of, Folder(tmp_path)).refined == {}
 
 
+def test_another_number_of_threads_is_said_to_make_all_cells_anew(tmp_path, caplog):
+    assert run(plan(), tmp_path).made == 2 and run(plan(), tmp_path).kept == 2 and not caplog.records
+    assert run(plan(), tmp_path, threads=2).kept == 0
+    assert "begun with 1 threads; with 2, all its cells are made anew" in caplog.text
+
+
 def test_status_says_why_cells_failed(tmp_path):
     of = plan(seeds="0-2")
     (tmp_path / "record").mkdir()

@@ -200,11 +200,11 @@ def over_base(wins: NDArray[Any]) -> list[Interval]:
     units = [int((wins[:, g, :].sum(1) + wins[:, :, g].sum(1) > 0).sum()) for g in range(groups)]
     intervals = []
     for g in range(groups):
-        ends = low[g], high[g]
+        least, most = low[g], high[g]
         # Prompts that are all alike say nothing of how others differ: then the interval is that of so many of a share.
-        if g and ends[1] - ends[0] < 1e-9:
-            ends = korn_graubard(centre[g], 0.0, units[g] - 1, units[g], counts[g])
-        intervals.append(Interval(float(centre[g]), float(ends[0]), float(ends[1]), counts[g], counts[g], units[g]))
+        if g and most - least < 1e-9:
+            least, most = korn_graubard(centre[g], 0.0, units[g] - 1, units[g], counts[g])
+        intervals.append(Interval(float(centre[g]), float(least), float(most), counts[g], counts[g], units[g]))
     return intervals
 
 

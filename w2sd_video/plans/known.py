@@ -86,7 +86,8 @@ def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) 
     arms = []
     for arm in plan.arms:
         own = {name: value for name, value in asdict(arm.template).items() if value != common[name]}
-        said = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner, "key": keys.of_arm(arm)}
+        said: dict[str, Any] = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner}
+        said["key"] = keys.of_arm(arm)
         if plugins.is_file(arm.template.method):  # whose code says what it costs
             said["evaluations"], said["strong_evaluations"] = cost_of(arm)
         arms.append(said)

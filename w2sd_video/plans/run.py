@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -28,6 +29,7 @@ from .prepare import prepared
 from .processes import SideBySide
 from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
 
+logger = logging.getLogger("w2sd_video")
 Shard = tuple[int, int]  # which part, of how many
 WHOLE: Shard = (1, 1)
 
@@ -164,7 +166,10 @@ def recording(folder: Folder) -> Iterator[Any]:
 
 def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> Keys:
     """Writes down the plan. Returns keys of the threads that the run was begun with, or of those given."""
-    keys = Keys(threads if chosen else folder.threads() or threads)
+    begun = folder.threads()
+    if chosen and begun not in (None, threads):
+        logger.warning("note: the run was begun with %d threads; with %d, all its cells are made anew", begun, threads)
+    keys = Keys(threads if chosen else begun or threads)
     text = yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True)
     if len(text.encode()) > MOST_BYTES:
         raise Refused("prompts", f"{len(plan.suite.prompts)} texts", "the plan is too large with them: give a file")
