@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from w2sd_video.verdicts import TOO_FEW
 from . import report
 from .document import document, worse_prompts
 from .evaluate import Scores
-from .results import WORST, Summary, printable
+from .results import WORST, Summary, printable, vbench_files
 from .videos import Video
 
 MANY = 6  # groups, of which a terminal's width holds no more
@@ -173,8 +172,7 @@ def refuse_taken(results: Path) -> None:
             "out", str(results), "give the name of a .json file, or of an .html file for a page of the videos"
         )
     there = {end: file for end in SIGNS if os.path.lexists(file := results.with_suffix(end))}
-    named = re.compile(re.escape(results.stem) + r"(_\d+)?_eval_results\.json")
-    vbench = [file for file in results.parent.glob("*_eval_results.json") if named.fullmatch(file.name)]
+    vbench = vbench_files(results)
     starts = {}
     try:
         for end, file in there.items():

@@ -31,7 +31,8 @@ class Scores:
 
     `of_groups[group][column]` are the scores that only a group as a whole has, and of how many pictures. `facts` are
     a video's frames, fps, height and width, its decoder, and what is peculiar about it; `problems` say what could not
-    be scored and why, and `notes` what one must know of the rest.
+    be scored and why, and `notes` what one must know of the rest. `unasked` are prompts and columns that are not scored
+    on them, whatever comes of their videos.
     """
 
     dimensions: list[Dimension]
@@ -43,6 +44,7 @@ class Scores:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    unasked: set[tuple[str, str]] = field(default_factory=set)
     device: str = "cpu"
     seconds: float = 0.0
 
@@ -93,8 +95,6 @@ def evaluate(
             raise Refused(argument, path, "give a path")
     if weights and not Path(weights).is_dir():
         raise Refused("weights", str(weights), "give a folder")
-    if rows_file:
-        writable(Path(rows_file).parent)
     compared_to = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     names = chosen(dimensions, official=official is not None)
@@ -103,6 +103,8 @@ def evaluate(
     against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures)
+    if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
+        writable(Path(rows_file).parent)
 
     # What is said and summed up from here on does not depend on the order in which videos are given.
     by_path = sorted(inputs.videos, key=_place)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -80,13 +81,13 @@ class Summary:
         return first.prompt or video.prompt or video.pair
 
     def _silences(self) -> set[tuple[str, str]]:
-        """Prompts and columns that say nothing of any video of the prompt that was scored."""
+        """Prompts and columns that say nothing of any video of the prompt that was scored, or were not to."""
         speaks: dict[tuple[str, str], bool] = {}
         for video in (v for videos in self.groups.values() for v in videos if v not in self.failed):
             for column in self.columns:
                 key = self.prompt(video), column
                 speaks[key] = speaks.get(key, False) or self.scores.of.get(video, {}).get(column) is not None
-        return {key for key, any_score in speaks.items() if not any_score}
+        return {key for key, any_score in speaks.items() if not any_score} | self.scores.unasked
 
     def _mean(self, group: str, column: str) -> Interval:
         if kept := self.scores.of_groups.get(group, {}).get(column):
@@ -365,6 +366,8 @@ class Summary:
     def write(self, out: Path, command: list[str]) -> list[Path]:
         """Writes `out` (JSON), and beside it the summary as CSV, and a file in VBench's schema for each group.
 
+        Of groups that are no longer there, the latter are removed: they are known by their numbers alone.
+
         Returns:
             The files, `out` first.
         """
@@ -385,6 +388,9 @@ class Summary:
                 name = f"{out.stem}_{number}" if len(self.groups) > 1 else out.stem
                 files.append(out.with_name(f"{name}_eval_results.json"))
                 vbench.write(files[-1], results)
+        for former in set(vbench_files(out)) - set(files):
+            if former.is_file():
+                former.unlink()
         return files
 
     def _csv(self, table: Any) -> None:
@@ -402,6 +408,12 @@ class Summary:
                 row += [m.of, m.units, m.unit]
                 row += [d.units, c.p, c.p_adjusted, c.verdict, c.reason] if c and d else [None] * 5
                 table.writerow("" if value is None or value != value else value for value in row)
+
+
+def vbench_files(out: Path) -> list[Path]:
+    """The files in VBench's schema that lie beside results."""
+    named = re.compile(re.escape(out.stem) + r"(_\d+)?_eval_results\.json")
+    return [file for file in out.parent.glob("*_eval_results.json") if named.fullmatch(file.name)]
 
 
 def _enough(comparisons: Iterable[Comparison]) -> str:

@@ -61,7 +61,7 @@ def _row(path: Path, number: int, each: Any) -> Row:
 
 
 def _text(path: Path) -> Iterator[str]:
-    lines = (line.strip() for line in read_text(path, MOST_BYTES).splitlines())
+    lines = (line.strip() for line in _lines(path))
     return (line for line in lines if line and not line.startswith("#"))
 
 
@@ -82,7 +82,12 @@ def _json(path: Path) -> list[Any]:
 
 
 def _json_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in read_text(path, MOST_BYTES).splitlines() if line.strip()]
+    return [json.loads(line) for line in _lines(path) if line.strip()]
+
+
+def _lines(path: Path) -> Iterable[str]:
+    """The lines of a file. `str.splitlines` would end them at signs, too, that texts hold, such as U+2028."""
+    return io.StringIO(read_text(path, MOST_BYTES), newline=None)
 
 
 def _yaml(path: Path) -> list[Any]:

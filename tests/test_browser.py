@@ -184,6 +184,30 @@ def test_a_link_restores_filters_prompt_frame_and_view(run, page):
     other.close()
 
 
+def test_a_link_shows_the_same_arms_in_a_page_that_was_made_again_with_more(run, page, tmp_path):
+    page.goto(run[0].as_uri())
+    page.select_option("[data-state=order]", "gain")
+    page.wait_for_timeout(50)
+    page.locator("article.row", has_text=PROMPTS[1]).locator("button", has_text="Compare").click()
+    page.select_option("dialog.stage [data-arm=b]", label="w2sd")
+    page.wait_for_function("location.hash.includes('w2sd')")
+    link = page.url.partition("#")[2]
+    arms = ("another", "w2sd", "strong")
+    report.write(tmp_path / "index.html", summary(tmp_path, PROMPTS, arms), experiment(PROMPTS, arms), gallery=True)
+    page.goto(f"{(tmp_path / 'index.html').as_uri()}#{link}")
+    names = "dialog.stage figcaption .name"
+    page.locator(names).nth(1).wait_for()
+    assert page.locator(names).all_inner_texts() == ["strong", "w2sd"]
+    assert page.locator("dialog.stage .prompt").inner_text() == PROMPTS[1]
+    page.keyboard.press("Escape")
+    # "weak", of which the order was, is no longer there.
+    assert page.evaluate("document.querySelector('[data-state=arm]').selectedOptions[0].text") != "weak"
+    page.goto(f"{(tmp_path / 'index.html').as_uri()}#{link.replace('b=w2sd', 'b=weak')}")
+    page.reload()
+    page.locator("article.active").wait_for()
+    assert not page.evaluate("document.querySelector('dialog.stage').open")
+
+
 def test_a_video_that_is_opened_large_has_its_facts(run, page):
     page.goto(run[0].as_uri())
     page.locator("article.row").nth(1).locator("figure button").last.click()
@@ -241,6 +265,10 @@ def test_votes_by_keys_are_kept_and_saved_as_a_file_that_is_read_back(run, page,
     cast = votes.read([tmp_path / "votes.json"], run[1])
     assert [vote.share for vote in cast] == [1.0, 0.0, 0.5]
     assert len({(each["left"]["arm"], each["right"]["arm"], each["prompt"]) for each in data["votes"]}) == 4
+    for name, count in (("ann", 4), ("bob", 0), ("ann", 4)):  # who has no name yet keeps the votes; bob has none
+        page.locator("dialog.ballot input[type=text]").fill(name)
+        page.keyboard.press("Tab")
+        page.locator("dialog.ballot [role=status]", has_text=f"{count} of 12").wait_for()
 
 
 def test_hostile_prompts_are_shown_as_text(browser, page, tmp_path):

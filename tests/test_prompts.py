@@ -282,3 +282,12 @@ def test_what_is_wrong_is_called_as_the_command_calls_it(tmp_path):
     }.items():
         ran = CliRunner().invoke(cli.app, ["prompts", *command.split()])
         assert ran.exit_code == 2 and said in " ".join(ran.output.split()) and len(ran.output) < 3000
+
+
+def test_lines_end_only_where_a_file_has_ends_of_lines(tmp_path):
+    texts = ["a cat\u2028that sits", "a dog\x0cthat runs", "a bird\x85that sings"]
+    (tmp_path / "mine.txt").write_bytes("\r\n".join([texts[0], texts[1] + "\n" + texts[2]]).encode())
+    assert [each.text for each in prompts.load(tmp_path / "mine.txt").prompts] == texts
+    rows = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    assert [each.text for each in prompts.load(tmp_path / "mine.jsonl").prompts] == texts

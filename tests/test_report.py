@@ -176,7 +176,16 @@ def test_groups_that_no_votes_connect_are_not_ranked_and_one_that_always_wins_ha
     wins[1, 0], wins[2, 3] = 5, 1
     found = over_base(np.stack([wins, wins]))
     assert [each.mean for each in found[:2]] == [0.5, 1.0] and all(math.isnan(each.mean) for each in found[2:])
-    assert (found[1].low, found[1].high) == (1.0, 1.0)
+    # Of two prompts that are alike, the interval is Clopper & Pearson's of 2 of 2: from the root of .025.
+    assert (found[1].low, found[1].high) == (pytest.approx(0.025**0.5), 1.0)
+
+
+def test_prompts_that_are_alike_leave_an_interval():
+    wins = np.zeros((10, 2, 2))
+    wins[:, 1, 0] = wins[:, 0, 1] = 1
+    tied = over_base(wins)[1]
+    assert tied.mean == pytest.approx(0.5)  # of 5 of 10, by Clopper & Pearson's tables: .187 to .813
+    assert (tied.low, tied.high) == (pytest.approx(0.187, abs=5e-4), pytest.approx(0.813, abs=5e-4))
 
 
 @pytest.mark.slow
@@ -239,6 +248,16 @@ def test_votes_are_read_and_summed_up(tmp_path, made):
     assert "7 votes of 2 voters on 4 prompts" in page and "3 pairs were judged by several voters: 67 %" in page
 
 
+def test_votes_on_videos_that_are_equal_are_each_of_its_own_prompt(tmp_path):
+    """Texts that differ only in case make the same videos where a text encoder reads small letters."""
+    alike = summary(tmp_path, ["A cat", "a cat"], files=False)
+    for group, own in alike.groups.items():
+        for each in own:
+            object.__setattr__(each, "_hashed", ([], f"{sum(map(ord, group)):024x}"))
+    cast = votes.read([saved(tmp_path / "1.json", alike, ["left", "right"])], alike)
+    assert {(vote.prompt, vote.share) for vote in cast} == {("A cat", 1.0), ("a cat", 0.0)}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -280,7 +299,8 @@ def test_a_run_has_a_page_and_what_cannot_be_used_is_refused_with_2(tmp_path):
     assert [axis["labels"] for axis in data["axes"]] == [["-1", "1"], ["0", "1"]] and len(data["cells"]) == 4
     assert data["groups"][0]["evaluations"] > 2 and "clipped" in page
     words = shlex.split(data["cells"][0]["command"])
-    assert words[:3] == ["w2sd-video", "generate", "a red circle"] and "--weak-guidance=-1.0" in words
+    assert words[:4] == ["OMP_NUM_THREADS=1", "w2sd-video", "generate", "a red circle"]
+    assert "--weak-guidance=-1.0" in words
     (tmp_path / "votes.json").write_text('{"votes": [')
     for options, says in (
         (["--votes", str(tmp_path / "votes.json")], "cut short"),
@@ -362,3 +382,12 @@ def test_a_page_that_is_killed_at_a_rename_is_there_whole_or_not_and_goes_on(tmp
         for name in ("whole", "cut")
     ]
     assert contents[0] == contents[1]
+
+
+def test_of_groups_that_are_no_longer_there_no_results_stay(tmp_path):
+    out = tmp_path / "scores.json"
+    for arms, ends in ((("a", "b", "c"), ["_1", "_2", "_3"]), (("a", "c"), ["_1", "_2"]), (("c",), [""])):
+        summary(tmp_path, ["a red circle"], arms, files=False).write(out, [])
+        assert sorted(path.name for path in tmp_path.glob("*_eval_*")) == [
+            f"scores{end}_eval_results.json" for end in ends
+        ]

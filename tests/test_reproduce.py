@@ -226,6 +226,33 @@ def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is
     assert Summary(together).means["all"]["temporal_flickering"].n == 2
 
 
+def test_a_dimension_whose_prompts_are_not_drawn_is_refused_and_not_scored_on_others(tmp_path):
+    rows = [
+        {"prompt": text, "dimension": [name]} for text, name in (("a red circle", "color"), ("a blue square", "scene"))
+    ]
+    (tmp_path / "suite.json").write_text(json.dumps(rows))
+    plan = Plan(prompts=str(tmp_path / "suite.json"), settings=TINY, dimensions=["clipped"], by_dimension=True)
+    plan.check()
+    with pytest.raises(Exception, match="dimensions: 'temporal_flickering' is not accepted; no prompt of the plan has"):
+        replace(plan, dimensions=["temporal_flickering"]).check()
+    with pytest.raises(FileNotFoundError, match="temporal_flickering: no prompt of the plan has the tag"):
+        plans.scorer(plan)([], ["temporal_flickering"])
+
+
+def test_a_prompt_of_which_all_fails_counts_as_failed_in_its_own_dimensions_alone(tmp_path):
+    from test_verdicts import shapes_scores
+
+    scores = shapes_scores(4, 1, right=lambda group, i, seed: 1.0)
+    (lost,) = {video.prompt for video in scores.videos[:1]}
+    for video in [video for video in scores.videos if video.prompt == lost]:
+        del scores.of[video]
+        scores.problems.append((video, "", "it was not made"))
+    group = scores.videos[0].group
+    assert Summary(scores).means[group]["shapes_right"].mean == 0.75
+    scores.unasked = {(lost, "shapes_right")}
+    assert Summary(scores).means[group]["shapes_right"].mean == 1
+
+
 def test_the_leaderboard_is_a_plan_of_the_sixteen_dimensions(tmp_path):
     text = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
     (tmp_path / "leaderboard.yaml").write_text(text.split('title="leaderboard.yaml"\n')[1].split("```")[0])

@@ -98,16 +98,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """What a YAML file holds; see `parse_yaml`.
+def read_yaml(path: str | os.PathLike[str], most: int = MOST_YAML_BYTES, most_values: int = MOST_VALUES) -> Any:
+    """What a YAML file of at most so many bytes and values holds; see `parse_yaml`.
 
     Raises:
         OSError: it cannot be opened.
         Unreadable: it is no YAML, or not of the plain kind.
     """
-    text = read_text(path, MOST_YAML_BYTES)
+    text = read_text(path, most)
     try:
-        return parse_yaml(text)
+        return deepcopy(_parsed(text, most_values))
     except ValueError as error:
         raise Unreadable(f"{path}: not a YAML file: {error}") from None
 
@@ -115,18 +115,19 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 def parse_yaml(text: str) -> Any:
     """What a YAML text holds, in numbers, texts, booleans, lists and dictionaries.
 
-    Scalars are read as YAML 1.2 says where 1.1 surprises: `1e-3` is a number; `no`, `on` and `2024-05-01` are texts.
+    Scalars are read as YAML 1.2 says where 1.1 surprises: `1e-3` is a number, `010` is ten; `no`, `on` and
+    `2024-05-01` are texts.
 
     Raises:
         ValueError: says where the text is no YAML, has a key twice, a tag of its own, or nests or expands too far.
     """
-    return deepcopy(_parsed(text))
+    return deepcopy(_parsed(text, MOST_VALUES))
 
 
 @lru_cache(maxsize=128)  # a preset is read again and again, by itself and by those that extend it
-def _parsed(text: str) -> Any:
+def _parsed(text: str, most_values: int) -> Any:
     try:
-        _check_size(text)
+        _check_size(text, most_values)
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
@@ -136,7 +137,7 @@ def _parsed(text: str) -> Any:
         raise ValueError(f"it has a value that cannot be read ({error})") from None
 
 
-def _check_size(text: str) -> None:
+def _check_size(text: str, most_values: int) -> None:
     """Refuses what would be large or deep when read, without reading it: an alias counts as what it stands for."""
     open_sizes: list[int] = [0]
     names: list[str | None] = [None]
@@ -165,8 +166,8 @@ def _check_size(text: str) -> None:
             if size_of is None:
                 raise ValueError(f"alias *{event.anchor} stands within what it stands for")
             open_sizes[-1] += size_of
-        if sum(open_sizes) > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES} values")
+        if sum(open_sizes) > most_values:
+            raise ValueError(f"it holds more than {most_values} values")
 
 
 class _Loader(yaml.SafeLoader):
@@ -183,13 +184,17 @@ class _Loader(yaml.SafeLoader):
             seen.add((key.tag, key.value))
         return node
 
+    def construct_yaml_int(self, node: Any) -> int:
+        text = self.construct_scalar(node).replace("_", "")
+        return int(text, 0 if re.match("[-+]?0[bxX]", text) else 10)  # 010 is ten, and no octal number
+
     def construct_yaml_float(self, node: Any) -> float:
         return float(self.construct_scalar(node).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _FIRST = {  # of each kind, how a scalar is written, and which characters it starts with
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?(?:0b[01_]+|0[xX][0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)", "-+0123456789"),
+    "int": (r"[-+]?(?:0b[01_]+|0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
     "float": (
         r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
@@ -201,6 +206,7 @@ _FIRST = {  # of each kind, how a scalar is written, and which characters it sta
 _Loader.yaml_implicit_resolvers = {}
 for _kind, (_written, _starts) in _FIRST.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_written})$"), list(_starts))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 

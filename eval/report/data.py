@@ -300,6 +300,10 @@ def _command(video: Video) -> str:
     stem = video.path.name.removesuffix("-frames") if video.path.is_dir() else video.path.stem
     sidecar = video.path.with_name(f"{stem}.json")
     try:
-        return printable(command(read_sidecar(sidecar)[0], sidecar))
+        request, record = read_sidecar(sidecar)
+        line = command(request, sidecar)
+        # On a CPU, threads decide the last digits of a frame; the command has as many as the variable says.
+        threads = record.get("threads") if record.get("device") == "cpu" else None
+        return printable(f"OMP_NUM_THREADS={threads} {line}" if line and isinstance(threads, int) else line)
     except (OSError, ValueError):
         return ""

@@ -19,12 +19,16 @@ import numpy as np
 from w2sd_video.columns import Column
 from w2sd_video.documents import read_json
 from w2sd_video.errors import Refused
+from w2sd_video.statistics import korn_graubard
 from w2sd_video.verdicts import Interval, mean
+
+from ..results import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..results import Summary
+    from ..videos import Video
 
 KIND, FORMAT = "w2sd-video votes", 1
 CHOICES = {"left": 1.0, "tie": 0.5, "right": 0.0}  # the left one's share of the vote; a skipped pair has none
@@ -93,7 +97,9 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
     Raises:
         Refused: a file is cut or is no file of votes, or it has a vote on a group or a video that is not here.
     """
-    known = {(video.group, _sha256(video)): video for video in summary.scores.videos}
+    known: dict[tuple[str, str], list[Video]] = {}  # of one group, videos of several prompts may be the same
+    for video in summary.scores.videos:
+        known.setdefault((video.group, _sha256(video)), []).append(video)
     votes: dict[tuple[str, str, frozenset[str]], Vote] = {}
     for path in paths:
         voter, listed = _listed(path)
@@ -108,9 +114,11 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
                     raise _refused(path, f"its vote {number} is on {arm!r}; there are {', '.join(summary.groups)}")
                 if not sha256 or (arm, sha256) not in known:
                     raise _refused(path, f"its vote {number} is on a video of {arm!r} that is not of this run")
-            left, right = (known[side] for side in sides)
-            if left.group == right.group or left.pair != right.pair:
+            pairs = [(left, right) for left in known[sides[0]] for right in known[sides[1]] if left.pair == right.pair]
+            if not pairs or pairs[0][0].group == pairs[0][1].group:
                 raise _refused(path, f"its vote {number} is not on two groups' videos of one prompt and seed")
+            named = f"{each.get('prompt')}, seed {each.get('seed')}"
+            left, right = next((pair for pair in pairs if printable(pair[0].pair) == named), pairs[0])
             if choice == "skip":
                 continue
             if choice not in CHOICES:
@@ -190,9 +198,14 @@ def over_base(wins: NDArray[Any]) -> list[Interval]:
         low, high = np.array(ends).T
     counts = [int(round(float(wins[:, g, :].sum() + wins[:, :, g].sum()))) for g in range(groups)]
     units = [int((wins[:, g, :].sum(1) + wins[:, :, g].sum(1) > 0).sum()) for g in range(groups)]
-    return [
-        Interval(float(centre[g]), float(low[g]), float(high[g]), counts[g], counts[g], units[g]) for g in range(groups)
-    ]
+    intervals = []
+    for g in range(groups):
+        least, most = low[g], high[g]
+        # Prompts that are all alike say nothing of how others differ: then the interval is that of so many of a share.
+        if g and most - least < 1e-9:
+            least, most = korn_graubard(centre[g], 0.0, units[g] - 1, units[g], counts[g])
+        intervals.append(Interval(float(centre[g]), float(least), float(most), counts[g], counts[g], units[g]))
+    return intervals
 
 
 def _odds(strengths: NDArray[Any]) -> NDArray[Any]:

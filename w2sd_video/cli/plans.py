@@ -18,7 +18,7 @@ from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
 from ..terminal import PATH, err, messages, out, quiet, say
 from .options import FORMAT, dimension_names, wants_json
-from .progress import cells, say_failed
+from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 
 if TYPE_CHECKING:
@@ -197,12 +197,15 @@ def status(
     methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
-    """How far a run is: what of each arm is made, failed and left, and how long that takes."""
+    """How far a run is: what of each arm is made, failed and left, how long that takes, and why cells failed."""
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
         plan, to = plan_of(folder, None, methods, to_make=False)
-        _say(_status(plan, to, (1, 1), None), as_json)
+        about = _status(plan, to, (1, 1), None)
+        _say(about, as_json)
+        if not as_json:
+            _say_errors(about)
 
 
 def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make: bool) -> tuple[Plan, Path]:
@@ -273,6 +276,13 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     out.print(
         f"on disk {_unit(about['bytes'])}, and {more} of what is left; memory of a worker: {memory}", markup=False
     )
+
+
+def _say_errors(about: dict[str, Any]) -> None:
+    for error, count in list(about["errors"].items())[:FAILURES]:
+        out.print(f"failed: {error}{f' ({count} cells)' * (count > 1)}", markup=False)
+    if (more := len(about["errors"]) - FAILURES) > 0:
+        out.print(f"failed: {more} other errors; --format json has them", markup=False)
 
 
 def _unit(size: int) -> str:

@@ -142,7 +142,7 @@ def _text(suite: Suite, drawn: dict[str, Any]) -> str:
     what = ", ".join(f"{name} {value}" for name, value in words.items() if value != "")
     head = f"# {len(suite.prompts)} prompts of {suite.name}{f' ({what})' if what else ''}, SHA-256 {suite.sha256}"
     lines = [prompt.text for prompt in suite.prompts]
-    if split := next((line for line in lines if len(line.splitlines()) > 1 or line.startswith("#")), None):
+    if split := next((line for line in lines if set(line) & {"\n", "\r"} or line.startswith("#")), None):
         raise Refused("--format", "text", f"a line cannot hold the prompt {split!r}: give json or csv")
     return "\n".join([head, *lines]) + "\n"
 

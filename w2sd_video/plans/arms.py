@@ -39,7 +39,9 @@ class Arm:
         template: a request of the first prompt and seed.
         refiner: what refines its prompts.
         grid: what it is tuned over.
-        cost: of one that is read from a run's note, its network evaluations, and as many of the strong network's.
+        cost: of one that is read from a run's note, and whose method is of a file: its network evaluations, and as many
+            of the strong network's.
+        key: of one that is read from a run's note, what its cells' keys are made of; see `record.Keys`.
     """
 
     labels: Mapping[str, str]
@@ -47,6 +49,7 @@ class Arm:
     refiner: str | None = None
     grid: Grid | None = None
     cost: tuple[int, float | None] | None = None
+    key: str | None = None
 
     @cached_property
     def name(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..eval.dimensions import OFFICIAL, Skipped, expand
+from ..eval.dimensions import OFFICIAL, VBENCH, Skipped, expand
 from ..eval.evaluate import Scores, evaluate
 from ..eval.videos import Video
 from .plan import Plan
 
 Score = Callable[..., Scores]
 LACKING = "VBench's own package computes it: give --official-python, the Python of an environment that has it"
+UNASKED = "no prompt of the plan has the tag dimension={}: leave it out, or give prompts that have"
 
 
 def scorer(plan: Plan, official_python: str | None = None) -> Score:
@@ -22,33 +23,45 @@ def scorer(plan: Plan, official_python: str | None = None) -> Score:
     """
 
     def score(videos: Sequence[Video], dimensions: str | Sequence[str], **how: Any) -> Scores:
-        names = expand(dimensions)
+        names, skipped = expand(dimensions), []
         passes: dict[tuple[bool, frozenset[str] | None], list[str]] = {}
         for name in names:
-            if name not in OFFICIAL or official_python:
-                passes.setdefault((name in OFFICIAL, scored_on(plan, name)), []).append(name)
+            only = scored_on(plan, name)
+            if only is not None and not only:
+                skipped.append(Skipped(name, UNASKED.format(name)))
+            elif name in OFFICIAL and not official_python:
+                skipped.append(Skipped(name, LACKING))
+            else:
+                passes.setdefault((name in OFFICIAL, only), []).append(name)
         parts = []
         for (official, only), some in passes.items():
             scored = [video for video in videos if only is None or video.prompt in only]
             how["official"] = official_python if official else None
             parts.append(evaluate(scored, some, **how))
-        return _joined(parts, videos, [] if official_python else [name for name in names if name in OFFICIAL])
+            columns = [column for each in parts[-1].dimensions for column in each.columns]
+            others = {video.prompt for video in videos} - {video.prompt for video in scored}
+            parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
+        return _joined(parts, videos, skipped)
 
     return score
 
 
 def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
-    """The prompts that a dimension is scored on; None: all."""
+    """The prompts that a dimension is scored on; None: all.
+
+    Of VBench's dimensions there may be none, where the plan's prompts are of others.
+    """
     if not plan.by_dimension:
         return None
-    own = frozenset(p.text for p in plan.suite.prompts if dimension in p.tags.get("dimension", ()))
-    return own or None
+    tags = {p.text: p.tags.get("dimension", ()) for p in plan.suite.prompts}
+    own = frozenset(text for text, dimensions in tags.items() if dimension in dimensions)
+    return own if own or (dimension in (*VBENCH, *OFFICIAL) and any(tags.values())) else None
 
 
-def _joined(parts: Sequence[Scores], videos: Sequence[Video], lacking: Sequence[str]) -> Scores:
+def _joined(parts: Sequence[Scores], videos: Sequence[Video], skipped: Sequence[Skipped]) -> Scores:
     """Scores of several passes over some of the videos as one."""
     if not parts:
-        raise FileNotFoundError(f"{', '.join(lacking)}: {LACKING}")
+        raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in skipped))
     first = Scores([d for part in parts for d in part.dimensions], list(videos), device=parts[0].device)
     for part in parts:
         for video, scores in part.of.items():
@@ -59,7 +72,8 @@ def _joined(parts: Sequence[Scores], videos: Sequence[Video], lacking: Sequence[
         first.weights.update(part.weights)
         first.problems += [each for each in part.problems if each not in first.problems]
         first.skipped += part.skipped
+        first.unasked |= part.unasked
         first.notes += [note for note in part.notes if note not in first.notes]
         first.seconds += part.seconds
-    first.skipped += [Skipped(name, LACKING) for name in lacking]
+    first.skipped += skipped
     return first

@@ -1,40 +1,51 @@
-"""What the folder of a run knows of its plan: what prompts were refined to, what was best of tuned arms, and, where
-methods are of files, its arms, so that they are known without the files' code."""
+"""What the folder of a run knows of its plan: its prompts and arms, with their keys, so that what is made can be looked
+at and scored wherever the folder goes, without models, files of prompts or methods, and the versions that it was made
+by; and what prompts were refined to, and what was best of tuned arms."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .. import plugins
+from .. import plugins, prompts
 from ..documents import read_json
 from ..hashing import sha256_of
 from ..runs import Request
 from ..sampling import evaluations, strong_evaluations
 from .arms import Arm
 from .plan import Plan, read
-from .record import NOTE, Folder
+from .record import NOTE, PROMPTS, Folder, Keys
 from .tuning import tuned
 
 
 def known(plan: Plan, folder: Folder) -> Plan:
     """A plan with what its run's folder knows of it."""
-    if not any(arm.refiner or arm.grid for arm in plan.arms) or all(arm.cost for arm in plan.arms):
+    if not any(arm.refiner or arm.grid for arm in plan.arms) or all(arm.key for arm in plan.arms):
         return plan
     try:
         former = read(folder.path / "plan.yaml")
     except (OSError, ValueError):  # there is none, or it is damaged
         former = replace(plan, refined={}, tuned={})
+    refined = former.refined if _refiners(folder.path) in (None, {arm.refiner for arm in plan.arms} - {None}) else {}
     # What a plan itself says of its tuning is of another run.
-    plan = replace(plan, tuned={}, refined={**former.refined, **plan.refined})
+    plan = replace(plan, tuned={}, refined={**refined, **plan.refined})
     return replace(plan, tuned=tuned(plan, former.tuned))
 
 
+def _refiners(path: Path) -> set[str] | None:
+    """What refined the prompts of a run; None where that is not known."""
+    try:
+        return {arm["refiner"] for arm in read_json(path / NOTE)["arms"]} - {None}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_run(path: Path) -> Plan:
-    """The plan of a run's folder, to look at and to score what is made. Where it names methods of files that were not
-    run here, its arms are those that the run wrote down, if its plan is still the same.
+    """The plan of a run's folder, to look at and to score what is made. Its prompts and arms are those that the run
+    wrote down, if its plan is still the same.
 
     Raises:
         OSError, Refused, ValueError: as of `read`.
@@ -42,34 +53,57 @@ def read_run(path: Path) -> Plan:
     plan = read(path / "plan.yaml")
     try:
         note = read_json(path / NOTE)
-        arms = [_arm(each) for each in note["arms"]] if note["plan"] == sha256_of(path / "plan.yaml") else []
-    except (OSError, ValueError, KeyError, TypeError):  # it is of no file's method, or damaged
+        if note["plan"] != sha256_of(path / "plan.yaml"):
+            return plan
+        arms = [_arm(each, note.get("request", {})) for each in note["arms"]]
+        suite = prompts.load(path / PROMPTS) if note.get("prompts") == _sha256(path / PROMPTS) else None
+    except (OSError, ValueError, KeyError, TypeError):  # an earlier version wrote it, or it is damaged
         return plan
-    methods = [(arm.template.method, arm.template.method_sha256) for arm in arms]
-    if not all(plugins.was_run("method", name, sha256) for name, sha256 in methods if sha256):
-        vars(plan)["arms"] = arms  # in place of what the property would work out
+    vars(plan)["arms"] = arms  # in place of what the properties would work out
+    if suite is not None:
+        vars(plan)["suite"] = suite
     return plan
 
 
-def _arm(said: Mapping[str, Any]) -> Arm:
-    cost = int(said["evaluations"]), said["strong_evaluations"]
-    return Arm(dict(said["labels"]), Request(**said["request"]), said["refiner"], cost=cost)
+def _sha256(path: Path) -> str:
+    return sha256_of(path) if path.is_file() else ""
 
 
-def note_of(plan: Plan, plan_file: Path) -> dict[str, Any]:
-    """What a run writes down of arms for `read_run`; nothing where no method is of a file.
+def _arm(said: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
+    cost = (int(said["evaluations"]), said["strong_evaluations"]) if "evaluations" in said else None
+    request = Request(**{**common, **said["request"]})
+    return Arm(dict(said["labels"]), request, said["refiner"], cost=cost, key=said.get("key"))
+
+
+def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) -> dict[str, Any]:
+    """What a run writes down for `read_run`: by arm, in what it differs from the first.
 
     Args:
         plan_file: where the plan is written.
+        prompts_file: and what `prompts_of` says of it.
     """
-    if not any(plugins.is_file(arm.template.method) for arm in plan.arms):
-        return {}
+    common = asdict(plan.arms[0].template)
     arms = []
     for arm in plan.arms:
-        cost, of_strong = cost_of(arm)
-        said = {"labels": dict(arm.labels), "request": asdict(arm.template), "refiner": arm.refiner}
-        arms.append({**said, "evaluations": cost, "strong_evaluations": of_strong})
-    return {"plan": sha256_of(plan_file), "arms": arms}
+        own = {name: value for name, value in asdict(arm.template).items() if value != common[name]}
+        said: dict[str, Any] = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner}
+        said["key"] = keys.of_arm(arm)
+        if plugins.is_file(arm.template.method):  # whose code says what it costs
+            said["evaluations"], said["strong_evaluations"] = cost_of(arm)
+        arms.append(said)
+    of_prompts = {} if prompts_file is None else {"prompts": sha256_of(prompts_file)}
+    return {"plan": sha256_of(plan_file), **of_prompts, "request": common, "arms": arms}
+
+
+def prompts_of(plan: Plan) -> str | None:
+    """The prompts of a plan as JSON, which `prompts.load` reads; None where the plan lists them itself."""
+    if isinstance(plan.prompts, list):
+        return None
+    of = [
+        {"id": p.id, "prompt": p.text, **{name: list(each) for name, each in p.tags.items()}}
+        for p in plan.suite.prompts
+    ]
+    return json.dumps({"source": plan.suite.source, "prompts": of}, indent=1, ensure_ascii=False) + "\n"
 
 
 def cost_of(arm: Arm) -> tuple[int, float | None]:

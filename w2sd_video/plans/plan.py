@@ -56,6 +56,8 @@ from .arms import (
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
+# Of a plan's file, which holds prompts, and of a run's also what they were refined to.
+MOST_BYTES, MOST_VALUES = 8 * 2**20, 200_000
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
 ]
@@ -257,8 +259,11 @@ class Plan:
         if not self.dimensions:
             return
         from ..eval.dimensions import Compared, chosen
+        from .by_dimension import UNASKED, scored_on
 
         for name in self.dimensions:
+            if scored_on(self, name) == frozenset():
+                raise Refused("dimensions", name, UNASKED.format(name))
             if plugins.is_file(name):
                 accepted = (
                     "a plan names no code: leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
@@ -322,7 +327,7 @@ def read(path: str | os.PathLike[str]) -> Plan:
         OSError: it cannot be read.
         Refused, ValueError: it is no plan.
     """
-    data = read_yaml(path)
+    data = read_yaml(path, MOST_BYTES, MOST_VALUES)
     if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
         raise ValueError(f"{path}: give names and values, such as prompts: smoke")
     here = Path(os.path.abspath(path)).parent

@@ -1,7 +1,8 @@
 """What of a plan is made: an append-only record of cells in the run's folder, and what the files there say.
 
     RUN/plan.yaml       the plan, as it was last given
-    RUN/run.json        how many threads make a cell, which decides its last digits
+    RUN/run.json        how many threads make a cell, which decides its last digits; and the arms with their keys
+    RUN/prompts.json    the plan's prompts, where they are of a suite or of a file
     RUN/record/*.jsonl  a line a cell that was made or failed, a file a process that ran the plan
     RUN/videos/ARM/     the videos of an arm with their sidecars, as `generate` writes them
     RUN/scores/         scores and tables
@@ -18,7 +19,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from ..documents import read_json
 from ..errors import Refused
 from ..models.sources import cached, resolve
 from ..provenance import file_sha256
-from ..runs import check_files, read_sidecar
+from ..runs import Output, check_files, read_sidecar
+from ..runs.request import Request
 from ..runs.sidecar import unlike
 from ..sampling import plugin_version
 from ..sampling.records import versions
+from ..settings import PICTURES
 from .arms import Arm, Cell
 
-RECORD, NOTE = "record", "run.json"
+RECORD, NOTE, PROMPTS = "record", "run.json", "prompts.json"
 MOST_THREADS = 1024
 # Of a model's folder, what decides nothing.
 UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".webp", ".lock", ".metadata")
@@ -67,10 +70,16 @@ class Keys:
         self._arms: dict[int, str] = {}
 
     def of_arm(self, arm: Arm) -> str:
+        if arm.key is not None:
+            return arm.key
         if id(arm) not in self._arms:
             request = arm.template
-            weights = {role: self.weights(model, role) for role, model in request.models.items()}
-            decides = [arm.said, weights, versions() | plugin_version(request), self.threads, platform.machine()]
+            models = {**request.models, **_beside_adapter(request)}
+            weights = {role: self.weights(model, role) for role, model in models.items()}
+            # Models and pictures count by their content, wherever they lie, and a preset by what it says.
+            places = {*models.values(), *(getattr(request, name) for name in PICTURES)}
+            said = {name: _placeless(value, places) for name, value in arm.said.items() if name != "preset"}
+            decides = [said, weights, versions() | plugin_version(request), self.threads, platform.machine()]
             self._arms[id(arm)] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return self._arms[id(arm)]
 
@@ -95,6 +104,22 @@ class Keys:
                 path = (files[0] if source.inside else files[0].parent) if files else None
             self._weights[model] = model if path is None else _contents(path)
         return self._weights[model]
+
+
+def _placeless(value: Any, places: Collection[Any]) -> Any:
+    """A value without the names of files and folders within it."""
+    if isinstance(value, Mapping):
+        return {name: _placeless(each, places) for name, each in value.items()}
+    return "" if isinstance(value, str) and value in places else value
+
+
+def _beside_adapter(request: Request) -> dict[str, str]:
+    """The image encoder of an IP-Adapter, which decides what the adapter is told of its picture."""
+    adapter = request.ip_adapter
+    if adapter is None:
+        return {}
+    encoder = adapter.get("image_encoder") or os.path.join(os.path.dirname(adapter["model"]), "image_encoder")
+    return {"ip_adapter.image_encoder": encoder} if os.path.isdir(encoder) else {}
 
 
 def _contents(path: Path) -> str:
@@ -146,19 +171,29 @@ class Folder:
             raise Refused("RUN", str(self.path), f"{note} is not what `w2sd-video run` writes; give another folder")
         return threads
 
-    def state(self, cells: Iterable[tuple[str, Cell]]) -> State:
-        """What is known of cells, each with its key."""
+    def state(self, cells: Iterable[tuple[str, Cell]], formats: Sequence[str] = ()) -> State:
+        """What is known of cells, each with its key.
+
+        Args:
+            formats: in which a cell has to be there, of `runs.FORMATS`, to count as made; it may be there in others.
+        """
         state = State()
         last: dict[str, dict[str, Any]] = {}
+        ends: dict[str, list[str]] = {}  # of the files of an arm's cells, behind their stem
         for line in self.lines():
             key = line["cell"]
             if "error" not in line or "error" in last.get(key, line):
                 last[key] = line
         for key, cell in cells:
             known = last.get(key)
+            if (arm := cell.arm.folder) not in ends:
+                paths = Output(cell.arm.template, self.videos, formats, "").paths
+                ends[arm] = [path.name for kind, path in paths.items() if kind in formats]
             if known and "error" not in known and self._there(cell, known):
-                state.complete[key] = known
-            elif (known is None or "error" in known) and (adopted := self._adopted(key, cell)):
+                if _has(known, cell.stem, ends[arm]):
+                    state.complete[key] = known
+            # Made once more, by a process that died before its line, or whose clock was behind that of an earlier one.
+            elif (adopted := self._adopted(key, cell)) and _has(adopted, cell.stem, ends[arm]):
                 state.complete[key] = adopted
                 state.adopted.append(adopted)
             elif known and "error" in known:
@@ -185,7 +220,8 @@ class Folder:
             _, record = read_sidecar(folder / f"{stem}.json")
         except (OSError, ValueError):
             return False
-        return not check_files(folder, record, hashed=True)
+        # The sidecar may be of other settings, by another plan that has this folder, and all files of the same sizes.
+        return record.get("cell") == line["cell"] and not check_files(folder, record, hashed=True)
 
     def _adopted(self, key: str, cell: Cell) -> dict[str, Any] | None:
         """The line of a cell that was made by a process which died before it wrote one."""
@@ -200,6 +236,12 @@ class Folder:
         if record.get("cell") != key or unlike(request, cell.request()) or check_files(folder, record):
             return None
         return line_of(key, cell, folder, record)
+
+
+def _has(line: Mapping[str, Any], stem: str, ends: Iterable[str]) -> bool:
+    """Whether a cell was made in all formats whose files, or folders, end so."""
+    names = {name.partition("/")[0] for name in line["files"]} if ends else set()
+    return all(f"{stem}{end}" in names for end in ends)
 
 
 def _is_line(line: Any) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from ..settings import Variant
 from .arms import Cell
 from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
-from .known import note_of
+from .known import note_of, prompts_of
 from .names import check_names, link
-from .plan import Plan
+from .plan import MOST_BYTES, Plan
 from .prepare import prepared
 from .processes import SideBySide
-from .record import NOTE, RECORD, Folder, Keys, State, line_of
+from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
 
+logger = logging.getLogger("w2sd_video")
 Shard = tuple[int, int]  # which part, of how many
 WHOLE: Shard = (1, 1)
 
@@ -72,7 +74,7 @@ def run(
         path: the run's folder; made where it is not there.
         workers: processes side by side, each with models of its own. 1: this process.
         threads: of each worker; None: those that the run was begun with, or else all cores shared among the workers.
-        shard: `(i, n)`: only every n-th cell, from the i-th; of runs on n machines that have the folder in common.
+        shard: `(i, n)`: the i-th of n parts, see `mine`; of runs on n machines that have the folder in common.
         engine: what makes the cells, such as `OnRay`; None: this machine, with so many `workers`.
 
     Raises:
@@ -93,11 +95,12 @@ def run(
 
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
         engine = engine or on_this_machine(workers)
-        plan = prepared(plan, folder, make, shard == WHOLE)
-        threads = _begin(folder, plan, threads or engine.threads(), threads is not None)
-        keys = Keys(threads)
-        cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
-        state = folder.state(cells)
+        # Of shards that begin at once, the first decides the threads, and what prompts are refined to.
+        with runs.locked(folder.path / RECORD) if shard != WHOLE else nullcontext():
+            plan = prepared(plan, folder, make, shard == WHOLE)
+            keys = _begin(folder, plan, threads or engine.threads(), threads is not None)
+        cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]
+        state = folder.state(cells, plan.formats)
         record.writelines(json.dumps(line) + "\n" for line in state.adopted)
         tasks = list(_tasks(plan, folder, cells, state))
         by_key, complete = dict(cells), list(state.complete)
@@ -106,7 +109,7 @@ def run(
         for arm in dict.fromkeys(cell.arm.folder for _, cell in cells):
             runs.writable(folder.videos / arm)
         began = time.monotonic()
-        with closing(engine.run(tasks, partial(Cells, command), threads, path)) as outcomes:
+        with closing(engine.run(tasks, partial(Cells, command), keys.threads, path)) as outcomes:
             for outcome in outcomes:
                 line = _line(folder, by_key[outcome.task.key], outcome)
                 record.write(json.dumps(line) + "\n")
@@ -161,18 +164,37 @@ def recording(folder: Folder) -> Iterator[Any]:
         path.unlink()
 
 
-def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> int:
-    """Writes down the plan. Returns the threads that the run was begun with, or those given."""
-    threads = threads if chosen else folder.threads() or threads
-    with runs.whole({"plan": folder.path / "plan.yaml", "run": folder.path / NOTE}) as staged:
-        staged["plan"].write_text(yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        note = {"format": 1, "threads": threads, **note_of(plan, staged["plan"])}
+def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> Keys:
+    """Writes down the plan. Returns keys of the threads that the run was begun with, or of those given."""
+    begun = folder.threads()
+    if chosen and begun not in (None, threads):
+        logger.warning("note: the run was begun with %d threads; with %d, all its cells are made anew", begun, threads)
+    keys = Keys(threads if chosen else begun or threads)
+    text = yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True)
+    if len(text.encode()) > MOST_BYTES:
+        raise Refused("prompts", f"{len(plan.suite.prompts)} texts", "the plan is too large with them: give a file")
+    names = {"plan": "plan.yaml", "run": NOTE}
+    if (of_prompts := prompts_of(plan)) is not None:
+        names = {"prompts": PROMPTS, **names}
+    with runs.whole({each: folder.path / name for each, name in names.items()}) as staged:
+        staged["plan"].write_text(text, encoding="utf-8")
+        if of_prompts is not None:
+            staged["prompts"].write_text(of_prompts, encoding="utf-8")
+        note = {"format": 1, "threads": keys.threads, **note_of(plan, staged["plan"], staged.get("prompts"), keys)}
         staged["run"].write_text(json.dumps(note) + "\n", encoding="utf-8")
-    return threads
+    return keys
 
 
-def mine(cell: Cell, shard: Shard) -> bool:
-    return shard == WHOLE or cell.number % shard[1] == shard[0] - 1
+def mine(plan: Plan, shard: Shard) -> Iterator[Cell]:
+    """The cells of a shard.
+
+    Each arm is spread over all shards, whatever the numbers of both, so that shards take as long, and machines that
+    differ are no difference between arms.
+    """
+    arms = len(plan.arms)
+    for cell in plan.cells():
+        if (cell.number % arms + cell.number // arms) % shard[1] == shard[0] - 1:
+            yield cell
 
 
 def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[CellTask]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 
 from ..errors import Refused
@@ -10,6 +12,8 @@ from ..runs import check_files, read_sidecar
 from .known import known
 from .plan import Plan
 from .record import Folder, Keys
+
+logger = logging.getLogger("w2sd_video")
 
 
 def videos(plan: Plan, path: Path) -> list[Video]:
@@ -30,15 +34,21 @@ def videos(plan: Plan, path: Path) -> list[Video]:
     if not complete:
         raise Refused("RUN", str(path), "nothing of the plan is made yet: w2sd-video run")
     first = plan.base or plan.arms[0].name
-    videos = []
+    videos, devices = [], Counter[str]()
     for key, cell in sorted(cells, key=lambda each: each[1].arm.name != first):
         where, stem = folder.place(cell)
-        if key in complete and check_files(where, read_sidecar(where / f"{stem}.json")[1], hashed=True):
-            accepted = f"{where / stem} is not what was made: run the plan again, which makes it anew"
-            raise Refused("RUN", str(path), accepted)
+        if key in complete:
+            record = read_sidecar(where / f"{stem}.json")[1]
+            if wrong := check_files(where, record, hashed=True):
+                accepted = f"{min(wrong)} is not what was made: delete it, and run the plan again, which makes it anew"
+                raise Refused("RUN", str(path), accepted)
+            devices[str(record.get("device_name"))] += 1
         file = where / f"{stem}{'.mp4' if cell.arm.template.video else '.png'}"
         pair = f"{cell.prompt.text}, seed {cell.seed}"
         # Of a cell that was not made, another video may lie there: of former weights, or of a failed attempt.
         there = file if key in complete else where / f"{stem} was not made"
         videos.append(Video(there, cell.arm.name, pair, cell.prompt.text, "plan"))
+    if len(devices) > 1:
+        counts = ", ".join(f"{count} on {device}" for device, count in sorted(devices.items()))
+        logger.warning("note: the videos are of different machines, on which frames differ in last digits: %s", counts)
     return videos

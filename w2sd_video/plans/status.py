@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,13 +23,14 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
     network, by parameters, None where a network's are not known here. `seconds` of an arm are those of its cells that
     are made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with
     cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
-    where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least.
+    where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least. `errors` are those
+    of cells that failed, the most frequent first, each with how many have it.
     """
     folder = Folder(path)
     plan = known(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
-    cells = [(keys.of(cell), cell) for cell in plan.cells() if mine(cell, shard)]
-    state = folder.state(cells)
+    cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]
+    state = folder.state(cells, plan.formats)
     arms: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {arm.name: [] for arm in plan.arms}
     tuning = 0
@@ -72,4 +74,5 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         "bytes": sum(map(sum, sizes.values())),
         "bytes_left": None if unsized else round(larger),
         "memory": max(memory, default=None),
+        "errors": dict(Counter(line["error"] for line in state.failed.values()).most_common()),
     }

@@ -3,7 +3,7 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, naming, placeable, rows, whole, writable
+from .files import alone, locked, naming, placeable, rows, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
     Request,
@@ -22,6 +22,7 @@ __all__ = [
     "check_files",
     "claimed",
     "hashes",
+    "locked",
     "naming",
     "place",
     "placeable",

@@ -34,14 +34,23 @@ const column = name => D.columns.findIndex(each => each.name === name);
 const DEFAULTS = {q: "", tag: "", by: D.quality, order: "", arm: String(base === 0 && D.groups[1] ? 1 : 0), outcome: "",
   across: D.axes.length ? D.axes[D.axes.length - 1].name : "", prompt: "", frame: "0", view: "", a: "", b: ""};
 const state = {...DEFAULTS};
+/** Groups stand in links by their names: in a page that is made again, with more of them, their numbers change. */
+const GROUPS = ["arm", "a", "b"];
 function read() {
   const hash = location.hash.slice(1);
   Object.assign(state, DEFAULTS);
-  if (hash.includes("=")) for (const [name, value] of new URLSearchParams(hash)) if (name in state) state[name] = value;
+  if (hash.includes("=")) for (const [name, value] of new URLSearchParams(hash)) if (name in state) {
+    const group = D.groups.findIndex(each => each.name === value);
+    if (!GROUPS.includes(name)) state[name] = value;
+    else if (group >= 0) state[name] = String(group);
+  }
 }
 function write() {
   const kept = new URLSearchParams();
-  for (const [name, value] of Object.entries(state)) if (value !== DEFAULTS[name]) kept.set(name, value);
+  const chosen = state.order || state.outcome ? ["arm", "by"] : [];  // what a filter is of, also where it is the default here
+  for (const [name, value] of Object.entries(state)) {
+    if (value !== DEFAULTS[name] || chosen.includes(name)) kept.set(name, GROUPS.includes(name) ? D.groups[+value].name : value);
+  }
   const text = kept.toString();
   history.replaceState(null, "", text ? `#${text}` : location.pathname.split("/").pop() + location.search);
 }

@@ -1,8 +1,19 @@
 // Blind voting
 
 const KEY = "w2sd-video votes";
-const store = () => { try { return JSON.parse(localStorage.getItem(KEY)) || {}; } catch { return {}; } };
-const save = kept => { try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* kept in this page alone */ } };
+let held = {};  // where the browser keeps nothing
+const store = () => { try { return JSON.parse(localStorage.getItem(KEY)) || held; } catch { return held; } };
+const save = kept => { held = kept; try { localStorage.setItem(KEY, JSON.stringify(kept)); } catch { /* kept in this page alone */ } };
+/** Another voter has an order and votes of their own; who has no name yet is given one and keeps theirs. */
+function rename(kept, voter) {
+  if (!voter.trim() || voter === kept.voter) return;
+  const {others = {}, ...own} = kept, {[voter]: known, ...rest} = others;
+  if (known || !/^voter-\w{1,6}$/.test(own.voter)) {
+    save({...(known || fresh()), voter, others: {...rest, [own.voter]: own}});
+    start();
+  } else save(Object.assign(kept, {voter}));
+}
+const fresh = () => ({voter: `voter-${Math.random().toString(36).slice(2, 8)}`, seed: Math.floor(Math.random() * 2 ** 31), votes: {}});
 function random(seed) {  // mulberry32
   return () => {
     seed = (seed + 0x6D2B79F5) | 0;
@@ -13,28 +24,31 @@ function random(seed) {  // mulberry32
 }
 const votes = {kept: null, pairs: [], at: 0};
 /** All pairs of arms of every row, in the voter's own random order, each with random sides. */
-function begin() {
-  const kept = Object.assign({voter: `voter-${Math.random().toString(36).slice(2, 8)}`, seed: Math.floor(Math.random() * 2 ** 31), votes: {}}, store());
+function start() {
+  const kept = Object.assign(fresh(), store());
   const draw = random(kept.seed), pairs = [];
   for (const row of rows) {
     const usable = row.cells.filter(cell => cell.file);
     usable.forEach((one, i) => usable.slice(i + 1).forEach(other => {
       const [left, right] = draw() < 0.5 ? [one, other] : [other, one];
-      pairs.push({row, left, right, key: [one, other].map(cell => `${D.groups[cell.group].name}:${cell.sha256}`).join("|"), place: draw()});
+      pairs.push({row, left, right, key: [row.id, ...[one, other].map(cell => `${D.groups[cell.group].name}:${cell.sha256}`)].join("|"), place: draw()});
     }));
   }
   pairs.sort((one, other) => one.place - other.place);
   Object.assign(votes, {kept, pairs, at: Math.max(pairs.findIndex(pair => !(pair.key in kept.votes)), 0)});
   if (pairs.length && pairs.every(pair => pair.key in kept.votes)) votes.at = pairs.length;
+  question();
+}
+function begin() {
   deactivate();
   ballot.showModal();
-  question();
+  start();
 }
 const cast = () => votes.pairs.filter(pair => pair.key in votes.kept.votes);
 function question() {
   const {pairs, at, kept} = votes, pair = pairs[at];
   const done = cast().length;
-  const name = el("label", {}, "Voter ", el("input", {type: "text", value: kept.voter, maxlength: 80, onchange: event => { kept.voter = event.target.value; save(kept); }}));
+  const name = el("label", {}, "Voter ", el("input", {type: "text", value: kept.voter, maxlength: 80, onchange: event => rename(kept, event.target.value)}));
   const parts = [el("header", {},
     el("div", {}, pair ? el("p", {class: "prompt", dir: "auto"}, pair.row.prompt) : el("p", {class: "prompt"}, "That was the last pair. Save the file of your votes.")),
     button("✕", "Close", () => ballot.close()))];
