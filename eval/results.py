@@ -407,7 +407,7 @@ class Summary:
                 row += [c.base, d.n, d.mean, d.low, d.high, c.win_rate, c.preference] if c and d else [None] * 7
                 row += [m.of, m.units, m.unit]
                 row += [d.units, c.p, c.p_adjusted, c.verdict, c.reason] if c and d else [None] * 5
-                table.writerow("" if value is None or value != value else value for value in row)
+                table.writerow("" if value is None or value != value else inert(value) for value in row)
 
 
 def vbench_files(out: Path) -> list[Path]:
@@ -419,6 +419,11 @@ def vbench_files(out: Path) -> list[Path]:
 def _enough(comparisons: Iterable[Comparison]) -> str:
     """How many of what a verdict on comparisons takes."""
     return f"{ENOUGH} {' or '.join(sorted({f'{c.difference.unit}s' for c in comparisons}))}"
+
+
+def inert(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: behind an apostrophe, if it is a text that begins like one."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -392,3 +393,12 @@ def test_many_groups_have_a_row_each(tmp_path, monkeypatch):
     Console(file=shown, width=60).print(table(Summary(scores)))
     assert all(f"g{n}" in shown.getvalue() for n in range(9))
     assert "put a glob in quotes" in Summary(scores).notes[0]
+
+
+def test_a_group_that_reads_as_a_formula_is_text_in_a_spreadsheet(tmp_path):
+    scores = made_up({"=1+1": [1.0, -2.0], "g": [2.0, 1.0]})
+    scores.weights["shapes"] = {}
+    Summary(scores).write(tmp_path / "r.json", [])
+    rows = list(csv.reader((tmp_path / "r.csv").read_text().splitlines()))
+    of = {row[1]: row for row in rows if row[0] == "shapes_jerk"}
+    assert set(of) == {"'=1+1", "g"} and float(of["'=1+1"][3]) == -0.5

@@ -44,12 +44,12 @@ class Optimistic(W2SD):
         if step.stays:
             return Answer(strong.denoise(x_t))
         error = self._error(noise)
-        expected = _expected(step, x_t)
-        if expected is None:
+        last = expected(step, x_t)
+        if last is None:
             d = self._displacement(x_t, step, strong, weak)
             x = x_t + d + error
         else:
-            x = x_t + expected + error
+            x = x_t + last + error
             d = self._displacement(x, step, strong, weak)
         return Answer(strong.denoise(x), d + error, carry=_difference(step, d))
 
@@ -60,7 +60,7 @@ def _difference(step: Step, d: Tensor) -> Tensor:
     return convert(delta, torch.zeros_like(d), step.level, step.prediction, "epsilon")
 
 
-def _expected(step: Step, x_t: Tensor) -> Tensor | None:
+def expected(step: Step, x_t: Tensor) -> Tensor | None:
     """The displacement (B, …) by the last step's Delta, and 0 at the loop's first. None: that Delta is not known."""
     if step.index == 0:
         return torch.zeros_like(x_t)

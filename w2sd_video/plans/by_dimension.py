@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..eval.dimensions import OFFICIAL, VBENCH, Skipped, expand
 from ..eval.evaluate import Scores, evaluate
 from ..eval.videos import Video
-from .plan import Plan
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 Score = Callable[..., Scores]
 LACKING = "VBench's own package computes it: give --official-python, the Python of an environment that has it"

@@ -15,6 +15,7 @@ from .method import method_call
 
 if TYPE_CHECKING:
     from ..hook import Recorder
+    from ..methods import Method
     from ..pipelines.reflection import Reflection as Pipeline
     from ..video import Frames
 
@@ -22,13 +23,19 @@ OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, st
 
 
 def sample(
-    pipe: Pipeline, request: Request, variant: str, on_step: OnStep | None = None, recorder: Recorder | None = None
+    pipe: Pipeline,
+    request: Request,
+    variant: str,
+    on_step: OnStep | None = None,
+    recorder: Recorder | None = None,
+    method: Method | None = None,
 ) -> tuple[Frames, dict[str, int]]:
     """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took.
 
     Args:
         on_step: called after each sampling step.
         recorder: keeps what the method does.
+        method: in place of the request's.
     """
     import numpy as np
     import torch
@@ -48,6 +55,8 @@ def sample(
         "output_type": "np",
         "recorder": recorder,
     }
+    if method is not None:
+        call["method"] = method
     if "callback_on_step_end" in signature(type(pipe).__call__).parameters:
         call["callback_on_step_end"] = step_done
     loaded = pipe.scheduler

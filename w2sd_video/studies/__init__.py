@@ -18,5 +18,6 @@ STUDIES = {
     "magnitude": "the gap between the arms and its sign, in guidance and in weights (Fig. 11, 12; Table 6)",
     "matched": "whether methods are more than a schedule of guidance; two fakes are to be caught",
     "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
+    "reuse": "what of a reflection can be had from the step before: parts of optimistic reflection, one by one",
     "cost": "quality against network evaluations, by all methods on the shipped model; takes hours, can go on",
 }

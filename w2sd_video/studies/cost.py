@@ -40,12 +40,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import presets
 from ..errors import Refused
 from ..runs import Request, alone
-from ..sampling import arguments, evaluations, load, scheduler, steps_for
+from ..sampling import arguments, evaluations, load, sample, steps_for
 from ..shapes import bench, rows, tuning
 from ..shapes.bench import OTHERS, Row, seed_of
 from ..shapes.bench import PLAIN as PLAIN_SETTINGS
@@ -325,20 +324,9 @@ def changes(request: Request) -> dict[str, float]:
     """What W2SD changes at each step of a video, as guidance: κ by least squares, the weight |u|² that the video has in
     a fit over many, and the share of all changes that κ u explains."""
     pipe = load(request)["w2sd"]
-    call = arguments(pipe, request, "w2sd")
-    method = call["method"]
+    method = arguments(pipe, request, "w2sd")["method"]
     watched = Watched(method.strong_guidance, method.weak_guidance, of=method, plain=request.guidance_scale)
-    loaded = pipe.scheduler
-    pipe.scheduler = scheduler(request, loaded.config)
-    try:
-        pipe(
-            **call | {"method": watched},
-            num_inference_steps=request.num_inference_steps,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="latent",
-        )
-    finally:
-        pipe.scheduler = loaded
+    sample(pipe, request, "w2sd", method=watched)
     coefficients, explained = fit(watched.seen, history=False)
     scores = {"explained": explained}
     for i, ((kappa, _), (_, u, _)) in enumerate(zip(coefficients, watched.seen, strict=True)):
