@@ -152,7 +152,8 @@ def test_doctor_says_how_to_get_a_weak_transformer_and_what_a_pair_takes(tmp_pat
     saved(WAN, tmp_path / "weak", transformer := WAN.weak(), **textual("WanPipeline"))
     text = presets.text(replace(presets.load("wan21-14b-1.3b"), strong="strong", weak="weak"))
     (tmp_path / "own.yaml").write_text(text)
-    monkeypatch.setattr(presets, "names", lambda: [str(tmp_path / "own.yaml")])
+    own = presets.load(str(tmp_path / "own.yaml"))
+    monkeypatch.setattr(presets, "every", lambda: ([own], []))
     ((_, said),) = doctor.memory()
     count = sum(p.numel() for p in transformer.parameters()) / 1e9
     assert f"weak_transformer {count:.2f}" in said and "text_encoder" in said and "weak_vae" not in said
