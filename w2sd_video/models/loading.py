@@ -21,7 +21,7 @@ from ..errors import WeightsError, WeightsNotFound
 from . import checkpoints, layouts
 from .arm import arm
 from .bases import BASES, Base
-from .checks import Arm, check_arms, check_controlnet, check_motion, motion_channels
+from .checks import UNetArm, check_arms, check_controlnet, check_motion, motion_channels
 from .networks import autoencoder, configuration_of, image_encoder
 from .options import HUB_OPTIONS, MODEL_OPTIONS, Options
 from .pair import Pair
@@ -122,7 +122,7 @@ def _motion(
     )
 
 
-def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options) -> None:
+def _check_motion(motion: Source | MotionAdapter, strong: UNetArm, options: Options) -> None:
     if isinstance(motion, MotionAdapter):
         channels = tuple(motion.config.block_out_channels)
     elif motion.is_file:
@@ -136,7 +136,7 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options)
     check_motion(motion, channels, strong)
 
 
-def _controlnets(controlnet: Any, strong: Arm, options: Options) -> list[Source | ControlNetModel]:
+def _controlnets(controlnet: Any, strong: UNetArm, options: Options) -> list[Source | ControlNetModel]:
     """The ControlNets of an argument that is None, one or several, each a network or where it is."""
     listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [
@@ -147,7 +147,7 @@ def _controlnets(controlnet: Any, strong: Arm, options: Options) -> list[Source 
     return controlnets
 
 
-def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options: Options) -> None:
+def _check_controlnet(controlnet: Source | ControlNetModel, strong: UNetArm, options: Options) -> None:
     if not isinstance(controlnet, Source):
         check_controlnet(controlnet, controlnet.config, strong)
     elif controlnet.is_file:

@@ -22,7 +22,7 @@ from ..provenance import files_of, note_files, remember_files
 from . import checkpoints, layouts
 from .bases import clip_tokenizer
 from .checkpoints import explained
-from .checks import UNET, Arm, check_controlnet, complete, point_out
+from .checks import UNET, UNetArm, check_controlnet, complete, point_out
 from .motion import motion_unet, share_parameters
 from .networks import autoencoder, component, networks, single
 from .options import DTYPE, Options
@@ -33,8 +33,8 @@ from .sources import Source
 class Pair:
     """Both arms and the motion module, found and checked against each other, not loaded. Made by `plan`."""
 
-    strong: Arm
-    weak: Arm | None
+    strong: UNetArm
+    weak: UNetArm | None
     motion: Source | MotionAdapter | None
     weak_motion: Source | MotionAdapter | None
     controlnets: list[Source | ControlNetModel]

@@ -46,7 +46,7 @@ Reference = str | PathLike[str]
 
 @dataclass
 class TransformerArm:
-    """One side of a pair as its folder describes it, before any weight is read."""
+    """One arm of a pair of transformers, as its folder describes it, before any weight is read."""
 
     source: Source
     transformers: dict[str, dict[str, Any]]  # name -> configuration
@@ -56,7 +56,7 @@ class TransformerArm:
     options: Options = field(default_factory=Options)
 
     def facts(self, agreeing: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-        """What two arms have to have in common, as far as the folder says it."""
+        """Facts that two arms have to agree in, as far as the folder has them: each with a name for messages."""
         for name, config in self.transformers.items():
             yield f"the {name}'s class", config.get("_class_name")
             whole = _whole(config)
@@ -221,7 +221,7 @@ def _source_of(argument: str, reference: Any, options: Options) -> Source:
 
 
 def _arm(cls: Any, source: Source, overridden: set[str], options: Options) -> TransformerArm:
-    """What one side of the pair is; a hub repository is fetched."""
+    """Describes one arm of the pair; a hub repository is fetched."""
     if source.path is not None and source.path.is_file():
         raise WeightsError(
             source,
