@@ -33,15 +33,15 @@ WORST = 3  # prompts of a column that are listed
 
 
 class Summary:
-    """Scores by group. `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
+    """Scores by group: `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
 
-    Means are on VBench's scale: imaging_quality in 0-1. `aggregates[group][dimension]` are VBench's own two means.
-    `scores.videos` are all that were expected: one that could not be read counts as failed.
+    Means are on VBench's scale, so imaging_quality is in 0-1. `aggregates[group][dimension]` are VBench's own two
+    means. `scores.videos` are all expected videos; one that could not be read counts as failed.
 
     Args:
-        primary: columns that were declared as primary before the scores were seen: a family of their own, see
-            `verdicts.decide`.
-        worst: how many prompts of a column are listed in `worse`, on which a group is worse than the first.
+        primary: columns that were declared as primary before the scores were seen. They are a family of their own when
+            p values are adjusted; see `verdicts.decide`.
+        worst: how many prompts `worse` lists for each column, on which a group is worse than the first group.
 
     Raises:
         Refused: a primary column is not among the scores, or `worst` is no whole number from 0 up.
