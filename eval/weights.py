@@ -66,7 +66,7 @@ class Weights:
         return find_spec(package.replace("-", "_")) is not None
 
     def find(self, folder: Path | None = None) -> Path | None:
-        """Its path in `folder`, or else in VBench's, torch's, OpenAI's or the hub's cache. None: it is not there.
+        """Its path: in `folder` if given, else in VBench's, torch's, OpenAI's or the hub's cache. None: it is missing.
 
         Raises:
             ValueError: the file is damaged.

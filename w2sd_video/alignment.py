@@ -42,7 +42,7 @@ class Alignment:
 
     @property
     def cosine(self) -> float:
-        """The cosine of d and r; 0 if the arms are equal. It is far below 1 even for a perfect pair, since r is noisy."""
+        """The cosine of d and r; 0 if the arms are equal. It is far below 1 even for a perfect pair: r is noisy."""
         return self.dr / (self.dd * self.rr) ** 0.5 if self.dd and self.rr else 0.0
 
 

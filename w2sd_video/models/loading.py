@@ -1,7 +1,7 @@
-"""Pairs of models from hub ids, diffusers folders and single files, looked at before anything is loaded.
+"""Finds and checks pairs of models from hub ids, diffusers folders and single files, before loading anything.
 
 A single file is in the layout of the original SDXL or Stable Diffusion release, as most fine-tunes are shared; a motion
-module is in AnimateDiff's. What such files do not say is taken from the configurations that ship (`bases`).
+module is in AnimateDiff's. Their configurations come from this package (`bases`).
 
 Files are opened by `checkpoints`, which runs no code; code in a model's folder or on the hub is never run.
 """
@@ -49,7 +49,7 @@ def plan(
     accepted: Collection[str] = (),
     **kwargs: Any,
 ) -> Pair:
-    """Find both arms and what goes with them, fetch what is on the hub, and check that they go together.
+    """Finds both arms and their other components, fetches those on the hub, and checks that they fit together.
 
     No weights are loaded. The arguments are those of `pipelines.reflection.Reflection.from_pretrained`;
     `accepted` names the components that may be among `kwargs`.
@@ -137,7 +137,7 @@ def _check_motion(motion: Source | MotionAdapter, strong: UNetArm, options: Opti
 
 
 def _controlnets(controlnet: Any, strong: UNetArm, options: Options) -> list[Source | ControlNetModel]:
-    """The ControlNets of an argument that is None, one or several, each a network or where it is."""
+    """The ControlNets of an argument: None, one, or several; each a network, a path or a hub id."""
     listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [
         each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
