@@ -191,7 +191,7 @@ class Pair:
         return encoders
 
     def finish(self, pipeline: Any) -> Any:
-        """Checks that no weight is missing, drops weak text encoders that equal the strong ones, and notes the files."""
+        """Checks that no weight is missing, drops weak text encoders equal to the strong ones, and notes the files."""
         encoders = self.options.base.text_encoders
         source = self.strong.source
         for name in ("unet", "vae", *encoders):
