@@ -37,7 +37,7 @@ class Scores:
             pictures.
         facts: by video, its frames, fps, height and width, its decoder, and its peculiarities.
         problems: what could not be scored: (video, dimension, reason); the dimension is empty if it concerns all.
-        unasked: prompts and columns that do not apply to each other, so that a missing score is no failure.
+        unasked: (prompt, column) where the column was not to be scored, so that a missing score is no failure.
         skipped: the dimensions that could not be computed, with the reasons.
         notes: cautions about the scores, as sentences.
         weights: by dimension, the hashes of its networks' weights.
