@@ -108,7 +108,7 @@ def check_file(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not path.is_file():
         raise Refused("--out", str(path), "it is a folder or a device: give a file")
     if path.exists() and not overwrite:
-        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+        raise Refused("--out", str(path), "it already exists: give another file, or --overwrite")
 
 
 def number(kind: type) -> Callable[[str], Any]:

@@ -189,7 +189,7 @@ def _recorded(
     check_kind(request, kind, "--from", str(sidecar))
     for path, what in runs.check_files(sidecar.parent, before, hashed=True).items():
         if os.path.lexists(path):
-            err.print(f"{path} {what}: it is damaged or another one", markup=False)
+            err.print(f"{path} {what}: it is damaged or was replaced", markup=False)
     return request, before
 
 

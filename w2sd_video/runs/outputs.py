@@ -105,16 +105,17 @@ class Output:
         try:
             held = self.sidecar()
         except (OSError, ValueError) as error:
-            return "taken", f"{there[0]} is there already, and {error}", True
+            return "taken", f"{there[0]} already exists, and {error}", True
         if held is None:
-            return "taken", f"{there[0]} is there already, without a sidecar that says how it was made", True
+            return "taken", f"{there[0]} already exists, without a sidecar that says how it was made", True
         request, record = held
         if fields := unlike(request, self.request):
-            return "taken", f"{there[0]} is there already, made with another {', '.join(fields)}", True
+            return "taken", f"{there[0]} already exists, made with another {', '.join(fields)}", True
         wrong = check_files(self.folder, record, hashed, [path.name for path in self.paths.values()])
         empty = {path for path in wrong if not path.exists() or (path.is_file() and not path.stat().st_size)}
         for path in wrong.keys() - empty:
-            return "taken", f"{path} {wrong[path]}: it is damaged or another one; delete it to have it made again", True
+            reason = f"{path} {wrong[path]}: it is damaged or was replaced; delete it, and it is made again"
+            return "taken", reason, True
         complete = len(there) == len(self.paths) and not empty
         return ("made" if complete else "new"), "", not complete or "format" in record
 
