@@ -1,4 +1,4 @@
-"""Scores videos: each is decoded once for all dimensions, and every score is kept as soon as it is made."""
+"""Scores videos: each is decoded once for all dimensions, and every score is stored as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,22 @@ from .videos import Video, lacking
 
 @dataclass
 class Scores:
-    """What came of scoring: `of[video][column]` is a score, or None where the column says nothing of the video.
+    """The result of `evaluate`.
 
-    `of_groups[group][column]` are the scores that only a group as a whole has, and of how many pictures. `facts` are
-    a video's frames, fps, height and width, its decoder, and what is peculiar about it; `problems` say what could not
-    be scored and why, and `notes` what one must know of the rest. `unasked` are prompts and columns that are not scored
-    on them, whatever comes of their videos.
+    Attributes:
+        dimensions: the dimensions that were computed.
+        videos: the videos, also those that could not be scored.
+        of: `of[video][column]` is a score, or None if the column does not apply to the video.
+        of_groups: `of_groups[group][column]` is the score of a group as a whole, such as FID, and its number of
+            pictures.
+        facts: by video, its frames, fps, height and width, its decoder, and its peculiarities.
+        problems: what could not be scored: (video, dimension, reason); the dimension is empty if it concerns all.
+        unasked: (prompt, column) where the column was not to be scored, so that a missing score is no failure.
+        skipped: the dimensions that could not be computed, with the reasons.
+        notes: cautions about the scores, as sentences.
+        weights: by dimension, the hashes of its networks' weights.
+        device: the device that computed the scores.
+        seconds: the time it took.
     """
 
     dimensions: list[Dimension]
@@ -65,29 +75,30 @@ def evaluate(
     """Scores videos on dimensions.
 
     Args:
-        videos: files, folders or globs, each a group; or videos as `find` returns them. Videos in memory too: arrays
-            or tensors (F, H, W, 3) or (F, 3, H, W), or with an axis of videos before these, uint8 or float in [0, 1];
-            or lists of PIL images; so `pipe(...).frames` of any output type but latents. They are one group;
-            `memory.in_memory` makes one with a name, a group and a frame rate of its own.
-        dimensions: names of dimensions, or `six`, `vbench`; and dimensions of one's own, each an instance or a class
-            of `Dimension`, or a function of the frames, (F, H, W, 3) uint8, and, where it has a parameter of that name,
-            the `prompt`; `ByFunction` gives one columns.
-        rows_file: a JSON Lines file that scores are appended to as they are made. Those that it holds are not made
-            again: they are known by the video's bytes, in memory its frames and frame rate, the dimension, its version
-            and weights, and, where it counts, the prompt. A dimension of one's own is stored where it says its
-            `version`.
-        prompts: prompts by file name; or a list, one for each of the videos, all of which are in memory then.
-        weights: a folder with the networks' weights; default: the hub's, VBench's, torch's and OpenAI's caches.
+        videos: files, folders or globs, each of which is a group; or videos as `find` returns them; or videos in
+            memory, which are one group: arrays or tensors (F, H, W, 3) or (F, 3, H, W), also with an axis of videos in
+            front, uint8 or float in [0, 1]; or lists of PIL images. So `pipe(...).frames` is accepted for every output
+            type but latents. `memory.in_memory` gives a video in memory its own name, group and frame rate.
+        dimensions: names of dimensions, or `six` or `vbench`; or your own dimensions, each a `Dimension` class or
+            instance, or a function of the frames, (F, H, W, 3) uint8, and of the `prompt` if it has a parameter of that
+            name. `ByFunction` names the columns of a function.
+        rows_file: a JSON Lines file to which scores are appended as they are computed. Scores that it already holds are
+            not computed again. They are identified by the video's bytes (in memory, its frames and frame rate), by the
+            dimension, its version and weights, and by the prompt if the dimension uses it. Scores of your own
+            dimensions are stored if the dimension has a `version`.
+        prompts: prompts by file name; or, if all videos are in memory, a list with one for each video.
+        weights: a folder with the networks' weights. Default: the caches of the hub, VBench, torch and OpenAI.
         device: auto, cpu, cuda, cuda:N.
-        images: whether the pictures in folders, arrays and lists are scored one by one, and not as a video's frames.
+        images: score each picture in folders, arrays and lists by itself, and not as a frame of a video.
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
-        official: a Python that has VBench's own package, which then computes the scores, of any of its 16 dimensions.
-        progress: called before each video, and once after the last, with how many are done, of how many, and which.
-        say: called before scoring with each note that is known by then; `Scores.notes` has all.
+        official: the Python executable of an environment with VBench's own package, which then computes the scores, on
+            any of its 16 dimensions.
+        progress: called as progress(done, total, video) before each video, and once after the last.
+        say: called before scoring with each note that is known by then; `Scores.notes` has all notes.
 
     Raises:
-        Refused: an argument cannot be used.
-        FileNotFoundError: the weights of every dimension are missing; says how to get them.
+        Refused: an argument is not accepted.
+        FileNotFoundError: the weights of every dimension are missing; the message says how to get them.
     """
     began = time.perf_counter()
     for argument, path in (("rows_file", rows_file), ("weights", weights), ("official", official)):
@@ -106,7 +117,7 @@ def evaluate(
     if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
         writable(Path(rows_file).parent)
 
-    # What is said and summed up from here on does not depend on the order in which videos are given.
+    # Notes and sums do not depend on the order of the arguments.
     by_path = sorted(inputs.videos, key=_place)
     said = list(notes.of_files(by_path, scorer.ready, inputs.arguments, inputs.prompts, images))
     for note in said:
@@ -136,7 +147,11 @@ def _place(video: Video) -> tuple[str, str]:
 def to_do(
     scorer: Scorer, store: Store, videos: list[Video], pictures: list[Video]
 ) -> tuple[dict[Video, list[Dimension]], Problems]:
-    """What of videos, and of pictures that they are compared with, no score is kept of; and which cannot be read."""
+    """The dimensions of each video that have no stored score; and the videos that cannot be read.
+
+    Args:
+        pictures: the reference pictures, of which only dimensions that compare with them need features.
+    """
     todo: dict[Video, list[Dimension]] = {}
     problems: Problems = []
     scored = set(videos)
@@ -150,7 +165,7 @@ def to_do(
 
 
 def _collect(scores: Scores, scorer: Scorer, store: Store, videos: list[Video], references: References) -> None:
-    """Adds what is kept of videos, and what comes of comparing them."""
+    """Adds the stored scores of videos to `scores`, and the scores of comparisons."""
     scored = set(scores.videos)
     for dimension in scorer.ready:
         kept = {v: row for v in videos if (row := store.rows.get(scorer.key(dimension, v)))}

@@ -29,16 +29,22 @@ DINO_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Reader:
-    """The frames of a video: how many (`frames`), of which size (`height`, `width`), how many a second (`fps`).
+    """Reads the frames of a video.
 
-    `decoder` reads them, and `notes` say what is peculiar about the video; `decord_crashed` says whether decord did.
+    Attributes:
+        frames: the number of frames.
+        fps: frames per second.
+        height, width: in pixels.
+        decoder: the name of the decoder.
+        notes: peculiarities of the video, in words.
+        decord_crashed: whether decord crashed on the video, so that PyAV reads it.
 
     Args:
-        by_ffmpeg: whether PyAV, which brings FFmpeg, reads it even where decord could.
-        process: the process that decodes, which reads one video at a time; default: one of its own.
+        by_ffmpeg: read the video with PyAV, which includes FFmpeg, even if decord could.
+        process: the process that decodes, which reads one video at a time. Default: a new one.
 
     Raises:
-        ValueError: it holds no video that can be read, or is damaged; says why.
+        ValueError: the file has no readable video, or is damaged, with the reason.
     """
 
     frames: int
@@ -70,7 +76,7 @@ class Reader:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is recorded of a video beside its scores."""
+        """The facts of a video that are stored beside its scores."""
         return {name: getattr(self, name) for name in (*FACTS, *MORE_FACTS)}
 
     def batches(self, device: torch.device | str = "cpu") -> Iterator[Batch]:
@@ -92,9 +98,9 @@ class Reader:
 
 
 class Batch:
-    """Consecutive frames of a video, and what more than one dimension wants of them, each made once.
+    """Consecutive frames of a video. Tensors that several dimensions need are computed once.
 
-    `first` is the index of the first of them; `pixels` are (n, height, width, 3), RGB, uint8.
+    `first` is the index of the first frame; `pixels` are (n, height, width, 3), RGB, uint8.
     """
 
     def __init__(self, first: int, pixels: Frames, device: torch.device | str = "cpu"):

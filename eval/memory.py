@@ -1,9 +1,9 @@
-"""Videos in memory: arrays, tensors and lists of PIL images, scored as a folder with these frames would be.
+"""Videos in memory: arrays, tensors and lists of PIL images, which score like a folder with these frames.
 
     scores = evaluate(pipe(prompts, output_type="np").frames, ["six"], prompts=prompts)
 
 A video's frames are copied, as uint8: floats `x` in [0, 1] become `round(255 x)`, as this program and diffusers write
-them to files. So nothing that the caller does with its own array afterwards changes a score.
+them to files. So later changes of the caller's array do not change a score.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a reader of scores must know, because a number without it would mislead."""
+"""Notes for readers of scores: cautions without which a number would mislead."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def of_files(
     prompts: Mapping[str, str] | None,
     images: bool,
 ) -> Iterator[str]:
-    """What is known before scoring: of prompts, of files left out, and of videos that are not what was made."""
+    """Notes before scoring: on prompts, on files left out, and on videos that differ from their sidecars."""
     for source, owner in (("sidecar", "sidecar"), ("name", "file's name")):
         taking = [video for video in videos if video.prompt_from == source]
         if taking and prompts:
@@ -41,7 +41,7 @@ def of_files(
 
 
 def of_scores(scores: Scores, images: bool) -> Iterator[str]:
-    """What is known after scoring: of videos that are peculiar, and of dimensions that VBench restricts."""
+    """Notes after scoring: on videos with peculiarities, and on dimensions that VBench restricts."""
     peculiar: dict[str, list[Video]] = {}
     for video, facts in scores.facts.items():
         for note in facts.get("notes", ()):

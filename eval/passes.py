@@ -1,4 +1,4 @@
-"""A pass over videos: each is scored by what is to do, here or by VBench's own package, and what fails is named."""
+"""Scores videos on their missing dimensions, here or by VBench's own package, and names what fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Problems = list[tuple[Video, str, str]]  # a video, the dimension or "" for all,
 
 
 def why(error: Exception) -> str:
-    """Why a video cannot be scored, as it is printed after the video's path."""
+    """Why a video cannot be scored, worded to follow the video's path."""
     if isinstance(error, OSError):
         return first_line(error)
     return str(error) or "it takes more memory than there is"

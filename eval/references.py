@@ -1,4 +1,4 @@
-"""What dimensions compare with, and the scores that they make of features then: of videos, or of whole groups."""
+"""The references that dimensions compare with, and the scores of these comparisons, of videos or whole groups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class References:
-    """What dimensions compare with: `statistics` by dimension, or `pictures`."""
+    """References: `statistics` by dimension, or `pictures`."""
 
     statistics: dict[str, Any]
     pictures: list[Video]

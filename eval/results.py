@@ -1,4 +1,4 @@
-"""What scores come to: a summary by group, paired comparisons, and the files that hold them."""
+"""Results of scoring: a summary by group, paired comparisons, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ WORST = 3  # prompts of a column that are listed
 
 
 class Summary:
-    """Scores by group. `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
+    """Scores by group: `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
 
-    Means are on VBench's scale: imaging_quality in 0-1. `aggregates[group][dimension]` are VBench's own two means.
-    `scores.videos` are all that were expected: one that could not be read counts as failed.
+    Means are on VBench's scale, so imaging_quality is in 0-1. `aggregates[group][dimension]` are VBench's own two
+    means. `scores.videos` are all expected videos; one that could not be read counts as failed.
 
     Args:
-        primary: columns that were declared as primary before the scores were seen: a family of their own, see
-            `verdicts.decide`.
-        worst: how many prompts of a column are listed in `worse`, on which a group is worse than the first.
+        primary: columns that were declared as primary before the scores were seen. They are a family of their own when
+            p values are adjusted; see `verdicts.decide`.
+        worst: how many prompts `worse` lists for each column, on which a group is worse than the first group.
 
     Raises:
         Refused: a primary column is not among the scores, or `worst` is no whole number from 0 up.
@@ -76,12 +76,12 @@ class Summary:
         self.worse = list(self._worse()) if worst else []
 
     def prompt(self, video: Video) -> str:
-        """The text by which a video is one of a prompt's: its prompt, or that of its pair in the first group."""
+        """The prompt that a video counts for: its own, or that of its pair in the first group."""
         first = self.paired[self.base].get(video.pair, [video])[0]
         return first.prompt or video.prompt or video.pair
 
     def _silences(self) -> set[tuple[str, str]]:
-        """Prompts and columns that say nothing of any video of the prompt that was scored, or were not to."""
+        """Prompts and columns without a score for any scored video of the prompt, or not to be scored."""
         speaks: dict[tuple[str, str], bool] = {}
         for video in (v for videos in self.groups.values() for v in videos if v not in self.failed):
             for column in self.columns:
@@ -123,12 +123,12 @@ class Summary:
         return aggregates
 
     def _scored(self, videos: list[Video], column: str) -> list[tuple[Video, float]]:
-        """The videos that have a score in a column, with it."""
+        """The videos that have a score in a column, each with its score."""
         every = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
         return [(video, score) for video, score in every if score is not None]
 
     def _comparable(self, group: str) -> tuple[list[Video], list[Video]]:
-        """The videos of the first group and of another that are compared: none of a pair that either has twice."""
+        """The compared videos of the first group and another. A pair that either group has twice is left out."""
         theirs, own = self.paired[self.base], self.paired[group]
         twice = {pair for each in (theirs, own) for pair, videos in each.items() if len(videos) > 1}
         first, second = ([videos[0] for pair, videos in each.items() if pair not in twice] for each in (theirs, own))
@@ -145,7 +145,7 @@ class Summary:
                 yield listed
 
     def compared(self) -> Iterator[tuple[Column, str, Values, Values]]:
-        """Each column and group, with what is compared: the values of the first group and of that one."""
+        """For each column and group, the values to compare: the first group's and that group's."""
         for group in self.others:
             videos = self._comparable(group)
             for name, column in self.columns.items():
@@ -163,13 +163,13 @@ class Summary:
 
     @property
     def legend(self) -> list[str]:
-        """What a reader of the table has to know, on a terminal and on a page."""
+        """The notes for readers of the table, on a terminal and on a page."""
         things = f"{self.thing}s"
         first = f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."
         return [first, *self.rules("Green, red and blue mark that and nothing else.")]
 
     def rules(self, marks: str) -> list[str]:
-        """What a reader of means and differences has to know; with a sentence on what `marks` a verdict."""
+        """The notes for readers of means and differences, with a sentence on what `marks` a verdict."""
         means = [self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group"]
         units = {mean.unit for mean in (*means, *(c.difference for c in self.comparisons)) if mean.n}
         things = f"{self.thing}s"
@@ -212,7 +212,7 @@ class Summary:
 
     @property
     def listing(self) -> str:
-        """What a reader of `worse` has to know, behind what it lists."""
+        """The notes for readers of `worse`, which follow its list."""
         return (
             f"the worst first, at most {self.worst} of a column. They are listed because they differ most, chance"
             " included: look at their videos, and leave the verdict to the table."
@@ -229,7 +229,7 @@ class Summary:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the means must know."""
+        """The notes for readers of the means."""
         enough = {d.name: d.enough for d in self.scores.dimensions if isinstance(d, Compared)}
         alone = [
             len(videos) == 1 and os.path.isfile(os.path.expanduser(group)) for group, videos in self.groups.items()
@@ -278,7 +278,7 @@ class Summary:
                 )
 
     def data(self, command: list[str]) -> dict[str, Any]:
-        """All of it, with its provenance, as it is written to JSON."""
+        """The whole summary with its provenance, as it is written to JSON."""
         scores = self.scores
         return {
             "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -427,7 +427,7 @@ def inert(value: object) -> object:
 
 
 def printable(text: str) -> str:
-    """A text, with escapes for what of a file's name is not UTF-8."""
+    """A text in which the bytes of a file's name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

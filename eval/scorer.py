@@ -1,4 +1,4 @@
-"""Dimensions with their networks: which can be computed here, and the scores that they give a video."""
+"""Runs dimensions: finds out which can be computed here, loads their networks, and scores videos."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """Dimensions with their networks.
+    """The dimensions of a run, with their networks.
 
-    `ready` are the dimensions whose weights are there; `skipped` the others, with the reasons.
+    `ready` holds the dimensions that can be computed; `skipped` the others, with the reasons.
+
+    Args:
+        wanted: the dimensions.
+        folder: the folder with the networks' weights. None: the libraries' caches.
 
     Raises:
-        FileNotFoundError: none is ready; with the reasons.
+        FileNotFoundError: no dimension is ready; the message has the reasons.
     """
 
     def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
@@ -44,7 +48,7 @@ class Scorer:
         self.ready = wanted
         self.skipped: list[Skipped] = []
         self.hashes: dict[str, dict[str, str]] = {}
-        self._loaded: dict[Dimension, dict[str, Any]] = {}  # with what each had of its own before
+        self._loaded: dict[Dimension, dict[str, Any]] = {}  # with each one's attributes before it was loaded
         self._paths: dict[str, dict[str, Path]] = {}
         for dimension in wanted:
             try:
@@ -67,7 +71,7 @@ class Scorer:
         """Leaves out a dimension that cannot be computed.
 
         Raises:
-            FileNotFoundError: it was the last one.
+            FileNotFoundError: no dimension is left; the message has the reasons.
         """
         self.ready = [each for each in self.ready if each is not dimension]
         self.skipped.append(Skipped(dimension.name, reason))
@@ -75,10 +79,10 @@ class Scorer:
             raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
 
     def load(self, dimensions: list[Dimension]) -> None:
-        """Loads the networks that are not yet; those whose weights cannot be used are skipped.
+        """Loads the networks of dimensions that are not loaded yet; skips dimensions whose loading fails.
 
         Raises:
-            FileNotFoundError: none is ready; with the reasons.
+            FileNotFoundError: no dimension is left; the message has the reasons.
         """
         for dimension in dimensions:
             if dimension in self._loaded:
@@ -89,14 +93,14 @@ class Scorer:
                 self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, f"{error}{_place(dimension, error)}")
-            except Exception as error:  # in code of one's own
+            except Exception as error:  # in a user's code
                 if out_of_memory(error):
                     raise
                 said = f"{type(error).__name__}: {first_line(error)}{_place(dimension, error)}"
                 self.skip(dimension, f"it cannot be loaded: {said}")
 
     def unload(self) -> None:
-        """Forgets all networks."""
+        """Frees all networks."""
         for dimension, before in self._loaded.items():
             vars(dimension).clear()
             vars(dimension).update(before)
@@ -104,16 +108,19 @@ class Scorer:
         gc.collect()  # transformers' networks refer to themselves
 
     def key(self, dimension: Dimension, video: Video) -> str:
-        """What a score is known by: all that decides it."""
+        """The key of a stored score: everything that decides it."""
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
         parts += [dimension.source] if dimension.source else []
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
     def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:
-        """A video's scores by dimension and column, or its features, and by dimension why there are none.
+        """Scores a video on dimensions.
+
+        Returns:
+            By dimension, its scores by column, or its features; and by dimension, why it has none.
 
         Raises:
-            ValueError: the video cannot be read to its end; says why.
+            ValueError: the video cannot be read to its end, with the reason.
         """
         import torch
 
@@ -161,10 +168,10 @@ class Scorer:
 
 
 def _scoring(dimension: Dimension, video: Video, reader: Reader) -> Scoring:
-    """The generator of a dimension's `score`; what goes wrong before its first `yield` comes up in it too.
+    """Runs a dimension's `score` as a generator, so that errors before its first `yield` are raised in it too.
 
     Raises:
-        ValueError: `score` is none.
+        ValueError: `score` is not a generator.
     """
     scoring = dimension.score(video, reader)
     if not isinstance(scoring, Generator):
@@ -173,7 +180,7 @@ def _scoring(dimension: Dimension, video: Video, reader: Reader) -> Scoring:
 
 
 def _place(dimension: Dimension, error: BaseException) -> str:
-    """Where in a user's code of a dimension an error came up, in brackets; empty where it is not there."""
+    """The file and line of a user's dimension that raised an error, in brackets; empty for this package's own."""
     code = dimension.function if isinstance(dimension, ByFunction) else type(dimension)
     file = getattr(sys.modules.get(getattr(code, "__module__", "")), "__file__", None)
     line = plugins.line_of(error, file)
@@ -181,7 +188,7 @@ def _place(dimension: Dimension, error: BaseException) -> str:
 
 
 def _columns(dimension: Dimension, returned: Any) -> Made:
-    """What a dimension returned, as columns without NaN, or as features.
+    """A dimension's return value as scores by column, with None for NaN; or as features.
 
     Raises:
         ValueError: it returned something else.
@@ -208,7 +215,7 @@ def _columns(dimension: Dimension, returned: Any) -> Made:
 
 @contextlib.contextmanager
 def exact():
-    """Convolutions in full float32: TF32, the default on recent GPUs, can turn a verdict."""
+    """Computes convolutions in full float32 while the context lasts: TF32, the GPU default, can change a verdict."""
     import torch
 
     before = torch.backends.cudnn.allow_tf32

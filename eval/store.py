@@ -1,4 +1,4 @@
-"""Scores that are kept, each as soon as it is made, in a JSON Lines file."""
+"""Stores scores in a JSON Lines file, each as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """Scores by key, each kept in a JSON Lines file as soon as it is made, but for those of dimensions `passing`."""
+    """Scores by key. Each is written to a JSON Lines file at once, except those of the dimensions in `passing`."""
 
     def __init__(self, path: Path | None, passing: Iterable[str] = ()):
         self.path, self._passing = path, set(passing)
@@ -40,7 +40,7 @@ class Store:
         return key in self.rows
 
     def add(self, scored: dict[str, tuple[str, Made]], facts: dict[str, Any]) -> None:
-        """Adds a video's scores, by key the dimension and its columns; they are on the disk when it returns."""
+        """Adds a video's scores by key; they are on the disk when it returns."""
         fresh = []
         for key, (name, scores) in scored.items():
             said = {"scores": {}, "features": packed(scores)} if isinstance(scores, np.ndarray) else {"scores": scores}
@@ -48,7 +48,7 @@ class Store:
         self.keep(fresh)
 
     def keep(self, fresh: Iterable[dict[str, Any]]) -> None:
-        """Adds rows, which are on the disk when it returns."""
+        """Adds rows; they are on the disk when it returns."""
         fresh = list(fresh)
         self.rows |= {row["key"]: row for row in fresh}
         kept = [row for row in fresh if row["dimension"] not in self._passing]
@@ -60,7 +60,7 @@ class Store:
 
 
 def packed(features: NDArray[np.float32]) -> dict[str, Any]:
-    """Features (n, channels) as JSON holds them, without loss."""
+    """Features (n, channels) as a lossless JSON value."""
     data = base64.b64encode(features.astype("<f4").tobytes()).decode()
     return {"shape": features.shape, "float32": data}
 

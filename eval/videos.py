@@ -1,4 +1,4 @@
-"""What is scored: finding videos, and their prompts, groups and seeds."""
+"""Finds the videos to score, with their prompts, groups and seeds."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Video:
 
     @property
     def sha256(self) -> str:
-        """Of the file's bytes; of a folder's, the hash of its pictures' names and hashes."""
+        """The hash of the file's bytes; for a folder, that of its pictures' names and hashes."""
         return self._hashed[1]
 
     @cached_property
     def _hashed(self) -> tuple[list[tuple[int, int]], str]:
-        """What its files' stamps were before it was hashed, and the hash."""
+        """The sizes and times of its files before they were hashed, and the hash."""
         stamps = self._stamps()
         if self.path.is_dir():
             lines = [f"{picture.name} {file_sha256(picture)}" for picture in pictures(self.path)]
@@ -85,17 +85,17 @@ class Video:
 
     @property
     def sidecar(self) -> dict[str, Any]:
-        """What its sidecar says; empty without one."""
+        """The content of its sidecar; empty without one."""
         return _sidecar(self.path)
 
     @property
     def timed(self) -> bool:
-        """Whether it has a frame rate of its own, which a folder of pictures does not."""
+        """Whether it has a frame rate of its own, unlike a folder of pictures."""
         return not self.path.is_dir()
 
     @property
     def differs_from_its_sidecar(self) -> bool:
-        """Whether its sidecar has hashes, and another one of it."""
+        """Whether its sidecar records another hash of the video."""
         try:
             self._stamps()
             return bool(check_files(self.path.parent, _sidecar(self.path), hashed=True, only=[self.path.name]))
@@ -289,7 +289,7 @@ def _is_frames(folder: Path) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file, or a link to one that is not there, which opening it then says."""
+    """Whether a path is a file, or a broken link, which fails later, when it is opened."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
@@ -306,12 +306,12 @@ def _seen(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _stem(path: Path) -> str:
-    """What a video, its folder of frames and its sidecar have in common of their names."""
+    """The common part of the names of a video, its folder of frames and its sidecar."""
     return path.name.removesuffix("-frames") if path.is_dir() else path.stem
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
-    """What a video's sidecar says; empty without one."""
+    """The content of a video's sidecar; empty without one."""
     file = path.with_name(f"{_stem(path)}.json")
     try:
         said = json.loads(read_bytes(file)) if file.is_file() else {}
@@ -321,7 +321,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 
 def _request(path: Path) -> dict[str, Any]:
-    """The prompt, seed and variant that a video was asked for by, from its sidecar; empty without one."""
+    """The prompt, seed and variant of a video's request, from its sidecar; empty without one."""
     try:
         request = _sidecar(path)["request"]
         fields = {name: request[name] for name in ("prompt", "seed", "variant")}

@@ -37,7 +37,7 @@ PUBLISHED = {
 class Weights:
     """A published file of weights, or a hub repository in transformers' layout.
 
-    `places` are its paths in a folder that is given, and in VBench's cache, the first being where `command` puts it.
+    `places` are its possible paths in the user's folder and in VBench's cache; `command` downloads to the first.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Weights:
     size: int  # bytes, roughly
     source: str  # a hub repository, or a URL
     places: tuple[str, ...] = ()
-    needs: str = ""  # a package without which it is of no use, as pip installs it
+    needs: str = ""  # a package that the network needs, as pip installs it
 
     @property
     def in_hub(self) -> bool:
-        """Whether it is a repository of the hub, to be found in its cache, and not a single file."""
+        """Whether it is a hub repository, and not a single file."""
         return not self.source.startswith("http")
 
     @property
     def command(self) -> str:
-        """The shell command that fetches it to where it is looked for."""
+        """The shell command that downloads it to a place where `find` looks."""
         if self.in_hub:
             return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'"
         return f"curl -L --create-dirs -o {shlex.quote(str(cache() / self.places[0]))} {self.source}"
@@ -66,7 +66,7 @@ class Weights:
         return find_spec(package.replace("-", "_")) is not None
 
     def find(self, folder: Path | None = None) -> Path | None:
-        """Where it is: in `folder` if one is given, else in VBench's, torch's, OpenAI's or the hub's cache; or None.
+        """Its path: in `folder` if given, else in VBench's, torch's, OpenAI's or the hub's cache. None: it is missing.
 
         Raises:
             ValueError: the file is damaged.

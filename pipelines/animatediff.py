@@ -15,10 +15,10 @@ from .reflection import Reflection
 
 
 class VideoReflection(Reflection):
-    """What the families of AnimateDiff have in common: image UNets that get motion modules, and frames.
+    """The common base of the families of AnimateDiff, whose image UNets get motion modules.
 
-    A `UNet2DConditionModel` is accepted as `unet` and as `weak_unet`; it becomes a `UNetMotionModel` that holds its
-    very parameters, and as `weak_unet` the motion modules of `unet`.
+    A `UNet2DConditionModel` is accepted as `unet` and as `weak_unet`. It becomes a `UNetMotionModel` that holds the
+    same parameters; a `weak_unet` gets the motion modules of `unet`.
     """
 
     one_per_prompt = True
@@ -70,7 +70,7 @@ class VideoReflection(Reflection):
 
 
 class FreeNoiseReflection(VideoReflection):
-    """For stock pipelines with FreeNoise, which changes a UNet's motion modules: both arms' are changed."""
+    """For stock pipelines with FreeNoise, which changes a UNet's motion modules, here in both arms."""
 
     def enable_free_noise(self, *args: Any, **kwargs: Any) -> None:
         self._on_both("enable_free_noise", *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What is refused of a call, before any network runs."""
+"""Checks of a call, before any network runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCa
 class Checks(WeakArm):
     """The checks of a call. A family adds its own. Part of `Reflection`; not used alone.
 
-    What a family says of its stock pipeline:
+    A family describes its stock pipeline by these attributes:
 
-    - `guidance_name`: the call's argument that is the guidance of its mixture.
-    - `guides_below_1`: whether it guides at any number but 1, and not only over 1.
-    - `guided_by`: what makes it evaluate the unconditional branch, in words, where it cannot be told to otherwise.
-    - `scales_noise`: whether it scales its first noise by the scheduler's `init_noise_sigma`.
-    - `agreeing`: what the configurations of the two arms' denoisers have to agree in.
+    - `guidance_name`: the argument of the call that is the guidance of the final step.
+    - `guides_below_1`: whether it guides at every number but 1, or only over 1.
+    - `guided_by`: the arguments, in words, that make it evaluate the unconditional branch, if nothing else can.
+    - `scales_noise`: whether it scales its initial noise by the scheduler's `init_noise_sigma`.
+    - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
     - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
 
@@ -53,7 +53,7 @@ class Checks(WeakArm):
 
     @property
     def multiple(self) -> int:
-        """What height and width are multiples of, in pixels, where models of a family differ in it."""
+        """Height and width, in pixels, have to be multiples of this, where it differs between models of a family."""
         return 1
 
     def _check_call(
@@ -64,21 +64,21 @@ class Checks(WeakArm):
         scales: dict[str, Any],
         second: dict[str, float | None],
     ) -> tuple[Conditioning, bool]:
-        """Refuses what cannot be done under the method.
+        """Refuses a call that the method cannot serve, and encodes the weak arm's prompt.
 
         Args:
-            second: the arms' guidance in the reflection with the second of two experts. None: the method's.
+            second: the arms' guidance in the reflection while the second of two experts runs. None: the method's.
 
         Returns:
-            What the weak arm is told; and whether the denoiser has to be sent both halves where the stock pipeline
-            would send one.
+            The weak arm's conditioning; and whether the denoiser needs both branches where the stock pipeline would
+            send one alone.
         """
         named = [name for name, value in (weak_inputs | scales).items() if value is not None]
         if method.one_model and named:
             apart = "guidance alone tells" if method.guides else "perturbed layers alone tell"
             raise ValueError(
-                f"`{named[0]}` is given, and {type(method).__name__} has the strong model in both arms, which"
-                f" {apart} apart."
+                f"`{named[0]}` is given, but {type(method).__name__} uses the strong model in both arms, which"
+                f" {apart} apart: leave it out."
             )
         num_steps = self._check_method(method, call, weak_inputs)
         self._check_scales(method, scales)
@@ -104,7 +104,7 @@ class Checks(WeakArm):
         return conditioning, forced_halves
 
     def _guidance(self, call: dict[str, Any]) -> float:
-        """The guidance of the final step, as it acts: 1 where the stock pipeline has no unconditional branch at all."""
+        """The effective guidance of the final step: 1 if the call gives the stock pipeline no unconditional branch."""
         return call[self.guidance_name]
 
     def _guides(self, call: dict[str, Any]) -> bool:
@@ -113,22 +113,22 @@ class Checks(WeakArm):
 
     @classmethod
     def guides_at(cls, guidance: float) -> bool:
-        """Whether the stock pipeline evaluates the unconditional branch by itself at a guidance of the final step."""
+        """Whether the stock pipeline evaluates the unconditional branch by itself at a guidance number."""
         return guidance != 1 if cls.guides_below_1 else guidance > 1
 
     @classmethod
     def can_be_made_to_guide(cls) -> bool:
-        """Whether the stock pipeline can be told to evaluate that branch where it would not by itself."""
+        """Whether the stock pipeline can be made to evaluate the unconditional branch where it would not by itself."""
         return hasattr(cls.stock, "do_classifier_free_guidance")
 
     def _unconditional(self, call: dict[str, Any], reflection: Collection[float]) -> bool:
-        """Whether a call needs the unconditional branch where the stock pipeline would leave it out.
+        """Whether a call needs the unconditional branch, and the stock pipeline would leave it out.
 
         Args:
-            reflection: the guidance numbers of its arms.
+            reflection: the guidance numbers in the reflection.
 
         Raises:
-            ValueError: it does, and the stock pipeline cannot be told to evaluate it.
+            ValueError: so it is, and the stock pipeline cannot be made to evaluate it.
         """
         second = call.get("guidance_scale_2")
         guidances = [self._guidance(call), *([] if second is None else [second]), *reflection]
@@ -137,8 +137,8 @@ class Checks(WeakArm):
             return False
         if not self.can_be_made_to_guide():
             raise ValueError(
-                f"a guidance of {needed:g} needs the unconditional branch, which {self.stock.__name__} evaluates with"
-                f" {self.guided_by} alone: give that, or guidance 1 everywhere."
+                f"a guidance of {needed:g} needs the unconditional branch, which {self.stock.__name__} evaluates only"
+                f" with {self.guided_by}: give that, or guidance 1 everywhere."
             )
         return True
 
@@ -156,7 +156,7 @@ class Checks(WeakArm):
             raise ValueError(f"`num_inference_steps` has to be a whole number from {least}, but is {steps!r}.")
 
     def _check_first_noise(self, call: dict[str, Any]) -> None:
-        """Refuse a scheduler that the stock pipeline cannot draw its first noise for."""
+        """Refuse a scheduler without the scale of the initial noise that the stock pipeline needs."""
         if self.scales_noise and not hasattr(self.scheduler, "init_noise_sigma"):
             raise ValueError(
                 f"`scheduler` is a {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
@@ -165,7 +165,7 @@ class Checks(WeakArm):
             )
 
     def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
-        """Refuse what cannot be done under the method, and return the number of steps."""
+        """Refuse a call that the method cannot serve; return its number of steps."""
         self._check_inputs(call)
         denoisers = self._strong_networks().values()
         if any(denoiser.config.get("time_cond_proj_dim") is not None for denoiser in denoisers):  # type: ignore[union-attr, operator]
@@ -197,7 +197,7 @@ class Checks(WeakArm):
         return num_steps
 
     def _check_inputs(self, call: dict[str, Any]) -> None:
-        """The stock pipeline's own check; it makes it once more, but after the weak arm's prompt is encoded."""
+        """Runs the stock pipeline's own check, which its call repeats, before the weak arm's prompt is encoded."""
         if not hasattr(self, "check_inputs"):
             return
         sides = [name for name in ("height", "width") if name in call]
@@ -207,16 +207,18 @@ class Checks(WeakArm):
             **{n: arguments[n] for n in inspect.signature(self.check_inputs).parameters if n in arguments}
         )
 
-    def _usual_side(self, name: str, said: Any) -> int | None:
-        """The height or the width of what the stock pipeline makes where a call says none. None: the pipeline chooses
-        it by itself, from a picture or a table.
+    def _usual_side(self, name: str, value: Any) -> int | None:
+        """The height or the width that the stock pipeline uses if a call gives none.
+
+        Returns:
+            None if the pipeline chooses it itself, from a picture or a table.
 
         Raises:
-            ValueError: it needs one.
+            ValueError: the pipeline needs a number.
         """
         usual = inspect.signature(self.stock.__call__).parameters[name].default
         if usual is not None:
-            raise ValueError(f"`{name}` is {said!r}: give pixels; the default of {self.stock.__name__} is {usual}.")
+            raise ValueError(f"`{name}` is {value!r}: give pixels; the default of {self.stock.__name__} is {usual}.")
         if (side := getattr(self, f"default_{name}", None)) is not None:
             return int(side)
         config = getattr(self, self.denoiser_name).config
@@ -227,7 +229,11 @@ class Checks(WeakArm):
         return int(scale * (size if isinstance(size, int) else size[name == "width"]))
 
     def _steps(self, call: dict[str, Any]) -> tuple[int, Step]:
-        """How many steps the run has, and the last of them, from a copy of the scheduler. The first may be refused."""
+        """How many steps the run has, and the last step, from a copy of the scheduler.
+
+        Raises:
+            ValueError: the first or the last step cannot be read.
+        """
         scheduler = copy.deepcopy(self.scheduler)
         timesteps, _ = retrieve_timesteps(
             scheduler,
@@ -246,7 +252,7 @@ class Checks(WeakArm):
         return num_steps, read_step(scheduler, timesteps[last], index=last)
 
     def _check_callback(self, method: Method, call: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
-        """Refuse a callback of diffusers that ends guidance before the steps that need it."""
+        """Refuse a diffusers callback that ends guidance before the last step that needs it."""
         callback = call.get("callback_on_step_end")
         for each in getattr(callback, "callbacks", [callback]):
             if not isinstance(each, CUTOFFS):
@@ -264,7 +270,7 @@ class Checks(WeakArm):
                 )
 
     def _check_weak(self, call: dict[str, Any]) -> None:
-        """The two arms' denoisers see the same latents."""
+        """Refuse denoisers of two arms that take different latents."""
         for name, strong in self._strong_networks().items():
             weak = getattr(self, f"weak_{name}")
             if weak is not None:
@@ -282,7 +288,7 @@ class Checks(WeakArm):
                 raise ValueError(f"`weak_{name}` has {key} {theirs}, and `{name}` {ours}; accepted: the same.")
 
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
-        """Refuse scales of what the weak arm does not have."""
+        """Refuse scales of adapters or modules that the weak arm does not have."""
         networks, own = self._evaluated(method), self._weak_networks(method)
         where = next((f"weak_{name}" for name in own), next(iter(networks)))
         loras = scales["weak_adapter_scales"]
@@ -290,17 +296,17 @@ class Checks(WeakArm):
             if not isinstance(loras, dict):
                 accepted = 'a dictionary of scales by adapter name, such as {"style": -1.5}'
                 raise ValueError(f"`weak_adapter_scales` is {loras!r}: give {accepted}.")
-            there: dict[str, Any] = {}
+            loaded_loras: dict[str, Any] = {}
             for network in networks.values():
                 for name, layers in arms.adapters(network).items():
-                    there.setdefault(name, []).extend(layers)
+                    loaded_loras.setdefault(name, []).extend(layers)
             for encoder in self._strong_text_encoders().values():
-                there |= arms.adapters(encoder)
+                loaded_loras |= arms.adapters(encoder)
             for name, scale in loras.items():
-                if name not in there:
-                    raise ValueError(self._no_lora(name, where, there))
+                if name not in loaded_loras:
+                    raise ValueError(self._no_lora(name, where, loaded_loras))
                 _check_scale(f"weak_adapter_scales[{name!r}]", scale)
-                if any(layer.merged for layer in there[name]):
+                if any(layer.merged for layer in loaded_loras[name]):
                     raise ValueError(f"`weak_adapter_scales` names {name!r}, which is fused: `unfuse_lora()` first.")
         ip = scales["weak_ip_adapter_scale"]
         if ip is not None:
@@ -331,23 +337,23 @@ class Checks(WeakArm):
             raise ValueError(f"`weak_controlnet_conditioning_scale` has {len(control)} scales for {nets} ControlNets.")
 
     def _check_embedded(self, name: str, value: Any, networks: dict[str, Any]) -> None:
-        """Refuse an embedded guidance of networks that embed none."""
+        """Refuse an embedded guidance if a network embeds none."""
         _check_scale(name, value)
         without = [key for key, network in networks.items() if not network.config.get("guidance_embeds")]
         if without:
             raise ValueError(f"`{name}` is {value!r}, and `{without[0]}` embeds no guidance (`guidance_embeds`).")
 
-    def _no_lora(self, name: str, where: str, there: dict[str, Any]) -> str:
-        """What to say of a LoRA that the weak arm does not have."""
-        accepted = f"accepted: {', '.join(map(repr, there))}" if there else "it has none"
+    def _no_lora(self, name: str, where: str, loaded: dict[str, Any]) -> str:
+        """The message for a LoRA that the weak arm does not have; `where` is the weak arm's network."""
+        accepted = f"accepted: {', '.join(map(repr, loaded))}" if loaded else "it has none"
         strong = where.removeprefix("weak_")
         if where != strong and name in arms.adapters(getattr(self, strong)):
             return (
                 f"`weak_adapter_scales` names {name!r}, which was loaded into `{strong}`, the strong arm's"
-                f" network. The weak arm is another, `{where}`, where it has no effect already: leave"
+                f" network. The weak arm's is `{where}`, where it has no effect already: leave"
                 f" {name!r} out, or load it there too, by `pipe.{where}.load_lora_adapter(…, adapter_name={name!r})`."
             )
-        way = "" if there else ": `load_lora_weights` loads one"
+        way = "" if loaded else ": `load_lora_weights` loads one"
         return f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; {accepted}{way}."
 
     def _check_weak_inputs(self, call: dict[str, Any], weak: dict[str, Any]) -> None:
@@ -379,7 +385,7 @@ class Checks(WeakArm):
             if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
                 raise ValueError(
                     "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
-                    " encode its own: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
+                    " encode its own prompt: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
                     " use them for both arms)."
                 )
 
@@ -390,9 +396,10 @@ def _check_scale(name: str, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a configuration; a list, as files have them, as a tuple."""
+    """A value of a configuration. A list, as JSON has it, becomes a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def is_of(value: Any, *kinds: type) -> bool:
+    """Whether a value is of one of these types, without taking a bool for a number."""
     return isinstance(value, kinds) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from .transformer import TransformerReflection
 
 
 class CogVideoXReflection(TransformerReflection):
-    """What the families of CogVideoX have in common. The pipeline makes the position table of both arms."""
+    """The common base of the families of CogVideoX. The pipeline computes one position table for both arms."""
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True

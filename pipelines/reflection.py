@@ -1,10 +1,10 @@
-"""What every family of pipelines here is beside the stock one that it subclasses: a weak arm, and the method's hook."""
+"""The common base of all pipelines here: it adds a weak arm and a method to the stock pipeline that they subclass."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from os import PathLike
 from typing import Any, get_type_hints
 
@@ -13,7 +13,6 @@ from diffusers import MotionAdapter
 from torch import Tensor
 from typing_extensions import Self
 
-from w2sd_video.errors import NotFinite
 from w2sd_video.hook import DENOISERS, Conditioning, Group, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.models import loading
@@ -21,35 +20,36 @@ from w2sd_video.models.bases import BASES
 from w2sd_video.models.motion import share_parameters
 
 from .checks import Checks
+from .frames import finite_frames
 from .signatures import NEEDS, check_names, has, keyword, method_of, named, options_of, with_keywords
 from .weak_arm import TEXTS
 from .weights import Weights
 
 
 class Reflection(Checks, Weights):
-    """A weak arm beside the strong one, for a stock pipeline; to be named before it among the bases.
+    """Adds a weak arm to a stock pipeline. A class names it before the stock pipeline among its bases.
 
     The sampling loop is the stock pipeline's. During a call, a hook on the denoiser answers the loop with the
     method's prediction (`w2sd_video.hook`, `w2sd_video.methods`); `method=None` is the stock pipeline, bit for bit.
 
-    LoRAs, IP-Adapters and whatever else is loaded on the pipeline act on the strong arm's denoiser alone. Without a
-    weak denoiser both arms are that one, and what the call says of the weak arm (guidance, prompt, scales) makes the
-    difference. With one, `cross_attention_kwargs` reach both arms all the same.
+    LoRAs, IP-Adapters and other adapters that the pipeline loads act on the strong arm's denoiser alone. Without a weak
+    denoiser, both arms use the strong one, and differ by the weak arm's arguments of the call (guidance, prompt,
+    scales). With one, `cross_attention_kwargs` still reach both arms.
 
-    What is equal in the two arms is stored once. So what changes weights in place changes both arms'
-    (`motion.unshare_parameters` parts them; `fuse_lora`, model offload and sequential offload do so by themselves).
+    Parameters that are equal in both arms are stored once, so a change of weights in place affects both arms.
+    `motion.unshare_parameters` separates them; `fuse_lora`, model offload and sequential offload call it themselves.
 
-    Beside the stock pipeline's components, each optional:
+    It adds these components to the stock pipeline's, all optional:
 
-    - `weak_unet` (or `weak_transformer`): the weak arm's denoiser. None: the strong one's.
-    - `weak_text_encoder`, `weak_text_encoder_2`: the weak arm's text encoders, each used in the place of the strong's
-      where it is given. The tokenizers are common.
+    - `weak_unet` (or `weak_transformer`): the weak arm's denoiser. None: the strong arm's.
+    - `weak_text_encoder`, `weak_text_encoder_2`: text encoders of the weak arm, each in place of the strong arm's. Both
+      arms use the same tokenizers.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         bases: list[Any] = [c for c in cls.__mro__ if not issubclass(c, Reflection) and "__call__" in vars(c)]
-        if not bases or hasattr(cls, "stock"):  # a mixin for families; a family's subclass
+        if not bases or hasattr(cls, "stock"):  # a mixin for families, or a subclass of a family
             return
         stock = cls.stock = bases[0]
         parts = inspect.signature(stock.__init__).parameters
@@ -59,16 +59,16 @@ class Reflection(Checks, Weights):
         cls.text_names = tuple(name for name in inspect.signature(stock.__call__).parameters if TEXTS.fullmatch(name))
         cls._weak_components = tuple(f"weak_{name}" for name in (*cls.denoiser_names, *encoders))
         cls._optional_components = [*stock._optional_components, *cls._weak_components]
-        # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is in no
-        # such chain, since the two take turns within a step, and both stay.
+        # In the order of a call: each model leaves the accelerator when the next one runs. The weak denoiser is not in
+        # this chain, because both denoisers run within each step and have to stay.
         cls.model_cpu_offload_seq = "->".join([*(f"weak_{name}" for name in encoders), stock.model_cpu_offload_seq])
         cls.__init__ = cls._constructor()  # type: ignore[method-assign]
         cls.__call__ = cls._caller()
 
     @classmethod
     def _constructor(cls) -> Callable[..., None]:
-        """`__init__` with the stock pipeline's parameters and the weak components', from which diffusers reads what a
-        pipeline consists of, and of which types."""
+        """`__init__` with the stock pipeline's parameters and the weak components. From its signature diffusers reads
+        the pipeline's components and their types."""
 
         def __init__(self: Any, *args: Any, **components: Any) -> None:
             self._build(*args, **components)
@@ -82,7 +82,7 @@ class Reflection(Checks, Weights):
 
     @classmethod
     def _caller(cls) -> Callable[..., Any]:
-        """`__call__` with the parameters of the stock pipeline, those of `_generate` that apply, and the methods'."""
+        """`__call__` with the stock pipeline's parameters, those of `_generate` that apply, and methods' options."""
 
         @torch.no_grad()
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -125,40 +125,39 @@ class Reflection(Checks, Weights):
         weak_motion_adapter: str | PathLike[str] | MotionAdapter | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Load a pair of models; of the weak one only the UNet. What equals the strong one's is stored once.
+        """Loads a pair of models. Of the weak model only the UNet is loaded; parameters that equal the strong model's
+        are stored once.
 
-        `strong` and `weak` are each a hub id, a folder of a pipeline in diffusers' layout (such as this pipeline's own
-        `save_pretrained` writes), or a single file in the original layout of SDXL or Stable Diffusion, whichever the
-        family is of. Single files load without the network.
+        `strong` and `weak` are each a hub id, a folder of a pipeline in diffusers' layout (as `save_pretrained` of this
+        class writes it), or a single file in the original layout of SDXL or Stable Diffusion, depending on the family.
+        Single files load offline.
 
         Args:
-            strong: the strong model, which also gives the VAE, the text encoders and the tokenizers.
-            weak: the weak model. None: the one in `strong`'s folder if this pipeline saved it with one, else
-                none.
-            motion_adapter: of a video family, the motion module of both arms: a hub id, a folder, a file in
+            strong: the strong model. It also provides the VAE, the text encoders and the tokenizers.
+            weak: the weak model. None: the weak model in `strong`'s folder, if this class saved one there; else none.
+            motion_adapter: for a video family, the motion module of both arms: a hub id, a folder, a file in
                 AnimateDiff's original layout (`mm_sdxl_v10_beta.ckpt`, `mm_sd_v15_v2.ckpt`), or a `MotionAdapter`.
                 None: the one in `strong`'s folder.
-            weak_motion_adapter: another one for the weak arm. With `weak=None` nothing else differs.
-            controlnet: of a family with one, a hub id, a folder, or a `ControlNetModel`; several in a list. Default:
-                the one in `strong`'s folder.
-            weak_text_encoders (`bool`, defaults to False): also load the weak model's text encoders, for the
-                weak arm. If they equal the strong model's, they are dropped.
-            config (path, *optional*): configurations for single files, in diffusers' layout, instead of
-                those of the family's base.
+            weak_motion_adapter: another motion module for the weak arm. With `weak=None` the arms differ in it alone.
+            controlnet: for a family with ControlNets, a hub id, a folder, or a `ControlNetModel`; or a list of several.
+                Default: the one in `strong`'s folder.
+            weak_text_encoders (`bool`, defaults to False): also load the weak model's text encoders, for the weak arm.
+                They are dropped if they equal the strong model's.
+            config (path, *optional*): configurations for single files, in diffusers' layout. Default: those of the
+                family's base.
             torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
-                [`DiffusionPipeline.from_pretrained`], for all models. Set the dtype: without it they load in float32.
-            cache_dir, token, local_files_only, force_download, proxies: for the hub.
-            revision (`str`, *optional*): of the strong model's repository.
-            kwargs: components to use instead of those of `strong`, such as `scheduler` or `vae`. Without
-                `scheduler`, an image model gets for videos AnimateDiff's as diffusers documents it: DDIM, linear
-                betas, linspace spacing; for images its own, or DDIM where a reflection cannot read its steps.
+                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype`, models load in float32.
+            cache_dir, token, local_files_only, force_download, proxies: options of the hub.
+            revision (`str`, *optional*): the revision of the strong model's repository.
+            kwargs: components that replace those of `strong`, such as `scheduler` or `vae`. Without a `scheduler`, an
+                image model gets AnimateDiff's for videos, as diffusers documents it (DDIM, linear betas, linspace
+                spacing). For images it keeps its own, or gets DDIM if a reflection cannot read its own scheduler.
 
         Raises:
-            WeightsNotFound: something is not on this machine; the message says how to get it. It is a
-                `FileNotFoundError`.
-            WeightsError: something is damaged, of another architecture, or the arms do not go together. It is a
+            WeightsNotFound: a file is not on this machine; the message says how to get it. It is a `FileNotFoundError`.
+            WeightsError: a file is damaged or of another architecture, or the arms do not fit together. It is a
                 `ValueError`.
-            TypeError: an argument that neither this nor the pipeline takes.
+            TypeError: neither this method nor the pipeline has the argument.
         """
         unets = {cls.denoiser_name, f"weak_{cls.denoiser_name}"}
         components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
@@ -183,7 +182,7 @@ class Reflection(Checks, Weights):
         return pair.finish(pipeline)
 
     def _prepared(self, components: dict[str, Any], weak: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The components that the stock pipeline and the weak arm are built with."""
+        """The components for the stock pipeline and for the weak arm; a family may convert them here."""
         return components, weak
 
     def _generate(
@@ -211,65 +210,70 @@ class Reflection(Checks, Weights):
         recorder: Recorder | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate. Takes what the stock pipeline's `__call__` takes, and more.
+        """Generates. Takes the arguments of the stock pipeline's `__call__`, and those below.
 
-        Every guidance number w reads `uncond + w (cond - uncond)`: 1 is conditional, 0 unconditional. Under a
-        method that holds for `guidance_scale` as well, where the stock pipeline takes everything up to 1 as 1.
+        Every guidance number w means `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional
+        one. Under a method this also holds for `guidance_scale`; without one, the stock pipeline treats every
+        `guidance_scale` up to 1 as 1.
 
         Args:
             method: "w2sd", "s2wd", "z_sampling", "re_sampling", "advanced_re_sampling", "auto_guidance", "optimistic",
                 "apg", "cfg_zero_star", "slg", "pag", "s2_guidance", "predict_and_perturb", "foresight",
-                "guidance_schedule", "weak"; or a `methods.Method` with its settings, guidance too (it does not see the
-                call's); or None for the stock pipeline's own sampling.
-            strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`,
-                which is the guidance of the final step.
-            weak_guidance_scale: guidance of the weak arm there. strong_guidance_scale_2, weak_guidance_scale_2: with
-                the second of two experts. Default: as with the first; the strong arm's without either, the final one's.
+                "guidance_schedule", "weak"; or a `methods.Method` with its settings, which include both arms' guidance
+                (it does not read the call's); or None for the stock pipeline's own sampling.
+            strong_guidance_scale: guidance of the strong arm in the reflection. Default: `guidance_scale`, the guidance
+                of the final step.
+            weak_guidance_scale: guidance of the weak arm in the reflection.
+            strong_guidance_scale_2, weak_guidance_scale_2: the same while the second of two experts runs. Default: the
+                number of the first expert. If neither number of the strong arm is set, `guidance_scale_2`.
             reflection_steps: lambda, how many steps reflect, from the noisiest down: 0 to the number of steps
                 T. Default: T - 1.
-            interval: noise levels sigma, low and high, in [0, 1]: only steps from a level between them reflect.
+            interval: the lowest and the highest noise level sigma, in [0, 1], at which a step reflects.
             convention: "exact", or "published" for the level that the published code inverts to; see
                 `levels.read_step`.
-            inversion, inversion_noise, still_gain, motion_gain, cap: of W2SD, S2WD, Z-Sampling and optimistic
+            inversion, inversion_noise, still_gain, motion_gain, cap: options of W2SD, S2WD, Z-Sampling and optimistic
                 reflection; see `methods.W2SD`.
             adverse: see `methods.AdvancedReSampling`.
-            weight: of auto-guidance, SLG, PAG and S2-guidance, each with a default of its own; see
+            weight: an option of auto-guidance, SLG, PAG and S2-guidance, each with its own default; see
                 `methods.AutoGuidance`, `methods.SkipLayerGuidance`.
             layers, drop, mask_seed: which layers SLG, PAG and S2-guidance perturb; see `methods.S2Guidance`.
-            parallel, momentum, norm_threshold, of: see `methods.APG`. zero_init_steps: see `methods.CFGZeroStar`.
-            iterations, threshold: see `methods.PredictAndPerturb`. schedule, strength: see `methods.Foresight`.
-            guidance: its numbers, from the noisiest step down; see `methods.GuidanceSchedule`.
-            weak_prompt, weak_negative_prompt: what the weak arm is told instead of the prompt (of all text
-                encoders) and the negative prompt.
+            parallel, momentum, norm_threshold, of: see `methods.APG`.
+            zero_init_steps: see `methods.CFGZeroStar`.
+            iterations, threshold: see `methods.PredictAndPerturb`.
+            schedule, strength: see `methods.Foresight`.
+            guidance: guidance numbers, from the noisiest step down; see `methods.GuidanceSchedule`.
+            weak_prompt, weak_negative_prompt: the weak arm's prompt (for all text encoders) and negative prompt.
+                Default: the call's.
             weak_prompt_embeds, weak_negative_prompt_embeds: the same as embeddings, in the stock pipeline's shapes.
-            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise; and whatever else the stock
-                pipeline has beside `prompt_embeds`, such as `weak_prompt_attention_mask`, None for all tokens.
-            weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; the strong arm's
-                are those of `set_adapters`. Where they touch the text encoders, the weak arm encodes its own prompt.
-            weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's; 0 is without.
+            weak_pooled_prompt_embeds, weak_negative_pooled_prompt_embeds: likewise. For any other argument that the
+                stock pipeline has beside `prompt_embeds`, there is one for the weak arm too, such as
+                `weak_prompt_attention_mask` (None: all tokens).
+            weak_adapter_scales: scales of LoRAs (motion LoRAs too) in the weak arm, by adapter name; `set_adapters`
+                sets the strong arm's. If they affect the text encoders, the weak arm encodes its own prompt.
+            weak_ip_adapter_scale, weak_controlnet_conditioning_scale: the weak arm's scales; 0 disables the adapter or
+                the ControlNet.
             weak_motion_scale: factor on the weak arm's motion modules; 0 disables them.
-            weak_routing: the weak arm's routing, of a mixture of experts; see `dit_moe`.
+            weak_routing: the weak arm's routing in a mixture of experts; see `dit_moe`.
             weak_skip_layers: transformer blocks that the weak arm leaves out; see `layers` of
                 `methods.SkipLayerGuidance`.
-            strong_embedded_guidance, weak_embedded_guidance: of a network that embeds its guidance, the number that the
-                strong arm is told in the reflection, and the weak arm. Default: `guidance_scale`, as in the final step.
-            recorder: keeps what the method does at every step, in numbers; see `hook.Recorder`.
+            strong_embedded_guidance, weak_embedded_guidance: for networks that embed their guidance, the number of the
+                strong arm in the reflection, and of the weak arm. Default: `guidance_scale`, as in the final step.
+            recorder: records, in numbers, what the method does at every step; see `hook.Recorder`.
 
         Returns:
-            What the stock pipeline returns. Afterwards `pipe.evaluations` says what was spent.
+            The stock pipeline's output. Afterwards `pipe.evaluations` counts the network evaluations.
 
         Raises:
-            ValueError: for an argument that is not accepted, before any network runs. `method=None` leaves
-                the stock pipeline's own to it, but for `num_frames`, `num_inference_steps` and
-                `guidance_scale`.
-            TypeError: for an argument that neither this nor the stock pipeline has, such as a misspelled one, before
-                any network runs. With `method=None`, a stock pipeline that ignores names it does not know ignores them
-                here too, but for those that begin with `weak_` or `strong_`.
-            RuntimeError: another call is using the pipeline, or a network of it.
-            FloatingPointError: where latents or predictions stop being finite; names step, timestep, arm and
-                guidance. `errors.NotFinite`, which is one: where the autoencoder's frames are not.
+            ValueError: an argument is not accepted; raised before any network runs. With `method=None`, the stock
+                pipeline checks its own arguments, except `num_frames`, `num_inference_steps` and `guidance_scale`.
+            TypeError: neither this class nor the stock pipeline has the argument; raised before any network runs. With
+                `method=None`, a stock pipeline that ignores unknown names still ignores them, except names that begin
+                with `weak_` or `strong_`.
+            RuntimeError: another call is using the pipeline, or one of its networks.
+            FloatingPointError: latents or predictions are not finite; the message names step, timestep, arm and
+                guidance. `errors.NotFinite`, a subclass: the autoencoder's frames are not finite.
         """
-        # One function because of its signature and its docstring, which every pipeline's own call takes over.
+        # One function because of its signature and its docstring, which the `__call__` of every pipeline shares.
         taken = options_of(method, inspect.signature(self.stock.__call__).parameters)
         check_names(type(self), kwargs, taken, method)
         options = {name: kwargs.pop(name) for name in taken if name in kwargs}
@@ -330,7 +334,7 @@ class Reflection(Checks, Weights):
         with applied as self._hook:
             self._forced_halves = forced_halves
             try:
-                with self._finite_frames() if chosen is not None else nullcontext():
+                with finite_frames(self) if chosen is not None else nullcontext():
                     return self._sample(call, *args, **kwargs)
             finally:
                 self._forced_halves = False
@@ -342,11 +346,13 @@ class Reflection(Checks, Weights):
         guidances: tuple[float | None, float],
         options: dict[str, Any],
     ) -> Method:
-        """The method of a call, with its settings: guidance of the strong arm and the weak one, and its options."""
+        """The method of a call, with its options and the guidance of the strong and the weak arm."""
         strong, weak = guidances
         if isinstance(method, Method):
             if options or strong is not None or weak != 1:
-                raise ValueError(f"`method` is {method!r}, which has its settings: give no others beside it.")
+                raise ValueError(
+                    f"`method` is {method!r}, which has its settings: leave out other guidance and options."
+                )
             return method
         strong = self._guidance(call) if strong is None else strong
         return method_of(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
@@ -355,13 +361,13 @@ class Reflection(Checks, Weights):
         """The arguments of a call that set the guidance of the final step.
 
         Args:
-            embedded: the number that a network that embeds its guidance is told. None: the pipeline's default.
+            embedded: the number for a network that embeds its guidance. None: the pipeline's default.
         """
         return {self.guidance_name: guidance} | ({} if embedded is None else {"guidance_scale": embedded})
 
     @property
     def denoised_channels(self) -> int:
-        """How many channels the denoiser's latents have, as the autoencoder decodes them."""
+        """How many channels the denoiser's latents have in the autoencoder's layout."""
         return int(getattr(self, self.denoiser_name).config.in_channels)
 
     @property
@@ -370,24 +376,24 @@ class Reflection(Checks, Weights):
         return int(self.vae.config.latent_channels)
 
     def in_its_layout(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents (B, C, …), shifted and scaled, as the denoiser takes them."""
+        """The autoencoder's latents (B, C, …), shifted and scaled, in the denoiser's layout."""
         return latents
 
     @property
     def side(self) -> int | None:
-        """The height and width, in pixels, of a model that makes pictures of one size; None of one that makes any."""
+        """The height and width, in pixels, of a model that makes pictures of one size. None: it makes others too."""
         return None
 
     @property
     def most_frames(self) -> int | None:
-        """The most frames of a video that both arms take; None where there is no limit."""
+        """The most frames that both arms take. None: there is no limit."""
         return None
 
     def check_prompt(self, prompt: str) -> Any:
-        """What the model is told for a prompt, as its call takes it.
+        """A prompt as the pipeline's call takes it.
 
         Raises:
-            Refused: it knows no such prompt.
+            Refused: the model does not know the prompt.
         """
         return prompt
 
@@ -395,36 +401,16 @@ class Reflection(Checks, Weights):
         """The stock pipeline's own sampling."""
         return self.stock.__call__(self, *args, **kwargs)
 
-    @contextmanager
-    def _finite_frames(self) -> Iterator[None]:
-        """Lets no frame whose values are not finite become a picture, where it would be black."""
-        name = "video_processor" if hasattr(self, "video_processor") else "image_processor"
-        processor = getattr(self, name, None)
-        called = "postprocess_video" if name == "video_processor" else "postprocess"
-        stock = getattr(processor, called, None)
-        if stock is None:
-            yield
-            return
-
-        def finite(*args: Any, **kwargs: Any) -> Any:
-            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-            if not all(bool(frames.isfinite().all()) for frames in tensors):
-                raise NotFinite("frames of the autoencoder")
-            return stock(*args, **kwargs)
-
-        setattr(processor, called, finite)
-        try:
-            yield
-        finally:
-            delattr(processor, called)
-
     @property
     def evaluations(self) -> dict[str, int]:
-        """Network evaluations of the last call, for one of its videos or images, by arm: "strong", "weak" and "total";
+        """Network evaluations of the last call for one of its videos or images, by arm: "strong", "weak" and "total";
         with a ControlNet also "controlnet".
 
-        One is one latent video through one network once; classifier-free guidance takes two. After a call
-        that raised: those made until then.
+        One latent video through one network once is one evaluation; classifier-free guidance takes two. If the call
+        raised an error, the count is that up to the error.
+
+        Raises:
+            RuntimeError: there was no call.
         """
         if self._hook is None:
             raise RuntimeError("`evaluations` is known after a call of the pipeline; there was none.")
@@ -432,8 +418,8 @@ class Reflection(Checks, Weights):
 
     @property
     def parameters(self) -> dict[str, int]:
-        """The parameters of the network that an evaluation of the last call ran through, by arm, "strong" and "weak",
-        where it was evaluated. Of two networks that take turns it is the mean over the evaluations.
+        """How many parameters each arm's network has, by arm, "strong" and "weak", if the last call evaluated it. For
+        an arm of two networks, the mean over its evaluations.
 
         Raises:
             RuntimeError: there was no call.
@@ -444,7 +430,6 @@ class Reflection(Checks, Weights):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        # The stock rule, guidance > 1, plus the calls below that which need the unconditional branch all
-        # the same. A callback that ends guidance during a call (diffusers' cut-off callbacks do) goes by the
-        # stock rule.
+        # The stock rule is guidance > 1. `_forced_halves` adds calls with a lower guidance that need the unconditional
+        # branch too.
         return self._forced_halves or super().do_classifier_free_guidance

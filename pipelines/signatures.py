@@ -1,4 +1,4 @@
-"""What the calls of a family take: the stock pipeline's arguments, the weak arm's, and the methods' options."""
+"""The arguments of a family's call: the stock pipeline's, the weak arm's, and the methods' options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from w2sd_video.errors import did_you_mean
 from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
 
-# Arguments that a call has only where the stock pipeline has the argument on the right, or one of them.
+# Arguments that a call has only if the stock pipeline has the argument on the right, or one of several.
 NEEDS = {
     "weak_prompt": "prompt",
     "weak_negative_prompt": "prompt",
@@ -32,21 +32,22 @@ NEEDS = {
     "weak_guidance_scale_2": "guidance_scale_2",
 }
 
-# What the stock pipelines whose call ends in **kwargs read of them: names that diffusers has deprecated.
+# Deprecated arguments of diffusers, which stock pipelines read from their **kwargs.
 DEPRECATED = ("callback", "callback_steps")
 
 
 def has(parameters: Collection[str], name: str) -> bool:
-    """Whether a stock pipeline's call has what an argument of ours needs."""
+    """Whether a stock pipeline's call has the argument that one of ours needs; see `NEEDS`."""
     return name not in NEEDS or any(each in parameters for each in NEEDS[name].split())
 
 
 def keyword(name: str, default: Any, kind: Any) -> inspect.Parameter:
+    """A keyword-only parameter of type `kind`."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def named(function: Callable[..., Any], cls: type) -> Callable[..., Any]:
-    """A function as a method of a class, for `help` and tracebacks."""
+    """Gives a function the names of a method of a class, for `help` and tracebacks."""
     function.__module__, function.__qualname__ = cls.__module__, f"{cls.__qualname__}.{function.__name__}"
     return function
 
@@ -59,10 +60,11 @@ def with_keywords(signature: inspect.Signature, parameters: list[inspect.Paramet
 
 
 def options_of(method: Any, stock: Collection[str]) -> list[str]:
-    """The arguments of a call that are options of methods: those of all that are built in, and a plug-in's own.
+    """The arguments of a call that are options of methods: of all built-in ones, and of the plug-in in use.
 
     Args:
-        stock: the stock call's own, such as `generator`, which are its own also where a method has a field of the name.
+        stock: the stock call's arguments, such as `generator`. They stay the stock call's even if a plug-in has a field
+            of the same name.
     """
     cls = type(method)
     if isinstance(method, str) and method not in METHODS and method in plugins.installed("method"):
@@ -74,15 +76,15 @@ def options_of(method: Any, stock: Collection[str]) -> list[str]:
 
 
 def check_names(cls: Any, names: Iterable[str], options: Collection[str], method: Any) -> None:
-    """Raise the TypeError for arguments that neither the stock pipeline's call nor ours reads.
+    """Raise a TypeError for arguments that neither the stock pipeline's call nor ours reads.
 
-    Where the stock call ends in **kwargs, it drops names that it does not know. Without a method they are left to it,
-    but for names that begin as those of the arms do.
+    A stock call that ends in **kwargs ignores unknown names. Without a method, this check lets such a call ignore them,
+    except names that begin with `weak_` or `strong_`.
 
     Args:
         cls: the pipeline's class.
-        names: of the call's arguments.
-        options: those that are options of methods.
+        names: the names of the call's arguments.
+        options: the names that are options of methods.
     """
     stock = inspect.signature(cls.stock.__call__).parameters.values()
     drops = any(p.kind == p.VAR_KEYWORD for p in stock)
@@ -95,6 +97,11 @@ def check_names(cls: Any, names: Iterable[str], options: Collection[str], method
 
 
 def method_of(name: Any, options: dict[str, Any]) -> Method:
+    """The method of a name, with those of the options that it takes.
+
+    Raises:
+        ValueError: there is no such method, or an option that it does not take is set to another value than a default.
+    """
     if not isinstance(name, str) or (name not in METHODS and name not in plugins.installed("method")):
         raise no_method(name)
     cls = find_method(name)

@@ -1,4 +1,4 @@
-"""What the families of diffusion transformers have in common."""
+"""The common base of the families of diffusion transformers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .reflection import Reflection
 
 
 class TransformerReflection(Reflection):
-    """For stock pipelines whose denoiser is a `transformer`, or two that take turns (`transformer_2`).
+    """For stock pipelines whose denoiser is a `transformer`, or two that each serve a part of the steps.
 
-    The weak arm's transformer may have other layers, widths and heads than the strong one's: the two see the same
-    latents and the same text embeddings, and this is what they have to agree in (`agreeing`).
+    The weak arm's transformer may have other layers, widths and heads than the strong one's. Both get the same latents
+    and the same text embeddings, so the configurations have to agree in these (`agreeing`).
     """
 
-    pictured: ClassVar[bool | None] = None  # whether a picture lies in channels beside the latents; None: either
-    packed: ClassVar[int] = 1  # how many of the autoencoder's positions are channels of one token
+    pictured: ClassVar[bool | None] = None  # whether the input holds a picture in extra channels; None: either
+    packed: ClassVar[int] = 1  # how many of the autoencoder's positions one token holds as channels
     scales_noise = False
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "patch_size", "patch_size_t")
     text_inputs = {"prompt_embeds": "encoder_hidden_states"}
@@ -37,32 +37,33 @@ class TransformerReflection(Reflection):
     def from_pretrained(  # type: ignore[override]
         cls, strong: str | PathLike[str], weak: str | PathLike[str] | ModelMixin | None = None, **kwargs: Any
     ) -> Self:
-        """Load a pair of models; of the weak one only the transformers. What equals the strong one's is stored once.
+        """Loads a pair of models. Of the weak model only the transformers are loaded; parameters that equal the strong
+        model's are stored once.
 
         Args:
             strong: a folder of a pipeline in diffusers' layout, or a hub id.
-            weak: likewise, of which the transformers alone are loaded, which may be of another size; or a loaded
-                transformer, or several by name; or a file of one (safetensors or GGUF), loaded with the configuration
-                `weak_config`. Beside two experts, one transformer is the weak arm of both. None: what is in `strong`'s
-                folder if this pipeline was saved with a weak arm, else none.
-            weak_config (path or hub id, *optional*): the configuration of a `weak` that is a file: a folder of a
+            weak: the same, of which only the transformers are loaded; or a loaded transformer, or several by name; or a
+                file of a transformer (safetensors or GGUF), loaded with the configuration `weak_config`. The weak
+                transformer may be of another size. If the strong model has two experts, one weak transformer serves
+                both. None: the weak arm in `strong`'s folder, if this class saved one there; else none.
+            weak_config (path or hub id, *optional*): the configuration for a `weak` that is a file: a folder of a
                 transformer, or of a pipeline. Default: the `config.json` beside the file, or else `strong`'s.
             same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
-                False is for where the scheduler is set later; with a `scheduler` they need not.
+                False is for callers that set the scheduler later. With a `scheduler` among `kwargs`, the shifts may
+                differ.
             torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
-                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype` they load in float32.
-            quantization_config ([`PipelineQuantizationConfig`], *optional*): as in diffusers. What it says of a
-                `transformer` is for both arms.
-            cache_dir, token, local_files_only, force_download, proxies: for the hub.
-            revision (`str`, *optional*): of the strong model's repository.
-            kwargs: components to use instead of those of `strong`. A `transformer` may be a file, too.
+                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype`, models load in float32.
+            quantization_config ([`PipelineQuantizationConfig`], *optional*): as in diffusers. Its settings of a
+                `transformer` apply to both arms.
+            cache_dir, token, local_files_only, force_download, proxies: options of the hub.
+            revision (`str`, *optional*): the revision of the strong model's repository.
+            kwargs: components that replace those of `strong`. A `transformer` may also be a file.
 
         Raises:
-            WeightsNotFound: something is not on this machine; the message says how to get it. It is a
-                `FileNotFoundError`.
-            WeightsError: something is damaged, of another class, or the arms do not go together: it names what they
-                disagree in. It is a `ValueError`.
-            TypeError: an argument that neither this nor the pipeline takes.
+            WeightsNotFound: a file is not on this machine; the message says how to get it. It is a `FileNotFoundError`.
+            WeightsError: a file is damaged or of another class, or the arms do not fit together; the message names the
+                entry in which they differ. It is a `ValueError`.
+            TypeError: neither this method nor the pipeline has the argument.
         """
         return load_pair(cls, super(Reflection, cls).from_pretrained, strong, weak, **kwargs)
 
@@ -90,7 +91,7 @@ class TransformerReflection(Reflection):
                 )
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
-        """LoRAs of transformers are shared in the layouts of several trainers, which diffusers renames as a whole."""
+        """Converts a LoRA by diffusers' own renaming, which knows the layouts of several trainers of transformers."""
         tensors = checkpoints.read(source) if source is not None else adapters.flat(reference)
         if any(
             name.startswith(tuple(f"{each}." for each in (self.denoiser_name, *self.encoder_names))) for name in tensors
@@ -108,7 +109,7 @@ class TransformerReflection(Reflection):
 
 
 class MaskedReflection(TransformerReflection):
-    """For stock pipelines whose text embeddings go with a mask, each beside its own, negative ones too."""
+    """For stock pipelines whose text embeddings, negative ones too, each come with an attention mask."""
 
     encoded = (
         "prompt_embeds",
@@ -126,7 +127,7 @@ class EmbeddedReflection(TransformerReflection):
     """For stock pipelines that guide by `true_cfg_scale` and a negative prompt, and embed another guidance number.
 
     Without a negative prompt they evaluate the conditional branch alone, and every guidance of a method has to be 1.
-    `guidance_scale` is what the network is told; the arms of the reflection can be told other numbers.
+    The network embeds `guidance_scale`; the arms of the reflection can have other numbers.
     """
 
     guidance_name = "true_cfg_scale"
@@ -141,8 +142,8 @@ class EmbeddedReflection(TransformerReflection):
         super()._check_networks(name, strong, weak)
         if _embeds(weak) and not _embeds(strong):
             raise ValueError(
-                f"`weak_{name}` embeds its guidance (`guidance_embeds`), and `{name}` does not, so that the pipeline"
-                " tells neither of them any. Accepted: a `weak` one that embeds none."
+                f"`weak_{name}` embeds its guidance (`guidance_embeds`), and `{name}` does not, so the pipeline passes"
+                " no guidance to either. Accepted: a `weak` network that embeds none."
             )
 
     def _weak_conditioning(
@@ -163,7 +164,7 @@ def _embeds(network: Any) -> bool:
 
 
 class PackedReflection(EmbeddedReflection):
-    """For those of them whose tokens are squares of four of the autoencoder's positions."""
+    """For `EmbeddedReflection` pipelines whose tokens each hold 2x2 of the autoencoder's positions."""
 
     def in_its_layout(self, latents: Tensor) -> Tensor:
         pipe: Any = self

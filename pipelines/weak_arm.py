@@ -1,4 +1,4 @@
-"""The weak arm of a pipeline: its network, what is set on it while it is evaluated, and what it is told."""
+"""The weak arm of a pipeline: its networks, their settings, and its conditioning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from w2sd_video import arms
 from w2sd_video.hook import Conditioning
 from w2sd_video.methods import Method
 
-# Arguments of a call that say what to show, as text or as what encoders make of it.
+# Arguments of a call that are texts, or embeddings and masks of texts.
 TEXTS = re.compile(r"(negative_)?(pooled_)?prompt(_\d|_embeds\w*|_attention_mask)?")
 NEGATIVE = "negative_"
 PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")  # a call has one of them, if any
@@ -24,12 +24,12 @@ PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")  # a call has on
 class WeakArm(DiffusionPipeline):
     """A stock pipeline's weak arm. Part of `Reflection`; not used alone.
 
-    What a family says of its stock pipeline:
+    A family describes its stock pipeline by these attributes:
 
-    - `encoded`: what `encode_prompt` returns, in this order, by the names that a call has for it. Of a pipeline that
-      encodes the negative prompt by itself, what it returns for either.
-    - `text_inputs`: by these names, the denoiser's argument that it is told by; with a dot, an entry of one.
-    - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` says.
+    - `encoded`: the return values of `encode_prompt`, in order, by the names of the call's arguments for them. If the
+      negative prompt is encoded by a call of its own, the return values of one call.
+    - `text_inputs`: by these names, the denoiser's argument for each; a dot leads to an entry of a dictionary.
+    - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` is.
     """
 
     stock: ClassVar[type[DiffusionPipeline]]
@@ -56,14 +56,14 @@ class WeakArm(DiffusionPipeline):
         return {name: network for name in self.denoiser_names if (network := getattr(self, name)) is not None}
 
     def _weak_networks(self, method: Method | None) -> dict[str, nn.Module]:
-        """The weak arm's own denoisers, by the names of the strong arm's; none where it has none of its own."""
+        """The weak arm's own denoisers, by the names of the strong arm's; empty if both arms share theirs."""
         if method is None or method.one_model:
             return {}
         own = {name: getattr(self, f"weak_{name}") for name in self.denoiser_names}
         return {name: network for name, network in own.items() if network is not None}
 
     def _evaluated(self, method: Method) -> dict[str, nn.Module]:
-        """The networks that the weak arm is evaluated by."""
+        """The networks that evaluate the weak arm, by the names of the strong arm's."""
         return self._strong_networks() | self._weak_networks(method)
 
     def denoisers(self) -> list[nn.Module]:
@@ -72,7 +72,7 @@ class WeakArm(DiffusionPipeline):
         return [network for name in names if (network := getattr(self, name)) is not None]
 
     def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
-        """What is set on the weak arm's denoisers while it is evaluated."""
+        """The settings of the weak arm's denoisers while it is evaluated."""
         settings: arms.Settings = []
         for network in self._evaluated(method).values():
             of: Any
@@ -97,7 +97,7 @@ class WeakArm(DiffusionPipeline):
     def _weak_conditioning(
         self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
     ) -> Conditioning:
-        """The weak arm's embeddings, where they are not the strong arm's."""
+        """The weak arm's embeddings, if they differ from the strong arm's."""
         if method.one_model:
             return Conditioning()
         encoders = self._strong_text_encoders()
@@ -106,7 +106,7 @@ class WeakArm(DiffusionPipeline):
             return Conditioning()
         if getattr(self, "free_noise_enabled", False):
             raise ValueError("the weak arm has no prompt of its own with FreeNoise, whose prompts run over the frames.")
-        view = copy.copy(self)  # the arm's view of the pipeline: its own text encoders where it has them
+        view = copy.copy(self)  # the pipeline with the weak arm's text encoders
         for name in encoders:
             if (encoder := getattr(self, "weak_" + name)) is not None:
                 view.__dict__[name] = encoder
@@ -116,7 +116,7 @@ class WeakArm(DiffusionPipeline):
         return Conditioning(cond=self._inputs(encoded, call), uncond=self._inputs(encoded, call, NEGATIVE))
 
     def _encode(self, view: Any, call: dict[str, Any], weak: dict[str, Any], guided: bool) -> dict[str, Tensor | None]:
-        """What the weak arm's encoders make of its prompts, by the names that a call has for it."""
+        """The embeddings of the weak arm's prompts, by the names of the call's arguments for them."""
         takes = inspect.signature(view.encode_prompt).parameters
         common = {name: value for name, value in call.items() if name not in self.text_names}
         common |= self._encoding(call) | {"do_classifier_free_guidance": guided}
@@ -135,7 +135,7 @@ class WeakArm(DiffusionPipeline):
         return encoded
 
     def _encoding(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `encode_prompt` beside the texts, where they are not the call's of that name."""
+        """Arguments of `encode_prompt`, beside the texts, that differ from the call's of the same name."""
         attention = next((call[name] for name in call if name.endswith("attention_kwargs")), None)
         return {
             "device": self._execution_device,
@@ -144,7 +144,11 @@ class WeakArm(DiffusionPipeline):
         }
 
     def _texts(self, call: dict[str, Any], weak: dict[str, Any], sign: str) -> dict[str, Any]:
-        """What the weak arm is told in a branch: what the call says of it, or else what it says of the strong one."""
+        """The weak arm's texts of a branch: its own if the call has any, else the strong arm's.
+
+        Args:
+            sign: "" for the conditional branch, `NEGATIVE` for the unconditional one.
+        """
         names = [name for name in self.text_names if name.startswith(NEGATIVE) == bool(sign)]
         own = {name: weak.get(f"weak_{name}") for name in names}
         if own[f"{sign}prompt"] is None and own[f"{sign}prompt_embeds"] is None:
@@ -154,7 +158,7 @@ class WeakArm(DiffusionPipeline):
         return {name: [text] * batch_size(call) if isinstance(text, str) else text for name, text in own.items()}
 
     def _inputs(self, encoded: Mapping[str, Any], call: dict[str, Any], sign: str = "") -> dict[str, Any] | None:
-        """What the denoiser is told in a branch, of what the encoders made; None where they made nothing of it."""
+        """The denoiser's inputs of a branch from the encoded texts; None if the branch was not encoded."""
         if encoded.get(f"{sign}prompt_embeds") is None:
             return None
         inputs: dict[str, Any] = {}
@@ -166,10 +170,10 @@ class WeakArm(DiffusionPipeline):
         return inputs
 
     def _as_sent(self, name: str, value: Any, call: dict[str, Any]) -> Any:
-        """What encoders made of a prompt as the loop hands it to the denoiser."""
+        """An encoded text in the form in which the loop passes it to the denoiser."""
         several = self._per_prompt(call)
         if isinstance(value, Tensor) and TEXTS.fullmatch(name) and several > 1 and len(value) == batch_size(call):
-            value = value.repeat_interleave(several, dim=0)  # some stock pipelines leave embeddings as they are given
+            value = value.repeat_interleave(several, dim=0)  # some stock pipelines do not repeat given embeddings
         network: Any = next(iter(self._strong_networks().values()))
         dtype = network.dtype
         if isinstance(value, Tensor) and value.is_floating_point() and dtype.is_floating_point:
@@ -181,11 +185,13 @@ class WeakArm(DiffusionPipeline):
         return 1 if self.one_per_prompt else next((call[name] or 1 for name in PER_PROMPT if name in call), 1)
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The weak arm's own networks and text encoders, each with the strong arm's."""
         pairs = [(getattr(self, name), getattr(self, name.removeprefix("weak_"))) for name in self._weak_components]
         return [(weak, strong) for weak, strong in pairs if None not in (weak, strong) and weak is not strong]
 
 
 def batch_size(call: dict[str, Any]) -> int:
+    """How many prompts, or classes, a call has."""
     if "class_labels" in call:
         return len(call["class_labels"])
     if call["prompt"] is None:

@@ -1,5 +1,4 @@
-"""Loading into a pipeline of two denoisers, and moving it: they run in turns and share parameters, which the stock
-policies do not expect."""
+"""Loads adapters into a pipeline of two denoisers, and offloads it. The two share parameters, unlike in diffusers."""
 
 from __future__ import annotations
 
@@ -28,11 +27,11 @@ class Weights(WeakArm):
             unshare_parameters(weak, strong)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        self.unshare()  # each model's first parameter tells where the whole model is
+        self.unshare()  # accelerate finds a model's device by its first parameter
         super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        """As diffusers', but that a CPU is refused, where its hooks are set and the first call fails.
+        """As diffusers', but refuses a CPU, on which diffusers sets its hooks and the first call fails.
 
         Raises:
             ValueError: `device` is a CPU.
@@ -42,11 +41,11 @@ class Weights(WeakArm):
                 f"`device` is {str(device)!r}, and sequential offload needs an accelerator to take each layer to;"
                 " accepted: a device such as 'cuda', or None for the one that is there."
             )
-        self.unshare()  # each model's map takes its parameters' data away
+        self.unshare()  # the hooks of one model take its parameters' data away
         super().enable_sequential_cpu_offload(gpu_id, device=device)
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers', except to disk, where both denoisers would write and read the same files."""
+        """As diffusers', but refuses a disk, on which both denoisers would use the same files."""
         name = next((name for name in self.denoiser_names if getattr(self, f"weak_{name}") is not None), None)
         if kwargs.get("offload_to_disk_path") is not None and name is not None:
             raise ValueError(
@@ -73,8 +72,8 @@ class Weights(WeakArm):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """As diffusers', of every layout in which LoRAs are published; what does not fit is refused before anything
-        changes, and layers without a place are pointed out.
+        """As diffusers', but for every published layout of LoRAs. A LoRA that does not fit is refused before anything
+        changes, and a warning names layers without a place.
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, a folder, a hub id, a file on the hub

@@ -235,7 +235,7 @@ def test_an_arm_embeds_its_own_guidance(arm):
         assert [round(each, 3) for each in seen] == [first, second, 6.0, 6.0]
     pipe = APART.build(0)
     with apply_reflection(pipe, W2SD(), weak_embedded_guidance=2.0):
-        with pytest.raises(ValueError, match="WanPipeline tells its denoiser no `guidance` to embed"):
+        with pytest.raises(ValueError, match="WanPipeline gives its denoiser no `guidance` input to embed"):
             sample(pipe, APART)
 
 

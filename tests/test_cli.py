@@ -549,5 +549,5 @@ def test_check_pair_refuses_a_name_before_it_asks_the_models_and_names_only_opti
     (output,) = runs.place([runs.Request.of(first.prompt, 0, variant="plain")], Path("pair/plain"), ["mp4"])
     output.paths["mp4"].write_text("of the user")
     said = run("check-pair", "--samples", 2, code=2)
-    assert f"{output.paths['mp4']} is there already" in said and "Give another --out" in said
+    assert f"{output.paths['mp4']} already exists" in said and "Give another --out" in said
     assert "--overwrite" not in said and not Path("pair/alignment.csv").exists()

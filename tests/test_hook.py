@@ -190,7 +190,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
         with pytest.raises(ValueError, match="has to be given: this network has no middle block"):
             with apply_reflection(pipe, chosen):
                 image()
-        with pytest.raises(ValueError, match="'transformer_blocks.0' is a Attention that is given more than the lat"):
+        with pytest.raises(ValueError, match="'transformer_blocks.0' is a Attention that takes more than the lat"):
             with apply_reflection(pipe, method(layers=0)):
                 image()
         return

@@ -331,8 +331,8 @@ def test_schedulers_of_other_parametrisations_or_of_no_kind_are_refused():
     own = json.loads(file.read_text())
     for change, says in (
         ({"_class_name": "EDMEulerScheduler"}, "is not supported: it has a scheduler EDMEulerScheduler"),
-        ({"_class_name": "no_such"}, "has a scheduler 'no_such', which diffusers has not"),
-        ({"_class_name": "UNet2DConditionModel"}, "which diffusers has not"),
+        ({"_class_name": "no_such"}, "has a scheduler 'no_such', which diffusers does not have"),
+        ({"_class_name": "UNet2DConditionModel"}, "which diffusers does not have"),
         ({"prediction_type": "guess"}, "has a scheduler of prediction_type 'guess'"),
         ({"beta_schedule": "guess"}, "cannot be loaded"),
     ):

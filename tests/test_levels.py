@@ -284,5 +284,5 @@ def test_a_step_of_v_from_pure_noise_to_none_is_refused_as_what_it_is():
         clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True
     )
     scheduler.set_timesteps(1)
-    with pytest.raises(ValueError, match="the network predicts 'v_prediction', and there is no noise left"):
+    with pytest.raises(ValueError, match="the network predicts 'v_prediction', and no noise is left"):
         check_invertible(read_step(scheduler, scheduler.timesteps[0]))

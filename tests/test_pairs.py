@@ -494,7 +494,7 @@ def test_z_sampling_has_the_strong_model_in_both_arms(sd):
     pipe.set_adapters(["style"], [0.8])
     expected = call(pipe, method="z_sampling", weak_guidance_scale=0.0)
     assert np.array_equal(np.asarray(Image.open("same/a-cat-seed0-z_sampling.png")), expected)
-    with pytest.raises(ValueError, match="`weak_adapter_scales` is given, and ZSampling has the strong model in both"):
+    with pytest.raises(ValueError, match="`weak_adapter_scales` is given, but ZSampling uses the strong model in both"):
         call(pipe, method="z_sampling", weak_adapter_scales={"style": 0.0})
 
 

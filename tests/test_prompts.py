@@ -241,7 +241,7 @@ def test_a_draw_that_is_written_says_where_it_is_from_and_is_read_again(tmp_path
     assert (about["name"], about["n"], about["seed"], about["tag"]) == ("motion", 5, 2, ["camera=static"])
     again = prompts.load(path)
     assert about["sha256"] == again.sha256 and all(p.tags["camera"] == ("static",) for p in again.prompts)
-    assert "it is there already" in run("sample", "motion", "--n", 1, "--out", path, code=2)
+    assert "it already exists" in run("sample", "motion", "--n", 1, "--out", path, code=2)
     printed = run("sample", "motion", "--n", 5, "--seed", 2, "--tag", "camera=static").splitlines()
     assert printed[0].startswith("# 5 prompts of motion (tag camera=static, n 5, seed 2)")
     assert printed[1:] == texts(again)

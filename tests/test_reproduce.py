@@ -480,7 +480,7 @@ def test_what_is_missing_is_said_before_anything_is_made_and_the_plan_is_written
     assert [path.name for path in tmp_path.iterdir()] == ["video.yaml"]
     table = reproduce.load("table12")
     assert plans.read(tmp_path / "video.yaml") == table.plan(table.parts["sdxl"])
-    assert "it is there already" in command("table12", "--plan", "video.yaml", code=2)
+    assert "it already exists" in command("table12", "--plan", "video.yaml", code=2)
     assert "sd15-dpo-lora.safetensors" in command("table10", "--dry-run", "--plan", "lora.yaml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lora-sd15.yaml", "lora-sdxl.yaml", "video.yaml"]
     assert "did you mean 'table12'" in command("tabel12", code=2)

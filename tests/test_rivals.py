@@ -557,7 +557,7 @@ def test_layers_that_the_weak_arm_leaves_out_are_checked_and_recorded(tmp_path):
     pipe = IMAGE.pipeline()
     with pytest.raises(ValueError, match="`weak_skip_layers` names 7, which is no transformer block"):
         IMAGE(pipe, weak_skip_layers=7)
-    with pytest.raises(ValueError, match="`weak_skip_layers` is given, and ZSampling has the strong model in both"):
+    with pytest.raises(ValueError, match="`weak_skip_layers` is given, but ZSampling uses the strong model in both"):
         IMAGE(pipe, method="z_sampling", weak_skip_layers=0)
     for wrong in (-1, [], True, [0.5], ""):
         with pytest.raises(Refused, match="weak_skip_layers: .* give numbers of transformer blocks"):

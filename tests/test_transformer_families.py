@@ -310,7 +310,7 @@ def test_a_weak_network_that_embeds_no_guidance_is_told_none():
     pipe = of.pipeline(plain)
     sample(pipe, of.of(pipe))
     assert pipe.evaluations["weak"] == 3
-    with pytest.raises(ValueError, match="`weak_transformer` embeds its guidance.*Accepted: a `weak` one that embeds"):
+    with pytest.raises(ValueError, match="`weak_transformer` embeds its guidance.*Accepted: a `weak` network that"):
         pipe = of.pipeline(FLUX.weak(), transformer=network(of.kind, **{**of.config, "guidance_embeds": False})(0))
         sample(pipe, of.of(pipe))
 

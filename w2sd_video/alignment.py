@@ -1,14 +1,14 @@
-"""Does a pair point towards data? Its arms are asked at real videos or images that are noised, at several levels.
+"""Tests whether a pair's difference points towards data, by evaluating both arms on noised videos or images.
 
-The paper (arXiv:2502.00473) holds that W2SD helps where Delta_1 = score^s - score^w points like Delta_2 = score^data -
-score^s. The second is not known, but its mean is: of x = alpha z + sigma eps with z from the data, score^data is the
-mean of -eps / sigma over all z and eps that give x. So the mean of <p_s - p_w, eps - p_s>, in noise predictions, is
-that of <Delta_1, Delta_2> up to a factor, without bias (denoising score matching, Vincent 2011). It is also -1/2 times
-the derivative, at g = 0, of the denoising loss of p_s + g (p_s - p_w): above 0, a little of the difference makes the
-strong arm's predictions better, and below 0 worse.
+The paper (arXiv:2502.00473) argues that W2SD helps if Delta_1 = score^s - score^w points like Delta_2 = score^data -
+score^s. Delta_2 is not known at a point, but it can be averaged: for x = alpha z + sigma eps with z from the data,
+score^data is the mean of -eps / sigma over all z and eps that give x. So the mean of <p_s - p_w, eps - p_s>, in noise
+predictions, is that of <Delta_1, Delta_2> up to a factor, without bias (denoising score matching, Vincent 2011). It is
+also -1/2 times the derivative, at g = 0, of the denoising loss of p_s + g (p_s - p_w): above 0, adding a little of the
+difference improves the strong arm's predictions; below 0, it makes them worse.
 
-That is of models at guidance 1. Guidance leaves the score of the data on purpose, so a pair that differs in guidance
-alone can only be judged by what it makes.
+This holds for models at guidance 1. Guidance departs from the score of the data on purpose, so a pair that differs in
+guidance alone can only be judged by its videos.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from .methods.method import Answer, Arm, Method, Noise
 
 @dataclass(frozen=True)
 class Alignment:
-    """Of one sample at one noise level: squared norms and inner product of d = p_s - p_w and r = eps - p_s."""
+    """The inner product and squared norms of d = p_s - p_w and r = eps - p_s, for one sample at one noise level.
+
+    Attributes:
+        sigma: the noise level.
+        dr: <d, r>.
+        dd: |d|^2.
+        rr: |r|^2.
+    """
 
     sigma: float
     dr: float
@@ -35,20 +42,20 @@ class Alignment:
 
     @property
     def cosine(self) -> float:
-        """Of d and r; 0 where the arms are equal. A perfect pair stays far below 1: r has the noise of one sample."""
+        """The cosine of d and r; 0 if the arms are equal. It is far below 1 even for a perfect pair: r is noisy."""
         return self.dr / (self.dd * self.rr) ** 0.5 if self.dd and self.rr else 0.0
 
 
 @dataclass(frozen=True)
 class Probe(Method):
-    """A method that samples nothing: at every step of a pipeline's loop it asks both arms at data, noised to its level.
+    """A method that measures and does not sample: at each step it evaluates both arms on data noised to its level.
 
-    So whatever a pipeline and a call say of the arms holds for it too.
+    As a method it gets the arms with all settings of the pipeline and the call.
 
     Args:
-        data: clean latents (B, …), as the pipeline samples them.
+        data: clean latents (B, …), in the pipeline's layout.
         generator: draws the noise.
-        alignments: what it notes, sample by sample and level by level.
+        alignments: the list that it appends its measurements to, level by level, and sample by sample in each.
     """
 
     data: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -72,7 +79,7 @@ class Probe(Method):
             "sample": z,
             "flow_prediction": eps - z,
         }[step.prediction]
-        moving = getattr(strong, "only_moving", None)  # of an arm in a pipeline that holds a part of its latents still
+        moving = getattr(strong, "only_moving", None)  # an arm in a pipeline may hold a part of its latents still
         target = target if moving is None else moving(target)
         d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))
         for a, b in zip(d, r, strict=True):
@@ -81,14 +88,14 @@ class Probe(Method):
 
 
 def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) -> list[Alignment]:
-    """What a pair's arms say at clean latents, at as many noise levels as there would be steps.
+    """Measures a pair's alignment on clean latents, noised to the levels of a schedule.
 
     Args:
         pipe: one of `pipelines`.
-        data: clean latents of one sample or several, as `latents_of` makes them.
-        levels: how many noise levels.
-        seed: of the noise.
-        call: what the pipeline is called with: the prompt (of each sample), guidance, what tells the weak arm.
+        data: clean latents (B, …), as `latents_of` returns them.
+        levels: the number of steps of the schedule, each of which is a noise level.
+        seed: the seed of the noise.
+        call: arguments of the pipeline's call: the prompts, guidance, and the weak arm's settings.
     """
     guidances = {name: call.pop(f"{name}_scale", 1.0) for name in ("strong_guidance", "weak_guidance")}
     probe = Probe(**guidances, reflection_steps=levels, data=data, generator=torch.Generator().manual_seed(seed))
@@ -98,8 +105,7 @@ def align(pipe: Any, data: Tensor, levels: int = 8, seed: int = 0, **call: Any) 
 
 @torch.no_grad()
 def latents_of(pipe: Any, frames: Any) -> Tensor:
-    """The clean latents (1, …) of a video, or of its first frame where the pipeline makes images, as the pipeline's
-    denoiser is shown them.
+    """The clean latents (1, …) of a video in the denoiser's layout; of its first frame if the pipeline makes images.
 
     Args:
         pipe: one of `pipelines`.

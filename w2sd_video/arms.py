@@ -1,7 +1,7 @@
-"""What tells a weak arm from a strong one when both are one network: settings, on while the weak arm is evaluated.
+"""Differences between two arms of one network: attributes that are set while the weak arm is evaluated.
 
-The strong arm is the network as it is set. Each function here looks through a network once and gives what is to change,
-as `Settings`; `switched` changes it, and leaves it as it was, however it is left.
+The strong arm is the network as it is. Each function here goes through a network once and returns the attributes to
+set, as `Settings`. `switched` sets them, and restores the former values afterwards, even on error.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .methods.perturbed import check_layers, named
 if TYPE_CHECKING:
     from .models.dit_moe import DiTMoETransformer2DModel, Routing
 
-# Of a dictionary (an object's own attributes are one too), a key, and its value while the switch is on.
+# Entries (dictionary, key, value) to set; the dictionary may be the `vars` of an object.
 Settings = list[tuple[dict[str, Any], str, Any]]
 _ABSENT = object()
 
 
 @contextmanager
 def switched(settings: Settings) -> Iterator[None]:
-    """The settings, while the context lasts."""
+    """Applies settings while the context lasts."""
     before = [owner.get(key, _ABSENT) for owner, key, _ in settings]
     try:
         for owner, key, value in settings:
@@ -44,9 +44,9 @@ def switched(settings: Settings) -> Iterator[None]:
 
 
 def adapters(network: nn.Module) -> dict[str, list[Any]]:
-    """The LoRA layers of a network, by the adapters that are active in them and have weights there.
+    """The LoRA layers of a network by adapter: the layers in which the adapter is active and has weights.
 
-    PEFT names every active adapter at every layer that any LoRA changes, those too that do not change that layer.
+    PEFT lists each active adapter at every layer that any LoRA changes, also where that adapter has no weights.
     """
     layers: dict[str, list[Any]] = {}
     for layer in network.modules():
@@ -57,14 +57,17 @@ def adapters(network: nn.Module) -> dict[str, list[Any]]:
 
 
 def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:
-    """LoRAs at other scales, by adapter name; negative ones too. Those of them that a network lacks change nothing.
+    """Sets LoRAs to other scales, which may be negative.
 
-    A scale multiplies alpha / r, as diffusers' `set_adapters` has it. Nothing is loaded or merged.
+    A scale multiplies alpha / r, as in diffusers' `set_adapters`. Nothing is loaded or merged.
+
+    Args:
+        scales: scales by adapter name. Names of adapters that the network lacks are ignored.
     """
-    there = adapters(network)
+    loaded = adapters(network)
     settings = []
     for name, scale in scales.items():
-        for layer in there.get(name, ()):
+        for layer in loaded.get(name, ()):
             now = layer.scaling[name]
             layer.set_scale(name, scale)
             settings.append((layer.scaling, name, layer.scaling[name]))
@@ -73,20 +76,20 @@ def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:
 
 
 def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Settings:
-    """IP-Adapters at another scale: one for all of them, or one for each."""
+    """Sets IP-Adapters to another scale: one number for all of them, or a list with one for each."""
     processors = ip_adapter_processors(network)
     scales = [list(scale) if isinstance(scale, list) else [scale] * len(p.scale) for p in processors]
     return [(vars(p), "scale", each) for p, each in zip(processors, scales, strict=True)]
 
 
 def ip_adapter_processors(network: nn.Module) -> list[Any]:
-    """The attention processors of a network that attend to the pictures of IP-Adapters."""
+    """The attention processors that IP-Adapters have put into a network."""
     attentions = [module.processor for module in network.modules() if isinstance(module, Attention)]
     return [processor for processor in attentions if hasattr(processor, "to_k_ip")]
 
 
 def motion_scale(network: nn.Module, scale: float) -> Settings:
-    """Motion modules that add `scale` times what they add to the hidden states; at 0 they are not evaluated."""
+    """Multiplies what motion modules add to the hidden states by `scale`; at 0 they are not evaluated."""
 
     def scaled(forward: Any) -> Any:
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -101,18 +104,19 @@ def motion_scale(network: nn.Module, scale: float) -> Settings:
 
 
 def routing(network: DiTMoETransformer2DModel, value: Routing) -> Settings:
-    """Other experts of a mixture.
+    """Routes the tokens of a mixture-of-experts network to other experts; see `dit_moe`.
 
     Raises:
-        ValueError: there is no such routing.
+        ValueError: the network has no such routing.
     """
     network.ranks(value)
     return [(network.__dict__, "active_routing", value)]
 
 
 def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """The transformer blocks of a network by name, in the order in which they are evaluated; of a U-Net with motion
-    modules, theirs too. A block is what has an attention among its parts, in a list of its like.
+    """The transformer blocks of a network by name, in the order of evaluation; those of motion modules are included.
+
+    A block is a member of an `nn.ModuleList` that has an attention among its direct parts.
     """
     network = unwrap_module(network)
     parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
@@ -132,15 +136,18 @@ def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether it is an attention of diffusers, of whichever of its classes."""
+    """Whether a module is an attention of diffusers, of any of its classes."""
     return hasattr(module, "to_q") and hasattr(module, "to_v") or hasattr(module, "to_qkv")
 
 
 def skip_layers(network: nn.Module, layers: Any) -> Settings:
-    """The weak arm's transformer blocks that are left out, by number or by name; see `methods.SkipLayerGuidance`.
+    """Leaves out transformer blocks.
+
+    Args:
+        layers: numbers or names of blocks; see `layers` of `methods.SkipLayerGuidance`.
 
     Raises:
-        ValueError: one is not there, or what it returns is not known.
+        ValueError: the network has no such block, or it is not known how to skip one of its class.
     """
     check_layers(layers, "weak_skip_layers")
     blocks = transformer_blocks(network)
@@ -148,20 +155,20 @@ def skip_layers(network: nn.Module, layers: Any) -> Settings:
 
 
 def skipped(blocks: Mapping[str, nn.Module]) -> Settings:
-    """Transformer blocks left out: each gives back what it is given.
+    """Leaves out transformer blocks, by name: each returns its inputs unchanged.
 
     Raises:
-        ValueError: what a block returns is not known.
+        ValueError: it is not known how to skip a block of this class.
     """
     return [(vars(block), "forward", _passing(name, block)) for name, block in blocks.items()]
 
 
-# How many of their first arguments blocks return that diffusers' own registry does not know.
+# For block classes that diffusers' registry does not know: how many of its first arguments a block returns.
 _RETURNED = {"DiTMoEBlock": 1, "SanaTransformerBlock": 1, "HunyuanVideo15TransformerBlock": 2}
 
 
 def _passing(name: str, block: nn.Module) -> Callable[..., Any]:
-    """A block's forward that changes nothing."""
+    """A forward for a block that returns its inputs unchanged."""
     from diffusers.hooks._helpers import TransformerBlockRegistry
 
     kind = type(block)
@@ -186,10 +193,10 @@ def _passing(name: str, block: nn.Module) -> Callable[..., Any]:
 
 
 def identity_attention(blocks: Mapping[str, nn.Module]) -> Settings:
-    """Transformer blocks in whose self-attention each token attends to itself alone: the map is the identity.
+    """Replaces the self-attention map of transformer blocks by the identity: each token attends to itself alone.
 
     Raises:
-        ValueError: a block has no self-attention whose values can be taken by themselves.
+        ValueError: a block has no self-attention, or one that mixes in more than the latents' tokens.
     """
     settings: Settings = []
     for name, block in blocks.items():
@@ -199,15 +206,15 @@ def identity_attention(blocks: Mapping[str, nn.Module]) -> Settings:
         joint = [n for n in ("add_v_proj", "group_norm", "spatial_norm") if getattr(attention, n, None) is not None]
         if joint or getattr(attention, "is_cross_attention", False) or getattr(attention, "residual_connection", False):
             raise ValueError(
-                f"the self-attention of the layer {name!r} is a {type(attention).__name__} that is given more than the"
-                " latents' tokens, and what the identity is there is not known."
+                f"the self-attention of the layer {name!r} is a {type(attention).__name__} that takes more than the"
+                " latents' tokens, for which no identity map is defined. Choose other layers."
             )
         settings.append((vars(attention), "forward", _of_itself(attention)))
     return settings
 
 
 def _of_itself(attention: Any) -> Callable[..., Any]:
-    """A self-attention's forward with the identity in the place of its map."""
+    """A self-attention's forward with the identity in place of its map."""
 
     def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         values = attention.to_v(hidden_states)

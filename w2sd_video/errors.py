@@ -1,4 +1,7 @@
-"""What is refused: one class for an argument, two for weights; each message names what it got and what is accepted."""
+"""The errors of this package: for arguments, for weights, and for frames that are not finite.
+
+A message names the argument, the value, and what is accepted.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shown(value: object, longest: int = 300) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """The `repr` of a value for a message, cut after `longest` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number of thousands of digits, or too deep
@@ -23,10 +26,10 @@ class Named(Exception):
     """An error that names one argument.
 
     Attributes:
-        argument: its name, or a part of it, as in `controlnet.strong`; empty where the error is of none.
+        argument: the argument's name, or that of a part of it, as in `controlnet.strong`; empty if there is none.
         problem: what is wrong with it.
-        origin: where its value comes from, as in `preset shapes: its`, if not from whoever gave the arguments.
-        replaceable: whether that value gives way to one that is given.
+        origin: where the value comes from if the caller did not give it, as in `preset shapes: its`.
+        replaceable: whether the caller can replace the value by giving the argument.
     """
 
     def __init__(self, argument: str, problem: str):
@@ -53,7 +56,7 @@ class ArgumentError(Named, ValueError):
 
 
 class Refused(ArgumentError):
-    """An argument that cannot be used: which, the value, and what is accepted."""
+    """An argument whose value is not accepted. The message names the argument, the value, and what is accepted."""
 
     def __init__(self, argument: str, value: object, accepted: str):
         super().__init__(argument, f"{shown(value)} is not accepted; {accepted}")
@@ -61,7 +64,12 @@ class Refused(ArgumentError):
 
 
 class OfWeights(Named):
-    """An error of a model's weights: of which model, or of which argument's, and what is wrong with it."""
+    """An error in a model's weights.
+
+    Args:
+        of: the model's source, or its name in the message.
+        what: the rest of the sentence: what is wrong with it.
+    """
 
     def __init__(self, of: Source | str, what: str):
         source = None if isinstance(of, str) else of
@@ -78,14 +86,15 @@ class WeightsNotFound(OfWeights, FileNotFoundError):
 
 
 class Failed(Exception):
-    """Something that others depend on could not be made; what was made is kept."""
+    """An output that others need could not be made. Finished outputs are kept."""
 
 
 class NotFinite(FloatingPointError):
-    """Frames whose values are not finite, which would be black.
+    """Frames have values that are not finite; as pictures they would be black.
 
     Attributes:
-        frames: which, in words.
+        frames: which frames, in words.
+        way: what to do about it.
     """
 
     def __init__(self, frames: str, way: str = "decode in torch.float32, or with another autoencoder"):
@@ -97,7 +106,7 @@ class NotFinite(FloatingPointError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it is one of Python's or torch's ways to say that there is not enough, told without importing torch."""
+    """Whether an error of Python or torch means that memory ran out. Does not import torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # torch has no class for what a CPU, and a library on a GPU, cannot allocate.
@@ -106,7 +115,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, and all of them, or the first sixty."""
+    """The end of an error message: the known word nearest to `word`, and the known words, at most sixty."""
     known = list(known)
     near = difflib.get_close_matches(word, known, 1)
     more = f" and {len(known) - 60} more" if len(known) > 60 else ""

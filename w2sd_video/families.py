@@ -1,4 +1,4 @@
-"""The families of pipelines that a preset or a request names, and what they have. Needs neither torch nor diffusers."""
+"""The families of pipelines that presets and requests name, and their properties. Needs neither torch nor diffusers."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ FamilyName = Literal[
 
 @dataclass(frozen=True)
 class Family:
-    """What a pair's `family` says, of the classes of `w2sd_video.pipelines` and what their networks are.
+    """A family of pipelines: the classes in `w2sd_video.pipelines`, and properties of their networks.
 
     Args:
-        pipeline: the class; `with_controlnet`: the one with a ControlNet.
-        video: whether it makes videos.
-        textual: whether it is told a text, or else a class.
+        pipeline: the name of the class.
+        with_controlnet: the name of the class with a ControlNet, if there is one.
+        video: whether it makes videos, and not images.
+        textual: whether its prompts are texts, and not classes.
         mixture: whether its network is a mixture of experts.
         motion: whether its network has motion modules.
-        transformer: whether it is a diffusion transformer, of which the two arms may be of different sizes.
-        embedded: whether its network may be told a guidance number; then `guidance_scale` is its true guidance.
+        transformer: whether its network is a diffusion transformer; then the two arms may differ in size.
+        embedded: whether its network may embed a guidance number; then `guidance_scale` is the true guidance.
         experts: whether it may have a second denoiser, which takes over at the lower noise levels.
         rescaled: whether its pipeline takes a `guidance_rescale`.
-        from_image: whether it makes a video of a picture.
-        side: what height and width are multiples of, in pixels.
-        stride: what the number of frames is a multiple of, plus 1.
-        least_steps: the fewest of its pipeline; see `least_steps`.
+        from_image: whether it makes a video from a picture.
+        side: height and width, in pixels, are multiples of this.
+        stride: the number of frames is a multiple of this, plus 1.
+        least_steps: the fewest steps of its pipeline; see `least_steps`.
     """
 
     pipeline: str
@@ -70,7 +71,7 @@ class Family:
 
 
 def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
-    """A family of diffusion transformers: of videos, if it has a stride of frames."""
+    """A family of diffusion transformers; it makes videos if it has a stride of frames."""
     return Family(pipeline, video=stride > 0, transformer=True, side=side, stride=max(stride, 1), **more)
 
 
@@ -112,11 +113,13 @@ U_NETS = tuple(name for name in TEXTUAL if not FAMILIES[name].transformer)
 
 
 def least_steps(of_pipeline: int, schedule: Mapping[str, Any]) -> int:
-    """The fewest steps of a run. With one, diffusers divides by 0 in Mochi's own schedule, half of which is linear, and
-    in any that is stretched to end at a `shift_terminal`, as LTX-Video's and Qwen-Image's.
+    """The fewest steps of a run.
+
+    With one step, diffusers divides by 0 in Mochi's own schedule, half of which is linear, and in every schedule that
+    is stretched to end at a `shift_terminal`, such as LTX-Video's and Qwen-Image's.
 
     Args:
-        of_pipeline: the fewest of its pipeline, whatever its scheduler.
+        of_pipeline: the fewest steps of the pipeline, whatever its scheduler.
         schedule: the scheduler's configuration.
     """
     return max(of_pipeline, 2 if schedule.get("shift_terminal") else 1)

@@ -42,8 +42,15 @@ LABELS = {"weak": "weak", "strong": "strong", "w2sd": "W2SD"}
 
 @dataclass(frozen=True)
 class Made:
-    """One request's outputs: paths by format (`json` is the sidecar), what the sidecar says, whether they were there
-    already, and the paths of a comparison's single videos by variant."""
+    """The outputs of one request.
+
+    Attributes:
+        request: the request.
+        paths: its files by format; `json` is the sidecar.
+        record: the content of the sidecar.
+        kept: whether the files existed already.
+        singles: for a comparison, the files of each single video, by variant.
+    """
 
     request: Request
     paths: dict[str, Path]
@@ -61,25 +68,26 @@ def generate(
     command: Sequence[str] = (),
     hashed: bool = False,
 ) -> Generator[Made, None, None]:
-    """Makes each request's outputs, a video or an image, in the folder `out`, one after another, and yields them.
+    """Makes the video or image of each request in the folder `out`, one after another, and yields the outputs.
 
-    A request whose outputs are already there is kept as it is, unless `overwrite`: an interrupted batch goes
-    on where it was. Each video has a generator of its own, seeded by its request alone. Other processes may make other
-    videos in the same folder meanwhile.
+    Existing outputs of a request are kept unless `overwrite` is set, so an interrupted batch resumes when it is run
+    again. Each video has its own random generator, seeded by its request alone. Other processes may write other videos
+    to the same folder meanwhile.
 
     Args:
-        requests: what to make.
-        out: the folder; made where it is not there.
+        requests: the videos and images to make.
+        out: the output folder; it is created if it does not exist.
         formats: some of `runs.FORMATS`, for videos; an image is a PNG.
-        overwrite: replace what is there.
+        overwrite: replace existing files.
         on_step: called after each sampling step.
-        command: the command line, for the record.
-        hashed: of what is there already, compare the hashes with the sidecar's, not only sizes and times.
+        command: the command line, for the sidecars.
+        hashed: compare existing files with the sidecar by their hashes, not only by sizes and times.
 
     Raises:
-        runs.Refused: an argument that cannot be used; before anything is made.
-        FileExistsError: an output's name is taken by something else; before anything is made, unless it came meanwhile.
-        OSError: weights that are missing or cannot be read; a file that cannot be written.
+        runs.Refused: an argument is not accepted; raised before anything is made.
+        FileExistsError: another file has an output's name; raised before anything is made, unless the file appeared
+            meanwhile.
+        OSError: weights are missing or cannot be read, or a file cannot be written.
     """
     out = Path(out)
     for kind in formats:
@@ -114,10 +122,10 @@ sys.modules[__name__].__class__ = _CallableModule
 
 
 def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:
-    """The state of an output whose names may be written to.
+    """The state of an output; see `Output.state`.
 
     Raises:
-        FileExistsError: they may not.
+        FileExistsError: its files may not be written.
     """
     state, reason = output.state(hashed)
     if state == "blocked" or (state == "taken" and not overwrite):
@@ -128,17 +136,17 @@ def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:
 def conflicts(
     requests: Sequence[Request], out: Path, formats: Sequence[str], hashed: bool = False
 ) -> list[tuple[str, str]]:
-    """What stands in the way of these requests in `out`: `taken` or `blocked`, as of `Output.state`, and what it is."""
+    """What keeps these requests from being written to `out`: for each, its `Output.state` and the reason in words."""
     states = [output.state(hashed) for output in runs.place(requests, out, formats)]
     return [(state, reason) for state, reason in states if reason]
 
 
 class Maker:
-    """Makes outputs one after another, and holds the models of the last.
+    """Makes outputs one after another, and keeps the last models loaded.
 
     Args:
         on_step: called after each sampling step.
-        command: the command line, for the record.
+        command: the command line, for the sidecars.
     """
 
     def __init__(self, on_step: OnStep | None = None, command: Sequence[str] = ()):
@@ -148,7 +156,11 @@ class Maker:
         self._noted: set[str] = set()
 
     def load(self, request: Request, variant: Variant) -> bool:
-        """Whether the pipelines of a request, for this variant, had to be loaded."""
+        """Loads the pipelines of a request for a variant, unless they are loaded already.
+
+        Returns:
+            Whether they had to be loaded.
+        """
         models = (request.models, request.weak_config, request.weak_text_encoders, request.adapters, request.ip_adapter)
         placed = (request.dtype, request.device, request.offload, request.compile)
         wanted = (variant, request.family, *models, *placed)
@@ -170,9 +182,9 @@ class Maker:
         """Makes one output.
 
         Args:
-            variant: whose pipelines are loaded, which can make the request, too; None: its own. A pair's make those of
-                the strong model alone, and a comparison's all.
-            facts: what the sidecar says beside.
+            variant: load the pipelines of this variant, which must be able to make the request: those of "w2sd" also
+                make "plain", and those of "compare" make all. None: the request's own variant.
+            facts: further entries of the sidecar.
         """
         request = output.request
         self.load(request, variant or request.variant)
@@ -195,18 +207,22 @@ def _generate(
     on_step: OnStep | None,
     command: Sequence[str],
 ) -> Generator[Made, None, None]:
-    """Makes outputs, each of which comes with whether it is there already."""
+    """Makes outputs.
+
+    Args:
+        outputs: each with whether it exists already.
+    """
     maker = Maker(on_step, command)
     missing = [output for output, kept in outputs if not kept]
     with runs.claimed(out, missing) if missing else nullcontext():
         for output, kept in outputs:
             request = output.request
-            # Another process may have come since, and may have made the very same.
+            # Another process may have made the same output meanwhile.
             if kept or (_usable_state(output, overwrite) == "made" and not overwrite):
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             if maker.load(request, request.variant):
-                for each, _ in outputs:  # what this model cannot be told is refused before the first is made
+                for each, _ in outputs:  # refuse unknown prompts before the first output is made
                     if each.request.models == request.models:
                         next(iter(maker.pipelines.values())).check_prompt(each.request.prompt)
             yield maker.make(output, overwrite)
@@ -219,7 +235,7 @@ def _make(
     on_step: OnStep | None,
     origin: dict[str, Any],
 ) -> Made:
-    """Samples an output and writes its files, with what `origin` says in its sidecar."""
+    """Samples an output and writes its files; `origin` are further entries of its sidecar."""
     from . import video
 
     request = output.request
@@ -282,7 +298,7 @@ def _make(
 
 
 def _strong_parameters(request: Request, pipelines: Mapping[str, Pipeline]) -> int | None:
-    """The parameters of the pair's strong network; of two that take turns, their mean. None: it is not loaded."""
+    """How many parameters the pair's strong network has; for two experts, their mean. None: it is not loaded."""
     from .hook import parameters_of
 
     for variant, pipe in pipelines.items():
@@ -292,7 +308,7 @@ def _strong_parameters(request: Request, pipelines: Mapping[str, Pipeline]) -> i
 
 
 def _write(request: Request, frames: Frames, videos: dict[str, Frames], files: dict[str, Path]) -> None:
-    """A video's or an image's files, in the formats that there is a path for."""
+    """Writes a video's or an image's files, in the formats of `files`."""
     from PIL import Image
 
     from . import video

@@ -71,35 +71,33 @@ class FirstOrder:
 def first_order(t: Level, s: Level, prediction: str = "epsilon") -> FirstOrder:
     """The first-order step of the probability-flow ODE from level t to level s (DDIM, Eq. 12).
 
-    z and eps are read off (x_t, p) at level t, and put together again at level s. The result is linear in x_t
-    and p:
+    z and eps follow from (x_t, p) at level t, and are combined again at level s. The result is linear in x_t and p:
 
         epsilon             a = alpha_s / alpha_t                       b = sigma_s - a sigma_t
         v_prediction        a = alpha_s alpha_t + sigma_s sigma_t       b = sigma_s alpha_t - alpha_s sigma_t
         sample              a = sigma_s / sigma_t                       b = alpha_s - a alpha_t
         flow_prediction     a = 1                                       b = sigma_s - sigma_t
 
-    All are the same step. They differ in what its inverse holds fixed between x_s and x_t: what the network
-    predicts, whichever it is. So a network of v or of samples works at alpha_t = 0 (zero terminal SNR), and a
-    flow network at sigma_t = 1, where eps says nothing about z; and of samples there is no inverse at sigma_s =
-    0, where x_s is z whatever x_t was. The v row supposes alpha^2 + sigma^2 = 1, and the flow row alpha + sigma
-    = 1.
+    All four are the same step. Their inverses differ: each holds fixed what its network predicts. So v and sample
+    networks work at alpha_t = 0 (zero terminal SNR), and flow networks at sigma_t = 1, where eps does not determine z.
+    A sample network's step has no inverse at sigma_s = 0, where x_s is z whatever x_t was. The v row assumes
+    alpha^2 + sigma^2 = 1, and the flow row alpha + sigma = 1.
 
     Raises:
-        ValueError: for epsilon at alpha_t = 0, for a sample at sigma_t = 0, and for any other prediction.
+        ValueError: `prediction` is "epsilon" at alpha_t = 0, "sample" at sigma_t = 0, or none of the four.
     """
     if prediction == "epsilon":
         if t.alpha == 0:
             raise ValueError(
                 "A network that predicts `epsilon` cannot be reflected at a level of pure noise (alpha = 0, from"
-                " `rescale_betas_zero_snr=True` or sigma = 1). Use a network of v, flow or samples, or another"
-                " schedule."
+                " `rescale_betas_zero_snr=True` or sigma = 1). Use a network that predicts v, a flow or the sample, or"
+                " another schedule."
             )
         a = s.alpha / t.alpha
         return FirstOrder(a, s.sigma - a * t.sigma)
     if prediction == "sample":
         if t.sigma == 0:
-            raise ValueError("There is no step from a level without noise (sigma = 0) for a network of samples.")
+            raise ValueError("A network that predicts `sample` has no step from a level without noise (sigma = 0).")
         a = s.sigma / t.sigma
         return FirstOrder(a, s.alpha - a * t.alpha)
     if prediction == "v_prediction":
@@ -110,18 +108,17 @@ def first_order(t: Level, s: Level, prediction: str = "epsilon") -> FirstOrder:
 
 
 def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Tensor:
-    """One kind of prediction as another.
+    """Converts a prediction of one kind to another.
 
     Args:
-        p: the prediction at `x`, any shape.
-        x: what the network saw, same shape (or one that broadcasts).
-        level: the level of `x`.
+        p: the prediction at `x`, of any shape.
+        x: the network's input, of the same shape, or one that broadcasts.
+        level: the noise level of `x`.
         source, target: "epsilon", "v_prediction" (alpha eps - sigma z), "sample" (z) or "flow_prediction"
             (eps - z).
 
     Raises:
-        ValueError: for an unknown kind, and where `source` does not determine `target`: z from eps at alpha =
-            0, eps from z at sigma = 0.
+        ValueError: a kind is unknown; or `source` does not determine `target`, as eps at alpha = 0, or z at sigma = 0.
     """
     for kind in (source, target):
         if kind not in PREDICTIONS:
@@ -157,26 +154,27 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
 class Step:
     """One step of a sampling loop, as a method sees it.
 
-    `forward` goes t -> s and `inverse` comes back; with the exact convention they are one and the same. The step that
-    is taken is the scheduler's own, which may add noise (DDIM with eta > 0) or use its history (DPM-Solver++ 2M).
+    `forward` goes from level t to level s, and `inverse` is the step whose inverse goes back. With the exact convention
+    the two are the same. The scheduler makes the final step itself, and may add noise (DDIM with eta > 0) or use its
+    history (DPM-Solver++ 2M).
     """
 
     timestep: float
-    prediction: str  # the kind; the steps are linear in it
+    prediction: str  # what the network predicts; the steps are linear in it
     level: Level  # t
     target: Level  # s
     forward: FirstOrder
     inverse: FirstOrder
-    scale: float = 1.0  # the scheduler's sample, over what the network sees of it
-    index: int = 0  # its place in the loop, 0 is the noisiest
-    num_steps: int = 1  # of the loop
-    later: Callable[[int], Step] | None = None  # the step that many places on, or the loop's last
-    carried: Any = None  # the `carry` of the method's answer to the step before; None: there was none
-    sign: float = 1.0  # -1 where the scheduler takes the opposite of p, as one whose sigmas count the signal does
+    scale: float = 1.0  # the scheduler's sample divided by the network's input
+    index: int = 0  # the step's index in the loop; 0 is the noisiest
+    num_steps: int = 1  # how many steps the loop has
+    later: Callable[[int], Step] | None = None  # later(n): the step n steps later, at most the loop's last
+    carried: Any = None  # the `carry` of the method's answer to the previous step, or None
+    sign: float = 1.0  # -1 if the scheduler expects -p, as with `invert_sigmas`
 
     @property
     def stays(self) -> bool:
-        """Whether it ends at its own level, as DDIM's last one does in some schedules: nothing is to come back from."""
+        """Whether the step ends at the level that it starts from, as some last DDIM steps do. It cannot reflect."""
         return self.forward.b == 0
 
 
@@ -190,10 +188,10 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
         convention: "exact", or "published" for the inverse of the published W2SD and Z-Sampling code. They
             hand `timesteps[i+1]` to `DDIMInverseScheduler.step`, which takes it as the level to arrive at:
             the inverse goes from t - 2D to t - D (D = N // n), not from t - D to t.
-        index: which element that is. Default: the one that the scheduler is at.
+        index: the index of `timestep` in `scheduler.timesteps`. Default: that of the scheduler's current step.
 
     Raises:
-        ValueError: for a scheduler or a setting of one that has no such step; it names both.
+        ValueError: the scheduler, or a setting of it, has no such step; the message names both.
     """
     reader = _reader(scheduler)
     if convention not in CONVENTIONS:
@@ -215,24 +213,26 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
 
 
 def check_invertible(step: Step) -> None:
-    """Raise the ValueError for a step that has no inverse: to sigma_s = 0, of a network of samples, or of one of v from
-    alpha_t = 0."""
+    """Refuse a step that has no inverse: a sample network's to sigma_s = 0, and a v network's from alpha_t = 0 to
+    sigma_s = 0."""
     if step.inverse.a == 0:
         raise ValueError(
             f"The step from timestep {step.timestep:g} cannot be reflected: the network predicts {step.prediction!r},"
-            " and there is no noise left at the step's end, so that it has no inverse. Accepted `reflection_steps`:"
-            " those that leave out the last step, as the default does."
+            " and no noise is left at the step's end, so the step has no inverse. Accepted `reflection_steps`: any that"
+            " leave out the last step, as the default does."
         )
 
 
 def shifted(scheduler: Any) -> dict[str, float]:
-    """What `set_timesteps` has to be told of a schedule that a pipeline shifts by the size of its sample: a shift such
-    as it has, where neither its number of steps nor how they are made depends on it."""
+    """Arguments of `set_timesteps` for a schedule whose shift depends on the sample's size (`use_dynamic_shifting`).
+
+    The shift is a stand-in. Use it only for what does not depend on the shift, such as the number of steps.
+    """
     return {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
 
 
 def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
-    """Raise the ValueError that `read_step` would, before any step is made. Needs no `set_timesteps`."""
+    """Raise the ValueError that `read_step` would raise. Works before `set_timesteps`."""
     _reader(scheduler)
     _prediction(scheduler)
     if convention == "published":
@@ -240,12 +240,12 @@ def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
 
 
 def step_index(scheduler: Any, timestep: Tensor | float) -> int:
-    """Which step of `scheduler.timesteps` is being made, from 0.
+    """The index in `scheduler.timesteps` of the current step.
 
-    The scheduler's own counter where it keeps one (timesteps may repeat); else the place of the timestep.
+    It is the scheduler's own counter if that is set, since timesteps may repeat; else the index of the timestep.
 
     Raises:
-        ValueError: where the timestep is not among the scheduler's.
+        ValueError: the timestep is not among the scheduler's.
     """
     index = getattr(scheduler, "step_index", None)
     if index is not None:
@@ -263,7 +263,7 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
     return int(places[0].item())
 
 
-# A reader gives the levels (t, s) of the step at an index.
+# The levels (t, s) of a step; a reader returns them for the step at an index.
 Levels = tuple[Level, Level]
 
 
@@ -295,13 +295,13 @@ def _dpm(scheduler: Any, index: int) -> Levels:
 
 
 def _flow(scheduler: Any, index: int) -> Levels:
-    if scheduler.config.get("invert_sigmas", False):  # its sigmas count the signal, as Mochi's do
+    if scheduler.config.get("invert_sigmas", False):  # its sigmas are shares of the signal, as Mochi's
         return _sigmas(lambda signal: Level(signal, 1.0 - signal))(scheduler, index)
     return _sigmas(Level.from_flow)(scheduler, index)
 
 
 def _edm(scheduler: Any, index: int) -> Levels:
-    """Of z / sigma_data, whose variance is 1: the network sees (z + sigma eps) / sqrt(sigma_data^2 + sigma^2)."""
+    """Levels for z / sigma_data, of variance 1. The network sees (z + sigma eps) / sqrt(sigma_data^2 + sigma^2)."""
     return _sigmas(lambda sigma: Level.from_sigma(sigma / scheduler.config.sigma_data))(scheduler, index)
 
 
@@ -318,7 +318,7 @@ _READERS: dict[str, Callable[[Any, int], Levels]] = {
 
 
 def _scale(scheduler: Any, level: Level) -> float:
-    """The scheduler's sample, over what the network sees of it."""
+    """The scheduler's sample divided by the network's input."""
     name = _supported(scheduler)
     if name == "EDMEulerScheduler":
         return float(scheduler.config.sigma_data / level.alpha)
@@ -326,8 +326,10 @@ def _scale(scheduler: Any, level: Level) -> float:
 
 
 def _sign(scheduler: Any) -> float:
-    """-1 where a scheduler takes the opposite of the prediction that its kind is named after here: one whose sigmas
-    count the signal steps by z - eps; EDM's takes -v of z / sigma_data, unless it is set to v."""
+    """-1 if the scheduler expects the opposite of the prediction that `_prediction` names.
+
+    With `invert_sigmas` a flow scheduler steps by z - eps. EDM's expects -v of z / sigma_data, unless it is set to v.
+    """
     name = _supported(scheduler)
     inverted = name == "FlowMatchEulerDiscreteScheduler" and scheduler.config.get("invert_sigmas", False)
     opposite = name == "EDMEulerScheduler" and scheduler.config.prediction_type == "epsilon"
@@ -414,7 +416,7 @@ def _check_published(scheduler: Any) -> None:
 
 
 def _published_inverse(scheduler: Any, index: int) -> FirstOrder:
-    """The step that DDIMInverseScheduler.step(eps, timesteps[index + 1], x) is the inverse of."""
+    """The step whose inverse is DDIMInverseScheduler.step(eps, timesteps[index + 1], x)."""
     _check_published(scheduler)
     if index + 1 >= len(scheduler.timesteps):
         raise ValueError(

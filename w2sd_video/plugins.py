@@ -1,10 +1,10 @@
-"""Plug-ins: methods, dimensions, presets and prompt suites that are not of this package.
+"""Plug-ins: methods, dimensions, presets and prompt suites from outside this package.
 
-An installed distribution names them as entry points, of the groups in `GROUPS`. A file is named `FILE.py:NAME`, and is
-known from then on by its name without folders, `mine.py:Mine`, and its SHA-256.
+Installed distributions offer them as entry points, in the groups of `GROUPS`. A plug-in in a file is named
+`FILE.py:NAME`, and is identified by that name without folders, `mine.py:Mine`, and by the file's SHA-256.
 
-Code comes from the command line or from Python alone. `from_file` runs a file; only the command line and Python call
-it. `find`, by which a request, a sidecar or a plan is read, knows of files only those that `from_file` has run.
+Only the command line and Python can make this package run a file: they call `from_file`. Requests, sidecars and plans
+go through `find`, which accepts only files that `from_file` has run already.
 """
 
 from __future__ import annotations
@@ -42,9 +42,15 @@ OURS = "w2sd-video"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in whose code was imported: `value` is its class, function or, of a preset or suite, its file.
+    """An imported plug-in.
 
-    `source` says where it is from. Of an installed one `distribution` and `version` do; of a file, `sha256`.
+    Attributes:
+        kind: what it is a plug-in of.
+        name: its entry point's name, or `FILE.py:NAME` without folders.
+        value: its class or function; for a preset or a prompt suite, its file.
+        source: where it comes from, in words.
+        distribution, version: of an installed plug-in. None for a file.
+        sha256: the hash of a plug-in's file. None for an installed one.
     """
 
     kind: Kind
@@ -56,19 +62,19 @@ class Plugin:
     sha256: str | None = None
 
 
-_RUN: dict[tuple[Kind, str, str], Plugin] = {}  # the files that the command line or Python has named
+_RUN: dict[tuple[Kind, str, str], Plugin] = {}  # plug-ins of files that have run, by kind, name and SHA-256
 
 
 def is_file(name: str) -> bool:
-    """Whether it is `FILE.py:NAME`."""
+    """Whether a name is that of a plug-in in a file, `FILE.py:NAME`."""
     return re.fullmatch(r".+\.py:\w+", name) is not None
 
 
 def from_name(kind: Kind, name: str) -> Plugin | None:
-    """Runs the file that a name names; None where it names no file.
+    """Runs the file of a name `FILE.py:NAME`, and returns its plug-in. None: the name is not that of a file.
 
     Raises:
-        Refused: as of `from_file`; or it is a file alone, without what to take from it.
+        Refused: as for `from_file`; or the name is `FILE.py` alone.
     """
     if is_file(name):
         return from_file(kind, name)
@@ -88,10 +94,14 @@ def from_name(kind: Kind, name: str) -> Plugin | None:
 
 
 def from_file(kind: Kind, named: str) -> Plugin:
-    """Runs a file, `FILE.py:NAME`, and takes from it what has that name. The bytes that run are those that are hashed.
+    """Runs a file and returns its plug-in. The file is read once: the bytes that run are the bytes that are hashed.
+
+    Args:
+        kind: "method", "dimension", "preset" or "prompts".
+        named: `FILE.py:NAME`, with NAME a class or another object in the file.
 
     Raises:
-        Refused: the file cannot be read, its code raises an error, or it has nothing of that name.
+        Refused: the file cannot be read, its code raises an error, or it has no such name.
     """
     argument = ARGUMENTS[kind]
     file, _, attribute = named.rpartition(":")
@@ -105,10 +115,10 @@ def from_file(kind: Kind, named: str) -> Plugin:
     sha256 = hashlib.sha256(data).hexdigest()
     key = kind, f"{path.name}:{attribute}", sha256
     if key not in _RUN:
-        module = ModuleType(f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{sha256[:16]}")
+        module = ModuleType(_module_name(path, sha256))
         module.__file__ = str(path)
         if module.__name__ not in sys.modules:
-            sys.modules[module.__name__] = module  # where dataclasses look up the types of fields
+            sys.modules[module.__name__] = module  # dataclasses look up the types of fields there
             try:
                 exec(compile(data, str(path), "exec"), module.__dict__)
             except BaseException as error:
@@ -121,33 +131,39 @@ def from_file(kind: Kind, named: str) -> Plugin:
     return _RUN[key]
 
 
+def _module_name(path: Path, sha256: str) -> str:
+    """The name in `sys.modules` of a file that has run."""
+    return f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{sha256[:16]}"
+
+
 def _names(kind: Kind, module: ModuleType) -> list[str]:
-    """What of a file can be a plug-in of a kind: its classes, and for dimensions its functions and instances too."""
+    """The names in a file that can be a plug-in: its classes, and for dimensions its functions and instances too."""
     names = []
     for name, each in vars(module).items():
         own = getattr(each, "__module__", "") == module.__name__ and (isinstance(each, type) or kind == "dimension")
-        made = kind == "dimension" and not isinstance(each, type) and hasattr(each, "score")
-        if (own or made) and not name.startswith("_"):
+        instance = kind == "dimension" and not isinstance(each, type) and hasattr(each, "score")
+        if (own or instance) and not name.startswith("_"):
             names.append(name)
     return names
 
 
 def was_run(kind: Kind, name: str, sha256: str) -> bool:
-    """Whether the command line or Python has named a file's plug-in, of this content."""
+    """Whether a file's plug-in with this content has run."""
     return (kind, name, sha256) in _RUN
 
 
 def named() -> list[tuple[Kind, str]]:
-    """The kinds and files, `FILE.py:NAME`, that were named, for another process of the same run."""
-    named = []
+    """The kind and the full name, `FOLDER/FILE.py:NAME`, of each plug-in that has run, for other processes of a run."""
+    full_names = []
     for kind, name, sha256 in _RUN:
-        of = f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', Path(name.rpartition(':')[0]).stem)}_{sha256[:16]}"
-        named.append((kind, f"{sys.modules[of].__file__}:{name.rpartition(':')[2]}"))
-    return named
+        file, _, attribute = name.rpartition(":")
+        module = sys.modules[_module_name(Path(file), sha256)]
+        full_names.append((kind, f"{module.__file__}:{attribute}"))
+    return full_names
 
 
 def line_of(error: BaseException, file: str | None) -> int | None:
-    """The line of a file that an error came through, the last of them; None where there is none."""
+    """The last line of a file in an error's traceback. None: the file is not in it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return lines[-1] if lines else None
 
@@ -183,7 +199,7 @@ def names(kind: Kind, builtin: Collection[str]) -> list[str]:
 
 
 def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> str:
-    """Why installed plug-ins of one name cannot be used; empty where there is one and it can."""
+    """Why the installed plug-ins of one name cannot be used; empty if there is exactly one that can."""
     owners = " and ".join(_owner(point) for point in points)
     if points and name in builtin:
         return f"{owners} has a plug-in of this name, which is that of one that is built in: uninstall it"
@@ -195,7 +211,7 @@ def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> st
 
 
 def first_paragraph(docstring: str) -> str:
-    """What a docstring begins with, as one line."""
+    """The first paragraph of a docstring, as one line."""
     return " ".join(docstring.strip().partition("\n\n")[0].split())
 
 
@@ -206,16 +222,16 @@ def _owner(point: EntryPoint) -> str:
 def find(
     kind: Kind, name: str, builtin: Collection[str], sha256: str | None = None, more: Iterable[str] = ()
 ) -> Plugin | None:
-    """The plug-in of a name; None where it is built in.
+    """The plug-in of a name. None: the name is built in.
 
     Args:
-        builtin: the names of those that are.
-        sha256: of a file's plug-in, which file. None: the one that was named, where it is one.
-        more: other words that are accepted, for the message.
+        builtin: the names that are built in.
+        sha256: for a file's plug-in, the SHA-256 of the file. None: any file of that name, if only one has run.
+        more: other accepted words, for the message.
 
     Raises:
-        Refused: there is none; several have this name; its code raises an error; or it is a file's, and neither the
-            command line nor Python has named that file.
+        Refused: there is no such plug-in; several have this name; its code raises an error; or it is in a file that
+            neither the command line nor Python has named.
     """
     argument = ARGUMENTS[kind]
     if is_file(name):

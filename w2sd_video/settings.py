@@ -1,9 +1,8 @@
-"""Every setting of a run, once: its type, bounds, default, help, option, the arm that it is of, and the families that
-have it.
+"""Every setting of a run, defined once: its type, bounds, default, help, option, arm, and families.
 
-`Pair` has what a preset and a request both say, `Settings` what a request says beside. They are dataclasses that
-pydantic validates: a value of another type, out of bounds, infinite or NaN, or a name that is not known, is `Refused`
-when one is made, by `dataclasses.replace` too. What depends on several settings or on files is for `Request.check`.
+`Pair` has the settings that presets and requests share, `Settings` those that only requests have. They are dataclasses
+that pydantic validates, also in `dataclasses.replace`: a value of another type, out of bounds, infinite or NaN, and an
+unknown name are `Refused`. `Request.check` checks what depends on several settings or on files.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from .setting_types import (
 )
 from .validation import Setting, validated
 
-# What a request shows: the videos to make, in this order. Only "w2sd" is made with the method on.
+# The videos of each variant of a request, in order. Only "w2sd" is sampled with the method.
 Variant = Literal["w2sd", "plain", "weak", "compare"]
 VARIANTS: dict[Variant, tuple[str, ...]] = {
     "w2sd": ("w2sd",),
@@ -64,21 +63,20 @@ METHODS = (
     "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
     " s2_guidance predict_and_perturb foresight guidance_schedule"
 ).split()
-# The settings that are models by themselves; those that every video has, and no image; those that are pictures.
-OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")
+OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")  # settings that are models
 PLACES = (*OWN_MODELS, "weak_config")  # settings that may be paths
-OF_VIDEOS = ("num_frames", "fps")
-PICTURES = ("control", "ip_image", "image")
+OF_VIDEOS = ("num_frames", "fps")  # settings that every video has, and no image
+PICTURES = ("control", "ip_image", "image")  # settings that are picture files
 MODELS, METHOD, SIZE = "Models", "Method", "Steps and size"
 
 
 @validated
 class Pair:
-    """What a preset and a request both say: two arms, as the differences between them, and how they are sampled.
+    """The settings that presets and requests share: the two arms, as differences between them, and the sampling.
 
-    Models are hub ids, files in a hub repository (`OWNER/NAME/FILE`), paths, or `package:FOLDER` for what the package
-    itself ships. Guidance is `uncond + w (cond - uncond)`: 1 is the conditional prediction alone, 0 the unconditional
-    one. Differences compose by being named together.
+    Models are hub ids, files in a hub repository (`OWNER/NAME/FILE`), paths, or `package:FOLDER` for models that the
+    package ships. Guidance is `uncond + w (cond - uncond)`: 1 is the conditional prediction alone, 0 the unconditional
+    one. Differences between the arms can be combined.
     """
 
     family: Annotated[FamilyName, Setting("The pipelines of the pair, one of FAMILIES.")]
@@ -161,7 +159,7 @@ class Pair:
     weak_routing: Annotated[
         Routing,
         Setting(
-            "The weak arm's experts, of a mixture: worst, or FROM,TO of their ranking.",
+            "The weak arm's experts in a mixture of experts: worst, or FROM,TO in their ranking.",
             ("--weak-routing",),
             METHOD,
             "weak",
@@ -171,7 +169,7 @@ class Pair:
     weak_skip_layers: Annotated[
         Layers,
         Setting(
-            "Transformer blocks that the weak arm leaves out: numbers from 0, or names, as mid_block.",
+            "Transformer blocks that the weak arm leaves out: numbers from 0, or names, such as mid_block.",
             ("--weak-skip-layers",),
             METHOD,
             "weak",
@@ -194,7 +192,10 @@ class Pair:
     options: Annotated[
         Names,
         Setting(
-            "An option of the method, as motion_gain=2; can be given again.", ("--set",), METHOD, metavar="NAME=VALUE"
+            "An option of the method, like motion_gain=2; can be given again.",
+            ("--set",),
+            METHOD,
+            metavar="NAME=VALUE",
         ),
     ] = field(default_factory=dict)
     num_inference_steps: Annotated[
@@ -219,7 +220,7 @@ class Pair:
     guidance_scale_2: Annotated[
         Scale | None,
         Setting(
-            "Guidance of the final step with the second of two experts; null: that of the first.",
+            "Guidance of the final step while the second of two experts runs; null: as for the first.",
             ("--guidance-2", "--guidance_scale_2"),
             METHOD,
             families=EXPERTS,
@@ -228,7 +229,7 @@ class Pair:
     strong_guidance_scale_2: Annotated[
         Scale | None,
         Setting(
-            "Guidance of the reflection's strong arm with the second of two experts; null: that with the first.",
+            "Guidance of the reflection's strong arm while the second of two experts runs; null: as for the first.",
             ("--strong-guidance-2",),
             METHOD,
             "reflection",
@@ -237,12 +238,12 @@ class Pair:
     ] = None
     weak_guidance_scale_2: Annotated[
         Scale | None,
-        Setting("The same of the reflection's weak arm.", ("--weak-guidance-2",), METHOD, "weak", EXPERTS),
+        Setting("The same for the reflection's weak arm.", ("--weak-guidance-2",), METHOD, "weak", EXPERTS),
     ] = None
     guidance_rescale: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
         Setting(
-            "How far the final step's guided prediction is scaled to the conditional one's deviation, from 0 to 1.",
+            "How far the final step's guided prediction is rescaled to the conditional one's deviation, from 0 to 1.",
             ("--guidance-rescale",),
             METHOD,
             families=RESCALED,
@@ -251,7 +252,7 @@ class Pair:
     embedded_guidance: Annotated[
         Scale | None,
         Setting(
-            "The guidance number that a distilled network is told; null: the pipeline's default.",
+            "The guidance number that a distilled network embeds; null: the pipeline's default.",
             ("--embedded-guidance",),
             METHOD,
             families=EMBEDDED,
@@ -260,7 +261,7 @@ class Pair:
     strong_embedded_guidance: Annotated[
         Scale | None,
         Setting(
-            "Another number for the strong arm's network, in the reflection alone.",
+            "Another such number for the strong arm, in the reflection alone.",
             ("--strong-embedded-guidance",),
             METHOD,
             "reflection",
@@ -269,7 +270,7 @@ class Pair:
     ] = None
     weak_embedded_guidance: Annotated[
         Scale | None,
-        Setting("Another number for the weak arm's network.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
+        Setting("Another such number for the weak arm.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
     ] = None
     num_frames: Annotated[
         int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE, families=VIDEOS)
@@ -313,19 +314,19 @@ class Pair:
 
 @validated
 class Settings(Pair):
-    """All that decides a run's frames.
+    """All settings that decide a run's frames.
 
     `reflection_steps` is lambda, the number of steps that reflect, from the noisiest down. `scheduler` is a diffusers
     class and its arguments. `options` are the method's own, by name; see `methods`. `control`, `ip_image` and
-    `image` are files: what a ControlNet is shown (for a video: a video or a folder of frames), what an IP-Adapter is,
-    and what a video begins with; `pictures` are their hashes, so that another picture of that name is not taken for it.
+    `image` are files: the ControlNet's input (for a video, a video or a folder of frames), the IP-Adapter's picture,
+    and the first frame of an image-to-video model. `pictures` holds their hashes, so that a changed file is noticed.
     """
 
     prompt: Annotated[
         Text, Field(pattern=r"\S"), Setting("What to show.", ("PROMPT",), accepted="give a text that is not empty")
     ]
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Setting("What the noise is drawn from.", ("--seed",))]
-    preset: Annotated[Text, Setting("The pair that the settings are from.", ("--preset",), MODELS)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Setting("Seed of the noise.", ("--seed",))]
+    preset: Annotated[Text, Setting("The preset that the settings come from.", ("--preset",), MODELS)]
     scheduler: Annotated[Names, Setting("A diffusers scheduler: its class and arguments.", ("--scheduler",), MODELS)]
     reflection_steps: Annotated[
         int,
@@ -363,13 +364,13 @@ class Settings(Pair):
         int | None,
         Field(ge=1, le=100),
         Setting(
-            "Passes of FreeInit: all steps, each time from noise whose low frequencies are those of the pass before.",
+            "Passes of FreeInit. Each pass makes all steps, from noise with the low frequencies of the previous pass.",
             ("--free-init",),
             METHOD,
             families=MOVED,
         ),
     ] = None
-    variant: Annotated[Variant, Setting("What is shown, one of VARIANTS.")] = "w2sd"
+    variant: Annotated[Variant, Setting("Which videos to make, one of VARIANTS.")] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None
     )
@@ -383,21 +384,17 @@ class Settings(Pair):
     ] = None
     control: Annotated[
         Model | None,
-        Setting(
-            "What the ControlNet is shown: a picture; for videos also a video or a folder.", ("--control",), MODELS
-        ),
+        Setting("The ControlNet's input: a picture; for videos also a video or a folder.", ("--control",), MODELS),
     ] = None
-    ip_image: Annotated[Model | None, Setting("The picture that the IP-Adapter is shown.", ("--ip-image",), MODELS)] = (
-        None
-    )
+    ip_image: Annotated[Model | None, Setting("The IP-Adapter's picture.", ("--ip-image",), MODELS)] = None
     image: Annotated[
-        Model | None, Setting("The picture that the video begins with.", ("--image",), MODELS, families=FROM_IMAGE)
+        Model | None, Setting("The video's first frame, a picture.", ("--image",), MODELS, families=FROM_IMAGE)
     ] = None
     pictures: Annotated[Hashes, Setting("Hashes of the pictures.")] = field(default_factory=dict)
     inversion: Annotated[
         Inversion,
         Setting(
-            "Where the inverse evaluates: x_s (default), x_t, or after N iterations.",
+            "Where the inverse evaluates the weak arm: x_s (default), x_t, or a number of extra iterations.",
             ("--inversion",),
             METHOD,
             "reflection",
@@ -406,7 +403,7 @@ class Settings(Pair):
     convention: Annotated[
         Literal["exact", "published"],
         Setting(
-            "Level of the inverse: exact (default), or published (the paper's code).",
+            "Noise level of the inverse: exact (default), or published (as in the paper's code).",
             ("--convention",),
             METHOD,
             "reflection",
@@ -414,9 +411,7 @@ class Settings(Pair):
     ] = "exact"
     method_sha256: Annotated[
         Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")] | None,
-        Setting(
-            "SHA-256 of the file, where the method is a file's, FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"
-        ),
+        Setting("SHA-256 of the file of a method FILE.py:CLASS.", accepted="give 64 digits of 0-9a-f"),
     ] = None
 
 

@@ -1,4 +1,4 @@
-"""How strongly a pair should reflect, by what its models say of noised data.
+"""How strongly a pair should reflect, estimated from its models' predictions on noised data.
 
 With d = p_s - p_w and r = eps - p_s, the denoising loss of p_s + g d is E|r - g d|^2. It is least at
 g* = E<d, r> / E|d|^2, and below that of p_s for every g between 0 and 2 g*. To first order W2SD is g = 1. So it helps
@@ -6,7 +6,7 @@ where g* is over 1/2, overshoots where g* lies between 0 and 1/2, and hurts wher
 no bias from the noise of one sample, because |d| has none.
 
 Bounds of g* are Fieller's (1954, Journal of the Royal Statistical Society B 16, 175): the values g for which Student's
-t test of <d, r> - g |d|^2 over prompts does not reject. This is of data that is noised, not of a sampler's own
+t test of <d, r> - g |d|^2 over prompts does not reject. The estimate is for noised data, not for a sampler's own
 latents, at guidance 1, and to first order.
 """
 
@@ -24,13 +24,15 @@ from .statistics import student, t_test
 if TYPE_CHECKING:
     from .alignment import Alignment
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # among which one is proposed
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # the candidates for a proposal
 
 
 @dataclass(frozen=True)
 class Strength:
-    """g* with its 95 % bounds over prompts; NaN where the two models are the same, and bounds that are infinite where
-    too few prompts tell |d| from 0. `p` is that of E<d, r> = 0, two-sided."""
+    """g* with its 95 % bounds over prompts, and the two-sided p value of E<d, r> = 0.
+
+    All are NaN if the two models are the same. The bounds are infinite if too few prompts tell |d| from 0.
+    """
 
     g: float
     low: float
@@ -44,9 +46,9 @@ class Strength:
 
 @dataclass(frozen=True)
 class Proposal:
-    """With which strength to reflect, and at which noise levels sigma; a strength of 0: at none.
+    """A strength of reflection, and the lowest and highest noise level sigma to reflect at. Strength 0: do not reflect.
 
-    `gain` is the lower bound of what the denoising loss falls by, in the networks' own unit, summed over these levels.
+    `gain` is a lower bound of the fall of the denoising loss, in the networks' own unit, summed over these levels.
     """
 
     strength: float
@@ -86,10 +88,10 @@ def strength(dr: NDArray[Any], dd: NDArray[Any]) -> Strength:
 
 
 def proposal(dr: NDArray[Any], dd: NDArray[Any], sigmas: Sequence[float]) -> Proposal:
-    """The strength and the neighbouring noise levels of which the loss's fall has the largest lower bound.
+    """Proposes the strength and the range of noise levels with the largest lower bound of the loss's fall.
 
-    The bounds are one-sided, at 5 % over all that is tried together (Bonferroni): every range of levels, with each of
-    STRENGTHS. Where none is above 0, no reflection is proposed.
+    The bounds are one-sided, at 5 % over all candidates together (Bonferroni): every range of levels with each of
+    `STRENGTHS`. If no bound is above 0, the proposal is not to reflect.
 
     Args:
         dr, dd: as of `products`.

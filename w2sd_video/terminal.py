@@ -1,4 +1,4 @@
-"""What every command shares: where it prints, what it says of errors, and how it reads the values of options."""
+"""What all commands share: printing, messages for errors, and reading the values of options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BROKEN_PIPE = 1  # nobody reads what is said: not all of it arrived
 
 
 class _Terminal(Console):
-    """A console that names the stream that cannot be written to. Of messages that nobody can read nothing is said."""
+    """A console that reports failed writes to stdout, by the stream's name, and ignores failed writes to stderr."""
 
     def print(self, *objects: Any, **how: Any) -> None:
         try:
@@ -60,13 +60,13 @@ class _Terminal(Console):
 
 
 def give_up(stream: str) -> None:
-    """Sends what a stream still holds back, and all that follows, nowhere; Python would fail at its end otherwise."""
+    """Discards a stream's buffer and all later output, because Python would fail on it at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, stream).fileno())
 
 
 def unwritable(error: OSError) -> BaseException:
-    """What an error of writing to standard output is raised as: its name with it, or the end, where nobody reads on."""
+    """The exception for a failed write to standard output: an error with its name, or an exit if the reader is gone."""
     if isinstance(error, BrokenPipeError):
         return SystemExit(BROKEN_PIPE)
     return OSError(error.errno or errno.EIO, error.strerror or str(error), "standard output")
@@ -77,7 +77,7 @@ err = _Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(*lines: str) -> None:
-    """Prints lines; where nobody reads them any more, ends as programs then do.
+    """Prints lines. If the reader is gone, the program exits, as programs in a pipe do.
 
     Raises:
         OSError: they cannot be written, as to a full disk.
@@ -108,11 +108,11 @@ def check_file(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not path.is_file():
         raise Refused("--out", str(path), "it is a folder or a device: give a file")
     if path.exists() and not overwrite:
-        raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+        raise Refused("--out", str(path), "it already exists: give another file, or --overwrite")
 
 
 def number(kind: type) -> Callable[[str], Any]:
-    """A parser of numbers that names what it got instead."""
+    """A parser of numbers whose error names the text that it got."""
 
     def parse(value: str) -> Any:
         try:
@@ -125,7 +125,7 @@ def number(kind: type) -> Callable[[str], Any]:
 
 @contextmanager
 def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
-    """Turns the errors that a user can mend into one message and an exit code.
+    """Turns errors that a user can fix into one message and an exit code.
 
     Args:
         context: of the command, so that no option is named which the command has not.
@@ -161,7 +161,7 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
 
 
 def _message(error: Named, options: Mapping[str, str], context: typer.Context | None) -> str:
-    """What is said of an error: the option that sets its argument, or else where its value comes from."""
+    """The message of an error: it names the option of the argument, or else where the value comes from."""
     if not error.argument:
         return str(error)
     setting = setting_options.whole(error.argument)
@@ -183,7 +183,7 @@ def _message(error: Named, options: Mapping[str, str], context: typer.Context | 
 
 
 def _problem(error: Named, context: typer.Context | None) -> str:
-    """What is wrong, with options of methods as `--set` takes them.
+    """The problem of an error, with methods' options written as `--set` takes them.
 
     Args:
         context: of a command that has set it; None where something else has, such as a plan.
@@ -202,7 +202,7 @@ def _problem(error: Named, context: typer.Context | None) -> str:
 
 
 def _as_typed(value: object) -> str:
-    """A value as `--set` reads it."""
+    """A value in the form that `--set` reads."""
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError):  # a date, or a whole number of thousands of digits
@@ -215,7 +215,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def quiet() -> None:
-    """Leaves the terminal to our own progress, and to the hub's when it downloads."""
+    """Silences the libraries' progress bars, except the hub's for downloads."""
     import diffusers
     import huggingface_hub
     import transformers
@@ -226,7 +226,7 @@ def quiet() -> None:
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE`, the value as YAML reads it."""
+    """The name and the value of `NAME=VALUE`; the value is read as YAML."""
     name, equals, value = text.partition("=")
     try:
         read = words_as_booleans(parse_yaml(value))
@@ -238,7 +238,7 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 
 def read_settings(texts: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` of several options, each name once."""
+    """The values of several `NAME=VALUE` by name; each name may be there once."""
     values: dict[str, Any] = {}
     for text in texts:
         name, value = read_setting(text)
@@ -249,7 +249,7 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
 
 
 def flowing(app: typer.Typer) -> None:
-    """Makes a line of each paragraph of its commands' help, which typer would else break where the docstring does."""
+    """Joins each paragraph of the commands' help to one line; typer would break lines where the docstrings do."""
     for command in app.registered_commands:
         paragraphs = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)

@@ -1,8 +1,8 @@
-"""Dataclasses that pydantic validates, and what is wrong with a value in words: a `Refused` that names the field.
+"""Dataclasses that pydantic validates. An invalid value raises a `Refused` that names the field and what is accepted.
 
-A field is `Annotated` with its bounds and, for the command line and for messages, with a `Setting`. Types are strict,
-names that are not known and numbers that are not finite are refused. The words are made of pydantic's list of errors,
-never of its text.
+A field is `Annotated` with its bounds and, for the command line and for messages, with a `Setting`. Types are strict;
+unknown names and numbers that are not finite are refused. Messages come from pydantic's list of errors, never from its
+text.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True)
 class Setting:
-    """What the command line and messages say of a setting.
+    """How the command line and messages describe a setting.
 
     Args:
-        help: what it is, for `--help`.
-        options: the command line's names for it, the usual one first.
-        panel: where `--help` lists it.
-        arm: "weak" or "reflection", where it has no part in sampling by the strong model alone.
-        families: those that have it; all where it is None.
-        accepted: what is accepted, for messages, where its type and bounds do not say it.
-        metavar: what `--help` shows for its value.
+        help: its description, for `--help`.
+        options: its names on the command line, the usual one first.
+        panel: the panel of `--help` that lists it.
+        arm: "weak" or "reflection" if the setting has no effect on the strong model alone; else None.
+        families: the families that have it. None: all.
+        accepted: the accepted values, for messages, if its type and bounds do not tell them.
+        metavar: the placeholder for its value in `--help`.
     """
 
     help: str

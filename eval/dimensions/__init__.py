@@ -1,4 +1,4 @@
-"""Which dimensions there are: one file each, found by name, imported when it is used."""
+"""All dimensions: one file each, found by name, and imported when it is used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ BUILT_IN = (*GROUPS, *NAMES, *OFFICIAL)  # the names that a plug-in cannot have
 
 @dataclass(frozen=True)
 class Skipped:
-    """A dimension that was asked for and cannot be computed here, and why."""
+    """A requested dimension that cannot be computed here, with the reason."""
 
     name: str
     reason: str
@@ -111,7 +111,7 @@ def chosen(dimensions: Chosen | Iterable[Chosen], official: bool = False) -> lis
 
 
 def _named(name: str) -> Dimension:
-    """A dimension without its code, which only has a name."""
+    """A dimension without its code: it only has a name."""
     dimension = Dimension()
     dimension.name = name
     return dimension
@@ -157,7 +157,7 @@ def own(candidate: object, named: str = "") -> Dimension:
 
 
 def _nameless(candidate: Dimension) -> str:
-    """What one does about a dimension whose name cannot be used."""
+    """The advice for a dimension whose name cannot be used."""
     name = getattr(candidate, "name", None)
     if not isinstance(candidate, ByFunction) or name != "<lambda>":
         has = "it has no `name`" if name is None else f"its name is {name!r}"

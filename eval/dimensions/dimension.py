@@ -1,4 +1,4 @@
-"""What a dimension is: a measure of a video, by its frames as they pass by."""
+"""The interface of a dimension, which scores a video from its frames as they are decoded."""
 
 from __future__ import annotations
 
@@ -20,62 +20,66 @@ if TYPE_CHECKING:
     from ..videos import Video
     from ..weights import Weights
 
-    # Is sent the batches of a video in order, then None when there are no more; returns the score as soon as it is
-    # certain, or scores by column, or features.
+    # Gets the batches of a video in order, and then None. Returns a score, scores by column, or features; it may return
+    # before the last batch.
     Scoring = Generator[None, Batch | None, float | dict[str, float] | NDArray[np.float32]]
 
 
 class Dimension:
-    """A measure of a video. One is made for a run, with its networks, and scores many videos.
+    """A measure of a video. One instance, with its networks, scores all videos of a run.
 
-    A subclass says what it is by class attributes, loads its networks in `load`, and scores in `score`. All that an
-    object has of its own is what `load` gave it.
+    A subclass sets the class attributes, loads its networks in `load`, and computes scores in `score`. Only `load` sets
+    attributes of the instance, which are removed when the networks are freed.
     """
 
     name: str
-    version: int | str = 1  # raised when scores change; those of other versions are not reused
+    version: int | str = 1  # increase it when scores change; stored scores of other versions are not reused
     weights: tuple[Weights, ...] = ()
     least_frames: int = 1
     prompted: bool = False  # whether the score depends on the prompt
-    of_motion: bool = False  # whether frames are matched with one another, in memory by their size
-    # VBench's means over videos, on one process and on several, weight each by its frames less this; None: all alike.
+    of_motion: bool = False  # whether frames are matched with one another, which takes memory by their size
+    # VBench weights each video in a mean by its frames minus this number, in one process and in several. None: equally.
     weighted: tuple[int | None, int | None] = (None, None)
-    # Of a dimension that is not of this package: the records of its columns, and what its code is from.
+    # For dimensions outside this package: the records of the columns, and where the code comes from.
     records: tuple[Column, ...] = ()
     source: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the scores that it gives a video; `record` has more of each."""
+        """The names of the scores of a video; `record` describes each."""
         return tuple(record.name for record in self.records) or (self.name,)
 
     def record(self, column: str) -> Column:
-        """What is known of one of its columns; where nothing is said, a higher number is better."""
+        """The record of a column. By default, a higher number is better."""
         own = {record.name: record for record in self.records}
         return own.get(column) or COLUMNS.get(column) or Column(column)
 
     @property
     def stored(self) -> bool:
-        """Whether its scores can be known again: its code is this package's, a plug-in's, or says its `version`."""
+        """Whether its scores can be stored and reused: its code is this package's, a plug-in's, or has a `version`."""
         if self.source or "version" in vars(self):
             return True
         own = [cls for cls in type(self).__mro__ if not is_ours(cls) and cls is not object]
         return any("version" in vars(cls) for cls in own) if own else not isinstance(self, ByFunction)
 
     def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        """Loads the networks from where `weights` were found, by `Weights.name`, in float32."""
+        """Loads the networks in float32.
+
+        Args:
+            paths: where `weights` were found, by `Weights.name`.
+        """
 
     def score(self, video: Video, reader: Reader) -> Scoring:
-        """Scores a video while its frames pass by.
+        """Scores a video while it is decoded, as a generator: each `yield` gives the next batch, or None at the end.
 
         Raises:
-            ValueError: it cannot be scored; says why.
+            ValueError: the video cannot be scored, with the reason.
         """
         raise NotImplementedError
 
 
 class ByFrame(Dimension):
-    """A dimension that is a mean over frames."""
+    """A dimension whose score is a mean over frames."""
 
     def of_frames(self, batch: Batch, video: Video) -> torch.Tensor:
         """The score of each frame of a batch, (n,)."""
@@ -92,11 +96,11 @@ class ByFunction(Dimension):
     """A dimension that is a function of a video's frames.
 
     Args:
-        function: of the frames, (F, H, W, 3), RGB, uint8, and, where it has a parameter of that name, of the `prompt`.
-            It returns a number, or numbers by column; NaN where it says nothing of the video.
-        columns: what the scores are called and which way is better; default: the function's name, higher is better.
-        version: by which stored scores are known; to be raised when scores change. None: scores are not stored.
-        least_frames: how many a video must have.
+        function: takes the frames, (F, H, W, 3), RGB, uint8, and the `prompt` if it has a parameter of that name. It
+            returns a number, or numbers by column; NaN if it does not apply to the video.
+        columns: the names of the scores, and which direction is better. Default: the function's name, higher is better.
+        version: identifies stored scores; change it when scores change. None: scores are not stored.
+        least_frames: the fewest frames that a video must have.
     """
 
     def __init__(
@@ -130,17 +134,17 @@ class ByFunction(Dimension):
 
 
 class Compared(Dimension):
-    """A dimension that is a function of frames' features: of a video's and the references', or of a whole group's.
+    """A dimension that compares features of frames: a video's, or a whole group's, with the references'.
 
-    The features are what is kept of a video, so that another comparison takes no network.
+    The features of a video are stored, so that another comparison needs no network.
     """
 
     referenced = True  # whether it needs reference images
     of_groups = False  # whether a group has one score, and its videos none
-    enough = 1  # pictures of a group, with fewer of which its score misleads
+    enough = 1  # the fewest pictures of a group for a score that does not mislead
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """(n, channels) of a batch's frames."""
+        """The features (n, channels) of a batch's n frames."""
         raise NotImplementedError
 
     def score(self, video: Video, reader: Reader) -> Scoring:
@@ -152,32 +156,36 @@ class Compared(Dimension):
         return torch.cat(seen).numpy()
 
     def compare(self, features: NDArray[np.float32], references: Any) -> float:
-        """The score of a video or group with these features, against those of the references, or `statistics`.
+        """The score of a video or group.
+
+        Args:
+            features: (n, channels), of its frames.
+            references: what `gathered` or `statistics` returned.
 
         Raises:
-            ValueError: they are too few; says how many it takes.
+            ValueError: there are too few features; the message says how many are needed.
         """
         raise NotImplementedError
 
     def gathered(self, references: NDArray[np.float32]) -> Any:
-        """What `compare` takes of all references' features: those, unless something smaller says as much.
+        """The references' features as `compare` takes them; a subclass may return a summary, such as their mean.
 
         Raises:
-            ValueError: they are too few; says how many it takes.
+            ValueError: there are too few features; the message says how many are needed.
         """
         return references
 
     def statistics(self, path: Path) -> Any:
-        """What an .npz file that is given as references says of them.
+        """The references' statistics from an .npz file, as `compare` takes them.
 
         Raises:
-            ValueError: it says nothing that the dimension compares with.
+            ValueError: the file has no statistics for this dimension.
         """
         raise ValueError(f"it compares with pictures, and {path} holds statistics")
 
 
 class Similarity(Compared):
-    """The mean cosine of each frame with each reference."""
+    """The mean cosine similarity of each frame with each reference."""
 
     def compare(self, features: NDArray[np.float32], references: NDArray[np.float32]) -> float:
         import torch
@@ -188,5 +196,5 @@ class Similarity(Compared):
 
 
 def is_ours(code: Any) -> bool:
-    """Whether a class, or a function, is this package's."""
+    """Whether a class or a function belongs to this package."""
     return str(code.__module__).partition(".")[0] == __name__.partition(".")[0]

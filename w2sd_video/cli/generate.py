@@ -1,4 +1,4 @@
-"""`w2sd-video generate` and `w2sd-video image`: requests of what the command line says, made under progress bars."""
+"""`w2sd-video generate` and `w2sd-video image`: makes the requests of a command line under progress bars."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def generate(
         ),
     ] = None,
     image_encoder: Annotated[
-        str | None, option(MODELS, "The IP-Adapter's image encoder, where it is not beside it: a folder.")
+        str | None, option(MODELS, "The IP-Adapter's image encoder, if it is not beside it: a folder.")
     ] = None,
     plain: Annotated[bool, option(METHOD, "The strong model without reflection.", "--plain")] = False,
     weak_only: Annotated[
         bool,
         option(
             METHOD,
-            "The weak arm alone, at --guidance; where guidance is all that tells it apart, at --weak-guidance.",
+            "The weak arm alone, at --guidance; if the arms differ in guidance alone, at --weak-guidance.",
             "--weak-only",
         ),
     ] = False,
@@ -121,7 +121,7 @@ def generate(
         str | None,
         option(
             METHOD,
-            "Refine prompts, of which the weak arm keeps the raw ones: shapes, or a language model's folder or hub id.",
+            "Refine prompts for the strong arm; the weak arm keeps the raw ones: shapes, or a language model.",
             **words("shapes"),
         ),
     ] = None,
@@ -143,16 +143,16 @@ def generate(
     verify: Annotated[
         bool,
         option(
-            OUTPUT, "Compare what is made already with its sidecar by hashes, not by sizes and times alone.", "--verify"
+            OUTPUT, "Compare existing files with their sidecars by hashes, not only by sizes and times.", "--verify"
         ),
     ] = False,
     *,
     kind: str,
     **fields: Any,
 ) -> None:
-    """Make videos from prompts: an MP4 each, and a JSON sidecar with all that it takes to make it again.
+    """Make videos from prompts: for each, an MP4 and a JSON sidecar with all that is needed to make it again.
 
-    Settings come from the preset; an option replaces one of them. What is already made is kept and skipped.
+    Settings come from the preset; each option replaces one. Videos that exist already are kept and skipped.
     """
     # One function because every option of the command is declared in its signature; the work is in `requests` and
     # `sample`.
@@ -187,7 +187,7 @@ def generate(
 
 
 class _Left(TimeRemainingColumn):
-    """The time that is left, with that word; empty while it is not known."""
+    """The remaining time, followed by "left"; empty while it is not known."""
 
     def render(self, task: Task) -> Text:
         left = super().render(task)
@@ -204,7 +204,7 @@ def sample(
     way: str = "Give --overwrite, or another --out",
     to: Console = out,
 ) -> None:
-    """Runs the requests under progress bars, and says where everything is."""
+    """Runs the requests under progress bars, and prints where the files are."""
     overwrite = confirm_writable(requests, folder, formats, overwrite, verify, way=way)
     check_there(requests)
 
@@ -254,10 +254,10 @@ def sample(
 def confirm_writable(
     requests: list[Request], folder: Path, formats: list[str], overwrite: bool, verify: bool = False, *, way: str
 ) -> bool:
-    """Makes sure, before any model is loaded, that the names of the outputs can be written to.
+    """Makes sure, before any model is loaded, that the outputs can be written.
 
     Args:
-        way: what a user can do where they cannot; on a terminal, one who can overwrite is asked.
+        way: the advice if they cannot; on a terminal, the user is asked whether to overwrite.
 
     Returns:
         Whether files may be replaced.

@@ -1,4 +1,4 @@
-"""Commands that say what there is: presets, methods, dimensions, and what this machine has."""
+"""Commands that list presets, methods and dimensions, and describe this machine."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _refuse(broken: Sequence[ValueError]) -> None:
 
 
 def _owner_of_preset(name: str) -> str | None:
-    """The plug-in that a preset is of; None where it is built in, or a file."""
+    """The plug-in of a preset. None: the preset is built in, or a file."""
     return presets.source(name) or None if name in presets.names() else None
 
 

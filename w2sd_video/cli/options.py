@@ -1,5 +1,4 @@
-"""Options of commands: those of a run's settings, from `settings`, and the values that the command line writes its own
-way."""
+"""Options of commands: those of a run's settings, built from `settings`, and the parsers of their texts."""
 
 from __future__ import annotations
 
@@ -35,12 +34,12 @@ DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 def words(*known: str) -> dict[str, Any]:
-    """Of an option: what a shell completes its value to."""
+    """Arguments of an option whose value a shell completes to these words."""
     return {"autocompletion": lambda: list(known)}
 
 
 def dimension_names(incomplete: str) -> list[str]:
-    """What a shell completes names of dimensions to, with commas between: the last of them."""
+    """The shell completions of a list of dimensions with commas between: for the last name."""
     from ..eval.dimensions import known
 
     before, comma, _ = incomplete.rpartition(",")
@@ -51,18 +50,18 @@ FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else 
 
 
 def wants_json(form: str) -> bool:
-    """Whether `--format` says json."""
+    """Whether `--format` is json."""
     if form not in ("text", "json"):
         raise Refused("--format", form, "give text or json")
     return form == "json"
 
 
 def option(panel: str | None, text: str, *names: str, **more: Any) -> Any:
-    """An option of a command's own, in a panel of its help."""
+    """An option of a command, in a panel of its help."""
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
-# Settings that can be given again, and the parsers of those whose text is not their value.
+# Settings whose option can be repeated.
 REPEATED = ("adapters", "options")
 
 
@@ -106,7 +105,7 @@ COMPLETED: dict[str, Callable[..., list[str]]] = {
 
 
 def _parameter(name: str, of: type) -> inspect.Parameter:
-    """A setting as an option of a command: None where it is not given."""
+    """A setting as an option of a command, with None as the default."""
     about, kind = settings.of(name, of), settings.number(name, of)
     more: dict[str, Any] = {"metavar": about.metavar} if about.metavar else {}
     if listed := settings.words(name, of):
@@ -121,7 +120,7 @@ def _parameter(name: str, of: type) -> inspect.Parameter:
 
 
 def having(families: tuple[str, ...]) -> list[str]:
-    """The settings of runs that are options, of some families."""
+    """The names of the settings that are options, and that one of these families has."""
     own = ("seed", "preset")  # of which `generate` takes more than one value, or reads a file
     return [
         name
@@ -136,12 +135,11 @@ def having(families: tuple[str, ...]) -> list[str]:
 def with_settings(
     names: list[str], fixed: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of commands that take `**fields`: settings are options, after `--preset`, and those that a user gives
-    come as `fields`.
+    """A decorator that adds settings as options to a command, after `--preset`. The command gets them as `**fields`.
 
     Args:
-        names: which settings.
-        fixed: values of parameters of the command that are no options.
+        names: the settings to add.
+        fixed: values for parameters of the command that are not options.
     """
     values = dict(fixed or {})
 
@@ -170,16 +168,16 @@ def with_settings(
 
 
 def read_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a request takes them, of what options say.
+    """Parses the texts of options into settings as a request takes them.
 
     Raises:
-        Refused: a text is not what its setting takes.
+        Refused: a setting does not accept its text.
     """
     return {name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()}
 
 
 def refuse_empty(context: typer.Context) -> None:
-    """Refuses options whose value is an empty text, as of a shell's variable that is not set."""
+    """Refuses options with an empty text, as from an unset shell variable."""
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
         empty = value == "" or (isinstance(value, (list, tuple)) and "" in value)
@@ -188,7 +186,7 @@ def refuse_empty(context: typer.Context) -> None:
 
 
 def read_scaled(option: str, text: str, strong: float, weak: float) -> Scaled:
-    """`MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms."""
+    """Parses `MODEL[:STRONG[:WEAK]]`: a model, and its scales in the two arms, which default to `strong` and `weak`."""
     number = r":([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
     match = re.fullmatch(rf"(.+?)(?:{number})?(?:{number})?", text)
     if not match:
@@ -201,12 +199,13 @@ def read_scaled(option: str, text: str, strong: float, weak: float) -> Scaled:
 
 
 def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], alone: bool) -> dict[str, Scaled]:
-    """LoRAs by name, of those that are named or else the preset's; empty where nothing is asked.
+    """The LoRAs of a command line by name; if only scales are set, the preset's LoRAs. Empty if neither is set.
 
     Args:
-        scales: by arm, in place of those that they come with.
-        alone: no other weak model or motion module is named. Where there is one, or the pair has one, LoRAs are the
-            strong model's.
+        loras: `MODEL[:STRONG[:WEAK]]` each.
+        scales: by arm, scales that replace those of the LoRAs.
+        alone: whether no other weak model or motion module is set. If there is one, here or in the preset, LoRAs act on
+            the strong model alone by default.
     """
     named = dict(pair.adapters) if scales and not loras else {}
     option, scale = next(((f"--{arm}_lora_scale", x) for arm, x in scales.items()), ("", 0.0))
@@ -235,10 +234,10 @@ def adapters(loras: list[str], pair: presets.Preset, scales: dict[str, float], a
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,3,8-15` as numbers, each once.
+    """Parses a list of seeds such as `0,3,8-15`; each number is returned once.
 
     Raises:
-        Refused: it is something else, or there is a negative one.
+        Refused: the text is not such a list, or a number is negative.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -253,10 +252,11 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def read_prompts(prompts: list[str], suite: Path | None, kind: str = "video") -> list[str]:
-    """The prompts given and those of the suite, each once.
+    """The prompts of the command line and of the suite, each once.
 
     Raises:
-        ValueError: there are none; or the suite is not there, or cannot be read.
+        ValueError: there is no prompt.
+        Refused: the suite does not exist, or cannot be read.
     """
     prompts = list(prompts)
     if suite is not None:

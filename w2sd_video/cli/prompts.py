@@ -110,7 +110,7 @@ def _write(suite: Suite, drawn: dict[str, Any], form: str | None, path: Path | N
         if named not in FORMATS or form not in (None, named):
             raise Refused("--out", str(path), f"give a file of the format {form or ', '.join(FORMATS)}")
         if path.exists() and not overwrite:
-            raise Refused("--out", str(path), "it is there already: give another file, or --overwrite")
+            raise Refused("--out", str(path), "it already exists: give another file, or --overwrite")
         form = named
     form = form or "text"
     if form not in FORMATS:

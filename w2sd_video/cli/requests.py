@@ -1,4 +1,4 @@
-"""The requests that a command line says: new ones of prompts and seeds, or that of a sidecar again."""
+"""The requests of a command line: new ones from prompts and seeds, or the request of a sidecar."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Batch:
     """Requests to make, in these formats.
 
     Attributes:
-        origin: a context in which errors say which values are a preset's or a sidecar's.
-        before: what the sidecar says, of one that is made again.
-        verify: whether what is made already is compared by hashes.
+        origin: a context in which errors say whether a value comes from a preset or a sidecar.
+        before: the sidecar's content, for a request that is made again.
+        verify: whether existing outputs are compared by hashes.
     """
 
     requests: list[Request]
@@ -41,13 +41,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Line:
-    """What a command line says beside settings of a run.
+    """The options of a command line beside the settings of a run.
 
     Attributes:
         kind: what the command makes, "video" or "image".
-        lora_scales: by arm, in place of those that the LoRAs come with; None where there is none.
-        variants: those of "plain", "weak" and "compare" that are named.
-        record: whether what the method does is recorded.
+        lora_scales: by arm, a scale that replaces those of the LoRAs, or None.
+        variants: which of "plain", "weak" and "compare" are set.
+        record: whether to record what the method does.
     """
 
     kind: str
@@ -65,19 +65,19 @@ class Line:
 
     @property
     def scales(self) -> dict[str, float]:
-        """The LoRAs' scales that are named."""
+        """The LoRAs' scales that are set, by arm."""
         return {arm: scale for arm, scale in self.lora_scales.items() if scale is not None}
 
     def batch(self, formats: Collection[str], fields: dict[str, Any], flags: dict[str, str]) -> Batch:
         """The requests of the line.
 
         Args:
-            formats: of the outputs; those of a sidecar are added.
-            fields: the settings that options say, as a request takes them.
-            flags: gets the options that set a part of a setting, for messages.
+            formats: the formats of the outputs; those of a sidecar are added.
+            fields: the settings that options set, as a request takes them.
+            flags: is extended by the options that set a part of a setting, for messages.
 
         Raises:
-            Refused, ValueError: what is said cannot be used, or does not go together.
+            Refused, ValueError: an option cannot be used, or two do not fit together.
         """
         method = fields.get("method")
         file = plugins.from_name("method", method) if method else None
@@ -96,7 +96,7 @@ class Line:
         return self._new(formats, fields, flags)
 
     def _new(self, formats: Collection[str], fields: dict[str, Any], flags: dict[str, str]) -> Batch:
-        """A request of each prompt with each seed."""
+        """A request for each prompt with each seed."""
         seeds = parse_seeds("0" if self.seed is None else self.seed)
         pair = presets.load(self.preset or DEFAULTS[self.kind])
         check_kind(pair, self.kind, "--preset", pair.name)
@@ -122,11 +122,11 @@ class Line:
     def _again(
         self, sidecar: Path, formats: Collection[str], fields: dict[str, Any], file: plugins.Plugin | None
     ) -> Batch:
-        """The request of a sidecar, in its formats too.
+        """The request of a sidecar, with the sidecar's formats added.
 
         Args:
-            fields: what of the request is replaced.
-            file: the method, where it is one of a file.
+            fields: settings that replace the request's.
+            file: the method, if it is in a file.
         """
         free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
         others = (self.suite, self.preset, self.refine, self.seed, self.image_encoder)
@@ -150,7 +150,7 @@ def _ordered(formats: Collection[str]) -> list[str]:
 
 @contextmanager
 def _of_sidecar(path: Path, overrides: Container[str]) -> Iterator[None]:
-    """Errors inside that are of a sidecar's request say so, but for those of settings that are replaced."""
+    """Makes errors inside name the sidecar, if they are about a setting of its request that is not replaced."""
     try:
         yield
     except Named as error:
@@ -163,15 +163,15 @@ def _of_sidecar(path: Path, overrides: Container[str]) -> Iterator[None]:
 def _recorded(
     sidecar: Path, kind: str, fields: dict[str, Any], file: plugins.Plugin | None
 ) -> tuple[Request, dict[str, Any]]:
-    """The request of a sidecar, and all that it says. Says of files that are no longer what they were.
+    """The request of a sidecar, and the sidecar's content. Prints which of its files have changed.
 
     Args:
         kind: what the command makes, "video" or "image".
-        fields: what of the request is replaced.
-        file: the method, where it is one of a file.
+        fields: settings that replace the request's.
+        file: the method, if it is in a file.
 
     Raises:
-        Refused: it cannot be read, or its method is another one.
+        Refused: the sidecar cannot be read, or its method is another one.
         ValueError: its request cannot be used.
     """
     try:
@@ -189,28 +189,31 @@ def _recorded(
     check_kind(request, kind, "--from", str(sidecar))
     for path, what in runs.check_files(sidecar.parent, before, hashed=True).items():
         if os.path.lexists(path):
-            err.print(f"{path} {what}: it is damaged or another one", markup=False)
+            err.print(f"{path} {what}: it is damaged or was replaced", markup=False)
     return request, before
 
 
 def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refiner: str | None) -> list[Request]:
-    """A request of each prompt with each seed.
+    """A request for each prompt with each seed.
+
+    Args:
+        refiner: rewrites the prompts; the weak arm keeps the raw ones. None: prompts stay as they are.
 
     Raises:
-        Refused: one cannot be used.
+        Refused: a request cannot be used.
     """
     requests = []
     for prompt in prompts:
         raw = {"weak_prompt": prompt} if refiner else {}
         requests += [Request.of(prompt, seed, **{**raw, **fields}) for seed in seeds]
-    if refiner:  # which may load a language model, so that all else is refused before
+    if refiner:  # last, since it may load a language model
         by_prompt = dict(zip(prompts, refine_prompts(prompts, refiner), strict=True))
         requests = [replace(request, prompt=by_prompt[request.prompt]) for request in requests]
     return requests
 
 
 def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
-    """A note on options that have no part in what is made, or an empty text."""
+    """A note on options that have no effect, or an empty text."""
     from ..methods import find
 
     method = find(request.method, request.method_sha256)
@@ -241,14 +244,14 @@ def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: b
 
 
 def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
-    """Refuses, for one of the commands, what is made by the other."""
+    """Refuses an image preset in the command for videos, and the reverse."""
     if pair.kind != kind:
         other = "image" if kind == "video" else "generate"
         raise Refused(option, value, f"it makes {pair.kind}s: w2sd-video {other}")
 
 
 def refine_prompts(prompts: list[str], refiner: str) -> Iterator[str]:
-    """Prompts as the strong arm is told them."""
+    """The prompts refined for the strong arm, one by one."""
     refine: Callable[[str], str]
     if refiner == "shapes":
         from ..shapes import grammar

@@ -50,7 +50,7 @@ def evaluate(
     dimensions: Annotated[
         str,
         typer.Option(
-            help="Some of `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME.",
+            help="Names from `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME.",
             autocompletion=dimension_names,
         ),
     ] = "six",
@@ -58,7 +58,7 @@ def evaluate(
         Path,
         typer.Option(
             "--out",
-            help="The results, a JSON file; others are made beside it. Of NAME.html, the page shows the videos too.",
+            help="The results, a JSON file; others are written beside it. With NAME.html the page shows the videos.",
             **PATH,
         ),
     ] = Path("results.json"),
@@ -74,11 +74,11 @@ def evaluate(
         typer.Option(help="own, or official: VBench's own package, all its 16 dimensions.", **words("own", "official")),
     ] = "own",
     official_python: Annotated[
-        str, typer.Option(help="The Python of the environment that has VBench's package.")
+        str, typer.Option(help="The Python executable of an environment with VBench's package.")
     ] = sys.executable,
     images: Annotated[bool, typer.Option("--images", help="Score every picture of a folder by itself.")] = False,
     references: Annotated[
-        list[str] | None, typer.Option(help="Pictures that clip_i, dino and fid compare with; or FID's .npz.")
+        list[str] | None, typer.Option(help="Pictures for clip_i, dino and fid to compare with; or FID's .npz.")
     ] = None,
     worst: Annotated[int | None, WORST] = None,
     form: Annotated[
@@ -133,11 +133,11 @@ def best(
     videos: Annotated[
         list[str], typer.Argument(metavar="VIDEO...", help="Files, folders, globs: several videos of each prompt.")
     ],
-    by: Annotated[str, typer.Option(metavar="COLUMN", help="The column of scores, as clip_t or shapes_jerk.")],
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="The column of scores, such as clip_t or shapes_jerk.")],
     dimensions: Annotated[
         str | None,
         typer.Option(
-            help="The dimension that has the column, where it is a plug-in's or FILE.py:NAME.",
+            help="The dimension of the column, if it is from a plug-in or FILE.py:NAME.",
             autocompletion=dimension_names,
         ),
     ] = None,
@@ -145,7 +145,7 @@ def best(
         Path | None, typer.Option("--out", help="Copy the best videos and their sidecars to this folder.", **PATH)
     ] = None,
     scores_file: Annotated[
-        Path, typer.Option("--scores", help="Where scores are kept, and read from: the .jsonl of eval.", **PATH)
+        Path, typer.Option("--scores", help="The file of stored scores, read and extended: eval's .jsonl.", **PATH)
     ] = Path("results.jsonl"),
     weights: Annotated[
         Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)

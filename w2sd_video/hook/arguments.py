@@ -1,4 +1,4 @@
-"""What `apply_reflection` accepts: any other value is refused by the argument's name, before anything is changed."""
+"""Checks of the arguments of `apply_reflection`, before anything is changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_arguments(
     generator: Any,
     recorder: Any,
 ) -> None:
-    """Raise the ValueError for an argument of another type than `apply_reflection` takes."""
+    """Refuse an argument of a type that `apply_reflection` does not take."""
     if method is not None and not isinstance(method, Method):
         raise no_method(method, by_name=False)
     for each in weak.values() if isinstance(weak, Mapping) else [weak]:
@@ -72,7 +72,11 @@ def check_arguments(
 
 
 def check_inputs(name: str, own: Conditioning, networks: list[nn.Module]) -> None:
-    """Raise the ValueError for what an arm is told in an input that no network of it has."""
+    """Refuse a conditioning with an input that none of the arm's networks has.
+
+    Args:
+        name: the argument's name, for messages.
+    """
     takes = [inputs_of(network) for network in networks]
     if any(each is None for each in takes):
         return
@@ -89,7 +93,7 @@ def check_inputs(name: str, own: Conditioning, networks: list[nn.Module]) -> Non
 
 
 def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
-    """Raise the ValueError for a weak network that needs an input which the pipeline's own does not have."""
+    """Refuse a weak network that requires an input which the pipeline's own does not take."""
     ours, theirs = inputs_of(weak), inputs_of(strong)
     if ours is None or theirs is None:
         return
@@ -99,17 +103,19 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
         kinds = [type(unwrap_module(network)).__name__ for network in (weak, strong)]
         raise ValueError(
             f"`weak` is a {kinds[0]}, which takes {lacking[0]!r}, and {name}'s denoiser is a {kinds[1]}, which takes"
-            f" {', '.join(theirs)}: accepted is a network of the same inputs."
+            f" {', '.join(theirs)}. Accepted: a network of the same inputs."
         )
 
 
 def check_same_place(name: str, weak: nn.Module, strong: nn.Module) -> None:
-    """Refuse a weak network that cannot take what the pipeline tells its own: of another dtype, or on another device
-    without a hook that brings its inputs there."""
+    """Refuse a weak network that cannot take the inputs of the pipeline's own.
+
+    That is a network of another dtype, or one on another device without a hook that moves its inputs there.
+    """
     ours, theirs = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
     if None not in (ours, theirs) and ours != theirs:
         raise ValueError(
-            f"`weak` is in {ours}, and {name}'s denoiser in {theirs}: accepted is one dtype for both, such as by"
+            f"`weak` is in {ours}, and {name}'s denoiser in {theirs}. Accepted: one dtype for both, as loaded by"
             " `from_pretrained(…, torch_dtype=…)`."
         )
     places = [getattr(network, "device", None) for network in (weak, strong)]
@@ -119,14 +125,14 @@ def check_same_place(name: str, weak: nn.Module, strong: nn.Module) -> None:
     )
     if None not in places and places[0] != places[1] and not hooked:
         raise ValueError(
-            f"`weak` is on {places[0]}, and {name}'s denoiser on {places[1]}: accepted is one device for both, or a"
-            " weak network to which accelerate brings its inputs, by"
+            f"`weak` is on {places[0]}, and {name}'s denoiser on {places[1]}. Accepted: one device for both, or a weak"
+            " network whose inputs accelerate moves to its device, by"
             f" `accelerate.dispatch_model(weak, {{'': {str(places[0])!r}}}, force_hooks=True)`."
         )
 
 
 def hooks_of(network: nn.Module) -> list[tuple[str, ModelHook]]:
-    """diffusers' hooks in a network, each with its name."""
+    """The diffusers hooks in a network, each with its name."""
     registries = [getattr(module, "_diffusers_hook", None) for module in network.modules()]
     return [named for each in registries for named in getattr(each, "hooks", {}).items()]
 
@@ -134,10 +140,10 @@ def hooks_of(network: nn.Module) -> list[tuple[str, ModelHook]]:
 def second_guidance(
     name: str, denoisers: Mapping[str, nn.Module], strong: float | None, weak: float | None
 ) -> dict[nn.Module, tuple[float | None, float | None]]:
-    """The arms' guidance while a pipeline's second denoiser has its turn, by that denoiser.
+    """The guidance of the strong and the weak arm while a pipeline's second denoiser runs, by that denoiser.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the pipeline has no second denoiser.
     """
     for argument, number in (("strong_guidance_2", strong), ("weak_guidance_2", weak)):
         if number is not None and len(denoisers) < 2:
@@ -146,7 +152,7 @@ def second_guidance(
 
 
 def inputs_of(network: nn.Module) -> Mapping[str, inspect.Parameter] | None:
-    """The arguments of a network's forward, by name; None where they are open."""
+    """The arguments of a network's forward, by name; None if it takes `*args` or `**kwargs`."""
     parameters = dict([*inspect.signature(type(unwrap_module(network)).forward).parameters.items()][1:])
     is_open = any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
     return None if is_open else parameters

@@ -1,4 +1,4 @@
-"""One side of a pair at one step of a pipeline's loop: its network, with what the pipeline sends it."""
+"""One arm at one step of a pipeline's loop: its network, with the inputs that the pipeline sends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
 @dataclass
 class Evaluations:
-    """Network evaluations in sample evaluations: one latent video through one network once is one.
+    """Counts of network evaluations. One latent video through one network once is one evaluation.
 
-    `parameters` are those that an arm's evaluations ran through, each evaluation counting all of its network's.
+    `parameters` sums, for each arm, the parameters of its network over its evaluations.
     """
 
     strong: int = 0
@@ -29,26 +29,26 @@ class Evaluations:
     parameters: dict[str, int] = field(default_factory=lambda: {"strong": 0, "weak": 0})
 
     def add(self, arm: str, count: int, parameters: int) -> None:
-        """Counts evaluations of an arm's network, which has so many parameters."""
+        """Counts evaluations of an arm's network, which has `parameters` parameters."""
         setattr(self, arm, getattr(self, arm) + count)
         self.parameters[arm] += count * parameters
 
     def of_network(self) -> dict[str, int]:
-        """The parameters of each arm's network, by arm, where it was evaluated; of two that take turns, their mean over
-        the evaluations."""
+        """The parameters of each arm's network, by arm, if the arm was evaluated. For an arm of two networks, the mean
+        over its evaluations."""
         counts = {"strong": self.strong, "weak": self.weak}
         return {arm: round(self.parameters[arm] / count) for arm, count in counts.items() if count}
 
     def per_video(self) -> dict[str, int]:
-        """Evaluations for one of the videos, by arm: "strong", "weak", "total", and "controlnet" if there is one. Of
-        several calls, they have to make equally many videos."""
+        """Evaluations for one video, by arm: "strong", "weak", "total", and "controlnet" if there is one. If there were
+        several calls, each must have made the same number of videos."""
         strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
         counts = {"strong": strong, "weak": weak, "total": strong + weak}
         return counts | {"controlnet": controlnet} if controlnet else counts
 
 
 def parameters_of(network: nn.Module) -> int:
-    """The parameters of a network without its LoRAs; of quantised ones, as many as they stand for."""
+    """How many parameters a network has, without LoRAs. Quantised weights count as the weights that they encode."""
 
     def shape(parameter: Any) -> Sequence[int]:
         packed = getattr(parameter, "quant_shape", None) or getattr(
@@ -61,7 +61,11 @@ def parameters_of(network: nn.Module) -> int:
 
 
 def branches(w: float, mixes: bool = False) -> Branches:
-    """The branches that `uncond + w (cond - uncond)` depends on, or another mixture that is `cond` at w = 1."""
+    """The branches that `uncond + w (cond - uncond)` depends on.
+
+    Args:
+        mixes: whether the mixture is another, which is `cond` at w = 1 and needs both branches elsewhere.
+    """
     if w == 1:
         return ("cond",)
     if w == 0 and not mixes:
@@ -77,15 +81,19 @@ class BoundArm:
         name: "strong" or "weak", for messages and counts.
         network: the denoiser's forward.
         guidance: the arm's guidance number in the reflection.
-        sent: the pipeline's calls in this step, which the arm's inputs come from.
+        sent: the pipeline's calls in this step, from which the arm takes its inputs.
         step: the step being made.
         where: that step in words, for messages.
         final: the branches that the pipeline needs for its own step.
-        evaluations: where evaluations are counted.
-        conditioning, settings, control_scale: what the arm has of its own.
-        in_reflection: what it has of its own in the reflection alone. None: nothing else.
-        sign: of the network's predictions, in the convention of `levels`.
-        parameters: how many the network has.
+        evaluations: counts the evaluations.
+        conditioning: inputs of the arm that replace the pipeline's.
+        settings: attributes to set while the arm is evaluated.
+        control_scale: the arm's ControlNet scale. None: the pipeline's.
+        in_reflection: inputs that replace the pipeline's in the reflection alone. None: `conditioning`.
+        sign: -1 if the network predicts the opposite of the convention of `levels`.
+        parameters: how many parameters the network has.
+        output_type: the type of the network's last output.
+        learned_sigma: whether the network's last output held a variance too, in as many channels again.
     """
 
     name: str
@@ -105,7 +113,8 @@ class BoundArm:
     output_type: Callable[..., Any] = tuple
     learned_sigma: bool = False
     _x: Tensor | None = None
-    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)  # predictions at _x, by branch, and whose own
+    # Predictions at _x, by branch and whether in the reflection.
+    _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
     _inputs: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     @property
@@ -119,8 +128,7 @@ class BoundArm:
 
     def guided(self, x: Tensor, w: float) -> Tensor:
         """The prediction (B, …) at x (B, …) with guidance w."""
-        own = self.in_reflection is not None
-        p = self._predict(x, branches(w), own, f"at guidance {w:g}")
+        p = self._predict(x, branches(w), self.in_reflection is not None, f"at guidance {w:g}")
         p = [self.only_moving(each) for each in p]
         if len(p) == 1:
             return p[0]
@@ -128,7 +136,7 @@ class BoundArm:
         return uncond + w * (cond - uncond)
 
     def only_moving(self, x: Tensor) -> Tensor:
-        """x (B, …), and 0 where the pipeline holds the latents still."""
+        """x (B, …), set to 0 where the pipeline holds the latents still."""
         return self.sent[0].latents.only_moving(x)
 
     def denoise(self, x: Tensor) -> Tensor:
@@ -136,7 +144,7 @@ class BoundArm:
         return torch.stack(self._predict(x, self.final, False, "of the final step"))
 
     def at(self, step: Step) -> BoundArm:
-        """The arm told the time of another step."""
+        """The arm with the time of another step in its inputs."""
 
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")
@@ -154,11 +162,16 @@ class BoundArm:
         ]
         return replace(self, step=step, sent=sent, _inputs={}, _x=None, _known={})
 
-    def _predict(self, x: Tensor, which: Branches, own: bool, what: str) -> list[Tensor]:
-        """Predictions (B, …) at x (B, …) by branch, in float32 or better; what is known at x is not made anew."""
+    def _predict(self, x: Tensor, which: Branches, reflecting: bool, what: str) -> list[Tensor]:
+        """Predictions (B, …) at x (B, …) of these branches, in float32 or better. Each is evaluated once at each x.
+
+        Args:
+            reflecting: whether to use the inputs `in_reflection`.
+            what: the evaluation in words, for messages.
+        """
         if x is not self._x:
             self._x, self._known = x, {}
-        new = tuple(branch for branch in which if (branch, own) not in self._known)
+        new = tuple(branch for branch in which if (branch, reflecting) not in self._known)
         missing = [branch for branch in new if not any(branch in sent.branches for sent in self.sent)]
         if missing:
             raise ValueError(
@@ -169,28 +182,28 @@ class BoundArm:
         for sent in self.sent:
             rows = tuple(branch for branch in new if branch in sent.branches)
             if rows:
-                p = self._evaluate(x, rows, sent, own)
+                p = self._evaluate(x, rows, sent, reflecting)
                 check_finite(p, f"the {self.name} arm {what}, {self.where}")
-                self._known.update(zip([(branch, own) for branch in rows], p, strict=True))
-        return [self._known[branch, own] for branch in which]
+                self._known.update(zip([(branch, reflecting) for branch in rows], p, strict=True))
+        return [self._known[branch, reflecting] for branch in which]
 
-    def _evaluate(self, x: Tensor, which: Branches, sent: Sent, own: bool) -> Tensor:
-        """The network's predictions (len(which), B, …)."""
+    def _evaluate(self, x: Tensor, which: Branches, sent: Sent, reflecting: bool) -> Tensor:
+        """The network's predictions (len(which), B, …) at x (B, …), by the inputs of one of the pipeline's calls."""
         videos = self.evaluations.videos
-        if (which, own) not in self._inputs:
-            of = self.in_reflection if own and self.in_reflection is not None else self.conditioning
+        if (which, reflecting) not in self._inputs:
+            own = self.in_reflection if reflecting and self.in_reflection is not None else self.conditioning
             control = sent.control.at_scale(self.control_scale) if sent.control else {}
-            self._inputs[which, own] = (
-                sent.inputs_for(which, of, sent.inputs, videos),
-                sent.inputs_for(which, of, control, videos),
+            self._inputs[which, reflecting] = (
+                sent.inputs_for(which, own, sent.inputs, videos),
+                sent.inputs_for(which, own, control, videos),
             )
-        inputs, control = self._inputs[which, own]
+        inputs, control = self._inputs[which, reflecting]
         count, shape = len(which) * len(x), (len(which) * len(x), *x.shape[1:])
         with switched(self.settings):
             if sent.control and control:
                 inputs = inputs | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
                 self.evaluations.controlnet += count
-            # Lists are copied, since UNets empty some.
+            # Lists are copied because some UNets empty them.
             inputs = {key: list(each) if type(each) is list else each for key, each in inputs.items()}
             output = self.network(**{sent.latents.name: sent.input(x, which)}, **inputs)
         self.evaluations.add(self.name, count, self.parameters)
@@ -201,14 +214,14 @@ class BoundArm:
             p = p.chunk(2, 1)[0]
         if p.shape != shape:
             raise ValueError(
-                f"the {self.name} arm's network takes latents of shape {shape} and predicts {tuple(p.shape)}: something"
-                " lies beside the latents in its input, and not in channels of its own, which is not supported under a"
-                " method. Use `method=None`."
+                f"the {self.name} arm's network takes latents of shape {shape} and predicts {tuple(p.shape)}: its input"
+                " holds more than the latents, and not in extra channels, which is not supported under a method. Use"
+                " `method=None`."
             )
         return p.unflatten(0, (len(which), -1))
 
     def _only(self, output: Any) -> Tensor:
-        """The one tensor that a network predicts; a list of one for each row as one."""
+        """The one tensor that a network predicts. A list of a tensor for each row is stacked."""
         several = [each for each in (output if isinstance(output, tuple) else output.to_tuple()) if each is not None]
         if len(several) == 1 and isinstance(several[0], list) and self.sent[0].latents.listed:
             several = [torch.stack(several[0])]
@@ -222,8 +235,11 @@ class BoundArm:
 
 
 def _time(time: Any, now: float, then: float, sign: float) -> Any:
-    """A time as a network is told it, at another timestep. Some are told a multiple of the scheduler's; and of those
-    that predict the opposite (`sign` -1), some count it from the noise on, as 1 less such a multiple."""
+    """A network's time input at timestep `then`, from its value `time` at timestep `now`.
+
+    Networks get the scheduler's timestep, or a multiple of it. Some that predict the opposite (`sign` -1) get 1 minus
+    such a multiple.
+    """
     if not isinstance(time, Tensor):
         return _time(torch.tensor(time, dtype=torch.float64), now, then, sign).item()
     if (time == now).all():
@@ -232,7 +248,7 @@ def _time(time: Any, now: float, then: float, sign: float) -> Any:
 
 
 def check_finite(x: Tensor, where: str) -> None:
-    """Raise the FloatingPointError for values that are not finite, and say where they are."""
+    """Raise a FloatingPointError if x has values that are not finite; `where` is part of the message."""
     finite = torch.isfinite(x)
     if not bool(finite.all()):
         bad = x.numel() - int(finite.sum())

@@ -1,4 +1,4 @@
-"""Putting a method on a pipeline, and taking it off again."""
+"""Attaching a method to a pipeline, and detaching it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
 
 HOOK_NAME = "w2sd_video"
-DENOISERS = ("unet", "transformer", "transformer_2")  # a pipeline's networks that predict; the last is a second expert
-_NOISE = 0x5DEECE66D  # parts a method's noise from that of the latents, which come of the same generator
+# A pipeline's components that predict; the last is a second expert.
+DENOISERS = ("unet", "transformer", "transformer_2")
+_NOISE = 0x5DEECE66D  # keeps a method's noise apart from the initial latents, which the same generator draws
 
 Hook = TypeVar("Hook", bound=ModelHook)
 
@@ -39,7 +40,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
-    """The hook on the network while the context lasts; however it is left, the network is then as it was."""
+    """Registers a hook on the network while the context lasts; restores the network afterwards, even on error."""
     had_registry, had_forward = hasattr(network, "_diffusers_hook"), "forward" in vars(network)
     registry = HookRegistry.check_if_exists_or_initialize(network)
     registry.register_hook(hook, HOOK_NAME)
@@ -55,32 +56,31 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
 
 @contextmanager
 def stepping(group: Group) -> Iterator[None]:
-    """The group between the pipeline and its scheduler, while the context lasts."""
+    """Sends the scheduler's `step` and `set_timesteps` through the group while the context lasts."""
     scheduler = group.scheduler
+    step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
-    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+    def restart(*args: Any, **kwargs: Any) -> None:
         group.restart()
-        theirs["set_timesteps"](*args, **kwargs)
+        set_timesteps(*args, **kwargs)
 
-    theirs = {name: getattr(scheduler, name) for name in ("step", "set_timesteps")}
-    ours: dict[str, Callable[..., Any]] = {
-        "step": functools.partial(group.step, theirs["step"]),
-        "set_timesteps": set_timesteps,
+    intercepted = {
+        "step": _Intercepted(group, step, functools.partial(group.step, step)),
+        "set_timesteps": _Intercepted(group, set_timesteps, restart),
     }
-    seams = [(vars(scheduler), name, _Seam(group, theirs[name], ours[name])) for name in ours]
-    with switched(seams):
+    with switched([(vars(scheduler), name, method) for name, method in intercepted.items()]):
         yield
 
 
-class _Seam:
-    """A scheduler's method, gone through by ours. It stays with its scheduler: a copy would act on the first one."""
+class _Intercepted:
+    """A scheduler's method with another body. It refuses to be copied: the copy would act on the first scheduler."""
 
-    def __init__(self, group: Group, theirs: Callable[..., Any], ours: Callable[..., Any]):
-        functools.update_wrapper(self, theirs)  # pipelines look at the signature
-        self._group, self._ours = group, ours
+    def __init__(self, group: Group, original: Callable[..., Any], replacement: Callable[..., Any]):
+        functools.update_wrapper(self, original)  # pipelines look at the signature
+        self._group, self._replacement = group, replacement
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._ours(*args, **kwargs)
+        return self._replacement(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if not self._group.running():
@@ -96,7 +96,7 @@ class _Seam:
 
 
 def check_free(name: str, networks: list[nn.Module]) -> None:
-    """Raise the RuntimeError for networks that a call is using: two would change the same hooks and settings."""
+    """Raise the RuntimeError if a call is using one of the networks: two would change the same hooks and settings."""
     if any(id(network) in _busy for network in networks):
         raise RuntimeError(
             f"{name} is in use: another call of it, or of a pipeline that shares a network with it, has not ended."
@@ -106,7 +106,7 @@ def check_free(name: str, networks: list[nn.Module]) -> None:
 
 @contextmanager
 def used(name: str, networks: list[nn.Module]) -> Iterator[None]:
-    """The networks, refused to other calls while the context lasts.
+    """Reserves the networks for one call while the context lasts.
 
     Raises:
         RuntimeError: a call is using one of them.
@@ -141,46 +141,50 @@ def apply_reflection(
     generator: torch.Generator | list[torch.Generator] | None = None,
     recorder: Recorder | None = None,
 ) -> Iterator[Group]:
-    """Puts a method into a pipeline of diffusers that this package does not subclass, while the context lasts.
+    """Applies a method to any supported diffusers pipeline while the context lasts.
 
-    It takes the pipelines that docs/pipelines.md lists as served, and subclasses that inherit their `__call__`; others
-    with `form`. Their scheduler has to be one of `levels.read_step`'s. What a pipeline does between its denoiser and
-    its scheduler is checked at every step: what is not supported is refused by name, at the first step at the latest.
+    Supported are the pipelines listed in docs/pipelines.md and subclasses that inherit their `__call__`; any other
+    pipeline needs a `form`. The scheduler has to be one that `levels.read_step` reads. Every step checks what the
+    pipeline does between its denoiser and its scheduler, and refuses by name what is not supported.
 
-    The reflection's guidance can be other than 1 only where the pipeline guides, so while its own guidance is over 1;
-    of a pipeline that stops to guide during its call, in the steps after as well if it calls its network once for each
-    branch. `guidance_rescale`, norms and the like act on the final step alone; the reflection mixes its predictions
-    plainly. A network that embeds its guidance needs no other: without guidance, a reflected step is 3 evaluations.
+    An arm's guidance in the reflection can differ from 1 only while the pipeline itself guides, that is, while its own
+    guidance is over 1. If the pipeline stops guiding during its call, later steps can still reflect with guidance,
+    provided that the pipeline calls its network once for each branch. `guidance_rescale`, normalised guidance and the
+    like act on the final step alone; the reflection uses plain guidance. A network that embeds its guidance needs no
+    unconditional branch: without guidance, a reflected step takes 3 evaluations.
 
     Args:
-        pipeline: the strong arm, as it is set.
-        method: one of `methods`, such as `W2SD(strong_guidance=5.5, weak_guidance=1.0)`. None: only count evaluations.
-        form: how the pipeline calls its denoiser. Default: as is known of its class.
-        weak: the weak arm's network; of a pipeline with two that take turns, one for each, by the name of the
-            pipeline's. None, or none of a name: the pipeline's own.
-        weak_conditioning: what the weak arm is told, by the denoiser's own arguments; see "What each arm is told" of
+        pipeline: the strong arm, with its scheduler and adapters set.
+        method: an instance of one of `methods`, such as `W2SD(strong_guidance=5.5, weak_guidance=1.0)`. None: only
+            count evaluations.
+        form: how the pipeline calls its denoiser. Default: the known form of its class.
+        weak: the weak arm's network. For a pipeline with two denoisers, a dictionary with a network for each, by the
+            denoiser's name. Default, also for a name that is left out: the pipeline's own network.
+        weak_conditioning: denoiser inputs of the weak arm that replace the pipeline's; see "What each arm is told" in
             docs/pipelines.md.
-        weak_settings: what is set on a network while the weak arm is evaluated: a list, of what functions of `arms`
-            return for this network, such as `arms.adapter_scales(pipe.unet, {"style": -1.5})`.
-        weak_controlnet_conditioning_scale: the weak arm's, of a pipeline with a ControlNet.
-        weak_embedded_guidance, strong_embedded_guidance: of networks that embed their guidance, the number for the weak
-            arm, and for the strong one in the reflection, in the unit of the pipeline's `guidance_scale`. Default: its.
-        strong_conditioning: what the strong arm is told in the reflection; in the final step it is told the pipeline's.
-        strong_guidance_2, weak_guidance_2: of a pipeline with two denoisers that take turns, the arms' guidance in the
-            reflection while `transformer_2` has its turn. Default: the method's, as with the first.
-        eta: without effect, since the scheduler makes the final step with the `eta` of the pipeline's call.
-        generator: as it is given to the pipeline's call, for methods that draw noise; its state stays.
-        recorder: keeps what the method does at every step, in numbers; see `Recorder`.
+        weak_settings: attributes to set while the weak arm is evaluated, as the functions of `arms` return them for
+            this network, such as `arms.adapter_scales(pipe.unet, {"style": -1.5})`.
+        weak_controlnet_conditioning_scale: the weak arm's ControlNet scale. Default: the pipeline's.
+        weak_embedded_guidance, strong_embedded_guidance: for networks that embed their guidance, the number of the weak
+            arm, and of the strong arm in the reflection, on the scale of the pipeline's `guidance_scale`. Default: the
+            pipeline's number.
+        strong_conditioning: denoiser inputs of the strong arm that replace the pipeline's in the reflection; the final
+            step uses the pipeline's.
+        strong_guidance_2, weak_guidance_2: for a pipeline with two denoisers, the arms' guidance in the reflection
+            while `transformer_2` runs. Default: the method's.
+        eta: has no effect: the scheduler makes the final step with the `eta` of the pipeline's call.
+        generator: the generator of the pipeline's call, for methods that draw noise; its state is left unchanged.
+        recorder: records, in numbers, what the method does at every step; see `Recorder`.
 
     Yields:
-        The group of the pipeline's denoisers; its `evaluations.per_video()` says what was spent in the context.
+        The group of the pipeline's denoisers; `evaluations.per_video()` counts the evaluations made in the context.
 
     Raises:
-        ValueError: the pipeline is not served, and why; the scheduler has no step that can be reflected; `weak` does
-            not fit; or, during the pipeline's call, the pipeline does something that is not supported.
+        ValueError: the pipeline is not supported, with the reason; the scheduler has no step that can be reflected;
+            `weak` does not fit; or, during its call, the pipeline does something that is not supported.
         RuntimeError: another call is using one of the networks.
     """
-    # One function because of its arguments, and what is said of them.
+    # One function because of its many arguments and their documentation.
     check_arguments(
         method,
         form=form,
@@ -246,7 +250,7 @@ def apply_reflection(
 
 
 def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
-    """The pipeline's networks that predict, by name.
+    """The pipeline's denoisers, by component name.
 
     Raises:
         ValueError: it has none.
@@ -262,7 +266,7 @@ def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
 def _weak(
     name: str, denoisers: Mapping[str, nn.Module], weak: nn.Module | Mapping[str, nn.Module] | None
 ) -> dict[str, nn.Module]:
-    """The weak arm's networks, by the name of the pipeline's; none where the two are the same.
+    """The weak arm's networks, by the denoiser's name; without those that are the pipeline's own.
 
     Raises:
         ValueError: one network for a pipeline that has several, or one for a network that the pipeline does not have.
@@ -282,10 +286,13 @@ def _weak(
 
 
 def _multiple(pipeline: DiffusionPipeline, name: str, number: float | None) -> float | None:
-    """An embedded guidance as a multiple of the pipeline's own.
+    """An embedded guidance as a multiple of the pipeline's `guidance_scale`.
+
+    Args:
+        name: the argument's name, for the message.
 
     Raises:
-        ValueError: of 0, there is no such multiple; `name` is the argument.
+        ValueError: the pipeline's number is 0, which has no other multiple than 0.
     """
     if number is None:
         return None
@@ -294,8 +301,11 @@ def _multiple(pipeline: DiffusionPipeline, name: str, number: float | None) -> f
 
 
 def check_multiple(name: str, number: float, guidance: float) -> None:
-    """Raise the ValueError for an arm's embedded guidance beside a `guidance_scale` of 0: networks are told it in a
-    unit of their own, which is read off what the pipeline tells them of its own number."""
+    """Refuse an arm's embedded guidance beside a `guidance_scale` of 0.
+
+    Each network expects the number in a unit of its own. The hook reads that unit from the pipeline's own number as the
+    network gets it, which 0 does not show.
+    """
     if guidance == 0 and number != 0:
         raise ValueError(
             f"`{name}` is {number!r} and `guidance_scale` 0, which does not say in which unit the network is told its"
@@ -304,7 +314,7 @@ def check_multiple(name: str, number: float, guidance: float) -> None:
 
 
 def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own: Any) -> Group:
-    """The group of a pipeline's denoisers, which reads the pipeline's state at every step; `own` is the caller's."""
+    """The group of a pipeline's denoisers, which reads its state at every step. `own` holds further arguments."""
 
     def positive(attribute: str) -> Callable[[], bool]:
         return lambda: (getattr(pipeline, attribute, None) or 0) > 0
@@ -321,8 +331,8 @@ def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own
         form=form,
         name=type(pipeline).__name__,
         current=lambda: pipeline.scheduler,
-        running=lambda: _calls(pipeline),
-        foreign=lambda: _foreign(pipeline),
+        running=lambda: _is_running(pipeline),
+        foreign=lambda: _only_others_run(pipeline),
         guidance=guidance,
         doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
@@ -339,7 +349,7 @@ def _attach(
     denoisers: Mapping[str, nn.Module],
     weak: Mapping[str, nn.Module],
 ) -> None:
-    """Puts a group's hooks on the pipeline's networks and its seams on the scheduler, until the stack is closed."""
+    """Hooks a group to the pipeline's networks and its scheduler, until the stack is closed."""
     stack.enter_context(used(group.name, [*denoisers.values(), *weak.values()]))
     for name, network in denoisers.items():
         hook = DenoiserHook(group, weak.get(name))
@@ -348,29 +358,28 @@ def _attach(
             stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
         stack.enter_context(attached(network, hook))
     silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
-    if group.method is not None or silent:  # where nothing says whether it guides, its latents' number is counted
+    if group.method is not None or silent:  # without a flag, the scheduler's step shows how many videos there are
         stack.enter_context(stepping(group))
-    if group.method is not None:
-        if getattr(pipeline, "controlnet", None) is not None:
-            stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
+    if group.method is not None and getattr(pipeline, "controlnet", None) is not None:
+        stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
 
 
-def _running() -> Iterator[Any]:
-    """The objects whose methods are being run, in this thread, from the innermost out."""
+def _on_call_stack() -> Iterator[Any]:
+    """The objects whose methods this thread is running, innermost first."""
     frame = sys._getframe()
     while (caller := frame.f_back) is not None:
         frame = caller
         yield frame.f_locals.get("self")
 
 
-def _calls(pipeline: DiffusionPipeline) -> bool:
-    """Whether a method of the pipeline is being run, in this thread."""
-    return any(each is pipeline for each in _running())
+def _is_running(pipeline: DiffusionPipeline) -> bool:
+    """Whether this thread is running a method of the pipeline."""
+    return any(each is pipeline for each in _on_call_stack())
 
 
-def _foreign(pipeline: DiffusionPipeline) -> bool:
-    """Whether a method of another pipeline is being run, in this thread, and none of this one."""
-    running = [each for each in _running() if isinstance(each, DiffusionPipeline)]
+def _only_others_run(pipeline: DiffusionPipeline) -> bool:
+    """Whether this thread is running a method of another pipeline, and none of this one."""
+    running = [each for each in _on_call_stack() if isinstance(each, DiffusionPipeline)]
     return bool(running) and all(each is not pipeline for each in running)
 
 
@@ -381,7 +390,7 @@ def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mappin
         for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
             if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(
-                    f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}: accepted is a network of the same"
+                    f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}. Accepted: a network of the same"
                     " latents."
                 )
         check_same_place(name, network, denoisers[each])
@@ -390,14 +399,14 @@ def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mappin
         for _, hook in hooks_of(network):
             if hook._is_stateful:
                 raise ValueError(
-                    f"{kind} has a {type(hook).__name__}, which keeps what the network computed at one place for"
-                    " another: a cache is not supported under a method, which evaluates the network at several"
-                    " places a step. Use `disable_cache()`, or `method=None`."
+                    f"{kind} has a {type(hook).__name__}, which reuses what the network computed earlier. A cache is"
+                    " not supported under a method, which evaluates the network at several latents in each step. Use"
+                    " `disable_cache()`, or `method=None`."
                 )
 
 
 def following_noise(generator: torch.Generator | list[torch.Generator] | None) -> Callable[[Tensor], Tensor]:
-    """Draws noise by generators that follow from the call's own, which it leaves as they are: one for each video."""
+    """Draws noise from new generators, one for each of the call's and seeded from it; the call's stay unchanged."""
 
     def following(generator: torch.Generator) -> torch.Generator:
         ahead = generator.clone_state()

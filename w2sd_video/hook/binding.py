@@ -1,4 +1,4 @@
-"""The two arms of a pipeline, bound to the denoiser's calls of one step."""
+"""Binds the two arms of a pipeline to the denoiser's calls of one step."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .sent import PIPELINES_OWN, Branches, Conditioning, Sent
 
 @dataclass
 class Arms:
-    """What the strong and the weak arm have of their own, whichever step they are at; the arguments are `Group`'s.
+    """The settings of the strong and the weak arm, which are the same at every step. The arguments are `Group`'s.
 
-    `evaluations` counts what both run.
+    `evaluations` counts the evaluations of both.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Arms:
         """The strong and the weak arm at one step.
 
         Args:
-            call: the first of the step's.
-            sent: all of them, by branch.
-            where: the step in words.
+            call: the step's first call.
+            sent: all of the step's calls, by branch.
+            where: the step in words, for messages.
             final: the branches that the pipeline needs for its own step.
-            sign: of the networks' predictions, in the convention of `levels`.
+            sign: -1 if the networks predict the opposite of the convention of `levels`.
         """
         common: dict[str, Any] = {"sent": sent, "step": step, "where": where, "final": final, "sign": sign}
         common["evaluations"] = self.evaluations
@@ -84,7 +84,7 @@ class Arms:
 
 
 def perturbation(network: nn.Module, method: Method, index: int) -> Settings:
-    """What a method sets on the layers of the weak arm's network at step `index`.
+    """The settings by which a method perturbs layers of the weak arm's network at step `index`.
 
     Raises:
         ValueError: it names a layer that the network does not have, or one that cannot be perturbed.
@@ -96,17 +96,17 @@ def perturbation(network: nn.Module, method: Method, index: int) -> Settings:
     return skipped(chosen) if method.perturbation == "skip" else identity_attention(chosen)
 
 
-def _embedding(inputs: Mapping[str, Any], times: float | None, name: str) -> dict[str, Tensor] | None:
-    """The `guidance` that a network embeds, at that multiple of what the pipeline tells it."""
-    if times is None:
+def _embedding(inputs: Mapping[str, Any], factor: float | None, name: str) -> dict[str, Tensor] | None:
+    """The `guidance` input of a network that embeds it, times a factor. None: the input stays as it is."""
+    if factor is None:
         return None
     if not isinstance(inputs.get("guidance"), Tensor):
         raise ValueError(
-            f"{name} tells its denoiser no `guidance` to embed: an arm can have no embedded guidance of its own there."
+            f"{name} gives its denoiser no `guidance` input to embed: leave out the arms' embedded guidance."
         )
-    return {"guidance": times * inputs["guidance"]}
+    return {"guidance": factor * inputs["guidance"]}
 
 
 def _with(conditioning: Conditioning, inputs: Mapping[str, Any]) -> Conditioning:
-    """A conditioning that holds these inputs as well, in both branches."""
+    """A conditioning with these inputs added in both branches."""
     return Conditioning({**(conditioning.cond or {}), **inputs}, {**(conditioning.uncond or {}), **inputs})

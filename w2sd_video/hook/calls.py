@@ -1,4 +1,4 @@
-"""A denoiser's call, read: the latents in its input and what lies beside them, the time, and where the latents move."""
+"""Reads a denoiser's call: its latents, the inputs beside them, its time, and which parts of the latents move."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .inputs import parameters
 from .sent import Latents
 from .tape import value
 
-# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. Those of a ControlNet a
-# `ControlHook` defers.
+# Residuals computed from x_t outside the denoiser: at x_s and x~_t they are stale. A `ControlHook` defers those of a
+# UNet's ControlNet.
 STALE_UNDER_REFLECTION = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
@@ -27,7 +27,7 @@ STALE_UNDER_REFLECTION = (
 )
 TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
 
-Refuse = Callable[[str], NoReturn]  # raises the error for what a pipeline does, a sentence that begins with a verb
+Refuse = Callable[[str], NoReturn]  # raises the error; the text completes "the pipeline …", as "hands its denoiser …"
 
 
 @dataclass
@@ -35,13 +35,14 @@ class Call:
     """One call of a denoiser: its inputs as they came, and the networks that can answer it.
 
     Args:
-        module: the denoiser, and `forward`, what it computes without a hook.
+        module: the denoiser.
+        forward: the denoiser's forward without the hook.
         weak: the weak arm's network. None: the denoiser itself.
         x: (rows, …), the latents in its input, in full precision.
         latents: the argument that they came in.
         inputs: the other arguments, by name.
-        control: a ControlNet's call to be made.
-        learned_sigma: whether the network predicts a variance, in as many channels again.
+        control: a deferred call of a ControlNet, if there is one.
+        learned_sigma: whether the network predicts a variance too, in as many channels again.
     """
 
     module: nn.Module
@@ -76,15 +77,15 @@ def read_call(
     axis: int | None,
     refuse: Refuse,
 ) -> Call:
-    """A denoiser's call.
+    """Reads a denoiser's call.
 
     Args:
-        name: of the argument with the latents.
+        name: the name of the argument with the latents.
         inputs: all arguments by name.
-        axis: the channels' in its input; see `Form`.
+        axis: the axis of the channels in the latents; see `Form`.
 
     Raises:
-        ValueError: the input is not one tensor of latents, or what lies beside them is not known.
+        ValueError: the input is not one tensor of latents, or holds more than latents in an unknown layout.
     """
     inputs = dict(inputs)
     x = inputs.pop(name)
@@ -100,9 +101,9 @@ def read_call(
         less = predicted < (x.shape[axis] if axis != 1 or taken is None else taken)
         if less and x.shape[axis] != taken and axis == 1:
             raise ValueError(
-                f"{type(unwrap_module(module)).__name__} takes {taken} channels and predicts {predicted}, and not"
-                " along the second axis: what lies beside the latents in its input (as in image to video) is not"
-                " known, which is not supported under a method. Use `method=None`."
+                f"{type(unwrap_module(module)).__name__} takes {taken} channels and predicts {predicted}, but the"
+                f" second axis of its input has length {x.shape[1]}: where the latents lie in it is not known, which is"
+                " not supported under a method. Use `method=None`."
             )
         if less:
             x, beside = x.split([predicted, x.shape[axis] - predicted], axis)
@@ -117,7 +118,7 @@ def read_call(
 
 
 def channels(network: nn.Module) -> tuple[int | None, int | None]:
-    """How many channels a network takes, and how many it predicts; None where its configuration does not say."""
+    """How many channels a network takes, and how many it predicts; None if its configuration does not say."""
     config = getattr(network, "config", {})
     taken, predicted = (config.get(name) for name in ("in_channels", "out_channels"))
     if predicted is None:
@@ -126,10 +127,12 @@ def channels(network: nn.Module) -> tuple[int | None, int | None]:
 
 
 def shape_in_time(x_t: Tensor, network: nn.Module, axis: int | None) -> tuple[int, ...]:
-    """The shape of latents, which has five axes only if the third is time, as in (B, C, F, H, W).
+    """The shape of latents with time as its third axis, (B, C, F, H, W), if it has five axes; else as it is.
+
+    Videos with another order of axes give four, (B, F C, H, W), so that no method takes another axis for time.
 
     Args:
-        axis: the channels' by the pipeline's form, which a network that takes another number of them contradicts.
+        axis: the axis of the channels by the pipeline's form. A network with another number of channels overrules it.
     """
     counts = channels(network)
     second = axis is None or (axis == 1 and (None in counts or x_t.shape[1] in counts))
@@ -137,18 +140,18 @@ def shape_in_time(x_t: Tensor, network: nn.Module, axis: int | None) -> tuple[in
 
 
 def check_reflectable(inputs: Mapping[str, Any]) -> None:
-    """Raise the ValueError for a call with residuals that were computed from x_t."""
+    """Refuse a call with residuals that were computed from x_t."""
     for name in STALE_UNDER_REFLECTION:
         if inputs.get(name) is not None:
             raise ValueError(
                 f"`{name}` was computed from x_t, and a reflection evaluates the denoiser elsewhere too: such"
-                " residuals are not supported under a method that reflects, but for a ControlNet's that a"
+                " residuals are not supported under a method that reflects, except those of a UNet's ControlNet, which"
                 " `ControlHook` defers. Use `method=None`, or `reflection_steps=0`."
             )
 
 
 def read_time(module: nn.Module, inputs: Mapping[str, Any], x_t: Tensor, refuse: Refuse) -> tuple[Any, Tensor | None]:
-    """The time of a call, None if it has none; and where the latents x_t (B, …) move, None if all of them do."""
+    """The time of a call, None if it has none; and a mask of where x_t (B, …) moves, None if all of it does."""
     time = next((inputs[name] for name in TIMES if inputs.get(name) is not None), None)
     if not isinstance(time, Tensor):
         return time, None
@@ -158,14 +161,14 @@ def read_time(module: nn.Module, inputs: Mapping[str, Any], x_t: Tensor, refuse:
 
 
 def _moving(module: nn.Module, times: Tensor, time: Tensor, x_t: Tensor, refuse: Refuse) -> Tensor:
-    """Where the latents x_t move: 1, and 0 where their own time is 0. Shaped to be broadcast to x_t.
+    """A mask of where x_t moves: 0 where its time is 0, 1 elsewhere; it broadcasts to x_t.
 
     Args:
-        times: (B, tokens), of which `time` is the greatest. Of videos (B, C, F, H, W), a token is a patch of the
-            network's.
+        times: (B, tokens), the time of each token. For videos (B, C, F, H, W), a token is a patch of the network's.
+        time: the greatest of them.
     """
     if bool(((times != time) & (times != 0)).any()):
-        refuse("gives parts of the latents times of their own, and not only 0, at which they are held still")
+        refuse("gives parts of the latents times of their own that are not 0, the time at which parts are held still")
     moving = (times != 0).to(x_t.dtype)
     moving = moving.expand(len(x_t), *moving.shape[1:])
     if x_t.ndim == 3 and moving.shape == x_t.shape[:2]:
@@ -178,4 +181,4 @@ def _moving(module: nn.Module, times: Tensor, time: Tensor, x_t: Tensor, refuse:
             for axis, each in enumerate(patch, 2):
                 moving = moving.repeat_interleave(each, axis)
             return moving
-    refuse("gives parts of the latents times of their own, and which parts these are is not known")
+    refuse("gives parts of the latents times of their own, in a layout that is not known")

@@ -1,4 +1,4 @@
-"""A ControlNet under a method: its residuals are made anew wherever an arm is evaluated."""
+"""A ControlNet under a method: its residuals are recomputed at every x at which an arm is evaluated."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .inputs import parameters
 
 
 class ControlHook(ModelHook):
-    """Puts a ControlNet's call off, so that its residuals are those of the x at which an arm is evaluated.
+    """Defers a ControlNet's call, so that its residuals are computed at the x at which an arm is evaluated.
 
-    The pipeline hands on what it gets, and the denoiser's hook makes the residuals of it, for each x anew.
+    The pipeline gets a `Deferred` in place of the residuals and passes it to its denoiser, whose hook makes the call.
 
     Args:
-        doubled: whether the pipeline guides, read at every step.
+        doubled: whether the pipeline guides; called at every step.
     """
 
     def __init__(self, doubled: Callable[[], bool] = lambda: True):
@@ -32,12 +32,12 @@ class ControlHook(ModelHook):
         kind = type(unwrap_module(module)).__name__
         if names[0] != "sample":
             raise ValueError(
-                f"{kind} is not supported under a method, where ControlNets of UNets are, and no others. Use"
+                f"{kind} is not supported under a method; the only ControlNets that are, are those of UNets. Use"
                 " `method=None`."
             )
         if inputs.get("guess_mode") and self.doubled():
             raise ValueError(
-                "`guess_mode` is not supported under a method: there the unconditional branch has no residuals."
+                "`guess_mode` is not supported under a method, since it gives the unconditional branch no residuals."
                 " Accepted: False, no guidance, or `method=None`."
             )
         x = inputs.pop(names[0])
@@ -47,7 +47,7 @@ class ControlHook(ModelHook):
 
 @dataclass(frozen=True)
 class Deferred:
-    """A call of a ControlNet, to be made with other latents."""
+    """A ControlNet's call, to be made later and with other latents."""
 
     controlnet: Callable[..., Any]
     x_name: str
@@ -55,7 +55,10 @@ class Deferred:
     inputs: dict[str, Any]
 
     def at_scale(self, scale: float | list[float] | None) -> dict[str, Any]:
-        """The inputs at this conditioning scale, outside of whose steps it stays 0. Empty: it has no effect."""
+        """The inputs with another conditioning scale; empty if it is 0, where the ControlNet has no effect.
+
+        In steps outside of the ControlNet's own (`control_guidance_start`, `control_guidance_end`) the scale stays 0.
+        """
         now = self.inputs["conditioning_scale"]
         if scale is not None:
             several = [scale] * len(now) if isinstance(now, list) and not isinstance(scale, list) else scale
@@ -67,7 +70,7 @@ class Deferred:
         return {} if off else {**self.inputs, "conditioning_scale": now}
 
     def __call__(self, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The residuals at x (B, C, …) as the denoiser takes them; a video's frames are images to most."""
+        """The residuals at x (B, C, …), by the denoiser's argument names. Most ControlNets take frames as images."""
         x = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 and self.x_ndim == 4 else x
         down, mid = self.controlnet(**{self.x_name: x}, **inputs)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

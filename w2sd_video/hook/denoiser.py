@@ -1,4 +1,4 @@
-"""The hook on a pipeline's denoiser, which hands each call to the pipeline's group."""
+"""The hook on a pipeline's denoiser, which passes each call to the pipeline's group."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .group import Group
 
 
 class DenoiserHook(ModelHook):
-    """Answers one denoiser's calls for its group.
+    """Passes one denoiser's calls to its group, which answers them.
 
-    Networks may be compiled before or after, by `network.compile()`, `torch.compile(network)` or, block by block,
-    `network.compile_repeated_blocks()`.
+    Networks may be compiled before or after the hook is attached, by `network.compile()`, `torch.compile(network)` or,
+    block by block, `network.compile_repeated_blocks()`.
 
     Args:
-        group: the pipeline's.
+        group: the pipeline's group.
         weak: the weak arm's network. None: the denoiser itself.
     """
 
@@ -35,7 +35,7 @@ class DenoiserHook(ModelHook):
         return self.group.answer(module, self._evaluation(module), self.weak, args, kwargs)
 
     def _evaluation(self, module: nn.Module) -> Callable[..., Any]:
-        """The network itself, compiled if `module.compile()` was called: then its forward is, and not the method's."""
+        """The network's own forward; the compiled one after `module.compile()`, so that the method is not compiled."""
         forward = self.fn_ref.original_forward
         if self.compiled is None:
             return forward

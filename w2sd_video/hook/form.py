@@ -1,4 +1,4 @@
-"""How a pipeline guides, as data: a `Form` for each class of diffusers that is served, and why others are not."""
+"""How each diffusers pipeline calls its denoiser: a `Form` for each supported class, a reason for each refused one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ class Form:
     """How a pipeline calls its denoiser between two steps of its scheduler.
 
     Args:
-        calls: "batch", one call with the rows of both branches where the pipeline guides; or "apart", one call for each
-            branch, the conditional one first. Where a pipeline does not guide, or stops to, there is one call, with
-            conditional rows alone.
-        conditional_first: of "batch", whether the rows come as [conditional; unconditional].
-        flag: of "batch", the pipeline's attribute that says whether it guides. None: it has none that is right at every
-            step, and the number of rows over that of the latents which its scheduler steps says so.
-        axis: the channels' in the denoiser's input. Where the network takes more of them than it predicts, something
-            lies beside the latents, after them. Of videos, 1 says that time is the axis after it, as in (B, C, F, H,
-            W); any other number, that it is not the third. None: 1, and nothing lies beside the latents, since the
-            network's two numbers count different things.
-        sign: -1 if the network predicts the opposite of what its scheduler steps by: the pipeline negates it.
-        holds: whether the pipeline steps a part of what its denoiser sees along one axis, and holds the rest as it is:
-            the tokens of reference images, or a first frame.
+        calls: "batch": one call with the rows of both branches while the pipeline guides. "apart": one call for each
+            branch, the conditional one first. A pipeline that does not guide makes one call, with conditional rows.
+        conditional_first: for "batch", whether the rows are [conditional; unconditional].
+        flag: for "batch", the pipeline's attribute that says whether it guides. None: no attribute is right at every
+            step, so the hook compares the number of rows with that of the latents that the scheduler steps.
+        axis: the axis of the channels in the denoiser's input. If the network takes more channels than it predicts, the
+            latents come first, and what follows them (a mask, a picture) is kept. For videos, 1 means (B, C, F, H, W);
+            any other number means that time is not the third axis. None: as 1, but nothing follows the latents, because
+            the network's two numbers of channels are not comparable.
+        sign: -1 if the pipeline negates the network's prediction before it hands it to its scheduler.
+        holds: whether the scheduler steps only a part of the denoiser's input along one axis, and the rest (tokens of
+            reference images, or a first frame) is held still.
 
     Raises:
-        ValueError: for a value outside what is said here.
+        ValueError: `calls` or `sign` has another value.
     """
 
     calls: Literal["batch", "apart"] = "batch"
@@ -65,14 +64,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a pipeline class of diffusers.
+    """The table's entry for a pipeline class of diffusers.
 
     Args:
-        form: how it guides. None: it is refused.
-        refused: why it is.
-        note: what is served of it, where that is not all.
-        test: the file in tests/ that holds it to Algorithm 1, without its "test_".
-        source: the SHA-256 of its `__call__`'s source text, as it was tested or read.
+        form: how it calls its denoiser. None: the class is refused.
+        refused: why it is refused.
+        note: what is supported, if not all of it is.
+        test: the file in tests/ that compares it with Algorithm 1, without its "test_".
+        source: the SHA-256 of the source text of its `__call__`, as it was tested or read.
     """
 
     form: Form | None
@@ -100,7 +99,7 @@ def _entry(
 
 
 def rows() -> list[str]:
-    """The table as Markdown: what is served, by which test, and what is refused, and why."""
+    """The table as Markdown: each supported class with its test, and each refused class with the reason."""
     page = ["| pipeline | | how it guides | test |", "|---|---|---|---|"]
     for name, entry in sorted(table().items(), key=lambda item: (item[1].form is None, item[0])):
         if entry.form is None:
@@ -112,13 +111,13 @@ def rows() -> list[str]:
 
 
 def caller(cls: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
-    """The class whose `__call__` a pipeline of this class runs: of a family here, its stock pipeline's."""
+    """The class whose `__call__` a pipeline of this class runs. For a family here, that is its stock pipeline."""
     cls = getattr(cls, "stock", cls)
     return next(each for each in cls.__mro__ if "__call__" in vars(each))
 
 
 def known(cls: type[DiffusionPipeline]) -> Entry | None:
-    """What the table says of a pipeline class. None: its loop is not diffusers'."""
+    """The table's entry for a pipeline class. None: its loop is not from diffusers."""
     owner = caller(cls)
     return table().get(owner.__name__) if owner.__module__.startswith("diffusers.") else None
 
@@ -129,10 +128,10 @@ def source(cls: type[DiffusionPipeline]) -> str:
 
 
 def form_of(cls: type[DiffusionPipeline]) -> Form:
-    """The form of a pipeline class that is served.
+    """The form of a supported pipeline class.
 
     Raises:
-        ValueError: it is not; says why.
+        ValueError: the class is not supported, with the reason.
     """
     name, owner, entry = cls.__name__, caller(cls), known(cls)
     if entry is None:
@@ -156,7 +155,7 @@ def _warn_of_change(owner: Any, tested: str) -> None:
         import diffusers
 
         warnings.warn(
-            f"diffusers {diffusers.__version__} has another {owner.__name__}.__call__ than the one that was tested"
-            " under a method: what it does is checked at every step, but the order of its calls is not.",
+            f"{owner.__name__}.__call__ of diffusers {diffusers.__version__} differs from the one that was tested under"
+            " a method. Each step is checked all the same, but the order of the denoiser's calls is not.",
             stacklevel=4,
         )

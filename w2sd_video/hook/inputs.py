@@ -1,4 +1,4 @@
-"""A denoiser's inputs beside the latents: which hold a half for each branch of guidance, and which are common."""
+"""A denoiser's inputs beside the latents: which hold a half for each branch of guidance, and which are shared."""
 
 from __future__ import annotations
 
@@ -93,22 +93,22 @@ SHARED = {
 # Inputs whose tensors run over the doubled batch along another axis than the first: (layers, 2 B, …).
 LATER = {"encoder_hidden_states_llama3": 1}
 
-# Inputs that are lists of an entry for each row.
+# Inputs that are lists with an entry for each row.
 LISTED = {"cap_feats"}
 
 
 def half(key: str, value: Any, second: bool, batch: int) -> Any:
-    """The first or second half of an input of a doubled batch; what is common to both branches as it is.
+    """The first or second half of an input of a doubled batch. Inputs that both branches share are returned whole.
 
     Args:
-        key: the input's name; in a dictionary, each entry goes by its own.
-        value: a tensor, a list or a dictionary of them, or anything else, which is common.
-        second: which half.
-        batch: the doubled batch, 2 B.
+        key: the input's name. In a dictionary, each entry is looked up by its own name.
+        value: a tensor, a list or a dictionary of tensors, or anything else, which is shared.
+        second: whether to return the second half.
+        batch: the rows of the doubled batch, 2 B.
 
     Raises:
-        ValueError: a tensor that no table names and whose first axis is the doubled batch's, so that it may be halves
-            or not; or one that the table says to split and that has no two halves.
+        ValueError: no table names the tensor, and its first axis is 2 B long, so it may or may not hold halves; or a
+            table says to split it, and its length does not allow it.
     """
     if key in SHARED:
         return value
@@ -142,7 +142,7 @@ def half(key: str, value: Any, second: bool, batch: int) -> Any:
 
 
 def override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, with `values` in the place of those of the same name, nested as they are."""
+    """The inputs, with `values` replacing those of the same name, also in nested dictionaries."""
     merged = dict(inputs)
     for key, value in values.items():
         merged[key] = override(inputs[key], value) if isinstance(value, Mapping) else value
@@ -150,7 +150,7 @@ def override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 
 def join(uncond: Any, cond: Any) -> Any:
-    """Two branches' inputs as one batch. What is one and the same object in both stays as it is."""
+    """Two branches' inputs as one batch. An object that both share stays as it is."""
     if uncond is cond:
         return cond
     if isinstance(cond, Mapping):
@@ -173,5 +173,5 @@ def join(uncond: Any, cond: Any) -> Any:
 
 @functools.cache
 def parameters(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a forward's arguments, without `self`; the first is the latents'."""
+    """The names of a forward's arguments, without `self`. The first argument holds the latents."""
     return tuple(inspect.signature(forward).parameters)[1:]

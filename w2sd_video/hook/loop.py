@@ -11,11 +11,11 @@ from ..methods import Method
 
 
 class Loop:
-    """A pipeline's loop, which may begin late in the schedule, end early, or begin anew.
+    """A pipeline's loop, which may start late in the schedule, end early, or restart.
 
     Args:
-        scheduler: the pipeline's, read at every step.
-        num_steps: steps of the loop, read at every step. None: it is not known, and the loop goes on to the end of
+        scheduler: the pipeline's scheduler.
+        num_steps: the steps of the loop; called at every step. None: not known; the loop goes on to the end of
             `scheduler.timesteps`. Default: all of them.
     """
 
@@ -25,14 +25,14 @@ class Loop:
         self.restart()
 
     def restart(self) -> None:
-        """A new loop begins."""
+        """Begins a new loop."""
         self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
 
     def step(self, time: Any, method: Method) -> Step:
-        """The step that the pipeline is at, with its place in the loop, as a method reflects it.
+        """The step that the pipeline is at, with its place in the loop and the inverse of the method's convention.
 
         Args:
-            time: what the denoiser is told. None: nothing.
+            time: the denoiser's time input. None: it has none.
 
         Raises:
             ValueError: it is the first step, and the method reflects the last one, which cannot be inverted.
@@ -42,7 +42,7 @@ class Loop:
                 raise ValueError
             place = step_index(self.scheduler, time)
         except (ValueError, IndexError):
-            place = 0  # a time in units of its own, before the scheduler counts: `check_stepped` sees whether it is
+            place = 0  # a time in another unit, before the scheduler counts; `check_stepped` checks it
         index = place
         timesteps = self.scheduler.timesteps
         num_steps = len(timesteps)
@@ -50,10 +50,10 @@ class Loop:
             known = self.num_steps()
             starts = self._last < 0 and time is not None and float(time) <= 1
             if starts and known is not None and place + known > num_steps:
-                place = 0  # a share of the training steps, which is the last timestep by chance
+                place = 0  # a time in [0, 1], which the last timestep happens to equal
             if place <= self._last or self._last < 0:  # a loop may start late in the schedule, or anew
                 self._first = place
-            num_steps = known or num_steps - self._first  # if it is not known, the loop goes on to the schedule's end
+            num_steps = known or num_steps - self._first
             self._last = place
             index = place - self._first
         step = read_step(self.scheduler, timesteps[place], index=place)
@@ -67,7 +67,7 @@ class Loop:
 
 
 def later(scheduler: Any, index: int, most: int) -> Callable[[int], Step]:
-    """Reads the steps after the one at an index of a scheduler's timesteps, of which `most` are left."""
+    """A function from n to the n-th step after the one at `index`; of n over `most`, the last step."""
 
     def step(n: int) -> Step:
         at = index + min(n, most)

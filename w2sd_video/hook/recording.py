@@ -1,4 +1,4 @@
-"""What a method did at every step, in numbers: how far it led, and which way."""
+"""Records what a method did at every step, in numbers: the size and the direction of its change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class Difference:
     """What a method did at one step; a number for each sample of the batch.
 
     Attributes:
-        step: its place in the loop, from 0, the noisiest.
-        timestep, sigma: the time that the network is told, and the level of x = alpha z + sigma eps.
-        of: "latents", of a displacement d = x~_t - x_t (W2SD's is b / a times the weak-to-strong difference of the
-            predictions); or "prediction", of what is added to the mixed prediction.
-        norm: |d| / |x_t|, or |e| / |p| of the conditional prediction p.
-        cosine: of it with that of the step before. None where that step was not changed.
-        still: of a video, the share of its square that is its mean over frames.
-        frames: of a video, |d_f| / |x_t,f| (or |e_f| / |p_f|) of each frame f.
+        step: the index of the step, from 0, the noisiest.
+        timestep: the scheduler's timestep.
+        sigma: the noise level, of x = alpha z + sigma eps.
+        of: "latents" for a displacement d = x~_t - x_t (W2SD's is b / a times the weak-to-strong difference of the
+            predictions); "prediction" for an addition e to the mixed prediction.
+        norm: |d| / |x_t|; or |e| / |p|, with p the conditional prediction.
+        cosine: the cosine of d (or e) with that of the step before. None if that step was not changed.
+        still: for a video, the share of |d|^2 that is in the mean of d over frames (or of e).
+        frames: for a video, |d_f| / |x_t,f| (or |e_f| / |p_f|) of each frame f.
     """
 
     step: int
@@ -41,10 +42,10 @@ def _norms(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 class Recorder:
-    """Keeps a `Difference` for every step that a method changes, of one call of a pipeline.
+    """Keeps a `Difference` for every step that a method changes, during one call of a pipeline.
 
     Args:
-        latents: keep x_t and the displacement or addition too, on the CPU, as `tensors`: (step, x_t, difference).
+        latents: also keep x_t and the displacement (or addition) on the CPU, in `tensors`: (step, x_t, difference).
     """
 
     def __init__(self, latents: bool = False):
@@ -54,10 +55,10 @@ class Recorder:
         self._last: Tensor | None = None
 
     def add(self, index: int, step: Step, x_t: Tensor, answer: Answer, time: int = 2) -> None:
-        """A step's answer. Nothing is kept of one that leaves the step as it is.
+        """Records a step's answer, unless it leaves the step as it is.
 
         Args:
-            time: which axis of a video's latents is time.
+            time: the axis of time in a video's latents.
         """
         if answer.d is not None:
             of, difference, whole = "latents", answer.d, x_t
@@ -85,5 +86,5 @@ class Recorder:
             self.tensors.append((index, x_t.cpu(), difference.cpu()))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The steps as JSON holds them."""
+        """The recorded steps as dictionaries, for JSON."""
         return [asdict(each) for each in self.steps]

@@ -1,4 +1,4 @@
-"""What a pipeline sends its denoiser in one call: the latents, what lies beside them, and what else it is told."""
+"""What a pipeline sends its denoiser in one call: the latents, the inputs beside them, and the conditioning."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ BOTH: Branches = ("uncond", "cond")
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What an arm is told instead of the pipeline's own inputs: denoiser arguments by name, nested as there.
+    """Denoiser inputs that replace the pipeline's own for one arm.
 
-    Each tensor is one half: the conditional (or unconditional) inputs of all videos. None: the pipeline's.
+    Args:
+        cond: inputs of the conditional branch, by the denoiser's argument names, in nested dictionaries where the
+            pipeline nests them. Tensors hold this branch alone, a row for each video. None: the pipeline's.
+        uncond: the same for the unconditional branch.
     """
 
     cond: Mapping[str, Any] | None = None
@@ -32,15 +35,17 @@ PIPELINES_OWN = Conditioning()
 
 @dataclass(frozen=True)
 class Latents:
-    """The denoiser's argument that holds the latents: what else is in it, and in which form it is handed over.
+    """The denoiser's argument that holds the latents: its layout, and what else it holds.
 
     Args:
-        name, dtype: of the argument.
-        listed: whether it is a list, of a tensor for each row.
-        beside: what follows the latents along `axis` (a mask and a picture), for every row of the call. None: nothing.
-        axis: see there.
-        held: latents (B, …) of which parts do not move. None: all move.
-        moving: where they do, 1, and elsewhere 0; its shape broadcasts to theirs.
+        name: the argument's name.
+        dtype: its dtype.
+        listed: whether it is a list with a tensor for each row.
+        beside: the rest of the argument, which follows the latents along `axis` (a mask and a picture), for every row
+            of the call. None: nothing.
+        axis: the axis along which `beside` follows.
+        held: x_t (B, …), whose parts outside `moving` are held still. None: all of it moves.
+        moving: 1 where the latents move, 0 elsewhere; broadcasts to `held`.
     """
 
     name: str
@@ -52,25 +57,25 @@ class Latents:
     moving: Tensor | None = None
 
     def holding(self, x: Tensor) -> Tensor:
-        """x (B, …), with the parts that do not move where they are."""
+        """x (B, …), with the parts that are held still set to their values in x_t."""
         if self.held is None or self.moving is None:
             return x
         return torch.where(self.moving.bool(), x, self.held.to(x.dtype))
 
     def only_moving(self, p: Tensor) -> Tensor:
-        """p (B, …), and 0 where nothing moves."""
+        """p (B, …), set to 0 where the latents are held still."""
         return p if self.moving is None else p * self.moving.to(p.dtype)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One call of the pipeline's, to its denoiser.
+    """One call of the pipeline to its denoiser.
 
     Args:
-        branches: those that the rows are of, in their order: each has as many rows as there are videos.
+        branches: the branches of the rows, in order; each has a row for each video.
         latents: the argument with the latents.
         inputs: the other arguments, by name.
-        control: a ControlNet's call to be made, if there is one.
+        control: a deferred call of a ControlNet, if there is one.
     """
 
     branches: Branches
@@ -79,11 +84,12 @@ class Sent:
     control: Deferred | None = None
 
     def inputs_for(self, which: Branches, own: Conditioning, inputs: dict[str, Any], videos: int) -> dict[str, Any]:
-        """The inputs for these branches, each with what the arm has of its own.
+        """The inputs of an arm for these branches.
 
         Args:
-            inputs: the call's, or its ControlNet's.
-            videos: how many there are.
+            own: inputs of the arm that replace the pipeline's.
+            inputs: the inputs of the call, or of its ControlNet.
+            videos: the number of videos, B.
         """
         owns = {"uncond": own.uncond, "cond": own.cond}
         if not inputs or (which == self.branches and not any(owns.values())):
@@ -98,7 +104,7 @@ class Sent:
         return parts[0] if len(parts) == 1 else join(parts[0], parts[1])
 
     def input(self, x: Tensor, which: Branches) -> Any:
-        """The latents x (B, …) for these branches, as the denoiser takes them."""
+        """The denoiser's argument with the latents x (B, …), once for each of these branches."""
         latents = self.latents
         rows = torch.cat([latents.holding(x).to(latents.dtype)] * len(which))
         if latents.beside is not None:

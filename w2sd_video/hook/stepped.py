@@ -1,4 +1,4 @@
-"""What a pipeline's scheduler is about to step, checked against what its denoiser was called with."""
+"""Checks of a scheduler's step against the denoiser's calls before it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def check_stepped(
     arguments: Mapping[str, Any],
     *,
     form: Form,
-    led: Callable[[Tensor], Tensor],
+    to_sample: Callable[[Tensor], Tensor],
     refuse: Refuse,
 ) -> float:
     """Refuse a step of other latents, or at another time, than those of the denoiser's calls.
 
     Args:
-        x_t: (B, …), what the denoiser was called with, as `latents`.
-        step: the step that was read then.
-        arguments: what the scheduler's step is called with, by name.
-        led: what the pipeline makes of a tensor (B, …) of its denoiser's for its scheduler.
+        x_t: (B, …), the latents that the denoiser was called with.
+        latents: the argument that they came in.
+        step: the step that the calls were answered for.
+        arguments: the arguments of the scheduler's step, by name.
+        to_sample: the pipeline's arithmetic from its denoiser to its scheduler, of a tensor (B, …).
 
     Returns:
         -1 if the pipeline negates what its denoiser predicts, else 1.
@@ -41,27 +42,27 @@ def check_stepped(
         refuse(f"tells its denoiser another time than its scheduler, which it steps from timestep {float(time):g}")
     if mixture.shape != sample.shape:
         refuse("hands its scheduler a prediction of another shape than the latents that it steps, or of more branches")
-    seen, expected = led(latents.only_moving(x_t)), full_precision(sample)
-    if latents.moving is not None:  # where nothing moves, the pipeline may step what it likes
-        moving = led(latents.moving.to(x_t.dtype)).abs().round()
+    seen, expected = to_sample(latents.only_moving(x_t)), full_precision(sample)
+    if latents.moving is not None:  # parts that are held still do not matter
+        moving = to_sample(latents.moving.to(x_t.dtype)).abs().round()
         seen, expected = seen * moving, expected * moving
     elif seen.numel() < x_t.numel():
         refuse("steps fewer latents than its denoiser sees (reference tokens, or a frame that is held still)")
-    per_token = arguments.get("per_token_timesteps") is not None  # with which the scheduler steps by minus the flow
-    for way in (1.0, -1.0):
-        if near(expected, step.scale * way * seen, tolerance(latents.dtype)):
-            if way != form.sign * (-1 if per_token else 1):
-                does = "negates" if way < 0 else "does not negate"
+    per_token = arguments.get("per_token_timesteps") is not None  # then the scheduler negates the flow
+    for sign in (1.0, -1.0):
+        if near(expected, step.scale * sign * seen, tolerance(latents.dtype)):
+            if sign != form.sign * (-1 if per_token else 1):
+                does = "negates" if sign < 0 else "does not negate"
                 refuse(f"{does} what its denoiser predicts before its scheduler gets it, unlike its form")
-            return way
+            return sign
     refuse(
-        "hands its scheduler other latents than its denoiser, or something else than a mixture of what its denoiser"
+        "hands its scheduler other latents than its denoiser, or something other than a mixture of what its denoiser"
         " predicts whose weights sum to 1"
     )
 
 
 def sends_both(x: Tensor, sample: Tensor, form: Form, refuse: Refuse) -> bool:
-    """Whether one call's x has rows of both branches: twice what the scheduler steps."""
+    """Whether a call's latents x hold rows of both branches, twice as many as the scheduler steps."""
     if form.holds:
         branches, rest = divmod(len(x), len(sample))
     else:  # the scheduler may step a video's frames as rows
@@ -75,8 +76,13 @@ def sends_both(x: Tensor, sample: Tensor, form: Form, refuse: Refuse) -> bool:
 
 
 def stepped_part(x: Tensor, sample: Tensor, within: float) -> Tensor | None:
-    """Where in x (B, …) the latents lie that a scheduler steps, as 1, and 0 elsewhere: at the start of one axis (before
-    the tokens of reference images) or at its end (after a first frame). None: they are all of x, or no such part."""
+    """A mask of the part of x (B, …) that the scheduler steps: 1 there, 0 elsewhere, broadcastable to x.
+
+    The part lies at the start of one axis (before the tokens of reference images) or at its end (after a first frame).
+
+    Returns:
+        None if the scheduler steps all of x, or a part that lies elsewhere.
+    """
     axes = [axis for axis in range(1, x.ndim) if x.ndim == sample.ndim and x.shape[axis] != sample.shape[axis]]
     if len(axes) != 1 or len(x) != len(sample) or sample.shape[axes[0]] > x.shape[axes[0]]:
         return None
@@ -94,9 +100,11 @@ def stepped_part(x: Tensor, sample: Tensor, within: float) -> Tensor | None:
 
 
 def without_corrector(scheduler: Any) -> Settings:
-    """UniPC without its corrector, in the step that it is at. The corrector builds x_t anew from the last sample, and
-    would lose the displacement. What is left is the predictor, a step like DPM-Solver++'s. In steps that are not
-    displaced, and under methods that only add to the prediction, the corrector stays."""
+    """Disables UniPC's corrector for the current step; other schedulers need no settings.
+
+    The corrector rebuilds x_t from the last sample, and so would lose the displacement. The predictor that is left is a
+    step like DPM-Solver++'s. Steps without a displacement keep the corrector.
+    """
     before = getattr(scheduler, "disable_corrector", None)
     if before is None or scheduler.step_index is None:
         return []
@@ -104,11 +112,11 @@ def without_corrector(scheduler: Any) -> Settings:
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """How far latents may be, relative to their norm, from those that a network of this type sees."""
+    """The largest relative distance of the scheduler's latents from those that a network of this dtype saw."""
     return max(16 * torch.finfo(dtype).eps, 1e-4)
 
 
 def near(x: Tensor, y: Tensor, within: float) -> bool:
-    """Whether x is as near to y as `within`, relative to y's norm."""
+    """Whether |x - y| is at most `within` times |y|."""
     x, y = full_precision(x), full_precision(y)
     return bool((x - y).norm() <= within * y.norm() + torch.finfo(x.dtype).tiny)

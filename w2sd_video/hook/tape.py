@@ -1,9 +1,9 @@
-"""A pipeline's arithmetic between its denoiser's answer and its scheduler's step, written down to be done again.
+"""Records a pipeline's arithmetic between its denoiser's answer and its scheduler's step, to replay it.
 
-A denoiser's answer is handed to the pipeline as a `Traced` tensor. Whatever the pipeline computes with it (the mixture
-of its guidance, a rescaling or a norm, a sign, an unpacking of tokens) is noted on a `Tape`. So an answer may be given
-before its values are known, and be filled in when they are; and the same arithmetic can be applied to other values, as
-to a displacement, which then has the layout that the scheduler steps in.
+The pipeline gets its denoiser's answer as a `Traced` tensor. A `Tape` records whatever the pipeline computes with it:
+the mixture of guidance, a rescaling or a norm, a sign, the unpacking of tokens. So an answer can be given before its
+values are known, and filled in later. And the same arithmetic can be applied to other values: to a displacement, for
+example, which it brings into the layout that the scheduler steps in.
 """
 
 from __future__ import annotations
@@ -27,37 +27,39 @@ _DESCRIPTIONS = (
 
 @dataclass
 class Tape:
-    """What is computed with the answers of one step, in its order.
+    """The operations that a pipeline applies to the answers of one step, in order.
 
     Args:
-        read: called where the pipeline reads a value that is not known yet; it has to `fill` the answers.
-        refuse: called with what the pipeline does that cannot be redone, to raise the error.
+        read: called when the pipeline reads a value that is not known yet; it has to `fill` the answers.
+        refuse: raises the error for an operation that cannot be replayed.
+        filled: whether the answers' values are known.
+        closed: whether the step is over; later operations are not recorded.
     """
 
     read: Callable[[], None]
     refuse: Callable[[str], Any]
     filled: bool = False
     closed: bool = False
-    values: list[Tensor] = field(default_factory=list)  # by slot: as known by now
+    values: list[Tensor] = field(default_factory=list)  # by slot, as far as they are known
     answers: list[int] = field(default_factory=list)  # the slots that hold the denoiser's answers
     entries: list[tuple[Callable[..., Any], Any, Any, Any]] = field(default_factory=list)
 
     def answer(self, value: Tensor) -> Traced:
-        """A new answer: of these values, or of this shape and type if they are still to come."""
+        """A new answer, with these values or, before they are known, with this shape and dtype."""
         traced = self._trace(value)
         self.answers.append(traced.slot)
         return traced
 
     def fill(self, values: Sequence[Tensor]) -> None:
-        """The answers' values, in the order of the answers; all that was computed with them is computed with these."""
+        """Sets the answers' values, in the order of the answers, and recomputes all that was computed with them."""
         self.values = self.replay(values)
         self.filled = True
 
     def replay(self, answers: Sequence[Tensor], instead: Mapping[int, Tensor] | None = None) -> list[Tensor]:
-        """All values, by slot, if the answers were these.
+        """All values, by slot, recomputed with other answers.
 
         Args:
-            instead: tensors to compute with in the place of others, which are not answers, by `id` of those.
+            instead: replacements for tensors that are not answers, by the `id` of the tensor that they replace.
         """
         known: dict[int, Tensor] = {slot: each.clone() for slot, each in zip(self.answers, answers, strict=True)}
         instead = instead or {}
@@ -79,7 +81,7 @@ class Tape:
         return [known[slot] for slot in range(len(self.values))]
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A function of traced tensors, on what is known of them; noted, if it makes tensors."""
+        """Calls a function of traced tensors on their values so far, and records the call if it makes tensors."""
         name = _name(function)
         plain_args, plain_kwargs = (tree_map(self._value, each) for each in (args, kwargs))
         in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
@@ -110,7 +112,7 @@ class Tape:
     def _traced(self, each: Any, inputs: Mapping[int, Traced]) -> Any:
         if not isinstance(each, Tensor):
             return each
-        return inputs[id(each)] if id(each) in inputs else self._trace(each)  # what is computed in place is no new one
+        return inputs[id(each)] if id(each) in inputs else self._trace(each)  # an in-place result is the input itself
 
     def _noted(self, tree: Any) -> Any:
         return tree_map(lambda t: _Slot(t.slot) if isinstance(t, Traced) and t.tape is self else self._value(t), tree)
@@ -126,7 +128,7 @@ class _Slot:
 
 
 class Traced(Tensor):
-    """A denoiser's answer, or what a pipeline computed of it. Its values may be still to come."""
+    """A denoiser's answer, or a tensor computed from it. Its values may not be known yet."""
 
     tape: Tape
     slot: int
@@ -137,7 +139,7 @@ class Traced(Tensor):
         tapes = [each.tape for each in _tensors((args, kwargs)) if isinstance(each, Traced)]
         open_ = [tape for tape in tapes if not tape.closed]
         with torch._C.DisableTorchFunctionSubclass():
-            if not open_:  # the step is over: what is left of it are numbers
+            if not open_:  # the step is over: plain tensors are left
                 return func(*tree_map(Tape._value, args), **tree_map(Tape._value, kwargs))
             return open_[-1].run(func, args, kwargs)
 
@@ -146,12 +148,12 @@ class Traced(Tensor):
 
 
 def value(each: Any) -> Any:
-    """What is traced as the tensor that it is by now; anything else as it is."""
+    """A traced tensor's values so far; anything else unchanged."""
     return Tape._value(each)
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A torch function's name; of the reading of a property, the property's."""
+    """A torch function's name. For a property's getter, the property's name."""
     name = getattr(function, "__name__", "")
     return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
 

@@ -1,4 +1,4 @@
-"""What a pipeline calls between two steps of its scheduler, and what these calls are answered with."""
+"""The denoiser calls that a pipeline makes between two steps of its scheduler, and the replies to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tape import Tape
 
 @dataclass(frozen=True)
 class Pending:
-    """A method's answer, that the scheduler has not stepped with yet."""
+    """A method's answer that the scheduler's step has not used yet."""
 
     step: Step
     x_t: Tensor
@@ -30,7 +30,13 @@ class Pending:
 
 @dataclass
 class Turn:
-    """The calls between two steps, the pipeline's arithmetic with their answers, and the method's answer."""
+    """One round of a pipeline's loop: the denoiser's calls between two scheduler steps, and the answer to them.
+
+    Args:
+        tape: the pipeline's arithmetic with the replies.
+        calls: the denoiser's calls so far.
+        pending: the method's answer. None: the method has not run yet.
+    """
 
     tape: Tape
     calls: list[Call] = field(default_factory=list)
@@ -57,10 +63,10 @@ class Turn:
         self.calls.append(call)
 
     def latents(self, doubled: bool, refuse: Refuse) -> Tensor:
-        """x_t (B, …), the latents of each branch.
+        """x_t (B, …), the latents that both branches see.
 
         Args:
-            doubled: of one call, whether its rows are of both branches.
+            doubled: whether the turn is one call with rows of both branches.
         """
         x = self.calls[0].x
         if not doubled:
@@ -75,10 +81,11 @@ class Turn:
         return x_t
 
     def sent(self, form: Form, doubled: bool, x_t: Tensor, moving: Tensor | None) -> list[Sent]:
-        """The calls, by the branches of their rows.
+        """The calls, each with the branches that its rows belong to.
 
         Args:
-            moving: where the latents x_t move. None: everywhere.
+            doubled: whether the turn is one call with rows of both branches.
+            moving: 1 where the latents x_t move, 0 elsewhere. None: they move everywhere.
         """
         order: Branches = ("cond", "uncond") if form.conditional_first else BOTH
         branches: list[Branches] = [order] if doubled else [("cond",), ("uncond",)]
@@ -91,10 +98,10 @@ class Turn:
         return sent
 
     def replies(self, p: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Predictions (k, B, …) as the networks would have returned them, to each of the calls: (rows, …).
+        """Predictions (k, B, …) as the network would have returned them to each call: (rows, …).
 
         Args:
-            dtype: of what is returned. Default: the calls' own.
+            dtype: the dtype of the replies. Default: that of each call's latents.
         """
         assert self.pending is not None
         replies = []
@@ -108,18 +115,24 @@ class Turn:
 
 
 def unconditional_inputs(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> dict[str, Any]:
-    """Of calls apart, the inputs of the unconditional one that differ from the conditional one's."""
+    """The inputs of an unconditional call that differ from those of the conditional call."""
     own = {key for key in uncond if uncond[key] is not cond.get(key) and key not in TIMES}
     return {key: uncond[key] for key in own}
 
 
 def version(x: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where torch does not count, as under `torch.inference_mode`."""
+    """torch's count of in-place changes of a tensor; 0 where torch keeps none, as under `torch.inference_mode`."""
     return 0 if x.is_inference() else x._version
 
 
 def check_answer(answer: Any, name: str, x_t: Tensor, guided: bool, where: str) -> None:
-    """Refuse an answer of the method `name` that the scheduler cannot step with, and values that are not finite."""
+    """Refuse an answer that the scheduler cannot step with, or whose values are not finite.
+
+    Args:
+        name: the method's class, for messages.
+        guided: whether the pipeline needs both branches.
+        where: the step in words, for messages.
+    """
     if not isinstance(answer, Answer):
         raise ValueError(f"{name} returns a {type(answer).__name__}: a method returns an `Answer`.")
     shape = tuple(x_t.shape)
@@ -140,12 +153,12 @@ def check_answer(answer: Any, name: str, x_t: Tensor, guided: bool, where: str) 
 
 
 def _equal(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors are the same; NaN, which is not equal to NaN, is looked for elsewhere."""
+    """Whether two tensors are the same. Tensors with NaN pass: `check_finite` refuses those with a better message."""
     return x.shape == y.shape and (torch.equal(x, y) or not bool(torch.isfinite(x).all()))
 
 
 def _broadcasts(x: Tensor, y: Tensor) -> bool:
-    """Whether x can be added to y and leave its shape."""
+    """Whether x + y has the shape of y."""
     try:
         return torch.broadcast_shapes(x.shape, y.shape) == y.shape
     except RuntimeError:

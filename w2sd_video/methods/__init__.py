@@ -71,8 +71,8 @@ ARMS = ("strong_guidance", "weak_guidance")
 
 
 def _options() -> dict[str, Any]:
-    """What can be set of the methods beside the arms' guidance, with the defaults; not each takes all. None: the
-    method's own, where they have several."""
+    """The options of all methods, beside the arms' guidance, with their defaults. Where methods have different
+    defaults for one option, None stands for the method's own."""
     defaults: dict[str, Any] = {}
     for field in (f for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")):
         same = defaults.setdefault(field.name, field.default) == field.default
@@ -84,10 +84,13 @@ OPTIONS = _options()
 
 
 def find(name: str, sha256: str | None = None) -> type[Method]:
-    """A method by its name, built in or a plug-in's; of a file's, `FILE.py:CLASS`, with the SHA-256 of the file.
+    """The class of a method by name: built in, from a plug-in, or from a file, `FILE.py:CLASS`.
+
+    Args:
+        sha256: the SHA-256 that the file must have.
 
     Raises:
-        Refused: there is none of that name, its code raises an error, or it is no `Method` that can be called; see
+        Refused: no method has that name, its code raises an error, or it is no `Method` that can be called; see
             `plugins.find`.
     """
     plugin = plugins.find("method", name, METHODS, sha256)
@@ -108,26 +111,26 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
 
 
 def _what(value: object) -> str:
-    """What a value is, as the part of a sentence."""
+    """A value's kind in words, for a message."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def no_method(value: object, *, by_name: bool = True) -> ValueError:
-    """What to say of an argument `method` that is none.
+    """The error for an argument `method` that is no method.
 
     Args:
         by_name: whether names are accepted too.
     """
     if isinstance(value, type) and issubclass(value, Method):
-        value_ = f"is the class {value.__name__}: write {value.__name__}()"
+        problem = f"is the class {value.__name__}: write {value.__name__}()"
     elif not by_name and isinstance(value, str) and value in METHODS:
         kind = METHODS[value].__name__
-        value_ = f"is {value!r}: write {kind}(strong_guidance=…, weak_guidance=…), which has its guidance"
+        problem = f"is {value!r}: write {kind}(strong_guidance=…, weak_guidance=…), which has its guidance"
     else:
-        value_ = f"is {shown(value)}"
+        problem = f"is {shown(value)}"
     names = ", ".join(map(repr, [*METHODS, *plugins.installed("method")])) if by_name else ""
     accepted = f"one of {names}, None, or an object of a method" if by_name else "an object of a method, or None"
-    return ValueError(f"`method` has to be {accepted}, such as W2SD(strong_guidance=5.5), but {value_}.")
+    return ValueError(f"`method` has to be {accepted}, such as W2SD(strong_guidance=5.5), but {problem}.")
 
 
 def described(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .method import Answer, Arm, Method, Noise, finite
 
 @dataclass(frozen=True)
 class APG(Method):
-    """Guidance whose update has a momentum, a largest norm, and less of its part along the conditional prediction.
+    """Guidance whose update has a momentum, a bounded norm, and a weaker part along the conditional prediction.
 
     With D the predictions of clean latents and w the guidance of the final step,
 
@@ -22,18 +22,18 @@ class APG(Method):
         update  = delta_t min(1, norm_threshold / |delta_t|)
         D       = D_cond + (w - 1) (update_orthogonal + parallel update_parallel)
 
-    where parallel and orthogonal are to D_cond, for each video. The pipeline's guidance then makes the mixture: it is
-    sent D_cond, and D_cond - update in the place of D_uncond. `parallel=1`, `momentum=0` and `norm_threshold=0` are
-    plain guidance. Costs what plain guidance costs.
+    where parallel and orthogonal are relative to D_cond, for each video. The pipeline's own guidance makes the mixture:
+    it gets D_cond, and D_cond - update in place of D_uncond. `parallel=1`, `momentum=0` and `norm_threshold=0` give
+    plain guidance. The cost is that of plain guidance.
 
-    There is no weak arm. The paper's pairs of (norm_threshold, momentum) suit the norm of a model's latents.
+    There is no weak arm. The paper tunes (norm_threshold, momentum) to each model, by the norm of its latents.
 
     Args:
         parallel: the paper's eta, the factor on the parallel part.
-        momentum: the paper's beta; negative, as it recommends, turns from where the update went before.
-        norm_threshold: the paper's r; 0 is no threshold.
-        of: "sample", the predictions of clean latents (the paper); or "network", what the network predicts, as
-            diffusers' `AdaptiveProjectedGuidance` has it (with `use_original_formulation`).
+        momentum: the paper's beta. A negative one, which the paper recommends, steers away from earlier updates.
+        norm_threshold: the paper's r; 0 disables it.
+        of: "sample": D are predictions of clean latents (the paper). "network": D are the network's own predictions, as
+            in diffusers' `AdaptiveProjectedGuidance` with `use_original_formulation`.
     """
 
     uses_weak: ClassVar[bool] = False

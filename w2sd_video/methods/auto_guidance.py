@@ -12,10 +12,10 @@ from .method import Answer, Arm, Method, Noise, finite
 
 @dataclass(frozen=True)
 class AutoGuidance(Method):
-    """x_s = x^good + w (x^good - x^bad), both from x_t: w (p_s - p_w) is added to the prediction, all at x_t.
+    """Adds w (p_s - p_w) to the prediction, all evaluated at x_t: x_s = x^good + w (x^good - x^bad).
 
     Args:
-        weight: w; the paper has 1.
+        weight: w; the paper uses 1.
     """
 
     weight: float = 1.0

@@ -14,19 +14,19 @@ from .method import Answer, Arm, Method, Noise
 
 @dataclass(frozen=True)
 class CFGZeroStar(Method):
-    """Guidance from the unconditional prediction at its best scale, after first steps with a prediction of 0.
+    """Guidance from an optimally scaled unconditional prediction, after first steps with a prediction of 0.
 
     With w the guidance of the final step, for each video,
 
         p = s p_uncond + w (p_cond - s p_uncond),     s = <p_cond, p_uncond> / |p_uncond|^2
 
-    and p = 0 in the first `zero_init_steps` steps. As diffusers' `ClassifierFreeZeroStarGuidance`, it mixes what the
-    network predicts. The paper is of flow models, where a prediction of 0 leaves the latents as they are; networks of
-    eps, v or samples have the formula, without the paper's reasons. Costs what plain guidance costs: in steps of a
-    prediction of 0 the network is evaluated all the same. There is no weak arm.
+    and p = 0 in the first `zero_init_steps` steps. Like diffusers' `ClassifierFreeZeroStarGuidance`, it mixes the
+    network's own predictions. The paper treats flow models, for which a prediction of 0 leaves the latents unchanged;
+    with eps, v or sample networks the formula is the same, but the paper's reasons do not apply. The cost is that of
+    plain guidance, since the network is also evaluated where the prediction is 0. There is no weak arm.
 
     Args:
-        zero_init_steps: how many steps; 0 is none. The paper has the first 4 %.
+        zero_init_steps: the number of steps with a prediction of 0. The paper uses the first 4 %.
     """
 
     uses_weak: ClassVar[bool] = False

@@ -23,28 +23,27 @@ PUBLISHED_STEPS = 50
 
 @dataclass(frozen=True)
 class Foresight(Method):
-    """Fixed-point iterations over several steps at once, early, and CFG++ in every step.
+    """Early fixed-point iterations that span several steps, and CFG++ in every step.
 
-    At the steps of `schedule`, x_t becomes, `iterations` times, what a step over `interval` steps leads to with guided
-    predictions, and one back with unconditional ones (at `strong_guidance` and `weak_guidance`; the authors have 5.5
-    and 0). Each is one first-order step, with the network told the time of the latents that it sees:
+    At each step in `schedule`, an iteration goes `interval` steps forward with guided predictions, and back with
+    unconditional ones (at `strong_guidance` and `weak_guidance`; the authors use 5.5 and 0). It is repeated
+    `iterations` times. Each way is one first-order step, and the network gets the time of the latents that it sees:
 
         x_u = a x + b p_s(x, t),     x <- (x_u - b p_w(x_u, u)) / a
 
-    From there the step is that of CFG++ (Chung et al., arXiv:2406.08070): to the clean latents that p_uncond + strength
-    (p_cond - p_uncond) says, with the noise that p_uncond says. The guidance of the final step has no part in it.
+    The step from there is that of CFG++ (Chung et al., arXiv:2406.08070): p_uncond + strength (p_cond - p_uncond) gives
+    the clean latents, and p_uncond the noise. The guidance of the final step has no effect.
 
-    The formulas are the paper's. In the authors' code (`utils/pipeline_stable_diffusion_xl.py`) both steps of an
-    iteration have the length of one step of the schedule, whatever the interval, since DDIM's step goes by the number
-    of steps; here they have the interval's. A strong model in both arms: a weak one has no part in it.
+    The formulas are the paper's. The authors' code (`utils/pipeline_stable_diffusion_xl.py`) differs: both ways of an
+    iteration are one step of the schedule long, whatever the interval, because DDIM's step length follows from the
+    number of steps. Here they are as long as the interval. Both arms are the strong model; a weak model is not used.
 
-    Costs two evaluations a step, and at most four more for each iteration, three at weak guidance 0.
+    The cost is two evaluations a step, and at most four more for each iteration, or three at weak guidance 0.
 
     Args:
-        schedule: (step, interval, iterations) of each calibration, the steps from 0. An interval that is too long ends
-            at the last step. None: the authors', for 50 steps; with another number of them, its steps and intervals are
-            stretched.
-        strength: CFG++'s lambda; the authors have 1.
+        schedule: (step, interval, iterations) of each calibration; steps count from 0. An interval that is too long
+            ends at the last step. None: the authors' schedule for 50 steps, stretched to the number of steps.
+        strength: CFG++'s lambda; the authors use 1.
     """
 
     one_model: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Guidance that changes from step to step: what a method has to be more than."""
+"""Guidance that changes from step to step: a baseline for the other methods."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .method import Answer, Arm, Method, Noise, finite
 
 @dataclass(frozen=True)
 class GuidanceSchedule(Method):
-    """Plain guidance p_uncond + w_t (p_cond - p_uncond) with a number of its own in each step.
+    """Plain guidance p_uncond + w_t (p_cond - p_uncond) with a guidance number w_t for each step.
 
-    The guidance of the final step, and what the pipeline does to its mixture, as `guidance_rescale`, have no part in
-    it. A step with w_t = 1 evaluates the conditional branch alone, so guidance in some noise levels only
-    (Kynkäänniemi et al. 2024, arXiv:2404.07724) costs less than guidance in all. There is no weak arm.
+    The pipeline's own guidance and its changes to the mixture, such as `guidance_rescale`, have no effect. A step with
+    w_t = 1 evaluates the conditional branch alone, so guidance at some noise levels only (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724) costs less than guidance at all levels. There is no weak arm.
 
     Args:
-        guidance: w_t, from the noisiest step down. Of fewer or more numbers than steps, what lies between them on a
-            straight line: the first number is the first step's, the last the last one's.
+        guidance: w_t, from the noisiest step down. If there are fewer or more numbers than steps, w_t is interpolated
+            linearly, from the first number at the first step to the last number at the last step.
     """
 
     uses_weak: ClassVar[bool] = False

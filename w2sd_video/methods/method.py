@@ -1,4 +1,4 @@
-"""What a method is: an answer to the pipeline's loop, made of the predictions of two arms."""
+"""The interface of a method, which answers each step of a pipeline's loop with predictions of two arms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Noise = Callable[[], Tensor]
 
 
 class Arm(Protocol):
-    """One side of a pair, at a fixed timestep: predictions as functions of x alone."""
+    """One arm of a pair at a fixed timestep: its predictions as functions of x alone."""
 
     def reflect(self, x: Tensor) -> Tensor:
         """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
@@ -31,24 +31,24 @@ class Arm(Protocol):
         ...
 
     def denoise(self, x: Tensor) -> Tensor:
-        """The prediction (k, B, …) at x (B, …) that the sampler is to use: k is 2, the unconditional and the
-        conditional half, where the guidance of the final step is still to come, and else 1."""
+        """The prediction (k, B, …) at x (B, …) for the final step. If the pipeline still has to apply its guidance, k
+        is 2, the unconditional and the conditional prediction; else k is 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method makes of one step: from where the scheduler steps, and with what prediction.
+    """A method's answer to one step: where the scheduler steps from, and by which prediction.
 
-    The step goes from x~_t = x_t + d with the prediction mix(p) + e, where `mix` is the pipeline's own guidance (and
-    its rescaling, where it has one). Both parts are added after it, so they are exact whatever the pipeline mixes.
+    The scheduler steps from x~_t = x_t + d by the prediction mix(p) + e, where `mix` is the pipeline's own guidance,
+    with its rescaling if it has one. Both d and e are added after `mix`, so they are exact whatever it computes.
 
     Args:
-        p: (k, B, …), the arm's prediction at x~_t, as of `Arm.denoise`.
+        p: (k, B, …), the arm's prediction at x~_t, as `Arm.denoise` returns it.
         d: (B, …), the displacement x~_t - x_t, in the network's input space. None: 0.
-        e: (B, …), what is added to the mixed prediction. None: 0.
-        carry: what the method needs at the next step, where it is `Step.carried`. Nothing is carried over a step that
-            does not reflect, nor from one loop to another (a second call, the next pass of FreeInit).
+        e: (B, …), an addition to the mixed prediction. None: 0.
+        carry: any value that the method needs at the next step, which gets it as `Step.carried`. It is dropped at a
+            step that does not reflect, and at the end of a loop (a second call, the next pass of FreeInit).
     """
 
     p: Tensor
@@ -59,30 +59,30 @@ class Answer:
 
 @dataclass(frozen=True)
 class Method:
-    """What every method has: which steps it changes, and the guidance of the two arms while it does.
+    """The base of all methods: which steps a method changes, and the guidance of its two arms in these steps.
 
     Args:
-        strong_guidance, weak_guidance: guidance numbers of the two arms, in the convention
-            `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The guidance of the
-            final step is the pipeline's own, and an object does not see it: both are 1 by default, where a call of a
-            pipeline here with a method's name has `guidance_scale` for the strong arm.
+        strong_guidance, weak_guidance: guidance numbers w of the two arms, in the convention
+            `uncond + w (cond - uncond)`: 1 is the conditional prediction, 0 the unconditional one. The default is 1. A
+            `Method` does not know the pipeline's `guidance_scale`, which guides the final step; a pipeline of this
+            package that is called with a method's name uses it as the default of `strong_guidance`.
         reflection_steps: lambda, how many steps reflect, from the noisiest down. None: all but the last (the paper), or
-            as many as `default_steps` of the method says.
-        interval: of the steps that would, only those whose noise level sigma, of x = alpha z + sigma eps, lies in it
-            (both ends count) do reflect; sigma is 1 for pure noise.
+            the method's own `default_steps`.
+        interval: the lowest and the highest noise level sigma, of x = alpha z + sigma eps, at which a step reflects;
+            both ends are included. Pure noise has sigma = 1.
         convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
 
     Raises:
-        ValueError: for a value outside what is said here.
+        ValueError: a value is not accepted.
     """
 
     uses_weak: ClassVar[bool] = True  # whether the weak arm is evaluated
-    inverts: ClassVar[bool] = False  # whether it goes back along a step
-    one_model: ClassVar[bool] = False  # whether the weak arm is the strong model, even where there is another
-    guides: ClassVar[bool] = True  # whether the two guidance numbers have a part in it
+    inverts: ClassVar[bool] = False  # whether the method inverts a step
+    one_model: ClassVar[bool] = False  # whether both arms are the strong model, even beside a weak one
+    guides: ClassVar[bool] = True  # whether the method uses the two guidance numbers
     mixes: ClassVar[bool] = False  # whether it needs both branches of the final step at every guidance but 1
-    every_step: ClassVar[bool] = False  # whether by default it changes the last step too
-    perturbation: ClassVar[Literal["skip", "attention"] | None] = None  # what is done to layers of the weak arm
+    every_step: ClassVar[bool] = False  # whether it also changes the last step by default
+    perturbation: ClassVar[Literal["skip", "attention"] | None] = None  # how layers of the weak arm are perturbed
 
     strong_guidance: float = 1.0
     weak_guidance: float = 1.0
@@ -108,39 +108,41 @@ class Method:
 
     @property
     def guidances(self) -> list[float]:
-        """The guidance numbers, of the strong arm and the weak one, that have a part in it."""
+        """The guidance numbers that the method uses, the strong arm's first."""
         if not self.guides:
             return []
         return [self.strong_guidance, self.weak_guidance] if self.uses_weak else [self.strong_guidance]
 
     def reflects(self, index: int, num_steps: int, level: Level | None = None) -> bool:
-        """Whether step `index` (0 is the noisiest) of `num_steps`, from `level`, is changed."""
+        """Whether the method changes step `index` (0 is the noisiest) of `num_steps`, which starts from `level`."""
         if level is not None and not self.interval[0] <= level.sigma <= self.interval[1]:
             return False
         return index < (self.default_steps(num_steps) if self.reflection_steps is None else self.reflection_steps)
 
     @classmethod
     def default_steps(cls, num_steps: int) -> int:
-        """How many of `num_steps` are changed by default, from the noisiest down."""
+        """How many of `num_steps` steps the method changes by default, from the noisiest down."""
         return num_steps if cls.every_step else max(num_steps - 1, 0)
 
     def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
-        """Which of the weak network's transformer blocks step `index` (0 is the noisiest) perturbs, where the class has
-        a `perturbation`: "skip" leaves them out, "attention" makes the map of their self-attention the identity.
+        """The names of the weak network's transformer blocks that step `index` (0 is the noisiest) perturbs.
+
+        It is called if the class has a `perturbation`: "skip" leaves the blocks out, "attention" replaces the map of
+        their self-attention by the identity.
 
         Args:
-            layers: the names of all of them, in the order in which they are evaluated.
+            layers: the names of all blocks, in the order of evaluation.
 
         Raises:
-            ValueError: the method's settings name a layer that is none of them.
+            ValueError: the method's settings name a block that is not among them.
         """
         return []
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse latents (B, …) that the method's settings do not fit.
+        """Refuse latents whose shape (B, …) does not fit the method's settings.
 
         Raises:
-            ValueError: says which setting.
+            ValueError: names the setting.
         """
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
@@ -149,12 +151,12 @@ class Method:
 
 
 def displaced(x_t: Tensor, strong: Arm, d: Tensor) -> Answer:
-    """The strong arm's step from x_t + d."""
+    """The answer that steps from x_t + d by the strong arm's prediction there."""
     return Answer(strong.denoise(x_t + d), d)
 
 
 def finite(name: str, value: object, least: float = -math.inf) -> None:
-    """Raise the ValueError for what is not a finite number from `least` on."""
+    """Refuse a value that is not a finite number, or is under `least`; `name` is the argument."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
-        least_ = f" from {least:g}" * (least > -math.inf)
-        raise ValueError(f"`{name}` has to be a finite number{least_}, but is {value!r}.")
+        bound = f" from {least:g}" if least > -math.inf else ""
+        raise ValueError(f"`{name}` has to be a finite number{bound}, but is {value!r}.")

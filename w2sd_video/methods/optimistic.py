@@ -1,4 +1,4 @@
-"""Optimistic reflection: W2SD at the price of auto-guidance, by reusing the last step's difference of the arms."""
+"""Optimistic reflection: W2SD at the cost of auto-guidance, by reusing the last step's difference of the arms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .w2sd import W2SD
 
 @dataclass(frozen=True)
 class Optimistic(W2SD):
-    """W2SD with x~_t taken from the last step, so that the strong arm is evaluated once a step.
+    """W2SD with x~_t estimated from the last step, so that the strong arm is evaluated once a step.
 
-    W2SD evaluates the strong arm at x_t only to find x~_t = x_t + (b / a) Delta, where it is evaluated again. Delta,
-    the difference of the predictions, changes slowly. So the last step's takes its place, and is corrected:
+    W2SD evaluates the strong arm at x_t only to find x~_t = x_t + (b / a) Delta, and then again at x~_t. Delta, the
+    difference of the predictions, changes slowly from step to step. So this method starts from the last step's Delta,
+    and corrects it afterwards:
 
         x~_t  = x_t + (b / a) Delta_last                Delta_last is 0 at the first step of the loop
         p     = p_s(x~_t)
@@ -31,9 +32,9 @@ class Optimistic(W2SD):
     networks predict.
 
     A reflected step at guidance 3 (final, strong) and 1 (weak) takes 3 network evaluations; W2SD takes 5, auto-guidance
-    3, a plain step 2. A step that reflects after one that did not (`interval`) is W2SD's, at its price: there is no
-    Delta_last. From a level of pure noise, alpha = 0, nothing is carried, since a difference of eps is 0 there: flow
-    networks and zero terminal SNR take Delta_last = 0 in the first two steps.
+    3, a plain step 2. A step that reflects after one that did not (`interval`) has no Delta_last, so it is W2SD's, at
+    W2SD's cost. A level of pure noise, alpha = 0, carries Delta = 0, since a difference of eps is 0 there: flow
+    networks and zero terminal SNR have Delta_last = 0 in the first two steps.
 
     The settings are W2SD's. Gains and cap act on Delta before it is used and before it is carried;
     `inversion_noise` is added to x~_t, both where the strong arm is evaluated and where the step begins. A multistep
@@ -55,13 +56,13 @@ class Optimistic(W2SD):
 
 
 def _difference(step: Step, d: Tensor) -> Tensor:
-    """Delta of a displacement (B, …), as a difference of eps. It is 0 at alpha = 0."""
+    """The Delta of a displacement d (B, …), as a difference of eps. It is 0 at alpha = 0."""
     delta = (step.forward.a / step.forward.b) * d
     return convert(delta, torch.zeros_like(d), step.level, step.prediction, "epsilon")
 
 
 def expected(step: Step, x_t: Tensor) -> Tensor | None:
-    """The displacement (B, …) by the last step's Delta, and 0 at the loop's first. None: that Delta is not known."""
+    """The displacement (B, …) by the last step's Delta; 0 at the loop's first step. None: no Delta was carried."""
     if step.index == 0:
         return torch.zeros_like(x_t)
     if step.carried is None or step.carried.shape != x_t.shape:

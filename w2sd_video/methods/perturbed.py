@@ -1,4 +1,4 @@
-"""Guidance by the strong model with layers of it perturbed: SLG and STG, PAG, and S2-guidance."""
+"""Guidance away from the strong model with perturbed layers: SLG and STG, PAG, and S2-guidance."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Layers = int | str | tuple[int | str, ...] | None
 
 @dataclass(frozen=True)
 class Perturbed(Method):
-    """What SLG, PAG and S2-guidance share: with p' the conditional prediction of the perturbed network,
+    """The common part of SLG, PAG and S2-guidance: with p' the conditional prediction of the perturbed network,
 
         p = p_uncond + w (p_cond - p_uncond) + weight (p_cond - p'),
 
-    all at x_t. It is the strong model's own network, perturbed while p' is evaluated, so no weights are added: one more
-    evaluation a step. A weak model, where there is one, has no part in it.
+    all at x_t. The strong model's own network is perturbed while p' is evaluated, so the method needs no more weights,
+    and one more evaluation a step. A weak model is not used.
     """
 
     one_model: ClassVar[bool] = True
@@ -44,15 +44,15 @@ class Perturbed(Method):
 class SkipLayerGuidance(Perturbed):
     """SLG and STG: guidance away from the network with some of its transformer blocks left out.
 
-    Skip layer guidance is Stability AI's, of github.com/Stability-AI/sd3.5; spatiotemporal skip guidance (Hyung et al.
-    2024, arXiv:2411.18664) has the same formula for video, with layers of space and of time. Both as diffusers'
-    `SkipLayerGuidance` has them. Stability AI skips layers 7, 8 and 9 of SD3.5-medium's 24, in the first fifth of the
-    steps (`reflection_steps`).
+    Skip layer guidance is Stability AI's (github.com/Stability-AI/sd3.5). Spatiotemporal skip guidance (Hyung et al.
+    2024, arXiv:2411.18664) has the same formula for video, with layers of space and of time. Both are as in diffusers'
+    `SkipLayerGuidance`. Stability AI skips layers 7, 8 and 9 of SD3.5-medium's 24, in the first fifth of the steps
+    (`reflection_steps`).
 
     Args:
-        layers: which transformer blocks, in the order of evaluation from 0, or by name: "mid_block" is all within it.
-            None: those of a U-Net's middle.
-        weight: the scale; diffusers has 2.8.
+        layers: the transformer blocks to skip, by number in the order of evaluation from 0, or by name: "mid_block" is
+            every block in it. None: the blocks of a U-Net's middle.
+        weight: the scale; diffusers uses 2.8.
     """
 
     perturbation: ClassVar[Literal["skip", "attention"]] = "skip"
@@ -73,10 +73,10 @@ class PerturbedAttentionGuidance(SkipLayerGuidance):
     """PAG: guidance away from the network whose self-attention is the identity in some layers (arXiv:2403.17377).
 
     Ahn et al. 2024, Eq. 14-16: the map softmax(Q K^T / sqrt(d)) becomes the identity, so that each token keeps its own
-    value. Their layers are those of the U-Net's middle, and their scale is 3.
+    value. The authors perturb the U-Net's middle, at scale 3.
 
     Args:
-        layers: which transformer blocks, as of SLG. None: those of a U-Net's middle.
+        layers: the transformer blocks to perturb, as for SLG. None: the blocks of a U-Net's middle.
         weight: the scale s.
     """
 
@@ -87,16 +87,16 @@ class PerturbedAttentionGuidance(SkipLayerGuidance):
 
 @dataclass(frozen=True)
 class S2Guidance(Perturbed):
-    """S2-guidance: away from the network with transformer blocks left out that are drawn anew in every step.
+    """S2-guidance: guidance away from the network without some transformer blocks, which are drawn anew in every step.
 
-    Chen et al. 2025, arXiv:2508.12880 (v4: Eq. 4, Algorithm 1). The first block is never left out (their Fig. 7), and
-    the paper guides in the central 80 % of the steps, for which there is `interval`. The draw follows from `mask_seed`
-    and the step, and is common to all videos, so that a video does not depend on those beside it in a batch.
+    Chen et al. 2025, arXiv:2508.12880 (v4: Eq. 4, Algorithm 1). The first block is never left out (their Fig. 7). The
+    paper guides in the central 80 % of the steps, which `interval` can select. The draw depends on `mask_seed` and the
+    step alone and is the same for all videos, so a video does not depend on the others in its batch.
 
     Args:
-        drop: which share of the blocks, at least one of them; the paper has about a tenth.
+        drop: the share of the blocks to leave out, at least one; the paper uses about a tenth.
         weight: the scale omega.
-        mask_seed: what the blocks are drawn from.
+        mask_seed: the seed of the draw.
     """
 
     perturbation: ClassVar[Literal["skip", "attention"]] = "skip"
@@ -125,7 +125,7 @@ class S2Guidance(Perturbed):
 
 
 def check_layers(layers: object, argument: str = "layers") -> None:
-    """Raise the ValueError for what names no layers."""
+    """Refuse a value that names no layers."""
     listed = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
     each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in listed)
     if not each_fits or (layers is not None and not listed):
@@ -133,10 +133,14 @@ def check_layers(layers: object, argument: str = "layers") -> None:
 
 
 def named(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
-    """The names of the transformer blocks that an argument says, of those that there are.
+    """The names of the transformer blocks that `layers` selects.
+
+    Args:
+        known: the names of the network's transformer blocks.
+        argument: the argument's name, for messages.
 
     Raises:
-        ValueError: one is not there, or none is said and there is no middle.
+        ValueError: a block is not in the network, or `layers` is None and the network has no middle block.
     """
     middle = [name for name in known if name.startswith("mid_block.")]
     if not known:

@@ -15,22 +15,22 @@ from .method import Answer, Arm, Method, Noise, finite
 class PredictAndPerturb(Method):
     """Predict the clean latents and noise them again to the same level, a few times, before the step.
 
-    From x^0 = x_t, with z the clean latents that the strong arm predicts (Eq. 5 and 6),
+    From x^0 = x_t, with z(x) the clean latents that the strong arm predicts at x (Eq. 5 and 6),
 
         z^k = z(x^k),    x^(k+1) = alpha z^k + sigma noise
 
-    and the step goes from the last x^k. With a `threshold`, what the model is certain of is not refined further: where
-    the mean over channels of |z^k - z^(k-1)| has been under it, z^k and what the step makes are those of before. As in
-    the authors' code (github.com/agwmon/self-refine-video, `functions/pipeline_wan_pnp.py`), which also ends the loop
-    once 99.9 % of the latents are certain; here all iterations are made.
+    and the step goes from the last x^k. With a `threshold`, a position stops changing once the model is certain of it:
+    once the mean over channels of |z^k - z^(k-1)| is under the threshold, the position keeps its earlier values. This
+    follows the authors' code (github.com/agwmon/self-refine-video, `functions/pipeline_wan_pnp.py`), except that their
+    loop also ends once 99.9 % of the latents are certain; here all iterations are made.
 
-    It refines in the first fifth of the steps, as the paper does; `reflection_steps` says otherwise. A refined step
+    It refines the first fifth of the steps, as in the paper; `reflection_steps` sets another number. A refined step
     takes `iterations` + 1 predictions of the strong arm. There is no weak arm. The threshold is in units of the
-    latents, so it depends on the model.
+    latents, so a good value depends on the model.
 
     Args:
-        iterations: K_f, how often it predicts and perturbs.
-        threshold: tau, of the certain. None: no mask.
+        iterations: K_f, how often to predict and perturb.
+        threshold: tau, under which a position counts as certain. None: no mask.
     """
 
     uses_weak: ClassVar[bool] = False

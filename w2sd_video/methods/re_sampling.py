@@ -1,4 +1,4 @@
-"""Re-Sampling (RePaint, arXiv:2201.09865), and its advanced form, in which W2SD picks the noise (arXiv:2502.00473)."""
+"""Re-Sampling (RePaint, arXiv:2201.09865), and its advanced form, whose noise follows W2SD (arXiv:2502.00473)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .w2sd import reflection
 
 
 def renoised(x_t: Tensor, step: Step, p: Tensor, noise: Tensor) -> Tensor:
-    """d = x^Re_t - x_t: a step to x_s with p, and from there back to level t with fresh noise.
+    """d = x^Re_t - x_t (B, …): a step to x_s with p, and back to level t with fresh noise.
 
     x_t given x_s is (alpha_t / alpha_s) x_s plus noise of variance sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2.
     """
@@ -27,7 +27,7 @@ def renoised(x_t: Tensor, step: Step, p: Tensor, noise: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ReSampling(Method):
-    """Algorithm 2: x_s = M^s(x_t), noise it back to level t, and step from there. There is no weak arm."""
+    """Algorithm 2: steps to x_s = M^s(x_t), noises it back to level t, and steps from there. There is no weak arm."""
 
     uses_weak: ClassVar[bool] = False
 
@@ -39,10 +39,10 @@ class ReSampling(Method):
 
 @dataclass(frozen=True)
 class AdvancedReSampling(Method):
-    """Algorithm 3: Re-Sampling with noise that points as W2SD's displacement x~_t - x_t does, cosine >= 0.
+    """Algorithm 3: Re-Sampling with noise whose cosine with W2SD's displacement x~_t - x_t is at least 0.
 
-    Where the algorithm draws until the noise does, a draw that does not is negated: normal noise is symmetric, so the
-    two have the same law, and a video's noise does not depend on how often another's was drawn.
+    The algorithm draws noise until that holds; here, noise of a negative cosine is negated. Both have the same
+    distribution, since normal noise is symmetric, and a video's noise does not depend on the draws of another.
 
     Args:
         adverse: take noise of cosine < 0 instead (the paper's Table 14).

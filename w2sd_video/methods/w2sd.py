@@ -14,7 +14,7 @@ Inversion = Literal["x_s", "x_t"] | int
 
 
 def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion = "x_s") -> Answer:
-    """Algorithm 1 as an answer: the strong arm's step from the x~_t to which a reflection leads.
+    """The answer of Algorithm 1: the strong arm's step from x~_t, the point that the reflection leads to.
 
     With x_s = a x_t + b p (see `levels.first_order`), Algorithm 1 reads
 
@@ -26,7 +26,7 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
     plain step from x_t with the prediction p_s(x~_t) + (a / b) d.
 
     Args:
-        x_t: (B, …), what the network sees.
+        x_t: (B, …), the network's input.
         step: the step from x_t.
         strong, weak: the two arms.
         inversion: where the weak arm is evaluated; see `reflection`.
@@ -39,17 +39,17 @@ def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion =
 def reflection(
     x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """d = x~_t - x_t (B, …), where a step with the first arm and back with the second leads; and the arms' predictions.
+    """Steps with the first arm and back with the second: d = x~_t - x_t (B, …), and the arms' predictions.
 
-    What the network predicts is held between x_s and x_t: eps, v, z or the flow, each by the same rule.
+    The inverse holds fixed what the network predicts, be it eps, v, z or the flow.
 
     Args:
         inversion: where the second arm is evaluated. "x_s": at x_s (the paper). "x_t": at x_t, without the
             inverse's error (Theorem 1 taken literally). An integer n: at x_s, and then n more times at the
-            x~_t found so far, which on short steps converges to the exact inverse of the second arm's step.
+            latest x~_t, which for short steps converges to the exact inverse of the second arm's step.
 
     Returns:
-        d; the first arm's prediction at x_t; and the second arm's, where it was last evaluated.
+        d; the first arm's prediction at x_t; and the second arm's prediction where it was last evaluated.
     """
     p = first.reflect(x_t)
     q = second.reflect(x_t if inversion == "x_t" else step.forward.forward(x_t, p))
@@ -61,13 +61,13 @@ def reflection(
 
 
 def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
-    """d = x~_t - x_t, from the difference of the predictions: x_s and x~_t are large and nearly cancel.
+    """d = x~_t - x_t (B, …), computed from the difference of the predictions, because x_s and x~_t nearly cancel.
 
     Forward and inverse are the same (a, b), so d = (b / a) (p_s - p_w). Under `convention="published"` they
     are not, and d = (a / a' - 1) x_t + (b p_s - b' p_w) / a'.
 
     Raises:
-        ValueError: a is 0, for a network of samples at sigma_s = 0.
+        ValueError: the step has no inverse; see `levels.check_invertible`.
     """
     check_invertible(step)
     (a, b), (a_, b_) = (step.forward.a, step.forward.b), (step.inverse.a, step.inverse.b)
@@ -78,19 +78,19 @@ def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class W2SD(Method):
-    """Algorithm 1: a step of the strong arm, back by the weak one, and the scheduler's own step from there.
+    """Algorithm 1: a step with the strong arm, back with the weak arm, and the scheduler's own step from there.
 
     Args:
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.
         inversion_noise: k (the paper's Eq. 17): k times standard normal noise is added to x~_t.
-        still_gain, motion_gain: for videos (B, C, F, H, W), gains of d's mean over frames and of the rest of it. 1
-            and 1 is the paper; so reflection can sharpen frames without freezing them, or move them more. Images have
-            no rest: `still_gain` is the gain of d.
-        cap: the norm of (a / b) d, the difference of the predictions, is at most this times the norm of the strong
+        still_gain, motion_gain: for videos (B, C, F, H, W), factors on the mean of d over frames, and on the rest of d.
+            The paper has 1 and 1. Other values can sharpen frames without freezing the video, or add motion. For
+            images, `still_gain` is the factor on d.
+        cap: the largest norm of (a / b) d, the difference of the predictions, as a multiple of the norm of the strong
             arm's prediction in the reflection, for each video. None: no cap (the paper).
 
     Raises:
-        ValueError: for a value outside what is said here.
+        ValueError: a value is not accepted.
     """
 
     inverts: ClassVar[bool] = True
@@ -117,8 +117,8 @@ class W2SD(Method):
     def check(self, shape: tuple[int, ...]) -> None:
         if self.motion_gain not in (1, self.still_gain) and len(shape) != 5:
             raise ValueError(
-                f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}, or not as their third"
-                " axis: give 1, or as much as `still_gain`."
+                f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}, or not on axis 2:"
+                " give 1, or the same number as `still_gain`."
             )
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
@@ -132,7 +132,7 @@ class W2SD(Method):
         return d, p_s
 
     def _displacement(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm) -> Tensor:
-        """d with the gains and the cap."""
+        """d (B, …) with the gains and the cap applied."""
         d, p = self._reflection(x_t, step, strong, weak)
         if (self.still_gain, self.motion_gain) != (1, 1):
             still = d.mean(2, keepdim=True) if d.ndim == 5 else d
@@ -144,5 +144,5 @@ class W2SD(Method):
         return d
 
     def _error(self, noise: Noise) -> Tensor | float:
-        """The noise that is added to x~_t."""
+        """The noise to add to x~_t; 0 without `inversion_noise`."""
         return self.inversion_noise * noise() if self.inversion_noise else 0.0

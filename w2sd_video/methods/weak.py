@@ -1,4 +1,4 @@
-"""The weak arm by itself: what a pair is compared with."""
+"""The weak arm alone: a baseline for a pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .method import Answer, Arm, Method, Noise
 
 @dataclass(frozen=True)
 class Weak(Method):
-    """p_w at x_t, at `weak_guidance`, in every step. The strong arm is not evaluated."""
+    """The weak arm alone: its prediction at x_t, at `weak_guidance`, in every step. The strong arm is not evaluated."""
 
     def reflects(self, index: int, num_steps: int, level: Level | None = None) -> bool:
         return True

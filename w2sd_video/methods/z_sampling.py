@@ -10,6 +10,6 @@ from .w2sd import W2SD
 
 @dataclass(frozen=True)
 class ZSampling(W2SD):
-    """W2SD with the strong model in both arms, whatever weak one there is; guidance alone tells them apart."""
+    """W2SD with the strong model in both arms, which differ in guidance alone. A weak model is not used."""
 
     one_model: ClassVar[bool] = True

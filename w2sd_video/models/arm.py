@@ -1,4 +1,4 @@
-"""What one side of a pair is, as its folder or file says; what is on the hub is fetched."""
+"""Reads what one arm of a pair with UNets is from its folder or file; fetches a repository from the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import diffusers
 from ..errors import WeightsError, WeightsNotFound
 from . import checkpoints
 from .checkpoints import explained
-from .checks import Arm, arm_of_file, check_latents_alone, check_scheduler_config
+from .checks import UNetArm, arm_of_file, check_latents_alone, check_scheduler_config
 from .networks import hint
 from .options import Options
 from .sources import SUFFIXES, Source
 from .weight_files import usual_variant, weight_files
 
 
-def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Options) -> Arm:
-    """What one side of the pair is; a hub repository is fetched."""
+def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Options) -> UNetArm:
+    """Describes one arm of the pair; a hub repository is fetched."""
     base = options.base
     if source.is_file:
         assert source.path is not None
@@ -61,7 +61,7 @@ def arm(source: Source, config: Path, overridden: Mapping[str, Any], options: Op
             kind = f"{options.variant!r} weights (`variant`)" if options.variant else "weights"
             raise WeightsNotFound(source, f"has no {kind} in {part}/.{hint(source, options.variant)}")
     kind = scheduler.get("prediction_type", "epsilon")
-    return Arm(source, name, unet, kind, video, components, scheduler)
+    return UNetArm(source, name, unet, kind, video, components, scheduler)
 
 
 def _configuration_file(source: Source, part: str, name: str) -> Path:
@@ -73,7 +73,7 @@ def _configuration_file(source: Source, part: str, name: str) -> Path:
 
 
 def _fetched(source: Source, skipped: Mapping[str, None], options: Options) -> Path:
-    """The folder of a hub repository; where it holds no plain weights, with those in half precision."""
+    """The folder of a fetched hub repository. If it holds no plain weights, those in half precision are fetched."""
 
     def fetch(variant: str | None) -> Path:
         kinds = {**options.download, "variant": variant}
@@ -90,14 +90,14 @@ def _fetched(source: Source, skipped: Mapping[str, None], options: Options) -> P
         try:
             return fetch("fp16")
         except (OSError, ValueError):
-            return fetch(None)  # whose message is the one to tell
+            return fetch(None)  # the error for the plain weights is the useful one
 
 
 def components_of(source: Source, index: Mapping[str, Any], overridden: Collection[str]) -> dict[str, tuple[str, str]]:
-    """What an index says that its components are: by name, library and class.
+    """The components in a pipeline's index: library and class by name.
 
     Raises:
-        WeightsError: it names code that is not diffusers', transformers' or this package's; such is never imported.
+        WeightsError: the index names code outside diffusers, transformers and this package, which is never imported.
     """
     components = {}
     for name, entry in index.items():

@@ -130,13 +130,13 @@ def check_numbers(source: Source, types: Mapping[str, torch.dtype]) -> None:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a `.safetensors` says of itself, such as `modelspec.prediction_type`; of other files nothing."""
+    """The metadata of a `.safetensors` file, such as `modelspec.prediction_type`; empty for other files."""
     if path.suffix.lower() != ".safetensors":
         return {}
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
-    except Exception:  # what is wrong with it, `shapes` says
+    except Exception:  # `shapes` reports what is wrong with it
         return {}
 
 
@@ -209,7 +209,7 @@ def _damaged(source: Source, path: Path, error: Exception) -> WeightsError:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line and not too long."""
+    """The first line of an error's message, shortened."""
     said = re.sub(r"\s+", " ", str(error).strip().partition("\n")[0]) or type(error).__name__
     return shortened(said).rstrip(".")
 
@@ -236,7 +236,7 @@ def _collect(source: Source, content: Any, prefix: str, into: Tensors, depth: in
 
 @contextmanager
 def explained(source: Source, variant: str | None = None) -> Iterator[None]:
-    """Let what goes wrong inside name the argument, the value, and the way out."""
+    """Turns errors inside into errors that name the argument, the value, and what to do."""
     try:
         yield
     except (WeightsError, WeightsNotFound, MemoryError, torch.OutOfMemoryError):

@@ -1,4 +1,4 @@
-"""What models are, by their configurations and the names in their files, and whether they go together."""
+"""Checks of models by their configurations and the names in their files, and of whether they fit together."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ EDM = (
 
 
 @dataclass
-class Arm:
-    """One side of the pair as its configuration describes it, before any weight is read."""
+class UNetArm:
+    """One arm of a pair with UNets, as its configuration describes it, before any weight is read."""
 
     source: Source
     pipeline: str
@@ -58,7 +58,7 @@ def _blocks(config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(blocks) if isinstance(blocks, (list, tuple)) else ()
 
 
-def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
+def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> UNetArm:
     """What a file in the original layout of a whole model says that it is.
 
     Raises:
@@ -86,7 +86,7 @@ def arm_of_file(source: Source, path: Path, config: Path, base: Base) -> Arm:
             f" {expected} and {unet['in_channels']} input channels.",
         )
     schedule = {**IMAGE_SCHEDULER, **parametrisation(source, names, _beside(path) | metadata(path))}
-    return Arm(source, base.pipeline, unet, schedule["prediction_type"], scheduler=schedule)
+    return UNetArm(source, base.pipeline, unet, schedule["prediction_type"], scheduler=schedule)
 
 
 def _beside(path: Path) -> dict[str, str]:
@@ -204,7 +204,7 @@ def check_latents_alone(source: Source, unet: Mapping[str, Any], expected: str) 
         )
 
 
-def check_arms(strong: Arm, weak: Arm) -> None:
+def check_arms(strong: UNetArm, weak: UNetArm) -> None:
     """Refuse arms whose noise predictions mean different things: reflection subtracts one from the other.
 
     Raises:
@@ -220,7 +220,7 @@ def check_arms(strong: Arm, weak: Arm) -> None:
             )
 
 
-def check_motion(motion: Source | MotionAdapter, channels: tuple[int, ...], strong: Arm) -> None:
+def check_motion(motion: Source | MotionAdapter, channels: tuple[int, ...], strong: UNetArm) -> None:
     """Refuse a motion module that is made for another UNet, by the channels of its blocks."""
     expected = _blocks(strong.unet)
     if channels != expected:
@@ -247,7 +247,7 @@ def motion_channels(source: Source, names: Shapes) -> tuple[int, ...]:
     return tuple(channels[block] for block in sorted(channels))
 
 
-def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong: Arm) -> None:
+def check_controlnet(controlnet: Source | Any, config: Mapping[str, Any], strong: UNetArm) -> None:
     """Refuse a ControlNet that is made for another UNet."""
     named = controlnet if isinstance(controlnet, Source) else "controlnet"
     for key, what in (("cross_attention_dim", "cross-attention width"), ("block_out_channels", "UNet blocks")):

@@ -1,7 +1,7 @@
-"""Pairs of models from hub ids, diffusers folders and single files, looked at before anything is loaded.
+"""Finds and checks pairs of models from hub ids, diffusers folders and single files, before loading anything.
 
 A single file is in the layout of the original SDXL or Stable Diffusion release, as most fine-tunes are shared; a motion
-module is in AnimateDiff's. What such files do not say is taken from the configurations that ship (`bases`).
+module is in AnimateDiff's. Their configurations come from this package (`bases`).
 
 Files are opened by `checkpoints`, which runs no code; code in a model's folder or on the hub is never run.
 """
@@ -21,7 +21,7 @@ from ..errors import WeightsError, WeightsNotFound
 from . import checkpoints, layouts
 from .arm import arm
 from .bases import BASES, Base
-from .checks import Arm, check_arms, check_controlnet, check_motion, motion_channels
+from .checks import UNetArm, check_arms, check_controlnet, check_motion, motion_channels
 from .networks import autoencoder, configuration_of, image_encoder
 from .options import HUB_OPTIONS, MODEL_OPTIONS, Options
 from .pair import Pair
@@ -49,7 +49,7 @@ def plan(
     accepted: Collection[str] = (),
     **kwargs: Any,
 ) -> Pair:
-    """Find both arms and what goes with them, fetch what is on the hub, and check that they go together.
+    """Finds both arms and their other components, fetches those on the hub, and checks that they fit together.
 
     No weights are loaded. The arguments are those of `pipelines.reflection.Reflection.from_pretrained`;
     `accepted` names the components that may be among `kwargs`.
@@ -122,7 +122,7 @@ def _motion(
     )
 
 
-def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options) -> None:
+def _check_motion(motion: Source | MotionAdapter, strong: UNetArm, options: Options) -> None:
     if isinstance(motion, MotionAdapter):
         channels = tuple(motion.config.block_out_channels)
     elif motion.is_file:
@@ -136,8 +136,8 @@ def _check_motion(motion: Source | MotionAdapter, strong: Arm, options: Options)
     check_motion(motion, channels, strong)
 
 
-def _controlnets(controlnet: Any, strong: Arm, options: Options) -> list[Source | ControlNetModel]:
-    """The ControlNets of an argument that is None, one or several, each a network or where it is."""
+def _controlnets(controlnet: Any, strong: UNetArm, options: Options) -> list[Source | ControlNetModel]:
+    """The ControlNets of an argument: None, one, or several; each a network, a path or a hub id."""
     listed = controlnet if isinstance(controlnet, (list, tuple)) else [] if controlnet is None else [controlnet]
     controlnets = [
         each if isinstance(each, ControlNetModel) else find("controlnet", each, options.hub) for each in listed
@@ -147,7 +147,7 @@ def _controlnets(controlnet: Any, strong: Arm, options: Options) -> list[Source 
     return controlnets
 
 
-def _check_controlnet(controlnet: Source | ControlNetModel, strong: Arm, options: Options) -> None:
+def _check_controlnet(controlnet: Source | ControlNetModel, strong: UNetArm, options: Options) -> None:
     if not isinstance(controlnet, Source):
         check_controlnet(controlnet, controlnet.config, strong)
     elif controlnet.is_file:

@@ -1,4 +1,4 @@
-"""A video UNet of an image UNet's and a motion adapter's own tensors; tensors shared by two models."""
+"""Builds a video UNet on the tensors of an image UNet and a motion adapter; shares parameters between two models."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 def motion_unet(
     unet: UNet2DConditionModel | UNetMotionModel, motion_adapter: MotionAdapter, like: UNetMotionModel | None = None
 ) -> UNetMotionModel:
-    """The video UNet of an image UNet and a motion adapter, holding their very parameters: nothing is copied.
+    """The video UNet of an image UNet and a motion adapter. It holds their own parameters: nothing is copied.
 
-    It is `UNetMotionModel.from_unet2d` with two differences. That one builds a second, randomly initialised
-    network in float32 (11 GB at SDXL's size) and copies into it; and it leaves out `add_embedding`, SDXL's
-    size and pooled-text conditioning, which stays random (diffusers 0.42.1). The adapter is moved to the
-    UNet's device and dtype.
+    It differs from `UNetMotionModel.from_unet2d` of diffusers 0.42.1 in two ways. That function builds a second,
+    randomly initialised network in float32 (11 GB at SDXL's size) and copies the weights into it. And it omits
+    `add_embedding`, SDXL's conditioning on size and pooled text, which stays random. The adapter is moved to the UNet's
+    device and dtype.
 
     Args:
-        unet: without LoRA or IP-Adapter; those are loaded into the video UNet. A video UNet gives all but its motion
-            modules.
-        motion_adapter: gives the layout of the motion modules, and their weights.
-        like: take the motion modules' weights from this video UNet instead.
+        unet: an image UNet without LoRA or IP-Adapter, which are loaded into the video UNet; or a video UNet, whose
+            motion modules are replaced.
+        motion_adapter: the layout of the motion modules, and their weights.
+        like: a video UNet to take the motion modules' weights from instead.
 
     Raises:
         ValueError: `motion_adapter` is missing or does not fit the UNet.
@@ -60,15 +60,15 @@ def motion_unet(
 
 
 def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
-    """Let `model` hold `other`'s parameter wherever both have one of the same name, dtype, device and value.
+    """Makes `model` hold `other`'s parameter wherever both have one of the same name, dtype, device and value.
 
-    What is shared is the `Parameter` object, not the module around it. So `.to()` moves and casts it once for
-    both (`Module.to` replaces a parameter's data in place), and group offload, layerwise casting, LoRA and
-    hooks, which attach to modules, stay each model's own. In-place changes of the weights reach both, and
-    group offload to disk would save one model's tensors after the other emptied them: unshare first.
+    The two models share the `Parameter` object, not the module around it. So `.to()` moves and casts it once for both
+    (`Module.to` replaces a parameter's data in place), while group offload, layerwise casting, LoRA and hooks attach to
+    modules and stay separate. In-place changes of weights affect both models, and group offload to disk would save one
+    model's tensors after the other has emptied them: call `unshare_parameters` before either.
 
     Returns:
-        How many bytes are now held once instead of twice.
+        How many bytes are stored once instead of twice.
     """
     theirs = dict(other.named_parameters())
     saved = 0
@@ -81,7 +81,7 @@ def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
 
 
 def unshare_parameters(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Give `model` its own copy of every parameter that it shares with `other`."""
+    """Gives `model` its own copy of every parameter that it shares with `other`."""
     theirs = {id(parameter) for parameter in other.parameters()}
     for name, parameter in list(model.named_parameters()):
         if id(parameter) in theirs:
@@ -96,5 +96,5 @@ def _put(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device or a.is_meta:
         return False
-    # A few numbers tell two fine-tunes apart without reading the rest from disk.
+    # The first numbers tell most fine-tunes apart, without reading the rest from disk.
     return torch.equal(a.reshape(-1)[:64], b.reshape(-1)[:64]) and torch.equal(a, b)

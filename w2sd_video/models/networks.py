@@ -1,4 +1,4 @@
-"""Networks by themselves, each from a folder of its own, a hub repository, or a single file."""
+"""Loads single networks, each from a folder, a hub repository, or a single file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ def autoencoder(
     base: Base = BASES["SDXL"],
     config: Mapping[str, Any] | None = None,
 ) -> AutoencoderKL:
-    """An autoencoder by itself: of a folder, a hub id, or a single file in the original layout or diffusers'.
+    """Loads an autoencoder from a folder, a hub id, or a single file in the original layout or diffusers'.
 
     Args:
-        base: whose shipped configuration a single file is loaded with: SDXL's latents are scaled by 0.13025 and
-            Stable Diffusion's by 0.18215, which the file does not say.
+        base: the generation whose configuration a single file is loaded with. The file lacks the scale of the latents:
+            0.13025 for SDXL, 0.18215 for Stable Diffusion.
         config: another configuration for a single file.
 
     Raises:
-        WeightsNotFound, WeightsError: it is not there; it cannot be used.
+        WeightsNotFound: it is not there.
+        WeightsError: it cannot be used.
     """
     source = find("vae", value)
     if source.is_file:
@@ -56,7 +57,7 @@ def image_encoder(
     torch_dtype: torch.dtype | None = None,
     hub: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The image encoder of an IP-Adapter, a [`CLIPVisionModelWithProjection`].
+    """Loads the image encoder of an IP-Adapter, a [`CLIPVisionModelWithProjection`].
 
     Args:
         folder: beside the adapter's file, or in its repository; or elsewhere: a path, a hub id, or a folder in a hub

@@ -1,4 +1,4 @@
-"""Options of loading, which every network of a pair is loaded with."""
+"""The options with which every network of a pair is loaded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,17 @@ DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 
 @dataclass
 class Options:
-    """The hub's and the networks' options by diffusers' names, what is loaded, and of models of Stable Diffusion the
-    base that both arms are of."""
+    """The options of loading.
+
+    Attributes:
+        hub: options of the hub, by diffusers' names.
+        model: options of the networks, by diffusers' names.
+        torch_dtype: the dtype of all networks. None: float32.
+        quantization: how networks are quantised.
+        weak_text_encoders: whether the weak model's text encoders are loaded.
+        video: whether the pipeline makes videos.
+        base: for models of Stable Diffusion, the generation of both arms.
+    """
 
     hub: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +49,7 @@ class Options:
         return self.model.get("use_safetensors")
 
     def quantized(self, kind: type, name: str) -> dict[str, Any]:
-        """What a component is to be quantised by, as its loader takes it: nothing for one that is not."""
+        """The quantisation arguments of a component's loader; empty if the component is not quantised."""
         if self.quantization is None:
             return {}
         if self.quantization.quant_mapping is not None:

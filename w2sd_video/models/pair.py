@@ -1,4 +1,4 @@
-"""A pair that was found and checked, and how its networks are loaded."""
+"""A pair of arms that was found and checked, and the loading of its networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..provenance import files_of, note_files, remember_files
 from . import checkpoints, layouts
 from .bases import clip_tokenizer
 from .checkpoints import explained
-from .checks import UNET, Arm, check_controlnet, complete, point_out
+from .checks import UNET, UNetArm, check_controlnet, complete, point_out
 from .motion import motion_unet, share_parameters
 from .networks import autoencoder, component, networks, single
 from .options import DTYPE, Options
@@ -31,17 +31,17 @@ from .sources import Source
 
 @dataclass
 class Pair:
-    """Both arms and the motion module, found and checked against each other, not loaded. Made by `plan`."""
+    """Both arms and the motion modules, checked against each other but not loaded. `loading.plan` creates it."""
 
-    strong: Arm
-    weak: Arm | None
+    strong: UNetArm
+    weak: UNetArm | None
     motion: Source | MotionAdapter | None
     weak_motion: Source | MotionAdapter | None
     controlnets: list[Source | ControlNetModel]
     config: Path
     options: Options
     overrides: dict[str, Any]
-    files: dict[str, Any] = field(default_factory=dict)  # of components that are loaded here; see `provenance`
+    files: dict[str, Any] = field(default_factory=dict)  # files of components that are loaded here; see `provenance`
 
     def location(self) -> str:
         return str(self.strong.source.path)
@@ -51,14 +51,14 @@ class Pair:
         return explained(self.strong.source, self.options.variant)
 
     def load_options(self) -> dict[str, Any]:
-        """What the pipeline's own loader is told, beside the components."""
+        """Arguments of the pipeline's own loader, beside the components."""
         common: dict[str, Any] = {DTYPE: self.options.torch_dtype}
         if self.strong.source.is_file:
             return {**common, "config": str(self.config), "local_files_only": True}
         return {**common, **self.options.model, "local_files_only": True, "trust_remote_code": False}
 
     def components(self) -> dict[str, Any]:
-        """Load all but what the strong arm's own loader brings."""
+        """Loads all components except those that the strong arm's own loader loads."""
         parts = dict(self.overrides)
         base = self.options.base
         if isinstance(vae := parts.get("vae"), (str, PathLike)):
@@ -78,7 +78,7 @@ class Pair:
             parts = {**self._networks(parts), **parts}
         if self.weak is not None:
             parts["weak_unet"] = self._weak_unet(adapter)
-            # None keeps a pair in `strong`'s folder from bringing those of its own weak model.
+            # None, since a pair saved in `strong`'s folder would bring those of its own weak model.
             parts.update({f"weak_{name}": None for name in base.text_encoders})
             if self.options.weak_text_encoders:
                 parts.update(self._weak_text_encoders())
@@ -86,7 +86,7 @@ class Pair:
         return parts
 
     def _networks(self, besides: Collection[str]) -> dict[str, Any]:
-        """The networks in the strong arm's folder, but those in `besides` and a weak model that another replaces."""
+        """The networks in the strong arm's folder, without `besides` and without a weak model that is replaced."""
         skipped = {*besides, *([] if self.options.video else ["motion_adapter"])}
         if self.weak is not None:
             skipped |= {name for name in self.strong.components if name.startswith("weak_")}
@@ -102,8 +102,8 @@ class Pair:
 
     @cached_property
     def scheduler(self) -> Any:
-        """For a video, AnimateDiff's schedule as diffusers documents it, for what the strong model predicts. For an
-        image, the strong model's own, if a reflection can read its steps, or else DDIM with its settings."""
+        """The scheduler. For videos, AnimateDiff's as diffusers documents it, with the strong model's prediction type.
+        For images, the strong model's own if a reflection can read its steps, else DDIM with its settings."""
         config = self.strong.scheduler
         if self.options.video:
             documented = DDIMScheduler.load_config(self.options.base.config, subfolder="scheduler")
@@ -114,7 +114,7 @@ class Pair:
         kind = getattr(diffusers, str(config.get("_class_name", "DDIMScheduler")), None)
         if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
             raise WeightsError(
-                self.strong.source, f"has a scheduler {config['_class_name']!r}, which diffusers has not."
+                self.strong.source, f"has a scheduler {config['_class_name']!r}, which diffusers does not have."
             )
         with self.explained():
             own: Any = kind.from_config(config)  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ class Pair:
         return encoders
 
     def finish(self, pipeline: Any) -> Any:
-        """Check that every weight was found, drop weak text encoders that add nothing, and note the files."""
+        """Checks that no weight is missing, drops weak text encoders equal to the strong ones, and notes the files."""
         encoders = self.options.base.text_encoders
         source = self.strong.source
         for name in ("unet", "vae", *encoders):
@@ -220,9 +220,9 @@ class Pair:
 
 
 def left_out(source: Source, unet: torch.nn.Module) -> None:
-    """Point out weights under a UNet's name in a file of a whole model that the UNet has no place for.
+    """Warns of weights in a whole model's file that are named as the UNet's but have no place in it.
 
-    Names of the original layout are one to one with diffusers', so those beyond their number are left.
+    Names of the original layout correspond one to one to diffusers', so any excess in number is without a place.
     """
     assert source.path is not None
     names = [name for name in checkpoints.shapes(source) if name.startswith(UNET)]

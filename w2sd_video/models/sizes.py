@@ -1,7 +1,7 @@
-"""How many parameters a model's networks have, by what of it is on this machine; no weight is read.
+"""How many parameters a model's networks have, without reading weights.
 
-The headers of its files say it; where the files are not here, its configurations do, from which networks are built
-without memory; and of some models what is published of their configuration.
+The number comes from the headers of the weight files; else from the configurations, by building the networks on the
+meta device; else, for some models, from their published configurations.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _WAN_LARGE = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
 _WAN = {"class": "WanTransformer3DModel", "attention_head_dim": 128, "text_dim": 4096, "in_channels": 16}
 _LTX = {"class": "LTXVideoTransformer3DModel", "num_attention_heads": 32, "attention_head_dim": 64, "num_layers": 28}
 
-# Transformers as the makers publish their configurations: the class, and arguments of it. What is the same in both
-# arms, as the text encoders, has no part in comparing them.
+# Published configurations of transformers: the class, and its arguments. Text encoders, which both arms share, are left
+# out.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"transformer": _WAN | _WAN_SMALL},
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": {"transformer": _WAN | _WAN_LARGE},
@@ -37,12 +37,12 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def parameters(reference: str, argument: str = "model", only: str = "") -> tuple[dict[str, Tensors], list[str]]:
-    """The tensors of each network of a model, by the network's name; and the names of those of which nothing is known.
+    """The tensors of each network of a model, by the network's name; and the names of networks that are not known.
 
     Args:
         reference: a folder in diffusers' layout, a hub id, or a single file, which counts as a `transformer`.
-        argument: what it is called in messages.
-        only: networks whose names begin like this.
+        argument: the argument's name, for messages.
+        only: the beginning of the names of the networks to return.
     """
     try:
         source = resolve(reference, argument)
@@ -67,7 +67,7 @@ def parameters(reference: str, argument: str = "model", only: str = "") -> tuple
 
 
 def built(config: Mapping[str, Any]) -> Tensors:
-    """The tensors of a diffusers network of this class and configuration, which is built without memory."""
+    """The tensors of a diffusers network of this class and configuration, built on the meta device."""
     import diffusers
 
     return _of_network(getattr(diffusers, config["class"]), {k: v for k, v in config.items() if k != "class"})
@@ -79,13 +79,12 @@ def _published(reference: str) -> Mapping[str, Tensors]:
 
 
 def total(sizes: Mapping[str, Tensors]) -> int:
-    """The parameters of networks in all."""
+    """The number of parameters of all networks together."""
     return sum(sum(each.values()) for each in sizes.values())
 
 
 def largest_at_once(tensors: Tensors) -> int:
-    """The parameters that have to be there at once where a network's blocks are fetched ahead: its largest block, the
-    next one, and what is in no block."""
+    """The most parameters in memory if blocks are fetched ahead: the two largest blocks, and what is in no block."""
     blocks: dict[str, int] = {}
     rest = 0
     for name, count in tensors.items():

@@ -1,7 +1,7 @@
-"""Pairs of diffusion transformers from folders, hub ids and single files, looked at before anything is loaded.
+"""Finds, checks and loads pairs of diffusion transformers from folders, hub ids and single files.
 
-The two may be of any size. They see the same latents, at the same noise level, beside the same text embeddings: what
-their configurations say of that has to agree, of the networks, the autoencoders and the schedulers.
+The two may be of any size. But both get the same latents, at the same noise level, and the same text embeddings. So the
+configurations of the networks, the autoencoders and the schedulers have to agree in these.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .sources import GGUF, SUFFIXES, Source, cached, local, resolve
 from .weight_files import usual_variant, weight_files
 
 FILES = (*SUFFIXES, GGUF)
-"""What a transformer's single file may be called."""
+"""The accepted endings of a transformer's single file."""
 
-# Of an autoencoder's configuration, what has no part in what its latents mean.
+# Entries of an autoencoder's configuration that do not affect the meaning of its latents.
 _APART = {"sample_size", "sample_height", "sample_width", "force_upcast", "mid_block_add_attention"}
-# Of a scheduler's, what says the noise level of a timestep.
+# Entries of a scheduler's configuration that decide the noise level of a timestep.
 _LEVELS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "snr_shift_scale"),
     *("rescale_betas_zero_snr", "invert_sigmas"),
@@ -46,7 +46,7 @@ Reference = str | PathLike[str]
 
 @dataclass
 class TransformerArm:
-    """One side of a pair as its folder describes it, before any weight is read."""
+    """One arm of a pair of transformers, as its folder describes it, before any weight is read."""
 
     source: Source
     transformers: dict[str, dict[str, Any]]  # name -> configuration
@@ -56,7 +56,7 @@ class TransformerArm:
     options: Options = field(default_factory=Options)
 
     def facts(self, agreeing: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-        """What two arms have to have in common, as far as the folder says it."""
+        """Facts that two arms have to agree in, as far as the folder has them: each with a name for messages."""
         for name, config in self.transformers.items():
             yield f"the {name}'s class", config.get("_class_name")
             whole = _whole(config)
@@ -187,10 +187,10 @@ def _weak(
 
 
 def _check_arms(cls: Any, strong: TransformerArm, weak: TransformerArm, rescheduled: bool) -> None:
-    """Refuse arms that see other latents, times or texts: the method subtracts one's prediction from the other's.
+    """Refuse arms whose latents, times or texts differ, since the method subtracts the arms' predictions.
 
     Args:
-        rescheduled: whether the caller states the scheduler that both are sampled by.
+        rescheduled: whether the caller sets one scheduler for both.
     """
     if extra := sorted(weak.transformers.keys() - strong.transformers.keys()):
         raise WeightsError(
@@ -221,7 +221,7 @@ def _source_of(argument: str, reference: Any, options: Options) -> Source:
 
 
 def _arm(cls: Any, source: Source, overridden: set[str], options: Options) -> TransformerArm:
-    """What one side of the pair is; a hub repository is fetched."""
+    """Describes one arm of the pair; a hub repository is fetched."""
     if source.path is not None and source.path.is_file():
         raise WeightsError(
             source,

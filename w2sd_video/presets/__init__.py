@@ -1,10 +1,9 @@
-"""Named pairs as data: one YAML a pair, `NAME.yaml` in this folder, with the paper's expected numbers in it.
+"""Presets: named pairs as data, a file `NAME.yaml` in this folder for each, with the paper's expected numbers.
 
-A key is a field of `Preset`. What a file does not say is what the preset says that it `extends`, and else the field's
-default. A key that `Preset` does not know, or one without a default that nobody says, is refused, so that a misspelt
-one cannot be silently ignored.
+The keys are the fields of `Preset`. A missing key has the value of the preset that the file `extends`, or else the
+field's default. Unknown keys are refused, and so are missing keys without a default, so a misspelt key is not ignored.
 
-Installed plug-ins bring more (see `w2sd_video.plugins`): the entry point NAME is a package, in which `NAME.yaml` lies.
+Installed plug-ins bring more presets (see `w2sd_video.plugins`): the entry point NAME is a package with a `NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ class Preset(Pair):
     description: Note
     source: Note  # the paper's table, or who made the models
     reflection_steps: int | None = None  # lambda; null: all steps but the last
-    refine: Text | None = None  # what makes the strong arm's prompt of the weak arm's, as `--refine` takes it
+    refine: Text | None = None  # the refiner of the strong arm's prompt, as for `--refine`
     schedule: Annotated[Note, Setting("One of the preset's noise schedules.", ("--schedule",), "Models")]
     schedules: Annotated[  # name -> {class: a diffusers scheduler, **its arguments}
         dict[str, Names],
         BeforeValidator(plain),
         Setting("Noise schedules.", accepted="give names, each with a class and its arguments"),
     ]
-    expected: Annotated[  # the paper's numbers for it, a table each
+    expected: Annotated[  # the paper's numbers, as tables
         list[dict[str, Any]], BeforeValidator(plain), Setting("Tables.", accepted="give a list of tables")
     ] = field(default_factory=list)
 
@@ -58,13 +57,13 @@ def builtin() -> list[str]:
 
 
 def names() -> list[str]:
-    """The presets there are, the default first, those of plug-ins last."""
+    """The names of all presets, the default first, those of plug-ins last."""
     own = builtin()
     return [*own, *plugins.names("preset", own)]
 
 
 def every() -> tuple[list[Preset], list[ValueError]]:
-    """All presets that can be loaded, in the order of `names`; and what is wrong with others, which are of plug-ins."""
+    """All presets that can be loaded, in the order of `names`; and what is wrong with the plug-ins' other ones."""
     loaded: list[Preset] = []
     broken: list[ValueError] = []
     own = builtin()
@@ -77,16 +76,16 @@ def every() -> tuple[list[Preset], list[ValueError]]:
 
 
 def source(name: str) -> str:
-    """What an installed preset is from, a distribution and its version; empty where it is built in."""
+    """The distribution and version of a plug-in's preset; empty if the preset is built in."""
     plugin = plugins.find("preset", name, builtin())
     return plugin.source if plugin else ""
 
 
 def load(name: str) -> Preset:
-    """The preset of that name, or of that file (`*.yaml`).
+    """Loads a preset by its name, or from a file (`*.yaml`).
 
     Raises:
-        ValueError: there is none of that name; or its file lacks a key, or has one that is not known.
+        ValueError: there is no preset of that name; or its file lacks a key, or has an unknown one.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(os.path.expanduser(name))
@@ -105,7 +104,7 @@ def load(name: str) -> Preset:
 
 
 def read(path: Path, name: str | None = None) -> Preset:
-    """Reads one preset file; `load` by path. `name` is what it is called where that is not by its path."""
+    """Reads one preset file. `name` is the preset's name. Default: that of its file."""
     data = _said(path)
     known = {field.name: field for field in fields(Preset) if field.name != "name"}
     needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
@@ -129,7 +128,7 @@ def read(path: Path, name: str | None = None) -> Preset:
     return preset
 
 
-_WITH_BOOLEANS = ("weak_text_encoders", "schedules", "options")  # where `no` says false
+_WITH_BOOLEANS = ("weak_text_encoders", "schedules", "options")  # keys in which `no` means false
 
 
 def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -160,10 +159,10 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 @contextmanager
 def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
-    """Errors inside that are of the preset's own values say so, by its name and the key.
+    """Makes errors inside that are about a preset's own values name the preset and the key.
 
     Args:
-        overrides: the settings that take the place of the preset's.
+        overrides: settings that replace the preset's.
     """
     try:
         yield
@@ -176,7 +175,7 @@ def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
-    """Whether an error is of a value that is the preset's, and of none that takes its place."""
+    """Whether an error is about a value of the preset, and not about one that replaces it."""
     name, parts = setting_options.whole(error.argument), error.argument.split(".")[1:]
     if error.argument.startswith(setting_options.OF_METHOD):  # and then the method's name, which may have a dot
         parts = []
@@ -193,7 +192,7 @@ def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
 
 
 def _is_part(own: Any, other: Any, parts: Sequence[str]) -> bool:
-    """Whether a part of a setting is the preset's `own`, or that of the `other` value that takes its place."""
+    """Whether a part of a setting comes from the preset's `own` value, and not from the `other` that replaces it."""
     if other is None:
         return True
     if not parts or not isinstance(own, Mapping) or not isinstance(other, Mapping):
@@ -204,7 +203,7 @@ def _is_part(own: Any, other: Any, parts: Sequence[str]) -> bool:
 
 
 def text(preset: Preset) -> str:
-    """Every field of a preset, as a file of its own would say it: one that extends no other."""
+    """A preset as the text of a file that extends no other: every field is written."""
     import yaml
 
     said = {name: value for name, value in asdict(preset).items() if name != "name"}
@@ -212,7 +211,7 @@ def text(preset: Preset) -> str:
 
 
 def find_beside(data: dict[str, Any], folder: Path) -> None:
-    """Makes paths of models in a preset file those of its folder, where there is such a file; as hub ids they stay."""
+    """Makes models in a preset file absolute paths if they exist beside the file; others stay, as hub ids."""
     adapters = data.get("adapters")
     named = [data.get("controlnet"), data.get("ip_adapter")]
     named += adapters.values() if isinstance(adapters, dict) else []

@@ -1,4 +1,4 @@
-"""Runs: what was asked, what was made, what is left; and their files."""
+"""Runs: requests, their outputs, and their files."""
 
 from ..errors import Refused
 from ..models.sources import absolute

@@ -1,4 +1,4 @@
-"""Where each request's files go, what is there already, and which names are being made by other processes."""
+"""The files of each request, whether they exist already, and which names other processes are writing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .files import alive, hidden, hidden_folders, locked, naming
 from .request import Request
 from .sidecar import check_files, read_sidecar, unlike
 
-# What can be made of a request: a video, a GIF, its frames, and a plot of what the method did.
+# The output formats of a request: a video, a GIF, its frames, and a plot of what the method did.
 FORMATS = ("mp4", "gif", "png", "differences")
-# The variant, and so the request, of each single video of a comparison.
+# The variant of the request that makes each single video of a comparison.
 SINGLES: dict[str, Variant] = {"weak": "weak", "strong": "plain", "w2sd": "w2sd"}
 CLAIMS = "claims.json"
 
@@ -48,7 +48,7 @@ class Output:
 
     @cached_property
     def singles(self) -> dict[str, Output]:
-        """Of a comparison, its videos one by one: each as it is made alone, in a folder of its method."""
+        """For a comparison, the output of each single video, in a folder of its method; else empty."""
         if self.request.variant != "compare":
             return {}
         before, _, after = self.stem.rpartition("-compare")
@@ -62,10 +62,10 @@ class Output:
         return singles
 
     def sidecar(self) -> tuple[Request, dict[str, Any]] | None:
-        """The request of the sidecar that has this name now, and all it says; None where there is none.
+        """The request and the content of the existing sidecar; None if there is none.
 
         Raises:
-            OSError, ValueError: what has this name is no sidecar.
+            OSError, ValueError: the file of that name is no sidecar.
         """
         path = self.paths["json"]
         if not os.path.lexists(path):
@@ -75,8 +75,10 @@ class Output:
         return read_sidecar(path)
 
     def state(self, hashed: bool = False) -> tuple[str, str]:
-        """`made`: this very request is here, in all these formats. `taken`: something else has one of its names.
-        `blocked`: a folder has, which is never replaced. `new`: none of these. And what is in the way, in words.
+        """Whether the output exists already or can be written, and what is in the way, in words.
+
+        The state is "made" if this very request exists in all its formats; "taken" if another file has one of its
+        names; "blocked" if a folder has one, which is never replaced; and else "new".
 
         Args:
             hashed: compare the files with the hashes in the sidecar, not only their sizes and times.
@@ -99,32 +101,33 @@ class Output:
         return state, reason
 
     def _compared(self, there: Sequence[Path], hashed: bool) -> tuple[str, str, bool]:
-        """The state by the sidecar, where there are files of this name; and whether it has single videos."""
+        """The state and the reason by the existing sidecar; and whether single videos are still to be looked at."""
         try:
             held = self.sidecar()
         except (OSError, ValueError) as error:
-            return "taken", f"{there[0]} is there already, and {error}", True
+            return "taken", f"{there[0]} already exists, and {error}", True
         if held is None:
-            return "taken", f"{there[0]} is there already, without a sidecar that says how it was made", True
+            return "taken", f"{there[0]} already exists, without a sidecar that says how it was made", True
         request, record = held
         if fields := unlike(request, self.request):
-            return "taken", f"{there[0]} is there already, made with another {', '.join(fields)}", True
+            return "taken", f"{there[0]} already exists, made with another {', '.join(fields)}", True
         wrong = check_files(self.folder, record, hashed, [path.name for path in self.paths.values()])
         empty = {path for path in wrong if not path.exists() or (path.is_file() and not path.stat().st_size)}
         for path in wrong.keys() - empty:
-            return "taken", f"{path} {wrong[path]}: it is damaged or another one; delete it to have it made again", True
+            reason = f"{path} {wrong[path]}: it is damaged or was replaced; delete it, and it is made again"
+            return "taken", reason, True
         complete = len(there) == len(self.paths) and not empty
         return ("made" if complete else "new"), "", not complete or "format" in record
 
     def widened(self) -> Output:
-        """With the formats, too, that its sidecar says were made before: they will be made again together."""
+        """A copy with the formats of the existing sidecar added, which are made again together with its own."""
         held = self.sidecar() if self.paths["json"].exists() else None
         formats = held[1].get("formats") if held else None
         also = formats if isinstance(formats, list) else []
         return replace(self, formats=[kind for kind in FORMATS if kind in self.formats or kind in also])
 
     def stale(self) -> list[Path]:
-        """The former sidecar's files that these will not replace."""
+        """Files of the existing sidecar that this output will not replace."""
         try:
             held = self.sidecar()
         except (OSError, ValueError):
@@ -136,10 +139,10 @@ class Output:
 
 
 def place(requests: Sequence[Request], folder: Path, formats: Sequence[str]) -> list[Output]:
-    """Each request's output, no two different requests with one name.
+    """Names each request's output, so that no two different requests have the same name.
 
-    A request has its short name unless an earlier one of `requests`, or a video of another prompt in the folder, has
-    it: then the long one. The same requests get the same names again.
+    A request gets its short name, unless an earlier one of `requests`, or a video of another prompt in the folder, has
+    that name; then it gets its long name. The same requests get the same names again.
     """
     placed: dict[str, Request] = {}
     outputs = []
@@ -165,9 +168,9 @@ def _holder(output: Output) -> Request | None:
 
 @contextmanager
 def claimed(folder: Path, outputs: Sequence[Output]) -> Iterator[None]:
-    """Holds the names of outputs in a folder against other processes, which would make something else of that name.
+    """Reserves the names of outputs in a folder against other processes that would write other outputs under them.
 
-    A process that makes the very same is none of these: whichever ends first makes it.
+    Processes that make the very same output do not exclude each other: the first to finish writes it.
 
     Raises:
         FileExistsError: another process holds one of the names.

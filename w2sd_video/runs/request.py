@@ -1,4 +1,4 @@
-"""Requests: one output each, with everything that decides its frames."""
+"""A request: one output, with every setting that decides its frames."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OF_FLOWS = "FlowMatch"  # what the names of diffusers' schedulers begin with th
 
 
 class Request(Settings):
-    """One output to make, with everything that decides its frames. `Request.of` fills it from a preset."""
+    """One output to make, with every setting that decides its frames. `Request.of` fills it from a preset."""
 
     @classmethod
     def of(
@@ -54,13 +54,19 @@ class Request(Settings):
         schedule: str | None = None,
         **overrides: Any,
     ) -> Request:
-        """A request from a preset (or its name), with the fields of `overrides` in place of its own.
+        """Builds a request from a preset.
 
-        Another strong model than the preset's lifts the preset's grammar.
+        Args:
+            prompt: what to show.
+            seed: the seed of the initial noise.
+            preset: a preset or its name.
+            schedule: the name of one of the preset's schedules. Default: the preset's own choice.
+            overrides: fields of the request that replace the preset's. With another `strong` model, prompts are no
+                longer restricted to the preset's grammar.
 
         Raises:
-            Refused: a value that cannot be used.
-            ValueError: an unknown preset.
+            Refused: a value is not accepted.
+            ValueError: the preset is unknown.
         """
         pair = presets.load(preset) if isinstance(preset, str) else preset
         schedule = schedule or pair.schedule
@@ -73,7 +79,7 @@ class Request(Settings):
 
     @classmethod
     def _of(cls, prompt: str, seed: int, pair: presets.Preset, schedule: str, overrides: Mapping[str, Any]) -> Request:
-        """A request of a preset with one of its schedules; its values are checked one by one."""
+        """Builds a request without the checks of `check`; each value alone is validated."""
         shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
@@ -103,7 +109,7 @@ class Request(Settings):
         return cls(prompt=prompt, seed=seed, **values)
 
     def of_steps(self, num_steps: int) -> Request:
-        """The request with another number of steps, of which as many reflect as its method does by default."""
+        """A copy with another number of steps and the method's default number of reflected steps."""
         reflected = _default_steps(vars(self), num_steps)
         return replace(self, num_inference_steps=num_steps, reflection_steps=reflected)
 
@@ -148,7 +154,7 @@ class Request(Settings):
             resolve(encoder, "image_encoder", folders=True)
 
     def _check_family(self) -> None:
-        """Refuses what the family does not have, and what it needs and nobody says."""
+        """Refuses settings that the family does not have, and missing ones that it needs."""
         family = FAMILIES[self.family]
         for name in settings.OF_VIDEOS:
             if (getattr(self, name) is None) == self.video:
@@ -173,7 +179,7 @@ class Request(Settings):
             )
 
     def _check_arms(self) -> None:
-        """Refuses differences that cannot be."""
+        """Refuses differences between the arms that do not fit together."""
         if self.weak_text_encoders and self.weak is None:
             raise Refused("weak_text_encoders", True, "there is no other weak model to take them from")
         for name in ("strong_guidance_scale", "weak_guidance_scale"):
@@ -192,7 +198,7 @@ class Request(Settings):
                 raise Refused(f"{name}.weak", each["weak"], accepted)
 
     def _check_pictures(self) -> None:
-        """Refuses pictures that are not there, or not those that they were."""
+        """Refuses pictures that are missing, or have changed since the request was recorded."""
         from_image = FAMILIES[self.family].from_image or None
         for name, of in zip(settings.PICTURES, (self.controlnet, self.ip_adapter, from_image), strict=True):
             path = getattr(self, name)

@@ -1,7 +1,7 @@
 """Sidecars: beside every video lies `NAME.json`, its request and what came of it.
 
 A sidecar is written last, so a video that has one is complete. It records the size, time of change and SHA-256 of every
-file that belongs to it, by which a file that was cut short or replaced since is noticed.
+file that belongs to it, so that a file that was cut short or replaced later is noticed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..errors import Refused, shown
 from ..hashing import sha256_of
 from .request import Request
 
-FORMAT = 2  # of sidecars; those of format 1 do not say so, and have no `hashes`
-IMPLIED = {"family": "animatediff-sdxl"}  # by requests of format 1, the first of which were made before other families
+FORMAT = 2  # of sidecars; sidecars of format 1 have neither `format` nor `hashes`
+IMPLIED = {"family": "animatediff-sdxl"}  # in requests of format 1, since there was one family at first
 
 
 def sidecar(request: Request, record: Mapping[str, Any]) -> str:
@@ -33,11 +33,11 @@ def sidecar(request: Request, record: Mapping[str, Any]) -> str:
 
 
 def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
-    """The request of a sidecar, and all that the sidecar says.
+    """The request of a sidecar, and its whole content.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a sidecar of this program, or it has keys that this version does not know.
+        OSError: the file cannot be read.
+        ValueError: it is not a sidecar of this program, or has keys that this version does not know.
     """
     try:
         data = read_json(path)
@@ -69,7 +69,7 @@ class _Video(TypedDict):
 
 
 class _Record(TypedDict, total=False):
-    """Of what a sidecar says beside its request, that which is read again."""
+    """The entries of a sidecar, beside its request, that this program reads again."""
 
     videos: dict[str, _Video]
     formats: list[Literal["mp4", "gif", "png", "differences"]]
@@ -79,7 +79,7 @@ _RECORD = TypeAdapter(_Record)
 
 
 def unlike(request: Request, other: Request) -> list[str]:
-    """The fields in which two requests differ, as sidecars record them; for a picture that changed, its argument."""
+    """The fields in which two requests differ, as sidecars record them; for a changed picture, the argument's name."""
     if request == other:
         return []
     one, two = (json.loads(json.dumps(asdict(each))) for each in (request, other))
@@ -102,18 +102,18 @@ def hashes(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
 def check_files(
     folder: Path, record: Mapping[str, Any], hashed: bool = False, only: Iterable[str] | None = None
 ) -> dict[Path, str]:
-    """What is wrong with the files that a sidecar records; empty where nothing is.
+    """Compares files with what their sidecar records of them.
 
-    Sizes and times of change are compared always. A file of another time, as a copy has, is compared by its hash.
+    Sizes and times of change are always compared. A file with another time, such as a copy, is compared by its hash.
 
     Args:
-        folder: where the sidecar lies.
-        record: what it says; one of format 1 says nothing of its files, in which nothing is found wrong then.
-        hashed: compare all hashes, for files that were changed in place and dated back, and for failing disks.
-        only: names of files, and of folders of frames, of which alone to say.
+        folder: the folder of the sidecar.
+        record: the sidecar's content. Sidecars of format 1 record nothing of their files, so nothing is compared.
+        hashed: compare all hashes, to find files that were changed and dated back, and failing disks.
+        only: compare only these files and folders of frames, by name.
 
     Returns:
-        What is wrong, in words, by path.
+        What is wrong, in words, by path; empty if all files are as recorded.
     """
     wrong: dict[Path, str] = {}
     recorded = record.get("hashes")
@@ -133,7 +133,7 @@ def check_files(
 
 
 def _unlike_record(path: Path, of: Any, hashed: bool) -> str:
-    """How a file differs from what a sidecar records of it; empty where it does not."""
+    """How a file differs from its record in a sidecar, in words; empty if it does not."""
     try:
         size, modified, recorded = (of[key] for key in ("size", "modified_ns", "sha256"))
     except (KeyError, TypeError):

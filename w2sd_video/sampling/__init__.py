@@ -1,4 +1,4 @@
-"""A request's pipelines, what they are told, and what is recorded of it."""
+"""Samples requests: loads their pipelines, calls them, and records what decides the frames."""
 
 from .call import OnStep, arguments, inputs, sample
 from .cost import evaluations, in_strong_evaluations, steps_for, strong_evaluations

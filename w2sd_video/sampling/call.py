@@ -1,4 +1,4 @@
-"""What a request tells its pipelines, and what they make of it."""
+"""Calls a pipeline with a request's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..pipelines.reflection import Reflection as Pipeline
     from ..video import Frames
 
-OnStep = Callable[[str, int, int], None]  # of a video: its name, steps done, steps in all
+OnStep = Callable[[str, int, int], None]  # gets the video's name, the steps done, and the number of steps
 
 
 def sample(
@@ -30,12 +30,16 @@ def sample(
     recorder: Recorder | None = None,
     method: Method | None = None,
 ) -> tuple[Frames, dict[str, int]]:
-    """One video or image of a request: its frames, (F, H, W, 3) in `uint8`, and the network evaluations it took.
+    """Samples one video or image of a request.
 
     Args:
+        variant: which of the request's videos: "weak", "strong" or "w2sd".
         on_step: called after each sampling step.
-        recorder: keeps what the method does.
-        method: in place of the request's.
+        recorder: records what the method does.
+        method: replaces the request's method.
+
+    Returns:
+        The frames, (F, H, W, 3) in `uint8`; and the network evaluations by arm.
     """
     import numpy as np
     import torch
@@ -83,16 +87,15 @@ def sample(
 
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
-    """The arguments of a pipeline's call for one variant of a request, but for steps, noise and output."""
+    """The arguments of a pipeline's call for one video of a request, without steps, noise and output."""
     alone = variant == "weak" and request.weak_alone
     call = inputs(pipe, request, alone) | method_call(request, variant)
     embedded = request.embedded_guidance
     if alone and request.weak_embedded_guidance is not None:
         embedded = request.weak_embedded_guidance
     call |= pipe.guided(request.guidance_scale, embedded)
-    if (
-        request.guidance_scale_2 is not None and pipe.config.get("boundary_ratio") is not None
-    ):  # a weak one may have none
+    # A weak model alone may have no second expert.
+    if request.guidance_scale_2 is not None and pipe.config.get("boundary_ratio") is not None:
         call["guidance_scale_2"] = request.guidance_scale_2
     if request.guidance_rescale is not None:
         call["guidance_rescale"] = request.guidance_rescale
@@ -103,7 +106,7 @@ def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
 
 
 def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, Any]:
-    """The arguments of a pair's call that say what is to be seen, and how large: prompt, pictures, size.
+    """The arguments of a pair's call for its content and size: prompts, pictures, frames, height and width.
 
     Args:
         alone: whether the pipeline is the weak model's own.
@@ -133,7 +136,14 @@ def inputs(pipe: Pipeline, request: Request, alone: bool = False) -> dict[str, A
 
 
 def pictures_of(request: Request, argument: str, count: int) -> list[Any]:
-    """The frames of a request's picture or video, as many as are asked for; of one picture, that one as often."""
+    """The first `count` frames of a request's picture or video; a single picture is repeated.
+
+    Args:
+        argument: the request's field with the path.
+
+    Raises:
+        Refused: the file cannot be read, or has too few frames.
+    """
     from PIL import Image
 
     from .. import video

@@ -1,4 +1,4 @@
-"""How many network evaluations a request takes, known before anything is loaded."""
+"""How many network evaluations a request takes, computed before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from .method import method_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..methods import Method
+
 
 def evaluations(request: Request) -> dict[str, int]:
     """Network evaluations of a request's videos, by arm: "strong", "weak" and "total".
 
-    They are counted while the method runs on its real steps with networks that predict nothing, by what counts them
-    in a pipeline. What only networks say, as how their predictions are to be read, has no part in the number.
+    The method runs on its real steps with networks that predict 0, and the counter of the pipelines counts. The number
+    does not depend on anything that only the real networks know, such as their kind of prediction.
     """
     counts = {"strong": 0, "weak": 0, "total": 0}
     for variant in VARIANTS[request.variant]:
@@ -32,18 +34,18 @@ def evaluations(request: Request) -> dict[str, int]:
 
 
 def in_strong_evaluations(counts: Mapping[str, int], parameters: Mapping[str, int], strong: int | None) -> float | None:
-    """Evaluations as so many of the strong arm's network, each weighed by the parameters of its network.
+    """Evaluations in units of the strong network's, each weighted by the parameters of its network.
 
-    By parameters, a network of 1.4 billion beside one of 14.3 is .1 of an evaluation. Attention, whose work grows with
-    the square of a video's length and not with the parameters, makes it more.
+    An evaluation of a network of 1.4 billion parameters beside one of 14.3 billion counts 0.1. Its real cost is higher,
+    since the work of attention grows with the square of a video's length, and not with the parameters.
 
     Args:
-        counts: as of `evaluations`.
-        parameters: of each arm's network.
+        counts: evaluations by arm, as `evaluations` returns them.
+        parameters: the parameters of each arm's network.
         strong: the parameters of the pair's strong network. None: not known.
 
     Returns:
-        None where parameters of a network that is evaluated, or of the strong one, are not known.
+        None if the parameters of an evaluated network, or of the strong one, are not known.
     """
     evaluated = [arm for arm in ("strong", "weak") if counts[arm]]
     if not strong or any(arm not in parameters for arm in evaluated):
@@ -52,13 +54,13 @@ def in_strong_evaluations(counts: Mapping[str, int], parameters: Mapping[str, in
 
 
 def strong_evaluations(request: Request, counts: Mapping[str, int] | None = None) -> float | None:
-    """A request's evaluations as so many of the strong arm's network; see `in_strong_evaluations`. Nothing is loaded.
+    """A request's evaluations in units of the strong network's; see `in_strong_evaluations`. Nothing is loaded.
 
     Args:
-        counts: the request's `evaluations`, where they are known already.
+        counts: the request's `evaluations`, if they are known already.
 
     Returns:
-        None where the parameters of two networks of different sizes are not known on this machine.
+        None if the networks may differ in size, and their parameters are not known on this machine.
     """
     counts = counts or evaluations(request)
     if request.weak is None or not FAMILIES[request.family].transformer:  # one network, or two of one size
@@ -76,19 +78,19 @@ def strong_evaluations(request: Request, counts: Mapping[str, int] | None = None
 
 
 def _mean_size(model: str, arm: str) -> int | None:
-    """The parameters of a model's transformer; of two that take turns, their mean. None: not known."""
+    """The parameters of a model's transformer; for two experts, their mean. None: not known."""
     from ..models import sizes
 
     known, unknown = sizes.parameters(model, arm, "transformer")
     return round(sizes.total(known) / len(known)) if known and not unknown else None
 
 
-def steps_for(request: Request, most: int) -> int:
-    """The fewest steps with which a request takes at least so many evaluations, reflecting in as many of them as its
-    method does by default."""
+def steps_for(request: Request, least: int) -> int:
+    """The fewest steps with which a request takes at least `least` evaluations, with the method's default number of
+    reflected steps."""
 
     def enough(steps: int) -> bool:
-        return evaluations(request.of_steps(steps))["total"] >= most
+        return evaluations(request.of_steps(steps))["total"] >= least
 
     trained = int(request.scheduler.get("num_train_timesteps", 1000))
     low = high = least_steps(FAMILIES[request.family].least_steps, request.scheduler)
@@ -100,12 +102,31 @@ def steps_for(request: Request, most: int) -> int:
     return low
 
 
+def _final_branches(request: Request, method: Method | None) -> tuple[str, ...]:
+    """The branches that the final step of a request evaluates."""
+    from .. import pipelines
+    from ..hook.arm import branches
+    from ..hook.form import known
+    from ..hook.sent import BOTH
+
+    entry = known(getattr(pipelines, FAMILIES[request.family].pipeline))
+    form = entry.form if entry else None
+    whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
+    if method is None:
+        return branches(request.guidance_scale, whole)
+    in_reflection = method.guidances if method.reflects(0, request.num_inference_steps) else []
+    of_second_expert = (request.strong_guidance_scale_2, request.weak_guidance_scale_2)[: len(in_reflection)]
+    others = (*in_reflection, *of_second_expert, request.guidance_scale_2)
+    if whole and any(w not in (1, None) for w in others):
+        return BOTH
+    return branches(request.guidance_scale, whole or method.mixes)
+
+
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
+    """The network evaluations of one video of a request, by arm."""
     import torch
 
-    from .. import pipelines
-    from ..hook.arm import BoundArm, Evaluations, branches
-    from ..hook.form import known
+    from ..hook.arm import BoundArm, Evaluations
     from ..hook.loop import later
     from ..hook.sent import BOTH, Latents, Sent
     from ..levels import read_step, shifted
@@ -113,15 +134,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
-    entry = known(getattr(pipelines, FAMILIES[request.family].pipeline))
-    form = entry.form if entry else None
-    whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
-    final = branches(request.guidance_scale, whole or (method is not None and method.mixes))
-    others = [] if method is None or not method.reflects(0, steps) else method.guidances
-    arms = (request.strong_guidance_scale_2, request.weak_guidance_scale_2)[: len(others)]
-    seconds = (*arms, request.guidance_scale_2) if method is not None else ()
-    if whole and any(w not in (1, None) for w in (*others, *seconds)):
-        final = BOTH
+    final = _final_branches(request, method)
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}
     built = scheduler(request)

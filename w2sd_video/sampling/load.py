@@ -1,4 +1,4 @@
-"""The pipelines of a request."""
+"""Loads the pipelines of a request."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def load(request: Request) -> dict[str, Pipeline]:
-    """The pipelines of a request's videos: `weak` and `strong` alone, `w2sd` the pair, sharing what they can.
+    """Loads the pipelines of a request, by the video that each makes: "weak", "strong" and "w2sd". They share networks.
 
     Raises:
-        OSError, ValueError: weights that are missing or cannot be read, with the way to get them.
-        Refused: a device that is not there, or more frames than the motion module has positions.
+        OSError, ValueError: weights are missing or cannot be read; the message says how to get them.
+        Refused: the device is not there, or the models cannot serve a setting, such as the number of frames.
     """
     _check_schedule(request)  # before anything is read
     if request.variant in ("w2sd", "compare"):
@@ -68,21 +68,7 @@ def load(request: Request) -> dict[str, Pipeline]:
             names = [name for name in alone_of.denoiser_names if getattr(alone_of, name) is not None]
             alone_of.register_modules(**{name: getattr(pair_of, f"weak_{name}") for name in names})
     for variant, pipe in pipelines.items():
-        for name in ("height", "width") if pipe.side is not None else ():
-            if getattr(request, name) != pipe.side:
-                raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
-        for name in ("height", "width"):
-            if (value := getattr(request, name)) % pipe.multiple:
-                raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
-        for name in ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2"):
-            second = getattr(request, name)
-            if second is not None and variant not in apart and pipe.config.get("boundary_ratio") is None:
-                raise Refused(name, second, "the model has one expert, and not a second: give none")
-        if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
-            accepted = "pipelines with a ControlNet have none here: give none"
-            raise Refused("guidance_rescale", request.guidance_rescale, accepted)
-        if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
-            raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
+        _check_loaded(request, pipe, second_expert=variant not in apart)
         _place(pipe, device, request.offload)
         if request.compile:
             _compile(pipe)
@@ -92,8 +78,31 @@ def load(request: Request) -> dict[str, Pipeline]:
     return pipelines
 
 
+def _check_loaded(request: Request, pipe: Pipeline, second_expert: bool) -> None:
+    """Refuses settings that the loaded models cannot serve.
+
+    Args:
+        second_expert: whether the request's settings of a second expert are for this pipeline.
+    """
+    for name in ("height", "width") if pipe.side is not None else ():
+        if getattr(request, name) != pipe.side:
+            raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
+    for name in ("height", "width"):
+        if (value := getattr(request, name)) % pipe.multiple:
+            raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
+    for name in ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2"):
+        second = getattr(request, name)
+        if second is not None and second_expert and pipe.config.get("boundary_ratio") is None:
+            raise Refused(name, second, "the model has one expert, and not a second: give none")
+    if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
+        accepted = "pipelines with a ControlNet have none here: give none"
+        raise Refused("guidance_rescale", request.guidance_rescale, accepted)
+    if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
+        raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
+
+
 def _place(pipe: Any, device: torch.device, offload: str) -> None:
-    """Puts a pipeline on a device, or what of it has a part at the time."""
+    """Puts a pipeline on a device, or under an offload policy, which keeps only the running part there."""
     if offload == "none":
         pipe.to(device)
     elif offload == "model":
@@ -108,7 +117,7 @@ def _place(pipe: Any, device: torch.device, offload: str) -> None:
 
 
 def _compile(pipe: Any) -> None:
-    """Compiles the denoisers: their repeated blocks, which is quick, or the whole of one that names none."""
+    """Compiles the denoisers: their repeated blocks, which is quick, or else the whole network."""
     for network in pipe.denoisers():
         if getattr(network, "_repeated_blocks", None):
             network.compile_repeated_blocks()

@@ -53,7 +53,7 @@ def render(
         if path.suffix not in (".mp4", ".png"):
             raise ValueError(f"--out: {path} is not accepted; give an .mp4 or a .png")
         if path.exists() and not overwrite:
-            raise ValueError(f"--out: {path} is there already; --overwrite replaces it")
+            raise ValueError(f"--out: {path} already exists; --overwrite replaces it")
         runs.writable(path.parent)
         drawn = world.render(scene, seed, frames, size, size)
         pixels = ((world.edges(drawn) if edges else drawn) * 255).round().astype("uint8")
