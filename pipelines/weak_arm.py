@@ -71,9 +71,9 @@ class WeakArm(DiffusionPipeline):
         names = [name for each in self.denoiser_names for name in (each, f"weak_{each}")]
         return [network for name in names if (network := getattr(self, name)) is not None]
 
-    def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Settings:
+    def _settings(self, method: Method, scales: dict[str, Any]) -> arms.Overrides:
         """The settings of the weak arm's denoisers while it is evaluated."""
-        settings: arms.Settings = []
+        settings: arms.Overrides = []
         for network in self._evaluated(method).values():
             of: Any
             for name, of in (

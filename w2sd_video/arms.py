@@ -1,7 +1,7 @@
 """Differences between two arms of one network: attributes that are set while the weak arm is evaluated.
 
 The strong arm is the network as it is. Each function here goes through a network once and returns the attributes to
-set, as `Settings`. `switched` sets them, and restores the former values afterwards, even on error.
+set, as `Overrides`. `switched` sets them, and restores the former values afterwards, even on error.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from .models.dit_moe import DiTMoETransformer2DModel, Routing
 
 # Entries (dictionary, key, value) to set; the dictionary may be the `vars` of an object.
-Settings = list[tuple[dict[str, Any], str, Any]]
+Overrides = list[tuple[dict[str, Any], str, Any]]
 _ABSENT = object()
 
 
 @contextmanager
-def switched(settings: Settings) -> Iterator[None]:
-    """Applies settings while the context lasts."""
-    before = [owner.get(key, _ABSENT) for owner, key, _ in settings]
+def switched(overrides: Overrides) -> Iterator[None]:
+    """Applies overrides while the context lasts."""
+    before = [owner.get(key, _ABSENT) for owner, key, _ in overrides]
     try:
-        for owner, key, value in settings:
+        for owner, key, value in overrides:
             owner[key] = value
         yield
     finally:
-        for (owner, key, _), value in zip(settings, before, strict=True):
+        for (owner, key, _), value in zip(overrides, before, strict=True):
             if value is _ABSENT:
                 owner.pop(key, None)
             else:
@@ -56,7 +56,7 @@ def adapters(network: nn.Module) -> dict[str, list[Any]]:
     return layers
 
 
-def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:
+def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Overrides:
     """Sets LoRAs to other scales, which may be negative.
 
     A scale multiplies alpha / r, as in diffusers' `set_adapters`. Nothing is loaded or merged.
@@ -75,7 +75,7 @@ def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Settings:
     return settings
 
 
-def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Settings:
+def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Overrides:
     """Sets IP-Adapters to another scale: one number for all of them, or a list with one for each."""
     processors = ip_adapter_processors(network)
     scales = [list(scale) if isinstance(scale, list) else [scale] * len(p.scale) for p in processors]
@@ -88,7 +88,7 @@ def ip_adapter_processors(network: nn.Module) -> list[Any]:
     return [processor for processor in attentions if hasattr(processor, "to_k_ip")]
 
 
-def motion_scale(network: nn.Module, scale: float) -> Settings:
+def motion_scale(network: nn.Module, scale: float) -> Overrides:
     """Multiplies what motion modules add to the hidden states by `scale`; at 0 they are not evaluated."""
 
     def scaled(forward: Any) -> Any:
@@ -103,7 +103,7 @@ def motion_scale(network: nn.Module, scale: float) -> Settings:
     return [(vars(module), "forward", scaled(module.forward)) for module in modules]
 
 
-def routing(network: DiTMoETransformer2DModel, value: Routing) -> Settings:
+def routing(network: DiTMoETransformer2DModel, value: Routing) -> Overrides:
     """Routes the tokens of a mixture-of-experts network to other experts; see `dit_moe`.
 
     Raises:
@@ -140,7 +140,7 @@ def is_attention(module: nn.Module) -> bool:
     return hasattr(module, "to_q") and hasattr(module, "to_v") or hasattr(module, "to_qkv")
 
 
-def skip_layers(network: nn.Module, layers: Any) -> Settings:
+def skip_layers(network: nn.Module, layers: Any) -> Overrides:
     """Leaves out transformer blocks.
 
     Args:
@@ -154,7 +154,7 @@ def skip_layers(network: nn.Module, layers: Any) -> Settings:
     return skipped({name: blocks[name] for name in named(layers, list(blocks), "weak_skip_layers")})
 
 
-def skipped(blocks: Mapping[str, nn.Module]) -> Settings:
+def skipped(blocks: Mapping[str, nn.Module]) -> Overrides:
     """Leaves out transformer blocks, by name: each returns its inputs unchanged.
 
     Raises:
@@ -192,13 +192,13 @@ def _passing(name: str, block: nn.Module) -> Callable[..., Any]:
     return run
 
 
-def identity_attention(blocks: Mapping[str, nn.Module]) -> Settings:
+def identity_attention(blocks: Mapping[str, nn.Module]) -> Overrides:
     """Replaces the self-attention map of transformer blocks by the identity: each token attends to itself alone.
 
     Raises:
         ValueError: a block has no self-attention, or one that mixes in more than the latents' tokens.
     """
-    settings: Settings = []
+    settings: Overrides = []
     for name, block in blocks.items():
         attention = next((part for part in (getattr(block, n, None) for n in ("attn1", "attn")) if part), None)
         if attention is None or not hasattr(attention, "to_out") or not hasattr(attention, "to_v"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arms import Settings, switched
+from ..arms import Overrides, switched
 from ..levels import Step, full_precision
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
@@ -105,7 +105,7 @@ class BoundArm:
     final: Branches
     evaluations: Evaluations
     conditioning: Conditioning = PIPELINES_OWN
-    settings: Settings = field(default_factory=list)
+    settings: Overrides = field(default_factory=list)
     control_scale: float | list[float] | None = None
     in_reflection: Conditioning | None = None
     sign: float = 1.0

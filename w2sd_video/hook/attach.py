@@ -15,7 +15,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
-from ..arms import Settings, switched
+from ..arms import Overrides, switched
 from ..levels import check_scheduler
 from ..methods import Method
 from .arguments import check_arguments, check_inputs, check_same_inputs, check_same_place, hooks_of, second_guidance
@@ -130,14 +130,13 @@ def apply_reflection(
     form: Form | None = None,
     weak: nn.Module | Mapping[str, nn.Module] | None = None,
     weak_conditioning: Conditioning = PIPELINES_OWN,
-    weak_settings: Settings | None = None,
+    weak_settings: Overrides | None = None,
     weak_controlnet_conditioning_scale: float | list[float] | None = None,
     weak_embedded_guidance: float | None = None,
     strong_conditioning: Conditioning | None = None,
     strong_embedded_guidance: float | None = None,
     strong_guidance_2: float | None = None,
     weak_guidance_2: float | None = None,
-    eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     recorder: Recorder | None = None,
 ) -> Iterator[Group]:
@@ -172,7 +171,6 @@ def apply_reflection(
             step uses the pipeline's.
         strong_guidance_2, weak_guidance_2: for a pipeline with two denoisers, the arms' guidance in the reflection
             while `transformer_2` runs. Default: the method's.
-        eta: has no effect: the scheduler makes the final step with the `eta` of the pipeline's call.
         generator: the generator of the pipeline's call, for methods that draw noise; its state is left unchanged.
         recorder: records, in numbers, what the method does at every step; see `Recorder`.
 

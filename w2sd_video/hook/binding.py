@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..arms import Settings, identity_attention, skipped, transformer_blocks
+from ..arms import Overrides, identity_attention, skipped, transformer_blocks
 from ..levels import Step
 from ..methods import Method
 from .arm import BoundArm, Evaluations, parameters_of
@@ -25,7 +25,7 @@ class Arms:
 
     name: str
     weak_conditioning: Conditioning
-    weak_settings: Settings
+    weak_settings: Overrides
     weak_control_scale: float | list[float] | None
     strong_conditioning: Conditioning | None
     embedded: Callable[[], tuple[float | None, float | None]]
@@ -83,7 +83,7 @@ class Arms:
         return strong, weak
 
 
-def perturbation(network: nn.Module, method: Method, index: int) -> Settings:
+def perturbation(network: nn.Module, method: Method, index: int) -> Overrides:
     """The settings by which a method perturbs layers of the weak arm's network at step `index`.
 
     Raises:

@@ -30,7 +30,7 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from ..arms import Settings, switched
+from ..arms import Overrides, switched
 from ..levels import full_precision
 from ..methods import Answer, Method
 from .arm import BoundArm, Evaluations, branches, check_finite
@@ -89,7 +89,7 @@ class Group:
         running: Callable[[], bool] = lambda: True,
         foreign: Callable[[], bool] = lambda: False,
         weak_conditioning: Conditioning = PIPELINES_OWN,
-        weak_settings: Settings | None = None,
+        weak_settings: Overrides | None = None,
         weak_control_scale: float | list[float] | None = None,
         strong_conditioning: Conditioning | None = None,
         embedded: Callable[[], tuple[float | None, float | None]] = lambda: (None, None),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arms import Settings
+from ..arms import Overrides
 from ..levels import Step, full_precision
 from .calls import Refuse
 from .form import Form
@@ -99,7 +99,7 @@ def stepped_part(x: Tensor, sample: Tensor, within: float) -> Tensor | None:
     return stepped
 
 
-def without_corrector(scheduler: Any) -> Settings:
+def without_corrector(scheduler: Any) -> Overrides:
     """Disables UniPC's corrector for the current step; other schedulers need no settings.
 
     The corrector rebuilds x_t from the last sample, and so would lose the displacement. The predictor that is left is a
