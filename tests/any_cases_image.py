@@ -18,6 +18,7 @@ from any_cases import (
     guider,
     pooled,
     sd3,
+    told_15,
 )  # fmt: skip
 from any_pipeline import (
     CASES,
@@ -280,15 +281,6 @@ hunyuan_image = dict(
 )  # fmt: skip
 
 
-def told_twice() -> dict[str, Tensor]:
-    told = {}
-    for i, sign in enumerate(("", "negative_")):
-        for j, which in enumerate(("", "_2")):
-            told[f"{sign}prompt_embeds{which}"] = draw(1, 5, TEXT, seed=10 * i + j)
-            told[f"{sign}prompt_embeds_mask{which}"] = torch.ones(1, 5)
-    return told
-
-
 CASES["HunyuanImagePipeline"] = Case(
     pipeline(
         "HunyuanImagePipeline",
@@ -297,7 +289,7 @@ CASES["HunyuanImagePipeline"] = Case(
         guider=guider(),
         ocr_guider=guider(),
     ),
-    constant({**told_twice(), "height": 128, "width": 128}),
+    constant({**told_15(), "height": 128, "width": 128}),
 )
 CASES["HunyuanImagePipeline, with embedded guidance alone"] = Case(
     pipeline(
@@ -305,7 +297,7 @@ CASES["HunyuanImagePipeline, with embedded guidance alone"] = Case(
         network("HunyuanImageTransformer2DModel", **hunyuan_image, guidance_embeds=True),
         euler,
     ),
-    constant({**told_twice(), "height": 128, "width": 128}),
+    constant({**told_15(), "height": 128, "width": 128}),
     w=None,
     reflection=(1.0, 1.0),
 )
