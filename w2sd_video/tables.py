@@ -10,8 +10,7 @@ from typing import Union
 
 @dataclass(frozen=True)
 class Marked:
-    """A text marked by a verdict: bold for "better", italics for "worse", followed by ≠ for "differs", plain for "".
-    """
+    """A text marked by a verdict: bold for "better", italics for "worse", followed by ≠ for "differs", plain for ""."""
 
     text: str
     verdict: str

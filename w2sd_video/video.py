@@ -32,7 +32,7 @@ PANEL = 256  # pixels; small videos in a comparison are enlarged to at least thi
 THUMBNAIL = 128  # the same for frames of a contact sheet
 SHEET_COLUMNS = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# Formats that ffmpeg may read: those with frames inside. Not concat, hls, dash, imf, sdp and svg: they name other files.
+# Formats that ffmpeg may read: all with frames inside. Not concat, hls, dash, imf, sdp and svg: they name other files.
 CONTAINERS = (
     "mov mp4 m4a 3gp 3g2 mj2 matroska webm avi mpeg mpegts mpegvideo mpegtsraw m4v h261 h263 h264 hevc vvc av1 obu ivf"
     " vc1 avs avs2 avs3 dirac dv ogg flv live_flv asf mxf nut rm wtv gif apng webp_anim webp_pipe png_pipe jpeg_pipe"

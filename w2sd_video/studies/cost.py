@@ -227,7 +227,7 @@ class Sampling:
 
     def _point(self, label: str, budget: float, says: Mapping[str, Any], tries: int = 1) -> Point:
         row = Row(label, {k: v for k, v in says.items() if v != getattr(self.preset, k, None)}, tries)
-        return Point(label, budget, named(self.preset, bench.said("", row, self.size.settings)), row)
+        return Point(label, budget, named(self.preset, bench.arguments_of("", row, self.size.settings)), row)
 
     def _tuned(self, most: int) -> dict[str, Any] | None:
         """Plain sampling with the guidance that is best with so many evaluations. None: that is not known yet."""
@@ -283,7 +283,7 @@ class Sampling:
     ) -> dict[str, dict[int, dict[str, Any]]]:
         """The lines of rows, by name and number, of the first `count` of the texts; what is lacking is sampled."""
         settings, done = self.size.settings, 0
-        self._adopt({name: bench.said(name, row, settings) for name, row in wanted.items()}, texts, tuned)
+        self._adopt({name: bench.arguments_of(name, row, settings) for name, row in wanted.items()}, texts, tuned)
 
         def progress(name: str, more: int) -> None:
             nonlocal done
