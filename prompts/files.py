@@ -99,7 +99,7 @@ def _yaml(path: Path) -> list[Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """The entries of a list, of a list under `prompts`, or of an object whose keys are ids and whose values are texts."""
+    """The entries of a list, of a list under `prompts`, or of an object with ids as keys and texts as values."""
     if isinstance(value, Mapping) and isinstance(value.get("prompts"), list):
         value = value["prompts"]
     if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values()):

@@ -1,4 +1,4 @@
-"""Scores a run: each dimension on its own prompts, and the dimensions that only VBench's package has by that package."""
+"""Scores a run: each dimension on its own prompts, and those that only VBench's package has by that package."""
 
 from __future__ import annotations
 

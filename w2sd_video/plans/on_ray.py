@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: either a running cluster, or a local one that is started for the run and stopped after it."""
+"""Workers on a Ray cluster: a running one, or a local one that is started for the run and stopped after it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ Made by this project, from videos that it renders itself"""
 
 
 def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop of a quarter of a frame (height, width, 3) in uint8, which contains a pixel of a thing, if there is one."""
+    """A crop of a quarter of a frame (height, width, 3) in uint8, which contains a pixel of a thing if there is one."""
     there = np.argwhere(np.ptp(frame.astype(np.int16), axis=-1) > 25)
     sides = np.array(frame.shape[:2]) // 2
     middle = there[rng.integers(len(there))] if len(there) else sides

@@ -52,7 +52,7 @@ RATE = 3e-4
 QUICK = {"early": (4, 12, 20), "late": (10, 30, 50)}
 TIMES = range(49, 1000, 100)
 KINDS = ("own ideal", "another's ideal", "data")
-DRAWS = 4  # of noise at each digit held out
+DRAWS = 4  # draws of noise for each held-out digit
 METHODS: dict[str, Method | None] = {
     "weak": Weak(),
     "strong": None,
@@ -104,7 +104,7 @@ def run(run: Run) -> Result:
 
 
 def _network(kept: dict[str, Tensor], steps: int, pairs: int) -> Ensemble:
-    """All pairs' networks after so many steps."""
+    """The networks of all pairs after `steps` steps of training."""
     network = Ensemble(pairs, DIMENSIONS, WIDTH).requires_grad_(False)
     prefix = f"{steps}/"
     network.load_state_dict({n.removeprefix(prefix): value for n, value in kept.items() if n.startswith(prefix)})
@@ -112,7 +112,7 @@ def _network(kept: dict[str, Tensor], steps: int, pairs: int) -> Ensemble:
 
 
 def _directions(strong: Ensemble, weak: Ensemble, ideal: Ensemble, z: Tensor, seed: int) -> list[dict[str, Any]]:
-    """Cosine, strength and size at each time, of each pair and kind of ideal."""
+    """Rows of cosine, strength and size, by time, pair and kind of ideal."""
     pairs = len(z)
     rolled = members(ideal, [(n + 1) % pairs for n in range(pairs)])
     z = z.repeat(1, DRAWS, 1)
@@ -145,7 +145,7 @@ def _result(rows: list[dict[str, Any]], pairs: int, points: int) -> Result:
     tables: dict[str, list[list[str]]] = {}
     digits = [["regime", "method", "Fréchet distance", "less strong's"]]
     said, change = [], {}
-    positive: dict[str, int] = {}  # of times, with another's ideal
+    positive: dict[str, int] = {}  # by regime, at how many times the cosine with another pair's ideal is over 0
     for regime in REGIMES:
         head = ["t", "cosine, own ideal", "cosine, another's", "g⋆, own", "g⋆, another's", "g⋆, data", "size of Δ₁"]
         lines = [head]

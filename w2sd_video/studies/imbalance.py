@@ -73,7 +73,7 @@ def run(run: Run) -> Result:
 
 
 def _drawn(space: Space, counts: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Digits of the two classes, so many of each."""
+    """Random digits, with `counts` of the two classes."""
     chosen = [
         rng.choice(np.flatnonzero(space.labels == label), n, replace=False)
         for label, n in zip((MOST, FEWER), counts, strict=True)

@@ -51,13 +51,13 @@ INVERSIONS: dict[str, dict[str, Any]] = {
     "x_t (Theorem 1)": {"inversion": "x_t"},
 }
 LENGTHS = (10, 20, 50, 100)
-PLANES = (1, 16, 256)  # of a sample
+PLANES = (1, 16, 256)  # independent planes per sample
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Residual(W2SD):
-    """W2SD that notes how far the weak arm's step from x~_t misses x_s, relative to the step."""
+    """W2SD that records how far the weak arm's step from x~_t misses x_s, relative to the step."""
 
     residuals: list[float] = field(default_factory=list)
 
@@ -191,7 +191,7 @@ def _result(rows: list[dict[str, Any]], units: int, usual: int, lengths: tuple[i
 
 
 def _units(rows: list[dict[str, Any]], part: str, setting: str) -> list[float]:
-    """W1 of each unit, in a part of the usual length."""
+    """W1 of each unit for a setting, at the usual number of steps."""
     return [row["w1"] for row in rows if (row["part"], row["setting"]) == (part, setting)]
 
 

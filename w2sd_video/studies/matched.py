@@ -49,13 +49,13 @@ from .study import Mean, Result, Run
 PAPER = "none of it; a control that its comparisons lack"
 GUIDANCE = 2.0
 BATCHES, POINTS = 12, 512
-FULL = 0.99  # the share of c's square from which on a method is what fits it
+FULL = 0.99  # a method is equivalent to a fit that explains at least this share of c's square
 LEFT = [[-4.0, -4.0], [-4.0, 4.0]]
 RIGHT = [[4.0, -4.0], [4.0, 4.0]]
 
 
 def _model(share: float, spread: float) -> list[Mixture]:
-    """Without a class, and of the class: the bottom left mode with a share of the other's weight."""
+    """The mixtures without a class and of the class, whose bottom left mode has a share of the other's weight."""
     everything = Mixture([share, 1.0, 1.0, 1.0], LEFT + RIGHT, [spread] * 4)
     return [everything, Mixture([share, 1.0], LEFT, [spread] * 2)]
 
@@ -66,7 +66,7 @@ STRONG, WEAK = _model(1 / 2, 1.0), _model(1 / 4, 1.3)
 
 @dataclass(frozen=True)
 class TimeVarying(Method):
-    """A fake: guidance that is stronger in the middle, with nothing of the weak model."""
+    """A fake: guidance that is stronger in the middle, without the weak model."""
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
@@ -75,7 +75,7 @@ class TimeVarying(Method):
 
 @dataclass(frozen=True)
 class History(Method):
-    """A fake: the prediction carried on from that of the step before, with nothing of the weak model."""
+    """A fake: a prediction extrapolated from the last two, without the weak model."""
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
@@ -105,7 +105,8 @@ def _mixed(p: Tensor, w: float = GUIDANCE) -> Tensor:
 
 @dataclass(frozen=True)
 class Watched(Method):
-    """A method, and what it changes at every step beside plain sampling, of guidance `plain`, at the same place."""
+    """Wraps a method and records how it changes each step, compared with plain sampling from the same x_t with guidance
+    `plain`."""
 
     of: Method = field(default_factory=W2SD)
     plain: float = GUIDANCE
@@ -128,7 +129,7 @@ class Watched(Method):
 
 @dataclass(frozen=True)
 class Scheduled(Method):
-    """Plain guidance with the schedule that a method amounts to: κ u and η h are added at each step."""
+    """Plain guidance with the fitted schedule of a method: adds κ u and η h at each step."""
 
     coefficients: Sequence[tuple[float, float]] = ()
 
@@ -199,7 +200,7 @@ def run(run: Run) -> Result:
 
 
 def called(by_guidance: float, by_both: float) -> str:
-    """What a method amounts to."""
+    """The kind of schedule to which a method is equivalent, in words."""
     if by_guidance >= FULL:
         return "a schedule of guidance"
     return "a schedule and history" if by_both >= FULL else "more"
@@ -258,7 +259,7 @@ def _figure(rows: list[dict[str, Any]], kappas: Mapping[str, list[float]]) -> An
     left.set(xlabel="explained (% of |c|²)", xlim=(0, 100))
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     for (name, kappa), colour in zip(kappas.items(), colours(len(kappas)), strict=True):
-        half = kappa[: len(kappa) // 2]  # later u is almost nothing, and its multiples mean nothing
+        half = kappa[: len(kappa) // 2]  # later u is almost 0, so its multiples mean little
         right.plot(range(len(half)), half, label=name, linewidth=1, color=colour)
     right.set(xlabel="step", ylabel="κ_t (units of guidance)", ylim=(-2, 4))
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))

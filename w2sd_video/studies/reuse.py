@@ -104,7 +104,7 @@ class KeptUnconditional(W2SD):
         return Answer(torch.stack([uncond, strong.guided(x_t + d, 1)]), d)
 
 
-# By label: the method, with the preset's guidance numbers; None: plain sampling.
+# Methods by label, with the preset's guidance numbers. None: plain sampling.
 METHODS: Mapping[str, Callable[..., Method] | None] = {
     REFERENCE: W2SD,
     "plain": None,
@@ -126,7 +126,7 @@ COLUMNS = ("right", "objects", "form", "jerk", "background_instability")  # of t
 
 def run(run: Run) -> Result:
     if run.seed:
-        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be added up: give 0")
+        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be combined: give 0")
     if run.workers > 1:
         raise Refused("--workers", run.workers, "this study samples in one process: give 1, or 0 to sample nothing")
     texts = grammar.prompts(run.prompts or (2 if run.quick else PROMPTS))
@@ -139,10 +139,10 @@ def run(run: Run) -> Result:
 
 
 def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """By method, a line for each prompt. A prompt that lacks one is sampled, by all methods.
+    """By method, a line for each prompt. A prompt that lacks a line is sampled with all methods.
 
     Raises:
-        Refused: there are such, and nothing is to be sampled.
+        Refused: prompts lack lines, and the run has no workers.
     """
     preset = bench.preset(PAIR, {"num_inference_steps": 4, "num_frames": 2} if run.quick else {})
     code = "".join(map(inspect.getsource, (NotCorrected, EverySecond, Half, Places, KeptUnconditional)))
@@ -165,7 +165,7 @@ def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[st
 
 
 def _sampled(pipe: Any, preset: presets.Preset, n: int, text: str, of: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The lines of a prompt: what each method makes of the same noise."""
+    """The lines of a prompt, by all methods from the same noise."""
     sample = sample_of(preset, n, text, Path())
     request = Request.of(sample.prompt, n, preset)
     guidance = {"strong_guidance": request.strong_guidance_scale, "weak_guidance": request.weak_guidance_scale}
@@ -213,7 +213,7 @@ def _result(lines: Mapping[str, Sequence[Mapping[str, Any]]], raw: bytes) -> Res
 
 
 def _less(lines: Mapping[str, Sequence[Mapping[str, Any]]], first: str, second: str) -> Mean:
-    """How much farther the first method's videos are than the second's, paired by prompt."""
+    """How much farther from W2SD's the first method's videos are than the second's, paired by prompt."""
     both = zip(lines[first], lines[second], strict=True)
     return Mean.of([a["scores"][DISTANCE] - b["scores"][DISTANCE] for a, b in both])
 

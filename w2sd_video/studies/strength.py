@@ -86,7 +86,7 @@ def run(run: Run) -> Result:
 
 
 def _trained(run: Run) -> Ensemble:
-    """The networks of all shares that stopped early, and then those that did not."""
+    """The networks of all shares after short training, followed by those after long training."""
     long = 20 if run.quick else LONG
     short = 10 if run.quick else SHORT
     recipe = {"shares": SHARES, "data": DATA, "steps": [short, long]}
@@ -110,7 +110,7 @@ def _trained(run: Run) -> Ensemble:
 def _checked(
     strong: Ensemble, weak: Ensemble, z: Tensor, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[float], float]:
-    """<d, r> and |d|^2, each (units, levels), the levels' sigmas, and the mean cosine, of data (units, D)."""
+    """<d, r> and |d|^2, each (units, levels), the levels' sigmas, and the mean cosine, at data (units, D)."""
     steps = scheduler()
     steps.set_timesteps(LEVELS)
     generator = torch.Generator().manual_seed(seed)
@@ -148,7 +148,7 @@ def _distance(points: Tensor) -> float:
 
 
 def area(ranks: np.ndarray, helped: np.ndarray) -> float:
-    """The area under the curve: the chance that a pair that was helped ranks above one that was not, ties half."""
+    """The area under the ROC curve: the chance that a helped pair ranks above one that was not; ties count half."""
     good, bad = ranks[helped], ranks[~helped]
     if not len(good) or not len(bad):
         return math.nan
@@ -156,7 +156,7 @@ def area(ranks: np.ndarray, helped: np.ndarray) -> float:
 
 
 def _interval(ranks: np.ndarray, helped: np.ndarray, models: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % interval of `area`, of resampled networks; a pair counts as often as both its networks are drawn."""
+    """The 95 % bootstrap interval of `area` over networks; a pair counts as often as both its networks are drawn."""
     rng, count, areas = np.random.default_rng(seed), int(models.max()) + 1, []
     for _ in range(RESAMPLED):
         times = np.bincount(rng.integers(count, size=count), minlength=count)
