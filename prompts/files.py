@@ -76,7 +76,7 @@ def _csv(path: Path) -> list[Row]:
     rows = []
     for row in reader:
         if None in row or None in row.values():
-            raise ValueError(f"line {reader.line_num} has another number of fields than the first")
+            raise ValueError(f"line {reader.line_num} has another number of fields than the first line")
         rows.append({name: value for name, value in row.items() if value != ""})
     return rows
 

@@ -54,7 +54,7 @@ def nothing_worse(claims: Iterable[Claim]) -> Claim:
     """
     each = list(claims)
     if not each:
-        raise ValueError("claims: none are given; give one of each column")
+        raise ValueError("claims: there are none; give one for each column")
     p = math.nan if any(math.isnan(claim.p) for claim in each) else max(claim.p for claim in each)
     return Claim("; ".join(claim.text for claim in each), p, min(claim.units for claim in each))
 
@@ -91,7 +91,7 @@ def gain(column: Column, ours: Values, strong: Values, better: Values, margin: f
 
 def _checked(column: Column, margin: float) -> None:
     if not column.sign:
-        raise ValueError(f"column: {column.name} has no better side, so that nothing is worse")
+        raise ValueError(f"column: {column.name} has no better side; give a column in which one side is better")
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin: {margin} is not accepted; give a positive number, fixed beforehand")
 

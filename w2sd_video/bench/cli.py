@@ -76,7 +76,7 @@ def true_size(
                 raise Refused("--part", name, did_you_mean(name, benchmark.PARTS))
         on = usable_device(device)
         if on.type == "cpu" and not small:
-            raise Refused("--device", device, "the true size takes an accelerator, and none is used; give --small")
+            raise Refused("--device", device, "the true size needs an accelerator: choose one, or give --small")
         writable(path.parent)
         results = benchmark.run(
             path,

@@ -50,9 +50,6 @@ class Part:
     rows: list[Row] = field(default_factory=list)
 
 
-# The run ------------------------------------------------------------------------------------------------------------
-
-
 def run(
     path: Path,
     device: torch.device,

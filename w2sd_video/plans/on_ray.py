@@ -117,7 +117,7 @@ class OnRay:
             Refused: ray is missing, the cluster does not answer, or ray refuses it, such as for another version.
         """
         if self._gpus and self._gpus > 1 and self._gpus % 1:
-            raise Refused("gpus", self._gpus, "give a whole number, or a part of one GPU")
+            raise Refused("gpus", self._gpus, "give a whole number, or a fraction under 1")
         if self.address is not None and "://" in self.address:
             raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
         _check_answers(self.address)

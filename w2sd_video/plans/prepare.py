@@ -79,8 +79,8 @@ def _refiner(name: str) -> Refiner:
     try:
         return language_model(name)
     except (OSError, ValueError) as error:
-        said = str(error).partition("\n")[0]
-        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({said})") from None
+        why = str(error).partition("\n")[0]
+        raise Refused("refine", name, f"give shapes, or a causal language model on this machine ({why})") from None
 
 
 def _place(folder: Path, arm: Arm) -> Path:

@@ -27,12 +27,12 @@ def videos(plan: Plan, path: Path) -> list[Video]:
         raise Refused("formats", plan.formats, "videos are scored as mp4: add it, and run the plan again")
     threads = folder.threads()
     if threads is None:
-        raise Refused("RUN", str(path), "nothing is made yet: w2sd-video run")
+        raise Refused("RUN", str(path), "nothing is made yet: start it with w2sd-video run")
     keys, plan = Keys(threads), known(plan, folder)
     cells = [(keys.of(cell), cell) for cell in plan.cells()]
     complete = folder.state(cells).complete
     if not complete:
-        raise Refused("RUN", str(path), "nothing of the plan is made yet: w2sd-video run")
+        raise Refused("RUN", str(path), "nothing of the plan is made yet: continue it with w2sd-video run")
     first = plan.base or plan.arms[0].name
     videos, devices = [], Counter[str]()
     for key, cell in sorted(cells, key=lambda each: each[1].arm.name != first):

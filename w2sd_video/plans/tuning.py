@@ -65,7 +65,7 @@ def tuning_of(plan: Plan) -> Tuning:
         Refused: the plan has none, or it cannot be used.
     """
     if not plan.tuning:
-        raise Refused("tuning", None, "an arm has `tune`: give {by: [COLUMN]}, and n or prompts")
+        raise Refused("tuning", None, "an arm has `tune`, which needs it: give {by: [COLUMN]}, and n or prompts")
     try:
         return Tuning(**plan.tuning)
     except Refused as error:
@@ -87,7 +87,7 @@ def texts(plan: Plan, tuning: Tuning) -> list[str]:
     own = {prompt.text for prompt in plan.suite.prompts}
     left = replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text not in own))
     if not left.prompts or (tuning.n or 1) > len(left.prompts):
-        accepted = f"{len(left.prompts)} prompts of {suite.name} are not the plan's: give fewer, or tuning.prompts"
+        accepted = f"{suite.name} has {len(left.prompts)} prompts besides the plan's: give fewer, or tuning.prompts"
         raise Refused("tuning.n", tuning.n, accepted)
     drawn = left if tuning.n is None else prompts.sample(left, tuning.n, tuning.sample_seed)
     return [prompt.text for prompt in drawn.prompts]

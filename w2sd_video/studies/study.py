@@ -150,8 +150,8 @@ def perform(name: str, run: Run) -> Result:
         raise Refused("seed", run.seed, "give a whole number from 0 to 2147483647")
     module = import_module(f"{__package__}.{name}")
     of_videos = {"--prompts": run.prompts, "--workers": run.workers - 1, "--rows": run.rows}
-    if not hasattr(module, "PROMPTS") and (said := [option for option, value in of_videos.items() if value]):
-        raise Refused("NAME", name, f"{said[0]} is for studies that sample videos, and it is none of them")
+    if not hasattr(module, "PROMPTS") and (options := [option for option, value in of_videos.items() if value]):
+        raise Refused("NAME", name, f"{options[0]} is for studies that sample videos, and this one samples none")
     from matplotlib import rc_context
 
     with torch_threads(1), rc_context(LOOK):
