@@ -163,7 +163,7 @@ def mean_cosine(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str
 
 
 def verdict(whole: Strength, levels: Sequence[Level] = ()) -> str:
-    """The strengths in words. Single levels are mentioned if their p, adjusted by Holm over levels, is under 0.05."""
+    """The strengths in words. A level that points away is mentioned if its p, adjusted by Holm, is under 0.05."""
     if whole.prompts < ENOUGH:
         return f"too few to say; it takes {ENOUGH} prompts"
     if math.isnan(whole.g):

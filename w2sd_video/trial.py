@@ -141,8 +141,8 @@ def _sample(
 ) -> None:
     """Loads the pair in the request's dtype and samples with the stock pipeline, without the method and with it.
 
-    A failure that may be due to the dtype (too little memory, an operation that the device lacks) is recorded in
-    `results`, unless the dtype is the first one.
+    Errors of sampling are recorded in `results`. So are errors of loading that may be due to the dtype (too little
+    memory, an operation that the device lacks), unless the dtype is the first one.
     """
     import torch
 
@@ -314,7 +314,7 @@ def _cell(value: Any) -> str:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes the report; on an error, no file is left.
+    """Writes the report; on an error, a former file stays.
 
     Raises:
         OSError: it cannot be written.

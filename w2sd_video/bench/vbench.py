@@ -2,7 +2,7 @@
 
 The weights are random, which costs the same, in files of the published layouts. dynamic_degree stops as soon as its
 verdict is certain, so videos that move and videos that do not are measured separately. Each video is lossless, both as
-a GIF of few colours and as a folder of PNG files, because VBench's six dimensions have no format in common.
+a GIF of few colours and as a folder of PNG files, since VBench's six dimensions share no lossless format.
 """
 
 from __future__ import annotations

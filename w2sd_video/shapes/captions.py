@@ -13,8 +13,8 @@ def exchange(scene: Scene, rng: np.random.Generator, share: float) -> Scene:
     """The scene with attributes exchanged between its objects.
 
     With probability `share` each, shape, size and motion are shifted by one object, cyclically. With the same
-    probability, the first two objects are swapped, which reverses their relation. A scene of one object stays as it is,
-    and so does the relation "passing" if its first object would not move.
+    probability, the first two objects are swapped, which reverses their relation. A scene of one object is returned
+    unchanged. So is a scene in which one object passes another, if that object would not move after the exchange.
     """
     if len(scene.things) == 1:
         return scene
