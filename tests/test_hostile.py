@@ -326,7 +326,7 @@ def test_huge_numbers_are_refused_by_option(options, says):
 @pytest.mark.parametrize(
     "command, says",
     [
-        ("train run --stage video --device cpu", "--stage: 'video' is not accepted; it goes on from image"),
+        ("train run --stage video --device cpu", "--stage: 'video' is not accepted; it continues from image"),
         ("train run --stage nothing", "--stage: nothing is not one of vae, decoder, text, image, video, tuned"),
         ("train run --device cuda:99", "--device: 'cuda:99' is not accepted"),
         ("train run --device tpu", "--device: 'tpu' is not accepted"),

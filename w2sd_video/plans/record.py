@@ -137,7 +137,6 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         self.videos = path / "videos"
-        self.scores = path / "scores"
 
     def place(self, cell: Cell) -> tuple[Path, str]:
         """The folder of a cell's files, and their name without suffix."""

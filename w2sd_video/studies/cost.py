@@ -1,28 +1,26 @@
 """Quality against network evaluations.
 
-Rivals of the same price are what the paper's Fig. 13 is about: it gives W2SD fewer steps, so that it takes as long as
-plain sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, in times the 50
+The paper's Fig. 13 compares methods at equal cost: it gives W2SD fewer steps, so that it takes as long as plain
+sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, as multiples of the 50
 evaluations of plain sampling (25 steps at guidance 1.5): 1, 1.5, 2, 2.44 and 3. W2SD has its preset's 25 steps at
 2.44 times, optimistic W2SD and auto-guidance at 1.5. Each method runs with the most steps that do not exceed the
-budget. Evaluations are counted at the networks; the autoencoder, the text encoders and what is spent on tuning are
-not among them.
+budget. Evaluations of the denoiser are counted; the autoencoder, the text encoders and the tuning are not.
 
-- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, and where it is equal
-  by `form`, on 16 other prompts and seeds. That is fewer than the 200 that a tuned baseline should have. It is tuned
-  at 1 and at 2.44 times; at the other budgets it has the guidance of the one below. Where 1.5 is best, its videos are
-  plain sampling's. Nothing else is tuned: W2SD and the other methods have the preset's guidance numbers and their
-  defaults.
-- **The control** is plain guidance with the schedule that W2SD amounts to, w_t = w + κ_t, as in [methods and
-  schedules](matched.md): κ_t is fitted by least squares to W2SD of the same budget on 8 other prompts, and stretched
+- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, with ties broken by
+  `form`, on 16 other prompts and seeds. A tuned baseline should have 200. It is tuned at the budgets 1 and 2.44; other
+  budgets use the guidance of the one below. If 1.5 is best, its videos are plain sampling's. Nothing else is tuned:
+  W2SD and the other methods have the preset's guidance numbers and their defaults.
+- **The control** is plain guidance with the schedule that is equivalent to W2SD, w_t = w + κ_t, as in [methods and
+  schedules](matched.md): κ_t is fitted by least squares to W2SD at the same budget on 8 other prompts, and stretched
   to the control's steps.
-- **Best of N** samples as many videos as the budget has room for and keeps the one that the judge likes best, the
-  same judge that scores here. It is a ceiling and no method.
+- **Best of N** samples as many videos as the budget allows and keeps the best one by the same judge that scores here.
+  It is an upper bound, not a method.
 
-Every method starts from the same noise of a prompt. The rows that [results](../results.md) have too are the same
-videos, so the two pages are not evidence of each other. The judge of the shapes world scores videos, without a network.
-The primary column was declared beforehand: `right`, whether all that the prompt says is to be seen. Units are
-prompts. The front of a budget is the method of the highest mean that costs no more. A method that was picked because
-it is best looks better than it is, so the front is a description and no verdict. Verdicts are the comparisons of each
+Every method starts from the same noise for a prompt. Rows that [results](../results.md) also have are the same
+videos, so the two pages are not independent evidence. The judge of the shapes world scores videos, without a network.
+The primary column was declared beforehand: `right`, whether the video shows everything that the prompt says. Units are
+prompts. The front at a budget is the method with the highest mean that costs no more. A method picked as the best looks
+better than it is, so the front is a description, not a verdict. Verdicts are the comparisons of each
 method with tuned guidance at the same budget, and of W2SD and optimistic W2SD with the control, auto-guidance and
 plain sampling too, adjusted together.
 """

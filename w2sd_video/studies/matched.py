@@ -1,19 +1,19 @@
 """Is a method more than a schedule of guidance.
 
-Whatever pushes samples towards their prompt has something in common with guidance, so a method has to be held against
-the guidance that it amounts to. At each step a method changes the prediction by c: from that of plain sampling at the
-same x_t to the one with which the step really goes (a displacement d counts as (a / b) d). Two coefficients a step, the
-same for all points, are fitted to it: c ≈ κ_t u + η_t h, where u = ε_cond - ε_uncond and h is the plain prediction less
-that of the step before. What is left of the square of c is what neither a schedule of guidance nor a multistep solver
-can do.
+Any method that pushes samples towards their prompt resembles guidance, so it has to be compared with the guidance to
+which it is equivalent. At each step a method changes the prediction by c: the difference between the prediction that
+the step uses and that of plain sampling at the same x_t (a displacement d counts as (a / b) d). Two coefficients per
+step, the same for all points, are fitted to it: c ≈ κ_t u + η_t h, where u = ε_cond - ε_uncond and h is the plain
+prediction minus that of the step before. The rest of the square of c is what neither a schedule of guidance nor a
+multistep solver can do.
 
 The **control** is plain guidance with this schedule, w_t = w + κ_t (and η_t h where the fit needs it), fitted on one
 set of points and run on others. A method that is not better than its control is, on this task, a schedule of guidance.
 
-Two fakes are there to be caught: a guidance that changes with time, and an extrapolation from the last two predictions.
+Two fakes test the procedure: a guidance that changes with time, and an extrapolation from the last two predictions.
 
-The task has a closed form: four Gaussians at (±4, ±4) are everything, the two on the left are the class. The strong
-model gives the one at the bottom left half the weight that it has, and the weak model a quarter and too wide a spread;
+The task has a closed form: the data are four Gaussians at (±4, ±4), and the two on the left are the class. The strong
+model gives the one at the bottom left half of its weight, and the weak model a quarter and too wide a spread;
 guidance is 2, DDIM, T = 50, λ = 49. The divergence is the sliced Wasserstein distance to the class; units are batches
 of points. Intervals of the table are 95 % ones, not adjusted.
 """

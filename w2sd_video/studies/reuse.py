@@ -1,18 +1,18 @@
 """What of a reflection can be had from the step before.
 
 W2SD evaluates the arms three times a step: the strong one at x_t, the weak one at x_s, and the strong one at x~_t.
-*Optimistic reflection* leaves out the first: the last step's difference of the arms, Δ, takes its place. Here parts of
-both are taken away one by one, on the shipped model of shapes with its preset's 25 steps:
+*Optimistic reflection* leaves out the first and uses the last step's difference of the arms, Δ, instead. Here parts of
+both methods are removed one by one, on the shipped model of shapes with its preset's 25 steps:
 
-- **Not corrected**: the step begins where Δ of the step before leads, and the new Δ is only carried on.
-- **Weak arm every second step**: between, Δ is used once more as it is.
+- **Not corrected**: the step starts from where the previous step's Δ leads, and the new Δ is only kept for the next.
+- **Weak arm every second step**: the steps between use the last Δ again.
 - **First half, second half**: only the noisier, or the less noisy, half of the reflected steps reflect.
 - **Half of the places**: in each frame Δ is used only where its norm over channels is above the frame's median.
 - **W2SD, unconditional prediction of x_t**: at x~_t only the conditional one is evaluated.
 
-How near a video comes to W2SD's of the same noise is the root mean square difference of their pixels, in levels of
-255. That says what each part does to the video with few prompts. Whether it makes videos better takes many more, and is
-[measured elsewhere](cost.md); scores are in the CSV.
+The distance of a video from W2SD's with the same noise is the root mean square difference of their pixels, in levels
+of 255. A few prompts are enough to show with it what each part does to a video. To show whether a part makes videos
+better takes many more, and is [measured elsewhere](cost.md); scores are in the CSV.
 """
 
 from __future__ import annotations
