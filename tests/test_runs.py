@@ -295,7 +295,7 @@ def test_a_file_that_holds_no_rows_is_left_as_it_is(tmp_path):
     path = tmp_path / "rows.jsonl"
     for held in (b"\x89PNG\r\n\x1a\n\x00\x01", b"some text", b"a line\nand another\n", b'{"a": 1}\nnot a row'):
         path.write_bytes(held)
-        with pytest.raises(ValueError, match="is not a JSON Lines file"):
+        with pytest.raises(ValueError, match="is no file of rows of JSON"):
             runs.rows(path)
         assert path.read_bytes() == held
     path.write_bytes(b'{"a": 1}\n{"a": 2')

@@ -63,7 +63,7 @@ def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
         else:
             rows = runs.rows(path, mend)
     except RecursionError:
-        raise ArgumentError("out", f"{path} is not a JSON Lines file: it nests too deep") from None
+        raise ArgumentError("out", f"{path} is no file of rows of JSON: it nests too deep") from None
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
         raise ArgumentError("out", f"{error}") from None
     if not all(map(_is_row, rows)):
