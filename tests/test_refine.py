@@ -80,7 +80,7 @@ def test_a_model_that_is_not_here_is_refused(tmp_path):
         app, ["generate", "a red circle", "--refine", str(tmp_path / "none"), "--out", str(tmp_path)]
     )
     assert ran.exit_code == 2
-    assert "--refine" in ran.output and "give shapes, or a causal language model on this machine" in ran.output
+    assert "--refine" in ran.output and "give shapes, or a causal language model that is here" in ran.output
 
 
 @pytest.mark.slow

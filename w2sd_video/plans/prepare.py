@@ -80,7 +80,7 @@ def _refiner(name: str) -> Refiner:
         return language_model(name)
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
-        raise Refused("refine", name, f"give shapes, or a causal language model on this machine ({why})") from None
+        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({why})") from None
 
 
 def _place(folder: Path, arm: Arm) -> Path:
