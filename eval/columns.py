@@ -1,4 +1,4 @@
-"""The record of every column that a dimension gives: which way is better, its kind and its scale."""
+"""The columns of all dimensions: which side is better, their kind and their scale."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DIMENSIONS = (
     Column("motion_smoothness"),
     Column("dynamic_degree", kind="verdict"),
     Column("aesthetic_quality"),
-    Column("imaging_quality", scale=100.0),  # VBench divides its mean over videos by this
+    Column("imaging_quality", scale=100.0),  # VBench divides the mean over videos by 100
     Column("temporal_flickering"),
     Column("overall_consistency"),
-    # By VBench's own package alone.
+    # Only VBench's package computes these.
     Column("object_class"),
     Column("multiple_objects"),
     Column("human_action", kind="verdict"),
@@ -25,7 +25,7 @@ _DIMENSIONS = (
     Column("scene"),
     Column("appearance_style"),
     Column("temporal_style"),
-    # Of pictures.
+    # For pictures.
     Column("clip_t"),
     Column("laion_aesthetic"),
     Column("pick_score", odds=True),

@@ -1,4 +1,4 @@
-"""VBench's own conventions: its results file, its two means over videos, and its normalised totals."""
+"""VBench's conventions: its results file, its two means over videos, and its normalised totals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from w2sd_video.runs import whole
 
 from .dimensions import OFFICIAL, SIX
 
-# What a dimension's score is normalised by, (smallest, largest) where that is not (0, 1), and its weight where that
-# is not 1, from VBench's leaderboard.
+# From VBench's leaderboard: the range (smallest, largest) that normalises a dimension's score, unless it is (0, 1), and
+# the dimension's weight, unless it is 1.
 RANGES = {
     "subject_consistency": (0.1462, 1.0),
     "background_consistency": (0.2615, 1.0),
@@ -32,9 +32,13 @@ SEMANTIC = (*OFFICIAL, "overall_consistency")
 def aggregate(
     scores: Sequence[float], frames: Sequence[int], weighted: tuple[int | None, int | None], scale: float
 ) -> tuple[float, float]:
-    """A dimension's score over videos as VBench has it on one process, and on several; NaN without videos.
+    """A dimension's score over videos as VBench computes it with one process, and with several; NaN without videos.
 
-    `weighted` is, for each of the two, what is taken off a video's frames for its weight; None weights all alike.
+    Args:
+        scores: by video.
+        frames: the number of frames, by video.
+        weighted: for each of the two, the number to subtract from a video's frames for its weight. None: equal weights.
+        scale: divides the mean.
     """
     if not scores:
         return math.nan, math.nan
@@ -46,13 +50,13 @@ def aggregate(
 
 
 def normalise(dimension: str, score: float) -> float:
-    """A score as the leaderboard counts it, mostly in 0-1."""
+    """A score normalised as in the leaderboard, usually to 0-1."""
     smallest, largest = RANGES.get(dimension, (0.0, 1.0))
     return (score - smallest) / (largest - smallest)
 
 
 def totals(scores: Mapping[str, float]) -> dict[str, float]:
-    """The normalised `quality`, `semantic` and `total` score, as far as their dimensions are among `scores`."""
+    """The normalised scores `quality`, `semantic` and `total`; one whose dimensions are incomplete is left out."""
     scores_by_kind = {}
     for name, dimensions in {"quality": QUALITY, "semantic": SEMANTIC}.items():
         if all(dimension in scores for dimension in dimensions):
@@ -68,7 +72,7 @@ Results = dict[str, tuple[float, list[tuple[str, Any]]]]
 
 
 def write(path: Path, results: Results) -> None:
-    """Writes results, by dimension the aggregate and (path of a video, score), in VBench's schema."""
+    """Writes results in VBench's schema. `results` has, by dimension, the aggregate and (path of a video, score)."""
     data = {
         dimension: [total, [{"video_path": video, "video_results": score} for video, score in videos]]
         for dimension, (total, videos) in results.items()
@@ -81,7 +85,7 @@ def read(path: Path) -> Results:
     """Reads a file in VBench's schema.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the file has another schema.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
-"""Prompt suites: texts with ids and tags, of this package, of plug-ins, of others who publish them, and of one's own.
+"""Prompt suites: prompts with ids and tags, from this package, plug-ins, published benchmarks, or the user's own files.
 
-What ships lies in this folder, and `manifest.yaml` says what it is. Suites of others are read from where their owners
-ship them, and are never copied: VBench's from its installed package, the rest from their published files, in the forms
-that `files` reads.
+This folder holds the package's suites, which `manifest.yaml` describes. Suites of others are not copied: VBench's is
+read from its installed package, the rest from their published files, in the formats of `files`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["PUBLISHED", "Prompt", "Suite", "load", "names", "sample", "select"]
 
 FOLDER = Path(__file__).parent
 VBENCH = "vbench"
-PUBLISHED = {  # suites of others, and which of their files is read
+PUBLISHED = {  # suites of others, and the files that `load` reads
     "DrawBench": "drawbench.csv, of Imagen's authors (columns Prompts and Category)",
     "GenEval": "prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
     "T2V-CompBench": "the folder prompts/ of github.com/KaiyueSun98/T2V-CompBench",
@@ -39,9 +38,9 @@ class Prompt:
     """A prompt of a suite.
 
     Args:
-        id: what it is called; of a prompt that has no id, 16 digits of its text's SHA-256.
+        id: its id in the suite, or else the first 16 digits of its text's SHA-256.
         text: the prompt.
-        tags: what is said of it, such as `{"camera": ("static",)}`.
+        tags: values by the tag's name, such as `{"camera": ("static",)}`.
     """
 
     id: str
@@ -51,14 +50,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts, each text once.
+    """Prompts with distinct texts.
 
     Args:
-        name: as `load` takes it.
-        source: who made it, or which file it is.
-        licence: what its owner says; empty where nothing is known.
-        purpose: what it is for.
-        rows: how many entries the file has; entries of one text are one prompt.
+        name: the name or path under which `load` finds it.
+        source: its author, or its file.
+        licence: the licence that its owner states; empty if unknown.
+        purpose: its purpose; empty if unknown.
+        rows: how many entries the file has; entries with the same text are one prompt.
     """
 
     name: str
@@ -70,11 +69,11 @@ class Suite:
 
     @property
     def sha256(self) -> str:
-        """Of the texts in order, each with a line's end."""
+        """The SHA-256 of the texts in order, each with a line end."""
         return hashlib.sha256("".join(f"{prompt.text}\n" for prompt in self.prompts).encode()).hexdigest()
 
     def tags(self) -> dict[str, list[str]]:
-        """The tags that there are, and their values, in order."""
+        """The names of all tags, each with its values, in the order of the prompts."""
         tags: dict[str, dict[str, None]] = {}
         for prompt in self.prompts:
             for name, values in prompt.tags.items():
@@ -84,30 +83,31 @@ class Suite:
 
 @cache
 def _manifest() -> dict[str, dict[str, Any]]:
-    """What the suites of this package are, by name."""
+    """The entries of `manifest.yaml`, by suite."""
     return read_yaml(FOLDER / "manifest.yaml")
 
 
 def names() -> list[str]:
-    """The suites there are: of this package, of plug-ins, and VBench's where its package is installed."""
+    """The suites of this package and of plug-ins, and VBench's if its package is installed."""
     own = list(_manifest())
     return [*own, *plugins.names("prompts", [*own, VBENCH]), *([VBENCH] if _vbench() else [])]
 
 
 def load(reference: str | os.PathLike[str]) -> Suite:
-    """The suite of a name or of a file.
+    """Loads a suite by name, or from a file.
 
     Args:
-        reference: one of `names()`; or a file: text with a prompt a line, or CSV, JSON, JSON Lines, YAML, Parquet or
-            Arrow with a column of prompts, perhaps an `id`, and tags in the others; or a folder of text files.
+        reference: one of `names()`; or the path of a text file with one prompt per line, or of a CSV, JSON, JSON Lines,
+            YAML, Parquet or Arrow file with a column of prompts, an optional `id`, and tags in other columns; or a
+            folder of text files.
 
     Raises:
-        Refused: there is none of that name; or the file cannot be read, or holds what is no suite.
+        Refused: there is no such suite, or the file cannot be read or is no suite.
     """
     name, manifest = os.fspath(reference), _manifest()
     own = [*manifest, VBENCH]
     if name in own:
-        plugins.find("prompts", name, own)  # refuses two of one name
+        plugins.find("prompts", name, own)  # refuses a plug-in of the same name
     if name in manifest:
         about = manifest[name]
         return replace(
@@ -140,7 +140,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _vbench() -> Path | None:
-    """The prompts of the installed `vbench` package, which is not imported."""
+    """The file of prompts in the installed `vbench` package, found without importing it; None if there is none."""
     spec = find_spec(VBENCH)
     candidates = [Path(folder) / "VBench_full_info.json" for folder in (spec and spec.submodule_search_locations) or ()]
     return next((path for path in candidates if path.is_file()), None)
@@ -172,7 +172,7 @@ def _read(name: str, path: Path) -> Suite:
 
 
 def _tags(row: Mapping[Any, Any]) -> dict[str, tuple[str, ...]]:
-    """What is short and said in words or numbers; other columns, such as boxes of objects, are no tags."""
+    """The columns that serve as tags: short texts and numbers, or lists of them; not bounding boxes, for example."""
     tags = {}
     for name, value in row.items():
         values = value if isinstance(value, (list, tuple)) else [value]
@@ -190,10 +190,10 @@ def select(suite: Suite, wanted: Iterable[str]) -> Suite:
     """The prompts that have every wanted tag.
 
     Args:
-        wanted: `NAME=VALUE`, or a value of any tag alone.
+        wanted: tags as `NAME=VALUE`, or a value alone, of any tag.
 
     Raises:
-        Refused: no prompt has such a tag.
+        Refused: no prompt has all of them.
     """
     prompts: Collection[Prompt] = suite.prompts
     for each in wanted:
@@ -205,7 +205,7 @@ def select(suite: Suite, wanted: Iterable[str]) -> Suite:
         if not prompts:
             has = suite.tags()
             known = [f"{key}={one}" for key, values in has.items() for one in values] if len(has) < 20 else list(has)
-            accepted = f"no prompt of {suite.name} has it beside the others; {did_you_mean(each, known[:60])}"
+            accepted = f"no prompt of {suite.name} has it with the other tags; {did_you_mean(each, known[:60])}"
             raise Refused("tag", each, accepted if known else f"{suite.name} has no tags")
     return replace(suite, prompts=tuple(prompts))
 
@@ -213,13 +213,13 @@ def select(suite: Suite, wanted: Iterable[str]) -> Suite:
 def sample(suite: Suite, count: int, seed: int = 0) -> Suite:
     """`count` prompts drawn at random, in the suite's order.
 
-    A draw depends on the seed and the texts alone, and a smaller one is part of a larger.
+    A draw depends only on the seed and the texts, and contains every smaller draw.
 
     Raises:
-        Refused: there are fewer.
+        Refused: the suite has fewer prompts.
     """
     if not 1 <= count <= len(suite.prompts):
-        raise Refused("n", count, f"{suite.name} has {len(suite.prompts)}: give from 1 to as many")
+        raise Refused("n", count, f"{suite.name} has {len(suite.prompts)} prompts: give a number from 1 to that")
     by_hash = sorted(suite.prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.text}".encode()).digest())
     chosen = {prompt.text for prompt in by_hash[:count]}
     return replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text in chosen))

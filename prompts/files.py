@@ -1,4 +1,4 @@
-"""Rows of prompts from files, in the forms that suites are published in: text, CSV, JSON, YAML, Parquet, Arrow."""
+"""Reads rows of prompts from files in the formats of published suites: text, CSV, JSON, YAML, Parquet, Arrow."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 from ..documents import read_bytes, read_text, read_yaml
 from ..errors import Refused
 
-# The column that holds a prompt: ours, VBench's, DrawBench's, Pick-a-Pic's.
+# Names of the column of prompts: ours, VBench's, DrawBench's, Pick-a-Pic's, and a common one.
 TEXT = ("prompt", "prompt_en", "prompts", "caption", "text")
 MOST_BYTES = 64 * 2**20
 Row = dict[str, Any]
 
 
 def rows(path: Path) -> list[Row]:
-    """The rows of a file; of a folder, those of its text files, each with the file's name as the tag `file`.
+    """The rows of a file, or of a folder's text files, in which the tag `file` is the file's name without suffix.
 
     Every row has its prompt under `prompt`.
 
     Raises:
-        Refused: it is in another form, it cannot be read, or it has no column of prompts.
+        Refused: the file is in another format, cannot be read, or has no column of prompts.
     """
     if path.is_dir():
         files = sorted(path.glob("*.txt"))
@@ -43,7 +43,11 @@ def rows(path: Path) -> list[Row]:
 
 
 def _row(path: Path, number: int, each: Any) -> Row:
-    """A row with its prompt under `prompt`: what a file holds is a text, or columns."""
+    """A row with its prompt under `prompt`, from an entry of a file, which is a text or a mapping of columns.
+
+    Raises:
+        Refused: the entry is something else, or has no column of prompts or several.
+    """
     if isinstance(each, str):
         each = {"prompt": each}
     if not isinstance(each, Mapping):
@@ -72,7 +76,7 @@ def _csv(path: Path) -> list[Row]:
     rows = []
     for row in reader:
         if None in row or None in row.values():
-            raise ValueError(f"line {reader.line_num} has another number of fields than the first")
+            raise ValueError(f"line {reader.line_num} has another number of fields than the first line")
         rows.append({name: value for name, value in row.items() if value != ""})
     return rows
 
@@ -86,7 +90,7 @@ def _json_lines(path: Path) -> list[Any]:
 
 
 def _lines(path: Path) -> Iterable[str]:
-    """The lines of a file. `str.splitlines` would end them at signs, too, that texts hold, such as U+2028."""
+    """The lines of a file. `str.splitlines` would also split at characters within texts, such as U+2028."""
     return io.StringIO(read_text(path, MOST_BYTES), newline=None)
 
 
@@ -95,7 +99,7 @@ def _yaml(path: Path) -> list[Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list of prompts as it is, or under `prompts`; of an object of texts, its keys are their ids."""
+    """The entries of a list, of a list under `prompts`, or of an object with ids as keys and texts as values."""
     if isinstance(value, Mapping) and isinstance(value.get("prompts"), list):
         value = value["prompts"]
     if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values()):
@@ -105,12 +109,12 @@ def _listed(value: Any) -> list[Any]:
     return value
 
 
-# Of a table with images beside its prompts, such as Pick-a-Pic's, what is read.
+# Columns read from tables, which may also hold large columns such as Pick-a-Pic's images.
 _OF_TABLES = (*TEXT, "id", "tag", "tags", "category", "challenge", "dimension")
 
 
 def _table(path: Path) -> list[Row]:
-    """Of Parquet, as the hub has datasets, or of Arrow, as the library `datasets` keeps them."""
+    """The rows of a Parquet file, as the hub stores datasets, or of an Arrow file, as the library `datasets` does."""
     try:
         from pyarrow import ArrowException, ipc
         from pyarrow.parquet import ParquetFile
@@ -131,7 +135,7 @@ def _of_table(names: list[str]) -> list[str]:
     return [name for name in names if name.strip().lower() in _OF_TABLES]
 
 
-# By the suffix of a file's name; any other is of a text.
+# By the suffix of a file's name. Any other suffix counts as a text file.
 KINDS: dict[str, tuple[Callable[[Path], Iterable[Any]], str]] = {
     ".csv": (_csv, "a CSV file whose first line names its columns"),
     ".tsv": (_csv, "a file of columns, with tabs between, whose first line names them"),

@@ -113,14 +113,14 @@ def test_a_row_is_called_by_all_that_it_says_beside_the_preset():
 @pytest.mark.slow
 def test_without_rows_and_without_workers_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FIRST", 24)
-    with pytest.raises(Refused, match="--workers: 0 is not accepted; no row of 7 prompts is there yet"):
+    with pytest.raises(Refused, match="--workers: 0 is not accepted; no row has 7 prompts yet"):
         study.perform("cost", study.Run(cache=tmp_path, workers=0, prompts=7))
 
 
 def test_seeds_and_more_prompts_than_there_are_and_options_of_other_studies_are_refused():
     for name, run, text in (
         ("cost", study.Run(seed=1), "seed: 1 is not accepted"),
-        ("cost", study.Run(prompts=501), "the list has 500"),
+        ("cost", study.Run(prompts=501), "give at most 500"),
         ("theory", study.Run(prompts=3), "--prompts is for studies that sample videos"),
     ):
         with pytest.raises(Refused, match=text):

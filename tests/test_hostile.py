@@ -326,7 +326,7 @@ def test_huge_numbers_are_refused_by_option(options, says):
 @pytest.mark.parametrize(
     "command, says",
     [
-        ("train run --stage video --device cpu", "--stage: 'video' is not accepted; it goes on from image"),
+        ("train run --stage video --device cpu", "--stage: 'video' is not accepted; it continues from image"),
         ("train run --stage nothing", "--stage: nothing is not one of vae, decoder, text, image, video, tuned"),
         ("train run --device cuda:99", "--device: 'cuda:99' is not accepted"),
         ("train run --device tpu", "--device: 'tpu' is not accepted"),
@@ -338,7 +338,7 @@ def test_huge_numbers_are_refused_by_option(options, says):
         ("bench --set height=-8", "--set: 'height=-8' is not accepted; give a multiple of 8"),
         ("bench --set fps=1 --set fps=2", "--set: 'fps=2' is not accepted; fps is set twice"),
         ("bench --set fsp=1", "--set: 'fsp' is no number of a preset; did you mean 'fps'"),
-        ("bench --table --out rows.jsonl", "rows.jsonl holds rows that are not of this command"),
+        ("bench --table --out rows.jsonl", "rows.jsonl holds rows that this command did not write"),
     ],
 )
 def test_bad_arguments_of_shapes_are_refused_by_name(command, says):

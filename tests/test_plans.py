@@ -153,8 +153,8 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
         ({"settings": {**SMALL, "options": {"nothing": 1}}}, "option of w2sd: 'nothing' is not accepted"),
         ({"axes": {"guidance_scale": [1, "x"]}}, "axes (guidance_scale x): "),
         ({"axes": {"arm": {"a": {"as_costly_as": "b"}, "c": {}}}}, "as_costly_as: 'b' is not accepted; Available: c"),
-        ({"settings": {"as_costly_as": "a"}}, "as_costly_as: 'a' is not accepted; it goes with the label of an axis"),
-        ({"axes": {"seed": [1]}}, "the plan says it for all arms alike"),
+        ({"settings": {"as_costly_as": "a"}}, "as_costly_as: 'a' is not accepted; set it on a label of an axis"),
+        ({"axes": {"seed": [1]}}, "all arms share the plan's own"),
         ({"axes": {"arm": {"a": {}}}, "base": "b"}, "base: 'b' is not accepted"),
         ({"axes": {"motion_gain": [1, 1.0]}}, "two of their points have the same labels"),
         ({"prompt": "x"}, "no setting has this name; did you mean 'prompts'?"),
@@ -323,7 +323,7 @@ def test_what_is_scored_is_every_cell_and_one_that_was_not_made_counts_as_failed
     before = found[1].path.stat()
     found[1].path.write_bytes(data)
     os.utime(found[1].path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(Refused, match="is not what was made"):
+    with pytest.raises(Refused, match="has changed since it was written"):
         plans.videos(of, tmp_path)
 
 
@@ -447,18 +447,18 @@ def test_a_cell_knows_its_arm():
         ({"settings": {"method": "x.py:Mine"}}, "code runs only from a file that is named: give --method"),
         ({"axes": {"arm": {2: {}}}}, "give names that are texts, such as '2' with quotes"),
         ({"axes": {"arm": {"a\nb": {}}}}, "axes.arm: 'a\\nb' is not accepted; give labels"),
-        ({"axes": {"prompts": ["a"]}}, "prompts: 'a' is not accepted; the plan says it for all arms alike"),
+        ({"axes": {"prompts": ["a"]}}, "prompts: 'a' is not accepted; all arms share the plan's own"),
         ({"settings": {}, "axes": {"preset": ["shapes", "shapes-image"]}}, "give arms of one kind"),
         (
             {"settings": {}, "preset": "shapes-prompt", "refined": {"a red circle": " "}},
             "refined.a red circle: ' ' is not accepted; give a text that is not empty",
         ),
         ({"settings": {}, "preset": "shapes-control"}, "needs a picture: give a file"),
-        ({"settings": {}, "preset": "shapes-image", "formats": ["gif"]}, "an image is a PNG"),
+        ({"settings": {}, "preset": "shapes-image", "formats": ["gif"]}, "images are always PNG"),
         ({"settings": {}, "preset": "shapes-image", "dimensions": ["temporal_flickering"]}, "it takes 2 frames"),
         ({"formats": ["avi"]}, "formats: 'avi' is not accepted; give some of mp4, gif, png, differences"),
         ({"formats": []}, "formats: [] is not accepted"),
-        ({"formats": ["gif"], "dimensions": ["clipped"]}, "give mp4, too, which the dimensions are scored on"),
+        ({"formats": ["gif"], "dimensions": ["clipped"]}, "add mp4, on which the dimensions are scored"),
         ({"dimensions": ["banana"]}, "dimensions: 'banana' is not accepted"),
         ({"dimensions": ["fid"]}, "dimensions: 'fid' is not accepted; it compares with other pictures"),
         ({"dimensions": ["x.py:f"]}, "a plan names no code"),

@@ -88,7 +88,7 @@ def test_what_is_not_of_this_command_is_left_as_it_is(tmp_path):
     (tmp_path / "mine.html").write_text("<p>mine")
     (tmp_path / "x_files").write_text("mine")
     for name in ("mine.html", "x.html"):
-        with pytest.raises(Refused, match="is there and"):
+        with pytest.raises(Refused, match="exists and is no"):
             report.write(tmp_path / name, nothing, gallery=True)
     assert (tmp_path / "mine.html").read_text() == "<p>mine" and (tmp_path / "x_files").read_text() == "mine"
 

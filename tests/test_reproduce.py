@@ -137,7 +137,7 @@ def test_an_arm_is_tuned_on_prompts_and_seeds_that_the_plan_does_not_have(tmp_pa
     [
         ({"tuning": {}}, "an arm has `tune`"),
         ({"tuning": {"by": ["right"]}}, "Available: shapes_right"),
-        ({"tuning": {"by": ["shapes_right"], "n": 198}}, "197 prompts of shapes-pictures are not the plan's"),
+        ({"tuning": {"by": ["shapes_right"], "n": 198}}, "shapes-pictures has 197 prompts besides the plan's"),
         ({"tuning": {"by": ["shapes_right"], "many": 1}}, "tuning.many: 1 is not accepted"),
         ({"tuning": {"by": ["shapes_right"], "prompts": TEXT}, "prompts": TEXT, "n": None}, "tune on others"),
         ({"axes": {"arm": {"a": {"tune": {"guidance_scale": [1]}}}}}, "give a setting and two numbers or more"),

@@ -111,7 +111,7 @@ def test_a_video_that_a_disk_damaged_is_named_with_what_mends_it(tmp_path):
     video.write_bytes(b"y" * 100)
     os.utime(video, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run(of, tmp_path).kept == 2  # sizes and times are as they were
-    with pytest.raises(Refused, match=rf"{video.name} is not what was made: delete it, and run the plan again"):
+    with pytest.raises(Refused, match=rf"{video.name} has changed since it was written: delete it, and run"):
         plans.videos(of, tmp_path)
     video.unlink()
     assert run(of, tmp_path).kept == 1 and len(plans.videos(of, tmp_path)) == 2
@@ -159,7 +159,7 @@ def test_prompts_that_another_model_refined_are_refined_anew(tmp_path):
 def test_another_number_of_threads_is_said_to_make_all_cells_anew(tmp_path, caplog):
     assert run(plan(), tmp_path).made == 2 and run(plan(), tmp_path).kept == 2 and not caplog.records
     assert run(plan(), tmp_path, threads=2).kept == 0
-    assert "begun with 1 threads; with 2, all its cells are made anew" in caplog.text
+    assert "begun with 1 threads; with 2, it makes all its cells again" in caplog.text
 
 
 def test_status_says_why_cells_failed(tmp_path):

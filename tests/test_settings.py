@@ -185,7 +185,7 @@ BOMB += "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcd
         (BOMB, "more than 10000 values"),
         ("[" * 10_000, "nests deeper than 32"),
         ("- " * 10_000, "nests deeper than 32"),
-        ("a: &a [*a]", r"\*a stands within what it stands for"),
+        ("a: &a [*a]", r"\*a is within its own anchor"),
         ("a: 1\nb: 2\na: 3", "'a' stands twice"),
         ("!!python/object/apply:os.system [true]", "tag .* is not accepted"),
         ("a: !!binary AAAA", "tag .* is not accepted"),

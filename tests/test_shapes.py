@@ -394,7 +394,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 def test_a_folder_is_not_continued_with_another_recipe(tmp_path):
     train.Trainer(tmp_path, TINY, "cpu")
-    with pytest.raises(ValueError, match="begun with another"):
+    with pytest.raises(ValueError, match="started with another"):
         train.Trainer(tmp_path, Recipe(seed=1), "cpu")
 
 

@@ -181,7 +181,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_where_it_was(tmp_path
         assert below and not psutil.wait_procs(below, 300)[1], number
         said = (tmp_path / "said").read_text()
         assert "Traceback" not in said, number
-        assert ("a process that makes samples: was ended from outside" in said) == (number is None)
+        assert ("a process that makes samples: was killed" in said) == (number is None)
         rows = lines(tmp_path / "rows")
         assert rows[: len(held)] == held and len(held) < len(rows) < MANY, number
         held = rows

@@ -1,4 +1,4 @@
-"""What `w2sd-video check-pair` does first: asks a pair's models at data, and says which way their difference points."""
+"""The first part of `w2sd-video check-pair`: whether the difference of a pair's models points towards data."""
 
 from __future__ import annotations
 
@@ -37,8 +37,14 @@ PROPOSED = "proposed.yaml"
 
 @dataclass(frozen=True)
 class Level:
-    """What a pair's models say at one noise level: the strength, and the cosine, which the noise of single samples
-    makes far smaller than that of the models' difference with what the strong one lacks."""
+    """The alignment of a pair's models at one noise level.
+
+    Args:
+        sigma: the noise level.
+        strength: the strength of the models' difference; see `strength`.
+        cosine: the mean cosine between the models' difference and the strong model's error on single samples. The noise
+            of single samples makes it far smaller than the cosine with the strong model's mean error.
+    """
 
     sigma: float
     strength: Strength
@@ -48,15 +54,17 @@ class Level:
 def samples(
     preset: presets.Preset, count: int, references: Sequence[str], control: Path | None, folder: Path
 ) -> list[Sample]:
-    """Prompts, and data for each: of the videos or pictures that are given, or else drawn by the world of shapes.
+    """Prompts with data: from `references`, or else drawn by the world of shapes.
 
     Args:
-        references: files and folders, whose prompts are in sidecars or names.
-        control: a folder of what the ControlNet is shown for each of them, under the same names.
-        folder: where the world of shapes draws what a pair is shown.
+        count: how many, at most.
+        references: videos or pictures, or folders of them, with their prompts in sidecars or file names.
+        control: a folder with the ControlNet's input for each reference, under the same name.
+        folder: the folder for pictures that the world of shapes draws as inputs of the pair.
 
     Raises:
-        Refused: the preset has no data of its own, and none with prompts, and with what its ControlNet takes, is given.
+        Refused: there are no references and the preset has no data of its own, or a reference lacks its prompt or its
+            ControlNet input.
     """
     if not references:
         if preset.grammar != "shapes" and not preset.strong.startswith(SHIPPED):
@@ -70,28 +78,38 @@ def samples(
         arguments = {}
         if preset.controlnet is not None:
             arguments["control"] = str(_beside(each.path, control))
-        if FAMILIES[preset.family].from_image:  # the picture that a video begins with is its first frame
+        if FAMILIES[preset.family].from_image:  # `image` is the first frame of the video
             arguments["image"] = str(each.path)
-        if preset.ip_adapter is not None:  # what it is trained to be shown: the picture itself
+        if preset.ip_adapter is not None:  # an IP-Adapter is trained on the picture itself
             arguments["ip_image"] = str(each.path)
         listed.append(Sample(each.prompt, video.as_viewed(each.path), arguments))
     return listed
 
 
 def _beside(path: Path, folder: Path | None) -> Path:
-    """What a folder has under the name of a file in another."""
+    """The file in `folder` whose stem is that of `path`.
+
+    Raises:
+        Refused: there is no folder, or no such file.
+    """
     if folder is None:
-        raise Refused("control", None, "give a folder with what the ControlNet is shown, named as the videos are")
+        raise Refused("control", None, "give a folder with the ControlNet's inputs, named as the videos are")
     named = sorted(folder.glob(f"{glob.escape(path.stem)}.*"))
     if not named:
-        raise Refused("control", str(folder), f"it has no file of the name of {path.name}: {path.stem}.png, say")
+        raise Refused("control", str(folder), f"it has no file for {path.name}: add one, such as {path.stem}.png")
     return named[0]
 
 
 def alignment(
     requests: Sequence[Request], data: Sequence[np.ndarray], progress: Callable[[int], None]
 ) -> list[list[Alignment]]:
-    """Of each request and its data, what the pair's models say of it at guidance 1, noise level by noise level."""
+    """The alignment of the pair's models at guidance 1, by request and then by noise level.
+
+    Args:
+        requests: one for each sample.
+        data: the frames of each sample, (F, H, W, 3) in uint8.
+        progress: called with the number of samples done.
+    """
     from PIL import Image
 
     from .alignment import align, latents_of
@@ -114,16 +132,16 @@ def alignment(
 
 
 def usual_dimensions(preset: presets.Preset) -> list[str]:
-    """What a pair's videos or pictures are scored by, unless something else is asked."""
+    """The default dimensions for a pair's videos or pictures."""
     if preset.grammar == "shapes":
-        return ["shapes"]  # whose judge counts what is clipped too
+        return ["shapes"]  # its judge also counts clipped pixels
     if not preset.textual and preset.strong.startswith(SHIPPED):
         return ["digits", "clipped"]
     return ["six" if preset.video else "images", "clipped"]
 
 
 def by_level(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> list[Level]:
-    """What the pair's models say at each noise level, from the noisiest down, over the samples' prompts."""
+    """The alignment at each noise level over the samples' prompts, from the noisiest level down."""
     dr, dd = products(alignments, prompts)
     levels = []
     for n, level in enumerate(zip(*alignments, strict=True)):
@@ -133,19 +151,19 @@ def by_level(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) 
 
 
 def overall(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Strength:
-    """The strength over all levels, each weighted as the networks' own loss weighs it."""
+    """The strength over all levels, each with its weight in the networks' training loss."""
     dr, dd = products(alignments, prompts)
     return strength(dr.sum(1), dd.sum(1))
 
 
 def mean_cosine(alignments: Sequence[Sequence[Alignment]], prompts: Sequence[str]) -> Interval:
-    """The mean cosine over levels of samples with these prompts."""
+    """The mean cosine over levels and samples, with its interval over prompts."""
     cosines = [math.fsum(each.cosine for each in sample) / len(sample) for sample in alignments]
     return mean(COSINE, by_prompt(prompts, cosines))
 
 
 def verdict(whole: Strength, levels: Sequence[Level] = ()) -> str:
-    """What strengths say, in words. A level counts by itself where Holm's adjustment over levels lets it."""
+    """The strengths in words. A level that points away is mentioned if its p, adjusted by Holm, is under 0.05."""
     if whole.prompts < ENOUGH:
         return f"too few to say; it takes {ENOUGH} prompts"
     if math.isnan(whole.g):
@@ -167,30 +185,30 @@ def verdict(whole: Strength, levels: Sequence[Level] = ()) -> str:
 
 
 def proposed(preset: presets.Preset, proposal: Proposal, fields: Mapping[str, Any]) -> presets.Preset:
-    """The preset with the settings that were checked, and with the strength and the noise levels that are proposed.
+    """The preset with the settings that were checked, and the proposed strength and noise levels.
 
     Args:
-        fields: settings that were given in place of the preset's. What a preset cannot say is left out.
+        fields: settings that replace the preset's; those that no preset has are ignored.
     """
     own = {each.name for each in dataclass_fields(presets.Preset)}
-    said = {name: value for name, value in fields.items() if name in own}
-    presets.find_beside(said, Path.cwd())  # the file lies elsewhere
-    changes: dict[str, Any] = said | {"expected": []}
+    replaced = {name: value for name, value in fields.items() if name in own}
+    presets.find_beside(replaced, Path.cwd())  # makes paths absolute, since the preset is written elsewhere
+    changes: dict[str, Any] = replaced | {"expected": []}
     changes["description"] = f"{preset.description.strip()} Strength and noise levels are what check-pair proposed."
     if proposal.strength:
         interval = [math.floor(proposal.low * 1000) / 1000, min(1.0, math.ceil(proposal.high * 1000) / 1000)]
         gains = {name: proposal.strength for name in ("still_gain", "motion_gain")[: 1 + preset.video]}
-        changes["options"] = {**preset.options, **said.get("options", {}), "interval": interval, **gains}
+        changes["options"] = {**preset.options, **replaced.get("options", {}), "interval": interval, **gains}
     else:
         changes["reflection_steps"] = 0
     return replace(preset, **changes)
 
 
 def writable(folder: Path) -> None:
-    """Refuses, before anything long, a folder in which `write` will fail.
+    """Refuses a folder in which `write` would fail, before the long computation.
 
     Raises:
-        Refused: something in it that is no file has the name of one that is written.
+        Refused: it has a folder with the name of a file that `write` writes.
     """
     for name in (COSINES, PROPOSED):
         if (path := folder / name).is_dir():
@@ -198,7 +216,7 @@ def writable(folder: Path) -> None:
 
 
 def write(folder: Path, alignments: Sequence[Sequence[Alignment]], preset: presets.Preset) -> None:
-    """Every sample and level as a row, and the preset that is proposed."""
+    """Writes a row for every sample and level, and the proposed preset."""
     with runs.whole({"csv": folder / COSINES, "yaml": folder / PROPOSED}) as staged:
         Path(staged["yaml"]).write_text(presets.text(preset), encoding="utf-8")
         _write_rows(Path(staged["csv"]), alignments)

@@ -1,7 +1,7 @@
-"""Claims of their own: "nothing worse", "within 2 %", "80 % of the gain". Not significant is not equal.
+"""Tests of claims such as "nothing worse", "within 2 %" and "80 % of the gain": not significant does not mean equal.
 
-Each takes a margin that was fixed before the scores were seen, and holds where its one-sided p is at most 0.05 over at
-least 10 prompts. Values are as `verdicts` takes them, of the same prompts in each arm.
+Each claim needs a margin that was fixed before the scores were seen. It holds if its one-sided p is at most 0.05 over
+at least 10 prompts. Values are those of `verdicts`, with the same prompts in each arm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, o
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, its one-sided p, and the units that p is over; NaN where there are too few for one."""
+    """A claim in words, its one-sided p (NaN with too few units), and the number of units."""
 
     text: str
     p: float
@@ -26,17 +26,17 @@ class Claim:
 
     @property
     def holds(self) -> bool | None:
-        """Whether it does; None where under 10 units decide nothing."""
+        """Whether the claim holds; None with fewer than 10 units."""
         return None if self.units < ENOUGH else self.p <= LEVEL
 
 
 def suggested_margin(strong: float, weak: float) -> float:
-    """A tenth of what the strong and the weak arm's means differ by."""
+    """A tenth of the difference between the strong and the weak arm's means."""
     return 0.1 * abs(strong - weak)
 
 
 def not_worse(column: Column, ours: Values, base: Values, margin: float) -> Claim:
-    """That ours is worse than the base by less than a margin: mean of sign (ours - base) > -margin.
+    """The claim that ours is worse than the base by less than a margin: mean of sign (ours - base) > -margin.
 
     Raises:
         ValueError: the column has no better side, or the margin is no positive number.
@@ -47,20 +47,20 @@ def not_worse(column: Column, ours: Values, base: Values, margin: float) -> Clai
 
 
 def nothing_worse(claims: Iterable[Claim]) -> Claim:
-    """That claims hold together: all have to, so that the largest p is theirs and nothing is adjusted.
+    """The claim that all claims hold. Its p is the largest of theirs, without adjustment (intersection-union test).
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no claims.
     """
     each = list(claims)
     if not each:
-        raise ValueError("claims: none are given; give one of each column")
+        raise ValueError("claims: there are none; give one for each column")
     p = math.nan if any(math.isnan(claim.p) for claim in each) else max(claim.p for claim in each)
     return Claim("; ".join(claim.text for claim in each), p, min(claim.units for claim in each))
 
 
 def within(column: Column, ours: Values, reference: Values, share: float = 0.02) -> Claim:
-    """That the mean of ours is within a share of the reference's: two one-sided tests, of which the larger p counts.
+    """The claim that the mean of ours is within a share of the reference's: the larger p of two one-sided tests.
 
     Raises:
         ValueError: the share is not between 0 and 1.
@@ -74,9 +74,9 @@ def within(column: Column, ours: Values, reference: Values, share: float = 0.02)
 
 
 def gain(column: Column, ours: Values, strong: Values, better: Values, margin: float, share: float = 0.8) -> Claim:
-    """That ours has at least a share of what `better` gains over `strong`, but for less than a margin.
+    """The claim that ours reaches a share of the gain of `better` over `strong`, or misses it by less than a margin.
 
-    Mean of sign (ours - ((1 - share) strong + share better)) > -margin.
+    That is, mean of sign (ours - ((1 - share) strong + share better)) > -margin.
 
     Raises:
         ValueError: the column has no better side, the margin is no positive number, or the share not between 0 and 1.
@@ -91,7 +91,7 @@ def gain(column: Column, ours: Values, strong: Values, better: Values, margin: f
 
 def _checked(column: Column, margin: float) -> None:
     if not column.sign:
-        raise ValueError(f"column: {column.name} has no better side, so that nothing is worse")
+        raise ValueError(f"column: {column.name} has no better side; give a column in which one side is better")
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin: {margin} is not accepted; give a positive number, fixed beforehand")
 
@@ -99,10 +99,10 @@ def _checked(column: Column, margin: float) -> None:
 def _claim(
     text: str, column: Column, arms: Sequence[Values], margin: float, of: Callable[[list[float]], float]
 ) -> Claim:
-    """That the mean over units of a function of the arms' means is above -margin.
+    """The claim that the mean over units of a function of the arms' values is above -margin.
 
-    It also has to hold with the worst value of any arm in place of each that is missing because its video failed.
-    Where the first arm has nothing to measure in more videos than another, it does not hold.
+    It also has to hold with failed videos' values replaced by the worst value of any arm. It does not hold if the
+    column applies to fewer videos of the first arm than of another.
     """
     verdict = column.kind == "verdict"
     failed = any(value is None for arm in arms for seeds in arm.values() for value in seeds.values())
@@ -112,7 +112,7 @@ def _claim(
     p = max((_above(each, -margin) for each in over), key=lambda p: (math.isnan(p), p))
     for other in arms[1:]:
         (lost, gained), _ = one_sided(other, arms[0], own[0])
-        if lost > gained:  # what ours does not show is not in its favour
+        if lost > gained:  # a video without anything to measure does not count in our favour
             p = 1.0
     return Claim(text, p, over[0].n)
 
@@ -121,7 +121,7 @@ Arm = dict[str, dict[str, float]]
 
 
 def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
-    """A function of the arms by prompt and seed, or of their means where no seed is common to all."""
+    """A function of the arms' values, by prompt and seed; of their means if the arms share no seed."""
     values: Arm = {}
     for prompt in set.intersection(*(set(arm) for arm in arms)):
         seeds = set.intersection(*(set(arm[prompt]) for arm in arms))
@@ -134,7 +134,7 @@ def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
 
 
 def _above(own: Units, bound: float) -> float:
-    """One-sided p of a mean above a bound; 2^-n of n equal values above it."""
+    """One-sided p for a mean above a bound; 2^-n if all n values are equal and above it."""
     mean, variance, df = own.moments
     if math.isnan(variance):
         return math.nan

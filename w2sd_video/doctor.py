@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, ffmpeg, and the weights of every preset."""
+"""Reports on this machine: versions, devices, ffmpeg, and the weights of presets and scorers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
 )
 Rows = list[tuple[str, str]]
-FILES = ("adapters", "ip_adapter")  # roles whose repositories hold files of any name
-STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that the strong arm alone needs
+FILES = ("adapters", "ip_adapter")  # roles whose repositories may name their files freely
+STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that a run without the weak arm needs
 
 
 def report() -> dict[str, Rows]:
-    """Sections of (what, what was found) rows."""
+    """The report's sections by title, each with rows of (item, state)."""
     sections = {
         "Versions": versions(),
         "Devices": devices(),
@@ -67,18 +67,18 @@ def _memory() -> str:
 
 
 def ffmpeg() -> tuple[str, str]:
-    from . import video  # it loads numpy
+    from . import video  # imports numpy, which is slow
 
     try:
         program = video.ffmpeg()
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout
-        return (program, said.split(" Copyright")[0].removeprefix("ffmpeg version "))
+        output = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stdout
+        return (program, output.split(" Copyright")[0].removeprefix("ffmpeg version "))
     except (OSError, subprocess.CalledProcessError) as error:
         return ("missing", f"{error}; pip install imageio-ffmpeg")
 
 
 def weights() -> Rows:
-    """For each model that a preset names: where it is, or the command that gets it, and the presets that need it."""
+    """For each model of a preset: its place or the command that gets it, and the presets that use it."""
     roles: dict[str, str] = {}
     denoisers: dict[str, str] = {}
     users: dict[str, list[str]] = {}
@@ -87,7 +87,7 @@ def weights() -> Rows:
         for role, model in preset.models.items():
             denoisers[model] = presets.FAMILIES[preset.family].denoiser
             users.setdefault(model, []).append(preset.name)
-            if roles.get(model) != "strong":  # of a strong model there is more to get than of a weak one
+            if roles.get(model) != "strong":  # as the strong model it needs more of its files
                 roles[model] = role.partition(".")[0]
     rows = []
     for model, role in roles.items():
@@ -98,7 +98,7 @@ def weights() -> Rows:
 
 
 def scorers() -> Rows:
-    """For each dimension: its weights' size and licence, where they are, or the command that gets them."""
+    """For each dimension: the size and licence of its weights, and their place or the command that gets them."""
     from .eval.dimensions import NAMES, get
 
     rows = []
@@ -116,10 +116,10 @@ def scorers() -> Rows:
 
 
 def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
-    """Whether a model of a preset is on this machine; and in words the place, or the way to it.
+    """Whether a model of a preset is on this machine, and in words its place or how to get it.
 
     Args:
-        denoiser: the folder of its denoiser, as of `download_command`.
+        denoiser: the folder of its denoiser; see `download_command`.
     """
     from .models.sources import cached, download_command, resolve
 
@@ -134,7 +134,7 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
     if source.path is not None:
         if reference.startswith("package:"):
             there = source.is_file or any(source.path.rglob("*.safetensors"))
-            return there, f"shipped, {_megabytes(source.path)}" if there else "missing: install the package anew"
+            return there, f"shipped, {_megabytes(source.path)}" if there else "missing: reinstall the package"
         return True, f"found, {_megabytes(source.path)}: {source.path.absolute()}"
     for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
         file = cached(source, None, name)
@@ -152,8 +152,8 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
 
 
 def missing(requests: Iterable[Request]) -> list[str]:
-    """Models that requests need and that are not on this machine, of those in whole hub repositories: of each its role,
-    its name and the command that gets it. Paths are refused where they are not there, and single files can be fetched.
+    """The hub repositories that requests need and this machine lacks: for each, its role, its name and the command that
+    gets it. Paths and single files are not checked: loading refuses a missing path and downloads a single file.
     """
     from .models.sources import resolve
 
@@ -173,11 +173,11 @@ def missing(requests: Iterable[Request]) -> list[str]:
 
 
 def check_there(requests: Iterable[Request]) -> None:
-    """Refuses requests whose models are not on this machine, or of another family, before torch is imported.
+    """Refuses requests whose models are missing or belong to another family, before torch is imported.
 
     Raises:
-        WeightsNotFound: names all that are missing, and how to get each.
-        WeightsError: a model is of another family.
+        WeightsNotFound: names all missing models, and how to get each.
+        WeightsError: a model belongs to another family.
     """
     requests = list(requests)
     for role, model, family in dict.fromkeys(
@@ -189,14 +189,14 @@ def check_there(requests: Iterable[Request]) -> None:
         raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
 
 
-KIN = {"animatediff-sdxl": "stable-diffusion-xl", "animatediff": "stable-diffusion"}  # families with the same images
+KIN = {"animatediff-sdxl": "stable-diffusion-xl", "animatediff": "stable-diffusion"}  # families that share image models
 
 
 def _check_family(role: str, model: str, family: str) -> None:
-    """Refuses a model that its `model_index.json`, or a preset, says to be of another family than it is used in.
+    """Refuses a model if its `model_index.json`, or else a built-in preset, assigns it to another family.
 
     Raises:
-        WeightsError: says which, and which presets are of it.
+        WeightsError: names that family, and presets of it.
     """
     from .models.sources import cached, resolve
 
@@ -210,7 +210,7 @@ def _check_family(role: str, model: str, family: str) -> None:
     if index is not None and index.is_file():
         try:
             cls = str(read_json(index)["_class_name"]).removeprefix("W2SD")
-        except (OSError, ValueError, KeyError, TypeError):  # which loading it says
+        except (OSError, ValueError, KeyError, TypeError):  # loading the model reports this
             return
         known = [name for name, each in FAMILIES.items() if cls == each.pipeline.removeprefix("W2SD")]
         is_ = f"is a {cls}, of the family"
@@ -226,21 +226,21 @@ def _check_family(role: str, model: str, family: str) -> None:
         raise WeightsError(source, f"{is_} {known[0]}, {way}")
 
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a parameter
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per parameter
 
 
 def memory() -> Rows:
-    """For each pair of transformers: what the weights of its networks take on the device, by dtype and by what is
-    offloaded; what is not known on this machine is said to be unknown."""
+    """For each pair of transformers: the memory that its weights take on the device, by dtype and way to offload.
+    Networks whose size this machine does not know are listed as unknown."""
     rows = []
     for preset in presets.every()[0]:
         if presets.FAMILIES[preset.family].transformer:
-            rows.append((preset.name, _takes(preset)))
+            rows.append((preset.name, _memory_of(preset)))
     return rows
 
 
-def _takes(preset: presets.Preset) -> str:
-    """What the weights of a pair take, in words."""
+def _memory_of(preset: presets.Preset) -> str:
+    """The memory that the weights of a pair take, in words."""
     sizes, unknown = _networks(preset)
     missing = f"unknown: {', '.join(unknown)}" if unknown else ""
     if not sizes:
@@ -257,8 +257,13 @@ def _takes(preset: presets.Preset) -> str:
 
 
 def _networks(preset: presets.Preset) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """The tensors of each network that a pair loads, by its name; and what of it is not known. Of the weak model these
-    are the transformers alone, and what both arms share is there once."""
+    """The sizes of the networks that a pair loads, and the names of networks whose size is not known.
+
+    Networks that both arms share appear once; of the weak model, only the transformers are loaded.
+
+    Returns:
+        By network, the number of parameters of each tensor by name; and the unknown networks.
+    """
     from .models import sizes
 
     known, unknown = sizes.parameters(preset.strong, "strong")
@@ -274,10 +279,10 @@ def _networks(preset: presets.Preset) -> tuple[dict[str, dict[str, int]], list[s
 
 
 def _offloaded(networks: dict[str, dict[str, int]]) -> dict[str, int]:
-    """The most parameters on the device at once, by the way to offload.
+    """The most parameters on the device at once, by way to offload.
 
-    `model` keeps whole networks there in turn, but the weak transformers beside each strong one and the autoencoder;
-    `group` two blocks of each network that runs, and what is in none.
+    `model` moves one whole network to the device at a time, and keeps the weak transformers there beside the strong
+    transformers and the autoencoder. `group` keeps two blocks of each network that runs, and what is in no block.
     """
     from .models.sizes import largest_at_once
 

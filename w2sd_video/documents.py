@@ -1,7 +1,7 @@
 """Reads the small files that people write or edit by hand: prompts, presets (YAML) and sidecars (JSON).
 
-Such a file may be damaged or hostile, so reading it takes bounded time and memory: a file is at most so large, nests at
-most so deep, and its YAML anchors expand to at most so many values. A key stands once.
+Such a file may be damaged or hostile. To bound time and memory, the size of a file, its nesting depth and the number of
+values after YAML's aliases are expanded are limited. Duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _TAGS = (None, "!", *(f"tag:yaml.org,2002:{name}" for name in _SCALARS))
 
 
 class Unreadable(ValueError):
-    """A file whose content is not what it has to be; the message starts with its path and says what is wrong."""
+    """The content of a file cannot be used; the message starts with the path and says what is wrong."""
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """The bytes of a small file.
 
-    A pipe is read to its end, as of `<(command)` in a shell; one that no process writes to counts as empty.
+    A pipe, such as `<(command)` in a shell, is read to its end; one to which no process writes counts as empty.
 
     Raises:
         OSError: it cannot be opened.
@@ -71,11 +71,11 @@ def read_text(path: str | os.PathLike[str], most: int = MOST_BYTES) -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds. `NaN` and `Infinity`, which JSON does not have, are refused.
+    """The value in a JSON file. `NaN` and `Infinity`, which are not JSON, are refused.
 
     Raises:
         OSError: it cannot be opened.
-        Unreadable: it is no JSON, or has a key twice.
+        Unreadable: it is not JSON, or has a duplicate key.
     """
     text = read_text(path)
     try:
@@ -99,11 +99,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | os.PathLike[str], most: int = MOST_YAML_BYTES, most_values: int = MOST_VALUES) -> Any:
-    """What a YAML file of at most so many bytes and values holds; see `parse_yaml`.
+    """The value in a YAML file; see `parse_yaml`.
+
+    Args:
+        most: the most bytes.
+        most_values: the most values.
 
     Raises:
         OSError: it cannot be opened.
-        Unreadable: it is no YAML, or not of the plain kind.
+        Unreadable: it is not YAML, `parse_yaml` does not accept it, or it is too large.
     """
     text = read_text(path, most)
     try:
@@ -113,18 +117,18 @@ def read_yaml(path: str | os.PathLike[str], most: int = MOST_YAML_BYTES, most_va
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds, in numbers, texts, booleans, lists and dictionaries.
+    """The value in a YAML text, in numbers, texts, booleans, lists and dictionaries.
 
-    Scalars are read as YAML 1.2 says where 1.1 surprises: `1e-3` is a number, `010` is ten; `no`, `on` and
-    `2024-05-01` are texts.
+    Scalars follow YAML 1.2 where 1.1 surprises: `1e-3` is a number, `010` is ten; `no`, `on` and `2024-05-01` are
+    texts.
 
     Raises:
-        ValueError: says where the text is no YAML, has a key twice, a tag of its own, or nests or expands too far.
+        ValueError: the text is not YAML, has a duplicate key or a custom tag, or nests or expands too far; says where.
     """
     return deepcopy(_parsed(text, MOST_VALUES))
 
 
-@lru_cache(maxsize=128)  # a preset is read again and again, by itself and by those that extend it
+@lru_cache(maxsize=128)  # a preset is read many times, for itself and for presets that extend it
 def _parsed(text: str, most_values: int) -> Any:
     try:
         _check_size(text, most_values)
@@ -133,12 +137,12 @@ def _parsed(text: str, most_values: int) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("it nests too deep") from None
-    except (KeyError, OverflowError, AttributeError) as error:  # of a tag that its text does not fit
+    except (KeyError, OverflowError, AttributeError) as error:  # a tag that does not fit its text
         raise ValueError(f"it has a value that cannot be read ({error})") from None
 
 
 def _check_size(text: str, most_values: int) -> None:
-    """Refuses what would be large or deep when read, without reading it: an alias counts as what it stands for."""
+    """Refuses a text with too many values or too deep nesting before it is loaded. An alias counts as its target."""
     open_sizes: list[int] = [0]
     names: list[str | None] = [None]
     sizes: dict[str, int | None] = {}
@@ -162,16 +166,16 @@ def _check_size(text: str, most_values: int) -> None:
             if event.anchor:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
-            size_of = sizes.get(event.anchor or "", 1)  # of an unknown one, the loader says so
+            size_of = sizes.get(event.anchor or "", 1)  # the loader refuses an unknown alias
             if size_of is None:
-                raise ValueError(f"alias *{event.anchor} stands within what it stands for")
+                raise ValueError(f"alias *{event.anchor} is within its own anchor")
             open_sizes[-1] += size_of
         if sum(open_sizes) > most_values:
             raise ValueError(f"it holds more than {most_values} values")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's numbers and booleans, and each key once."""
+    """PyYAML's safe loader with YAML 1.2's numbers and booleans, and without duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -192,7 +196,7 @@ class _Loader(yaml.SafeLoader):
         return float(self.construct_scalar(node).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
 
-_FIRST = {  # of each kind, how a scalar is written, and which characters it starts with
+_FIRST = {  # for each kind of scalar, a pattern of its text, and the characters with which it starts
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(?:0b[01_]+|0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
     "float": (
@@ -211,7 +215,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def words_as_booleans(value: Any) -> Any:
-    """`yes`, `no`, `on` and `off` within a value as booleans, which YAML 1.1 reads them as."""
+    """Converts `yes`, `no`, `on` and `off` within a value to booleans, as in YAML 1.1."""
     if isinstance(value, dict):
         return {key: words_as_booleans(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -221,7 +225,7 @@ def words_as_booleans(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for numbers that JSON has no word for."""
+    """The value with None in place of NaN and infinite numbers, which JSON cannot express."""
     if isinstance(value, dict):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-SETTLED = 2 * 10**9  # nanoseconds after its last change, from which on another change is sure to show in a file's times
-_HASHES: dict[tuple[object, ...], str] = {}  # of this process
+SETTLED = 2 * 10**9  # nanoseconds; a change this long after the last one is sure to alter the file's times
+_HASHES: dict[tuple[object, ...], str] = {}  # by identity of the file; kept for this process
 
 
 def sha256(paths: Iterable[Path]) -> str:
-    """The SHA-256 of files' bytes, one file after another, in hexadecimal."""
+    """The SHA-256 of the files' concatenated bytes, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -23,10 +23,9 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal. A process reads a file once, as long as it stays what it was.
+    """The SHA-256 of a file's bytes, in hexadecimal. A process reads an unchanged file only once.
 
-    What it was is told by the time of its last change of any kind, which, other than that of its content, no program
-    can set back.
+    A change shows in the file's ctime, which, unlike its mtime, a program cannot set back.
     """
     before = _identity(path)
     if before not in _HASHES:

@@ -1,4 +1,4 @@
-"""How many prompts it takes to show a difference, by the rule of `verdicts`."""
+"""The number of prompts needed to show a difference by the rule of `verdicts`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MOST = 10**7  # prompts
 def prompts_needed(column: Column, first: Values, second: Values, size: float, comparisons: int = 1) -> int | None:
     """The fewest prompts with which a difference of `size` between two groups is shown in 80 of 100 runs.
 
-    The differences of prompts are taken to spread as those do that are there, each over as many seeds. Shown is what
-    Student's test finds at the level 0.05 / `comparisons`; Holm's method finds that, and more. The power of the test is
-    that of the noncentral t distribution. The exact test of verdict columns has nearly the same.
+    New prompts are assumed to have differences with the same variance, and as many seeds each. A difference counts as
+    shown if Student's test rejects at the level 0.05 / `comparisons`, which implies rejection by Holm's method. The
+    power comes from the noncentral t distribution; the exact test of verdict columns has nearly the same power.
 
     Args:
         first, second: values of the two groups by prompt and seed; see `verdicts`.
         size: in units of the column, above 0.
-        comparisons: how many columns and groups are shown together.
+        comparisons: how many comparisons are shown together.
 
     Returns:
-        None where it cannot be told: fewer than two prompts have a difference, or all have the same; or it takes more
-        than ten million.
+        The number of prompts. None if it cannot be estimated, because fewer than two prompts have a difference or all
+        differences are equal, or if it is above ten million.
 
     Raises:
         Refused: the size is not above 0.
@@ -55,9 +55,10 @@ def prompts_needed(column: Column, first: Values, second: Values, size: float, c
 
 
 def t_test_power(n: int, size: float, level: float) -> float:
-    """Of the two-sided t test of n values of a normal distribution whose mean is `size` standard deviations."""
+    """The power of the two-sided t test on n values from a normal distribution with a mean of `size` standard
+    deviations."""
     df, shift = n - 1, size * math.sqrt(n)
-    if shift > 37:  # where the noncentral distribution is not computed, and power is 1 to rounding
+    if shift > 37:  # scipy cannot compute the noncentral distribution here, and the power is 1 to rounding
         return 1.0
     critical = float(student(1 - level / 2, df))
     return float(1 - special.nctdtr(df, shift, critical) + special.nctdtr(df, shift, -critical))

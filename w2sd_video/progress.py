@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, and a line now and then elsewhere."""
+"""Shows the progress of long work: a bar on a terminal, a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from .terminal import err
 
-EVERY = 10.0  # the least seconds between two lines, and before the first
+EVERY = 10.0  # seconds between two lines, and before the first, at least
 
 
 class Show(Protocol):
-    """Shows how much is done, of how much, the seconds that are left (None: worked out), and what is being done."""
+    """Shows the amount done, the total, the seconds left (None: estimated here), and the current activity."""
 
     def __call__(self, done: float, total: float, left: float | None = None, doing: str = "") -> None: ...
 
 
 @contextmanager
 def bar(what: str, to: Console = err, shares: bool = False) -> Iterator[Show]:
-    """A progress bar, or lines where the console is no terminal.
+    """A progress bar, or lines if the console is no terminal.
 
     Args:
-        what: is counted, such as "videos".
-        shares: what is done is a share of the whole instead of a count.
+        what: the things that are counted, such as "videos".
+        shares: whether to show the progress as a percentage instead of a count.
     """
     amount = TaskProgressColumn() if shares else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
-    began = said = time.monotonic()
-    first: float | None = None  # how much was done before this run began
+    began = printed = time.monotonic()
+    first: float | None = None  # the amount done before this run began
 
     def show(done: float, total: float, left: float | None = None, doing: str = "") -> None:
-        nonlocal first, said
+        nonlocal first, printed
         now = time.monotonic()
         first = done if first is None else first
         if left is None and done > first:
             left = (now - began) * (total - done) / (done - first)
         rest = "" if left is None else f", {timedelta(seconds=round(left))} left"
         progress.update(task, completed=done, total=total, description=escape(doing or what) + rest)
-        if not to.is_terminal and now - said >= EVERY:
-            said = now
+        if not to.is_terminal and now - printed >= EVERY:
+            printed = now
             to.print(f"{what}: {f'{done / total:.0%}' if shares else f'{done}/{total}'}{rest}", markup=False)
 
     with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""Which weights a pipeline runs with, as hashes for a run's record."""
+"""Hashes of a pipeline's weights, for a run's record."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ import torch
 from .hashing import sha256_of
 
 Stamps = tuple[tuple[str, int, int], ...]
-REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed again in a moment
+REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed each time, which is fast
 
 
 def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:
-    """Note on a module which files its weights were loaded from, and their size and time then."""
+    """Stores on a module the files of its weights, with their present size and time."""
     note_files(module, tuple((str(file), *stamp(file)) for file in files))
 
 
 def note_files(module: torch.nn.Module, stamps: Stamps) -> None:
-    """Note on a module what is known of the files that its weights are from; see `files_of`."""
+    """Stores on a module the files of its weights; see `files_of`."""
     module._w2sd_files = stamps  # type: ignore[assignment]
 
 
 def files_of(module: object) -> Stamps:
-    """The files that a module's weights were loaded from: path, size in bytes and time of last change in ns then."""
+    """The files of a module's weights: path, and size in bytes and time of last change in ns when it was loaded."""
     return getattr(module, "_w2sd_files", ())
 
 
 def weight_hashes(pipeline: Any) -> dict[str, str]:
     """A SHA-256 for each network of a diffusers pipeline, by component name.
 
-    `sha256:…` is the hash of the file that the component was loaded from, the one that model sites publish; a
-    sharded component's is the hash of its shards' hashes. It says nothing of what was changed in memory since
-    (dtype, fused LoRA). `tensors-sha256:…` is that of names, dtypes, shapes and values, for a component that
-    was built in memory or whose file has changed.
+    `sha256:…` is the hash of the file from which the component was loaded, as model sites publish it; for a sharded
+    component, the hash of its shards' hashes. It does not reflect later changes in memory (dtype, fused LoRA).
+    `tensors-sha256:…` is the hash of names, dtypes, shapes and values, for a component that was built in memory or
+    whose file has changed.
 
-    Files are read whole. For large ones the hash is kept under the user's cache folder by path, size and time
-    of last change; files in the hub's cache carry theirs in their name. A few MB take milliseconds, an
-    uncached checkpoint of 7 GB some seconds.
+    Hashes of large files are cached in the user's cache folder, by path, size and time of last change. Files in the
+    hub's cache have their hash as their name. A few MB take milliseconds, an uncached checkpoint of 7 GB some seconds.
     """
     hashes: dict[str, str] = {}
     of_files: dict[tuple[str, ...], str] = {}
@@ -63,7 +62,7 @@ def weight_hashes(pipeline: Any) -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; see `weight_hashes` for what is remembered."""
+    """The SHA-256 of a file's bytes, in hexadecimal; `weight_hashes` says which are cached."""
     real = path.resolve()
     if path.is_symlink() and real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
@@ -79,7 +78,7 @@ def file_sha256(path: Path) -> str:
     if key in known:
         return known[key]
     digest = sha256_of(real)
-    with contextlib.suppress(OSError):  # a read-only home costs the next run some seconds, no more
+    with contextlib.suppress(OSError):  # if the cache cannot be written, the next run just hashes again
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps({**known, key: digest}, indent=1))
@@ -102,7 +101,7 @@ def _combined(digests: list[str]) -> str:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of last change, by which a file is known to be what it was."""
+    """A file's size in bytes and time of last change in ns, which tell whether it has changed."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns
 

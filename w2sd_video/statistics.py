@@ -1,7 +1,7 @@
-"""Tests and 95 % intervals of means over units, and Holm's adjustment; of numbers or of arrays alike.
+"""Tests and 95 % intervals of means over units, and Holm's adjustment, for numbers and arrays.
 
-`variance` is that of the mean, `df` its degrees of freedom, and `n` the number of units. `verdicts` says which of them
-a column has.
+`variance` is the variance of the mean, `df` its degrees of freedom, and `n` the number of units. `verdicts` chooses the
+test and the interval for each kind of column.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-GRID = 2**18  # sums that the exact test tells apart
+GRID = 2**18  # the most distinct sums in the exact test
 
 
 def student(share: float, df: ArrayLike) -> Any:
@@ -24,7 +24,7 @@ def student(share: float, df: ArrayLike) -> Any:
 
 
 def t_test(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike) -> Any:
-    """Two-sided p of a mean of 0, with the variance of the mean; 2^(1 - n) of n equal values that are not 0."""
+    """Two-sided p for a mean of 0; 2^(1 - n) if all n values are equal and not 0."""
     mean, variance = np.asarray(mean, float), np.asarray(variance, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * special.stdtr(df, -np.abs(mean) / np.sqrt(variance))
@@ -32,7 +32,7 @@ def t_test(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike) ->
 
 
 def half_width(variance: ArrayLike, df: ArrayLike) -> Any:
-    """Of the 95 % interval of a mean, by the variance of the mean."""
+    """Half the width of Student's 95 % interval of a mean."""
     return student(0.975, df) * np.sqrt(variance)
 
 
@@ -54,9 +54,9 @@ def korn_graubard(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayL
 
 
 def pseudo_prompts(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: ArrayLike, seeds: ArrayLike) -> Any:
-    """The half-width of the 95 % interval of a difference of proportions over n units.
+    """Half the width of the 95 % interval of a difference of proportions over n units.
 
-    It is Student's, of the units and of two more, +-1 / sqrt(seeds).
+    It is Student's interval of the units and two pseudo-units, +1 / sqrt(seeds) and -1 / sqrt(seeds).
     """
     mean, variance, n = np.asarray(mean, float), np.asarray(variance, float), np.asarray(n, float)
     squares = n * (n - 1) * variance + 2 * n * mean**2 / (n + 2) + 2 / np.asarray(seeds, float)
@@ -64,10 +64,10 @@ def pseudo_prompts(mean: ArrayLike, variance: ArrayLike, df: ArrayLike, n: Array
 
 
 def sign_flip(differences: Iterable[Fraction | float]) -> float:
-    """Two-sided p of a sum of differences where each has either sign with the same chance, exactly.
+    """Exact two-sided p for a sum of differences, if each sign is equally likely.
 
-    The sums are those of whole numbers, by the differences' common denominator. Where there are more than GRID of them,
-    the differences are rounded to a grid and p is the largest that the rounding allows.
+    The differences are scaled to whole numbers by their common denominator. If their sums then have more than GRID
+    values, the differences are rounded to a grid, and p is the largest that the rounding allows.
     """
     exact = [Fraction(d) for d in differences]
     scale, slack = Fraction(math.lcm(*(d.denominator for d in exact))), 0
@@ -80,7 +80,7 @@ def sign_flip(differences: Iterable[Fraction | float]) -> float:
         return 1.0
     divisor = math.gcd(*sizes)
     sizes = [size // divisor for size in sizes]
-    # The chance of each sum W of those with a minus: S = sum - 2 W.
+    # The probability of each sum W of the differences with a minus sign; the sum of all is then S = sum - 2 W.
     chances = np.ones(1)
     for size in sizes:
         if size:

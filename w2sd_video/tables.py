@@ -1,4 +1,4 @@
-"""Tables, lists and paragraphs as Markdown (GitHub's) and as LaTeX, whatever is in their texts."""
+"""Renders tables, lists and paragraphs as GitHub's Markdown and as LaTeX. Special characters in texts are escaped."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Union
 
 @dataclass(frozen=True)
 class Marked:
-    """A text with a verdict's mark: "better" is bold, "worse" in italics, "differs" is followed by ≠, "" has none."""
+    """A text marked by a verdict: bold for "better", italics for "worse", followed by ≠ for "differs", plain for ""."""
 
     text: str
     verdict: str
 
 
 Text = Union[str, Marked]  # noqa: UP007 - at run time
-Line = Sequence[Text]  # pieces that follow each other
+Line = Sequence[Text]  # pieces, joined without a space
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a head; the first column names the rows."""
+    """A table with a header row; the first column names the rows."""
 
     head: Sequence[Text]
     rows: Sequence[Sequence[Text]]
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Items:
-    """A list, and lists within it, each under the line before it."""
+    """A list. A nested list belongs to the line before it."""
 
     lines: Sequence[Line | Items]
 
@@ -46,7 +46,7 @@ Block = Union[Table, Items, Paragraph]  # noqa: UP007 - at run time
 
 
 def markdown(blocks: Iterable[Block]) -> str:
-    """Blocks as GitHub's Markdown, without a line's end behind the last."""
+    """Blocks as GitHub's Markdown, without a final line end."""
     return "\n\n".join(_markdown(block) for block in blocks)
 
 
@@ -71,7 +71,7 @@ def _items_in_markdown(items: Items) -> Iterator[str]:
 
 def _line_in_markdown(line: Line) -> str:
     text = "".join(_marked_in_markdown(piece, alone=False) for piece in line).strip()
-    # At the start of a line, these begin a heading, a list, a quotation, a box to tick or a link's address.
+    # At the start of a line, these begin a heading, a list, a quotation, a task or a link definition.
     text = re.sub(r"^(\d+)([.)])", r"\1\\\2", text)
     return f"\\{text}" if text[:1] in ("#", "+", "-", "=", ">", "[") else text
 
@@ -89,14 +89,14 @@ def _verdict(piece: Text) -> str:
 
 def _in_markdown(text: str) -> str:
     text = re.sub(r"[\\`*<|~$]", r"\\\g<0>", _one_line(text))
-    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # or it would be read as an entity
-    text = re.sub(r"\](?=[(\[])", r"\]", text)  # and this as a link
-    # Within a word, as in edge_error, an underscore is none of emphasis.
+    text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # else it would start an entity
+    text = re.sub(r"\](?=[(\[])", r"\]", text)  # else it would end a link's text
+    # Within a word, as in edge_error, an underscore does not start emphasis.
     return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda match: match[0].replace("_", r"\_"), text)
 
 
 def indented(items: Items) -> Iterator[str]:
-    """The lines of a list without marks, those of a list within it behind two spaces."""
+    """The lines of a list as plain text; each level of nesting is indented by two spaces."""
     for line in items.lines:
         if isinstance(line, Items):
             yield from (f"  {inner}" for inner in indented(line))
@@ -105,9 +105,9 @@ def indented(items: Items) -> Iterator[str]:
 
 
 def latex(blocks: Iterable[Block]) -> str:
-    r"""Blocks as LaTeX that takes `\usepackage{booktabs}`, without a line's end behind the last.
+    r"""Blocks as LaTeX, without a final line end. Tables need `\usepackage{booktabs}`.
 
-    Letters that pdflatex does not know, such as Chinese ones, are left as they are: XeLaTeX and LuaLaTeX take them.
+    Characters that pdflatex does not support, such as Chinese ones, stay as they are, for XeLaTeX and LuaLaTeX.
     """
     return "\n\n".join(_latex(block) for block in blocks)
 
@@ -115,7 +115,7 @@ def latex(blocks: Iterable[Block]) -> str:
 def _latex(block: Block) -> str:
     if isinstance(block, Table):
         head, *rows = (" & ".join(_marked_in_latex(cell) for cell in row) for row in (block.head, *block.rows))
-        # Behind the end of a row, "[" and "*" would be read as its options.
+        # After the end of a row, LaTeX would read "[" and "*" as options of that end.
         head, *rows = (("{}" if row[:1] in ("[", "*") else "") + row + r" \\" for row in (head, *rows))
         begin = rf"\begin{{tabular}}{{l{'r' * (len(block.head) - 1)}}} % \usepackage{{booktabs}}"
         return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
@@ -128,7 +128,7 @@ def _item_in_latex(line: Line | Items) -> str:
     if isinstance(line, Items):
         return _latex(line)
     text = "".join(map(_marked_in_latex, line)).strip()
-    return rf"\item {'{}' if text[:1] == '[' else ''}{text}"  # or it would be read as its label
+    return rf"\item {'{}' if text[:1] == '[' else ''}{text}"  # else LaTeX would read [ as the start of a label
 
 
 def _marked_in_latex(piece: Text) -> str:
@@ -169,7 +169,7 @@ def _in_latex(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """A text without line ends and control characters, and with escapes for what of a file's name is not UTF-8."""
+    """The text with spaces for line ends and control characters, and escapes for bytes that are not UTF-8."""
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", _space, text.encode("utf-8", "backslashreplace").decode())
 
 

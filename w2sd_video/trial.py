@@ -1,8 +1,8 @@
-"""`w2sd-video doctor --try PRESET`: tries a preset's real checkpoints, a few small steps, and reports in one file.
+"""`w2sd-video doctor --try PRESET`: runs a preset's real checkpoints for a few small steps, and reports in one file.
 
-It is for somebody who has weights that the project could never run: their files' hashes, whether the method off is the
-stock pipeline bit for bit, how far half precision is from float32, seconds and peaks of memory. The report is Markdown
-to send back, with everything as JSON at its end; it names no folder of the machine.
+It is for people who have weights that the project could never run. The report has the hashes of the files, whether the
+pipeline without the method equals the stock pipeline bit for bit, how far half precision is from float32, seconds and
+peak memory. It is Markdown to send back, with all results as JSON at its end, and names no folder of the machine.
 """
 
 from __future__ import annotations
@@ -35,31 +35,30 @@ if TYPE_CHECKING:
 
     from .pipelines.reflection import Reflection
 
-STEPS, SIDE, FRAMES = 2, 256, 8  # of what is sampled; models of fixed or smaller size keep theirs
-# What the strong arm is told, and the weak one where the pair differs in its prompts.
+STEPS, SIDE, FRAMES = 2, 256, 8  # of the samples; models of a fixed or smaller size keep it
+# Prompts of the strong arm, and of the weak arm if the pair differs in its prompts, by the preset's grammar.
 TEXTS = {
     "shapes": ("a large red circle moving right", "a red circle"),
     None: ("a photo of a cat on a wooden chair", "a cat"),
 }
-CLASS = "0"  # by number, of models that are told a class
+CLASS = "0"  # prompt of class-conditional models
 
 Row = dict[str, Any]
 Report = Callable[[str], None]
 
 
 def run(preset: presets.Preset, device: str | None = None, report: Report = lambda line: None) -> dict[str, Any]:
-    """Tries a preset: see the module.
+    """Tries a preset; see the module's docstring.
 
     Args:
-        device: as of a request. None: the preset's.
-        report: is told what is being done.
+        device: as in a request. None: the preset's.
+        report: called with a line on what starts now.
 
     Returns:
-        `files` with their hashes, `runs`, `checks` with their verdicts `ok`, and what they were made on.
+        `files` with their hashes, `runs`, `checks` with their verdicts `ok`, and the settings, versions and devices.
 
     Raises:
-        WeightsNotFound: some of the preset's weights are not on this machine; all that are missing, and how to get
-            each.
+        WeightsNotFound: some of the preset's weights are not on this machine; names all of them, and how to get each.
         WeightsError, Refused, OSError: the weights cannot be used.
     """
     check_there(preset)
@@ -90,10 +89,10 @@ def run(preset: presets.Preset, device: str | None = None, report: Report = lamb
 
 
 def check_there(preset: presets.Preset) -> None:
-    """Refuses a preset whose weights are not on this machine, before anything is loaded or fetched.
+    """Refuses a preset whose weights are not on this machine, before anything is loaded or downloaded.
 
     Raises:
-        WeightsNotFound: names every model that is missing, and how to get it.
+        WeightsNotFound: names every missing model, and how to get it.
     """
     missing = []
     for role, model in preset.models.items():
@@ -105,10 +104,10 @@ def check_there(preset: presets.Preset) -> None:
 
 
 def _request(preset: presets.Preset, device: str | None, picture: Path) -> Request:
-    """A request of a few small steps, of the preset as it is."""
+    """A request for a few steps at a small size, else with the preset's settings."""
     strong, weak = TEXTS.get(preset.grammar, TEXTS[None])
     fields: dict[str, Any] = {"num_inference_steps": STEPS, "reflection_steps": STEPS - 1, "device": device}
-    if not preset.textual:  # whose size is the model's
+    if not preset.textual:  # class-conditional models have a fixed size
         strong = CLASS
     else:
         fields |= {name: min(getattr(preset, name), SIDE) for name in ("height", "width")}
@@ -129,7 +128,7 @@ def _request(preset: presets.Preset, device: str | None, picture: Path) -> Reque
 
 
 def _draw(path: Path) -> None:
-    """A picture for what a pair is shown: the outline of a square, white on black."""
+    """Draws a picture for pairs that take one: the outline of a square, white on black."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (SIDE, SIDE))
@@ -140,9 +139,10 @@ def _draw(path: Path) -> None:
 def _sample(
     request: Request, device: torch.device, results: dict[str, Any], samples: dict[str, torch.Tensor], first: bool
 ) -> None:
-    """Loads the pair in the request's dtype and samples by the stock pipeline, without the method and with it.
+    """Loads the pair in the request's dtype and samples with the stock pipeline, without the method and with it.
 
-    What only this dtype cannot do (not enough memory, an operation that the device lacks) is noted, and no error.
+    Errors of sampling are recorded in `results`. So are errors of loading that may be due to the dtype (too little
+    memory, an operation that the device lacks), unless the dtype is the first one.
     """
     import torch
 
@@ -153,7 +153,7 @@ def _sample(
     except Exception as error:
         if first or not _of_dtype(error):
             raise
-        results["runs"].append({"run": f"load, {request.dtype}", "error": measure.said(error)})
+        results["runs"].append({"run": f"load, {request.dtype}", "error": measure.error_line(error)})
         return
     measure.synchronize(device)
     results["runs"].append(
@@ -186,7 +186,7 @@ def _sample(
             if kind == "on":
                 row["evaluations"] = pipe.evaluations["total"]
         except Exception as error:
-            row["error"] = measure.said(error)
+            row["error"] = measure.error_line(error)
         results["runs"].append(row)
     del pipe, stock, runner
     measure.release(device)
@@ -196,13 +196,14 @@ _NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "me
 
 
 def _stock(pipe: Reflection) -> Any:
-    """The stock pipeline over the same components."""
+    """The stock pipeline with the same components."""
     kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
     return pipe.stock(**kept)
 
 
 def _compare(samples: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
-    """Notes the verdicts: off is stock, all is finite, files are the published ones; and how far half precision is."""
+    """Adds to the results whether the method off equals the stock pipeline, whether outputs are finite and files equal
+    the published ones, and how far half precision is from float32."""
     checks: list[Row] = results["checks"]
     for dtype, outputs in samples.items():
         if {"stock", "off"} <= outputs.keys():
@@ -228,7 +229,7 @@ def _compare(samples: dict[str, dict[str, torch.Tensor]], half: str, results: di
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two outputs are equal bit for bit, NaN too."""
+    """Whether two outputs are equal bit for bit, including NaN."""
     import torch
 
     shapes = (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -236,7 +237,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _apart(output: torch.Tensor, reference: torch.Tensor) -> Row:
-    """The largest and the root mean square difference of two outputs, and the latter's root mean square."""
+    """The largest and the root mean square difference of two outputs, and the root mean square of the reference."""
     apart = output.double() - reference.double()
     return {"max_apart": float(apart.abs().max()), "rms_apart": _rms(apart), "rms_of_reference": _rms(reference)}
 
@@ -246,13 +247,13 @@ def _rms(x: torch.Tensor) -> float:
 
 
 def files(pipe: Any, request: Request) -> list[Row]:
-    """The files that a pair's weights are from: component, name, bytes, SHA-256 of what is on the disk now.
+    """The files of a pair's weights: component, name, bytes, and SHA-256 of their present content.
 
-    For a file in the hub's cache, `published` is the SHA-256 by which the hub knows it. For others it is not known
-    here: compare it with what the site says that the file is from.
+    For a file in the hub's cache, `published` is the hub's SHA-256. For other files it is missing: compare the hash
+    with the one on the site from which the file comes.
     """
     of = [(name, Path(p)) for name, part in pipe.components.items() for p, *_ in files_of(part)]
-    for role, model in request.models.items():  # LoRAs and IP-Adapters are no components
+    for role, model in request.models.items():  # LoRAs and IP-Adapters are not among the components
         source = resolve(model, role.partition(".")[0])
         path = source.path or (cached(source, None, source.inside) if source.inside else None)
         if path is not None and path.is_file() and path.resolve() not in {each.resolve() for _, each in of}:
@@ -271,7 +272,7 @@ def files(pipe: Any, request: Request) -> list[Row]:
 
 
 def text(results: dict[str, Any]) -> str:
-    """The report: Markdown, with everything as JSON at its end."""
+    """The report: Markdown, with all results as JSON at its end."""
     settings = results["settings"]
     size = f"{settings['width']}x{settings['height']}" + f", {settings['num_frames']} frames" * bool(
         settings["num_frames"]
@@ -292,14 +293,14 @@ def text(results: dict[str, Any]) -> str:
 
 
 def verdict(check: Row) -> str:
-    """What a check says, in a word."""
+    """The verdict of a check as a word."""
     return {True: "ok", False: "FAILED", None: "measured"}[check["ok"]]
 
 
 def numbers(check: Row) -> str:
-    """A check's numbers in brackets, or nothing."""
-    said = ", ".join(f"{name.replace('_', ' ')} {x:.4g}" for name, x in check.items() if isinstance(x, float))
-    return f" ({said})" if said else ""
+    """A check's numbers in brackets, or an empty text."""
+    listed = ", ".join(f"{name.replace('_', ' ')} {x:.4g}" for name, x in check.items() if isinstance(x, float))
+    return f" ({listed})" if listed else ""
 
 
 def _table(rows: list[Row]) -> str:
@@ -313,7 +314,7 @@ def _cell(value: Any) -> str:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes the report, whole or not at all.
+    """Writes the report; on an error, a former file stays.
 
     Raises:
         OSError: it cannot be written.
@@ -323,12 +324,12 @@ def write(path: Path, results: dict[str, Any]) -> None:
 
 
 def _of_dtype(error: Exception) -> bool:
-    """Whether it is of one dtype only that a pair cannot be loaded: memory, or what the device lacks."""
+    """Whether an error may be due to the dtype: too little memory, or an operation that the device lacks."""
     return isinstance(error, (MemoryError, RuntimeError, NotImplementedError))
 
 
 def _peak(device: torch.device) -> float | None:
-    """The most GiB since `start_peak`, on a GPU; else of the process since it began; None where nobody counts."""
+    """The peak memory in GiB: on a GPU since `start_peak`, else of the process since its start; None on Windows."""
     if device.type == "cuda":
         return measure.peak(device)
     if sys.platform == "win32":

@@ -1,15 +1,15 @@
-"""Means with intervals, paired differences, and which of them count: one rule for each kind of column.
+"""Means with intervals, paired differences and verdicts, by one rule for each kind of column.
 
-The unit is the prompt, by its text: y_i is the mean over the seeds of prompt i, d_i the mean over the seeds that both
-groups have of (group - base), or the difference of the two means where no seed is common. What is estimated is the
-unweighted mean over prompts. With one prompt only, the unit is its seed. Where all classes of a population are there,
-such as the ten digits, they are strata: the mean over classes of the mean over their videos.
+The unit is the prompt, by its text. y_i is the mean over the seeds of prompt i; d_i is the mean of (group - base) over
+the seeds that both groups have, or the difference of the two means if they share no seed. The estimate is the
+unweighted mean over prompts. With a single prompt, the unit is its seed. If a column has classes, such as the ten
+digits, and all of them are present, the classes are strata: the estimate is the mean over classes of each class' mean.
 
 Continuous columns have Student's t. Verdict columns (0 or 1 for a video, or their mean over a few objects) have an
 exact sign-flip test over prompts, intervals of means by Korn & Graubard (1998, Survey Methodology 24, 193), and
 intervals of differences by Student's t with two pseudo-prompts (after Agresti & Min 2005, Statistics in Medicine 24,
-729). p values are adjusted over all that is shown together by Holm's method (1979, Scandinavian Journal of Statistics
-6, 65). Sums are exact (`math.fsum`), so that the order of videos changes nothing.
+729). p values are adjusted by Holm's method over all comparisons shown together (1979, Scandinavian Journal of
+Statistics 6, 65). Sums are exact (`math.fsum`), so that the order of videos changes nothing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from scipy import special
 from .columns import Column
 from .statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
 
-# Scores of a group in a column, by prompt and seed. NaN: the column says nothing of the video. None: the video failed.
+# Scores of a group in a column, by prompt and seed. NaN: the column does not apply to the video. None: it failed.
 Values = Mapping[str, Mapping[str, float | None]]
 
-ENOUGH = 10  # units, with fewer of which nothing is called better or worse
+ENOUGH = 10  # the fewest units for a verdict
 LEVEL = 0.05
-NO_VERDICT = "no verdict: "  # which a comparison's reason begins with, where it is not that p cannot be small enough
-TOO_FEW = f"{NO_VERDICT}under {ENOUGH} "  # and what they are
+NO_VERDICT = "no verdict: "  # prefix of a comparison's `reason`, unless p cannot be small enough
+TOO_FEW = f"{NO_VERDICT}under {ENOUGH} "  # followed by the unit, in the plural
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval; NaN where there is none.
+    """A mean with its 95 % interval; NaN if there is none.
 
-    `n` of `of` videos (or pairs of videos) have a value. The interval is over `units`, each a "prompt"; a "seed", of
-    the only prompt; or a "video", of classes that are all there.
+    Args:
+        n: how many videos (or pairs of videos) have a value.
+        of: how many videos (or pairs) there are.
+        units: how many units the interval is computed from.
+        unit: "prompt"; "seed", if there is a single prompt; or "video", if classes are strata.
     """
 
     mean: float
@@ -54,7 +57,7 @@ class Interval:
         return self.text()
 
     def text(self, digits: int = 4, sign: str = "") -> str:
-        """The mean, and ± the half-width or, of an interval that is not symmetric, its ends in brackets."""
+        """The mean with ± half the interval's width or, if the interval is not symmetric, its ends in brackets."""
         if not self.n:
             return ""
         mean = f"{self.mean:{sign}.{digits}f}"
@@ -66,12 +69,12 @@ class Interval:
 
     @property
     def counted(self) -> str:
-        """How many videos have a value, of how many."""
+        """How many of the videos have a value, in words."""
         return f"{self.n} of {self.of}"
 
     @property
     def over(self) -> str:
-        """What the interval is over."""
+        """The units of the interval, in words."""
         plural = "s" * (self.units != 1)
         return f"{self.units} {self.unit}{plural}" + " of this prompt" * (self.unit == "seed")
 
@@ -81,19 +84,19 @@ NOTHING = Interval(math.nan, math.nan, math.nan, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column in a group against the first group.
+    """The comparison of a group with the base in a column.
 
     Args:
-        difference: group less base, paired; its interval is not adjusted.
-        wins: share of pairs that the group does better in, ties counting half; descriptive.
-        preferred: mean probability that people prefer the group's of the two, of columns that are such odds.
-        p: of no difference; the larger of two where failed videos decide.
-        p_least: the smallest p that so many units can have.
-        p_adjusted: p by Holm's method over all that is shown together; NaN where there is no verdict.
-        verdict: "better", "worse", "differs" (of columns without a good side), or "".
-        reason: why there is no verdict, where it is not just that p is too large.
-        lost: pairs in which the column has a value of the base alone, and of the group alone.
-        failed: pairs in which a video failed.
+        difference: group minus base, paired; its interval is not adjusted.
+        wins: share of pairs in which the group is better; ties count half. Descriptive only.
+        preferred: mean probability that people prefer the group's video, for columns of log odds; else None.
+        p: p value for no difference; if videos failed, the largest one over the ways to fill them in, see `compare`.
+        p_least: the smallest p that this number of units allows.
+        p_adjusted: p by Holm's method over all comparisons shown together; NaN if it was not tested.
+        verdict: "better", "worse", "differs" (columns without a better side), or "".
+        reason: why there is no verdict, unless p is simply too large.
+        lost: in how many pairs only the base has a value, and in how many only the group.
+        failed: in how many pairs a video failed.
     """
 
     column: str
@@ -112,7 +115,7 @@ class Comparison:
 
     @property
     def better(self) -> bool | None:
-        """Whether the group is better; None where that is not decided."""
+        """Whether the group is better; None without a verdict on that."""
         return {"better": True, "worse": False}.get(self.verdict)
 
     @property
@@ -125,28 +128,29 @@ class Comparison:
 
     @property
     def said(self) -> str:
-        """Difference, win rate and preference, as they are printed."""
+        """Difference, win rate and preference as printed text."""
         preference = "" if self.preferred is None else f", preferred {self.preferred.mean:.0%}"
         return f"difference {self.difference.text(sign='+')}, wins {self.wins.mean:.0%}{preference}"
 
     def beside(self, mean: Interval, column: Column) -> str:
-        """The same as it is printed beside the group's mean in a column; in one without a better side nothing wins.
+        """`said` for a place beside the group's mean, with "higher in" for "wins" if the column has no better side.
 
-        It says of how many pairs it is where they are fewer than the mean is of, or where one of a pair shows nothing.
+        It adds the number of pairs if there are fewer of them than videos in the mean, or if in some pairs only one
+        video has a value.
         """
         said = self.said if column.sign else self.said.replace(", wins ", ", higher in ")
         return said + f" ({self.difference.counted} pairs)" * (self.difference.n < mean.n or any(self.lost))
 
     @property
     def decision(self) -> str:
-        """The verdict or the reason that there is none, with the adjusted p, as they are printed."""
+        """The verdict, or the reason why there is none, with the adjusted p, as printed text."""
         if math.isnan(self.p_adjusted):
             return self.reason
         return f"{self.verdict or self.reason or 'not decided'}, adjusted p {small(self.p_adjusted)}"
 
 
 def small(p: float) -> str:
-    """A p value as it is printed."""
+    """A p value as printed text."""
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
@@ -155,9 +159,12 @@ def small(p: float) -> str:
 
 @dataclass(frozen=True)
 class Units:
-    """Values that are averaged, in strata; a single one where there are none.
+    """The values to average.
 
-    `videos` is how many values of videos, or of pairs of them, they are made of.
+    Args:
+        strata: the values of each stratum; without strata, there is a single one.
+        unit: "prompt", "seed" or "video".
+        videos: how many values of videos, or of pairs of videos, they summarise.
     """
 
     strata: tuple[tuple[float, ...], ...]
@@ -170,7 +177,7 @@ class Units:
 
     @property
     def moments(self) -> tuple[float, float, float]:
-        """The mean, its variance, and Satterthwaite's degrees of freedom; NaN where there is none."""
+        """The mean, its variance, and Satterthwaite's degrees of freedom; NaN if there are too few values."""
         if not self.n:
             return math.nan, math.nan, math.nan
         count, parts = len(self.strata), []
@@ -181,7 +188,7 @@ class Units:
             if n < 2:
                 return mean, math.nan, math.nan
             spread = math.fsum((value - own) ** 2 for value in stratum) / (n - 1)
-            constant = math.sqrt(spread) <= 1e-9 * abs(own)  # equal, but for rounding
+            constant = math.sqrt(spread) <= 1e-9 * abs(own)  # all values are equal, except for rounding
             parts.append((0.0 if constant else spread / n / count**2, n - 1))
         variance = math.fsum(part for part, _ in parts)
         if not variance or count == 1:
@@ -190,7 +197,7 @@ class Units:
 
 
 def units(values: Mapping[str, Mapping[str, float]], column: Column) -> Units:
-    """What a column is averaged over, of values by prompt and seed; NaN are left out."""
+    """The units of a column, from values by prompt and seed without NaN."""
     by_prompt = {prompt: [v for v in values[prompt].values() if not math.isnan(v)] for prompt in sorted(values)}
     videos = sum(len(each) for each in by_prompt.values())
     if column.classes and len(by_prompt) == column.classes and all(len(each) > 1 for each in by_prompt.values()):
@@ -208,7 +215,7 @@ def units(values: Mapping[str, Mapping[str, float]], column: Column) -> Units:
 def mean(column: Column, values: Values) -> Interval:
     """The mean of a group in a column, with its interval.
 
-    In a verdict column, a video that failed is 0, or 1 where lower is better.
+    In a verdict column, a failed video counts as 0, or as 1 if lower is better. In others it is left out.
     """
     of = sum(len(seeds) for seeds in values.values())
     own = units(numbers_of(values, failure_value(column)), column)
@@ -225,10 +232,10 @@ def mean(column: Column, values: Values) -> Interval:
 
 
 def compare(column: Column, base: str, group: str, first: Values, second: Values) -> Comparison | None:
-    """A column in the group `second` against `first`, the base; None where no pair of videos has a value.
+    """Compares the group `second` with the base `first` in a column; None if no pair of videos has a value.
 
-    A failed video counts as in `mean` where the column is one of verdicts. Else pairs with one are left out, and p is
-    the larger of theirs without these pairs and with the worst value of either group in each failed video's place.
+    In a verdict column, a failed video counts as in `mean`. In others, pairs with a failed video are left out, and p is
+    the largest of two or three: without these pairs, and with the worst value of the column in place of failed videos.
     """
     failure = failure_value(column)
     numbers = numbers_of(first, failure), numbers_of(second, failure)
@@ -260,7 +267,7 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
 def paired_differences(
     first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Second less first by prompt and seed; under the seed "" the difference of means where no seed is common."""
+    """Second minus first, by prompt and seed; if they share no seed, the difference of means under the seed ""."""
     paired: dict[str, dict[str, float]] = {}
     for prompt in sorted(first.keys() & second.keys()):
         a, b = first[prompt], second[prompt]
@@ -274,9 +281,9 @@ def paired_differences(
 
 
 def decide(comparisons: Iterable[Comparison], columns: Mapping[str, Column]) -> list[Comparison]:
-    """The comparisons that are shown together, with adjusted p values and verdicts.
+    """Adds adjusted p values and verdicts to comparisons that are shown together.
 
-    Primary columns are one family, the others another. What has fewer than 10 units is in none.
+    Primary columns form one family, the others another. Comparisons of fewer than 10 units are in neither.
     """
     decided = list(comparisons)
     for primary in (True, False):
@@ -311,17 +318,17 @@ def _decided(c: Comparison, column: Column, adjusted: float, hopeless: bool) -> 
 
 
 def failure_value(column: Column) -> float:
-    """What stands for a video that failed."""
+    """The value that replaces a failed video's; NaN leaves it out."""
     return math.nan if column.kind != "verdict" else 1.0 if column.sign < 0 else 0.0
 
 
 def numbers_of(values: Values, failure: float) -> dict[str, dict[str, float]]:
-    """The values with a number for each video that failed."""
+    """The values, with `failure` for each failed video."""
     return {p: {seed: failure if v is None else float(v) for seed, v in seeds.items()} for p, seeds in values.items()}
 
 
 def one_sided(first: Values, second: Values, paired: Mapping[str, Iterable[str]]) -> tuple[tuple[int, int], int]:
-    """How many pairs have a value in `first` alone and in `second` alone, and in how many a video failed."""
+    """In how many pairs only `first` has a value, in how many only `second`, and in how many a video failed."""
     lost, failed = [0, 0], 0
     for prompt, seeds in paired.items():
         for seed in seeds:
@@ -335,19 +342,19 @@ def one_sided(first: Values, second: Values, paired: Mapping[str, Iterable[str]]
 
 
 def worst_values(column: Column, *groups: Values) -> list[float]:
-    """The worst value of a column in any of the groups; the least and the largest where neither side is good."""
+    """The worst value of a column in any of the groups; both extremes if the column has no better side."""
     seen = [v for g in groups for seeds in g.values() for v in seeds.values() if v is not None and not math.isnan(v)]
     return [min(seen)] * (column.sign >= 0) + [max(seen)] * (column.sign <= 0)
 
 
 @lru_cache(maxsize=1024)
 def _fraction(value: float) -> Fraction:
-    """A mean of verdicts over a few objects, as a fraction: thirds are not exact in binary."""
+    """A mean of verdicts over a few objects as an exact fraction, since thirds are not exact in binary."""
     return Fraction(value).limit_denominator(64)
 
 
 def _exact(first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]], own: Units) -> float:
-    """p by exact sign flips of the units."""
+    """p of the exact sign-flip test over the units `own`."""
     flipped: list[Fraction] = []
     classes = len(own.strata)
     for prompt in first.keys() & second.keys():
@@ -373,7 +380,7 @@ def _described(paired: Mapping[str, Mapping[str, float]], column: Column, of: Ca
 
 
 def by_prompt(prompts: Sequence[str], values: Sequence[float | None]) -> Values:
-    """Values of videos with these prompts, as `mean` and `compare` take them; their places are the seeds."""
+    """Groups values by prompt for `mean` and `compare`; the index of a value serves as its seed."""
     placed: dict[str, dict[str, float | None]] = {}
     for n, (prompt, value) in enumerate(zip(prompts, values, strict=True)):
         placed.setdefault(prompt, {})[str(n)] = value

@@ -1,7 +1,7 @@
-"""Frames to files: MP4, GIF, PNG, and videos side by side with labels.
+"""Reads and writes videos and pictures, and composes labelled comparisons of videos.
 
-A video here is an array of `uint8` of shape (F, H, W, 3), RGB. Writers write straight to the path they are
-given; `runs.whole` makes that path appear only when it is complete.
+A video here is an array of `uint8` of shape (F, H, W, 3), RGB. Writers write directly to their path; `runs.whole` makes
+a path appear only when it is complete.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     Frames = NDArray[np.uint8]
 
-PANEL = 256  # a compared video is enlarged to at least this many pixels a side …
-THUMBNAIL = 128  # … and a frame of a contact sheet to this; neither is shrunk below twice that
+PANEL = 256  # pixels; small videos in a comparison are enlarged to at least this, large ones shrunk to twice this
+THUMBNAIL = 128  # the same for frames of a contact sheet
 SHEET_COLUMNS = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# What ffmpeg may read: files that hold their frames; not concat, hls, dash, imf, sdp and svg, which name other files.
+# Formats that ffmpeg may read: all with frames inside. Not concat, hls, dash, imf, sdp and svg: they name other files.
 CONTAINERS = (
     "mov mp4 m4a 3gp 3g2 mj2 matroska webm avi mpeg mpegts mpegvideo mpegtsraw m4v h261 h263 h264 hevc vvc av1 obu ivf"
     " vc1 avs avs2 avs3 dirac dv ogg flv live_flv asf mxf nut rm wtv gif apng webp_anim webp_pipe png_pipe jpeg_pipe"
@@ -43,7 +43,7 @@ INK, PAPER, GAP = (20, 20, 20), (250, 250, 250), 4
 
 
 def ffmpeg() -> str:
-    """The ffmpeg to run: the one that imageio-ffmpeg brings.
+    """The path of the ffmpeg program that imageio-ffmpeg installs.
 
     Raises:
         OSError: there is none.
@@ -57,13 +57,13 @@ def ffmpeg() -> str:
 
 
 def write_mp4(frames: Frames, path: Path, fps: int) -> None:
-    """H.264 in yuv420p with its index in front, as browsers want it; BT.601 colours, and tagged as such.
+    """Writes H.264 in yuv420p with the index in front, as browsers need it, and with colours tagged as BT.601.
 
-    Readers that heed no tag, such as OpenCV's before 5.0, take BT.601 for granted. 4:2:0 needs even sides: an odd one
-    is filled up by repeating its last row or column.
+    Readers that ignore the tag, such as OpenCV before 5.0, assume BT.601. 4:2:0 needs even sides: an odd one is padded
+    by repeating its last row or column.
 
     Raises:
-        OSError: ffmpeg failed; holds what it said, and ENOSPC where the disk is full.
+        OSError: ffmpeg failed, with its message, or with ENOSPC if the disk is full.
     """
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -78,23 +78,23 @@ def write_mp4(frames: Frames, path: Path, fps: int) -> None:
     command += ["-movflags", "+faststart", "-f", "mp4", str(path.absolute())]
     ran = subprocess.run(command, input=np.ascontiguousarray(frames).tobytes(), capture_output=True)
     if ran.returncode:
-        said = ran.stderr.decode(errors="replace").strip()
-        full = next((code for code in FULL if os.strerror(code) in said), None)
-        raise OSError(full or errno.EIO, os.strerror(full) if full else f"ffmpeg failed: {said}", str(path))
+        message = ran.stderr.decode(errors="replace").strip()
+        full = next((code for code in FULL if os.strerror(code) in message), None)
+        raise OSError(full or errno.EIO, os.strerror(full) if full else f"ffmpeg failed: {message}", str(path))
 
 
 def write_gif(frames: Frames, path: Path, fps: int) -> None:
-    """An endlessly looping GIF. Its clock ticks in hundredths of a second, to which 1/fps is rounded."""
+    """Writes an endlessly looping GIF. The time of a frame, 1/fps, is rounded to hundredths of a second."""
     from PIL import Image
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
-    duration = max(10 * round(100 / fps), 20)  # viewers slow down anything quicker than 2 ticks
+    duration = max(10 * round(100 / fps), 20)  # ms; viewers slow down shorter frames
     with naming(path):
         first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def write_pngs(frames: Frames, folder: Path) -> None:
-    """One lossless PNG a frame: `FOLDER/0000.png`, `0001.png`, …"""
+    """Writes one PNG per frame: `FOLDER/0000.png`, `0001.png`, …"""
     from PIL import Image
 
     folder.mkdir(parents=True)
@@ -103,20 +103,20 @@ def write_pngs(frames: Frames, folder: Path) -> None:
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """A PNG, whatever the path's end."""
+    """Writes a PNG, whatever the path's suffix."""
     with naming(path):
         picture.save(path, format="PNG")
 
 
 def read(path: Path, most: int | None = None) -> Frames:
-    """The frames of a video file, a GIF, a picture, or a folder of pictures in the order of their names.
+    """The frames (F, H, W, 3) of a video file, a GIF, a picture, or a folder of pictures in the order of their names.
 
     Args:
-        most: read the first frames only, so many.
+        most: read at most this many frames, from the first.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it holds no video that can be read.
+        OSError: the path does not exist.
+        ValueError: it is not a video that can be read.
     """
     try:
         with closing(stream(path)) as frames:
@@ -129,17 +129,17 @@ def read(path: Path, most: int | None = None) -> Frames:
 
 
 def stream(path: Path) -> Generator[Frames, None, None]:
-    """The frames of `read` one by one, each (height, width, 3).
+    """Yields the frames of `read` one by one, each (H, W, 3).
 
     Raises:
-        OSError: it is not there.
+        OSError: the path does not exist.
         ValueError: a frame cannot be read; says why.
     """
     from PIL import ImageSequence
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
-    if not path.is_file() and not path.is_dir():  # reading a pipe may wait for ever
+    if not path.is_file() and not path.is_dir():  # reading a pipe may never end
         raise ValueError("it is neither a file nor a folder")
     if not of_pictures(path):
         yield from _decoded(path)
@@ -151,16 +151,16 @@ def stream(path: Path) -> Generator[Frames, None, None]:
                 raise ValueError("it is not a file")
             with opened(file) as picture:
                 for frame in [picture] if path.is_dir() else ImageSequence.Iterator(picture):
-                    if frame.mode.startswith(("I", "F")):  # Pillow would cut it off at 255
+                    if frame.mode.startswith(("I", "F")):  # Pillow would clip it at 255
                         raise ValueError("it has more than 8 bits a channel")
                     yield np.asarray(frame.convert("RGB"))
-    except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
+    except Exception as error:  # Pillow's plug-ins raise many kinds of errors for damaged files
         raise ValueError(f"{file.name} cannot be read: {error}") from None
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[Image.Image]:
-    """A picture to read, which is refused where it is cut, whatever other libraries have told Pillow to do with it."""
+    """Opens a picture. Reading a truncated one fails, even if another library has set Pillow to accept it."""
     from PIL import Image, ImageFile
 
     before = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -175,18 +175,18 @@ def opened(file: Path) -> Iterator[Image.Image]:
 def as_viewed(path: Path, most: int | None = None) -> Frames:
     """The frames of a picture, a folder of pictures, a GIF or a video, as viewers show them.
 
-    A photograph is turned as its EXIF orientation says; what is transparent lies over white; 16 bits a channel become
-    8; CMYK is converted by the colour profile in the file, where there is one. Of several pictures in a file that is no
-    animation, such as a thumbnail beside a photograph, the first one is taken.
+    A photograph is rotated by its EXIF orientation; transparent pixels are blended with white; 16 bits per channel
+    become 8; CMYK is converted by the colour profile in the file, if there is one. If a file that is no animation holds
+    several pictures, such as a photograph with a thumbnail, only the first one is read.
 
     Args:
-        most: read the first frames only, so many.
+        most: read at most this many frames, from the first.
 
     Returns:
-        (frames, height, width, 3), RGB in `uint8`.
+        (F, H, W, 3), RGB in `uint8`.
 
     Raises:
-        OSError: it is not there.
+        OSError: the path does not exist.
         ValueError: it cannot be read, or the pictures of a folder differ in size.
     """
     from PIL import ImageSequence, UnidentifiedImageError
@@ -211,7 +211,7 @@ def as_viewed(path: Path, most: int | None = None) -> Frames:
             return read(path, most)  # a video
         except MemoryError:
             raise
-        except Exception as error:  # of damaged files, Pillow's plug-ins raise errors of every kind
+        except Exception as error:  # Pillow's plug-ins raise many kinds of errors for damaged files
             raise ValueError(f"{file.name} cannot be read: {error}") from None
     if len(sizes := {frame.shape[:2] for frame in frames}) > 1:
         raise ValueError(f"{path} holds pictures of {len(sizes)} sizes; give pictures of one size")
@@ -219,13 +219,13 @@ def as_viewed(path: Path, most: int | None = None) -> Frames:
 
 
 def _picture_as_viewed(picture: Image.Image) -> Frames:
-    """One picture as a viewer shows it, (height, width, 3)."""
+    """One picture as a viewer shows it, (H, W, 3)."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("F"):
         raise ValueError("its pixels are floating-point numbers, whose range is not known")
-    if picture.mode.startswith("I"):  # 16 bits, or as many in 32
+    if picture.mode.startswith("I"):  # 16 bits per channel, which Pillow may hold in 32
         deep = np.asarray(picture).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
             raise ValueError("it has more than 16 bits a channel")
@@ -242,7 +242,7 @@ def _picture_as_viewed(picture: Image.Image) -> Frames:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """A picture in RGB by the colour profile in its file; where none can be read, as Pillow converts it."""
+    """A picture in RGB, converted by the colour profile in its file or, without a readable one, by Pillow's default."""
     import io
 
     from PIL import ImageCms
@@ -259,26 +259,27 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
 
 
 def of_pictures(path: Path) -> bool:
-    """Whether Pillow reads it, a folder of pictures, a picture or a GIF, and not a decoder of videos."""
+    """Whether Pillow reads the path (a folder of pictures, a picture or a GIF) and not a video decoder."""
     return path.is_dir() or path.suffix.lower() in (*PICTURES, ".gif")
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their names, 9 before 10; without hidden ones."""
+    """The pictures in a folder, sorted by name with 9 before 10, without hidden ones."""
     paths = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
     return sorted(paths, key=lambda p: [int(n) if n.isdecimal() else n for n in re.split(r"(\d+)", p.name)] + [p.name])
 
 
 def _decoded(path: Path) -> Iterator[Frames]:
-    """Every frame that is stored, once, whatever its time. A PPM stream carries the size of its pictures.
+    """Yields every stored frame once, whatever its timestamp. ffmpeg sends PPM pictures, which hold their own size.
 
-    ffmpeg goes by a file's content, not its name: a list of other files, which it would read too, is refused.
+    ffmpeg detects the format from the content, whatever the name says, so formats that refer to other files are
+    refused.
     """
     command = [ffmpeg(), "-loglevel", "error", "-nostdin", "-protocol_whitelist", "file"]
     command += ["-format_whitelist", ",".join(CONTAINERS), "-i", f"file:{path}", "-fps_mode", "passthrough"]
-    command += ["-vf", "settb=1,setpts=N*1000"]  # of times that do not rise, it would complain
+    command += ["-vf", "settb=1,setpts=N*1000"]  # it would complain of timestamps that do not increase
     command += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]
-    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process:
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
         assert process.stdout is not None
         try:
             while process.stdout.readline():  # P6
@@ -289,17 +290,17 @@ def _decoded(path: Path) -> Iterator[Frames]:
             failed = process.wait() != 0
         finally:
             process.kill()
-        said.seek(0)
-        complaint = said.read().decode(errors="replace").strip()
-        if failed or complaint:  # of a damaged file it leaves frames out, and ends well
+        log.seek(0)
+        complaint = log.read().decode(errors="replace").strip()
+        if failed or complaint:  # it may skip the damaged frames of a file and still exit with 0
             if "not on whitelist" in complaint:
                 raise ValueError("it names other files, or is of a format that is not read")
-            complaint = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\]", "", complaint)  # which part of ffmpeg says it, and where
+            complaint = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\]", "", complaint)  # names and addresses of ffmpeg's components
             raise ValueError(" ".join(complaint.split())[:300])
 
 
 def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:
-    """The videos beside one another, each under its label, the caption above them all."""
+    """One video with all videos side by side, each under its label, and the caption above."""
     panels = {label: _resized(frames, PANEL) for label, frames in videos.items()}
     frames_of = list(panels.values())
     height, width = frames_of[0].shape[1:3]
@@ -315,7 +316,7 @@ def side_by_side(videos: Mapping[str, Frames], caption: str) -> Frames:
 
 
 def contact_sheet(videos: Mapping[str, Frames], caption: str) -> Image.Image:
-    """Videos as rows, frames as columns: all of them, or 16 evenly spaced ones, numbered from 1."""
+    """A picture with videos as rows and frames as columns: all frames, or 16 evenly spaced ones, numbered from 1."""
     from PIL import Image
 
     count = min(len(frames) for frames in videos.values())
@@ -336,8 +337,8 @@ def contact_sheet(videos: Mapping[str, Frames], caption: str) -> Image.Image:
 
 
 def _resized(frames: Frames, side: int) -> Frames:
-    """Small frames enlarged to at least `side` by a whole factor, so that every pixel stays a square; large
-    ones shrunk to twice that."""
+    """Enlarges small frames to at least `side` by a whole factor, so that pixels stay square, and shrinks large ones
+    to twice `side`."""
     from PIL import Image
 
     height, width = frames.shape[1:3]
@@ -366,11 +367,11 @@ def _page(width: int, height: int, caption: str, line: int) -> Image.Image:
 
 
 def _text(page: Image.Image, text: str, left: int, top: int, width: int, line: int) -> None:
-    """One line of text, cut with an ellipsis where it is too long; ends of lines become spaces."""
+    """Draws one line of text, shortened with an ellipsis if it is too long; line ends become spaces."""
     from PIL import ImageDraw
 
     font = _font(line)
-    text = " ".join(text[: 16 * width].splitlines())  # measuring a text takes a time that grows with its length
+    text = " ".join(text[: 16 * width].splitlines())  # cut first: measuring a long text is slow
     if font.getlength(text) > width:
         fitting = bisect_left(range(len(text)), True, key=lambda end: font.getlength(text[:end] + "…") > width)
         text = text[: max(fitting - 1, 0)] + "…"

@@ -1,1 +1,1 @@
-"""The scorers' networks, a file each: how they load the published weights, and what they make of frames."""
+"""The scorers' networks, one file each. Each loads the published weights and computes features or scores of frames."""

@@ -1,7 +1,7 @@
-"""AMT-S (Li et al. 2023, arXiv:2304.09790), which VBench's motion_smoothness makes the frame between two frames with.
+"""AMT-S (Li et al. 2023, arXiv:2304.09790), which interpolates the frame between two frames for motion_smoothness.
 
-The network's code is licensed CC BY-NC 4.0, so none of it is here: it is imported from the user's own installed
-`vbench`. Of that package only the files of the network run, which need no more than torch, numpy and Pillow.
+The network's code is licensed CC BY-NC 4.0, so this package does not contain it: it is imported from the user's
+installed `vbench`. Only that package's files of the network run, which need just torch, numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from .correlations import correlations, on_demand
 
-# Of a padded frame, px. The coarsest of the four levels of correlations is 1/64 of it; with one row or column there,
-# the network divides by zero and makes NaN everywhere.
+# The least side of a padded frame, px. The coarsest of the four correlation levels is 1/64 of it; with a single row or
+# column there, the network divides by zero and returns NaN everywhere.
 LEAST = 128
 MISSING = (
     "motion_smoothness runs AMT-S from VBench's own package, which is not installed:"
@@ -39,7 +39,7 @@ def load(path: Path) -> nn.Module:
         path: `amt-s.pth`, which holds the weights as its "state_dict".
 
     Raises:
-        ModuleNotFoundError: `vbench` is not installed; the message says how it is and under which licence.
+        ModuleNotFoundError: `vbench` is not installed; the message says how to install it, and its licence.
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read as tensors and plain values, or they are not AMT-S's.
     """
@@ -56,8 +56,8 @@ def load(path: Path) -> nn.Module:
 def _network() -> nn.Module:
     """The network, with the settings of its configuration file.
 
-    `vbench` itself, and what it imports, stays out: while the network's files are imported, a package without content
-    stands in for it, unless it has been imported before.
+    `vbench` itself and its imports are not executed: while the network's files are imported, an empty package replaces
+    it, unless it has been imported before.
     """
     spec = find_spec("vbench")
     if spec is None or spec.origin is None:
@@ -68,14 +68,14 @@ def _network() -> nn.Module:
     try:
         model = import_module("vbench.third_party.amt.networks.AMT-S").Model
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = truncated  # they have Pillow fill up what a damaged picture lacks
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated  # the imports set it, so that Pillow accepts truncated pictures
         if "vbench" not in before:
             for name in [name for name in sys.modules if name.split(".")[0] == "vbench"]:
                 del sys.modules[name]
     amt = Path(spec.origin).parent / "third_party" / "amt"
     settings = yaml.safe_load((amt / "cfgs" / "AMT-S.yaml").read_text(encoding="utf-8"))
     network = model(**settings["network"]["params"])
-    # The network's own forward, where the name of its class of correlations means ours. VBench's module stays as it is.
+    # A copy of the network's forward, in which the name of its correlation class means ours; VBench's stays unchanged.
     forward = model.forward
     names = forward.__globals__ | {"BidirCorrBlock": _both_ways(forward.__globals__["BidirCorrBlock"])}
     network.forward = MethodType(FunctionType(forward.__code__, names, argdefs=forward.__defaults__), network)
@@ -83,7 +83,7 @@ def _network() -> nn.Module:
 
 
 def _both_ways(whole: Callable[..., Any]) -> Callable[..., Any]:
-    """AMT's correlations of two frames, from the first to the second and back; `whole` makes them all at once."""
+    """AMT's correlations of two frames, from the first to the second and back. `whole` computes the full volume."""
 
     def block(first: Tensor, second: Tensor, num_levels: int, radius: int) -> Any:
         if not on_demand(first):
@@ -96,11 +96,11 @@ def _both_ways(whole: Callable[..., Any]) -> Callable[..., Any]:
 
 @torch.inference_mode()
 def between(network: nn.Module, before: Tensor, after: Tensor) -> Tensor:
-    """The frames half-way between two, as VBench's motion_smoothness makes them.
+    """The frames half-way between pairs of frames, as VBench's motion_smoothness computes them.
 
-    VBench pads the frames on all sides to multiples of 16 by repeating their edges, and cuts off the fraction of the
-    255ths. On CUDA it also runs the network at a lower scale where it expects the frames not to fit in memory; here
-    the scale is always 1, as it is on the CPU.
+    VBench pads the frames on all sides to multiples of 16 by repeating their edges, and rounds the result down to 8
+    bits. On CUDA it also runs the network at a lower scale if it expects the frames not to fit into memory; here the
+    scale is always 1, as on the CPU.
 
     Args:
         network: AMT-S, from `load`.

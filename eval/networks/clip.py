@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021, arXiv:2103.00020): its two encoders by transformers' classes, and the cosine of the two.
+"""CLIP (Radford et al. 2021, arXiv:2103.00020): both encoders in transformers' classes, with normalised features.
 
-Weights are a folder of transformers' layout, or a file under OpenAI's names, which open_clip has too.
+Weights are a folder in transformers' layout, or a file with OpenAI's names, which open_clip also uses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def _layout(
     patch: int, vision: tuple[int, int, int], text: tuple[int, int], projection: int, act: str
 ) -> dict[str, dict[str, Any]]:
-    """Settings of both encoders: width, layers and heads of the one, width and layers of the other."""
+    """Settings of both encoders: `vision` is width, layers and heads; `text` is width and layers."""
     settings = {}
     for kind, (width, layers, heads) in {"vision": vision, "text": (*text, text[0] // 64)}.items():
         sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
@@ -43,14 +43,14 @@ def _layout(
     return settings
 
 
-# Of files, which do not say: OpenAI's B/32 and L/14, and LAION's H/14.
+# Configurations for files, which hold none: OpenAI's B/32 and L/14, and LAION's H/14.
 LAYOUTS = {
     "B/32": _layout(32, (768, 12, 12), (512, 12), 512, "quick_gelu"),
     "L/14": _layout(14, (1024, 24, 16), (768, 12), 768, "quick_gelu"),
     "H/14": _layout(14, (1280, 32, 16), (1024, 24), 1024, "gelu"),
 }
 
-# OpenAI's names, and transformers' for the same weights. Its temperature, and three numbers beside, are not used.
+# OpenAI's names, and transformers' for the same weights. The temperature and three further numbers are not used.
 _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 _NAMES = {
     "conv1.": "embeddings.patch_embedding.",
@@ -71,7 +71,7 @@ _UNUSED = ("logit_scale", "input_resolution", "context_length", "vocab_size")
 
 
 def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights under OpenAI's names as transformers' `CLIPModel` names and shapes them."""
+    """Weights with OpenAI's names, converted to the names and shapes of transformers' `CLIPModel`."""
     weights = {}
     for name, tensor in state.items():
         if name in _PROJECTIONS:  # features @ matrix
@@ -93,11 +93,11 @@ def image_encoder(path: Path, layout: str) -> CLIPVisionModelWithProjection:
     """CLIP's image encoder in float32: frames (n, 3, 224, 224) to `image_embeds` (n, channels).
 
     Args:
-        path: a folder in transformers' layout, of the whole model too; or a file under OpenAI's names.
-        layout: of a file: one of `LAYOUTS`.
+        path: a folder in transformers' layout, of the encoder or of the whole model; or a file with OpenAI's names.
+        layout: the configuration of a file, one of `LAYOUTS`.
 
     Raises:
-        ValueError: there are no such weights.
+        ValueError: the path does not hold such weights.
     """
     arguments = ("visual_projection.weight", path, layout)
     network = _encoder("vision", CLIPVisionModelWithProjection, CLIPVisionConfig, *arguments)
@@ -106,7 +106,7 @@ def image_encoder(path: Path, layout: str) -> CLIPVisionModelWithProjection:
 
 
 def text_encoder(path: Path, layout: str) -> CLIPTextModelWithProjection:
-    """CLIP's text encoder in float32: tokens (n, length) to `text_embeds` (n, channels). As `image_encoder`."""
+    """CLIP's text encoder in float32: tokens (n, length) to `text_embeds` (n, channels); see `image_encoder`."""
     return _encoder("text", CLIPTextModelWithProjection, CLIPTextConfig, "text_projection.weight", path, layout)
 
 
@@ -116,17 +116,17 @@ def _encoder(kind: str, model: Any, config_class: Any, projection: str, path: Pa
     else:
         state, config = renamed(tensors(path)), config_class(**LAYOUTS[layout][kind])
     own = {name: tensor for name, tensor in state.items() if name.startswith((f"{kind}_model.", projection))}
-    own.pop(f"{kind}_model.embeddings.position_ids", None)  # saved by former versions
-    if projection in own:  # of a whole model, the encoders' configurations may say another
+    own.pop(f"{kind}_model.embeddings.position_ids", None)  # saved by older versions
+    if projection in own:  # the encoder's configuration within a whole model may give another width
         config.projection_dim = len(own[projection])
-    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
+    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # building draws a few numbers that are not used
         network = model(config)
     assign(network, own, path)
     return network.eval().requires_grad_(False)
 
 
 def features(network: CLIPVisionModelWithProjection, batch: Batch) -> torch.Tensor:
-    """Features of length 1 (n, channels) of a batch's frames, as CLIP's own preprocessing makes them."""
+    """Features of length 1 (n, channels) of a batch's frames, after CLIP's own preprocessing."""
     return batch.once(network, lambda: F.normalize(network(batch.clip_by_pillow).image_embeds, dim=-1))
 
 
@@ -134,7 +134,7 @@ class Clip:
     """Both encoders, with features of length 1."""
 
     def __init__(self, path: Path, device: torch.device, layout: str, clean: bool = True):
-        """Path and layout: as for `image_encoder`; clean: whether prompts are cleaned as by OpenAI's tokenizer."""
+        """`path` and `layout`: see `image_encoder`. `clean`: whether to clean prompts as OpenAI's tokenizer does."""
         self.device, self.clean = device, clean
         self.vision = shared(image_encoder, path, device, layout)
         self.words = shared(text_encoder, path, device, layout)
@@ -149,7 +149,7 @@ class Clip:
         return F.normalize(self.vision(frames).image_embeds, dim=-1)
 
     def text(self, prompt: str) -> torch.Tensor:
-        """Features (channels,) of a prompt, of which the first 75 tokens are read. Those of the last one are kept."""
+        """Features (channels,) of a prompt, of which the first 75 tokens count. The last prompt's are cached."""
         if prompt not in self._texts:
             ids = tokenize(self.tokenizer, [cleaned(prompt) if self.clean else prompt], 77).to(self.device)
             self._texts = {prompt: F.normalize(self.words(ids).text_embeds[0], dim=-1)}
@@ -157,9 +157,9 @@ class Clip:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], length: int) -> torch.Tensor:
-    """Token ids (n, length): a start (49406), the text cut to what fits, an end (49407), and ends as padding.
+    """Token ids (n, length): a start (49406), the text cut to fit, and an end (49407), which also serves as padding.
 
-    Features are read at the first end, which sees nothing behind it, so it does not matter what pads.
+    Features are read at the first end. It does not attend to later tokens, so the padding does not matter.
     """
     options = {"truncation": True, "padding": "max_length", "max_length": length, "return_tensors": "pt"}
     return tokenizer(texts, **options).input_ids
@@ -171,11 +171,11 @@ def cleaned(prompt: str) -> str:
     Raises:
         ImportError: a prompt needs ftfy, and it is not installed.
     """
-    # All but a few prompts are printable ASCII, in which ftfy would find only entities to change.
+    # Most prompts are printable ASCII, in which ftfy would change nothing but entities.
     if "&" in prompt or not (prompt.isascii() and prompt.isprintable()):
         try:
             import ftfy  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
-            raise ImportError(f"prompt {prompt!r}: to clean it as CLIP does takes ftfy (pip install ftfy)") from error
+            raise ImportError(f"prompt {prompt!r}: cleaning it as CLIP does needs ftfy (pip install ftfy)") from error
         prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return " ".join(prompt.split()).lower()

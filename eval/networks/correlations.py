@@ -1,8 +1,8 @@
-"""Correlations of the features of two frames, looked up without a volume of them all.
+"""Correlations of the features of two frames, computed on demand instead of as a full volume.
 
-RAFT (Teed & Deng 2020, arXiv:2003.12039, section 3.2) and AMT (Li et al. 2023, arXiv:2304.09790) multiply each place of
-one frame with each of the other, pool the volume to coarser levels, and read windows of it: at 1080p it has 4.2 GB.
-Pooling is linear, so that the volume's level is the product with pooled features, and only the windows' are made here.
+RAFT (Teed & Deng 2020, arXiv:2003.12039, section 3.2) and AMT (Li et al. 2023, arXiv:2304.09790) multiply each position
+of one frame with each of the other, pool this volume to coarser levels, and read windows of it; at 1080p it has 4.2 GB.
+Pooling is linear, so a level of the volume is a product with pooled features. Here only the windows are computed.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WHOLE = 2**27  # bytes of a volume; with a larger one, a CPU takes longer, too
+WHOLE = 2**27  # bytes of a volume; above this, a CPU also takes longer with the full volume
 
 
 def on_demand(features: Tensor) -> bool:
-    """Whether correlations of such features, (n, channels, h, w), are to be looked up here, and not in a volume."""
+    """Whether to compute correlations of such features, (n, channels, h, w), on demand instead of as a full volume."""
     frames, _, height, width = features.shape
     return features.device.type == "cpu" and 4 * frames * (height * width) ** 2 > WHOLE
 
 
 def correlations(before: Tensor, after: Tensor, levels: int = 4, radius: int = 4) -> Callable[[Tensor], Tensor]:
-    """The correlations of each place of a frame with windows of another: <before, after> / sqrt(channels).
+    """The correlations of each position of a frame with windows of another: <before, after> / sqrt(channels).
 
     Args:
         before, after: features of frames, (n, channels, h, w), float32, on the CPU.
-        levels: of detail: `after`, and as often as that less one with both sides halved.
-        radius: of the windows, places of a level.
+        levels: the number of resolutions of `after`; each level halves both sides.
+        radius: of the windows, in positions of their level.
 
     Returns:
-        A function of the windows' centres in `after`: (n, 2, h, w), x and y, places of the finest level. It gives
-        (n, levels * (2 radius + 1)^2, h, w): by level, by x, by y. Between places it interpolates; outside is zero.
+        A function of the windows' centres in `after`, (n, 2, h, w): x and y, in positions of the finest level. It
+        returns (n, levels * (2 radius + 1)^2, h, w), ordered by level, x and y. It interpolates between positions, and
+        is zero outside of the frame.
     """
     frames, channels, *size = before.shape
-    side = 2 * radius + 2  # with one more place to interpolate to
+    side = 2 * radius + 2  # includes one more position for interpolation
     reach = torch.arange(-radius, radius + 2)
     queries = before.permute(0, 2, 3, 1).reshape(-1, channels) / channels**0.5
     starts = torch.arange(len(queries) + 1) * side**2
     frame = torch.arange(len(queries))[:, None] // (size[0] * size[1])
     pyramid = []
     for _ in range(levels):
-        # The zeros stand for all that is outside. (A sparse matrix has no more entries in a row than columns.)
+        # The zeros serve all positions outside. (A row of a sparse matrix cannot have more entries than columns.)
         keys = F.pad(after.permute(0, 2, 3, 1).reshape(-1, channels), (0, 0, 0, side**2))
         pyramid.append((keys, *after.shape[-2:]))
         after = F.avg_pool2d(after, 2)

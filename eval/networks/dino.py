@@ -1,4 +1,4 @@
-"""DINO (Caron et al. 2021, arXiv:2104.14294): its vision transformers, by transformers' class."""
+"""DINO (Caron et al. 2021, arXiv:2104.14294): its vision transformers, in transformers' class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .first_token import read_first_token
 
 
 def load(path: Path) -> ViTModel:
-    """A ViT of DINO from a folder in transformers' layout, or from a published file, as `dino_vitbase16_pretrain.pth`.
+    """A DINO ViT from a folder in transformers' layout, or from a published file such as `dino_vitbase16_pretrain.pth`.
 
     Raises:
         ValueError: the file does not hold DINO's weights.
     """
-    # The converted configuration says 1e-12; the published network has 1e-6.
+    # The converted configuration has 1e-12, but the published network 1e-6.
     options = {"layer_norm_eps": 1e-6, "add_pooling_layer": False, "dtype": torch.float32}
     if path.is_dir():
         network = ViTModel.from_pretrained(path, **options)
@@ -40,9 +40,10 @@ def load(path: Path) -> ViTModel:
 
 
 def positions(learnt: torch.Tensor, patch: int, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """DINO's position embeddings (1, tokens, channels) for frames of another size than it learnt.
+    """DINO's position embeddings (1, tokens, channels) for frames of another size than in training.
 
-    Its scale factor has 0.1 added, which decides where the samples lie; transformers interpolates to a size instead.
+    DINO interpolates by a scale factor with 0.1 added, which shifts the sampled positions; transformers interpolates to
+    a size instead.
     """
     side = round((learnt.shape[1] - 1) ** 0.5)
     if (height, width) == (side * patch, side * patch):
@@ -54,7 +55,7 @@ def positions(learnt: torch.Tensor, patch: int, tokens: torch.Tensor, height: in
 
 
 def _transformers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published state dict under the names of its conversion on the hub."""
+    """The published state dict with the names of its conversion on the hub."""
     names = {
         "cls_token": "embeddings.cls_token",
         "pos_embed": "embeddings.position_embeddings",

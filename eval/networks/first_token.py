@@ -1,4 +1,4 @@
-"""A vision transformer of which only the first token is read: its last layer need not compute the others."""
+"""Computes only the first token in the last layer of a vision transformer, if nothing else of its output is used."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 
 
 class FirstToken(nn.Module):
-    """A layer of CLIP's or ViT's form, on hidden states (n, tokens, channels): the first token alone, (n, 1, channels).
+    """A layer of CLIP's or ViT's form, which maps hidden states (n, tokens, channels) to the first token's (n, 1, …).
 
-    It attends to all; the others' queries, and all that comes after attention, are left out. Of a ViT-B/32
-    that is 7 % of the network, of a ViT-L/14 3.5 %.
+    The first token attends to all. The other tokens' queries, and all their work after attention, are left out: 7 % of
+    a ViT-B/32's work, 3.5 % of a ViT-L/14's.
     """
 
     def __init__(self, layer: nn.Module, heads: int, activation: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
         linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-        named = [("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")]  # by versions of transformers
+        named = [("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")]  # names in versions of transformers
         self.q, self.k, self.v = (next(m for n, m in linears.items() if n.endswith(names)) for names in named)
         rest = [module for module in linears.values() if module not in (self.q, self.k, self.v)]
         self.out, self.fc1, self.fc2 = rest
@@ -38,7 +38,7 @@ class FirstToken(nn.Module):
 
 
 def read_first_token(network: nn.Module, config: Any) -> None:
-    """Puts a `FirstToken` in the place of the last layer of a vision transformer of transformers'."""
+    """Replaces the last layer of a vision transformer (of the library transformers) by a `FirstToken`."""
     from transformers.activations import ACT2FN
 
     layers: Any = next(module for module in network.modules() if isinstance(module, nn.ModuleList))

@@ -1,4 +1,4 @@
-"""The layers that LAION's aesthetic predictor and ImageReward have upon their features."""
+"""The head of LAION's aesthetic predictor and of ImageReward."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def head(width: int = 768) -> nn.Sequential:
-    """The layers of a published head, with nothing between them; dropout, which does nothing here, counts among them.
+    """The linear layers of a published head, without activations; dropout layers only keep the published numbering.
 
     Args:
         width: channels of the features.

@@ -1,10 +1,10 @@
-"""ImageReward (Xu et al. 2023, arXiv:2304.05977): how people would like an image as an answer to a prompt.
+"""ImageReward (Xu et al. 2023, arXiv:2304.05977): predicts how much people like an image for a prompt.
 
-BLIP's text encoder reads the prompt, and in each of its layers the image as BLIP's ViT-L/16 sees it (Li et al. 2022,
-arXiv:2201.12086); five linear layers turn what it has made of the first token into a reward. Here both encoders are
-transformers' BLIP, and the published weights are renamed as they are loaded.
+BLIP's text encoder reads the prompt, and each of its layers attends to the image's features from BLIP's ViT-L/16 (Li et
+al. 2022, arXiv:2201.12086). Five linear layers map the first token to a reward. Both encoders are transformers' BLIP
+classes, and the published weights are renamed when they are loaded.
 
-The original pads a prompt to 35 tokens and masks the padding out of the attention. Images with one prompt need neither.
+The original pads a prompt to 35 tokens and masks the padding. Images that share a prompt need no padding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TEXT = {
     "layer_norm_eps": 1e-12,
 }
 
-# The published names, and those here for the same weights.
+# The published names, and the names here, of the same weights.
 _NAMES = {
     "blip.visual_encoder.cls_token": "vision.embeddings.class_embedding",
     "blip.visual_encoder.pos_embed": "vision.embeddings.position_embedding",
@@ -57,15 +57,15 @@ _NAMES = {
     "blip.text_encoder.": "text.",
     "mlp.layers.": "head.",
 }
-# BLIP's contrastive loss had the projections, and positions are counted from 0.
+# Not used: projections of BLIP's contrastive loss, and position ids, which count from 0.
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 
 
 class ImageReward(nn.Module):
-    """A reward for an image and a prompt, which its authors found roughly standard normal.
+    """The reward of an image for a prompt, roughly standard normal according to its authors.
 
     Args:
-        tokenizer: as `tokenizer` makes it.
+        tokenizer: as `tokenizer` returns it.
         vision: settings of `BlipVisionConfig`; the default is L/16's at 224 px.
         text: settings of `BlipTextConfig`; the default is BERT-base's.
     """
@@ -84,9 +84,9 @@ class ImageReward(nn.Module):
         """Rewards of images that share a prompt, such as a video's frames.
 
         Args:
-            images: (n, 3, 224, 224), RGB, normalised by CLIP's mean and standard deviation. The original makes them of
-                a short side of 224 px, in 8 bits by Pillow's bicubic filter, and their centre.
-            prompt: its first 33 tokens are read.
+            images: (n, 3, 224, 224), RGB, normalised by CLIP's mean and standard deviation. The original resizes the
+                short side to 224 px with Pillow's bicubic filter in 8 bits, and crops the centre.
+            prompt: only its first 33 tokens are read.
 
         Returns:
             (n,), the higher the better; its authors' first example has 0.58, 0.27, -1.41 and -2.03.
@@ -104,10 +104,11 @@ class ImageReward(nn.Module):
 
 
 def tokenizer(vocabulary: Path) -> BertWordPieceTokenizer:
-    """BERT's tokenizer in lower case, with BLIP's two tokens behind the vocabulary: at most 35 tokens, both ends too.
+    """BERT's lower-case tokenizer with BLIP's two tokens after the vocabulary. It returns at most 35 tokens, including
+    the start and the end.
 
     Args:
-        vocabulary: `vocab.txt` of the hub's google-bert/bert-base-uncased, one WordPiece a line, or its folder.
+        vocabulary: `vocab.txt` of the hub's google-bert/bert-base-uncased, one WordPiece per line, or its folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -132,8 +133,8 @@ def load(
 
     Args:
         weights: `ImageReward.pt`, or the same tensors as .safetensors.
-        vocabulary: as for `tokenizer`.
-        vision, text: as for `ImageReward`.
+        vocabulary: see `tokenizer`.
+        vision, text: see `ImageReward`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -142,14 +143,14 @@ def load(
     words = tokenizer(vocabulary)
     if (have := words.get_vocab_size() - 2) != (want := text["vocab_size"] - 2):
         raise ValueError(f"{vocabulary}: {have} tokens, where ImageReward's vocabulary has {want}")
-    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
+    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # building draws a few numbers that are not used
         model = ImageReward(words, vision, text)
     assign(model, _renamed(tensors(weights)), weights)
     return model.eval().requires_grad_(False)
 
 
 def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under the names here, without what the reward does not use."""
+    """The weights with the names here, without those that the reward does not use."""
     renamed = {}
     for name, tensor in state.items():
         if not name.startswith(_UNUSED):

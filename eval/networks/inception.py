@@ -1,4 +1,4 @@
-"""Inception v3 as TensorFlow published it in 2015, the network of FID and of the Inception score: torch-fidelity's."""
+"""Inception v3 as TensorFlow published it in 2015, for FID and the Inception score; the network is torch-fidelity's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(path: Path) -> nn.Module:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # It would unpickle whatever the file holds; so it is given the tensors that were read from it.
+    # torch-fidelity would unpickle any object in the file, so the tensors are read here and passed on.
     safe = io.BytesIO()
     torch.save(tensors(path), safe)
     safe.seek(0)

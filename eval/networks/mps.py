@@ -1,10 +1,10 @@
 """MPS, the multi-dimensional preference score of an image for a prompt, with the weights for overall preference.
 
-Zhang et al. 2024 (arXiv:2405.14705): CLIP's ViT-H/14 encodes the image and the prompt token by token, and a
-small transformer lets the image's tokens read those of the prompt's tokens that a condition, a list of words that name
-what is judged, has to do with. What the image's class token has become is compared with the prompt's feature.
+Zhang et al. 2024 (arXiv:2405.14705): CLIP's ViT-H/14 encodes the image and the prompt token by token. In a small
+transformer, the image's tokens attend to the prompt's tokens that are similar to a condition, a list of words for what
+is judged. The resulting class token is compared with the prompt's feature.
 
-CLIP is transformers', and the published weights are renamed as they are loaded.
+CLIP is transformers', and the published weights are renamed when they are loaded.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
     "texture, quantity, attributes, position, number, location, word, things."
 )
-# Of the prompt's highest similarity to the condition. The network's own forward pass, which compares two images, has
-# this one; the authors' scripts that evaluate accuracies do the same with 0.3.
+# A share of the highest similarity between the prompt's tokens and the condition. This is the value in the network's
+# forward pass, which compares two images; the authors' scripts that evaluate accuracies use 0.3.
 THRESHOLD = 0.01
 
 
@@ -58,7 +58,7 @@ def _gated(x: torch.Tensor) -> torch.Tensor:
 
 
 class Reading(nn.Module):
-    """The image's tokens attend to the prompt's, beside a feed-forward network, and both are added to them."""
+    """Cross-attention from the image's tokens to the prompt's, parallel to a feed-forward network; adds both."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ class Reading(nn.Module):
 
 
 class Mixing(nn.Module):
-    """The image's tokens attend to each other, beside a feed-forward network, and both are added to them.
+    """Self-attention of the image's tokens, parallel to a feed-forward network; adds both.
 
-    Queries and keys are rotated by their token's place (Su et al. 2021, arXiv:2104.09864), the class token's being 0.
+    Queries and keys have rotary position embeddings (Su et al. 2021, arXiv:2104.09864), the class token at position 0.
     """
 
     frequencies: torch.Tensor
@@ -90,7 +90,7 @@ class Mixing(nn.Module):
         self.inputs = nn.Linear(width, sum(self.parts), bias=False)
         self.out = nn.Linear(HEADS * HEAD_WIDTH, width, bias=False)
         self.narrow = nn.Linear(EXPANSION * width, width, bias=False)
-        # Published with the weights, and rounded as they are.
+        # The frequencies are published with the weights, and rounded like them.
         self.register_buffer("frequencies", torch.zeros(HEAD_WIDTH // 2))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -101,7 +101,7 @@ class Mixing(nn.Module):
 
 
 def _rotated(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turns the pairs (x[i], x[i + 32]) of (..., tokens, 64) by angles, (tokens, 32)."""
+    """Rotates the pairs (x[i], x[i + 32]) of (..., tokens, 64) by angles (tokens, 32)."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -125,7 +125,7 @@ class MPS(nn.Module):
     Args:
         vision: settings of `CLIPVisionConfig`; the default is H/14.
         text: settings of `CLIPTextConfig`; the default is H/14's.
-        width: of the features that image and text have in common.
+        width: of the features shared by image and text.
     """
 
     def __init__(self, vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT, width: int = WIDTH) -> None:
@@ -139,16 +139,16 @@ class MPS(nn.Module):
         return clip_tokenizer()
 
     def score(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
-        """Scores images for one prompt, each for itself.
+        """Scores images for one prompt, independently of each other.
 
-        The softmax of two images' scores is the share of preference that each of them has.
+        The softmax of two images' scores gives each one's share of preference.
 
         Args:
             images: (n, 3, 224, 224), RGB, normalised by CLIP's mean and standard deviation.
             prompt: only its first 75 tokens are read.
 
         Returns:
-            (n,), a cosine times the scale that was learned with it, 100 at most in CLIP.
+            (n,), a cosine times its learnt scale, which is at most 100 in CLIP.
 
         Raises:
             ValueError: the tensor is not such a batch.
@@ -159,17 +159,17 @@ class MPS(nn.Module):
                 f"images: {tuple(images.shape)} of {images.dtype} is not (n, 3, {side}, {side}) in floating point"
             )
         tokens, feature = self.encode_prompt(prompt)
-        # As they leave the encoder: the norm behind it is for CLIP's own feature.
+        # The encoder's output before the final norm, which belongs to CLIP's own feature.
         x = self.clip.visual_projection(self.clip.vision_model(pixel_values=images).last_hidden_state)
         for layer in self.cross:
             x = layer(x, tokens[None])
         return self.clip.logit_scale.exp() * F.cosine_similarity(x[:, 0], feature[None])
 
     def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the images are to read of a prompt, (up to 77, width), and its feature, (width,), not normalised.
+        """The tokens of a prompt to which images attend, (up to 77, width), and its feature (width,), not normalised.
 
-        Of all 77 tokens, padding too, those are read whose highest dot product with a token of the condition is more
-        than `THRESHOLD` of the highest that any has.
+        Of all 77 tokens, including padding, it selects those whose highest dot product with a token of the condition is
+        more than `THRESHOLD` of the highest one of all tokens.
         """
         length = self.clip.config.text_config.max_position_embeddings
         ids = tokenize(self.tokenizer, [prompt, CONDITION], length).to(self.clip.device)
@@ -183,24 +183,24 @@ def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, A
     """MPS with the published weights, float32, in eval mode, its parameters without gradients.
 
     Args:
-        weights: `MPS_overall_checkpoint.pth`, or the same tensors as .pth or .safetensors, under the names they have
-            there, with or without "mps." before each.
-        vision, text, width: as for `MPS`.
+        weights: `MPS_overall_checkpoint.pth`, or the same tensors as .pth or .safetensors with the same names, with or
+            without the prefix "mps.".
+        vision, text, width: see `MPS`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, or what it holds is not MPS.
     """
-    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
+    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # building draws a few numbers that are not used
         model = MPS(vision, text, width)
     published = module_tensors(weights)
-    # Counting from 0, which older versions of transformers kept with the weights.
+    # Position ids, which older versions of transformers saved with the weights.
     state = {_renamed(name): tensor for name, tensor in published.items() if not name.endswith(".position_ids")}
     assign(model, state, weights)
     return model.eval().requires_grad_(False)
 
 
-# The published names in the layers that join image and prompt, and ours.
+# The published names and ours in the layers that join image and prompt.
 _NAMES = {
     "cross_model.layers.": "cross.",
     ".0.fn.": ".reading.",
@@ -227,7 +227,7 @@ def _renamed(name: str) -> str:
 
 
 class _Inert:
-    """In the place of every class and function that a pickle names: keeps the state it is given, and does nothing."""
+    """Replaces every class and function that a pickle names: stores its state, and does nothing."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -238,10 +238,10 @@ class _Inert:
 
 
 def module_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name, as `weights.tensors`, or those of a whole `nn.Module` that was pickled.
+    """The tensors of a file by name, as `weights.tensors` returns them, or the state dict of a pickled `nn.Module`.
 
-    No code but torch's is run: of what the pickle names beyond tensors, nothing is imported, and the module's own
-    classes need not exist. Their names are those of its `state_dict`. The module may be under "model".
+    Only torch's code runs: nothing that the pickle names beyond tensors is imported, and the module's classes need not
+    exist. The module may be under the key "model".
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -256,7 +256,7 @@ def module_tensors(path: Path) -> dict[str, torch.Tensor]:
             with torch.serialization.safe_globals(inert):
                 held = torch.load(path, map_location="cpu", weights_only=True)
             state = dict(_state(held["model"] if isinstance(held, dict) else held))
-    except Exception as error:  # there is no end to what a pickle that was made to do harm may raise
+    except Exception as error:  # a hostile pickle may raise anything
         said = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged, or holds no module: {type(error).__name__}: {said}") from error
     if not foreign:
@@ -265,7 +265,7 @@ def module_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _state(module: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """The names and tensors that the `state_dict` of a module has, from its attributes alone."""
+    """The names and tensors of a module's `state_dict`, from its attributes only."""
     held = vars(module)
     for name, tensor in {**held["_parameters"], **held["_buffers"]}.items():
         if tensor is None or name in held.get("_non_persistent_buffers_set", ()):

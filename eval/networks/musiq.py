@@ -1,11 +1,11 @@
 """MUSIQ, the multi-scale image quality transformer (Ke et al. 2021, arXiv:2108.05997), as VBench computes it.
 
-A frame is seen at three scales: long side 224 px, long side 384 px, and as it is. Each is cut into patches of 32 px,
-which a small ResNet turns into tokens; a token carries embeddings of its place in the picture, hashed to a 10x10 grid,
-and of its scale (section 3). A transformer reads the tokens of all scales, and its class token gives the quality.
+A frame is used at three scales: long side 224 px, long side 384 px, and full size. Each is cut into patches of 32 px,
+which a small ResNet maps to tokens with embeddings of their position in the picture, hashed to a 10x10 grid, and of
+their scale (section 3). A transformer reads the tokens of all scales, and its class token gives the quality.
 
-The original pads each resized scale to a fixed number of tokens and masks the padding out of the attention. Frames of
-one size have equally many tokens, so a batch of them needs neither.
+The original pads each resized scale to a fixed number of tokens and masks the padding. Frames of the same size have
+equally many tokens, so a batch of them needs no padding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATCH = 32  # px
 GRID = 10
 WIDTH, DEPTH, HEADS, MLP_WIDTH = 384, 14, 6, 1152
 STEM_WIDTH, FEATURES = 64, 256
-TOKEN_SIDE = PATCH // 4  # of a patch's feature map, after the stem's two strides of 2
+TOKEN_SIDE = PATCH // 4  # the side of a patch's feature map, after the stem's two strides of 2
 
 
 class StdConv2d(nn.Conv2d):
@@ -57,12 +57,12 @@ class PatchEncoder(nn.Module):
         x = F.max_pool2d(_pad_same(x, 3, 2), 3, 2)
         y = F.relu(self.spatial(F.relu(self.narrow(x))))
         y = F.relu(self.widen(y) + self.shortcut(x))
-        # The weights were trained where channels come last.
+        # The weights were trained with channels last.
         return self.linear(y.permute(0, 2, 3, 1).flatten(1))
 
 
 class MUSIQ(nn.Module):
-    """Quality of frames. Weights from `load`; those trained on SPAQ give 0 (worst) to 100."""
+    """The quality of frames. Weights come from `load`; those trained on SPAQ give 0 (worst) to 100."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class MUSIQ(nn.Module):
         self.head = nn.Linear(WIDTH, 1)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Scores frames, each for itself.
+        """Scores frames, independently of each other.
 
         Args:
             frames: (batch, 3, height, width), RGB in 0-1, float32.
@@ -99,10 +99,10 @@ class MUSIQ(nn.Module):
         return self.head(self.encoder(x)[:, 0])[:, 0]
 
     def _tokens(self, frames: torch.Tensor) -> torch.Tensor:
-        """One scale's tokens with their places, (batch, rows * columns, 384)."""
+        """The tokens of one scale with their position embeddings, (batch, rows * columns, 384)."""
         grid = _pad_same(frames, PATCH, PATCH).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
         rows, columns = grid.shape[2:4]
-        # Frame by frame: a patch's feature maps are many times its size.
+        # Frame by frame, to save memory: a patch's feature maps are many times its size.
         tokens = torch.stack([self.patch_encoder(g.flatten(1, 2).transpose(0, 1)) for g in grid])
         cells = [F.interpolate(torch.arange(float(GRID))[None, None], n)[0, 0].long() for n in (rows, columns)]
         places = (cells[0][:, None] * GRID + cells[1]).flatten()
@@ -112,17 +112,17 @@ class MUSIQ(nn.Module):
 def _resized(frames: torch.Tensor, long_side: int) -> torch.Tensor:
     height, width = frames.shape[2:]
     ratio = long_side / max(height, width)
-    # VBench's bicubic, where the original has a Gaussian filter.
+    # Bicubic as in VBench; the original uses a Gaussian filter.
     return F.interpolate(frames, (round(height * ratio), round(width * ratio)), mode="bicubic")
 
 
 def _pad_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Zero padding such that a side n gives ceil(n / stride) windows; the odd pixel goes to the right and bottom."""
+    """Zero padding for ceil(n / stride) windows on a side n; an odd pixel of padding goes to the right and bottom."""
     height, width = (max((ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
     return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
-# Name here, name in the published checkpoint.
+# The name here, and the name in the published checkpoint.
 _PUBLISHED = (
     ("patch_encoder.linear", "embedding"),
     ("patch_encoder.stem.0", "conv_root"),
@@ -147,7 +147,7 @@ _PUBLISHED = (
 
 
 def _published(name: str) -> list[str]:
-    """The checkpoint's names for a parameter; the input projection of an attention is published in three."""
+    """The checkpoint's names of a parameter: three for the input projection of an attention, else one."""
     for ours, theirs in _PUBLISHED:
         name = name.replace(ours, theirs)
     if "self_attn.in_proj_" not in name:

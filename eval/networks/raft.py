@@ -1,8 +1,8 @@
-"""RAFT (Teed & Deng 2020, arXiv:2003.12039): optical flow, and the magnitude that VBench's dynamic_degree judges by.
+"""RAFT (Teed & Deng 2020, arXiv:2003.12039): optical flow, and its magnitude for VBench's dynamic_degree.
 
-The networks are torchvision's. Its `RAFT.forward` reads both frames of every pair and upsamples every one of the 20
-estimates, as the original does; here each frame is read once and only the last estimate is upsampled. Of the recurrent
-unit's convolutions, the part that sees only the context is the same in every iteration and is computed once a pair.
+The networks are torchvision's. Its `RAFT.forward`, like the original, encodes both frames of every pair and upsamples
+each of the 20 estimates; here each frame is encoded once, and only the last estimate is upsampled. The part of the
+recurrent unit's convolutions that depends only on the context is computed once per pair, not in every iteration.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..weights import tensors
 from .correlations import correlations, on_demand
 
 ITERATIONS = 20
-FASTEST = 0.05  # the part of the pixels that is judged
-# Of a padded frame, px. The coarsest of the four levels of correlations is 1/64 of it; with one row or column there,
-# the original divides by zero and its flow is NaN everywhere.
+FASTEST = 0.05  # the share of pixels, those with the longest flow, that dynamic_degree uses
+# The least side of a padded frame, px. The coarsest of the four correlation levels is 1/64 of it; with a single row or
+# column there, the original divides by zero and its flow is NaN everywhere.
 LEAST = 128
 
-# The published names (raft-things.pth), and torchvision's for the same weights.
+# The published names (raft-things.pth), and torchvision's names of the same weights.
 _NAMES = {
     r"^fnet\.": "feature_encoder.",
     r"^cnet\.": "context_encoder.",
@@ -46,14 +46,14 @@ _NAMES = {
 
 
 class Frame(NamedTuple):
-    """A frame as RAFT reads it: padded to H, W, multiples of 8, within -1 to 1; and its features."""
+    """A frame prepared for RAFT: padded to H, W, multiples of 8, in -1..1; and its features."""
 
     image: Tensor  # (1, 3, H, W)
     features: Tensor  # (1, 256, H/8, W/8)
 
 
 class Flow(nn.Module):
-    """RAFT, for frames that are each the end of one pair and the start of the next."""
+    """RAFT for consecutive frames, each of which ends one pair and starts the next."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Flow(nn.Module):
 
     @torch.inference_mode()
     def features(self, frame: Tensor) -> Frame:
-        """What a frame needs to have for `magnitude`.
+        """Prepares a frame for `magnitude`.
 
         Args:
             frame: (1, 3, h, w), RGB, float32, 0-255. It is padded to multiples of 8 by repeating its edges.
@@ -81,7 +81,7 @@ class Flow(nn.Module):
 
     @torch.inference_mode()
     def flow(self, before: Frame, after: Frame) -> Tensor:
-        """How far each pixel moves from one padded frame to another: (1, 2, H, W), to the right and down, px."""
+        """The flow from one padded frame to another, (1, 2, H, W): to the right and down, px."""
         raft = self.raft
         if on_demand(before.features):
             look_up = correlations(before.features, after.features)
@@ -101,18 +101,19 @@ class Flow(nn.Module):
         return _utils.upsample_flow(at - start, raft.mask_predictor(hidden))
 
     def magnitude(self, before: Frame, after: Frame) -> float:
-        """Mean length of the flow (px) over the 5 % of the padded frame's pixels that move farthest.
+        """The mean length of the flow (px) over the 5 % of the padded frame's pixels that move farthest.
 
-        `get_score` of VBench's dynamic_degree.
+        It equals `get_score` of VBench's dynamic_degree.
         """
         lengths = self.flow(before, after).square().sum(1).sqrt().flatten()
         return lengths.topk(int(len(lengths) * FASTEST)).values.mean().item()
 
 
 def _gru(gru: Any, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """One of the two halves of the recurrent unit, for a pair: (hidden state, motion features) to the hidden state.
+    """One half of the recurrent unit, for a pair: maps (hidden state, motion features) to the hidden state.
 
-    RAFT, section 3.3. A convolution is linear in its input channels, and those of the context are the same each time.
+    RAFT, section 3.3. A convolution is linear in its input channels, and the context's channels are the same in every
+    iteration, so their part is computed once.
     """
     convolutions, channels = (gru.convz, gru.convr, gru.convq), context.shape[1]
     weight = torch.cat([convolution.weight for convolution in convolutions])
@@ -146,7 +147,7 @@ def load(path: Path) -> Flow:
     for name, tensor in tensors(path).items():
         for theirs, ours in _NAMES.items():
             name = re.sub(theirs, ours, name)
-        if ".norm3." not in name:  # the original has the norm of a downsampling block under two names
+        if ".norm3." not in name:  # the original stores a downsampling block's norm under two names
             state[name] = tensor
     with torch.device("meta"):
         model = Flow()

@@ -1,8 +1,8 @@
-"""ViCLIP-L/14, which VBench's overall_consistency is the cosine of: one vector for a video, one for a text.
+"""ViCLIP-L/14: one feature vector for a video and one for a text, whose cosine is VBench's overall_consistency.
 
-InternVid (Wang et al. 2023, arXiv:2307.06942), section 4: CLIP's two encoders, of which the one for images reads the
-patches of all frames as one sequence and learns where in time each of them is. Here they are transformers' CLIP blocks,
-and the published weights are renamed as they are loaded.
+InternVid (Wang et al. 2023, arXiv:2307.06942), section 4: CLIP's two encoders, with the image encoder reading the
+patches of all frames as one sequence with temporal position embeddings. Both use transformers' CLIP blocks, and the
+published weights are renamed when they are loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEXT = LAYOUTS["L/14"]["text"] | {"max_position_embeddings": 32}
 
 
 class ViCLIP(nn.Module):
-    """A video encoder and a text encoder with one space of features.
+    """A video encoder and a text encoder with a common feature space.
 
     Args:
         vision: settings of `CLIPVisionConfig`; the default is L/14.
@@ -61,7 +61,7 @@ class ViCLIP(nn.Module):
             (B, 768), not normalised.
 
         Raises:
-            ValueError: not that many frames, or not of that shape.
+            ValueError: the frames have another number or shape.
         """
         vit = self.vision.vision_model
         side = vit.config.image_size
@@ -69,7 +69,7 @@ class ViCLIP(nn.Module):
             raise ValueError(f"frames: shape {tuple(frames.shape)} is not (B, {FRAMES}, 3, {side}, {side})")
         x = vit.embeddings(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, 8, 1 + patches, width)
         patches = x[:, :, 1:] + self.temporal_embedding[:, :, None]
-        # Every frame has the same class token so far; the video has it once, and it has no place in time.
+        # So far, every frame has the same class token. The video has it once, without a temporal position.
         x = torch.cat([x[:, 0, :1], patches.flatten(1, 2)], dim=1)
         x = vit.encoder(vit.pre_layrnorm(x)).last_hidden_state
         return self.vision.visual_projection(vit.post_layernorm(x[:, 0]))
@@ -78,7 +78,7 @@ class ViCLIP(nn.Module):
         """Features of prompts, (B, 768), not normalised. Only the first 30 tokens of a prompt are read.
 
         Raises:
-            ImportError: as `tokenize`.
+            ImportError: see `tokenize`.
         """
         return self.text(self.tokenize(prompts).to(self.temporal_embedding.device)).text_embeds
 
@@ -96,20 +96,20 @@ def load(weights: Path, vision: Mapping[str, Any] = VISION, text: Mapping[str, A
 
     Args:
         weights: `ViClip-InternVid-10M-FLT.pth`, or the same tensors as .safetensors.
-        vision, text: as for `ViCLIP`.
+        vision, text: see `ViCLIP`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read as tensors, or they are not ViCLIP's.
     """
-    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # what little is still drawn is not used
+    with init_empty_weights(), torch.random.fork_rng(devices=[]):  # building draws a few numbers that are not used
         model = ViCLIP(vision, text)
     assign(model, _renamed(tensors(weights)), weights)
     return model.float().eval().requires_grad_(False)
 
 
 def _renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under the names here, without the temperature of the training loss."""
+    """The weights with the names here, without the temperature of the training loss."""
     openai = {}
     for name, tensor in state.items():
         name = name.replace("vision_encoder.", "visual.").replace("text_encoder.", "")

@@ -1,7 +1,7 @@
-"""The page: a static folder, or a page and its folder, with the scores, plots, a gallery and blind voting.
+"""The page: a static HTML file and a folder of media, with the scores, plots, a gallery and blind voting.
 
-It opens from disk, without a server or a network: its data, style and script are within it, and beside it lie the
-videos and plotly's script.
+It opens from disk, without a server or a network: it contains its data, style and script, and the folder beside it
+holds the videos and plotly's script.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SIGNS", "Experiment", "check", "page", "write"]
 
 FOLDER = Path(__file__).parent
-# What near the start of a page tells that this command wrote it; the second of earlier versions.
+# Texts near the start of a page that this command wrote; earlier versions wrote the second one.
 SIGNS = ("<meta name=generator content=w2sd-video>", "<title>Scores</title>")
 PLOTLY = "plotly.min.js"
 
@@ -38,22 +38,22 @@ def write(
     gallery: bool = False,
     votes: Sequence[Vote] = (),
 ) -> list[Path]:
-    """Writes the page, and beside it the folder of what it shows.
+    """Writes the page, and the folder of its media beside it.
 
-    The folder of `index.html` is `media`, that of `NAME.html` is `NAME_files`. What is there from before is used again.
+    The folder of `index.html` is `media`, the folder of `NAME.html` is `NAME_files`. Media in it are reused.
 
     Args:
-        experiment: what a plan knows of the videos.
-        gallery: whether the videos are shown, which takes links to them, or copies, and a still of each.
-        votes: what people preferred, from files that the page saved.
+        experiment: the plan's axes, prompts and tags, if the videos come from a plan.
+        gallery: whether to show the videos, for which the folder gets links or copies and a still of each.
+        votes: people's preferences, from files that the page saved.
 
     Returns:
         The page and its folder.
 
     Raises:
-        Refused: something else has one of their names.
+        Refused: another file or folder has one of their names.
         OSError: a file cannot be written.
-        ModuleNotFoundError: plotly, which draws, is not installed.
+        ModuleNotFoundError: plotly is not installed.
     """
     from plotly.offline import get_plotlyjs
 
@@ -79,16 +79,16 @@ def files_of(path: Path) -> Path:
 
 
 def check(path: Path) -> None:
-    """Refuses places that something else has.
+    """Refuses to replace files that this command did not write.
 
     Raises:
-        Refused: says what is there.
+        Refused: names such a file or folder.
     """
     folder = files_of(path)
     if path.is_dir() or (path.exists() and not any(sign in _start(path) for sign in SIGNS)):
-        raise Refused("out", str(path), f"{path} is there and not of this command; give another name")
+        raise Refused("out", str(path), f"{path} exists and is no page of this command; give another name")
     if folder.exists() and not folder.is_dir():
-        raise Refused("out", str(path), f"{folder} is there and no folder; give another name")
+        raise Refused("out", str(path), f"{folder} exists and is no folder; give another name")
 
 
 def _start(path: Path) -> str:
@@ -104,11 +104,11 @@ def page(
     votes: Sequence[Vote] = (),
     folder: str = "media",
 ) -> str:
-    """The page's text; the same of the same scores.
+    """The page's text, which depends only on the arguments.
 
     Args:
-        clips: the files in `folder` of each video of the gallery; without any, there is none.
-        broken: why a video cannot be shown.
+        clips: the media of each video in the gallery, see `media.add`; without any, there is no gallery.
+        broken: the reason for each video that cannot be shown.
         folder: the name of the folder beside the page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -124,7 +124,7 @@ def page(
         finalize=lambda value: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) and
         not isinstance(value, Markup) else value,
     )  # fmt: skip
-    parts = sorted((FOLDER / "script").glob("*.js"))  # which share one scope, in this order
+    parts = sorted((FOLDER / "script").glob("*.js"))  # joined in this order; they share one scope
     style, *scripts = (path.read_text(encoding="utf-8") for path in (FOLDER / "page.css", *parts))
     return environment.get_template("page.html.j2").render(
         summary=summary,

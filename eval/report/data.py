@@ -1,4 +1,4 @@
-"""What the page shows, as data: the gallery's videos and the numbers that its plots draw."""
+"""The page's data: the videos of its gallery and the numbers of its plots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..results import Summary
     from ..videos import Video
 
-# Lines of groups: colours that can be told apart on white and on black, then dashes, then marks.
+# Styles of the groups' lines: colours that are distinct on white and on black, then dashes, then symbols.
 COLOURS = ("#6a5acd", "#d98200", "#0e9aa7", "#c2528b", "#7a7f87", "#8c5a3c", "#9a9a00", "#4f7fd9")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -36,15 +36,15 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a plan knows beside the scores of its videos.
+    """The plan behind the videos.
 
     Args:
-        title: of the page.
+        title: the page's title.
         axes: the labels of every axis, in order.
-        labels: of every group, its label on each axis.
+        labels: by group, its label on each axis.
         prompts: the texts in the plan's order.
-        tags: of a prompt's text.
-        paper: published numbers by group and column, on the scale of the means here.
+        tags: by prompt.
+        paper: published numbers by group and column, on the scale of the page's means.
     """
 
     title: str = ""
@@ -59,8 +59,8 @@ class Data:
     """The page's data.
 
     Args:
-        clips: the media of videos.
-        broken: why a video cannot be shown.
+        clips: the media of each video, see `media.add`.
+        broken: the reason for each video that cannot be shown.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Data:
 
     @cached_property
     def evaluations(self) -> dict[str, float]:
-        """Of every group, the network's evaluations that a video took, by the sidecars; their mean."""
+        """By group, the mean number of network evaluations per video, from the sidecars."""
         means = {}
         for group, videos in self.summary.groups.items():
             counts = [n for video in videos if (n := _evaluations(self.sidecars[video])) is not None]
@@ -96,7 +96,7 @@ class Data:
 
     @cached_property
     def radar(self) -> dict[str, Any]:
-        """Three or more of VBench's dimensions, normalised; or else of columns of 0 and 1."""
+        """The radar plot: VBench's dimensions, normalised, or else verdict columns; empty with fewer than three."""
         summary = self.summary
         names = [d for d in VBENCH if d in self.columns]
         judged = [name for name, column in self.columns.items() if column.kind == "verdict"]
@@ -115,8 +115,8 @@ class Data:
 
     @cached_property
     def bars(self) -> dict[str, list[dict[str, Any]]]:
-        """Of every group, its differences from the first in units of the column's standard deviation over videos, above
-        0 where the group is better; in a column without a better side, where it is higher."""
+        """By group, its differences from the base in units of the column's standard deviation over videos. They are
+        above 0 if the group is better or, in a column without a better side, higher."""
         bars: dict[str, list[dict[str, Any]]] = {}
         for c in self.summary.comparisons:
             if spread := self._spread(c):
@@ -137,7 +137,7 @@ class Data:
 
     @cached_property
     def constant(self) -> dict[str, list[str]]:
-        """Of every group, the columns that are not drawn because all videos have the same score."""
+        """By group, the columns that are not drawn because all videos have the same score."""
         constant: dict[str, list[str]] = {}
         for c in self.summary.comparisons:
             if not self._spread(c):
@@ -153,18 +153,18 @@ class Data:
 
     @property
     def quality(self) -> str:
-        """The column that plots begin with; empty where there is none."""
+        """The column that plots show first; empty without columns."""
         better = [name for name, column in self.columns.items() if column.sign > 0]
         return next((name for name in better if self.columns[name].primary), (better or list(self.columns) or [""])[0])
 
     @property
     def motion(self) -> str:
-        """The column of how much moves; empty where there is none."""
+        """The column that measures the amount of motion; empty if there is none."""
         names = [name for name in self.columns if re.search(r"motion(?!_smoothness)|dynamic_degree", name)]
         return names[0] if names else ""
 
     def paper(self, group: str, column: str) -> str:
-        """The paper's number, and of a compared group whether its direction is that of the verdict here."""
+        """The paper's number and, for a compared group, whether the verdict here has the paper's direction."""
         published = self.experiment.paper
         number = published.get(group, {}).get(column)
         if number is None:
@@ -173,15 +173,15 @@ class Data:
         c = self.compared.get((group, column))
         if base is None or c is None or number == base:
             return f"paper {number:.4g}"
-        said = "not decided here"
+        outcome = "not decided here"
         if c.verdict:
-            said = "reproduced" if (number > base) == (c.difference.mean > 0) else "reversed here"
-        return f"paper {number:.4g} ({number - base:+.4g}: {said})"
+            outcome = "reproduced" if (number > base) == (c.difference.mean > 0) else "reversed here"
+        return f"paper {number:.4g} ({number - base:+.4g}: {outcome})"
 
     # The gallery
 
     def json(self) -> str:
-        """For a script element: nothing in it ends the element or begins a comment, whatever prompts hold."""
+        """The data as JSON for a script element. Its escapes keep prompts from ending the element."""
         text = json.dumps(finite(self.all()), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -221,14 +221,14 @@ class Data:
         }
 
     def _cells(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[list[list[str]]]]:
-        """Rows, each a prompt and seed; the videos of rows; and the settings that videos have in common."""
+        """The gallery: rows, each a prompt and seed; cells, each a video; and recipes, settings that cells share."""
         if not self.gallery:
             return [], [], []
         keyed: dict[tuple[str, int], dict[str, Video]] = {}
         for group, videos in self.summary.groups.items():
             for video in videos:
                 number = 0
-                while group in keyed.setdefault((video.pair, number), {}):  # several of one prompt and seed
+                while group in keyed.setdefault((video.pair, number), {}):  # several videos of one prompt and seed
                     number += 1
                 keyed[video.pair, number][group] = video
         order = {text: n for n, text in enumerate(self.experiment.prompts)}
@@ -260,49 +260,49 @@ class Data:
         media = self.clips[video]
         cell |= {name: media[name] for name in ("file", "still", "strip", "frames", "fps", "width", "height")}
         cell |= {"sha256": video.sha256, "path": printable(str(video.path))}
-        said = self.sidecars[video]
-        if said:
-            recipe = json.dumps(list(_settings(said)))
+        sidecar = self.sidecars[video]
+        if sidecar:
+            recipe = json.dumps(list(_settings(sidecar)))
             cell["recipe"] = recipes.setdefault(recipe, len(recipes))
-            cell["facts"] = list(_facts(said))
+            cell["facts"] = list(_facts(sidecar))
             cell["command"] = _command(video)
         return cell
 
 
-def _evaluations(said: Mapping[str, Any]) -> float | None:
+def _evaluations(sidecar: Mapping[str, Any]) -> float | None:
     try:
-        return float(sum(each["evaluations"]["total"] for each in said["videos"].values())) if said else None
+        return float(sum(each["evaluations"]["total"] for each in sidecar["videos"].values())) if sidecar else None
     except (KeyError, TypeError, AttributeError):
         return None
 
 
-def _settings(said: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The settings of a sidecar that several videos have in common, as they are shown."""
-    request = said.get("request")
+def _settings(sidecar: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The settings of a sidecar that several videos may share, as (name, value) texts."""
+    request = sidecar.get("request")
     for name, value in request.items() if isinstance(request, dict) else ():
         if name not in ("prompt", "seed") and value not in (None, {}, [], "", False):
             yield [str(name), value if isinstance(value, str) else json.dumps(value)]
 
 
-def _facts(said: Mapping[str, Any]) -> Iterator[list[str]]:
-    """What a sidecar says of one video alone."""
-    if (count := _evaluations(said)) is not None:
+def _facts(sidecar: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The facts of a sidecar that belong to one video, as (name, value) texts."""
+    if (count := _evaluations(sidecar)) is not None:
         yield ["network evaluations", f"{count:g}"]
     for name in ("seconds", "device_name", "threads", "created"):
-        if isinstance(value := said.get(name), (str, int, float)):
+        if isinstance(value := sidecar.get(name), (str, int, float)):
             yield [name.replace("_", " "), str(value)]
-    if isinstance(versions := said.get("versions"), dict):
+    if isinstance(versions := sidecar.get("versions"), dict):
         yield ["versions", ", ".join(f"{name} {value}" for name, value in versions.items())]
 
 
 def _command(video: Video) -> str:
-    """The line that makes a video again; empty where its sidecar is not one of this program."""
+    """The command that generates a video again; empty if its sidecar was not written by this program."""
     stem = video.path.name.removesuffix("-frames") if video.path.is_dir() else video.path.stem
     sidecar = video.path.with_name(f"{stem}.json")
     try:
         request, record = read_sidecar(sidecar)
         line = command(request, sidecar)
-        # On a CPU, threads decide the last digits of a frame; the command has as many as the variable says.
+        # On a CPU, the number of threads changes the last digits of a frame; the variable sets it for the command.
         threads = record.get("threads") if record.get("device") == "cpu" else None
         return printable(f"OMP_NUM_THREADS={threads} {line}" if line and isinstance(threads, int) else line)
     except (OSError, ValueError):

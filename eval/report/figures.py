@@ -1,4 +1,4 @@
-"""A plot of the page as a file, for documents: each group's mean of one column against another."""
+"""One of the page's plots as a file for documents: each group's mean of one column against another."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 def check(path: Path) -> None:
-    """Refuses a file that cannot be drawn.
+    """Checks that a figure can be drawn to a path.
 
     Raises:
-        Refused: its suffix is none that is drawn.
+        Refused: the path is a folder, or its suffix is not supported.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    import matplotlib  # noqa: F401 - which draws, and may be missing
+    import matplotlib  # noqa: F401 - draws the figure, and may be missing
 
     if path.suffix.lower() not in FORMATS or path.is_dir():
         raise Refused("--figure", str(path), f"give the name of a file that ends in {', '.join(FORMATS)}")
@@ -33,10 +33,11 @@ def check(path: Path) -> None:
 def sweep(
     path: Path, summary: Summary, experiment: Experiment, across: str | None = None, up: str | None = None
 ) -> None:
-    """Draws quality against motion: a point a group, a line through those that differ on the first axis of numbers.
+    """Draws quality against motion: one point per group, and lines along the first axis whose labels are numbers.
 
     Args:
-        across, up: columns; None: the first of motion, and the first in which higher is better.
+        across, up: the columns on the x and the y axis. None: the first column of motion, and the first one in which
+            higher is better.
 
     Raises:
         Refused: there is no such column, or the file cannot be drawn.
@@ -94,5 +95,5 @@ def _is_number(label: str) -> bool:
 
 
 def _drawable(text: str) -> str:
-    """A text as matplotlib draws it, none of it as mathematics."""
+    """A text for matplotlib, escaped so that none of it is drawn as mathematics."""
     return printable(text).replace("$", r"\$")

@@ -1,12 +1,12 @@
-"""The page's media: videos as hard links or copies, and of each a still and a strip of frames, by the video's hash.
+"""The page's media: videos as hard links or copies, each with a still and a strip of frames, named by the video's hash.
 
-    media/HASH.mp4          the video; a GIF or a folder of pictures, which browsers cannot step through, encoded anew
+    media/HASH.mp4          the video; re-encoded if it is a GIF or a folder of pictures, where browsers cannot seek
     media/HASH-still.webp   its first frame
     media/HASH-strip.webp   some of its frames, side by side
-    media/HASH.json         how many frames, how many a second, and of which size; written last
+    media/HASH.json         the number of frames, frames per second and size; written last
 
-A file is moved to its place when it is complete, so that a page that was interrupted goes on, and one that is made
-again makes only what is new.
+Files are moved to their place when they are complete. So an interrupted page continues where it stopped, and writing a
+page again only adds new videos.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from ..videos import Video
 if TYPE_CHECKING:
     from w2sd_video.video import Frames
 
-AS_THEY_ARE = (".mp4", ".webm", ".m4v")  # what browsers play
+AS_THEY_ARE = (".mp4", ".webm", ".m4v")  # formats that browsers play
 OURS = re.compile(r"[0-9a-f]{24}(\.\w{2,4}|-still\.webp|-strip\.webp)")
 STILL, STRIP, STRIP_FRAMES = 512, 192, 8  # the longest side of a still, and of a frame in a strip
 KEYS = ("frames", "fps", "width", "height", "file", "still", "strip")
 
 
 def add(folder: Path, videos: Sequence[Video]) -> tuple[dict[Video, dict[str, Any]], dict[Video, str]]:
-    """Puts what the page shows of videos into a folder.
+    """Writes the media of videos into a folder.
 
     Returns:
-        Of each video that can be shown, its files and facts; of each other one, why it cannot.
+        The files and facts of each video that can be shown, and the reason for each one that cannot.
 
     Raises:
         OSError: a file cannot be written.
@@ -79,7 +79,7 @@ def prune(folder: Path, clips: Mapping[Video, dict[str, Any]]) -> None:
 
 
 def _kept(folder: Path, name: str) -> dict[str, Any]:
-    """What was made of a video before; empty where something of it is missing."""
+    """The facts of a video whose media are in the folder; empty if a file is missing."""
     try:
         facts = read_json(folder / f"{name}.json")
         if set(facts) != set(KEYS):
@@ -91,7 +91,7 @@ def _kept(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _staged(folder: Path, staged: Path, name: str, video: Video, process: Decoder) -> dict[str, Any]:
-    """Makes the files of a video.
+    """Writes the media of a video into `staged` and moves them to `folder`. Returns its facts.
 
     Raises:
         ValueError: it cannot be decoded; says why.
@@ -153,7 +153,7 @@ def _staged(folder: Path, staged: Path, name: str, video: Video, process: Decode
 
 
 def _linked(source: Path, place: Path) -> None:
-    """The same file under another name, or a copy of it where the file system has no such links."""
+    """Links a file under another name, or copies it if the file system has no hard links."""
     real = source.resolve()
     try:
         os.link(real, place)

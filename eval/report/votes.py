@@ -1,8 +1,8 @@
-"""What people preferred, blind: votes on pairs of groups as the page saves them, and what they come to.
+"""Blind preferences of people: votes on pairs of groups, as the page saves them, and their evaluation.
 
 A vote compares two videos of one prompt and seed. Groups are ranked by the model of Bradley & Terry (1952, Biometrika
 39, 324): group i is preferred to group j with probability 1 / (1 + exp(b_j - b_i)). A tie is half a vote for either.
-The unit is the prompt: intervals come from a bootstrap that draws prompts. Agreement between voters is Krippendorff's
+The unit is the prompt: intervals come from a bootstrap over prompts. Agreement between voters is Krippendorff's
 alpha for nominal data (2011, "Computing Krippendorff's Alpha-Reliability").
 """
 
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
     from ..videos import Video
 
 KIND, FORMAT = "w2sd-video votes", 1
-CHOICES = {"left": 1.0, "tie": 0.5, "right": 0.0}  # the left one's share of the vote; a skipped pair has none
+CHOICES = {"left": 1.0, "tie": 0.5, "right": 0.0}  # the left video's share of the vote; a skipped pair is no vote
 DRAWS = 2000  # of the bootstrap
-FARTHEST = 15.0  # on the scale of log odds, beyond which a group is preferred always, or never
+FARTHEST = 15.0  # log odds beyond which a group counts as preferred always, or never
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What a voter preferred of two videos of one prompt.
+    """A voter's preference between two videos of one prompt and seed.
 
     Args:
-        pair: what both are of, a prompt and seed.
-        share: the first one's of the vote: 1, 0.5 (a tie) or 0.
+        pair: the prompt and seed of both.
+        first, second: their groups.
+        share: the first video's share of the vote: 1, 0.5 (a tie) or 0.
     """
 
     voter: str
@@ -58,9 +59,9 @@ class Preference:
     """How often a group is preferred.
 
     Args:
-        over_base: probability that it is preferred to the first group, by Bradley & Terry, with the bootstrap's 95 %
-            interval; NaN where no votes connect the two.
-        share: of the votes on the group, whatever the other one is; ties count half.
+        over_base: the probability that it is preferred to the first group, by Bradley & Terry, with the bootstrap's
+            95 % interval; NaN if no votes connect the two.
+        share: its share of all votes on it, whatever the other group is; ties count half.
     """
 
     group: str
@@ -70,14 +71,13 @@ class Preference:
 
 @dataclass(frozen=True)
 class Tally:
-    """What votes come to.
+    """The result of votes.
 
     Args:
-        alpha: Krippendorff's, over the pairs that several voters judged; NaN where there is none.
-        equal: share of equal votes among two on the same pair; NaN where there is none.
+        alpha: Krippendorff's alpha over the pairs that several voters judged; NaN if there are none.
+        equal: the probability that two votes on the same pair are equal; NaN if no pair has two.
         several: how many pairs several voters judged.
-        columns: for each column, the share of votes that the better score agrees with; of those that are no ties and
-            where the scores differ.
+        columns: by column, the share of votes that agree with the better score, without ties and equal scores.
     """
 
     base: str
@@ -92,12 +92,12 @@ class Tally:
 
 
 def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
-    """The votes of files that the page saved; of several by a voter on one pair, the last.
+    """Reads the votes in files that the page saved. If a voter judged a pair repeatedly, the last vote counts.
 
     Raises:
-        Refused: a file is cut or is no file of votes, or it has a vote on a group or a video that is not here.
+        Refused: a file is truncated or is no file of votes, or has a vote on a group or a video that `summary` lacks.
     """
-    known: dict[tuple[str, str], list[Video]] = {}  # of one group, videos of several prompts may be the same
+    known: dict[tuple[str, str], list[Video]] = {}  # several prompts of a group may have identical videos
     for video in summary.scores.videos:
         known.setdefault((video.group, _sha256(video)), []).append(video)
     votes: dict[tuple[str, str, frozenset[str]], Vote] = {}
@@ -131,7 +131,7 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
 def _sha256(video: Any) -> str:
     try:
         return str(video.sha256)
-    except OSError:  # it is not there
+    except OSError:  # the file is missing
         return ""
 
 
@@ -155,7 +155,7 @@ def _refused(path: Path, why: str) -> Refused:
 
 
 def tally(votes: Sequence[Vote], summary: Summary) -> Tally | None:
-    """What votes come to, with the first group as the base; None where there are none."""
+    """Evaluates votes, with the first group as the base; None without votes."""
     if not votes:
         return None
     groups = list(summary.groups)
@@ -180,10 +180,10 @@ def tally(votes: Sequence[Vote], summary: Summary) -> Tally | None:
 
 
 def over_base(wins: NDArray[Any]) -> list[Interval]:
-    """Of every group the probability that it is preferred to the first, with an interval by drawing prompts.
+    """The probability for every group that it is preferred to the first, with a bootstrap interval over prompts.
 
     Args:
-        wins: by prompt, how often a group was preferred to another, (prompts, groups, groups).
+        wins: (prompts, groups, groups), how often the group of a row was preferred to that of a column.
     """
     prompts, groups, _ = wins.shape
     centre = _odds(bradley_terry(wins.sum(0)))
@@ -191,7 +191,7 @@ def over_base(wins: NDArray[Any]) -> list[Interval]:
     if prompts > 1:
         drawn = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), DRAWS)
         odds = _odds(bradley_terry(np.tensordot(drawn, wins, 1)))
-        ends = [  # a draw may leave out all that connects a group with the base
+        ends = [  # a draw may lack the votes that connect a group with the base, which gives NaN
             np.quantile(odds[~np.isnan(odds[:, g]), g], [0.025, 0.975]) if not np.isnan(centre[g]) else (math.nan,) * 2
             for g in range(groups)
         ]
@@ -201,7 +201,7 @@ def over_base(wins: NDArray[Any]) -> list[Interval]:
     intervals = []
     for g in range(groups):
         least, most = low[g], high[g]
-        # Prompts that are all alike say nothing of how others differ: then the interval is that of so many of a share.
+        # If all prompts agree, the bootstrap has no width: use the exact interval of a proportion instead.
         if g and most - least < 1e-9:
             least, most = korn_graubard(centre[g], 0.0, units[g] - 1, units[g], counts[g])
         intervals.append(Interval(float(centre[g]), float(least), float(most), counts[g], counts[g], units[g]))
@@ -209,7 +209,7 @@ def over_base(wins: NDArray[Any]) -> list[Interval]:
 
 
 def _odds(strengths: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities of being preferred to the first group; 0 or 1 where nothing bounds the strength."""
+    """Probabilities of being preferred to the first group; 0 or 1 if the strength is unbounded."""
     odds = 1 / (1 + np.exp(-np.clip(strengths, -FARTHEST, FARTHEST)))
     return np.where(strengths >= FARTHEST, 1.0, np.where(strengths <= -FARTHEST, 0.0, odds))
 
@@ -218,16 +218,16 @@ def bradley_terry(wins: NDArray[Any]) -> NDArray[Any]:
     """Strengths by maximum likelihood, as log odds against the first group.
 
     Args:
-        wins: how often the group of a row was preferred to that of a column, (..., groups, groups).
+        wins: (..., groups, groups), how often the group of a row was preferred to that of a column.
 
     Returns:
-        (..., groups). NaN where no votes connect a group with the first; ±15 stands for ±infinity, where a group was
+        (..., groups). NaN if no votes connect a group with the first; ±15 stands for ±infinity, for a group that was
         preferred always or never.
     """
     count = wins + wins.swapaxes(-1, -2)
     groups = wins.shape[-1]
     strengths = np.zeros(wins.shape[:-1])
-    for _ in range(200):  # Newton's method, the first group held at 0
+    for _ in range(200):  # Newton's method with the first group fixed at 0
         p = 1 / (1 + np.exp(strengths[..., None, :] - strengths[..., :, None]))
         slope = (wins - count * p).sum(-1)[..., 1:]
         bend = count * p * (1 - p)
@@ -244,7 +244,7 @@ def bradley_terry(wins: NDArray[Any]) -> NDArray[Any]:
 
 
 def _judged(votes: Iterable[Vote]) -> list[list[str]]:
-    """The votes on each pair, as the group that was preferred, by its place in the alphabet, or a tie."""
+    """The votes on each pair of videos: "tie", or whether the alphabetically first group was preferred."""
     judged: dict[tuple[str, frozenset[str]], list[str]] = {}
     for vote in votes:
         share = vote.share if vote.first < vote.second else 1 - vote.share
@@ -254,10 +254,11 @@ def _judged(votes: Iterable[Vote]) -> list[list[str]]:
 
 
 def agreement(units: Iterable[Sequence[str]]) -> tuple[float, float, int]:
-    """Krippendorff's nominal alpha, the share of equal votes among two on a unit, and how many units have several.
+    """Krippendorff's nominal alpha, the probability that two votes on a unit are equal, and how many units have
+    several votes.
 
     Args:
-        units: the votes on each.
+        units: the votes on each unit.
     """
     several = [unit for unit in units if len(unit) > 1]
     if not several:

@@ -1,1 +1,1 @@
-"""What measures: speed, memory and precision at the true size of the models, on this machine's device."""
+"""Benchmarks of speed, memory and precision at the true size of the models, on this machine's device."""

@@ -1,4 +1,4 @@
-"""What the parts of the benchmark have in common: the device, the pair, how steps are timed, and how rows are kept."""
+"""The state that the benchmark's parts share: the device, the pair, the timing of steps, and the rows of results."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ..errors import out_of_memory
 from . import measure
 
 GUIDANCE = {"guidance_scale": 3.0, "strong_guidance_scale": 3.0, "weak_guidance_scale": 1.0}
-TIMED = 2  # steps of a loop
+TIMED = 2  # timed steps per loop
 
 Row = dict[str, Any]
 
 
 class Skipped(Exception):
-    """A part that cannot be measured here, with the reason."""
+    """Raised by a part that cannot be measured on this machine, with the reason."""
 
 
 @dataclass
 class Bench:
-    """The device and the sizes that all parts measure at, and the pair that they have in common.
+    """The device, the sizes and the pair of all parts.
 
     Args:
-        device: where everything is.
-        sizes: pixels a side, of the videos; parts that measure at one size take the first.
-        frames: of a video.
-        small: networks so narrow that a CPU runs them: whether everything works, and not how fast it is.
-        until: the clock's time (`time.monotonic`) at which the run is over.
+        device: the device of networks and inputs.
+        sizes: the videos' height and width in pixels; parts that measure at a single size use the first.
+        frames: frames of a video.
+        small: whether to use networks so narrow that a CPU runs them, to test that everything works.
+        until: the time (`time.monotonic`) at which the run has to end.
     """
 
     device: torch.device
@@ -41,13 +41,13 @@ class Bench:
     frames: int
     small: bool
     until: float
-    rows: list[Row] = field(default_factory=list)  # of the part that runs
+    rows: list[Row] = field(default_factory=list)  # of the current part
     dtype: torch.dtype = torch.bfloat16
     _pipe: Any = None
     _flops: dict[int, int | None] = field(default_factory=dict)
 
     def pipe(self) -> Any:
-        """The pair in bfloat16, on the device, as the package holds it. Parts leave it as it is."""
+        """The shared pair in bfloat16 on the device. Parts must not change it."""
         if self._pipe is None:
             from . import models
 
@@ -55,27 +55,27 @@ class Bench:
         return self._pipe
 
     def keep(self, pipe: Any) -> None:
-        """Takes a pair that another part has built."""
+        """Makes a pair that a part has built the shared one."""
         self._pipe = pipe
 
     def forget(self) -> None:
-        """Lets go of the pair, for parts that need the memory, or change it."""
+        """Releases the shared pair, for parts that need the memory or change it."""
         self._pipe = None
         measure.release(self.device)
 
     @cached_property
     def matrix_rates(self) -> dict[torch.dtype, float]:
-        """TFLOP/s of a product of 8192x8192 matrices, by type."""
+        """TFLOP/s of a product of two large square matrices, by dtype."""
         types = [torch.bfloat16, torch.float16, torch.float32]
         return {dtype: measure.matrix_rate(self.device, dtype, self.product) for dtype in types}
 
     @property
     def product(self) -> int:
-        """The width of the matrices that rates are compared with."""
+        """The width of the matrices in `matrix_rates`."""
         return 256 if self.small else 8192
 
     def flops(self, size: int) -> int | None:
-        """FLOPs of one evaluation of a UNet for one branch of one video, as torch counts them; None if it cannot."""
+        """FLOPs of one UNet evaluation for one branch of one video, counted by torch; None if that fails."""
         from torch.utils.flop_counter import FlopCounterMode
 
         if size not in self._flops:
@@ -88,19 +88,21 @@ class Bench:
         return self._flops[size]
 
     def evaluate(self, pipe: Any, size: int, branches: int = 2) -> torch.Tensor:
-        """One call of the strong UNet."""
+        """The output of one call of the strong UNet on random inputs."""
         from . import models
 
         inputs = models.denoiser_inputs(pipe, size, self.frames, branches, self.device, pipe.unet.dtype)
         return pipe.unet(**inputs).sample
 
     def sample(self, pipe: Any, size: int, method: str | None = "w2sd", timed: int = TIMED, **call: Any) -> Row:
-        """Some steps of the pipeline's loop with a method: `timed` ones, between one before, in which the device warms
-        up, and one after, the schedule's last, which no method changes.
+        """Times steps of the pipeline's loop with a method.
+
+        The loop has `timed` steps between a first one, in which the device warms up, and the schedule's last one, which
+        no method changes.
 
         Returns:
-            Of a step: `seconds`, the median; network `evaluations`; `peak_gib`; and `first`, the first one's seconds.
-            And `latents`, the last ones in float32 on the CPU, which is no part of a row.
+            Per timed step, the median `seconds` and the network `evaluations`; the `first` step's seconds; `peak_gib`
+            of the loop; and the final `latents` in float32 on the CPU, which do not go into a row.
         """
         from . import models
 
@@ -123,10 +125,10 @@ class Bench:
         )
 
     def loop(self, pipe: Any, timed: int, **call: Any) -> Row:
-        """Some steps of any pipeline's loop, and what `sample` returns of them.
+        """Times steps of any pipeline's loop; returns the same as `sample`.
 
         Args:
-            call: what the pipeline is called with, but for steps, noise and output.
+            call: the pipeline's arguments, except for steps, generator and output.
         """
         ends: list[float] = []
         evaluations = [0]
@@ -159,17 +161,17 @@ class Bench:
         }
 
     def add(self, **row: Any) -> None:
-        """Notes a row of the part that runs. What is None is left out."""
+        """Adds a row to the current part, without values that are None."""
         self.rows.append({name: value for name, value in row.items() if value is not None})
 
     @contextmanager
     def attempt(self, **row: Any) -> Iterator[Row]:
-        """A row that the body fills; where it fails, the row says why, and the part goes on."""
+        """Adds a row that the body fills. If the body fails, the row holds the error, and the part continues."""
         error = None
         try:
             yield row
         except Exception as failure:
-            error = "out of memory" if out_of_memory(failure) else measure.said(failure)
+            error = "out of memory" if out_of_memory(failure) else measure.error_line(failure)
         if error:
             row = row | {"error": error}
         row.pop("latents", None)
@@ -178,7 +180,7 @@ class Bench:
             measure.release(self.device)
 
     def rated(self, row: Row, size: int) -> Row:
-        """A row of `sample` with its rate of matrix products, and that as a share of a large product's."""
+        """A row of `sample` with its TFLOP/s, also as a share of a large matrix product's."""
         if (flops := self.flops(size)) is None:
             return row
         rate = row["evaluations"] * flops / row["seconds"] / 1e12
@@ -186,12 +188,12 @@ class Bench:
 
 
 def distances(latents: torch.Tensor, reference: torch.Tensor) -> Row:
-    """How far latents are from others, as shares of these ones' root mean square: the largest, and the rms."""
+    """The largest and the root mean square difference of latents from a reference, in units of the reference's rms."""
     scale = float(reference.square().mean().sqrt())
     apart = latents - reference
     return {"max_apart": float(apart.abs().max()) / scale, "rms_apart": float(apart.square().mean().sqrt()) / scale}
 
 
 def named(dtype: torch.dtype) -> str:
-    """A type's name, without torch's."""
+    """The name of a dtype without the prefix "torch."."""
     return str(dtype).removeprefix("torch.")

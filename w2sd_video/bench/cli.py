@@ -1,4 +1,4 @@
-"""`w2sd-video bench …`: what this machine's device does with the models at their true size."""
+"""`w2sd-video bench …`: benchmarks of the models at their true size on this machine's device."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def true_size(
                 raise Refused("--part", name, did_you_mean(name, benchmark.PARTS))
         on = usable_device(device)
         if on.type == "cpu" and not small:
-            raise Refused("--device", device, "the true size takes an accelerator, and none is used; give --small")
+            raise Refused("--device", device, "the true size needs an accelerator: choose one, or give --small")
         writable(path.parent)
         results = benchmark.run(
             path,
@@ -96,7 +96,7 @@ def true_size(
 
 
 def _check(path: Path, minutes: float, sizes: list[int], frames: int | None, overwrite: bool) -> None:
-    """Refuses what cannot be measured, before anything is imported."""
+    """Checks the arguments, before anything slow is imported."""
     if not 0 < minutes <= MOST_MINUTES:
         raise Refused("--minutes", minutes, f"give more than 0, and at most {MOST_MINUTES}")
     for size in sizes:
@@ -134,7 +134,7 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as lines of text, whose columns are all that any row has, in order; what an error says comes last."""
+    """Rows as lines of text. The columns are those of all rows, in order; an error comes last."""
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "error"]
     lines = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -1,4 +1,4 @@
-"""Times, peaks of memory and deadlines: the tools of a benchmark. Nothing here knows a model."""
+"""Tools of a benchmark: times, peak memory and deadlines. Nothing here depends on a model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GIB = 2**30
 
 
 class TimeUp(BaseException):
-    """The time of a part is over. Not an `Exception`, so that no library between takes it for an error of its own."""
+    """The time of a part is over. It is not an `Exception`, so that no library in between catches it."""
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Raises `TimeUp` in the body after so many seconds, at Python's next instruction.
 
-    Where there are no timers of Unix, or outside of the main thread, the body has to look at the clock by itself.
+    On Windows, and outside of the main thread, there is no timer: the body has to check the time itself.
     """
     if seconds <= 0:
         raise TimeUp
@@ -38,7 +38,7 @@ def deadline(seconds: float) -> Iterator[None]:
             raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    # And again: what is raised while a destructor runs is lost.
+    # Repeats every 5 seconds, since Python drops an exception that is raised in a destructor.
     signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
     try:
         yield
@@ -49,7 +49,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that it was given."""
+    """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type != "cpu":
@@ -57,7 +57,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3, warmup: int = 1) -> float:
-    """The median of the seconds that `run` takes on the device."""
+    """The median time of `run` on the device, in seconds."""
     times = []
     for index in range(warmup + repeats):
         synchronize(device)
@@ -70,47 +70,47 @@ def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3, warm
 
 
 def release(device: torch.device) -> None:
-    """Gives memory that nothing refers to back to the device."""
+    """Frees the device's memory that nothing refers to."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def start_peak(device: torch.device) -> None:
-    """From here on, `peak` counts anew."""
+    """Resets the peak of memory that `peak` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak(device: torch.device) -> float | None:
-    """The most GiB of tensors that the device held since `start_peak`. None: the device does not count."""
+    """The peak memory of tensors on the device since `start_peak`, in GiB. None: the device does not count it."""
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
 def held(device: torch.device) -> float | None:
-    """The GiB of tensors that the device holds now. None: the device does not count."""
+    """The present memory of tensors on the device, in GiB. None: the device does not count it."""
     return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
-def said(error: BaseException) -> str:
-    """An error on one line: its class, and the first line of what it says."""
+def error_line(error: BaseException) -> str:
+    """An error on one line: its class, and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def forget_compiled() -> None:
-    """Lets go of what `torch.compile` made, and of the networks that it refers to."""
+    """Releases the code compiled by `torch.compile`, and the networks that it refers to."""
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, width: int = 8192) -> float:
-    """The TFLOP/s of a product of two matrices of random numbers, `width` squared."""
+    """The rate in TFLOP/s of a product of two random `width` x `width` matrices."""
     a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
     return 2 * width**3 / seconds(lambda: a @ b, device, repeats=10, warmup=3) / 1e12
 
 
 def copy_rate(device: torch.device, size: int = 2**30) -> float:
-    """The TB/s of a copy on the device, reading and writing counted."""
+    """The rate in TB/s of a copy of `size` bytes on the device, counting reads and writes."""
     a = torch.empty(size, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     return 2 * size / seconds(lambda: b.copy_(a), device, repeats=10, warmup=3) / 1e12

@@ -1,6 +1,7 @@
-"""SDXL with AnimateDiff's motion module, twice, with random weights that are drawn where they are used.
+"""A pair of SDXL with AnimateDiff's motion module, with random weights that are drawn on the device.
 
-Networks are built without memory and filled on the device: a pair at its true size is there in seconds.
+Networks are built on the meta device and then filled on the target device, so building a pair at its true size takes
+seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..pipelines import W2SDAnimateDiffSDXLPipeline
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# The same classes, with as many blocks and levels of the autoencoder, so narrow that a CPU takes moments.
+# The same classes with as many blocks and autoencoder levels, but so narrow that a CPU runs them quickly.
 _SMALL: dict[str, dict[str, Any]] = {
     "unet": {
         "block_out_channels": (8, 16, 16),
@@ -48,23 +49,23 @@ _SMALL: dict[str, dict[str, Any]] = {
         "projection_dim": 8,
     },
 }
-APART = 0.1  # how far the weak network's weights are from the strong one's, as a share of their deviation
+APART = 0.1  # distance of the weak network's weights from the strong one's, in standard deviations of the weights
 
 
 def scheduler() -> DDIMScheduler:
-    """AnimateDiff-SDXL's, as diffusers documents it."""
+    """The scheduler of AnimateDiff-SDXL in diffusers' documentation."""
     return DDIMScheduler.from_pretrained(SDXL, subfolder="scheduler")
 
 
 def pair(
     device: torch.device, dtype: torch.dtype, small: bool = False, weak: bool = True, shared: bool = True
 ) -> W2SDAnimateDiffSDXLPipeline:
-    """A pipeline of random networks in SDXL's configuration; no tokenizer, so a call takes embeddings.
+    """A pipeline of random networks in SDXL's configuration. It has no tokenizer, so calls need embeddings.
 
     Args:
-        small: in the configuration of the same classes that a CPU runs in moments.
-        weak: with a weak UNet, whose weights are near the strong one's.
-        shared: the weak UNet has the strong one's motion module in the same memory, and not a copy of it.
+        small: whether to use narrow networks of the same classes, which a CPU runs quickly.
+        weak: whether to add a weak UNet, with weights near the strong one's.
+        shared: whether the weak UNet shares the motion module's memory with the strong one, instead of a copy.
     """
 
     def configured(kind: Any, name: str) -> Any:
@@ -99,12 +100,14 @@ def pair(
 def random_weights(
     build: Callable[[], Network], device: torch.device, dtype: torch.dtype, seed: int, apart: float = 0.0
 ) -> Network:
-    """A network whose matrices and kernels are normal with a deviation of 1/sqrt(fan-in), so that activations stay
-    finite, whose norms are 1 and biases 0; in evaluation mode, without gradients.
+    """A network with random weights, in evaluation mode and without gradients.
+
+    Matrices and kernels are normal with a standard deviation of 1/sqrt(fan-in), so that activations stay finite; norms
+    are 1 and biases 0.
 
     Args:
-        build: makes it, with weights on the meta device.
-        apart: of two networks of one seed, how far one's weights are from the other's.
+        build: builds the network; its weights are put on the meta device.
+        apart: distance of the weights from those of a network with the same seed and 0 here, in standard deviations.
     """
     with init_empty_weights():
         network = build().eval()
@@ -119,11 +122,11 @@ def random_weights(
         else:
             value = torch.full(parameter.shape, float(leaf == "weight"), dtype=dtype, device=device)
         setattr(network.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
-    return network.to(device=device, dtype=dtype)  # the buffers, which are there already
+    return network.to(device=device, dtype=dtype)  # moves the buffers, which are not on the meta device
 
 
 def embeddings(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Random text embeddings for one video, as arguments of a call: (1, 77, width), and pooled (1, width)."""
+    """Random text embeddings for one video, (1, 77, width), and pooled ones, (1, width), as arguments of a call."""
     random = torch.Generator(device).manual_seed(7)
     width, pooled = pipe.unet.config.cross_attention_dim, pipe.text_encoder_2.config.projection_dim
     width = width if isinstance(width, int) else width[0]
@@ -135,7 +138,8 @@ def embeddings(pipe: Any, device: torch.device, dtype: torch.dtype) -> dict[str,
 def denoiser_inputs(
     pipe: Any, size: int, frames: int, branches: int, device: torch.device, dtype: torch.dtype
 ) -> Mapping[str, Any]:
-    """Arguments of one evaluation of a UNet at a video of `frames` of `size` pixels a side, so many branches of it."""
+    """Arguments of one UNet evaluation, for `branches` branches of a video with `frames` frames of `size` x `size`
+    pixels."""
     random = torch.Generator(device).manual_seed(8)
     side = size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     shape = (branches, pipe.unet.config.in_channels, frames, side, side)

@@ -1,7 +1,6 @@
-"""The parts of the benchmark: each measures one thing, with what it is compared with beside it.
+"""The parts of the benchmark: each measures one thing together with its baseline.
 
-A part adds rows to the benchmark that it is called with. What one row lacks memory for, or cannot be measured here, is
-said in that row.
+A part adds rows to its benchmark. A row that runs out of memory, or cannot be measured on this device, holds the error.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .measure import seconds
 
 
 def card(bench: Bench) -> None:
-    """What the device does at best: the rate of a large product of matrices by type, and of a copy."""
+    """The device's best rates: a large matrix product by dtype, and a copy."""
     for dtype, rate in bench.matrix_rates.items():
         bench.add(what=f"product {bench.product}^3, {named(dtype)}", tflops=rate)
     before = torch.backends.cuda.matmul.allow_tf32
@@ -33,7 +32,7 @@ def card(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """The weights of one model, of two, and of two that share tensors; and the peak of a step of W2SD with each."""
+    """The memory of the weights of one model, of two, and of two that share tensors, and the peak of a step of each."""
     from . import models
 
     bench.forget()
@@ -60,7 +59,7 @@ def memory(bench: Bench) -> None:
 
 
 def steps(bench: Bench) -> None:
-    """Seconds a step: plain, by W2SD, and by each other method; the rate of matrix products; the peak of memory."""
+    """Steps without a method, with W2SD and with each other method: seconds, TFLOP/s and peak memory."""
     plain: dict[int, float] = {}
     others = [name for name in (*METHODS, *plugins.names("method", METHODS)) if name != "w2sd"]
     plans: list[tuple[str, str | None, dict[str, Any]]] = [
@@ -81,7 +80,7 @@ def steps(bench: Bench) -> None:
 
 
 def precision(bench: Bench) -> None:
-    """Latents after some steps in bfloat16 and float16 (and float32 by TF32), against float32; the same weights."""
+    """Latents after some steps in bfloat16, float16 and float32 by TF32, compared with float32 with equal weights."""
     from . import models
 
     bench.forget()
@@ -91,7 +90,7 @@ def precision(bench: Bench) -> None:
     kinds = [("float32", torch.float32), ("float32 by TF32", torch.float32), ("bfloat16", torch.bfloat16)]
     kinds += [("float16", torch.float16)]
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    pipe.to(dtype=torch.float32)  # the numbers of bfloat16, all of which float32 has, and float16 but for the least
+    pipe.to(dtype=torch.float32)  # float32 holds the weights' bfloat16 values exactly, float16 all but the smallest
     try:
         for what, dtype in kinds:
             tf32 = what.endswith("TF32")
@@ -114,7 +113,7 @@ def precision(bench: Bench) -> None:
 
 
 def decode(bench: Bench) -> None:
-    """The autoencoder's decoding of a video, so many frames at a time."""
+    """The autoencoder's decoding of a video, in chunks of several sizes."""
     vae = bench.pipe().vae
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     for size in bench.sizes:
@@ -137,11 +136,11 @@ def decode(bench: Bench) -> None:
 
 
 def attention(bench: Bench) -> None:
-    """One call of the UNet, both branches, by each kernel of attention; and with channels last in memory."""
+    """One UNet call for both branches, by attention kernel, and with the channels-last memory format."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     efficient = SDPBackend.EFFICIENT_ATTENTION
-    kernels = {  # in order of preference, since not each takes the motion module's heads
+    kernels = {  # in order of preference, since some do not support the motion module's heads
         "flash, else memory-efficient": [SDPBackend.FLASH_ATTENTION, efficient],
         "cuDNN, else memory-efficient": [SDPBackend.CUDNN_ATTENTION, efficient],
         "memory-efficient": [efficient],
@@ -172,7 +171,7 @@ def attention(bench: Bench) -> None:
 
 
 def offload(bench: Bench) -> None:
-    """A step of W2SD with the weights on the device; in fp8, cast layer by layer; and streamed from the host."""
+    """A step of W2SD with the weights on the device, in fp8 with layerwise casting, and streamed from the host."""
     from . import models
 
     bench.forget()
@@ -217,10 +216,10 @@ def offload(bench: Bench) -> None:
 
 
 def compiled(bench: Bench) -> None:
-    """Steps with the blocks that repeat compiled (`compile_repeated_blocks`), beside the same ones uncompiled."""
+    """Steps with the repeated blocks compiled (`compile_repeated_blocks`), compared with the same steps uncompiled."""
     import torch._dynamo
 
-    config: Any = torch._dynamo.config  # one piece of code serves blocks of many widths, each compiled by itself
+    config: Any = torch._dynamo.config  # the same code is compiled once for each width of the blocks: raise the limit
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     before = getattr(config, name)
     size = bench.sizes[0]
@@ -250,27 +249,27 @@ def compiled(bench: Bench) -> None:
 
 
 def vbench(bench: Bench) -> None:
-    """Seconds a video that VBench's six dimensions take, by the official functions and by ours; the same weights."""
+    """Seconds per video of VBench's six dimensions, by the official functions and by ours, with the same weights."""
     from . import vbench
 
     vbench.compare(bench)
 
 
 def wan(bench: Bench) -> None:
-    """Steps of Wan 2.1, 14 billion parameters beside 1.3, and their memory."""
+    """Steps of Wan 2.1, 14 billion parameters with 1.3 billion as the weak arm, and their memory."""
     from . import transformers
 
     transformers.wan(bench)
 
 
 def ltx(bench: Bench) -> None:
-    """Steps of LTX-Video, twice 2 billion parameters, and their memory."""
+    """Steps of LTX-Video, 2 billion parameters in both arms, and their memory."""
     from . import transformers
 
     transformers.ltx(bench)
 
 
-PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of importance, and the most seconds of each
+PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of importance, with their most seconds
     "card": (card, 15),
     "memory": (memory, 40),
     "steps": (steps, 90),

@@ -1,6 +1,7 @@
 """Parts that measure pairs of video transformers at their true size, with random weights: Wan 2.1 and LTX-Video.
 
-A weak arm of another size is what the parameters do not tell of: attention's share, which is why each is timed.
+The number of parameters does not tell how much faster a smaller weak arm is, since attention's share of the time also
+changes. So each arm is timed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..models import sizes
 from . import measure
 from .bench import Bench, Skipped
 
-RESERVE = 6 * measure.GIB  # bytes beside the weights: activations of one evaluation, and the device's own
+RESERVE = 6 * measure.GIB  # bytes besides the weights, for activations of one evaluation and the device's context
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Pair:
     """A pair at its true size.
 
     Args:
-        family: the name of its class in `pipelines`.
-        strong, weak: the transformers: class and configuration, as of `models.sizes.PUBLISHED`.
-        call: size, frames, texts (tokens and width) and guidance.
-        scheduler: its class and arguments.
-        masked: whether texts go with a mask.
-        small: what is another in both transformers, and in the call, where a CPU runs them.
+        family: the name of the pipeline's class in `pipelines`.
+        strong, weak: class and configuration of the transformers, as in `models.sizes.PUBLISHED`.
+        call: height, width, frames and guidance.
+        scheduler: class and arguments.
+        tokens: tokens of the text embeddings.
+        width: the key of the text embeddings' width in the transformers' configuration.
+        masked: whether the text embeddings have an attention mask.
+        small, small_call: replacements in the configuration of both transformers, and in `call`, for a CPU.
     """
 
     family: str
@@ -44,7 +47,7 @@ class Pair:
     small_call: dict[str, Any] = field(default_factory=dict)
 
     def narrow(self) -> Pair:
-        """The same classes, so narrow that a CPU runs them; the weak one narrower."""
+        """The same classes, so narrow that a CPU runs them, with fewer layers in the weak one."""
         of = {name: config | self.small for name, config in (("strong", self.strong), ("weak", self.weak))}
         return replace(
             self, strong=of["strong"] | {"num_layers": 3}, weak=of["weak"] | {"num_layers": 1}, tokens=4,
@@ -86,20 +89,20 @@ PAIRS = {
 
 
 def wan(bench: Bench) -> None:
-    """Wan 2.1 of 14 billion parameters with the one of 1.3 as its weak arm: seconds and memory of a step."""
+    """Seconds and memory of a step of Wan 2.1 14B with Wan 2.1 1.3B as its weak arm."""
     measured(bench, PAIRS["wan"])
 
 
 def ltx(bench: Bench) -> None:
-    """LTX-Video of 2 billion parameters, twice: seconds and memory of a step."""
+    """Seconds and memory of a step of LTX-Video 2B, with the same network as its weak arm."""
     measured(bench, PAIRS["ltx"])
 
 
 def measured(bench: Bench, pair: Pair) -> None:
-    """Adds rows: the weights; a step of plain sampling, of the weak arm alone, and of W2SD.
+    """Adds rows for the weights, and for a step of plain sampling, of the weak arm alone, and of W2SD.
 
     Raises:
-        Skipped: the device has too little memory, and how much it takes.
+        Skipped: the device has too little memory; says how much the pair takes.
     """
     bench.forget()
     pair = pair.narrow() if bench.small else pair
@@ -124,7 +127,7 @@ def measured(bench: Bench, pair: Pair) -> None:
                 row.pop("first")
                 if what == "plain":
                     plain, once = row["seconds"], row["seconds"] / row["evaluations"]
-                elif what == "weak arm alone":  # one evaluation, as a share of one of the strong network's
+                elif what == "weak arm alone":  # its one evaluation, relative to one of the strong network
                     row["of_strong"], row["of_strong_by_parameters"] = row["seconds"] / once, share
                 row["of_plain"] = row["seconds"] / plain if plain == plain else None
     finally:
@@ -133,13 +136,13 @@ def measured(bench: Bench, pair: Pair) -> None:
 
 
 def check_memory(device: torch.device, pair: Pair, dtype: torch.dtype, free: int | None = None) -> None:
-    """Refuses a pair that does not fit, before it is built.
+    """Refuses a pair that does not fit into the device's memory, before it is built.
 
     Args:
-        free: bytes. Default: as the device says; one that does not say is not checked.
+        free: free memory in bytes. Default: read from a CUDA device; other devices are not checked.
 
     Raises:
-        Skipped: with what it takes.
+        Skipped: the pair does not fit; says how much it takes.
     """
     if free is None:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
@@ -152,7 +155,7 @@ def check_memory(device: torch.device, pair: Pair, dtype: torch.dtype, free: int
 
 
 def build(pair: Pair, device: torch.device, dtype: torch.dtype) -> Any:
-    """The pair's pipeline of random transformers on the device; without text encoders and autoencoder."""
+    """The pair's pipeline with random transformers on the device, without text encoders and autoencoder."""
     import diffusers
 
     from .. import pipelines

@@ -2,10 +2,9 @@
 
 All weights are random.
 
-Each part measures one thing, with what it is compared with beside it, in one run. The parts come in the order of their
-importance and share the time that there is: one that would overrun its share is cut, and keeps what it measured; one
-that fails, or for which there is not enough memory, says so, and the next one goes on. The results are written whole
-after each part.
+Each part measures one thing together with its baseline. The parts run in order of importance and share the available
+time. A part that exceeds its share is cut and keeps its rows; a part that fails or runs out of memory records the
+error, and the next one starts. All results are written after each part.
 """
 
 from __future__ import annotations
@@ -31,23 +30,24 @@ from .measure import TimeUp, deadline
 from .parts import PARTS
 
 PACKAGES = ("w2sd-video", "torch", "diffusers", "transformers", "accelerate", "numpy", "vbench")
-RESERVE = 3.0  # seconds, for what comes after the last part
+RESERVE = 3.0  # seconds, for the work after the last part
 
 Report = Callable[[str], None]
 
 
 @dataclass
 class Part:
-    """What a part left: `state` is done, cut, failed, out of memory, skipped, interrupted or not
-    reached; `why` says more."""
+    """The results of a part.
+
+    Args:
+        state: "done", "cut", "failed", "out of memory", "skipped", "interrupted" or "not reached".
+        why: the reason, if the state is another than "done".
+    """
 
     state: str = "not reached"
     why: str = ""
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)
-
-
-# The run ------------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -65,12 +65,12 @@ def run(
     """Measures the chosen parts, in their order of importance, and writes `path` after each.
 
     Args:
-        minutes: for all of it, from `began` on (`time.monotonic`; default: now).
-        small, sizes, frames: see `Bench`; by default sizes of 1024 and 512 with 16 frames, or smaller ones.
-        report: is told each part's begin and end.
+        minutes: for the whole run, from `began` (in `time.monotonic`; default: now).
+        small, sizes, frames: see `Bench`. Default: sizes 1024 and 512 with 16 frames; with `small`, 64 and 32 with 4.
+        report: called with a line when a part starts and when it ends.
 
     Returns:
-        What the file holds: `card`, `versions`, `settings`, `seconds`, and `parts` by name.
+        The content of the file: `card`, `versions`, `settings`, `seconds`, and `parts` by name.
 
     Raises:
         OSError: the file cannot be written.
@@ -101,7 +101,7 @@ def run(
         results["parts"] = {name: vars(part) for name, part in parts.items()}
         write_results(path, results)
 
-    write()  # before long work starts, so that a path that cannot be written to is refused
+    write()  # before the long work, so that a path that cannot be written is refused first
     for name, part in parts.items():
         try:
             _run_part(bench, name, part, report)
@@ -112,7 +112,7 @@ def run(
 
 
 def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
-    """Runs a part, until its share of the time is over; whatever it does, it is noted, and nothing is raised."""
+    """Runs a part until its share of the time is over, and stores its outcome in `part`. Errors are not raised."""
     function, most = PARTS[name]
     most = most if not bench.small else max(most, 600.0)
     left = bench.until - time.monotonic() - RESERVE
@@ -134,7 +134,7 @@ def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
         part.state, part.why = "skipped", str(error)
     except Exception as error:
         lacking = out_of_memory(error)
-        part.state, part.why = "out of memory" if lacking else "failed", measure.said(error)
+        part.state, part.why = "out of memory" if lacking else "failed", measure.error_line(error)
     if part.state != "done":
         measure.forget_compiled()
         bench.forget()
@@ -144,7 +144,7 @@ def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results as JSON, whole or not at all; numbers that are not finite are null."""
+    """Writes the results as JSON, with null for numbers that are not finite. On an error, the former file stays."""
     with whole({"file": path}) as staged, naming(staged["file"]):
         staged["file"].write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
 
@@ -160,7 +160,7 @@ def _finite(value: Any) -> Any:
 
 
 def about_card(device: torch.device) -> dict[str, Any]:
-    """What the device is."""
+    """The device's name, memory and versions."""
     if device.type != "cuda":
         return {"device": str(device), "name": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     has = torch.cuda.get_device_properties(device)
@@ -177,11 +177,11 @@ def about_card(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of what is measured; None for a package that is not installed."""
+    """The versions of the measured packages; None for one that is not installed."""
     by_package: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             by_package[name] = version(name)
         except PackageNotFoundError:
             by_package[name] = None
-    return by_package | {"torch": torch.__version__}  # which says what it was built for
+    return by_package | {"torch": torch.__version__}  # includes the build, such as +cu128

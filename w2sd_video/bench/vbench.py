@@ -1,8 +1,8 @@
 """VBench's six dimensions by its own functions and by ours: the same videos, device and weights, in one run.
 
-The weights are random, which costs the same, and lie in files of the published layouts. Where scoring stops as soon as
-its verdict is certain (dynamic_degree), videos that move and videos that do not are measured apart. The videos are
-pictures without loss, as a GIF of few colours and as a folder of PNG, since VBench reads no other kind by all six.
+The weights are random, which costs the same, in files of the published layouts. dynamic_degree stops as soon as its
+verdict is certain, so videos that move and videos that do not are measured separately. Each video is lossless, both as
+a GIF of few colours and as a folder of PNG files, since VBench's six dimensions share no lossless format.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from . import measure
 from .bench import Bench, Skipped
 
 NEEDED = ("vbench", "clip", "timm", "pyiqa", "easydict", "omegaconf", "cv2", "decord", "torchvision")
-CLIP_SIZES = {  # of OpenAI's class, in its order; of text, which none of the six reads, one narrow layer
+CLIP_SIZES = {  # arguments of OpenAI's class; its text encoder, which the six do not use, has one narrow layer
     "clip_b32": (512, 224, 12, 768, 32, 77, 64, 512, 8, 1),
     "clip_l14": (768, 224, 24, 1024, 14, 77, 64, 768, 12, 1),
 }
@@ -43,15 +43,15 @@ FILES = {
     "raft": "raft-things.pth",
     "amt": "amt-s.pth",
 }
-Score = Callable[[Path], float]  # of a video's folder, beside which its GIF lies
+Score = Callable[[Path], float]  # scores a video by its folder of PNG files, which has its GIF beside it
 
 
 def compare(bench: Bench) -> None:
-    """Adds rows to a benchmark: seconds a video by each dimension, VBench's and ours, their ratio, and how far the
-    scores are apart.
+    """Adds rows to a benchmark: for each dimension, seconds per video by VBench and by us, their ratio, and the largest
+    difference of the scores.
 
     Raises:
-        Skipped: a package of VBench's is not installed; names it.
+        Skipped: a package that VBench needs is not installed; names it.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -93,7 +93,7 @@ def compare(bench: Bench) -> None:
 
 
 def timed(run: Callable[[Any], float], videos: list[Any], device: torch.device) -> tuple[float, list[float]]:
-    """Seconds a video, after one that is not counted, and the scores."""
+    """Seconds per video, after an untimed run of the first one, and the scores."""
     with torch.no_grad():
         run(videos[0])
         measure.synchronize(device)
@@ -104,10 +104,10 @@ def timed(run: Callable[[Any], float], videos: list[Any], device: torch.device) 
 
 
 def mine(scorer: Scorer, video: Video) -> float:
-    """A video's score by this project; of several dimensions, the first one's.
+    """A video's score by this project, in the first column of the scorer's first dimension.
 
     Raises:
-        ValueError: there is none; says why.
+        ValueError: the video has no score; says why.
     """
     scores, problems = scorer.score(video, video.open(), scorer.ready)
     if problems:
@@ -117,7 +117,7 @@ def mine(scorer: Scorer, video: Video) -> float:
 
 
 class Official:
-    """VBench's functions by dimension, on networks of the original code with random weights that lie in a folder."""
+    """VBench's functions by dimension, with networks of the original code and random weights from files in a folder."""
 
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
@@ -131,7 +131,7 @@ class Official:
         return torch.load(self.folder / FILES[key], map_location="cpu", weights_only=True)
 
     def _network(self, key: str) -> nn.Module:
-        """The original code's network, with whatever weights."""
+        """A network of the original code, not yet with the weights in its file."""
         if key == "dino":
             import timm
 
@@ -171,7 +171,7 @@ class Official:
         return network.eval().to(self.device)
 
     def scorer(self, dimension: str) -> Score:
-        """VBench's function of a dimension, with its networks on the device."""
+        """VBench's function for a dimension, with its networks on the device."""
         return getattr(self, f"_{dimension}")()
 
     def _subject_consistency(self) -> Score:

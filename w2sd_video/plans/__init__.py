@@ -1,4 +1,4 @@
-"""Plans: whole tables of prompts, seeds and settings, made in a folder that can be interrupted and extended."""
+"""Plans: prompts x seeds x settings, generated into a folder. A run can be interrupted, resumed and extended."""
 
 from .arms import Arm, Cell
 from .by_dimension import scored_on, scorer

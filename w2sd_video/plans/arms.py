@@ -1,4 +1,4 @@
-"""The arms and cells of a plan: the points of its axes, and what the settings of each say."""
+"""The arms and cells of a plan: the points of its axes, with their settings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from ..errors import Refused
 from ..prompts import Prompt
 from ..runs import Request
 
-AS_COSTLY = "as_costly_as"  # beside the settings of a label: the label whose network evaluations set the steps
-TUNE = "tune"  # and a setting with the numbers of which the best is taken; see `tuning`
-Value = tuple[str, dict[str, Any]]  # of an axis: its label, and what it stands for
+# Keys beside the settings of a label.
+AS_COSTLY = "as_costly_as"  # another label: the steps are chosen to match its network evaluations
+TUNE = "tune"  # a setting and the numbers to try, of which the best is used; see `tuning`
+Value = tuple[str, dict[str, Any]]  # a value of an axis: its label and its settings
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What an arm is tuned over: numbers of a setting, its other settings, and a request that costs as much."""
+    """The numbers over which an arm is tuned.
+
+    Args:
+        name: the setting that is tuned.
+        values: the numbers to try.
+        fields: the arm's other settings.
+        costly: a request whose network evaluations every number has to match. None: the arm's own steps.
+    """
 
     name: str
     values: tuple[float, ...]
@@ -35,13 +43,14 @@ class Arm:
     """A point of the axes.
 
     Args:
-        labels: by axis.
-        template: a request of the first prompt and seed.
-        refiner: what refines its prompts.
-        grid: what it is tuned over.
-        cost: of one that is read from a run's note, and whose method is of a file: its network evaluations, and as many
-            of the strong network's.
-        key: of one that is read from a run's note, what its cells' keys are made of; see `record.Keys`.
+        labels: its label on each axis.
+        template: its request for the first prompt and seed.
+        refiner: the refiner of its prompts. None: they are used as they are.
+        grid: the numbers over which it is tuned. None: it is not tuned.
+        cost: its network evaluations, in all and in evaluations of the strong network. Set only if the arm was read
+            from a run's note and its method comes from a file.
+        key: the hash from which its cells' keys derive, see `record.Keys`. Set only if the arm was read from a run's
+            note.
     """
 
     labels: Mapping[str, str]
@@ -53,12 +62,12 @@ class Arm:
 
     @cached_property
     def name(self) -> str:
-        """What it is called in tables: its labels, those that are numbers with the axis' name."""
+        """Its name in tables: its labels; a label that is a number follows the axis' name."""
         return name_of(self.labels)
 
     @cached_property
     def folder(self) -> str:
-        """The name of its folder: what a path can have of its name, and digits of a hash where that loses something."""
+        """The name of its folder: the arm's name in characters safe for a path, and a short hash if that changed it."""
         words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")[:80]
         if words.lower() != self.name:
             words = f"{words}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}".strip("-")
@@ -66,21 +75,21 @@ class Arm:
 
     @cached_property
     def models(self) -> str:
-        """What is loaded for it, whatever its variant."""
+        """The models that it loads, as JSON; arms with the same text can share a pipeline, whatever their variants."""
         of = self.template
         parts = (of.models, of.weak_config, of.weak_text_encoders, of.adapters, of.ip_adapter)
         return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
 
     @cached_property
-    def said(self) -> dict[str, Any]:
-        """All that decides the frames, but for the prompt and the seed."""
+    def settings(self) -> dict[str, Any]:
+        """All settings that decide the frames, except the prompt and the seed."""
         of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))
         return {name: value for name, value in asdict(self.template).items() if name not in of_cells}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One output of a plan. `refined` is what its strong arm is told in place of the prompt."""
+    """One output of a plan. `refined` replaces the prompt for the strong arm."""
 
     arm: Arm
     prompt: Prompt
@@ -111,7 +120,7 @@ def points_of(name: str, values: Any) -> list[Value]:
         if (
             bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
         ) is not None:
-            raise Refused(f"axes.{name}", bare, "give labels of letters and signs that can be seen")
+            raise Refused(f"axes.{name}", bare, "give labels of printable characters, not only spaces")
         return [(label, dict(said)) for label, said in values.items()]
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
 
@@ -127,7 +136,11 @@ def name_of(labels: Mapping[str, str]) -> str:
 
 
 def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
-    """The setting that is tuned, and the numbers that are tried."""
+    """The setting to tune, and the numbers to try.
+
+    Raises:
+        Refused: it is not one setting with two numbers or more.
+    """
     accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
     if not isinstance(said, Mapping) or len(said) != 1:
         raise Refused(TUNE, said, accepted)
@@ -139,8 +152,9 @@ def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
 
 
 def settings_of(tuned: Any) -> Mapping[str, Any]:
+    """The best settings of a tuned arm, from its entry under `tuned` of a plan."""
     if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
-        raise Refused("tuned", tuned, "leave it to the run, which writes it")
+        raise Refused("tuned", tuned, "leave it out: the run writes it")
     return said
 
 
@@ -152,11 +166,11 @@ SETTINGS = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictu
 
 
 def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as fields of a request: a name that is none is an option of the method."""
+    """Settings as fields of a request. A name that is no setting counts as an option of the method."""
     fields: dict[str, Any] = {}
     for name, value in said.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
-            raise Refused(name, value, "the plan says it for all arms alike: prompts, seeds")
+            raise Refused(name, value, "all arms share the plan's own: set prompts and seeds there")
         if name in (*SETTINGS, AS_COSTLY, TUNE):
             fields = over(fields, {name: value})
         else:
@@ -165,7 +179,7 @@ def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields, and over them others; the options of both."""
+    """The fields of both; the second win. Options are merged in the same way."""
     options: dict[str, Any] = {}
     for each in (first, second):
         if not isinstance(said := each.get("options") or {}, Mapping):

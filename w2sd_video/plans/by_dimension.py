@@ -1,4 +1,4 @@
-"""How a run is scored: each dimension on its own prompts, and what VBench's package alone has by that package."""
+"""Scores a run: each dimension on its own prompts, and those that only VBench's package has by that package."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNASKED = "no prompt of the plan has the tag dimension={}: leave it out, or give
 
 
 def scorer(plan: Plan, official_python: str | None = None) -> Score:
-    """What scores a plan's videos, called as `evaluate` is.
+    """A function that scores a plan's videos, with the arguments of `evaluate`.
 
     Args:
-        official_python: a Python that has VBench's package. None: its own dimensions are skipped.
+        official_python: a Python that has VBench's package. None: dimensions that only it computes are skipped.
     """
 
     def score(videos: Sequence[Video], dimensions: str | Sequence[str], **how: Any) -> Scores:
@@ -49,9 +49,9 @@ def scorer(plan: Plan, official_python: str | None = None) -> Score:
 
 
 def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
-    """The prompts that a dimension is scored on; None: all.
+    """The prompts on which a dimension is scored; None: all.
 
-    Of VBench's dimensions there may be none, where the plan's prompts are of others.
+    The set is empty for a dimension of VBench if every tag `dimension` of the plan's prompts names another one.
     """
     if not plan.by_dimension:
         return None
@@ -61,7 +61,11 @@ def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
 
 
 def _joined(parts: Sequence[Scores], videos: Sequence[Video], skipped: Sequence[Skipped]) -> Scores:
-    """Scores of several passes over some of the videos as one."""
+    """Joins the scores of several passes, each over some of the videos.
+
+    Raises:
+        FileNotFoundError: every dimension was skipped.
+    """
     if not parts:
         raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in skipped))
     first = Scores([d for part in parts for d in part.dimensions], list(videos), device=parts[0].device)

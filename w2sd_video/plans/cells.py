@@ -1,4 +1,4 @@
-"""What a worker does that makes cells."""
+"""The work of a worker that generates cells."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("w2sd_video")
 
 @dataclass(frozen=True)
 class CellTask:
-    """A cell to make, as a worker is told it."""
+    """A cell to generate, as it is sent to a worker."""
 
     key: str
     request: Request
     folder: Path
     stem: str
     formats: tuple[str, ...]
-    variant: Variant  # whose pipelines are loaded: those of all tasks with these models
+    variant: Variant  # the variant to load, whose pipelines serve all tasks with these models
 
     @property
     def models(self) -> Any:
@@ -37,7 +37,7 @@ class CellTask:
 
 
 class Cells:
-    """Makes cells one after another, and holds the models of the last."""
+    """Generates cells one after another, and keeps the models of the last one loaded."""
 
     def __init__(self, command: Sequence[str] = ()):
         quiet()
@@ -47,17 +47,17 @@ class Cells:
         output = Output(task.request, task.folder, task.formats, task.stem)
         try:
             result = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
-        except Exception as error:  # of a cell, whatever a network or a plug-in raises
+        except Exception as error:  # a network or a plug-in may raise anything, which fails this cell only
             logger.debug("%s", traceback.format_exc())
             of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)
-            # Only those go to another process: not every error can be sent.
+            # Only errors that all cells share are sent on, since not every exception can be pickled.
             raised = error if of_all else None
             return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
         return Outcome(task, result.record, memory=_memory(str(result.record.get("device", ""))))
 
 
 def _memory(device: str) -> int | None:
-    """The most bytes that this process has had so far, of a GPU or of the machine; None where nothing tells."""
+    """This process's peak memory so far in bytes, on the GPU if it uses one; None on Windows without a GPU."""
     if device.startswith("cuda"):
         import torch
 

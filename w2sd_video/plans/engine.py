@@ -1,10 +1,10 @@
-"""Makes the tasks of a run: in this process, or by workers side by side, of which each holds the models it used last.
+"""Runs tasks in this process or on parallel workers. Each worker keeps the models that it used last.
 
-A worker is handed one task at a time, of the models that it holds where there is one left. One that dies is replaced.
-The task at which it died is tried again by another worker, `RETRIES` times, and then counts as failed.
+A worker gets one task at a time, with the same models as its last task if one is left. A worker that dies is replaced.
+Its task is retried by another worker, `RETRIES` times, and then counts as failed.
 
-The workers are processes of this machine (`processes`), or actors of a Ray cluster (`on_ray`). What they do with a task
-is a `Work`: they make cells (`cells`), or score videos (`scoring`).
+The workers are processes of this machine (`processes`) or actors of a Ray cluster (`on_ray`). A `Work` defines what
+they do with a task: generate a cell (`cells`) or score a video (`scoring`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRIES = 1
 
 
 class Task(Protocol):
-    """What a worker is handed. It stays with the tasks that have the same models, where it can."""
+    """A task for a worker. Tasks with equal `models` go to the same worker if possible."""
 
     @property
     def key(self) -> str: ...
@@ -36,9 +36,13 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: of a cell, what its sidecar says; or why it failed, with the error if all others would.
+    """The outcome of a task.
 
-    `memory` is the most bytes that the worker has had: of the GPU where it used one.
+    Args:
+        record: the result; for a cell, the record of its sidecar. None: the task failed.
+        error: why the task failed.
+        raised: the exception, if every other task would fail with it too.
+        memory: the worker's peak memory in bytes, on the GPU if it uses one. None: not measured.
     """
 
     task: Any
@@ -54,34 +58,32 @@ class Work(Protocol):
     def make(self, task: Any) -> Outcome: ...
 
 
-Start = Callable[[], Work]  # which a worker calls once, before its first task; it can be sent to another process
-
-
+Start = Callable[[], Work]  # called once by each worker, before its first task; can be pickled
 Outcomes = Generator[Outcome, None, None]
 
 
 class Engine(Protocol):
-    """Whatever makes tasks and says what came of each, as it comes; `workers` of them at a time."""
+    """Runs tasks, up to `workers` at a time, and yields each outcome as soon as it is known."""
 
     workers: int
 
     def threads(self) -> int:
-        """Of each worker, so that all together have the cores."""
+        """How many threads each worker gets, so that the workers share all cores."""
         ...
 
     def run(self, tasks: Sequence[Task], start: Start, threads: int, folder: Path) -> Outcomes:
-        """Makes tasks.
+        """Runs tasks.
 
         Args:
-            start: what each worker calls first.
-            threads: of each worker.
-            folder: of the run, which all workers have to see.
+            start: called by each worker before its first task.
+            threads: per worker.
+            folder: the run's folder, to which all workers need access.
         """
         ...
 
 
 def started(start: Start, threads: int) -> Work:
-    """The work of a worker, whose threads decide the last digits of what it computes on a CPU."""
+    """Starts the work of a worker. The number of threads changes the last digits of results on a CPU."""
     import torch
 
     torch.set_num_threads(threads)
@@ -89,7 +91,7 @@ def started(start: Start, threads: int) -> Work:
 
 
 class Here:
-    """In this process."""
+    """Runs tasks in this process."""
 
     workers = 1
 
@@ -104,31 +106,31 @@ class Here:
 
 
 class Worker(Protocol):
-    """A worker, as the coordinator sees it."""
+    """The coordinator's handle of a worker."""
 
     ready: bool  # whether it takes tasks yet
-    task: Task | None  # that it was handed
-    models: Any  # of the last that it was handed
+    task: Task | None  # the task in progress
+    models: Any  # the models of its last task
 
     def hand(self, task: Task) -> None: ...
     def end(self) -> None: ...
 
 
-Heard = Iterable[tuple[Any, Outcome | str | None]]  # a worker; and an outcome, why it died, or None: it is ready now
+Messages = Iterable[tuple[Any, Outcome | str | None]]  # a worker, and an outcome, why it died, or None: it is ready
 
 
 def hand_out(
-    tasks: Sequence[Task], count: int, hire: Callable[[], Worker], listen: Callable[[Sequence[Any]], Heard]
+    tasks: Sequence[Task], count: int, hire: Callable[[], Worker], listen: Callable[[Sequence[Any]], Messages]
 ) -> Outcomes:
-    """Has tasks made by workers.
+    """Distributes tasks among workers.
 
     Args:
-        count: how many workers there are at most.
+        count: the most workers at a time.
         hire: starts a worker.
-        listen: waits until some workers have something to say.
+        listen: waits for messages from the workers, and yields them.
 
     Raises:
-        ChildProcessError: no worker lives until it is ready.
+        ChildProcessError: workers keep dying before they are ready.
     """
     left, deaths, stillborn = deque(tasks), Counter[str](), 0
     crew: list[Worker] = []
@@ -146,24 +148,24 @@ def hand_out(
         hand()
         while any(each.task for each in crew) or left:
             outcomes = []
-            for worker, heard in listen(crew):
+            for worker, message in listen(crew):
                 task, worker.task, worker.ready = worker.task, None, True
-                if isinstance(heard, Outcome):
-                    outcomes.append(heard)
-                elif heard is not None:
+                if isinstance(message, Outcome):
+                    outcomes.append(message)
+                elif message is not None:
                     crew.remove(worker)
                     stillborn = 0 if task else stillborn + 1
                     if stillborn > count + RETRIES:
-                        raise ChildProcessError(errno.EIO, f"it does not start: {heard}", "a worker")
+                        raise ChildProcessError(errno.EIO, f"it does not start: {message}", "a worker")
                     if task is None:
                         continue
                     deaths[task.key] += 1
-                    logger.warning("note: a worker died (%s) at %s", heard, task.stem)
+                    logger.warning("note: a worker died (%s) at %s", message, task.stem)
                     if deaths[task.key] > RETRIES:
-                        outcomes.append(Outcome(task, error=f"its worker died: {heard}"))
+                        outcomes.append(Outcome(task, error=f"its worker died: {message}"))
                     else:
                         left.appendleft(task)
-            hand()  # before anything is done with what came, so that no worker waits
+            hand()  # before the outcomes are processed, so that no worker waits
             yield from outcomes
     finally:
         for each in crew:
@@ -171,7 +173,7 @@ def hand_out(
 
 
 def _next(left: deque[Task], models: Any) -> Task:
-    """The first task of these models, or else the first."""
+    """Takes the first task with these models from `left`, or else the first task."""
     for n, task in enumerate(left):
         if task.models == models:
             del left[n]

@@ -1,6 +1,9 @@
-"""What the folder of a run knows of its plan: its prompts and arms, with their keys, so that what is made can be looked
-at and scored wherever the folder goes, without models, files of prompts or methods, and the versions that it was made
-by; and what prompts were refined to, and what was best of tuned arms."""
+"""Reads back what a run's folder stores about its plan.
+
+The folder stores the prompts and the arms with their keys. So a run can be viewed and scored on another machine,
+without its models, its files of prompts and methods, or the package versions that generated it. It also stores the
+refined prompts and the best settings of tuned arms.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from .tuning import tuned
 
 
 def known(plan: Plan, folder: Folder) -> Plan:
-    """A plan with what its run's folder knows of it."""
+    """A plan with the refined prompts and the tuned settings that its run's folder stores."""
     if not any(arm.refiner or arm.grid for arm in plan.arms) or all(arm.key for arm in plan.arms):
         return plan
     try:
@@ -30,13 +33,13 @@ def known(plan: Plan, folder: Folder) -> Plan:
     except (OSError, ValueError):  # there is none, or it is damaged
         former = replace(plan, refined={}, tuned={})
     refined = former.refined if _refiners(folder.path) in (None, {arm.refiner for arm in plan.arms} - {None}) else {}
-    # What a plan itself says of its tuning is of another run.
+    # A plan's own `tuned` is dropped: it comes from another run.
     plan = replace(plan, tuned={}, refined={**refined, **plan.refined})
     return replace(plan, tuned=tuned(plan, former.tuned))
 
 
 def _refiners(path: Path) -> set[str] | None:
-    """What refined the prompts of a run; None where that is not known."""
+    """The refiners of a run's prompts; None if the run's note does not say."""
     try:
         return {arm["refiner"] for arm in read_json(path / NOTE)["arms"]} - {None}
     except (OSError, ValueError, KeyError, TypeError):
@@ -44,11 +47,12 @@ def _refiners(path: Path) -> set[str] | None:
 
 
 def read_run(path: Path) -> Plan:
-    """The plan of a run's folder, to look at and to score what is made. Its prompts and arms are those that the run
-    wrote down, if its plan is still the same.
+    """The plan of a run's folder, to view and score the run.
+
+    Prompts and arms come from the run's note, unless the plan was edited since.
 
     Raises:
-        OSError, Refused, ValueError: as of `read`.
+        OSError, Refused, ValueError: see `read`.
     """
     plan = read(path / "plan.yaml")
     try:
@@ -59,7 +63,7 @@ def read_run(path: Path) -> Plan:
         suite = prompts.load(path / PROMPTS) if note.get("prompts") == _sha256(path / PROMPTS) else None
     except (OSError, ValueError, KeyError, TypeError):  # an earlier version wrote it, or it is damaged
         return plan
-    vars(plan)["arms"] = arms  # in place of what the properties would work out
+    vars(plan)["arms"] = arms  # fills the cached properties, which would need models and files
     if suite is not None:
         vars(plan)["suite"] = suite
     return plan
@@ -76,11 +80,11 @@ def _arm(said: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
 
 
 def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) -> dict[str, Any]:
-    """What a run writes down for `read_run`: by arm, in what it differs from the first.
+    """The note of a run for `read_run`. Each arm's request holds only the fields that differ from the first arm's.
 
     Args:
-        plan_file: where the plan is written.
-        prompts_file: and what `prompts_of` says of it.
+        plan_file: the file with the plan, for its hash.
+        prompts_file: the file with the text of `prompts_of`, for its hash. None: there is none.
     """
     common = asdict(plan.arms[0].template)
     arms = []
@@ -88,7 +92,7 @@ def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) 
         own = {name: value for name, value in asdict(arm.template).items() if value != common[name]}
         said: dict[str, Any] = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner}
         said["key"] = keys.of_arm(arm)
-        if plugins.is_file(arm.template.method):  # whose code says what it costs
+        if plugins.is_file(arm.template.method):  # the cost follows from its code, which `read_run` may not have
             said["evaluations"], said["strong_evaluations"] = cost_of(arm)
         arms.append(said)
     of_prompts = {} if prompts_file is None else {"prompts": sha256_of(prompts_file)}
@@ -96,7 +100,7 @@ def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) 
 
 
 def prompts_of(plan: Plan) -> str | None:
-    """The prompts of a plan as JSON, which `prompts.load` reads; None where the plan lists them itself."""
+    """The prompts of a plan as JSON for `prompts.load`; None if the plan itself lists them."""
     if isinstance(plan.prompts, list):
         return None
     of = [
@@ -107,6 +111,7 @@ def prompts_of(plan: Plan) -> str | None:
 
 
 def cost_of(arm: Arm) -> tuple[int, float | None]:
-    """An arm's network evaluations, and as many of the strong arm's network; see `strong_evaluations`."""
+    """An arm's network evaluations of one cell, and the same cost in evaluations of the strong network; see
+    `strong_evaluations`."""
     counts = evaluations(arm.template)
     return counts["total"], strong_evaluations(arm.template, counts)

@@ -1,7 +1,7 @@
-"""A run's videos under the names that VBench's own tools read: `RUN/vbench/ARM/{prompt}-{index}.mp4`.
+"""Links to a run's videos under the names that VBench's own tools read: `RUN/vbench/ARM/{prompt}-{index}.mp4`.
 
-They are links, in folders of their own: VBench takes the type of all files from whichever is listed first, and beside
-videos lie sidecars.
+The links have their own folders because VBench infers the type of all files in a folder from the first one listed, and
+the videos' folders also hold sidecars.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 FOLDER = "vbench"
-LONGEST = 255  # bytes of a file's name
+LONGEST = 255  # bytes in the name of a file
 
 
 def name_of(cell: Cell, seeds: list[int]) -> str:
-    """What VBench calls a video: the prompt, and the place of its seed among the plan's."""
+    """The name of a video in VBench: the prompt, and the index of its seed among the plan's seeds."""
     return f"{cell.prompt.text}-{seeds.index(cell.seed)}.mp4"
 
 
@@ -33,7 +33,7 @@ def check_names(plan: Plan) -> None:
     """Refuses a plan whose videos cannot have these names.
 
     Raises:
-        Refused: it makes pictures or no mp4, or a prompt is no name of a file.
+        Refused: the plan makes pictures or no mp4, or a prompt cannot be part of a file name.
     """
     if not plan.arms[0].template.video or "mp4" not in plan.formats:
         raise Refused("names", plan.names, "VBench reads videos as mp4, and the plan makes none")
@@ -48,8 +48,8 @@ def link(plan: Plan, path: Path, complete: Iterable[tuple[Cell, Path]], whole: b
 
     Args:
         path: the run's folder.
-        complete: the cells that are made, each with its video.
-        whole: whether those are all of the run: other links are removed then.
+        complete: the generated cells, each with its video.
+        whole: whether these are all cells of the run; if so, other links are removed.
     """
     wanted: dict[Path, Path] = {
         path / FOLDER / cell.arm.folder / name_of(cell, plan.all_seeds): video for cell, video in complete

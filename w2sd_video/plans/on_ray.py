@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster: of one that runs, or of one of our own, which lasts as long as the run."""
+"""Workers on a Ray cluster: a running one, or a local one that is started for the run and stopped after it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from ..interrupts import uninterrupted
 from ..runs.files import hidden
 from ..sampling.records import versions
 from ..threads import threads_for
-from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, logger, started
+from .engine import Messages, Outcome, Outcomes, Start, Task, hand_out, logger, started
 
-OBJECTS = 80 * 2**20  # bytes for the objects of a cluster of our own: an outcome has a few thousand
-ANSWERS = 10  # seconds in which a cluster at an address has to
+OBJECTS = 80 * 2**20  # bytes for the object store of a local cluster: an outcome has a few thousand
+ANSWERS = 10  # seconds to wait for a cluster to accept a connection
 Files = Sequence[tuple[plugins.Kind, str]]
 
 
 def facts(files: Files) -> dict[str, Any]:
-    """What has to be the same on all machines: versions, and the hashes of files with code.
+    """What has to be equal on all machines: package versions, the processor, and the hashes of plug-in files.
 
     Raises:
-        Refused: such a file cannot be used.
+        Refused: a plug-in file cannot be used.
     """
     hashes = {file: plugins.from_file(kind, file).sha256 for kind, file in files}
     return versions() | {"the processor": platform.machine()} | hashes
 
 
 class _Actor:
-    """A worker's process. What it has to note goes out with the next outcome."""
+    """The worker's side of an actor. Its warnings are sent with its next outcome."""
 
     def begin(self, start: Start, threads: int, gpus: float, files: Files, here: str, sign: Path) -> tuple[str, Any]:
-        """Loads what it needs, where this machine can take part. Returns its name and its facts, or why it cannot."""
-        with suppress(OSError):  # relative paths are those of the run
+        """Starts the work. Returns the machine's name, and its `facts` or the reason why it cannot take part."""
+        with suppress(OSError):  # relative paths are relative to the run's working directory
             os.chdir(here)
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -64,17 +64,17 @@ class _Actor:
 
 
 class _Member:
-    """An actor, as the coordinator sees it."""
+    """The coordinator's handle of an actor."""
 
-    def __init__(self, actor: Any, heard: SimpleQueue[Any], *arguments: Any):
-        self.actor, self.heard = actor.remote(), heard
+    def __init__(self, actor: Any, answers: SimpleQueue[Any], *arguments: Any):
+        self.actor, self.answers = actor.remote(), answers
         self.ready = False
         self.task: Task | None = None
         self.models: Any = None
         self._expect(self.actor.begin.remote(*arguments))
 
     def _expect(self, answer: Any) -> None:
-        answer.future().add_done_callback(lambda done: self.heard.put((self, done)))
+        answer.future().add_done_callback(lambda done: self.answers.put((self, done)))
 
     def hand(self, task: Task) -> None:
         self._expect(self.actor.make.remote(task))
@@ -86,9 +86,9 @@ class _Member:
 
 
 def _check_answers(address: str | None) -> None:
-    """Refuses HOST:PORT where nothing listens, at once: ray itself tries for minutes."""
+    """Refuses at once an address HOST:PORT on which nothing listens: ray itself retries for minutes."""
     host, colon, port = (address or "").rpartition(":")
-    if not colon:  # `auto`, and what ray has to say something of
+    if not colon:  # `auto`, or a value that ray refuses itself
         return
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS):
@@ -98,30 +98,30 @@ def _check_answers(address: str | None) -> None:
 
 
 class OnRay:
-    """Makes tasks on a Ray cluster, within a context.
+    """Runs tasks on a Ray cluster. Use it as a context manager.
 
     Args:
-        workers: how many; None: as many as there are GPUs for, or one where there is none.
-        address: of a cluster, HOST:PORT, or `auto` for one that this machine belongs to; None: what RAY_ADDRESS says,
-            or a cluster of this machine alone, which ends with the context.
-        gpus: of each worker, which may be a part of one; 0: none, whatever there is. None: one where there are some.
+        workers: how many. None: as many as the cluster's GPUs allow, or one without GPUs.
+        address: HOST:PORT of a cluster, or `auto` for the one that this machine belongs to. None: the address in
+            RAY_ADDRESS, or else a local cluster, which stops with the context.
+        gpus: GPUs per worker; a fraction shares one. 0: use none. None: one if the cluster has any.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None, gpus: float | None = None):
         self._wanted, self.address, self._gpus = workers, address or os.environ.get("RAY_ADDRESS"), gpus
 
     def __enter__(self) -> OnRay:
-        """Connects.
+        """Connects to the cluster.
 
         Raises:
-            Refused: ray is missing, there is no such cluster, or it has other versions.
+            Refused: ray is missing, the cluster does not answer, or ray refuses it, such as for another version.
         """
         if self._gpus and self._gpus > 1 and self._gpus % 1:
-            raise Refused("gpus", self._gpus, "give a whole number, or a part of one GPU")
+            raise Refused("gpus", self._gpus, "give a whole number, or a fraction under 1")
         if self.address is not None and "://" in self.address:
             raise Refused("address", self.address, "give HOST:PORT, or auto on a machine of the cluster")
         _check_answers(self.address)
-        # A cluster of our own tells nobody that it runs, and its workers wait for no other program.
+        # A local cluster sends no usage statistics, and its workers run at normal priority.
         own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         for name, value in own.items():
             os.environ.setdefault(name, value)
@@ -133,17 +133,18 @@ class OnRay:
         if self.address is None:
             how = {"num_cpus": self._wanted or 1, "object_store_memory": OBJECTS, "_node_ip_address": "127.0.0.1"}
         try:
-            with uninterrupted():  # ray sets a handler of SIGTERM
+            with uninterrupted():  # ray installs a handler for SIGTERM
                 quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
                 ray.init(self.address or "local", **how, **quiet)
             self._machines = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-        except Exception as error:  # ray has classes of many kinds, and raises bare ones, too
+        except Exception as error:  # ray raises many classes, bare Exception too
             ray.shutdown()
             why = str(error).strip().partition("\n")[0]
             raise Refused("engine" if self.address is None else "address", self.address or "ray", why) from None
         except BaseException as error:
             ray.shutdown()
-            sys.exit(143) if isinstance(error, SystemExit) else None  # ray's own handler says otherwise
+            if isinstance(error, SystemExit):  # ray's handler of SIGTERM exits with another code
+                sys.exit(143)
             raise
         there = sum(each.get("GPU", 0) for each in self._machines)
         self.gpus = min(1, there) if self._gpus is None else self._gpus
@@ -162,7 +163,7 @@ class OnRay:
         return next((n for n in range(most, 1, -1) if self._room(n) >= self.workers), 1)
 
     def _room(self, threads: int) -> int:
-        """How many workers the machines have cores and GPUs for. The cores of a cluster of our own may be shared."""
+        """How many workers fit the machines' cores and GPUs. Workers of a local cluster may share cores."""
         of_each = {"GPU": self.gpus, "CPU": 0 if self.address is None else threads}
         needed = [(name, count) for name, count in of_each.items() if count]
         if not needed:
@@ -170,11 +171,11 @@ class OnRay:
         return sum(int(min(each.get(name, 0) // count for name, count in needed)) for each in self._machines)
 
     def run(self, tasks: Sequence[Task], start: Start, threads: int, folder: Path) -> Outcomes:
-        """Makes tasks.
+        """Runs tasks.
 
         Raises:
-            Refused: no machine has room for a worker, or one cannot take part: it does not see the run's folder, or
-                has other versions.
+            Refused: no machine has room for a worker, or one cannot take part because it does not see the run's folder
+                or differs in its `facts`.
             ChildProcessError: no worker starts.
         """
         import ray
@@ -187,14 +188,14 @@ class OnRay:
             logger.warning("note: the cluster has room for %d workers, and not for %d", room, self.workers)
         cores = 0 if self.address is None else threads
         actor = ray.remote(num_cpus=cores, num_gpus=self.gpus, max_restarts=0)(_Actor)
-        heard: SimpleQueue[Any] = SimpleQueue()
+        answers: SimpleQueue[Any] = SimpleQueue()
         files, noted = plugins.named(), set[str]()
         ours = facts(files) | {"folder": True}
-        with hidden(folder) as sign:  # which whoever sees the folder sees
+        with hidden(folder) as sign:  # a machine that does not see it does not share the folder
             arguments = (start, threads, self.gpus, files, os.getcwd(), sign.absolute())
 
-            def listen(_: object) -> Heard:
-                member, answer = heard.get()
+            def listen(_: object) -> Messages:
+                member, answer = answers.get()
                 try:
                     first, second = answer.result()
                 except ray.exceptions.RayError as error:
@@ -210,11 +211,11 @@ class OnRay:
                     _compare(first, second, ours, folder)
                     yield member, None
 
-            yield from hand_out(tasks, min(room, self.workers), partial(_Member, actor, heard, *arguments), listen)
+            yield from hand_out(tasks, min(room, self.workers), partial(_Member, actor, answers, *arguments), listen)
 
 
 def _compare(machine: str, theirs: Any, ours: dict[str, Any], folder: Path) -> None:
-    """Refuses a machine that would make other videos, or elsewhere."""
+    """Refuses a machine that would generate different videos, or write them elsewhere."""
     if isinstance(theirs, str):
         raise Refused("engine", "ray", f"on {machine}, {theirs}")
     if not theirs["folder"]:
@@ -226,6 +227,6 @@ def _compare(machine: str, theirs: Any, ours: dict[str, Any], folder: Path) -> N
 
 
 def _death(error: Exception) -> str:
-    """Why a worker died, in a line."""
+    """Why a worker died, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:200]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The page of a run: its scores, and beside them the plan's axes, prompts and tags."""
+"""The page of a run: its scores, with the plan's axes, prompts and tags."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def write_page(
     """Writes the page of a run, with its videos.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         summary: the scores of `videos(plan, folder)`.
-        to: the page's folder; None: `report` in the run's.
+        to: the folder for the page. None: `report` in the run's folder.
         paper: published numbers by arm and column, on the scale of the summary's means.
-        votes: what people preferred; see `eval.report.votes.read`.
+        votes: people's preferences, as `eval.report.votes.read` returns them.
 
     Returns:
         The page and the folder of its media.
 
     Raises:
-        Refused, OSError, ModuleNotFoundError: as of `eval.report.write`.
+        Refused, OSError, ModuleNotFoundError: see `eval.report.write`.
     """
     place = folder / PAGE if to is None else to / PAGE.name
     return report.write(place, summary, experiment(plan, folder.resolve().name, paper), gallery=True, votes=votes)
 
 
 def experiment(plan: Plan, title: str, paper: Mapping[str, Mapping[str, float]] | None = None) -> Experiment:
-    """A plan as the page shows it.
+    """A plan's axes, prompts and tags for the page.
 
     Args:
         paper: published numbers by arm and column, on the scale of the page's means.

@@ -1,7 +1,7 @@
-"""Plans: prompts x seeds x axes, and the cells that they have. A plan is a YAML file of some ten lines:
+"""Plans: the cells of prompts x seeds x axes. A plan is a YAML file of some ten lines:
 
     prompts: motion            # a suite, a file, or a list of texts
-    n: 20                      # of them, drawn with `sample_seed`
+    n: 20                      # how many prompts to draw, with `sample_seed`
     seeds: 0-2
     preset: shapes
     axes:
@@ -12,7 +12,7 @@
     dimensions: [shapes]
 
 An axis is a setting with its values, or a name with labelled sets of settings. Every point of the product of the axes
-is an arm; an arm, a prompt and a seed are a cell. All arms have the same prompts and seeds.
+is an arm; an arm, a prompt and a seed make a cell. All arms have the same prompts and seeds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from .arms import (
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
 MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
-# Of a plan's file, which holds prompts, and of a run's also what they were refined to.
+# Limits of a plan's file, which may hold prompts and, in a run's folder, their refined texts.
 MOST_BYTES, MOST_VALUES = 8 * 2**20, 200_000
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
@@ -66,26 +66,26 @@ Values = Annotated[dict[str, Any], BeforeValidator(plain), Setting("Settings.", 
 
 @validated
 class Plan:
-    """What a run makes and scores.
+    """The videos or pictures that a run generates, and the dimensions on which it scores them.
 
     Args:
         prompts: a suite's name, a file of prompts, or texts.
-        n: how many of them, drawn at random with `sample_seed`, or where that is None the first; None: all.
-        tags: only those that have these tags, `NAME=VALUE` or a value.
+        n: how many prompts to use: drawn at random with `sample_seed`, or the first ones if that is None. None: all.
+        tags: use only prompts with these tags, each `NAME=VALUE` or a value.
         seeds: a number, numbers, or a text such as `0,3,8-15`.
-        preset: of all arms, where no axis says another.
-        settings: of all arms.
+        preset: the preset of all arms, unless an axis sets another.
+        settings: settings of all arms.
         axes: by name, values of the setting of that name, or labelled sets of settings.
-        dimensions: what the videos are scored on; none are scored where it is empty.
-        by_dimension: whether a dimension is scored on the prompts alone whose tag `dimension` has it, where there are
-            such; so VBench's leaderboard does it.
-        formats: in which the videos are written.
-        base: the arm that the others are compared with; None: the first.
-        names: "vbench" for links to the videos, too, under the names that VBench reads; see `names`.
-        refined: by prompt, what arms are told whose preset refines prompts; their weak arm is told the prompt itself.
-            A run adds what is missing.
-        tuning: what arms with `tune` are tuned on; see `tuning.Tuning`.
-        tuned: by arm, what was found best. A run adds it.
+        dimensions: the dimensions on which the videos are scored. Empty: they are not scored.
+        by_dimension: whether to score a dimension only on the prompts whose tag `dimension` names it, if there are
+            any, as VBench's leaderboard does.
+        formats: the formats in which the videos are written.
+        base: the arm with which the others are compared. None: the first.
+        names: "vbench" adds links to the videos under the names that VBench reads; see `names`.
+        refined: refined prompts by prompt, for arms whose preset refines prompts; their weak arm gets the original
+            prompt. A run adds those that are missing.
+        tuning: how arms with `tune` are tuned; see `tuning.Tuning`.
+        tuned: the best settings by tuned arm. A run adds them.
     """
 
     prompts: Texts
@@ -113,7 +113,7 @@ class Plan:
         """The prompts of all arms.
 
         Raises:
-            Refused: there are none such.
+            Refused: the suite cannot be used, or has too few prompts of these tags.
         """
         if isinstance(self.prompts, list):
             suite = Suite("texts", tuple(_numbered(self.prompts)), "the plan", len(self.prompts))
@@ -132,10 +132,10 @@ class Plan:
 
     @cached_property
     def arms(self) -> list[Arm]:
-        """The product of the axes, the last one's values next to each other.
+        """The arms: the product of the axes, in which the last axis varies fastest.
 
         Raises:
-            Refused: an axis has no values, or settings that cannot be used.
+            Refused: an axis has no values, or settings that cannot be used, or there are too many arms or cells.
         """
         points = [points_of(name, values) for name, values in self.axes.items()]
         count = math.prod(map(len, points))
@@ -151,7 +151,11 @@ class Plan:
         return arms
 
     def _arm(self, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Arm:
-        """The arm of a point, a value of each axis.
+        """The arm of a point.
+
+        Args:
+            point: a value of each axis.
+            axes: all values of each axis, to find the label that `as_costly_as` names.
 
         Raises:
             Refused: its settings cannot be used.
@@ -181,7 +185,12 @@ class Plan:
             raise
 
     def _unknown(self, error: Refused, point: Sequence[Value], of: str) -> Refused | ArgumentError:
-        """The error of a name that is no option of an arm's method, as one of where the plan has that name."""
+        """The error for a name that is no setting and no option of an arm's method, at its place in the plan.
+
+        Args:
+            error: the error of the method's options.
+            of: the arm's labels, for the message.
+        """
         name, method = str(error.value), error.argument.removeprefix(setting_options.OF_METHOD)
         places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
         place = next((place for place, said in places if name in said), None)
@@ -197,21 +206,21 @@ class Plan:
         return ArgumentError(place, f"{name!r} is no setting{setting} and no option of {method}{option}{end}")
 
     def template(self, fields: Mapping[str, Any], costly: Request | None = None) -> tuple[Request, str | None]:
-        """A request of the first prompt and seed, and what refines its prompts.
+        """A request for the first prompt and seed, and the refiner of its prompts.
 
         Args:
-            fields: what it says beside the preset.
-            costly: one whose network evaluations set the steps.
+            fields: settings that replace the preset's.
+            costly: a request whose network evaluations the steps have to match. None: the steps stay.
 
         Raises:
-            Refused: it cannot be used, or a plan has no cells of its kind.
+            Refused: the settings cannot be used, or the variant is "compare".
         """
         fields = dict(fields)
         preset, schedule = fields.pop("preset", None) or self.preset, fields.pop("schedule", None)
         if not isinstance(preset, str):
             raise Refused("preset", preset, "give a text")
         if isinstance(method := fields.get("method"), str) and plugins.is_file(method):
-            fields["method"] = os.path.basename(method)  # as `plugins` knows it, once it was named
+            fields["method"] = os.path.basename(method)  # `plugins` registers a file under this name
         first = self.suite.prompts[0].text
         refiner = presets.load(preset).refine if fields.get("weak_prompt") is None else None
         if refiner:
@@ -222,7 +231,11 @@ class Plan:
         return request if costly is None else _as_costly(request, costly), refiner
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
-        """The template of the arm that has another label on the axis which names it, and is like this one else."""
+        """The template of the arm that `as_costly_as` names: the same point with another label on that axis.
+
+        Raises:
+            Refused: the axis has no such label, or `as_costly_as` is not in the settings of a label.
+        """
         for n, (_, said) in enumerate(point):
             if AS_COSTLY in said:
                 others = [value for value in axes[n] if value[0] == label and AS_COSTLY not in value[1]]
@@ -230,20 +243,20 @@ class Plan:
                     known = [each for each, other in axes[n] if AS_COSTLY not in other]
                     raise Refused(AS_COSTLY, label, did_you_mean(label, known))
                 return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
-        raise Refused(AS_COSTLY, label, "it goes with the label of an axis, and names another label of it")
+        raise Refused(AS_COSTLY, label, "set it on a label of an axis, and name another label of the same axis")
 
     @property
     def own_dimensions(self) -> list[str]:
-        """Those that this package computes: of VBench's own, there are only names."""
+        """The dimensions that this package computes, without those that only VBench's package computes."""
         from ..eval.dimensions import OFFICIAL
 
         return [name for name in self.dimensions if name not in OFFICIAL]
 
     def check(self) -> None:
-        """Refuses what cannot be used, before anything is made.
+        """Checks the whole plan, before anything is generated.
 
         Raises:
-            Refused, ValueError, OSError: as of `Request.of`; or there are too many cells.
+            Refused, ValueError, OSError: see `Request.of`; or there are too many cells.
         """
         self._check_formats()
         self._check_dimensions()
@@ -255,7 +268,7 @@ class Plan:
                 replace(arm.template, prompt=prompt.text).check_words()
 
     def _check_dimensions(self) -> None:
-        """Refuses what could not be scored once it is made."""
+        """Refuses dimensions that could not be scored after the run."""
         if not self.dimensions:
             return
         from ..eval.dimensions import Compared, chosen
@@ -274,7 +287,7 @@ class Plan:
             raise Refused("dimensions", self.dimensions, "VBench's package scores videos, and the plan makes images")
         for each in chosen(self.own_dimensions) if self.own_dimensions else ():
             if each.least_frames > (frames := fewest.template.num_frames or 1):
-                accepted = f"it takes {each.least_frames} frames, and {fewest.name!r} makes {frames}"
+                accepted = f"it takes {each.least_frames} frames or more, and {fewest.name!r} makes {frames}"
                 raise Refused("dimensions", each.name, accepted)
             if isinstance(each, Compared) and each.referenced:
                 raise Refused(
@@ -293,20 +306,24 @@ class Plan:
         if unknown is not None or not self.formats:
             raise Refused("formats", unknown or [], f"give some of {', '.join(FORMATS)}")
         if not self.arms[0].template.video and self.formats != ["mp4"]:
-            raise Refused("formats", self.formats, "give none: an image is a PNG")
+            raise Refused("formats", self.formats, "leave it out: images are always PNG")
         if self.dimensions and "mp4" not in self.formats:
-            raise Refused("formats", self.formats, "give mp4, too, which the dimensions are scored on")
+            raise Refused("formats", self.formats, "add mp4, on which the dimensions are scored")
         if "differences" in self.formats:
-            import matplotlib  # noqa: F401 - which draws them, and may be missing
+            import matplotlib  # noqa: F401 - draws them, and may be missing
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, those of a prompt and seed next to each other."""
+        """All cells; those with the same prompt and seed follow each other."""
         points = itertools.product(self.suite.prompts, self.all_seeds, self.arms)
         for number, (prompt, seed, arm) in enumerate(points):
             yield Cell(arm, prompt, seed, number, self._refined(prompt.text) if arm.refiner else None)
 
     def _refined(self, text: str) -> str | None:
-        """What a prompt is refined to; None where that is not known yet."""
+        """The refined prompt; None if the prompt is not refined yet.
+
+        Raises:
+            Refused: the plan's entry is not a text.
+        """
         refined = self.refined.get(text)
         if refined is not None and not (isinstance(refined, str) and refined.strip()):
             raise Refused(f"refined.{text}", refined, "give a text that is not empty")
@@ -314,17 +331,17 @@ class Plan:
 
 
 def _as_costly(template: Request, rival: Request) -> Request:
-    """A request of as many steps as take the network evaluations of another one, or the fewest that take more."""
+    """The request with the fewest steps that take at least as many network evaluations as the rival."""
     from ..sampling import evaluations, steps_for
 
     return template.of_steps(steps_for(template, evaluations(rival)["total"]))
 
 
 def read(path: str | os.PathLike[str]) -> Plan:
-    """The plan of a YAML file.
+    """Reads a plan from a YAML file. Relative paths in it that exist beside the file become absolute.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         Refused, ValueError: it is no plan.
     """
     data = read_yaml(path, MOST_BYTES, MOST_VALUES)
@@ -338,12 +355,12 @@ def read(path: str | os.PathLike[str]) -> Plan:
         raise Refused(f"{path}: {error.argument}", error.value, error.accepted) from None
 
 
-# Settings that name files or folders, and the keys that do within a setting.
+# Settings that name files or folders, and keys within settings that do.
 _PATHS = {*settings.PLACES, *settings.PICTURES, "prompts", "preset", "model", "image_encoder"}
 
 
 def _beside(folder: Path, name: str, value: Any) -> Any:
-    """A part of a plan, with the paths in it that lie in the plan's folder in full. Others are left as they are."""
+    """A part of a plan in which relative paths that exist in the plan's folder are made absolute."""
     if isinstance(value, str) and name in _PATHS and not os.path.isabs(value):
         beside = folder / value
         there = beside.is_file() if name in ("prompts", "preset") else os.path.exists(beside)
@@ -353,7 +370,7 @@ def _beside(folder: Path, name: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     parts = {each: _beside(folder, each, part) for each, part in value.items()}
-    if name == "axes":  # the label of a path is as the plan has it
+    if name == "axes":  # the label of a path stays the path as the plan writes it
         for axis in (axis for axis, part in parts.items() if isinstance(part, list) and part != value[axis]):
             parts[axis] = {label_of(old): {axis: new} for old, new in zip(value[axis], parts[axis], strict=True)}
     return parts
@@ -363,7 +380,7 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
     """Seeds as numbers, each once.
 
     Raises:
-        Refused: there is a negative one, too many, or something else.
+        Refused: one is negative or no whole number, there are none, or too many.
     """
     numbers: list[int] = []
     parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)

@@ -1,7 +1,4 @@
-"""What of a plan is settled before its cells are made, and kept in the plan of its run's folder.
-
-That is what prompts are refined to, and what is best of an arm that is tuned.
-"""
+"""Refines a plan's prompts and tunes its arms, before its cells are generated. The run's folder stores both."""
 
 from __future__ import annotations
 
@@ -23,29 +20,29 @@ from .tuning import fingerprint, label, plan_of, tuning_of
 
 logger = logging.getLogger("w2sd_video")
 ENOUGH = 200  # prompts to tune on
-MOST, STEP = 30.0, 1.4  # of a guidance that is best at the upper end
+MOST, STEP = 30.0, 1.4  # a guidance that is best at the upper end is multiplied by STEP, up to MOST
 
 
 class Made(Protocol):
-    """What came of making cells: the lines of those that failed."""
+    """The result of generating cells: the lines of those that failed."""
 
     failed: list[dict[str, Any]]
 
 
-Make = Callable[[Plan, Path], Made]  # makes a plan's cells in a folder
+Make = Callable[[Plan, Path], Made]  # generates a plan's cells into a folder
 
 
 def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan:
-    """A plan with all its prompts refined and its arms tuned.
+    """The plan with all its prompts refined and its arms tuned.
 
     Args:
-        make: makes the cells of a tuning in a folder.
-        whole: whether all cells of the plan are made here; a shard leaves tuning to the run as a whole.
+        make: generates the cells of a tuning into a folder.
+        whole: whether this is the whole run; a shard does not tune arms.
 
     Raises:
-        Failed: what an arm is tuned on could not be made.
+        Failed: a video for the tuning of an arm could not be generated.
         Refused: two presets refine prompts differently, the language model that refines them is not on this machine, or
-            arms are not tuned yet.
+            arms of a shard are not tuned yet.
     """
     if not any(arm.refiner or arm.grid for arm in plan.arms):
         return plan
@@ -55,13 +52,13 @@ def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan
         if whole:
             plan = replace(plan, tuned={**plan.tuned, arm.name: _best(plan, arm, folder.path, make)})
         elif arm.name not in plan.tuned:
-            accepted = "it is not tuned yet: begin the run on one machine, as a whole, which tunes its arms first"
+            accepted = "it is not tuned yet: first start the run without a shard, on one machine, which tunes its arms"
             raise Refused("shard", arm.name, accepted)
     return plan
 
 
 def _refined(plan: Plan) -> dict[str, str]:
-    """What is not refined yet, refined."""
+    """The refined texts of prompts that the plan has not refined yet, by prompt."""
     refiners = list(dict.fromkeys(arm.refiner for arm in plan.arms if arm.refiner))
     if len(refiners) > 1:
         raise Refused("preset", refiners, "the plan's presets refine prompts by different models: give a plan for each")
@@ -82,21 +79,21 @@ def _refiner(name: str) -> Refiner:
     try:
         return language_model(name)
     except (OSError, ValueError) as error:
-        said = str(error).partition("\n")[0]
-        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({said})") from None
+        why = str(error).partition("\n")[0]
+        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({why})") from None
 
 
 def _place(folder: Path, arm: Arm) -> Path:
-    """The folder of an arm's tuning in that of its run."""
+    """The folder of an arm's tuning within the run's folder."""
     return folder / "tuning" / arm.folder
 
 
 def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
-    """The settings of an arm that are best, and what they were found by.
+    """The best settings of an arm, with the means and the number of prompts behind that choice.
 
     Args:
-        folder: of the plan's run.
-        make: makes the tuning's cells; what is made already it keeps.
+        folder: the folder of the plan's run.
+        make: generates the tuning's cells that do not exist yet.
     """
     grid = arm.grid
     assert grid
@@ -124,7 +121,7 @@ def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
 
 
 def _means(plan: Plan, folder: Path, by: list[str]) -> dict[str, tuple[float, ...]]:
-    """What decides, by arm: higher is better. What no video of an arm shows counts as the worst."""
+    """The means of the columns `by`, by arm, signed so that higher is better; -inf if no video has a value."""
     from ..eval.evaluate import evaluate
     from ..eval.results import Summary
 

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""Workers in processes of this machine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from typing import Any
 from .. import plugins
 from ..interrupts import started_uninterrupted
 from ..threads import threads_for
-from .engine import Heard, Outcome, Outcomes, Start, Task, hand_out, started
+from .engine import Messages, Outcome, Outcomes, Start, Task, hand_out, started
 
-PATIENCE = 10  # seconds that a worker has to end
-AGAIN = 0.2  # seconds after which an exception that was dropped is raised again
+PATIENCE = 10  # seconds to wait for a worker to end before it is killed
+AGAIN = 0.2  # seconds after which an exception that Python dropped is raised again
 
 
 def _outlive(sentinel: int) -> None:
     """Ends this worker once its coordinator has died."""
     wait([sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)  # as the coordinator would have: what is half made is cleared away
+    os.kill(os.getpid(), signal.SIGTERM)  # as the coordinator would: incomplete files are removed
     time.sleep(PATIENCE)
     os._exit(1)
 
 
 def _serve(connection: Connection, start: Start, threads: int, files: Sequence[tuple[plugins.Kind, str]]) -> None:
-    """What a worker's process does: tasks in, outcomes out, until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when to end
+    """The body of a worker's process: receives tasks and sends outcomes until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator ends its workers
     with _ended_by_an_exception():
-        if coordinator := multiprocessing.parent_process():  # whose death no signal tells of
+        if coordinator := multiprocessing.parent_process():  # no signal tells of its death
             threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()
         for kind, file in files:
             plugins.from_file(kind, file)
@@ -48,12 +48,12 @@ def _serve(connection: Connection, start: Start, threads: int, files: Sequence[t
 
 @contextmanager
 def _ended_by_an_exception() -> Iterator[None]:
-    """SIGTERM raises SystemExit in the body, so that half-made files are cleared away, and is ignored afterwards.
+    """SIGTERM raises SystemExit in the body, so that incomplete files are removed, and is ignored afterwards.
 
-    Python drops an exception that is raised while it deletes an object: then a timer raises it once more.
+    Python drops an exception that is raised while it deletes an object; a timer then raises it again.
     """
     numbers = [signal.SIGTERM]
-    if hasattr(signal, "setitimer"):  # not Windows, where no handler is called either
+    if hasattr(signal, "setitimer"):  # not on Windows, which calls no handler for SIGTERM
         numbers.append(signal.SIGALRM)
 
     def end(*_: object) -> None:
@@ -90,11 +90,11 @@ class _Process:
         self.models: Any = None
 
     def hand(self, task: Task) -> None:
-        with suppress(OSError):  # of one that has died, as `listen` then says
+        with suppress(OSError):  # the worker has died, which `_listen` reports
             self.connection.send(task)
 
     def received(self) -> Outcome | None:
-        """What it has sent; None where it died."""
+        """The outcome that it sent; None if it died."""
         try:
             outcome: Outcome = self.connection.recv()
         except (EOFError, OSError):
@@ -105,12 +105,12 @@ class _Process:
         self.connection.close()
         self.process.terminate()
         self.process.join(PATIENCE)
-        self.process.kill()  # one that is deep in a network's code
+        self.process.kill()  # a process inside a network's native code does not react to SIGTERM
         self.process.join()
 
 
 class SideBySide:
-    """In several processes."""
+    """Runs tasks in several processes."""
 
     def __init__(self, workers: int, serve: Callable[..., None] = _serve):
         self.workers, self.serve = workers, serve
@@ -123,7 +123,7 @@ class SideBySide:
         return hand_out(tasks, self.workers, hire, _listen)
 
 
-def _listen(crew: Sequence[_Process]) -> Heard:
+def _listen(crew: Sequence[_Process]) -> Messages:
     ready = wait([end for each in crew for end in (each.connection, each.process.sentinel)])
     for each in list(crew):
         if each.connection in ready and (outcome := each.received()):

@@ -1,15 +1,15 @@
-"""What of a plan is made: an append-only record of cells in the run's folder, and what the files there say.
+"""Which cells of a plan are complete: an append-only record in the run's folder, checked against the files there.
 
-    RUN/plan.yaml       the plan, as it was last given
-    RUN/run.json        how many threads make a cell, which decides its last digits; and the arms with their keys
-    RUN/prompts.json    the plan's prompts, where they are of a suite or of a file
-    RUN/record/*.jsonl  a line a cell that was made or failed, a file a process that ran the plan
+    RUN/plan.yaml       the plan of the last run
+    RUN/run.json        the number of threads per cell, which changes its last digits, and the arms with their keys
+    RUN/prompts.json    the plan's prompts, unless the plan itself lists them
+    RUN/record/*.jsonl  one file per process that ran the plan, one line per cell that it completed or that failed
     RUN/videos/ARM/     the videos of an arm with their sidecars, as `generate` writes them
     RUN/scores/         scores and tables
 
-A cell is known by the SHA-256 of all that decides its frames: settings, weights, versions, threads, prompt and seed. It
-is made if the record has a line of it and its files have the sizes and times of the line; or, where the process died
-before it wrote the line, if its sidecar says so.
+The key of a cell is the SHA-256 of everything that decides its frames: settings, weights, versions, threads, prompt and
+seed. A cell is complete if the record has a line with its key, and its files have the sizes and times in that line. If
+the process died before it wrote the line, a sidecar with the cell's key counts in its place.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from .arms import Arm, Cell
 
 RECORD, NOTE, PROMPTS = "record", "run.json", "prompts.json"
 MOST_THREADS = 1024
-# Of a model's folder, what decides nothing.
+# Suffixes of files in a model's folder that do not affect its output.
 UNREAD = (".md", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".webp", ".lock", ".metadata")
 
 
 @dataclass
 class State:
-    """What is known of a plan's cells.
+    """The state of a plan's cells.
 
     Args:
-        complete: the line of each cell that is made, by key.
-        failed: the line of each that failed last, by key.
-        adopted: lines of those that are made, and that no process wrote down.
+        complete: the record's line of each complete cell, by key.
+        failed: the line of each cell whose last attempt failed, by key.
+        adopted: lines of complete cells that the record lacks, derived from their sidecars.
     """
 
     complete: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Keys:
     """The keys of cells: hashes of all that decides their frames.
 
     Args:
-        threads: how many make a cell, where its device is the CPU.
+        threads: how many compute a cell on the CPU.
     """
 
     def __init__(self, threads: int):
@@ -76,9 +76,9 @@ class Keys:
             request = arm.template
             models = {**request.models, **_beside_adapter(request)}
             weights = {role: self.weights(model, role) for role, model in models.items()}
-            # Models and pictures count by their content, wherever they lie, and a preset by what it says.
+            # Models and pictures count by content, not by path, and a preset by its settings, not by name.
             places = {*models.values(), *(getattr(request, name) for name in PICTURES)}
-            said = {name: _placeless(value, places) for name, value in arm.said.items() if name != "preset"}
+            said = {name: _placeless(value, places) for name, value in arm.settings.items() if name != "preset"}
             decides = [said, weights, versions() | plugin_version(request), self.threads, platform.machine()]
             self._arms[id(arm)] = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return self._arms[id(arm)]
@@ -90,10 +90,10 @@ class Keys:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def weights(self, model: str, role: str) -> str:
-        """A hash of a model's files, where it is on this machine; else its name.
+        """A hash of a model's files if it is on this machine, else its name.
 
         Raises:
-            OSError: there is no such path.
+            OSError: the model is a path that does not exist.
         """
         if model not in self._weights:
             source = resolve(model, role, folders=True)
@@ -107,14 +107,14 @@ class Keys:
 
 
 def _placeless(value: Any, places: Collection[Any]) -> Any:
-    """A value without the names of files and folders within it."""
+    """The value with each text in `places` replaced by an empty one."""
     if isinstance(value, Mapping):
         return {name: _placeless(each, places) for name, each in value.items()}
     return "" if isinstance(value, str) and value in places else value
 
 
 def _beside_adapter(request: Request) -> dict[str, str]:
-    """The image encoder of an IP-Adapter, which decides what the adapter is told of its picture."""
+    """The folder of an IP-Adapter's image encoder, which affects the frames as the adapter's own weights do."""
     adapter = request.ip_adapter
     if adapter is None:
         return {}
@@ -137,14 +137,13 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         self.videos = path / "videos"
-        self.scores = path / "scores"
 
     def place(self, cell: Cell) -> tuple[Path, str]:
-        """The folder and the name of a cell's files."""
+        """The folder of a cell's files, and their name without suffix."""
         return self.videos / cell.arm.folder, cell.stem
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The record's lines. A line that a process is writing, or died writing, has no end and is left out."""
+        """The record's lines. A line without a line end, which a process is writing or died writing, is skipped."""
         for file in sorted(path for path in (self.path / RECORD).glob("*.jsonl") if path.is_file()):
             for line in file.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
@@ -156,10 +155,10 @@ class Folder:
                         yield each
 
     def threads(self) -> int | None:
-        """The threads that the run was begun with; None where it was not.
+        """The number of threads with which the run was started; None if it was not started yet.
 
         Raises:
-            Refused: its note is damaged, or not of a run.
+            Refused: `run.json` is damaged, or not a run's.
             OSError: it cannot be read.
         """
         note = self.path / NOTE
@@ -172,14 +171,15 @@ class Folder:
         return threads
 
     def state(self, cells: Iterable[tuple[str, Cell]], formats: Sequence[str] = ()) -> State:
-        """What is known of cells, each with its key.
+        """The state of cells.
 
         Args:
-            formats: in which a cell has to be there, of `runs.FORMATS`, to count as made; it may be there in others.
+            cells: each cell with its key.
+            formats: the formats of `runs.FORMATS` in which a complete cell has to exist; others may exist besides.
         """
         state = State()
         last: dict[str, dict[str, Any]] = {}
-        ends: dict[str, list[str]] = {}  # of the files of an arm's cells, behind their stem
+        ends: dict[str, list[str]] = {}  # by arm, the endings that follow the stem in the names of a cell's files
         for line in self.lines():
             key = line["cell"]
             if "error" not in line or "error" in last.get(key, line):
@@ -192,7 +192,7 @@ class Folder:
             if known and "error" not in known and self._there(cell, known):
                 if _has(known, cell.stem, ends[arm]):
                     state.complete[key] = known
-            # Made once more, by a process that died before its line, or whose clock was behind that of an earlier one.
+            # Generated again by a process that died before it wrote the line, or whose clock ran behind.
             elif (adopted := self._adopted(key, cell)) and _has(adopted, cell.stem, ends[arm]):
                 state.complete[key] = adopted
                 state.adopted.append(adopted)
@@ -201,7 +201,7 @@ class Folder:
         return state
 
     def _there(self, cell: Cell, line: Mapping[str, Any]) -> bool:
-        """Whether a cell's files are those of its line, by size and time; of another time, by their hashes."""
+        """Whether a cell's files match its line: by size and time, or by hash if a time has changed."""
         folder, stem = self.place(cell)
         changed = False
         if f"{stem}.json" not in line["files"]:
@@ -220,11 +220,11 @@ class Folder:
             _, record = read_sidecar(folder / f"{stem}.json")
         except (OSError, ValueError):
             return False
-        # The sidecar may be of other settings, by another plan that has this folder, and all files of the same sizes.
+        # Another plan may have replaced the files in this folder by files of the same sizes.
         return record.get("cell") == line["cell"] and not check_files(folder, record, hashed=True)
 
     def _adopted(self, key: str, cell: Cell) -> dict[str, Any] | None:
-        """The line of a cell that was made by a process which died before it wrote one."""
+        """The line of a cell whose process died before it wrote one, from the sidecar; None if it is not complete."""
         folder, stem = self.place(cell)
         path = folder / f"{stem}.json"
         if not path.exists():
@@ -239,13 +239,13 @@ class Folder:
 
 
 def _has(line: Mapping[str, Any], stem: str, ends: Iterable[str]) -> bool:
-    """Whether a cell was made in all formats whose files, or folders, end so."""
+    """Whether a line lists, for each of `ends`, the file or folder whose name is the stem with that ending."""
     names = {name.partition("/")[0] for name in line["files"]} if ends else set()
     return all(f"{stem}{end}" in names for end in ends)
 
 
 def _is_line(line: Any) -> bool:
-    """Whether a row of the record is one that `line_of`, or a failure, writes; disks and editors damage rows."""
+    """Whether a line has the fields of `line_of` or of a failure; disks and editors can damage lines."""
     if not isinstance(line, dict) or not isinstance(line.get("cell"), str):
         return False
     if "error" in line:
@@ -269,7 +269,7 @@ def _is_line(line: Any) -> bool:
 
 
 def line_of(key: str, cell: Cell, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record's line of a cell that was made, by its sidecar."""
+    """The record's line of a complete cell, from its sidecar's record."""
     names = [*record.get("hashes", {}), f"{cell.stem}.json"]
     stats = {name: os.stat(folder / name) for name in names}
     return {

@@ -1,4 +1,4 @@
-"""Runs a plan in its folder: makes what is missing, and records it."""
+"""Runs a plan in its folder: generates the cells that are missing, and records them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ WHOLE: Shard = (1, 1)
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        cells: of the plan, or of this shard.
-        made: of them; `kept` of them were there before.
-        failed: their lines.
+        cells: how many cells the plan, or this shard, has.
+        made: how many of them are complete.
+        kept: how many of them were complete before this run.
+        failed: the record's lines of cells that failed.
         seconds: since the run began.
     """
 
@@ -53,7 +54,7 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, as fast as it went; None where nothing was made yet."""
+        """Estimated seconds until the end; None before the first new cell."""
         new = self.made - self.kept
         return self.seconds / new * (self.cells - self.made - len(self.failed)) if new else None
 
@@ -68,19 +69,21 @@ def run(
     engine: Engine | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Makes the cells of a plan that its folder lacks, and tries again those that failed.
+    """Generates the cells of a plan that its folder lacks, and retries those that failed.
 
     Args:
-        path: the run's folder; made where it is not there.
-        workers: processes side by side, each with models of its own. 1: this process.
-        threads: of each worker; None: those that the run was begun with, or else all cores shared among the workers.
-        shard: `(i, n)`: the i-th of n parts, see `mine`; of runs on n machines that have the folder in common.
-        engine: what makes the cells, such as `OnRay`; None: this machine, with so many `workers`.
+        path: the run's folder; created if it does not exist.
+        workers: how many processes run in parallel, each with its own models. 1: only this process.
+        threads: per worker. None: as when the run was started; for a new run, the cores divided among the workers.
+        shard: `(i, n)` for part i of n, from 1, see `mine`. Runs on n machines that share the folder take one each.
+        command: the command line, for sidecars.
+        engine: runs the tasks, such as `OnRay`. None: this machine, with `workers`.
+        progress: called at the start and after each cell.
 
     Raises:
         Refused: the plan, the folder or an argument cannot be used.
-        Failed: what an arm is tuned on could not be made.
-        OSError: weights are missing, or the disk is full; what was made is kept.
+        Failed: a video for the tuning of an arm could not be generated.
+        OSError: weights are missing, or the disk is full; complete cells are kept.
     """
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
@@ -95,7 +98,7 @@ def run(
 
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
         engine = engine or on_this_machine(workers)
-        # Of shards that begin at once, the first decides the threads, and what prompts are refined to.
+        # If shards start at the same time, the first one sets the threads and the refined prompts for all.
         with runs.locked(folder.path / RECORD) if shard != WHOLE else nullcontext():
             plan = prepared(plan, folder, make, shard == WHOLE)
             keys = _begin(folder, plan, threads or engine.threads(), threads is not None)
@@ -135,7 +138,7 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     """The record's line of a task.
 
     Raises:
-        OSError: what no other cell can do better, such as a full disk.
+        OSError: the task failed for a reason that every cell shares, such as a full disk.
     """
     task = outcome.task
     if outcome.raised:
@@ -154,7 +157,7 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
 
 @contextmanager
 def recording(folder: Folder) -> Iterator[Any]:
-    """A file of this process's own in the record, to append lines to."""
+    """Opens a new file in the record for this process to append lines to; removes it if it stays empty."""
     runs.writable(folder.path / RECORD)
     name = f"{time.time_ns():x}-{socket.gethostname()}-{os.getpid()}.jsonl"
     path = folder.path / RECORD / name
@@ -165,10 +168,15 @@ def recording(folder: Folder) -> Iterator[Any]:
 
 
 def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> Keys:
-    """Writes down the plan. Returns keys of the threads that the run was begun with, or of those given."""
+    """Writes the plan and its note into the run's folder.
+
+    Args:
+        threads: per cell, if the run is new.
+        chosen: whether the caller set `threads`; if so, it also replaces the number of a run that was started before.
+    """
     begun = folder.threads()
     if chosen and begun not in (None, threads):
-        logger.warning("note: the run was begun with %d threads; with %d, all its cells are made anew", begun, threads)
+        logger.warning("note: the run was begun with %d threads; with %d, it makes all its cells again", begun, threads)
     keys = Keys(threads if chosen else begun or threads)
     text = yaml.safe_dump(asdict(plan), sort_keys=False, allow_unicode=True)
     if len(text.encode()) > MOST_BYTES:
@@ -188,8 +196,8 @@ def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> Keys:
 def mine(plan: Plan, shard: Shard) -> Iterator[Cell]:
     """The cells of a shard.
 
-    Each arm is spread over all shards, whatever the numbers of both, so that shards take as long, and machines that
-    differ are no difference between arms.
+    Each arm is spread evenly over all shards. So shards take equally long, and a difference between machines does not
+    appear as one between arms.
     """
     arms = len(plan.arms)
     for cell in plan.cells():
@@ -198,7 +206,7 @@ def mine(plan: Plan, shard: Shard) -> Iterator[Cell]:
 
 
 def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state: State) -> Iterator[CellTask]:
-    """What is to be made: those of the same models one after another, else in the plan's order."""
+    """The tasks of cells that are not complete, grouped by models, else in the plan's order."""
     missing = [(key, cell) for key, cell in cells if key not in state.complete]
     by_models: dict[str, list[tuple[str, Cell]]] = {}
     for key, cell in missing:
@@ -212,7 +220,7 @@ def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state:
 
 
 def _variant(wanted: set[Variant], offload: str) -> Variant | None:
-    """The variant whose pipelines can make all those wanted; None where each takes its own."""
+    """One variant whose pipelines can generate all the wanted variants; None if each task loads its own."""
     if len(wanted) == 1 or (offload != "none" and "weak" in wanted):
         return None
     return "w2sd" if wanted == {"plain", "w2sd"} else "compare"

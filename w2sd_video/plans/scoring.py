@@ -1,4 +1,4 @@
-"""Scores the videos of a run by workers side by side. What each scores is stored where scoring then finds it."""
+"""Scores the videos of a run with parallel workers, and stores the scores where `evaluate` finds them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .engine import Engine, Outcome
 
 @dataclass(frozen=True)
 class VideoTask:
-    """A video to score, on the dimensions of these names."""
+    """A video to score on dimensions, by name."""
 
     key: str
     video: Video
@@ -34,7 +34,7 @@ class VideoTask:
 
 
 class Scoring:
-    """Scores videos one after another, and holds the networks of the dimensions."""
+    """Scores videos one after another, and keeps the networks of the dimensions loaded."""
 
     def __init__(self, dimensions: Sequence[str], weights: Path | None, device: str):
         from huggingface_hub.utils import disable_progress_bars
@@ -48,7 +48,7 @@ class Scoring:
         wanted = [dimension for dimension in self.scorer.ready if dimension.name in task.dimensions]
         try:
             score_here(self.scorer, store, {task.video: wanted}, self.decoder, lambda done, total, video: None)
-        except Exception as error:  # it is scored again, and the error is told then
+        except Exception as error:  # `evaluate` scores the video again, and reports the error
             return Outcome(task, error=f"{type(error).__name__}: {error}")
         return Outcome(task, store.rows)
 
@@ -64,16 +64,18 @@ def score(
     scored_on: Callable[[str], Collection[str] | None] = lambda dimension: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Scores what was not scored yet, and can be: `evaluate` then finds it, scores the rest, and says what cannot be.
+    """Computes scores that are missing and that can be stored. `evaluate` then reads them and computes the rest.
 
     Args:
         path: the run's folder.
-        threads: of each worker.
-        scored_on: the prompts that a dimension is scored on; None: all.
-        progress: called with how many videos are done, of how many.
+        engine: runs the workers; its own errors are raised too.
+        threads: per worker.
+        weights: a folder with the weights of the dimensions' networks.
+        scored_on: returns the prompts on which a dimension is scored; None: all.
+        progress: called with the number of videos done and of videos in all.
 
     Raises:
-        Refused, FileNotFoundError: as of `evaluate`; and what the engine raises.
+        Refused, FileNotFoundError: see `evaluate`.
     """
     scorer = Scorer(chosen(dimensions), weights, usable_device(device, auto=("cuda",)))
     store = Store(path / "scores" / "scores.jsonl")

@@ -1,4 +1,4 @@
-"""How far a run is, and how long what is left takes."""
+"""The progress of a run, and estimates of the time and disk space that the rest takes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from .tuning import plan_of
 
 
 def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
-    """What of a plan's cells is made, failed and left, by arm.
+    """How many of a plan's cells are complete, failed and left, in all and by arm.
 
-    `evaluations` are the network's of a cell, by the arithmetic; `strong_evaluations` are as many of the strong arm's
-    network, by parameters, None where a network's are not known here. `seconds` of an arm are those of its cells that
-    are made, their mean; None where there is none. `seconds_left` is what one worker takes; None where an arm with
-    cells left has none made; nor are `bytes_left` then, on disk. `memory` is the most bytes that a worker had, None
-    where none was measured. `tuning_evaluations` are those of arms that are not tuned yet, at least. `errors` are those
-    of cells that failed, the most frequent first, each with how many have it.
+    Each arm has:
+        evaluations: network evaluations of one cell, computed from its settings.
+        strong_evaluations: the same cost in evaluations of the strong network, by parameters; None if a network's
+            number of parameters is not known here.
+        seconds: mean over its complete cells; None if there are none.
+
+    The whole has:
+        seconds_left: estimate for one worker; None if an arm with cells left has no complete cell.
+        bytes_left: estimate of the space on disk; None in the same case.
+        memory: peak memory of a worker in bytes; None if none was measured.
+        tuning_evaluations: the fewest network evaluations that the arms' tuning still takes.
+        errors: how many cells failed with each error, the most frequent first.
     """
     folder = Folder(path)
     plan = known(plan, folder)

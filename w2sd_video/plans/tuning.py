@@ -1,6 +1,6 @@
-"""Arms that are tuned: the best number of a setting, found on prompts that the plan does not have, before its cells.
+"""Tuning of arms: before a plan's cells are generated, finds the best number of a setting on prompts outside the plan.
 
-Whoever claims that a method is better than guidance has to let guidance be set as well as it can be. In a plan:
+A claim that a method beats guidance has to compare it with the best guidance scale. In a plan:
 
     axes:
       arm:
@@ -11,8 +11,8 @@ Whoever claims that a method is better than guidance has to let guidance be set 
       n: 50
       by: [shapes_right, shapes_form]
 
-All numbers are tried in a run in the folder's `tuning`, on the same prompts and seeds. The first column of `by`
-decides; where it is equal, the next. A guidance that is best at the upper end of its numbers is followed upwards.
+A run in the folder's `tuning` tries all numbers on the same prompts and seeds. The first column of `by` decides, the
+next one breaks ties. If the largest number of a guidance scale is the best, larger ones are tried too.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from ..validation import Setting, validated
 from .arms import Arm, Grid
 from .plan import MOST_CELLS, Plan, Texts
 
-SEED = 500_000  # of the tuning's videos: others than a plan's
+SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
 
 
 @validated
 class Tuning:
-    """What arms are tuned on.
+    """How arms are tuned.
 
     Args:
-        by: columns of the plan's dimensions; the first decides, then the next.
-        prompts: a suite, a file or texts; None: the plan's, without those that it has.
-        n: how many of them, drawn at random; None: all.
-        seeds: of each prompt.
+        by: columns of the plan's dimensions; the first decides, the next break ties.
+        prompts: a suite, a file or texts. None: the plan's suite or file, without the plan's own prompts.
+        n: how many prompts to draw at random. None: all.
+        sample_seed: the seed of that draw.
+        tags: use only prompts with these tags. Empty: the plan's, if `prompts` is None.
+        seeds: the seeds of each prompt.
     """
 
     by: list[str]
@@ -57,13 +59,13 @@ class Tuning:
 
 
 def tuning_of(plan: Plan) -> Tuning:
-    """What the arms of a plan are tuned on.
+    """The plan's `tuning`, checked.
 
     Raises:
-        Refused: the plan does not say it, or it cannot be used.
+        Refused: the plan has none, or it cannot be used.
     """
     if not plan.tuning:
-        raise Refused("tuning", None, "an arm has `tune`: give {by: [COLUMN]}, and n or prompts")
+        raise Refused("tuning", None, "an arm has `tune`, which needs it: give {by: [COLUMN]}, and n or prompts")
     try:
         return Tuning(**plan.tuning)
     except Refused as error:
@@ -71,21 +73,21 @@ def tuning_of(plan: Plan) -> Tuning:
 
 
 def texts(plan: Plan, tuning: Tuning) -> list[str]:
-    """The prompts to tune on, none of which the plan has.
+    """The prompts to tune on, none of which is in the plan.
 
     Raises:
-        Refused: there are too few.
+        Refused: there are too few, or a listed text is in the plan.
     """
     if isinstance(tuning.prompts, list):
         listed = list(dict.fromkeys(tuning.prompts))
         if shared := {prompt.text for prompt in plan.suite.prompts} & set(listed):
-            raise Refused("tuning.prompts", min(shared), "the plan has it, too: tune on others")
+            raise Refused("tuning.prompts", min(shared), "the plan has this prompt too: tune on others")
         return listed
     suite = prompts.select(_suite(plan, tuning), tuning.tags or (plan.tags if tuning.prompts is None else []))
     own = {prompt.text for prompt in plan.suite.prompts}
     left = replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text not in own))
     if not left.prompts or (tuning.n or 1) > len(left.prompts):
-        accepted = f"{len(left.prompts)} prompts of {suite.name} are not the plan's: give fewer, or tuning.prompts"
+        accepted = f"{suite.name} has {len(left.prompts)} prompts besides the plan's: give fewer, or tuning.prompts"
         raise Refused("tuning.n", tuning.n, accepted)
     drawn = left if tuning.n is None else prompts.sample(left, tuning.n, tuning.sample_seed)
     return [prompt.text for prompt in drawn.prompts]
@@ -100,10 +102,13 @@ def _suite(plan: Plan, tuning: Tuning) -> prompts.Suite:
 
 
 def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> Plan:
-    """The plan of an arm's tuning, an arm a number.
+    """The plan of an arm's tuning, with one arm per number.
+
+    Args:
+        values: the numbers to try. None: those of the grid.
 
     Raises:
-        Refused: it cannot be used.
+        Refused: the plan's `tuning` cannot be used.
     """
     from ..eval.dimensions import chosen
 
@@ -132,7 +137,7 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
 
 
 def _set(grid: Grid, value: float) -> dict[str, Any]:
-    """A number of the setting that is tuned, as fields of a request."""
+    """The fields of a request that set the tuned setting to a number."""
     from .. import settings
 
     if grid.name in settings.names():
@@ -141,19 +146,19 @@ def _set(grid: Grid, value: float) -> dict[str, Any]:
 
 
 def label(grid: Grid, value: float) -> str:
-    """What the arm of a number is called in an arm's tuning."""
+    """The name of a number's arm in the plan of the tuning."""
     return f"{grid.name} {value:g}"
 
 
 def fingerprint(plan: Plan, arm: Arm) -> str:
-    """A hash of all that a plan says of an arm's tuning."""
+    """A hash of everything in a plan that affects an arm's tuning."""
     assert arm.grid
-    said = {name: value for name, value in asdict(plan_of(plan, arm.grid)).items() if name != "refined"}
-    return hashlib.sha256(json.dumps([said, plan.tuning["by"]], sort_keys=True).encode()).hexdigest()[:32]
+    fields = {name: value for name, value in asdict(plan_of(plan, arm.grid)).items() if name != "refined"}
+    return hashlib.sha256(json.dumps([fields, plan.tuning["by"]], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def tuned(plan: Plan, former: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known already of a plan's tuned arms, of what a run has written."""
+    """The entries of `former`, a run's `tuned`, that still hold for this plan's arms."""
     known = {}
     for arm in plan.arms:
         each = former.get(arm.name)

@@ -1,4 +1,4 @@
-"""The paper's tables: each a plan with the paper's figures, and a plan on the shipped models that stands for it."""
+"""The paper's tables: each has its plan, the paper's figures, and a plan on the shipped models to stand in for it."""
 
 from .needs import Needs, needs
 from .results import Figure, Result, data, direction, document, mapping, paper_of, results, write

@@ -1,4 +1,4 @@
-"""What a table takes that is not on this machine, and what it costs: known before anything is made."""
+"""What a table needs that this machine lacks, and its cost in network evaluations, before anything is generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import Refused
 from ..plans import Plan
 from ..sampling import evaluations
 
-# What a prompt suite that is not of this package is read from: see `prompts.PUBLISHED`.
+# Where to get each prompt suite that is not in this package; see also `prompts.PUBLISHED`.
 PROMPTS = {
     **prompts.PUBLISHED,
     "personal": "texts of the LoRA's subject; the paper does not name its prompts",
@@ -22,12 +22,12 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What a plan takes.
+    """The needs of a plan.
 
     Args:
-        missing: of its models, prompts and scores, what is not here, and the way to it.
-        evaluations: network evaluations of a video or picture, by arm.
-        cells: videos or pictures that it makes.
+        missing: by name, each model, suite and scorer's weights that this machine lacks, and how to get it.
+        evaluations: network evaluations of one video or picture, by arm.
+        cells: how many videos or pictures it generates.
     """
 
     missing: dict[str, str]
@@ -41,17 +41,20 @@ class Needs:
 
 
 def needs(plan: Plan, weights: Path | None = None) -> Needs:
-    """What a plan takes, whether or not its weights are here.
+    """The needs of a plan, whether or not its weights are on this machine.
 
     Args:
-        weights: a folder with the weights of the scores' networks.
+        weights: a folder with the weights of the scorers' networks.
+
+    Raises:
+        Refused: the plan's prompts cannot be used.
     """
     used = [presets.load(name) for name in _presets(plan)]
     missing: dict[str, str] = {}
     roles: dict[str, tuple[str, str]] = {}
     for preset in used:
         for role, model in preset.models.items():
-            if model not in roles or role == "strong":  # of a strong model there is more to get than of a weak one
+            if model not in roles or role == "strong":  # as the strong model it needs more of its files
                 roles[model] = role.partition(".")[0], preset.name
     for model, (role, name) in roles.items():
         there, way = doctor.find(model, role)
@@ -66,7 +69,7 @@ def needs(plan: Plan, weights: Path | None = None) -> Needs:
         else:
             raise refused
     missing |= dict(_scores(plan, weights))
-    # What is evaluated does not depend on prompts, nor on LoRAs, which may not be here.
+    # Costs do not depend on prompts or LoRAs, which this machine may lack.
     text = "a photo" if used[0].textual else "0"
     free: dict[str, Any] = {"adapters": {}} if any(preset.adapters for preset in used) else {}
     grammars = any(preset.grammar for preset in used)
@@ -83,13 +86,13 @@ def _presets(plan: Plan) -> list[str]:
     """The presets of a plan's arms."""
     names = [plan.preset]
     for values in plan.axes.values():
-        said: Any = values.values() if isinstance(values, dict) else []
-        names += [each["preset"] for each in said if isinstance(each, dict) and "preset" in each]
+        labelled: Any = values.values() if isinstance(values, dict) else []
+        names += [each["preset"] for each in labelled if isinstance(each, dict) and "preset" in each]
     return list(dict.fromkeys(names))
 
 
 def _scores(plan: Plan, folder: Path | None) -> Iterator[tuple[str, str]]:
-    """The weights of scores that are not here, each with the command that gets them."""
+    """The scorers' weights and packages that this machine lacks, each with the command that gets it."""
     from ..eval.dimensions import chosen
 
     for dimension in chosen(plan.own_dimensions) if plan.own_dimensions else ():

@@ -1,8 +1,8 @@
-"""What a run makes of a table: our figures beside the paper's, and whether the paper's directions are reproduced.
+"""The results of a run for a table: our figures beside the paper's, and whether we reproduce the paper's directions.
 
-A direction is that of the difference between an arm and the base: which of the two is better, or in columns without a
-better side which is higher. It is reproduced, or the opposite, where `w2sd_video.verdicts` gives a verdict; else it is
-not shown, which is not the same as equal.
+A direction says whether an arm or the base is better, or, in columns without a better side, which one is higher. If
+`w2sd_video.verdicts` gives a verdict, the paper's direction is "reproduced" or "opposite". Otherwise it is "not shown",
+which does not mean that the two are equal.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from ..eval.results import Summary
 
 REPRODUCED, OPPOSITE, NOT_SHOWN = "reproduced", "opposite", "not shown"
-FIFTY = 50.0  # percent: a share of preferences of neither
+FIFTY = 50.0  # percent: the share of preferences at which neither side is better
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of an arm.
+    """The figures of one arm in one column.
 
     Args:
-        column: the table's; of those that every table has beside the paper's, with their own name.
-        ours: the name of our column; None where there is none.
-        mean: our figure with its interval, in the paper's unit; None where there is none.
-        paper: the paper's figure.
+        column: the table's column, or one of the columns that every table adds to the paper's.
+        ours: the name of our column; None if there is none.
+        mean: our figure with its interval, in the paper's unit; None if there is none.
+        paper: the paper's figure; None if there is none.
         difference: our difference from the base, in the paper's unit.
-        paper_difference: the paper's.
-        compared: the comparison with the base, in our column's own unit.
-        direction: "reproduced", "opposite", "not shown"; "" where the paper has none.
+        paper_difference: the paper's difference from the base.
+        compared: our comparison with the base, in our column's own unit.
+        direction: "reproduced", "opposite", "not shown", or "" if the paper has none.
     """
 
     arm: str
@@ -56,12 +56,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """A part of a table, as it came out.
+    """The results of a part of a table.
 
     Args:
         figures: by column, then by arm, in the paper's order.
-        counts: how many prompts and videos an arm has, and how many failed.
-        tested: comparisons that have an adjusted p.
+        counts: by arm, in words, how many prompts and videos it has, and how many failed.
+        tested: how many comparisons have an adjusted p.
     """
 
     part: str
@@ -74,18 +74,18 @@ class Result:
 
     @property
     def directions(self) -> dict[str, int]:
-        """How many directions there are of each kind."""
+        """How many directions are reproduced, not shown and opposite."""
         all_of = [figure.direction for row in self.figures for figure in row if figure.direction]
         return {kind: all_of.count(kind) for kind in (REPRODUCED, NOT_SHOWN, OPPOSITE)}
 
 
 def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> list[Result]:
-    """The parts of a table, by the scores of their runs; verdicts are over all that is shown.
+    """The results of a table's parts. Verdicts are adjusted over all comparisons of the table.
 
     Args:
-        summaries: by part the scores of the plan that makes it, whose first group is the base. Parts that one plan
-            stands for have the same object.
-        on_shapes: whether they are of the plan on the shipped models.
+        summaries: the scores of each part's plan, whose first group is the base. Parts with the same plan share one
+            object.
+        on_shapes: whether the scores come from the plan on the shipped models.
     """
     columns: dict[str, Kind] = {}
     compared: list[tuple[int, Comparison]] = []
@@ -101,7 +101,11 @@ def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> 
 
 
 def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, float]]:
-    """The paper's figures of a part by arm and our column, in the unit of our column where that is the paper's own."""
+    """The paper's figures of a part, by arm and our column.
+
+    On the real models, they are in the unit of our column; on the shipped models, whose columns measure something else,
+    in the paper's unit.
+    """
     figures: dict[str, dict[str, float]] = {}
     for number, column in enumerate(table.columns):
         ours = column.shapes if on_shapes else column.column
@@ -112,7 +116,7 @@ def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, fl
 
 
 def _mapped(table: Table, summary: Summary, on_shapes: bool) -> list[tuple[Column, str | None]]:
-    """The table's columns and those that every table has, each with ours, where that was scored."""
+    """The table's columns and those that every table adds, each with the name of our column; None if not scored."""
     mapped = [(column, column.shapes if on_shapes else column.column) for column in table.columns]
     mapped += [(Column(title=ours, column=ours), ours) for ours in ALWAYS if ours in summary.columns]
     return [(column, ours if ours in summary.columns else None) for column, ours in mapped]
@@ -152,7 +156,7 @@ def _figures(
             mean = _share(c) if c else _rest(_share(rival)) if rival else None
         figure = paper[arm]
         beside = None if figure is None or base is None or arm == summary.base else figure - base
-        said = direction(c, summary.columns[ours], column.sign, beside) if ours and beside is not None else ""
+        shown = direction(c, summary.columns[ours], column.sign, beside) if ours and beside is not None else ""
         yield Figure(
             arm,
             column,
@@ -162,18 +166,18 @@ def _figures(
             _scaled(c.difference, factor) if c and column.shows == "mean" else None,
             beside,
             c,
-            said,
+            shown,
         )
 
 
 def direction(compared: Comparison | None, ours: Kind, sign: int, paper_difference: float) -> str:
-    """Whether our difference has the paper's direction.
+    """Whether our difference has the paper's direction, as a word; "" if the paper's difference is 0.
 
     Args:
-        compared: ours, decided; None where there is none to compare.
+        compared: our comparison, with its verdict; None if there is none.
         ours: our column.
-        sign: 1 where a higher figure of the paper is better, -1 where a lower one is, 0 where neither.
-        paper_difference: the paper's figure less that of the base.
+        sign: 1 if a higher figure of the paper is better, -1 if a lower one is, 0 if neither.
+        paper_difference: the paper's figure minus the base's.
     """
     if not paper_difference:
         return ""
@@ -184,7 +188,7 @@ def direction(compared: Comparison | None, ours: Kind, sign: int, paper_differen
 
 
 def _share(c: Comparison) -> Interval:
-    """The share of pairs in which the group is better or, of scores that are odds, the mean probability that it is."""
+    """The share of pairs in which the group is better; for columns of odds, the mean probability that it is."""
     return c.preferred or c.wins
 
 
@@ -200,7 +204,7 @@ def _scaled(each: Interval, factor: float) -> Interval:
 
 
 def document(table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Block]:
-    """Title, what stands for what, a table a part, and what a reader has to know."""
+    """The document of a table: title, mapping of columns, one table per part, and notes for the reader."""
     blocks: list[Block] = [Paragraph([f"{table.title} ({table.source})"])]
     if on_shapes:
         blocks += [Paragraph([f"On the shipped models. {table.shapes.why}"]), mapping(table)]
@@ -213,7 +217,7 @@ def document(table: Table, parts: Sequence[Result], on_shapes: bool) -> list[Blo
 
 
 def mapping(table: Table) -> Items:
-    """Which column of the shipped models stands for which of the paper's."""
+    """A list of the paper's columns, each with the column of the shipped models that stands in for it."""
     lines = []
     for c in table.columns:
         if c.shapes is None:
@@ -224,7 +228,7 @@ def mapping(table: Table) -> Items:
 
 
 def grid(each: Result) -> tables.Table:
-    """A row a column; for each arm our figure and the paper's, then whether the direction is the paper's."""
+    """The table of a part, one row per column: for each arm our figure and the paper's, then the directions."""
     others = [arm for arm in each.arms if arm != each.base]
     head = ["", *(text for arm in each.arms for text in (arm, "paper"))]
     head += [f"{arm} against {each.base}" for arm in others]
@@ -261,7 +265,7 @@ def _counted(each: Result) -> str:
 
 
 def legend(parts: Sequence[Result], on_shapes: bool) -> list[str]:
-    """What a reader of the table has to know."""
+    """Notes for the reader of the table."""
     base = parts[0].base
     lines = [
         "Means with 95 % intervals over prompts (of digits: over pictures, each digit weighted alike), not adjusted.",
@@ -297,7 +301,7 @@ verdict paper_difference direction reason""".split()
 
 
 def data(table: Table, parts: Sequence[Result], on_shapes: bool) -> dict[str, object]:
-    """What `document` says, as data: the parts, and the lines of `table.csv` with their names; "" is None."""
+    """The content of `document` as data: the parts, and the lines of `table.csv` as dictionaries, with None for ""."""
     head, *lines = rows(parts)
     figures = [
         {str(key): None if value == "" else value for key, value in zip(head, line, strict=True)} for line in lines
@@ -307,12 +311,12 @@ def data(table: Table, parts: Sequence[Result], on_shapes: bool) -> dict[str, ob
         | {"directions": each.directions}
         for each in parts
     ]
-    said = {"name": table.name, "title": table.title, "source": table.source, "on_shapes": on_shapes}
-    return {**said, "parts": about, "figures": figures}
+    heading = {"name": table.name, "title": table.title, "source": table.source, "on_shapes": on_shapes}
+    return {**heading, "parts": about, "figures": figures}
 
 
 def rows(parts: Iterable[Result]) -> Iterator[list[object]]:
-    """The lines of `table.csv`: one a part, column and arm."""
+    """The lines of `table.csv`: one per part, column and arm."""
     yield list(HEAD)
     for each in parts:
         for figure in (figure for row in each.figures for figure in row):

@@ -1,11 +1,11 @@
-"""A table of the paper as data, `tables/NAME.yaml`: its figures, the plans that make it, and what stands for them.
+"""A table of the paper as data, `tables/NAME.yaml`: its figures, its plans, and a plan that stands in for them.
 
-title, source     what it is, and where in the paper
-plan              what the plans of all parts have in common
-columns           title, ours (column), its unit (factor), and the column of the shipped models (shapes) with why
-parts             by name: title, plan (what it says beside), and the paper's figures by arm, in the columns' order
-shapes            the plan on the shipped models that stands for each part, and why; or why none can
-notes             what a reader has to know
+title, source     its title, and its place in the paper
+plan              settings that the plans of all parts share
+columns           title, our column (column), its unit (factor), and the shipped models' column (shapes) with the reason
+parts             by name: title, further settings of its plan, and the paper's figures by arm, in the columns' order
+shapes            the plan on the shipped models that stands in for each part, and why; or why none can
+notes             notes for the reader
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..plans import Plan
 from ..validation import Setting, plain, validated
 
 FOLDER = Path(__file__).parent / "tables"
-ALWAYS = ("temporal_flickering", "clipped")  # columns of every table, the first of videos alone
+ALWAYS = ("temporal_flickering", "clipped")  # columns that every table adds, the first for videos only
 Values = Annotated[dict[str, Any], BeforeValidator(plain), Setting("Values.", accepted="give names and values")]
 
 
@@ -34,14 +34,14 @@ class Column:
     """A column of a table.
 
     Args:
-        title: the paper's name.
-        column: ours, as of `w2sd-video dimensions`; None where a run has none of it.
-        lacks: why a run has none.
-        lower: whether lower is better, where `column` does not say so.
-        factor: what ours is multiplied by to be in the paper's unit.
+        title: the paper's name for it.
+        column: our column, as `w2sd-video dimensions` lists it; None if a run cannot compute it.
+        lacks: why a run cannot compute it.
+        lower: whether lower is better, for a column that is not ours.
+        factor: multiplies our figures to get the paper's unit.
         shows: the mean, or the share of pairs in which an arm is better than the base.
-        shapes: the column of the shipped models that stands for it; None where none can.
-        why: what that measures, or why none can.
+        shapes: the column of the shipped models that stands in for it; None if none can.
+        why: what that column measures, or why none can.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Column:
 
     @property
     def sign(self) -> int:
-        """1 where a higher figure of the paper is better, else -1; 0 where neither is."""
+        """1 if a higher figure of the paper is better, -1 if a lower one is, 0 if neither."""
         return -1 if self.lower else record(self.column).sign if self.column else 1
 
 
@@ -64,7 +64,8 @@ class Part:
     """A part of a table: one pair of models.
 
     Args:
-        plan: what its plan says beside the table's.
+        title: its title.
+        plan: settings of its plan that add to the table's, or replace them.
         paper: the paper's figures by arm, in the order of the table's columns.
     """
 
@@ -79,7 +80,12 @@ class Part:
 
 @validated
 class Shapes:
-    """What stands for a table on the shipped models: a plan, what it says beside the table's; or None."""
+    """The plan on the shipped models that stands in for a table.
+
+    Args:
+        why: why it can, or why none can.
+        plan: settings that add to the table's, or replace them. None: no plan can stand in for it.
+    """
 
     why: str
     plan: Values | None = None
@@ -98,7 +104,7 @@ class _File:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper; see the module."""
+    """A table of the paper; see the module's docstring for its fields. `common` is `plan` in the file."""
 
     name: str
     title: str
@@ -110,14 +116,14 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def plan(self, part: Part, **more: Any) -> Plan:
-        """The plan of a part on the real models; `more` takes the place of what it says."""
+        """The plan of a part on the real models. `more` replaces fields of the plan."""
         return _always(Plan(**{**self.common, **part.plan, **more}))
 
     def on_shapes(self, **more: Any) -> Plan:
-        """The plan on the shipped models that stands for every part.
+        """The plan on the shipped models that stands in for every part. `more` replaces fields of the plan.
 
         Raises:
-            Refused: none can; says why.
+            Refused: no plan can stand in for it, with the reason.
         """
         if self.shapes.plan is None:
             raise Refused("--shapes", self.name, f"the shipped models cannot stand for it: {self.shapes.why}")
@@ -125,7 +131,7 @@ class Table:
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The paper's figures by part, arm and the column's title."""
+        """The paper's figures by part, arm and column title."""
         return {
             name: {
                 arm: {c.title: v for c, v in zip(self.columns, row, strict=True) if v is not None}
@@ -136,14 +142,14 @@ class Table:
 
 
 def record(column: str) -> kinds.Column:
-    """What is known of a column of ours."""
+    """The record of one of our columns."""
     from ..eval.columns import COLUMNS
 
     return COLUMNS.get(column) or kinds.Column(column)
 
 
 def _always(plan: Plan) -> Plan:
-    """A plan that is scored on flickering, where it is of videos, and on clipping, too."""
+    """The plan with the dimensions that every table adds: clipping, and flickering for videos."""
     from .. import presets
 
     wanted = ALWAYS if presets.load(plan.preset).video else ALWAYS[1:]
@@ -151,15 +157,15 @@ def _always(plan: Plan) -> Plan:
 
 
 def names() -> list[str]:
-    """The tables there are, in the paper's order."""
+    """The names of all tables, in the paper's order."""
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (len(name), name))
 
 
 def load(name: str) -> Table:
-    """The table of that name.
+    """Loads a table by name.
 
     Raises:
-        Refused: there is none.
+        Refused: there is no such table.
     """
     if name not in names():
         raise Refused("TABLE", name, did_you_mean(name, names()))
@@ -167,21 +173,21 @@ def load(name: str) -> Table:
 
 
 def read(path: Path) -> Table:
-    """The table of a file.
+    """Reads a table from a file.
 
     Raises:
-        Refused, ValueError: it is none.
+        Refused, ValueError: the file is no table.
     """
-    said = _File(**read_yaml(path))
+    file = _File(**read_yaml(path))
     table = Table(
         path.stem,
-        said.title,
-        said.source,
-        said.plan,
-        tuple(Column(**each) for each in said.columns),
-        {name: Part(**each) for name, each in said.parts.items()},
-        Shapes(**said.shapes),
-        tuple(said.notes),
+        file.title,
+        file.source,
+        file.plan,
+        tuple(Column(**each) for each in file.columns),
+        {name: Part(**each) for name, each in file.parts.items()},
+        Shapes(**file.shapes),
+        tuple(file.notes),
     )
     for part in table.parts.values():
         for arm, row in part.paper.items():

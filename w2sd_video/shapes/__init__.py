@@ -3,4 +3,4 @@
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""The shipped model in diffusers' layout: `base` (weak), `tuned` (strong), `motion` (the motion module of both)."""
+"""The shipped models in diffusers' layout: `base` (weak), `tuned` (strong), `motion` (the motion module of both)."""

@@ -1,11 +1,12 @@
-"""Measures the shipped pairs, each as its users run it, by its preset: many samples a row, from the same prompts and
-seeds, scored without a network where that can be.
+"""Measures the shipped pairs with the settings of their presets. Every row has many samples, from the same prompts and
+seeds, scored by judges that need no network, where possible.
 
-The rows are the paper's (weak, strong, W2SD) and the baselines that a sceptic asks for. With equal weights a reflection
-is to first order a stronger guidance, by the difference of the arms' (where they have none, here by 2); where the arms
-differ in a scale, it is the strong one's at 2 s - w; and it costs more network evaluations, which plain sampling could
-spend on more steps, or on three videos of which the judge keeps the best. Guidance tuned on other prompts is the rival
-that counts: see `tuning`. A last row scores the data: what perfect is. The other methods have rows too.
+The rows are the paper's (weak, strong, W2SD) and the baselines that a sceptic asks for. If both arms have the same
+weights, a reflection is to first order a stronger guidance: the baseline adds the difference of the arms' guidance, or
+2 if there is none. If the arms differ in a scale, the baseline is the strong arm at 2 s - w. A reflection also costs
+more network evaluations, which plain sampling could spend on more steps, or on three videos of which the judge keeps
+the best. The strongest rival is guidance tuned on other prompts, see `tuning`. The other methods have rows too. A last
+row scores the data itself, as an upper bound.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from .rows import OTHER, add, read
 from .world import FRAMES
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
-TRIES = 3  # of the row in which the judge chooses
-TRIED = 1_000_000  # between the seeds of one sample's tries
-TUNED = 500_000  # between the seeds of samples and of those that settings are tuned on
-JUDGE = ("world", "grammar", "judge", "pairs", "digits")  # the files that say what is shown, and what is right
-TOGETHER = 4  # samples that a process makes before it reports
+TRIES = 3  # seeds per sample in the row in which the judge chooses
+TRIED = 1_000_000  # added to the seed for each further try of a sample
+TUNED = 500_000  # added to the seeds of samples on which settings are tuned
+JUDGE = ("world", "grammar", "judge", "pairs", "digits")  # the files that define the data and the scores
+TOGETHER = 4  # samples that a process generates before it reports
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Row:
     """A row of a pair's table.
 
     Args:
-        label: what it is called in the table.
-        says: what a request of the pair's preset says beside.
-        tries: from so many seeds a sample is made, and the judge keeps the best.
+        label: its label in the table.
+        says: settings of its requests that replace the preset's.
+        tries: how many seeds each sample is generated from; the judge keeps the best.
     """
 
     label: str
@@ -81,17 +82,17 @@ OTHERS = {
 
 
 def preset(pair: str, settings: Mapping[str, Any] | None = None) -> presets.Preset:
-    """A pair's preset, with some of its fields set otherwise."""
+    """A pair's preset, with `settings` in place of some of its fields."""
     return replace(presets.load(pair), **(settings or {}))
 
 
 def equal_steps(pair_preset: presets.Preset, guidance: float | None = None) -> int:
-    """The steps of plain sampling that cost as many network evaluations as the preset's reflection, or one more.
+    """The fewest steps with which plain sampling costs at least as many network evaluations as the preset's reflection.
 
-    A plain step takes 2 evaluations, or 1 at guidance 1; a reflected one an evaluation or two more by each arm.
+    A plain step takes 2 evaluations, or 1 at guidance 1; a reflection adds 1 or 2 for each arm in the same way.
 
     Args:
-        guidance: of plain sampling. Default: the preset's.
+        guidance: the guidance of plain sampling. Default: the preset's.
     """
     steps = pair_preset.num_inference_steps
     reflected = steps - 1 if pair_preset.reflection_steps is None else pair_preset.reflection_steps
@@ -101,7 +102,7 @@ def equal_steps(pair_preset: presets.Preset, guidance: float | None = None) -> i
 
 
 def _branches(guidance: float) -> int:
-    """How many evaluations a prediction at this guidance takes."""
+    """How many network evaluations a prediction at this guidance takes."""
     return 1 if guidance in (0.0, 1.0) else 2
 
 
@@ -126,14 +127,21 @@ def methods(pair_preset: presets.Preset) -> dict[str, Row]:
                 rows["w2sd-paper"] = Row(f"W2SD, weak at {LORA:g}", {name: alone({**of, "weak": LORA})})
     rows["best-of-3"] = Row(f"strong, best of {TRIES} by the judge (a ceiling)", PLAIN, TRIES)
     truth = "rendered truth" if pair_preset.textual else "digits of the data"
-    if pair_preset.video and pair_preset.num_frames != FRAMES:  # in other numbers of frames not every scene has room
+    if pair_preset.video and pair_preset.num_frames != FRAMES:  # not every scene fits into another number of frames
         truth += f", {FRAMES} frames"
     return rows | {"rendered": Row(truth)}
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Some samples of a row that a process makes."""
+    """Samples of a row for one process to generate.
+
+    Args:
+        samples: number and prompt of each.
+        pictures: a folder for the pictures that are inputs of the pair.
+        tuning: whether the samples are for tuning.
+        of: the hashes of `origin`.
+    """
 
     pair: str
     settings: dict[str, Any]
@@ -156,25 +164,25 @@ def run(
     tuning: bool = False,
     by_prompt: bool = False,
 ) -> None:
-    """Makes and scores a video or picture of each prompt by each row; appends a line each to `out`, a JSON Lines file.
+    """Generates and scores a video or picture of each prompt for each row; appends a line each to `out`.
 
-    What the file has already is not made again. Sample n is made from prompt n and seed n by every row; of prompts that
-    settings are tuned on the seeds are others.
+    Samples that the file already has are skipped. In every row, sample n has prompt n and seed n, or another seed if
+    `tuning`.
 
     Args:
         pair: one of `PAIRS`.
+        out: a JSON Lines file.
         wanted: the rows by name.
-        settings: fields of the preset, set otherwise.
-        progress: is told how many more samples of a row are there.
-        processes: how many make samples side by side, each with one thread. What they make does not depend on it.
-        tuning: the prompts are those that settings are tuned on.
-        by_prompt: all rows of a prompt come before those of the next, so that what is interrupted has whole prompts.
+        settings: fields that replace the preset's.
+        progress: called with the name of a row and how many more of its samples are done.
+        processes: how many processes run in parallel, with one thread each. Samples do not depend on it.
+        tuning: whether the samples are for tuning settings.
+        by_prompt: whether to finish all rows of a prompt before the next, so that an interrupted run has whole prompts.
 
     Raises:
         Refused: `out` cannot be written to, or another process is adding to it.
-        ValueError: the file holds what was made of another pair or other prompts, with other settings or weights, or
-            judged by another judge.
-        OSError: a process was ended from outside.
+        ValueError: the file holds samples of another pair, or of other prompts, settings, weights or judges.
+        OSError: a process was killed.
     """
     writable(out.absolute().parent)
     with alone(out):
@@ -196,7 +204,7 @@ def _left(
     tuning: bool,
     together: int,
 ) -> list[_Work]:
-    """What is not in the file yet, in works of at most `together` samples; see `run`."""
+    """The samples that the file lacks, in units of at most `together` samples; see `run`."""
     pair_preset = preset(pair, settings)
     lines = [row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning]
     present = {(row["method"], row["n"]): row for row in lines}
@@ -204,7 +212,7 @@ def _left(
     work: list[_Work] = []
     texts = cache(lambda n: prompt_of(pair_preset, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():
-        arguments, of = said(name, row, settings), dict(origin(pair, name != "rendered"))
+        arguments, of = arguments_of(name, row, settings), dict(origin(pair, name != "rendered"))
         for (method, n), each in present.items():
             if method != name:
                 continue
@@ -226,29 +234,32 @@ def _left(
     return work
 
 
-def said(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row's requests say beside the pair's preset, as its lines hold it."""
+def arguments_of(name: str, row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row's requests that replace the preset's, as stored in the row's lines."""
     if name == "rendered":
         return {}
     return {**settings, **row.says} | ({"tries": row.tries} if row.tries > 1 else {})
 
 
 def origin(pair: str, sampled: bool = True) -> dict[str, str]:
-    """What a row's numbers come from beside its settings, as hashes: the judge and, of what is sampled, what the pair's
-    preset says beside the defaults, and its weights."""
+    """Hashes of everything besides its settings that decides a row's numbers.
+
+    These are the judge and, if the row is sampled, the fields of the pair's preset that are not defaults, and its
+    weights.
+    """
     hashes = {"judge": hashing.sha256(Path(__file__).with_name(f"{name}.py") for name in JUDGE)[:12]}
     if sampled:
         own = presets.load(pair)
         prose = ("name", "description", "source", "expected")
-        of = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(own)}
-        said = {name: value for name, value in asdict(own).items() if name not in prose and value != of[name]}
-        hashes["preset"] = sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        default = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(own)}
+        changed = {name: value for name, value in asdict(own).items() if name not in prose and value != default[name]}
+        hashes["preset"] = sha256(json.dumps(changed, sort_keys=True, default=str).encode()).hexdigest()[:12]
         hashes["weights"] = sha256("".join(map(_weights, own.models.values())).encode()).hexdigest()[:12]
     return hashes
 
 
 def _weights(model: str) -> str:
-    """The hash of a model's files and, where it is one file, of all that lie beside it."""
+    """The hash of all files in a model's folder; if the model is a single file, in the folder of that file."""
     path = resolve(model).path
     if path is None:
         return model
@@ -257,14 +268,14 @@ def _weights(model: str) -> str:
 
 
 def seed_of(n: int, tuning: bool) -> int:
-    """The seed of sample n of the table, or of those that settings are tuned on."""
+    """The seed of sample n of the table, or of the samples for tuning."""
     return n + TUNED * tuning
 
 
 def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[dict[str, Any]]]]:
-    """What is made of each, as it comes."""
+    """Yields the lines of each unit of work as soon as it is done."""
     if processes == 1:
-        with torch_threads(1):  # how many there are decides last digits
+        with torch_threads(1):  # the number of threads changes the last digits
             for each in work:
                 yield each, _make(each)
         return
@@ -272,10 +283,10 @@ def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[d
     stop = context.Event()
     pool = ProcessPoolExecutor(processes, context, _begin, (stop,))
     try:
-        # Only as many as are worked on are handed out, so that an interruption waits for little.
+        # Submits little more than the processes can work on, so that an interruption does not wait long.
         left, running = iter(work), {}
         while True:
-            with started_uninterrupted():  # the first that is handed out starts them
+            with started_uninterrupted():  # submitting work starts the processes
                 for each in left:
                     running[pool.submit(_make, each)] = each
                     if len(running) > processes:
@@ -285,18 +296,18 @@ def _done(work: Sequence[_Work], processes: int) -> Iterator[tuple[_Work, list[d
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
     except BrokenProcessPool:
-        said = "was ended from outside, perhaps for lack of memory (then give fewer --processes)"
-        raise OSError(errno.ENOMEM, said, "a process that makes samples") from None
+        why = "was killed, perhaps for lack of memory (then give fewer --processes)"
+        raise OSError(errno.ENOMEM, why, "a process that makes samples") from None
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_stop: Any = None  # an event: no further sample is begun
+_stop: Any = None  # an event; once it is set, no further sample starts
 
 
 def _begin(stop: Any) -> None:
-    """What a process does first. It leaves interruptions to its parent, and ends where that is gone."""
+    """Initialises a process: it ignores interruptions, which its parent handles, and ends if its parent has died."""
     import signal
 
     import torch
@@ -318,12 +329,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-CALLED = ("method", "options", "num_inference_steps", "guidance_scale")  # what pipelines are told when they are called
-_loaded: dict[str, dict[str, Any]] = {}  # the pipelines of what this process made last
+CALLED = ("method", "options", "num_inference_steps", "guidance_scale")  # settings that need no other pipeline
+_loaded: dict[str, dict[str, Any]] = {}  # the pipelines that this process used last, by key
 
 
 def _make(work: _Work) -> list[dict[str, Any]]:
-    """The lines of some samples."""
+    """Generates and scores samples; returns their lines."""
     pair_preset = preset(work.pair, work.settings)
     lines = []
     for n, prompt in work.samples:
@@ -346,7 +357,8 @@ def _make(work: _Work) -> list[dict[str, Any]]:
                 evaluations += counted["total"]
             scores = max(tries, key=merit)
         line: dict[str, Any] = {"pair": work.pair, "method": work.name, "n": n, "prompt": each.prompt, "seed": seed}
-        line |= {"arguments": said(work.name, work.row, work.settings)} | ({"tuning": True} if work.tuning else {})
+        line |= {"arguments": arguments_of(work.name, work.row, work.settings)}
+        line |= {"tuning": True} if work.tuning else {}
         line |= {"of": work.of, "evaluations": evaluations, "seconds": round(time.perf_counter() - began, 2)}
         line["scores"] = {name: float(f"{value:.5g}") for name, value in scores.items()}
         lines.append(line)
@@ -354,13 +366,13 @@ def _make(work: _Work) -> list[dict[str, Any]]:
 
 
 def merit(scores: Mapping[str, float]) -> tuple[float, ...]:
-    """What samples are chosen by: first `right`, then `form`, or of digits the distance."""
+    """The key by which the judge chooses samples: `right`, then `form`, or for digits the negative distance."""
     second = scores["form"] if "form" in scores else -scores.get("distance", math.nan)
     return scores["right"], -math.inf if math.isnan(second) else second
 
 
 def _pipelines(key: str, request: Request) -> dict[str, Any]:
-    """The pipelines of a row's requests, loaded for the first of them."""
+    """The pipelines for a row's requests, loaded at the first one."""
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = load(request)

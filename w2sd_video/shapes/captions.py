@@ -1,4 +1,4 @@
-"""Captions that are wrong here and there, which a weak model learns from."""
+"""Captions with occasional errors, to train a weak model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from .world import BACKGROUNDS, CHANGES, COLOURS, MOVING, PASSING, SHAPES, SIZES
 
 
 def exchange(scene: Scene, rng: np.random.Generator, share: float) -> Scene:
-    """The scene with shape, size and motion each, with probability `share`, told of the wrong objects: the objects'
-    values move on by one, from the last to the first. A relation, too, is told the wrong way round.
+    """The scene with attributes exchanged between its objects.
 
-    A scene of one object stays as it is. So does what would be no scene: only what moves passes another.
+    With probability `share` each, shape, size and motion are shifted by one object, cyclically. With the same
+    probability, the first two objects are swapped, which reverses their relation. A scene of one object is returned
+    unchanged. So is a scene in which one object passes another, if that object would not move after the exchange.
     """
     if len(scene.things) == 1:
         return scene
@@ -30,7 +31,7 @@ def exchange(scene: Scene, rng: np.random.Generator, share: float) -> Scene:
 
 
 def mislabel(scene: Scene, rng: np.random.Generator, noise: float) -> Scene:
-    """The scene with each attribute that it says replaced, with probability `noise`, by one drawn at random."""
+    """The scene with each attribute that it has replaced, with probability `noise`, by a random one."""
     choices = {"shape": SHAPES, "size": SIZES, "speed": SPEEDS, "direction": MOVING}
     things = []
     for thing in scene.things:

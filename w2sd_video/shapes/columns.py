@@ -1,4 +1,4 @@
-"""The columns that the judges give: of a video of shapes, of outlines of shapes, and of a picture of a digit."""
+"""The columns of the judges, for videos of shapes, for outlines of shapes, and for pictures of digits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..columns import Column
 
-# Verdicts, then measures.
+# Verdicts first, then measures.
 SHAPES = (
     Column("right", kind="verdict"),
     Column("objects", kind="verdict"),
@@ -29,12 +29,12 @@ SHAPES = (
     Column("clipped", sign=-1),
 )
 OUTLINES = (Column("outlined"), *SHAPES)
-# Measures of how frames differ, of which a picture has none.
+# Measures of differences between frames, which a picture does not have.
 OF_TIME = {"area_instability", "colour_instability", "background_instability", "jerk", "motion"}
-# The ten digits are all that there are.
+# The ten digits are a whole population, so they are strata; see `verdicts`.
 DIGITS = (Column("right", kind="verdict", classes=10), Column("distance", sign=-1, classes=10))
 
 
 def seen(scores: Mapping[str, float], frames: int) -> dict[str, float]:
-    """The judge's scores, without measures of how frames differ where there is one."""
+    """The judge's scores, without measures of differences between frames if there is a single frame."""
     return {name: score for name, score in scores.items() if frames > 1 or name not in OF_TIME}

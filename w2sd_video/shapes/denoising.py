@@ -1,4 +1,4 @@
-"""What denoisers of the shapes world learn from: its videos as latents, captions, noise; and the loss."""
+"""Training data and loss of denoisers of the shapes world: its videos as latents, with captions and noise."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ Captioned = Callable[[Scene, np.random.Generator], Scene]
 
 
 def as_it_is(scene: Scene, rng: np.random.Generator) -> Scene:
-    """What a right caption says of a scene."""
+    """The scene for a correct caption: unchanged."""
     return scene
 
 
 def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients, of both
-    tokenizers' ids (2, B, tokens).
+    """Prompt embeddings (B, tokens, width of both encoders) and pooled embeddings (B, width), with gradients.
 
-    SDXL's arithmetic; the pipelines' own `encode_prompt` has none of the gradients that training needs.
+    The same as SDXL's `encode_prompt`, which does not compute the gradients that training needs.
+
+    Args:
+        ids: (2, B, tokens), by both tokenizers.
     """
     hidden = []
     for each, encoder in zip(ids, (pipe.text_encoder, pipe.text_encoder_2), strict=True):
@@ -43,9 +45,9 @@ def encode_prompts(pipe: StableDiffusionXLPipeline, ids: torch.Tensor) -> tuple[
 
 
 class Denoising(Run):
-    """A run whose stages learn from the world's videos."""
+    """A run whose stages train on the world's videos."""
 
-    drawn: ClassVar[int | None]  # `frames` has so many videos at most
+    drawn: ClassVar[int | None]  # the most videos in `frames`. None: all
 
     def __init__(self, folder: Path, recipe: Common, device: str | None = None):
         super().__init__(folder, recipe, device)
@@ -53,13 +55,13 @@ class Denoising(Run):
         self._forget()
 
     def _forget(self) -> None:
-        """Drops the videos that are kept, because `_draw` has changed."""
+        """Drops cached videos, after `_draw` has changed."""
         self._scenes: list[Scene] = []
         self._frames: np.ndarray | None = None
         self._latents: torch.Tensor | None = None
 
     def _scene(self, n: int) -> tuple[Scene, np.random.Generator]:
-        """What training video n shows, and what it is to be drawn with."""
+        """The scene of training video n, and the random generator to draw it with."""
         rng = self.rng(0, n)
         return sample_scene(rng), rng
 
@@ -88,7 +90,7 @@ class Denoising(Run):
     def latents(self, pipe: StableDiffusionXLPipeline) -> torch.Tensor:
         """All training videos as scaled latents, (videos, frames, channels, height, width), float16.
 
-        Where stages go on from each other they have one autoencoder, and the latents are kept in the folder.
+        If stages continue from each other, they share one autoencoder, and the latents are stored in the folder.
         """
         kept = self.folder / "latents.safetensors" if self.after else None
         if self._latents is None and kept is not None and kept.exists():
@@ -135,12 +137,12 @@ class Denoising(Run):
         captioned: Captioned = as_it_is,
         keep: float = 0.6,
     ) -> Batch:
-        """What a denoiser is trained on: latents (B, C, H, W) or (B, C, F, H, W) of what scenes show, noise, timesteps
-        and prompts.
+        """A denoiser's batch: latents, noise, timesteps, token ids, and which captions are used.
 
         Args:
+            x0: latents of the scenes, (B, C, H, W) or (B, C, F, H, W).
             noisy: see `noisy_share`.
-            captioned: what a caption says of a scene that leaves some things open.
+            captioned: changes a scene, from which `forget` has removed some facts, before it is described.
             keep: as in `world.forget`.
         """
         scenes = [forget(scene, rng, keep) for scene in scenes]
@@ -156,12 +158,12 @@ class Denoising(Run):
         return {"x0": x0.float(), "eps": eps, "t": t, "ids": ids, "said": said}
 
     def _ids(self, prompts: list[str]) -> torch.Tensor:
-        """Prompts in both tokenizers' ids, (2, B, tokens)."""
+        """The prompts' token ids by both tokenizers, (2, B, tokens)."""
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return torch.stack([tokens(prompts, **options).input_ids for tokens in self.tokenizers])
 
     def _loss(self, pipe: StableDiffusionXLPipeline, network: Callable[..., Any], batch: Batch) -> torch.Tensor:
-        """The squared error of a network's velocity."""
+        """The mean squared error of the velocity that a network predicts."""
         x0, eps, t, said = (batch[name] for name in ("x0", "eps", "t", "said"))
         embeds, pooled = encode_prompts(pipe, batch["ids"])
         embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]

@@ -1,12 +1,12 @@
-"""Trains the miniatures, small models for the other kinds of pair, on top of the shipped models, which stay unchanged:
+"""Trains the miniatures, small models for other kinds of pairs, on top of the shipped models, which stay unchanged:
 
 - `style`    a LoRA of outlines, for pictures;
 - `control`  a ControlNet of edges, for pictures;
-- `picture`  an IP-Adapter and its image encoder: a picture says what the prompt leaves open, size and background;
-- `motion`   another motion module, the shipped one trained on, with all else frozen;
+- `picture`  an IP-Adapter and its image encoder: a picture sets the size and background that the prompt leaves open;
+- `motion`   another motion module: the shipped one, trained further with everything else frozen;
 - `digits`   a DiT-MoE of handwritten digits; see `digits`.
 
-Each is written in the layout that its kind is shared in. Each takes some 10 to 30 minutes on two CPU cores.
+Each is written in the usual layout of its kind, and takes some 10 to 30 minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from .run import Batch
 from .world import CANVAS, HOLE, Scene, edges, render, still
 
 IMAGE_WIDTH = 64
-UNSHOWN = 0.1  # of the pictures that an IP-Adapter learns from, so that there is a prediction without one
-CAPTIONED = 0.2  # as `keep` in `world.forget`: captions that leave most to the picture
+UNSHOWN = 0.1  # share of an IP-Adapter's training pictures that is dropped, so that it learns to predict without one
+CAPTIONED = 0.2  # `keep` in `world.forget`: captions that leave most facts to the picture
 
 
 @validated
 class MiniatureRecipe(Common):
-    """Everything that decides the miniatures. The defaults made those that ship."""
+    """The settings that decide the miniatures' weights. The shipped ones were trained with the defaults."""
 
     videos: Count = 2000
     style_steps: Count = 3000
@@ -54,7 +54,7 @@ class MiniatureRecipe(Common):
 
 
 RENDERED = "pictures that this project renders"
-# Of each stage: what it ships as, what that is, and where its data is from.
+# For each stage: the name under which it ships, its description, and the source of its data.
 CARDS = {
     "style": ("style", "a LoRA of outlines, for the picture model `tuned`", RENDERED),
     "control": (
@@ -86,11 +86,11 @@ This is {what}. Made by this project, from {data}"""
 
 
 class MiniatureTrainer(Denoising):
-    """Trains the miniatures in a run folder, where it goes on; the results are in `FOLDER/miniatures`."""
+    """Trains the miniatures in a run folder and can resume there. The results are in `FOLDER/miniatures`."""
 
     stages: ClassVar[tuple[str, ...]] = ("style", "control", "picture", "motion", "digits")
-    after: ClassVar[Mapping[str, str]] = {}  # each begins with the shipped models
-    drawn: ClassVar[int | None] = None  # edges are of all videos
+    after: ClassVar[Mapping[str, str]] = {}  # every stage starts from the shipped models
+    drawn: ClassVar[int | None] = None  # the ControlNet's edges come from all videos
     recipe: MiniatureRecipe
 
     def __init__(self, folder: Path, recipe: MiniatureRecipe | None = None, device: str | None = None):
@@ -102,7 +102,7 @@ class MiniatureTrainer(Denoising):
         self._hole = 0.0
 
     def export(self, to: Path, command: str) -> None:
-        """Copies what is made into the folder `to`, each with a model card."""
+        """Copies the finished miniatures into the folder `to`, each with a model card."""
         for stage, (name, what, data) in CARDS.items():
             if not self._done(stage).exists():
                 continue
@@ -136,9 +136,9 @@ class MiniatureTrainer(Denoising):
         """Trains modules on single frames.
 
         Args:
-            network: what is called in the UNet's place, of a batch.
-            condition: pictures (B, height, width, 3) in [0, 1], of videos and their frames. Batches have them as
-                `condition` (B, 3, height, width), with `kept` (B, 1, 1), which is 0 for a share UNSHOWN.
+            network: returns, for a batch, the function to call in place of the UNet.
+            condition: returns pictures (B, height, width, 3) in [0, 1] for videos and frames by number. Batches hold
+                them as `condition` (B, 3, height, width), with `kept` (B, 1, 1), which is 0 for a share UNSHOWN.
             keep: as in `world.forget`.
         """
         data, recipe = self.latents(pipe), self.recipe
@@ -227,7 +227,7 @@ class MiniatureTrainer(Denoising):
         )
 
         def condition(which: np.ndarray, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            # The same things and background, elsewhere: another drawing of the scene.
+            # Another drawing of the same scene, with its things in other places.
             return np.stack([render(still(self.scenes[n]), rng, frames=1)[0] for n in which])
 
         def network(batch: Batch) -> Any:
@@ -259,7 +259,7 @@ class MiniatureTrainer(Denoising):
 
 
 def _new_ip_adapter(unet: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """An IP-Adapter's weights before training: its keys and values are those of the text."""
+    """An IP-Adapter's weights before training, with the keys and values of the text's cross-attention."""
     width = unet.config.cross_attention_dim
     projection = torch.nn.Linear(IMAGE_WIDTH, 4 * width)
     weights = {"proj.weight": projection.weight.detach(), "proj.bias": projection.bias.detach()}
@@ -273,7 +273,7 @@ def _new_ip_adapter(unet: Any) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _ip_adapter_weights(unet: Any) -> dict[str, torch.Tensor]:
-    """An IP-Adapter in the layout that they are shared in."""
+    """An IP-Adapter's weights under their usual names."""
     projection = unet.encoder_hid_proj.image_projection_layers[0]
     named = {"image_proj.proj.weight": projection.image_embeds.weight}
     named |= {"image_proj.proj.bias": projection.image_embeds.bias}

@@ -1,4 +1,4 @@
-"""The shapes model's architecture: SDXL's and AnimateDiff-SDXL's own classes, in their configuration style, small.
+"""The shapes model's architecture: the classes of SDXL and AnimateDiff-SDXL in a small configuration.
 
 Two CLIP text encoders whose penultimate hidden states are concatenated, a pooled projection and size embeddings added
 to the timestep ("text_time"), an `AutoencoderKL` of factor 8, a `UNet2DConditionModel`, and a `MotionAdapter` that
@@ -28,9 +28,9 @@ WIDTHS = (64, 96)
 
 
 def tokenizer(name: str = "tokenizer") -> CLIPTokenizer:
-    """One of the model's two CLIP tokenizers: byte-pair merges learnt from the grammar's words, one token a word.
+    """One of the model's two CLIP tokenizers: byte-pair merges learnt from the grammar's words, one token per word.
 
-    They are data, because learning merges breaks ties at random, and other ids are another model.
+    They are stored as data: learning the merges again would break ties at random, and the weights need the same ids.
     """
     return CLIPTokenizer.from_pretrained(HERE / name)
 
@@ -108,8 +108,10 @@ def build_image_model() -> StableDiffusionXLPipeline:
 
 
 def build_motion_adapter() -> MotionAdapter:
-    """The motion module with random weights that change nothing yet (AnimateDiff's zero initialisation of the output
-    projections). Seed torch first."""
+    """The motion module with random weights. Seed torch first.
+
+    It does not change the image model's output yet, since its output projections are 0, as in AnimateDiff.
+    """
     adapter = MotionAdapter(
         block_out_channels=WIDTHS,
         motion_layers_per_block=1,

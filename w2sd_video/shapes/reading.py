@@ -1,9 +1,9 @@
-"""What the text encoders learn before there is a denoiser: which word is said of which object.
+"""Pre-training of the text encoders, before there is a denoiser: which word describes which object.
 
-A denoiser teaches its text encoders slowly, because what it predicts is nearly the same whichever object is the red
-one. SDXL's encoders, too, can read when its denoiser begins. Here they are told what every object of a prompt is:
-linear maps of their states must say it, of each word about the object that the word belongs to, and of the pooled
-embedding about all objects.
+A denoiser trains its text encoders slowly, because its prediction hardly depends on which of the objects is the red
+one. SDXL's denoiser also starts from pre-trained encoders. Here the encoders learn to classify the objects of a prompt:
+linear maps predict the facts of an object from the state of each of its words, and the facts of all objects from the
+pooled embedding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .world import (
     Scene,
 )
 
-# What can be said of an object, and of a scene.
+# The facts of an object, and of a scene, with their possible values.
 OF_THINGS = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -37,27 +37,27 @@ OF_THINGS = {
     "speed": tuple(SPEEDS),
 }
 OF_SCENES = {"relation": (*RELATIONS, *PASSING), "background": tuple(BACKGROUNDS)}
-UNSAID = -100  # what `cross_entropy` leaves out
+UNSAID = -100  # a fact that the prompt leaves open, which `cross_entropy` ignores
 
 
-def _said(value: str | None, options: Sequence[str]) -> int:
+def _index(value: str | None, options: Sequence[str]) -> int:
     return UNSAID if value is None else options.index(value)
 
 
 def facts(scenes: Sequence[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What scenes say, as places in OF_THINGS and OF_SCENES or UNSAID: (B, MOST_THINGS, 5) and (B, 2)."""
+    """The facts of scenes, as indices into OF_THINGS and OF_SCENES or UNSAID: (B, MOST_THINGS, 5) and (B, 2)."""
     nothing = [UNSAID] * len(OF_THINGS)
     things = [
-        [[_said(getattr(thing, name), options) for name, options in OF_THINGS.items()] for thing in scene.things]
+        [[_index(getattr(thing, name), options) for name, options in OF_THINGS.items()] for thing in scene.things]
         + [nothing] * (MOST_THINGS - len(scene.things))
         for scene in scenes
     ]
-    whole = [[_said(getattr(scene, name), options) for name, options in OF_SCENES.items()] for scene in scenes]
+    whole = [[_index(getattr(scene, name), options) for name, options in OF_SCENES.items()] for scene in scenes]
     return torch.tensor(things), torch.tensor(whole)
 
 
 class Reader(torch.nn.Module):
-    """Says what a prompt says, from its embeddings: the loss of a pair of text encoders that learn to read."""
+    """Predicts the facts of a prompt from its embeddings. Its output is the text encoders' loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Reader(torch.nn.Module):
         Args:
             embeds: (B, tokens, both encoders' widths).
             pooled: (B, width).
-            number: (B, tokens), which object a token speaks of, or UNSAID.
+            number: (B, tokens), the object that a token describes, or UNSAID; see `numbers`.
             things, scenes: see `facts`.
         """
         of_words = torch.gather(things, 1, number.clamp(min=0)[..., None].expand(-1, -1, len(self.things)))
@@ -92,19 +92,21 @@ class Reader(torch.nn.Module):
         ]
         return torch.stack(
             [
-                F.cross_entropy(x.flatten(0, -2), said.flatten(), ignore_index=UNSAID, reduction="sum") / len(x)
-                for x, said in readings
+                F.cross_entropy(x.flatten(0, -2), target.flatten(), ignore_index=UNSAID, reduction="sum") / len(x)
+                for x, target in readings
             ]
         ).sum()
 
 
 def numbers(ids: torch.Tensor, article: int, end: int, things: torch.Tensor) -> torch.Tensor:
-    """Which object each token speaks of, (B, tokens), UNSAID of none: an object's words begin with its article.
+    """The number of the object that each token describes, (B, tokens); UNSAID if none.
+
+    An object's words start with its article.
 
     Args:
-        ids: (B, tokens) of one tokenizer.
+        ids: (B, tokens), by one tokenizer.
         article: the token "a".
-        end: the token that ends a prompt, and fills what is left.
+        end: the token that ends and pads a prompt.
         things: see `facts`.
     """
     number = (ids == article).cumsum(1) - 1

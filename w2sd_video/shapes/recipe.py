@@ -1,4 +1,4 @@
-"""What decides the weights of the shapes model."""
+"""The settings that decide the weights of the shapes model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..validation import validated
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
-# From this timestep up, there is more to learn: see `noisy_share`.
+# Timesteps from here up, of 1000, count as high noise: see `noisy_share`.
 NOISY = 700
 EVENLY = 1 - NOISY / 1000
 
 
 @validated
 class Common:
-    """What decides the weights of whatever learns from the world's videos, beside the constants of the code."""
+    """The settings that decide the weights of any model trained on the world's videos, besides the code's constants."""
 
     seed: Annotated[int, Field(ge=0, le=2**62)] = 0
     videos: Count = 6000
@@ -30,7 +30,7 @@ class Common:
 
 @validated
 class Recipe(Common):
-    """What decides the weights of the shapes model."""
+    """The settings that decide the weights of the shapes model."""
 
     vae_steps: Count = 2000
     decoder_steps: Count = 3000
@@ -51,11 +51,11 @@ class Recipe(Common):
 
 
 def noisy_share(stage: str, step: int, steps: int) -> float:
-    """The share of a batch whose timesteps are drawn evenly from NOISY up; the rest is drawn evenly from below.
+    """The share of a batch with timesteps uniform from NOISY up; the others are uniform below NOISY.
 
-    At first mostly high noise, where it is decided where things go, and later lower noise, where it is decided what
-    they are: above NOISY a picture of this size cannot be seen, and once the model knows what prompts say of it there,
-    it has no more to learn. Of a video more can be seen.
+    Training starts with mostly high noise, which decides where things are, and goes on with lower noise, which decides
+    what they look like. Above NOISY nothing of a picture of this size is visible, so a model learns nothing more there
+    once it follows the prompt. More is visible of a video, which gets a larger share.
     """
     first = 5 * (step + 1) <= steps
     if stage == "image":

@@ -1,4 +1,4 @@
-"""The results file of `shapes bench`: a row of JSON for each sample, read, mended and packed."""
+"""The results file of `shapes bench`, one JSON row per sample: reads, repairs and compresses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS: dict[str, type | tuple[type, ...]] = {
 
 
 def _is_row(row: object) -> bool:
-    """Whether it is a row of this command, with scores that are numbers."""
+    """Whether `row` has the fields of a results file, with scores that are numbers."""
     if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _COLUMNS.items()):
         return False
     if isinstance(row["n"], bool) or row["n"] < 0 or not isinstance(row.get("tuning", False), bool):
@@ -48,13 +48,13 @@ def _is_prompt(text: str) -> bool:
 
 
 def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
-    """The rows of a results file, or of one that `pack` made.
+    """The rows of a results file, or of one that `pack` has compressed.
 
     Args:
-        mend: whether a last line that was cut short is removed from the file; only for who adds to it.
+        mend: whether to remove an incomplete last line from the file. Only for a process that appends to it.
 
     Raises:
-        ValueError: it holds another pair's, or something else; or one sample twice, with different scores.
+        ValueError: the file has rows of another pair or no such rows, or a sample twice with different scores.
     """
     try:
         if path.suffix == ".xz":
@@ -67,7 +67,7 @@ def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
         raise ArgumentError("out", f"{error}") from None
     if not all(map(_is_row, rows)):
-        raise ArgumentError("out", f"{path} holds rows that are not of this command; {OTHER}")
+        raise ArgumentError("out", f"{path} holds rows that this command did not write; {OTHER}")
     if others := {row["pair"] for row in rows} - {pair}:
         raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
     textual = presets.load(pair).textual
@@ -88,7 +88,7 @@ def add(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def packed(path: Path, pair: str) -> bytes:
-    """The rows of a results file, in order and compressed, which takes a tenth of the room."""
+    """The rows of a results file, sorted and compressed to about a tenth of the size."""
     kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
     return lzma.compress("".join(json.dumps(row) + "\n" for row in kept).encode(), preset=9)
 

@@ -1,4 +1,4 @@
-"""A run of training: a folder that has a recipe, a log, and of each stage a checkpoint and what it made."""
+"""A training run: a folder with a recipe, a log, and for each stage a checkpoint and its results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ Half precision; load in float32 on a CPU.
 
 
 def _recipe(note: Path) -> Any:
-    """The recipe that a folder was begun with."""
+    """The recipe with which a folder was started.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     try:
         return json.loads(read_text(note))
     except ValueError as error:
@@ -60,7 +64,7 @@ def _recipe(note: Path) -> Any:
 
 
 class _Mapped(torch.utils.data.Dataset):
-    """What a function makes of each number."""
+    """The values of a function at numbers, as a dataset."""
 
     def __init__(self, make: Callable[[int], Any], numbers: Sequence[int]):
         self.make, self.numbers = make, numbers
@@ -73,7 +77,7 @@ class _Mapped(torch.utils.data.Dataset):
 
 
 class _State:
-    """What a stage changes as it goes: its parameters, their optimizer and schedule, and their running average."""
+    """The state of a stage in training: its parameters, optimizer, schedule, and averaged parameters (EMA)."""
 
     def __init__(self, rates: Mapping[torch.nn.Module, float], steps: int, decay: float, fused: bool):
         groups = [([p for p in m.parameters() if p.requires_grad], rate) for m, rate in rates.items()]
@@ -105,10 +109,10 @@ class _State:
             torch.save(state, staged["state"])
 
     def load(self, path: Path, device: torch.device) -> tuple[int, float]:
-        """Goes back to what was saved. Returns the steps that were done, and the seconds that they took.
+        """Restores a saved state. Returns the number of steps done, and the seconds that they took.
 
         Raises:
-            ValueError: the file cannot be read, or is of other modules.
+            ValueError: the file cannot be read, or belongs to other modules.
         """
         try:
             state = torch.load(path, map_location=device, weights_only=True)
@@ -120,16 +124,16 @@ class _State:
             return int(state["step"]), float(state["seconds"])
         except MemoryError:
             raise
-        except Exception as error:  # of a damaged file, torch raises errors of every kind
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{path} cannot be read; remove it to begin the stage anew ({reason})") from error
+            raise ValueError(f"{path} cannot be read; remove it to restart the stage ({reason})") from error
 
 
 class Run:
-    """Runs the stages of a recipe in a folder. `train()` goes on where the folder stands."""
+    """Runs the stages of a recipe in a folder. `train()` resumes from the folder's checkpoints."""
 
     stages: ClassVar[tuple[str, ...]]
-    after: ClassVar[Mapping[str, str]]  # of a stage, the one whose models it goes on with
+    after: ClassVar[Mapping[str, str]]  # by stage, the stage from whose models it continues
 
     def __init__(self, folder: Path, recipe: Common, device: str | None = None):
         self.folder = Path(folder)
@@ -145,21 +149,24 @@ class Run:
                 staged["note"].write_text(json.dumps(asdict(self.recipe), indent=1))
         elif _recipe(note) != asdict(self.recipe):
             raise ValueError(
-                f"recipe: {self.folder} was begun with another one, which {note} holds; take that, or another folder"
+                f"recipe: {self.folder} was started with another recipe, {note}; use that one, or another folder"
             )
         self.workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
 
     def train(self, stages: Iterable[str] | None = None) -> None:
-        """Runs the stages that are not yet done, in order.
+        """Runs the stages that are not done yet, in order.
+
+        Args:
+            stages: which ones. None: all.
 
         Raises:
-            Refused: one goes on from another that is neither done nor to be run.
+            Refused: a stage continues from one that is neither done nor among `stages`.
         """
         chosen = self.stages if stages is None else tuple(stages)
         for stage in chosen:
             before = self.after.get(stage)
             if before and before not in chosen and not self._done(before).exists() and not self._done(stage).exists():
-                raise Refused("stage", stage, f"it goes on from {before}, which {self.folder} lacks: train it first")
+                raise Refused("stage", stage, f"it continues from {before}, which {self.folder} lacks: train it first")
         for stage in self.stages:
             if stage in chosen and not self._done(stage).exists():
                 getattr(self, f"_{stage}")()
@@ -174,9 +181,10 @@ class Run:
         """A model card.
 
         Args:
-            head: its front matter, title and first paragraph, which the command follows.
-            stages: those whose steps, losses and minutes it gives.
-            held_out: a paragraph on the loss of videos that no stage saw.
+            head: front matter, title and first paragraph; the command follows it.
+            command: the command that trains the model.
+            stages: the stages whose steps, losses and minutes to list.
+            held_out: a paragraph on the loss on videos outside the training set.
 
         Raises:
             ValueError: the log lacks one of the stages.
@@ -184,7 +192,7 @@ class Run:
         log = self.folder / "log.jsonl"
         last = {line["stage"]: line for line in rows(log) if line.keys() >= {"stage", "step", "loss", "seconds"}}
         if lacking := [stage for stage in stages if stage not in last]:
-            raise ValueError(f"{log} says nothing of {', '.join(lacking)}, of which the model card tells")
+            raise ValueError(f"{log} has no line for {', '.join(lacking)}, which the model card lists")
         threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
         table = "\n".join(
             f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
@@ -200,11 +208,11 @@ class Run:
         return np.random.default_rng([self.recipe.seed, *key])
 
     def rng_of(self, stage: str, step: int) -> np.random.Generator:
-        """What a stage draws a step's batch with."""
+        """The random generator for a stage's batch at a step."""
         return self.rng(self.stages.index(stage) + 1, step)
 
     def _each(self, make: Callable[[int], Any], numbers: Sequence[int], what: str = "") -> Iterable[Any]:
-        """What a function makes of each number, in order; on a GPU's machine other processes make it ahead."""
+        """The values of a function at numbers, in order. With a GPU, other processes compute them ahead."""
         batches = DataLoader(_Mapped(make, numbers), batch_size=None, num_workers=self.workers)
         return track(batches, what, len(numbers), disable=not sys.stderr.isatty()) if what else batches
 
@@ -212,11 +220,11 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _compiled(self, network: Any) -> Any:
-        """Compiled on a GPU, where launching kernels takes most of the time of small networks."""
+        """The network, compiled on a GPU, where launching kernels takes most of a small network's time."""
         return torch.compile(network, dynamic=False) if self.device.type == "cuda" else network
 
     def _plain(self, network: Any) -> None:
-        """On a CPU fused attention is several times slower than plain matrix products on short sequences."""
+        """Replaces fused attention on a CPU: it is several times slower on short sequences than matrix products."""
         if self.device.type == "cpu":
             network.set_attn_processor(AttnProcessor())
 
@@ -228,11 +236,12 @@ class Run:
         loss: Callable[[Batch], torch.Tensor],
         steps: int,
     ) -> None:
-        """Adam with a cosine schedule; leaves the averaged weights in the modules. Checkpoints as it goes.
+        """Trains modules by AdamW with a cosine schedule, with checkpoints; leaves the averaged weights in them.
 
         Args:
-            rates: the modules and their learning rates.
-            batch: what a step is trained on, a function of the step alone.
+            rates: the modules with their learning rates.
+            batch: returns the batch of a step, which must depend on the step only.
+            loss: the loss of a batch.
         """
         state = _State(rates, steps, self.recipe.ema_decay, fused=self.device.type == "cuda")
         path = self.folder / f"{stage}.checkpoint.pt"

@@ -1,4 +1,4 @@
-"""The tables of a bench: means with intervals, a column a row of the bench, and W2SD against its rivals."""
+"""The tables of a bench: means with intervals, one column per row of the bench, and W2SD compared with its rivals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "rais
 
 
 def values_of(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
-    """A column's values by prompt and seed; NaN where a video has none.
+    """A column's values by prompt and seed; NaN if a video has none.
 
-    `right (two objects)` is `right` of the prompts that have two.
+    `right (two objects)` is `right` for the prompts with two objects.
     """
     values: dict[str, dict[str, float | None]] = {}
     for n, row in rows.items():
@@ -38,7 +38,7 @@ def values_of(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
 
 
 def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Rows by method and number, without those that settings were tuned on."""
+    """Rows by method and number, without the rows for tuning."""
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         if not row.get("tuning"):
@@ -47,7 +47,7 @@ def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, 
 
 
 def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
-    """Of rows: by method and column the mean and interval, and its paired comparison with `strong`."""
+    """By method, the numbers of samples, the means of columns with intervals, and the comparisons with `strong`."""
     by_method = _by_method(rows)
     others = [name for name in by_method if name not in ("strong", "rendered")]
     decided = compare_all(by_method, [("strong", name) for name in others], columns)
@@ -67,8 +67,10 @@ def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict
 
 
 def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
-    """W2SD, as it is set and tuned, against plain sampling as it is set and tuned, and at its cost: paired, a family of
-    its own."""
+    """Paired comparisons of W2SD, with its preset's and with tuned settings, with plain sampling at several settings.
+
+    They are a family of their own for the adjustment of p.
+    """
     by_method = _by_method(rows)
     arguments = {name: of_method[min(of_method)].get("arguments", {}) for name, of_method in by_method.items()}
     plain = [name for name, each in arguments.items() if each.get("variant") == "plain" and name not in RIVALS]
@@ -78,7 +80,7 @@ def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[C
 def compare_all(
     by_method: Mapping[str, dict[int, dict]], against: Sequence[tuple[str, str]], columns: Sequence[Column]
 ) -> list[Comparison]:
-    """Comparisons (base, group) of what is there, decided together."""
+    """The comparisons of all pairs (base, group) for which there are rows, decided together."""
     comparisons = []
     for base, group in against:
         if base in by_method and group in by_method:
@@ -89,9 +91,9 @@ def compare_all(
 
 
 def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> list[Block]:
-    """The summary as a table, and what its marks mean: a row a measure, a column a method.
+    """The summary as a table, with one row per measure and one column per method, and a legend.
 
-    A figure is marked where it is better or worse than plain strong sampling's, or differs and neither side is better.
+    A figure is marked if it is better or worse than plain strong sampling's, or differs without a better side.
     """
     names = [n for n in labels if n in summary]
     counts = [f"{summary[n]['samples']} of {summary[n]['prompts']}" for n in names]
@@ -110,7 +112,7 @@ def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[
 
 
 def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
-    """W2SD's comparisons in words, what it does not improve first: a line a rival."""
+    """W2SD's comparisons in words, one line per rival, with the columns that it does not improve first."""
     signs = {c.name: c.sign for c in columns}
     lines: list[Line] = []
     for base, group in dict.fromkeys((c.base, c.group) for c in compared):
@@ -134,7 +136,7 @@ def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: S
 
 
 def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
-    """Whether the cheaper reflection is as good as W2SD, in words: in every column that has a better side."""
+    """In words, in which columns with a better side the cheaper reflection is shown to be as good as W2SD."""
     by_method = _by_method(rows)
     if not {"weak", "strong", "w2sd", CHEAPER} <= by_method.keys():
         return Items([])
@@ -171,7 +173,7 @@ def verdicts(compared: Sequence[Comparison], labels: Mapping[str, str], columns:
 
 
 def _families(tested: Sequence[Comparison], columns: Sequence[Column]) -> str:
-    """What p is adjusted over, in words: primary columns and the others are two families."""
+    """The families over which p is adjusted, in words: primary columns, and the others."""
     primary = {column.name for column in columns if column.primary}
     names = ", ".join(dict.fromkeys(c.column for c in tested if c.column in primary))
     first = sum(c.column in primary for c in tested)
@@ -182,7 +184,7 @@ def _families(tested: Sequence[Comparison], columns: Sequence[Column]) -> str:
 
 
 def _legend(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> Line:
-    """What the table's marks mean, and why columns have none."""
+    """The meaning of the table's marks, and the reasons for missing verdicts."""
     names = [n for n in labels if n in summary]
     comparisons = [c for n in names for c in summary[n].get("against strong", {}).values()]
     units = sorted({each.unit for n in names for each in summary[n]["columns"].values() if each.n})

@@ -6,29 +6,30 @@ Six stages, each resumable, of 1 to 50 minutes on two CPU cores:
 2. `decoder`  its decoder alone: to draw sharp edges, and from latents that are a little off;
 3. `text`     both text encoders, which learn to read; see `reading`;
 4. `image`    the image model and both text encoders, on single frames;
-5. `video`    the motion module, with the image model learning along: where that learnt slowly, at a quarter of the
-              rate, objects had their form and wandered. Captions exchange attributes between objects. The result is
-              `base`.
-6. `tuned`    a short fine-tune of base, text encoders too, on right captions, with the motion module frozen.
+5. `video`    the motion module, together with the image model at the same rate: with the image model at a quarter of
+              the rate, objects had their form but wandered. Captions exchange attributes between objects. The result
+              is `base`.
+6. `tuned`    a short fine-tune of base and its text encoders on correct captions, with the motion module frozen.
 
-So `base` knows what things look like as well as `tuned` does, nearly, and is less sure which attribute belongs to which
-object. That is the difference that a pair needs: an error that both models make in the same direction, and the weak
-one more.
+So `base` knows almost as well as `tuned` what things look like, but is less sure which attribute belongs to which
+object. A pair needs such a difference: both models make an error in the same direction, and the weak one makes more
+of it.
 
-The loss is the squared error of the velocity. Which way things go is a product of word, frame and place, and is
-decided while there is almost nothing but noise to see; trained in the plain way, a model of this size does not find
-it in hours. These things make it learn:
+The loss is the squared error of the velocity. The direction of motion depends jointly on word, frame and place, and is
+decided at noise levels at which almost nothing is visible. Plain training does not learn it within hours at this size.
+These measures help:
 
-- latents that hold little but what is to be seen: where the encoder, too, was trained for sharp edges, they held 2.6
-  to 4.2 nats a value in place of 1.6 to 2.2, and after 1,200 steps of the image stage form was .51 to .58 in place of
-  .70, with the colours of objects mixed;
-- text encoders that can read: without, 4,500 steps had not taught which object is the red one; with them 1,200 did;
-- small latents (`LATENT_STD`); batches that are first mostly of high noise, later of lower (`noisy_share`);
-- an image stage that sees the last frames only (`LAST_FRAMES`), so that word and place are joined before the frame
-  comes in.
+- Latents with little information beyond the visible. When the encoder was also trained for sharp edges, latents held
+  2.6 to 4.2 nats per value instead of 1.6 to 2.2, and after 1,200 steps of the image stage, form was .51 to .58 instead
+  of .70 and the objects' colours were mixed.
+- Pre-trained text encoders. Without them, the model had not learnt after 4,500 steps which object is the red one; with
+  them, 1,200 steps were enough.
+- Small latents (`LATENT_STD`), and batches with mostly high noise first and lower noise later (`noisy_share`).
+- An image stage that sees only the last frames (`LAST_FRAMES`), so that the model learns to connect word and place
+  before it has to take the frame into account.
 
-The batch of step n is a function of (seed, stage, n) alone, so that a run that was killed and goes on makes the same
-weights as one that was not. On a GPU batches are made ahead by other processes, and the networks are compiled.
+The batch of step n depends only on (seed, stage, n), so a run that was killed and resumed gives the same weights as an
+uninterrupted one. On a GPU, other processes prepare batches ahead, and the networks are compiled.
 """
 
 from __future__ import annotations
@@ -55,20 +56,20 @@ from .recipe import EVENLY, Recipe, noisy_share
 from .run import Batch
 from .world import Scene, forget, sample_scene
 
-# Latents of a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972): for more of
-# them it is the prompt that says where things go, and no longer what can still be seen of the video.
+# Latents with a small standard deviation drown in noise at lower timesteps (arXiv:2301.10972). At more timesteps the
+# model then has to learn from the prompt where things go, since the noisy video does not show it.
 LATENT_STD = 0.5
-# Videos that a finished model's loss is measured on.
+# How many videos a finished model's loss is measured on.
 HELD_OUT = 256
-HELD_OUT_KEY = 256  # of their random numbers; stages have small ones
-# The share of the stage `decoder` that sees crops around the things; the rest sees whole frames.
+HELD_OUT_KEY = 256  # key of their random numbers; stages have smaller keys
+# The first share of the steps of the stage `decoder`, which train on crops around things; the others on whole frames.
 CROPPED = 0.3
-# In the last frames of a video a direction has become a place. The image stage sees these.
+# How many last frames of a video the image stage sees: there, the direction of motion shows as a place.
 LAST_FRAMES = 4
 # Prompts in a batch of the stage `text`.
 READ = 128
-# Of each stage but the first, the one whose models it goes on with. Stages that do not wait for each other can run in
-# processes of their own, side by side.
+# By stage, the stage from whose models it continues. Stages that do not depend on each other can run in parallel, in
+# processes of their own.
 AFTER = {"decoder": "vae", "text": "vae", "image": "text", "video": "image", "tuned": "video"}
 STAGES = ("vae", *AFTER)
 
@@ -84,7 +85,7 @@ Made by this project, from videos that it renders itself"""
 
 
 def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A quarter of a frame (height, width, 3) of uint8 that holds a pixel of some thing."""
+    """A crop of a quarter of a frame (height, width, 3) in uint8, which contains a pixel of a thing if there is one."""
     there = np.argwhere(np.ptp(frame.astype(np.int16), axis=-1) > 25)
     sides = np.array(frame.shape[:2]) // 2
     middle = there[rng.integers(len(there))] if len(there) else sides
@@ -93,30 +94,30 @@ def _crop(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _coloured(x: torch.Tensor) -> torch.Tensor:
-    """Where there are things in pictures (B, 3, height, width): (B, 1, height, width), 0 or 1."""
+    """A mask (B, 1, height, width) of 0 and 1 of the things in pictures (B, 3, height, width)."""
     return (x.amax(1, keepdim=True) - x.amin(1, keepdim=True) > 0.1).float()
 
 
 def _unlike(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """How unlike pictures are, both (B, 3, height, width): most of all near things, and at their edges."""
-    near = F.max_pool2d(_coloured(x), 5, stride=1, padding=2)  # a blur is wrong on either side of an edge
+    """The decoder's loss between pictures, both (B, 3, height, width), with more weight near things and at edges."""
+    near = F.max_pool2d(_coloured(x), 5, stride=1, padding=2)  # includes both sides of edges, where blur shows
     edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (-1, -2))
     return ((y - x).abs() * (1 + 4 * near)).mean() + edges
 
 
 class Trainer(Denoising):
-    """Makes the weights of a `Recipe` in a run folder. `train()` goes on where the folder stands."""
+    """Trains the weights of a `Recipe` in a run folder. `train()` resumes from the folder's checkpoints."""
 
     stages: ClassVar[tuple[str, ...]] = STAGES
     after: ClassVar[Mapping[str, str]] = AFTER
-    drawn: ClassVar[int | None] = 2000  # the autoencoder learns from the frames of so many videos at most
+    drawn: ClassVar[int | None] = 2000  # the most videos whose frames the autoencoder trains on
     recipe: Recipe
 
     def __init__(self, folder: Path, recipe: Recipe | None = None, device: str | None = None):
         super().__init__(folder, recipe or Recipe(), device)
 
     def export(self, to: Path, command: str) -> None:
-        """Writes the finished models as they ship: `base`, `tuned` and `motion` in half precision, and a model card.
+        """Writes the models for distribution: `base`, `tuned` and `motion` in half precision, and a model card.
 
         Raises:
             ValueError: a stage is not done.
@@ -127,7 +128,7 @@ class Trainer(Denoising):
             vae = AutoencoderKL.from_pretrained(self.folder / "decoder", torch_dtype=torch.float16)
             for name in ("base", "tuned"):
                 pipe = self._load(name).to("cpu", torch.float16)
-                # The autoencoder of both is with the strong one.
+                # Both share the autoencoder, which is stored with the strong one.
                 pipe.register_modules(vae=vae if name == "tuned" else None)
                 pipe.save_pretrained(staged["weights"] / name)
                 for tokens in ("tokenizer", "tokenizer_2"):  # as vocab.json and merges.txt too, like SDXL's own
@@ -169,7 +170,7 @@ class Trainer(Denoising):
         def loss(batch: Batch) -> torch.Tensor:
             with torch.no_grad():
                 x, _, z = self._encoded(vae, batch)
-                # A denoiser's latents are never quite right: the decoder learns to see what they were to be.
+                # A denoiser's latents are never exact: the decoder learns to correct small errors.
                 z = z + recipe.latent_noise * batch["strength"] ** 2 * z.std() * batch["added"]
             return _unlike(vae.decode(z).sample, x)
 
@@ -178,12 +179,14 @@ class Trainer(Denoising):
         self._save(vae, "decoder")
 
     def _frames_batch(self, stage: str, step: int, whole_from: int) -> Batch:
-        """Frames (B, height, width, 3) of uint8, and what is drawn for them: of the posterior, and to be added. Before
-        the step `whole_from`, crops."""
+        """A batch of frames (B, height, width, 3) in uint8, or of crops before the step `whole_from`.
+
+        It also holds noise for the posterior (`sampled`), and noise to add to the latents (`added`) with its strength.
+        """
         rng = self.rng_of(stage, step)
         flat = self.frames.reshape(-1, *self.frames.shape[2:])
         whole = step >= whole_from
-        # A crop is a quarter of a frame: four of them cost what a frame does, and show more edges.
+        # A crop is a quarter of a frame: four crops cost as much as a frame, and show more edges.
         drawn = flat[rng.integers(len(flat), size=self.recipe.vae_batch * (1 if whole else 4))]
         frames = torch.from_numpy(drawn if whole else np.stack([_crop(frame, rng) for frame in drawn]))
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -196,7 +199,7 @@ class Trainer(Denoising):
         }
 
     def _encoded(self, vae: AutoencoderKL, batch: Batch) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """The pixels of a batch, the posterior of their latents, and latents that are drawn from it."""
+        """The pixels of a batch, the posterior of their latents, and latents drawn from it."""
         x = self._pixels(batch["frames"])
         posterior = vae.encode(x).latent_dist
         return x, posterior, posterior.mean + posterior.std * batch["sampled"]
@@ -216,8 +219,8 @@ class Trainer(Denoising):
             return {"ids": ids, "number": number, "things": things, "scenes": of_scenes}
 
         def loss(batch: Batch) -> torch.Tensor:
-            ids, *said = batch.values()
-            return reader(*encode_prompts(pipe, ids), *said)
+            ids, *targets = batch.values()
+            return reader(*encode_prompts(pipe, ids), *targets)
 
         encoders = (pipe.text_encoder, pipe.text_encoder_2, reader)
         rates = dict.fromkeys(encoders, self.recipe.text_learning_rate)
@@ -246,7 +249,7 @@ class Trainer(Denoising):
         pipe = self._load("image")
         torch.manual_seed(self.recipe.seed + 1)
         adapter = build_motion_adapter()
-        # The video UNet holds the very parameters of the image model and of the adapter: training it trains both.
+        # The video UNet shares its parameters with the image model and the adapter: training it trains both.
         unet = motion_unet(pipe.unet, adapter)
         rates = dict.fromkeys((adapter, pipe.unet), self.recipe.learning_rate)
         rates |= dict.fromkeys((pipe.text_encoder, pipe.text_encoder_2), self.recipe.encoder_learning_rate)
@@ -255,7 +258,7 @@ class Trainer(Denoising):
         self._save(pipe, "base")
 
     def _wrong(self, scene: Scene, rng: np.random.Generator) -> Scene:
-        """What a caption says that is wrong as often as the recipe has it."""
+        """The scene for a caption with errors, as often as the recipe sets."""
         return mislabel(exchange(scene, rng, self.recipe.exchanged), rng, self.recipe.caption_noise)
 
     def _tuned(self) -> None:
@@ -268,8 +271,8 @@ class Trainer(Denoising):
 
     @torch.no_grad()
     def held_out(self, name: str) -> float:
-        """The loss of a finished model, `base` or `tuned`, on HELD_OUT videos that no stage saw, with right captions
-        and timesteps drawn evenly."""
+        """The loss of a finished model, `base` or `tuned`, on HELD_OUT videos outside the training set, with correct
+        captions and uniform timesteps."""
         pipe = self._load(name)
         unet = motion_unet(pipe.unet, MotionAdapter.from_pretrained(self.folder / "motion")).to(self.device).eval()
         self._plain(unet)

@@ -1,9 +1,9 @@
-"""Settings of the shipped pairs, tuned on prompts that the bench does not use: guidance of plain sampling, the same at
-W2SD's cost, and, with as many settings to try, W2SD's own.
+"""Tunes settings of the shipped pairs on prompts that the bench does not use: the guidance of plain sampling, the same
+at W2SD's cost, and W2SD's own settings, with as many to try.
 
-Whoever claims that W2SD is better than guidance has to let guidance be set as well as it can be. One number decides:
-`right`, and where it is equal `form`. A setting that is clearly worse than another on the first prompts is not tried on
-the rest. The grid grows where its best is at its upper end; diffusers' pipelines have no guidance below 1.
+A claim that W2SD beats guidance has to compare it with the best guidance. The mean of `right` decides, and `form`
+breaks ties. A setting that is clearly worse than another on the first prompts is not tried on the rest. If the largest
+guidance is the best, larger ones are tried; diffusers' pipelines have no guidance below 1.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ from .grammar import prompts
 from .pairs import prompt_of
 
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
-FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # of W2SD, whose other two settings are of lambda
+FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # guidance of W2SD; two numbers of reflected steps are tried besides
 ENOUGH = 200  # prompts to tune on
-HEAT = 50  # prompts after which a setting that is clearly worse than the best is left out
-CLEARLY = 2.0  # standard errors
+HEAT = 50  # prompts after which settings clearly worse than the best are dropped
+CLEARLY = 2.0  # standard errors by which a setting is clearly worse
 SEED = 2027  # of these prompts
-FIRST = 500  # prompts of tables that are never tuned on, so that tables of fewer can grow
-MOST = 30.0
+FIRST = 500  # prompts of tables that are never used for tuning, so that a table can grow up to this
+MOST = 30.0  # the largest guidance to try
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A row whose settings are tuned: its label, what its requests always say, and which settings are tried."""
+    """A row whose settings are tuned.
+
+    Args:
+        label: its label in the table.
+        says: settings of all its requests.
+        first: the settings to try first.
+        then: returns further settings to try, from the best of the first.
+    """
 
     label: str
     says: dict[str, Any]
@@ -41,10 +48,10 @@ class Tuned:
 
 
 def tuned(preset: presets.Preset) -> dict[str, Tuned]:
-    """The rows of a pair that are tuned, by name."""
+    """The tuned rows of a pair, by name."""
     steps, equal = preset.num_inference_steps, equal_steps(preset, 2.0)
     guidance: tuple[dict[str, Any], ...] = tuple({"guidance_scale": w} for w in GUIDANCE)
-    # At guidance 1 a step takes one evaluation, so there are twice as many.
+    # At guidance 1 a step takes one evaluation, so there are twice as many steps.
     costly = tuple(
         each if (n := equal_steps(preset, each["guidance_scale"])) == equal else each | {"num_inference_steps": n}
         for each in guidance
@@ -65,8 +72,10 @@ def tuned(preset: presets.Preset) -> dict[str, Tuned]:
 
 
 def prompts_beside(pair: str, count: int, samples: int) -> list[str]:
-    """Prompts of the grammar to tune on. What the models are told of them is different texts, and no text of a table of
-    so many samples, nor of one of the `FIRST`. Digits are their classes again, from other seeds.
+    """Prompts of the grammar to tune on.
+
+    The models' prompts for them are distinct, and differ from those of a table of `samples`, or of `FIRST` if that is
+    more. For digits, the prompts are the same classes, which get other seeds.
 
     Raises:
         ValueError: there are fewer than `count`.
@@ -93,7 +102,7 @@ def prompts_beside(pair: str, count: int, samples: int) -> list[str]:
 
 
 def name_of(name: str, setting: Mapping[str, Any]) -> str:
-    """What a row of one setting is called in a results file."""
+    """The name of the row of one setting in a results file."""
     return f"{name}: " + ", ".join(f"{key}={value:g}" for key, value in setting.items())
 
 
@@ -101,11 +110,12 @@ Scores = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def best(name: str, each: Tuned, count: int, score: Callable[[dict[str, Row], int], Scores]) -> dict[str, Any]:
-    """The setting of a row that is best.
+    """The best setting of a row.
 
     Args:
-        count: how many prompts there are to tune on.
-        score: makes what is lacking of rows, by name, on so many of the prompts, and gives their scores.
+        name: the row's name.
+        count: how many prompts to tune on.
+        score: returns the scores of rows, by name, on the first so many prompts, after generating missing samples.
     """
     tried = list(each.first)
     merits: dict[tuple[str, int], np.ndarray] = {}
@@ -135,13 +145,13 @@ def best(name: str, each: Tuned, count: int, score: Callable[[dict[str, Row], in
 
 
 def _means(merits: np.ndarray) -> tuple[float, ...]:
-    """Exact sums, in which the order of prompts cannot matter."""
+    """Means over prompts, from exact sums, so that the order of prompts does not matter."""
     return tuple(math.fsum(column) / len(column) for column in merits.T)
 
 
 def _clearly_worse(merits: np.ndarray, best: np.ndarray) -> bool:
-    """Whether a setting is worse than the best by more than chance would have it, prompt by prompt: by the first
-    number, and where no prompt differs in it, by the second."""
+    """Whether a setting is worse than the best by more than `CLEARLY` standard errors over prompts: in the first
+    number or, if all prompts are equal in it, in the second."""
     for lost in (best - merits).T:
         if len(lost) > 1 and lost.any():
             return bool(lost.mean() > CLEARLY * lost.std(ddof=1) / math.sqrt(len(lost)))
@@ -149,12 +159,12 @@ def _clearly_worse(merits: np.ndarray, best: np.ndarray) -> bool:
 
 
 def _finite(scores: Mapping[str, float]) -> tuple[float, ...]:
-    """What decides, of a sample; 0 where nothing is to be measured."""
+    """The `merit` of a sample, with 0 for a measure that does not apply."""
     return tuple(value if math.isfinite(value) else 0.0 for value in merit(scores))
 
 
 def labels(rows: Mapping[str, Tuned], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The labels of tuned rows in a results file: their settings, and on how many prompts these were found."""
+    """The labels of tuned rows in a results file, with their settings and the number of prompts for tuning."""
     labels = {}
     for line in lines:
         if (name := line["method"]) in rows and name not in labels:

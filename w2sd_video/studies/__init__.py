@@ -1,8 +1,8 @@
-"""Studies: why W2SD works, where it does not, and how far that agrees with the paper; each takes minutes on a CPU.
+"""Studies of why W2SD works, where it does not, and how far that agrees with the paper; each takes minutes on a CPU.
 
-A study is one file, which uses the package as a user would: points of closed-form mixtures, or small networks that
-are trained here, are sampled by a pipeline of diffusers (`points`) under the package's own methods. `study` runs one
-and writes its figure, its table and its page.
+A study is one file, which uses the package as a user would: a diffusers pipeline (`points`) samples closed-form
+mixtures, or small networks that the study trains, with the package's methods. `study` runs a study and writes its
+figure, its table and its page.
 """
 
 from __future__ import annotations

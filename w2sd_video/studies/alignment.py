@@ -5,27 +5,27 @@ cosine of Δ₁ = strong less weak and Δ₂ = ideal less strong (scores) is pos
 paper's proportions of 1 : 3 : 5, on the digits that scikit-learn ships, in the space of their first 16 principal
 components. The networks are one small perceptron at points of its training, in two regimes:
 
-- **early**, after 40, 120 and 200 steps of 128 digits, where training goes on to make the predictions better;
-- **late**, after 200, 600 and 1,000 steps (some 30, 85 and 140 epochs of 900 digits), where it fits the training
-  digits ever more closely and others no better.
+- **early**, after 40, 120 and 200 steps of 128 digits, while further training still improves the predictions;
+- **late**, after 200, 600 and 1,000 steps (some 30, 85 and 140 epochs of 900 digits), when training fits its own digits
+  ever more closely but no longer improves on others.
 
-Each pair is trained on a half of the digits of its own, drawn at random; the alignment is that at the other half,
-noised.
+Each pair is trained on its own random half of the digits. The alignment is measured at the other half, with added
+noise.
 
-The regimes were chosen after looking. At a learning rate of 3e-3, the cosine was over zero at only 3 of 10 times after
-60, 180 and 300 steps and at 4 after 500, 1,500 and 2,500, and W2SD hurt in both. At 3e-4, directions of 6 pairs after
-60, 180 and 300 steps and after 100, 300 and 500 were looked at. Then these regimes were fixed, before any run of all
-pairs.
+The regimes were chosen after first looks. At a learning rate of 3e-3, the cosine was over zero at only 3 of 10 times
+after 60, 180 and 300 steps and at 4 after 500, 1,500 and 2,500, and W2SD hurt in both. At 3e-4, we looked at the
+directions of 6 pairs after 60, 180 and 300 steps and after 100, 300 and 500. Then we fixed these regimes, before any
+run of all pairs.
 
-The three are points of one path of training, which favours agreement. Two controls have no such part: the **ideal of
-another pair**, trained on other digits from another start; and the **data** held out, by denoising: E⟨ε_s - ε_w, ε -
-ε_s⟩ is an unbiased estimate of the same product for the true score, though its cosine is not, so that only its
-strength is given.
+The three models are points on one path of training, which favours agreement. Two controls avoid this: the **ideal of
+another pair**, trained on other digits from another start; and the held-out **data**, by denoising: E⟨ε_s - ε_w, ε -
+ε_s⟩ is an unbiased estimate of the same product for the true score. Its cosine is not unbiased, so only the strength
+is given.
 
-The strength is g⋆ = E⟨Δ₁, Δ₂⟩ / E|Δ₁|²: a reflection lowers the error of the prediction to first order where it is
-over 1/2 (see [theory](theory.md)). Whether W2SD then makes better digits is measured too, by the Fréchet distance
-between the Gaussians of 500 generated digits and of the data held out (FID's formula on the 16 components; less is
-better). DDIM, T = 50, λ = 49.
+The strength is g⋆ = E⟨Δ₁, Δ₂⟩ / E|Δ₁|²: to first order, a reflection lowers the error of the prediction if g⋆ is over
+1/2 (see [theory](theory.md)). The study also measures whether W2SD then generates better digits, by the Fréchet
+distance between the Gaussians of 500 generated digits and of the held-out data (FID's formula on the 16 components;
+lower is better). DDIM, T = 50, λ = 49.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RATE = 3e-4
 QUICK = {"early": (4, 12, 20), "late": (10, 30, 50)}
 TIMES = range(49, 1000, 100)
 KINDS = ("own ideal", "another's ideal", "data")
-DRAWS = 4  # of noise at each digit held out
+DRAWS = 4  # draws of noise for each held-out digit
 METHODS: dict[str, Method | None] = {
     "weak": Weak(),
     "strong": None,
@@ -104,7 +104,7 @@ def run(run: Run) -> Result:
 
 
 def _network(kept: dict[str, Tensor], steps: int, pairs: int) -> Ensemble:
-    """All pairs' networks after so many steps."""
+    """The networks of all pairs after `steps` steps of training."""
     network = Ensemble(pairs, DIMENSIONS, WIDTH).requires_grad_(False)
     prefix = f"{steps}/"
     network.load_state_dict({n.removeprefix(prefix): value for n, value in kept.items() if n.startswith(prefix)})
@@ -112,7 +112,7 @@ def _network(kept: dict[str, Tensor], steps: int, pairs: int) -> Ensemble:
 
 
 def _directions(strong: Ensemble, weak: Ensemble, ideal: Ensemble, z: Tensor, seed: int) -> list[dict[str, Any]]:
-    """Cosine, strength and size at each time, of each pair and kind of ideal."""
+    """Rows of cosine, strength and size, by time, pair and kind of ideal."""
     pairs = len(z)
     rolled = members(ideal, [(n + 1) % pairs for n in range(pairs)])
     z = z.repeat(1, DRAWS, 1)
@@ -145,7 +145,7 @@ def _result(rows: list[dict[str, Any]], pairs: int, points: int) -> Result:
     tables: dict[str, list[list[str]]] = {}
     digits = [["regime", "method", "Fréchet distance", "less strong's"]]
     said, change = [], {}
-    positive: dict[str, int] = {}  # of times, with another's ideal
+    positive: dict[str, int] = {}  # by regime, at how many times the cosine with another pair's ideal is over 0
     for regime in REGIMES:
         head = ["t", "cosine, own ideal", "cosine, another's", "g⋆, own", "g⋆, another's", "g⋆, data", "size of Δ₁"]
         lines = [head]

@@ -1,28 +1,26 @@
 """Quality against network evaluations.
 
-Rivals of the same price are what the paper's Fig. 13 is about: it gives W2SD fewer steps, so that it takes as long as
-plain sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, in times the 50
+The paper's Fig. 13 compares methods at equal cost: it gives W2SD fewer steps, so that it takes as long as plain
+sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, as multiples of the 50
 evaluations of plain sampling (25 steps at guidance 1.5): 1, 1.5, 2, 2.44 and 3. W2SD has its preset's 25 steps at
 2.44 times, optimistic W2SD and auto-guidance at 1.5. Each method runs with the most steps that do not exceed the
-budget. Evaluations are counted at the networks; the autoencoder, the text encoders and what is spent on tuning are
-not among them.
+budget. Evaluations of the denoiser are counted; the autoencoder, the text encoders and the tuning are not.
 
-- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, and where it is equal
-  by `form`, on 16 other prompts and seeds. That is fewer than the 200 that a tuned baseline should have. It is tuned
-  at 1 and at 2.44 times; at the other budgets it has the guidance of the one below. Where 1.5 is best, its videos are
-  plain sampling's. Nothing else is tuned: W2SD and the other methods have the preset's guidance numbers and their
-  defaults.
-- **The control** is plain guidance with the schedule that W2SD amounts to, w_t = w + κ_t, as in [methods and
-  schedules](matched.md): κ_t is fitted by least squares to W2SD of the same budget on 8 other prompts, and stretched
+- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, with ties broken by
+  `form`, on 16 other prompts and seeds. A tuned baseline should have 200. It is tuned at the budgets 1 and 2.44; other
+  budgets use the guidance of the one below. If 1.5 is best, its videos are plain sampling's. Nothing else is tuned:
+  W2SD and the other methods have the preset's guidance numbers and their defaults.
+- **The control** is plain guidance with the schedule that is equivalent to W2SD, w_t = w + κ_t, as in [methods and
+  schedules](matched.md): κ_t is fitted by least squares to W2SD at the same budget on 8 other prompts, and stretched
   to the control's steps.
-- **Best of N** samples as many videos as the budget has room for and keeps the one that the judge likes best, the
-  same judge that scores here. It is a ceiling and no method.
+- **Best of N** samples as many videos as the budget allows and keeps the best one by the same judge that scores here.
+  It is an upper bound, not a method.
 
-Every method starts from the same noise of a prompt. The rows that [results](../results.md) have too are the same
-videos, so the two pages are not evidence of each other. The judge of the shapes world scores videos, without a network.
-The primary column was declared beforehand: `right`, whether all that the prompt says is to be seen. Units are
-prompts. The front of a budget is the method of the highest mean that costs no more. A method that was picked because
-it is best looks better than it is, so the front is a description and no verdict. Verdicts are the comparisons of each
+Every method starts from the same noise for a prompt. Rows that [results](../results.md) also have are the same
+videos, so the two pages are not independent evidence. The judge of the shapes world scores videos, without a network.
+The primary column was declared beforehand: `right`, whether the video shows everything that the prompt says. Units are
+prompts. The front at a budget is the method with the highest mean that costs no more. A method picked as the best looks
+better than it is, so the front is a description, not a verdict. Verdicts are the comparisons of each
 method with tuned guidance at the same budget, and of W2SD and optimistic W2SD with the control, auto-guidance and
 plain sampling too, adjusted together.
 """
@@ -59,23 +57,23 @@ PAIR = "shapes"
 PROMPTS = 100
 METHODS = {PLAIN: PLAIN_SETTINGS, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
 RIVALS = ("S2WD", "Z-Sampling", "Re-Sampling", "APG", "CFG-Zero*", "SLG", "PAG", "S2-guidance", "P&P", "FSG")
-CHANGES = "what W2SD changes"  # in place of a method's name, of lines that hold a video's κ_t
+CHANGES = "what W2SD changes"  # replaces the method's name in lines that hold a video's κ_t
 
-Stage = Mapping[str, Sequence[float]]  # of methods their budgets, in times plain sampling's evaluations
+Stage = Mapping[str, Sequence[float]]  # by method, its budgets as multiples of plain sampling's evaluations
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the study is.
+    """The size of the study.
 
     Args:
-        prompts: where a run does not say it.
-        tuning, calibrated: how many other prompts guidance is tuned on, and then the control's schedule.
-        stages: the rows. All prompts of a stage come before the next, and in it all rows of a prompt before the next
-            prompt, so that a run that is interrupted has whole prompts of what matters most.
-        tuned_at: the budgets at which guidance is tuned; at another it is that of the nearest below.
-        grid: of guidance.
-        settings: numbers of the preset that are set otherwise.
+        prompts: how many prompts, unless a run sets it.
+        tuning, calibrated: how many other prompts are used to tune guidance, and to fit the control's schedule.
+        stages: the rows, in order of importance. A stage is finished before the next starts, and in it all rows of a
+            prompt before the next prompt, so that an interrupted run has whole prompts.
+        tuned_at: the budgets at which guidance is tuned; other budgets use the nearest one below.
+        grid: the guidance numbers to try.
+        settings: fields that replace the preset's.
     """
 
     prompts: int
@@ -131,11 +129,11 @@ QUICK = Size(
 
 def run(run: Run) -> Result:
     if run.seed:
-        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be added up: give 0")
+        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be combined: give 0")
     size = QUICK if run.quick else FULL
     count = run.prompts or size.prompts
     if count > tuning.FIRST:
-        raise Refused("--prompts", count, f"the list has {tuning.FIRST}, and settings are tuned on others")
+        raise Refused("--prompts", count, f"give at most {tuning.FIRST}: settings are tuned on the others")
     points: list[Point] = []
     lines: dict[str, dict[int, dict[str, Any]]] = {}
     with _file(run) as path:
@@ -146,7 +144,7 @@ def run(run: Run) -> Result:
         raw = b"" if run.quick else rows.packed(path, PAIR)
     whole = [point for point in points if len(lines[point.name]) == count]
     if not whole:
-        raise Refused("--workers", run.workers, f"no row of {count} prompts is there yet: sample with 1 or more")
+        raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
     plan = [f"{label} at {budget:g}" for stage in size.stages for label, budgets in stage.items() for budget in budgets]
     return replace(result(whole, lines, [key for key in plan if key not in keys]), raw=raw)
@@ -164,8 +162,10 @@ def _file(run: Run) -> Iterator[Path]:
 
 
 def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
-    """A row's name: all that its requests say beside the preset. So that the same videos have the same name, whatever
-    they are sampled for, and in whichever file of rows."""
+    """A row's name: the settings of its requests that differ from the preset's.
+
+    So the same videos have the same name, whatever they are sampled for and whichever file holds them.
+    """
     says = {name: value for name, value in arguments.items() if value != getattr(preset, name, None)}
     steps = says.pop("num_inference_steps", preset.num_inference_steps)
     first = says.pop("method", says.pop("variant", "w2sd"))
@@ -178,10 +178,10 @@ def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """All that is sampled for the study, into one results file.
+    """Samples everything for the study into one results file.
 
     Args:
-        path: of the results file, which goes on where it stands.
+        path: the results file. Samples that it holds are not generated again.
     """
 
     run: Run
@@ -194,11 +194,11 @@ class Sampling:
 
     @cached_property
     def others(self) -> list[str]:
-        """The other prompts: those that guidance is tuned on, and then those that schedules are fitted on."""
+        """The other prompts: first those for tuning guidance, then those for fitting schedules."""
         return tuning.prompts_beside(PAIR, self.size.tuning + self.size.calibrated, tuning.FIRST)
 
     def points(self, stage: Stage) -> list[Point]:
-        """The rows of a stage. Guidance is tuned and schedules are fitted for them."""
+        """The rows of a stage, after tuning guidance and fitting schedules for them."""
         cost = evaluations(self._request(PLAIN_SETTINGS))["total"]
         points: list[Point] = []
         for label, budgets in stage.items():
@@ -215,22 +215,22 @@ class Sampling:
                     says = METHODS[label]
                 if says is not None and (steps := self._steps(says, most)):
                     points.append(self._point(label, budget, {**says, "num_inference_steps": steps}))
-        # Plain sampling's first: the pair is loaded once a prompt.
+        # Rows of plain sampling come first, so that the pair is loaded only once per prompt.
         return sorted(points, key=lambda point: "variant" not in point.row.says)
 
     def _request(self, says: Mapping[str, Any]) -> Request:
         return Request.of("a red circle", 0, self.preset, **says)
 
     def _steps(self, says: Mapping[str, Any], most: int) -> int:
-        """The most steps with which a method takes no more evaluations than `most`; 0 where one step takes more."""
+        """The most steps with which a method takes at most `most` evaluations; 0 if a single step takes more."""
         return steps_for(self._request(says), most + 1) - 1
 
     def _point(self, label: str, budget: float, says: Mapping[str, Any], tries: int = 1) -> Point:
         row = Row(label, {k: v for k, v in says.items() if v != getattr(self.preset, k, None)}, tries)
-        return Point(label, budget, named(self.preset, bench.said("", row, self.size.settings)), row)
+        return Point(label, budget, named(self.preset, bench.arguments_of("", row, self.size.settings)), row)
 
     def _tuned(self, most: int) -> dict[str, Any] | None:
-        """Plain sampling with the guidance that is best with so many evaluations. None: that is not known yet."""
+        """Settings of plain sampling with the best guidance for `most` evaluations; None if it is not known yet."""
         steps = {w: self._steps({**PLAIN_SETTINGS, "guidance_scale": w}, most) for w in self.size.grid}
         grid = tuple({"guidance_scale": w, "num_inference_steps": n} for w, n in steps.items())
         says = PLAIN_SETTINGS | {"num_inference_steps": min(steps.values())}  # of guidance beyond the grid
@@ -249,7 +249,8 @@ class Sampling:
         return {**PLAIN_SETTINGS, "guidance_scale": best["guidance_scale"]}
 
     def _control(self, most: int) -> dict[str, Any] | None:
-        """Plain guidance with the schedule that W2SD of so many evaluations amounts to. None: not known yet."""
+        """Settings of plain guidance with the schedule equivalent to W2SD with `most` evaluations; None if not known
+        yet."""
         steps = self._steps({}, most)
         says = {**self.size.settings, "num_inference_steps": steps}
         arguments = says | {"method": CHANGES}
@@ -281,9 +282,9 @@ class Sampling:
     def lines(
         self, wanted: Mapping[str, Row], texts: Sequence[str], count: int, tuned: bool = False
     ) -> dict[str, dict[int, dict[str, Any]]]:
-        """The lines of rows, by name and number, of the first `count` of the texts; what is lacking is sampled."""
+        """The lines of rows for the first `count` texts, by name and number, after sampling those that are missing."""
         settings, done = self.size.settings, 0
-        self._adopt({name: bench.said(name, row, settings) for name, row in wanted.items()}, texts, tuned)
+        self._adopt({name: bench.arguments_of(name, row, settings) for name, row in wanted.items()}, texts, tuned)
 
         def progress(name: str, more: int) -> None:
             nonlocal done
@@ -299,8 +300,11 @@ class Sampling:
         return lines
 
     def _adopt(self, wanted: Mapping[str, Mapping[str, Any]], texts: Sequence[str], tuned: bool) -> None:
-        """Takes over what files of earlier runs hold of rows, whose arguments are `wanted` by name: of the same
-        weights, judge, preset, prompt, seed and settings. The rest of these files is left out."""
+        """Copies samples from earlier runs' files if weights, judge, preset, prompt, seed and settings are equal.
+
+        Args:
+            wanted: the arguments of each row, by name.
+        """
         present = {(line["method"], line["n"]) for line in self._read(self.path, tuned, mend=True)}
         adopted = []
         for line in (line for path in self.run.rows for line in self._read(path, tuned)):
@@ -315,14 +319,18 @@ class Sampling:
             rows.add(self.path, adopted)
 
     def _read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
-        """The lines of a file that are of these weights, this judge and this preset."""
+        """The lines of a file with the same weights, judge and preset as now."""
         of, lines = bench.origin(PAIR), rows.read(path, PAIR, mend)
         return [line for line in lines if line.get("of") == of and line.get("tuning", False) == tuned]
 
 
 def changes(request: Request) -> dict[str, float]:
-    """What W2SD changes at each step of a video, as guidance: κ by least squares, the weight |u|² that the video has in
-    a fit over many, and the share of all changes that κ u explains."""
+    """W2SD's change of the prediction at each step of a video, expressed as guidance.
+
+    Returns:
+        κ by least squares, the weight |u|² of the video in a fit over many, and the share of all changes that κ u
+        explains.
+    """
     pipe = load(request)["w2sd"]
     method = arguments(pipe, request, "w2sd")["method"]
     watched = Watched(method.strong_guidance, method.weak_guidance, of=method, plain=request.guidance_scale)

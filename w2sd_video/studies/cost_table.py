@@ -1,4 +1,4 @@
-"""What comes out of the study of cost: its table, its front, its figure."""
+"""The results of the study of cost: its table, its front and its figure."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Point:
 
     Args:
         label: the method.
-        budget: in times plain sampling's evaluations.
-        name: of its row in the results file.
-        row: what its requests say.
+        budget: as a multiple of plain sampling's evaluations.
+        name: the name of its row in the results file.
+        row: the settings of its requests.
     """
 
     label: str
@@ -60,7 +60,7 @@ def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence
     """The study's result.
 
     Args:
-        lines: of each row's name the lines by number, of as many prompts.
+        lines: by the row's name, its lines by number; all rows have equally many prompts.
         absent: the keys of points that are not sampled yet.
     """
     count = len(lines[points[0].name])
@@ -97,7 +97,7 @@ def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence
 
 
 def _bases(label: str) -> tuple[str, ...]:
-    """What a method is compared with, at the same budget."""
+    """The methods with which a method is compared at the same budget."""
     return (TUNED, CONTROL, AUTO, PLAIN) if label in (W2SD, OPTIMISTIC) else (TUNED,)
 
 
@@ -108,8 +108,8 @@ def _evaluations(lines: Lines) -> int:
 def _fronts(
     points: Sequence[Point], by: Mapping[str, Lines], means: Mapping[str, Mapping[str, Interval]]
 ) -> dict[float, tuple[str, int]]:
-    """At each budget, which method has the highest mean of `right` of all that cost no more, ceilings left out; and of
-    how many others at the budget the paired interval of the difference, not adjusted, holds 0."""
+    """By budget, the method with the highest mean of `right` at no higher cost, without ceilings; and for how many
+    other methods at the budget the paired interval of the difference, not adjusted, contains 0."""
     fronts = {}
     for budget in sorted({point.budget for point in points}):
         rivals = [point for point in points if point.budget <= budget and point.label != CEILING]
@@ -139,7 +139,7 @@ def _row(point: Point, lines: Lines, means: Mapping[str, Interval], decided: Seq
 
 
 def _grid(points: Sequence[Point], cell: Callable[[Point], str]) -> list[list[str]]:
-    """A table of a line a method and a column a budget."""
+    """A table with one line per method and one column per budget."""
     budgets = sorted({point.budget for point in points})
     cells = {(point.label, point.budget): cell(point) for point in points}
     head = ["budget, in times plain's", *(f"{budget:g}" for budget in budgets)]
@@ -154,7 +154,7 @@ def _labels(points: Sequence[Point]) -> list[str]:
 
 
 def _marked(point: Point, means: Mapping[str, Mapping[str, Interval]], decided: Sequence[Comparison]) -> str:
-    """The mean of `right`, bold where it is better than that of tuned guidance, in italics where it is worse."""
+    """The mean of `right`, bold if it is better than tuned guidance's, in italics if it is worse."""
     text = means[point.key]["right"].text(2)
     verdicts = [c.verdict for c in decided if (c.group, c.column) == (point.key, "right") and c.base.startswith(TUNED)]
     mark = {"better": "**", "worse": "*"}.get(verdicts[0] if verdicts else "", "")
@@ -168,7 +168,7 @@ def _steps(point: Point, lines: Lines) -> str:
 
 
 def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
-    """W2SD's comparisons: differences with intervals that are not adjusted, and verdicts with adjusted p."""
+    """The table of W2SD's comparisons: differences with unadjusted intervals, and verdicts with adjusted p."""
     table = [["", *(column.label for column in COLUMNS)]]
     for base, group in dict.fromkeys((c.base, c.group) for c in decided):
         if group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at")):
@@ -184,7 +184,7 @@ def _cell(compared: Comparison) -> str:
 
 
 def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, int]], count: int) -> str:
-    """What W2SD does not do first."""
+    """The outcome in words, starting with the rivals that W2SD does not beat."""
     if count < ENOUGH:
         return f"With {count} prompts there is no verdict on any method; it takes {ENOUGH} at least."
     parts = [f"By `right`, of {count} prompts"]
@@ -197,7 +197,7 @@ def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, in
 
 
 def _verdicts(decided: Sequence[Comparison], base: str, group: str) -> str:
-    """The budgets at which a group is worse than a base in `right`, at which that is not decided, and better."""
+    """In words, the budgets at which a group is worse than a base in `right`, not decided, and better."""
     own = _right(decided, base, group)
     at = {verdict: ", ".join(_budget(c) for c in own if c.verdict == verdict) for verdict in ("worse", "", "better")}
     return "; ".join(f"{verdict or 'not decided'} at {budgets}" for verdict, budgets in at.items() if budgets)
@@ -242,7 +242,7 @@ def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]]
     left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
     left.legend(loc="upper left", ncols=2)
     every = Counter(p.budget for p in points)
-    budgets = sorted(sorted(every, key=lambda budget: every[budget])[-2:])  # where most methods are
+    budgets = sorted(sorted(every, key=lambda budget: every[budget])[-2:])  # the two budgets with the most methods
     at = {(p.label, p.budget): means[p.key]["right"] for p in points if p.budget in budgets}
     labels = [label for label in _labels(points) if any((label, budget) in at for budget in budgets)]
     for (label, budget), each in at.items():

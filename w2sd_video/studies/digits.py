@@ -1,4 +1,4 @@
-"""scikit-learn's digits in a space of few dimensions, as of an autoencoder, and what is measured of points there."""
+"""scikit-learn's digits in a space of few dimensions, in place of an autoencoder, and measures on points there."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Space:
-    """The first principal components of some digits, all divided by one number so that their mean variance is 1.
+    """The first principal components of some digits, divided by a common scale so that their mean variance is 1.
 
     Args:
         images: (N, 8, 8) in [0, 1].
         labels: (N,).
         mean: (64,).
-        basis: (64, D), of unit columns over the common standard deviation.
+        basis: (64, D), unit columns divided by the common scale.
     """
 
     images: Array
@@ -37,7 +37,7 @@ class Space:
         """The space of the digits of some classes.
 
         Raises:
-            ModuleNotFoundError: scikit-learn, which has the digits, is not installed.
+            ModuleNotFoundError: scikit-learn, which holds the digits, is not installed.
         """
         images, labels = digits.data()
         chosen = np.isin(labels, classes)
@@ -60,20 +60,20 @@ class Space:
 
     @property
     def points(self) -> Array:
-        """Of the digits themselves (N, D)."""
+        """The points (N, D) of the digits themselves."""
         return self.encode(self.images)
 
     def classify(self, points: Array) -> NDArray[np.int64]:
-        """The class (n,) that most of the 3 nearest digits have, in pixels, as `shapes.digits.judge` has it."""
+        """The majority class (n,) of the 3 nearest digits in pixels, as in `shapes.digits.judge`."""
         drawn = self.decode(points).reshape(-1, 64)
         data = self.images.reshape(-1, 64)
-        distances = (data**2).sum(1) - 2 * drawn @ data.T  # less what is the same for all digits
+        distances = (data**2).sum(1) - 2 * drawn @ data.T  # up to a term that is the same for all digits
         nearest = self.labels[np.argsort(distances, 1, kind="stable")[:, :NEIGHBOURS]]
         return np.array([np.bincount(each).argmax() for each in nearest])
 
 
 def frechet(points: Array, others: Array) -> float:
-    """The Fréchet distance of two sets of points (n, D) and (m, D), taken for Gaussians: FID's formula.
+    """The Fréchet distance of the Gaussians fitted to two sets of points (n, D) and (m, D), FID's formula:
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
     """

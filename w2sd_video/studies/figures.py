@@ -1,4 +1,4 @@
-"""The look of all figures: one colour for each method, sizes of a paper's page."""
+"""The style of all figures: one colour per method, and sizes that fit a paper's page."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def figure(rows: int = 1, columns: int = 1, width: float = 7.2, height: float = 
 
 
 def colours(count: int) -> list[Any]:
-    """That many colours that can be told apart, for what has none in COLOURS."""
+    """`count` distinct colours, for things that COLOURS lacks."""
     from matplotlib import colormaps
 
     return [colormaps["turbo"](0.05 + 0.9 * n / max(1, count - 1)) for n in range(count)]
 
 
 def legend_below(drawn: Any, axes: Any, columns: int = 6) -> None:
-    """One legend for all, of the labels of some axes."""
+    """Draws one legend below the figure, with the labels of `axes`."""
     handles, labels = axes.get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def bars_and_dots(ax: Any, places: Sequence[float], bars: Sequence[float], dots: Sequence[Any], colours: Any) -> None:
-    """A bar, and a dot for each unit, side by side."""
+    """Draws bars, each with a dot for every unit."""
     for place, bar, each, colour in zip(places, bars, dots, colours, strict=True):
         ax.bar(place, bar, color=colour, alpha=0.55)
         if len(each):

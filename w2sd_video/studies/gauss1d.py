@@ -45,11 +45,11 @@ CASES = {"aligned": (1 / 3, 1 / 5), "overshooting": (0.45, 0.05), "anti-aligned"
 METHODS: dict[str, Method | None] = {"weak": Weak(), "strong": None, "w2sd": W2SD(), "s2wd": S2WD()}
 PAIRS, POINTS, DATA, STEPS = 12, 1000, 3000, 2500
 TIMES = range(99, 1000, 100)
-PATHS = 9  # that the figure shows
+PATHS = 9  # paths in the figure
 
 
 def mixture(left: float) -> Mixture:
-    """The share `left` of the mass at -4, and the rest at 4."""
+    """A mixture with the share `left` of its mass at -4, and the rest at 4."""
     return Mixture([left, 1 - left], [[-4.0], [4.0]], [1.0, 1.0])
 
 
@@ -214,6 +214,6 @@ def _figure(paths: dict[tuple[str, str], np.ndarray], values: Any) -> Any:
 
 
 def _density(points: np.ndarray, grid: np.ndarray, width: float = 0.3) -> np.ndarray:
-    """A kernel estimate."""
+    """A kernel density estimate of points on a grid."""
     off = (grid[:, None] - points) / width
     return np.exp(-(off**2) / 2).mean(1) / (width * np.sqrt(2 * np.pi))

@@ -38,12 +38,12 @@ METHODS: dict[str, Method | None] = {
     "auto_guidance": AutoGuidance(),
 }
 PAIRS, POINTS, DATA, STEPS = 12, 1024, 3000, 3000
-PATHS = 60  # that the figure shows
+PATHS = 60  # paths in the figure
 TIMES = range(49, 1000, 50)
 
 
 def mixture(r: float) -> Mixture:
-    """The mode at the bottom left with r times the weight of each of the others."""
+    """The mixture in which the mode at the bottom left has r times the weight of each of the others."""
     return Mixture([r, 1.0, 1.0, 1.0], MEANS, [1.0] * 4)
 
 
@@ -100,7 +100,7 @@ def _row(model: str, pair: int, method: str, x: Tensor) -> dict[str, Any]:
 
 
 def _trained(run: Run, pairs: int) -> Ensemble:
-    """The strong networks of all pairs, and then the weak ones."""
+    """The strong networks of all pairs, followed by the weak ones."""
     recipe = {"pairs": pairs, "data": DATA, "steps": 20 if run.quick else STEPS}
     network = Ensemble(2 * pairs, 2, scale=4.0, seed=run.seed)
 

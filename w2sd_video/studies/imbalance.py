@@ -2,13 +2,13 @@
 
 The paper trains on CIFAR-10's horses and cars: the strong model on 5,000 and 2,500, the weak one on 5,000 and 500.
 Here the classes are zeros and ones of the digits that scikit-learn ships (8 x 8 pixels; CIFAR-10 is not part of the
-package), in the paper's ratios: the strong model has 160 zeros and 80 ones, the weak one 160 and 16. Both were drawn
-anew for each pair.
+package), in the paper's ratios: the strong model has 160 zeros and 80 ones, the weak one 160 and 16. Both were
+drawn separately for each pair.
 
-The digits are points in the space of their first 12 principal components, which takes the place of an autoencoder.
-The models are small perceptrons that know no class; a network's data, its start and its noise are its own, and the
-strong and the weak network of a pair are trained with equally many steps. A generated digit has the class of most of
-its 3 nearest digits in pixels. DDIM, T = 50, λ = 49, from the same 256 noises for all.
+The digits are points in the space of their first 12 principal components, which replaces an autoencoder. The models
+are small unconditional perceptrons. Each network has its own data, initial weights and noise; the strong and the weak
+network of a pair are trained for equally many steps. The class of a generated digit is the majority class of its 3
+nearest digits in pixels. DDIM, T = 50, λ = 49, from the same 256 noises for all.
 
 By the rule of [gauss1d](gauss1d.md) W2SD aims at a ratio of ones to zeros of about r_s² / r_w = (1/2)² / (1/10) =
 2.5, so it is expected to go past 1 : 1 if the reflections act in full.
@@ -73,7 +73,7 @@ def run(run: Run) -> Result:
 
 
 def _drawn(space: Space, counts: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Digits of the two classes, so many of each."""
+    """Random digits, with `counts` of the two classes."""
     chosen = [
         rng.choice(np.flatnonzero(space.labels == label), n, replace=False)
         for label, n in zip((MOST, FEWER), counts, strict=True)

@@ -1,24 +1,24 @@
 """Errors of the inversion, re-sampling and auto-guidance.
 
-The pair is that of [gauss2d](gauss2d.md) with exact scores, in the plane: what is studied here is the method and not
+The pair is that of [gauss2d](gauss2d.md) with exact scores, in the plane, since this study is about the method and not
 the networks. Each unit is an independent draw of 256 starting points (and of the noise that a method draws); all rows
 have the same draws, so that differences are paired. The divergence is the sliced Wasserstein distance W1 to the
 data's mixture, whose modes have a standard deviation of 1; negative differences are better than plain sampling by the
-strong model. DDIM, T = 50, λ = 49 where nothing else is said.
+strong model. DDIM, T = 50, λ = 49 unless stated otherwise.
 
 **Noise of the inversion** (Table 13, Eq. 14 to 17): k times standard normal noise is added to x̃_t at every reflected
 step, in units of x_t, whose own variance is about 1 at high noise.
 
-**Where the weak model is evaluated.** The inverse of the paper evaluates it at x_s in the place of x̃_t (Eq. 5). A
-number of fixed-point iterations makes it exact; "x_t" is Theorem 1 taken literally. "Published" repeats the published
-code, which inverts one level short of where it came from. The residual is |M^w(x̃_t) - x_s| / |x_s - x_t|: how far a
-step of the weak model from x̃_t arrives from where the inversion began, in units of a step.
+**Where the weak model is evaluated.** The paper's inverse evaluates it at x_s instead of x̃_t (Eq. 5).
+Fixed-point iterations make the inverse exact; "x_t" is Theorem 1 taken literally. "Published" repeats the published
+code, which inverts to one level short of the starting level. The residual is |M^w(x̃_t) - x_s| / |x_s - x_t|: the
+distance between a weak step from x̃_t and the point x_s at which the inversion started, in units of a step.
 
 **Re-sampling** (Table 14, Algorithms 2 and 3). Algorithm 3 takes noise whose cosine with W2SD's displacement is not
 negative. In the plane that is half of all directions, and a push of 0.8 standard deviations at every step. In a space
-of many dimensions the push is the same, spread over all of them. So the same is done with samples that are 16 and 256
-independent points of the plane together, as one sample of 32 and 512 dimensions. **Auto-guidance** (Table 15, Eq. 18
-to 20) adds w (ε_s - ε_w), both at x_t, to the prediction.
+of many dimensions the push has the same length, spread over all of them. So the experiment is repeated with samples
+that consist of 16 and 256 independent points of the plane, that is, with 32 and 512 dimensions. **Auto-guidance**
+(Table 15, Eq. 18 to 20) adds w (ε_s - ε_w), both at x_t, to the prediction.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ INVERSIONS: dict[str, dict[str, Any]] = {
     "x_t (Theorem 1)": {"inversion": "x_t"},
 }
 LENGTHS = (10, 20, 50, 100)
-PLANES = (1, 16, 256)  # of a sample
+PLANES = (1, 16, 256)  # independent planes per sample
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Residual(W2SD):
-    """W2SD that notes how far the weak arm's step from x~_t misses x_s, relative to the step."""
+    """W2SD that records how far the weak arm's step from x~_t misses x_s, relative to the step."""
 
     residuals: list[float] = field(default_factory=list)
 
@@ -191,7 +191,7 @@ def _result(rows: list[dict[str, Any]], units: int, usual: int, lengths: tuple[i
 
 
 def _units(rows: list[dict[str, Any]], part: str, setting: str) -> list[float]:
-    """W1 of each unit, in a part of the usual length."""
+    """W1 of each unit for a setting, at the usual number of steps."""
     return [row["w1"] for row in rows if (row["part"], row["setting"]) == (part, setting)]
 
 

@@ -43,14 +43,14 @@ BOTH = {"neither": None, "condition": ("tuned", 1.0), "weights": ("base", 2.0), 
 
 
 def classes(own: float) -> list[Mixture]:
-    """Without a condition, and by class: `own` of the mass on the class's mode."""
+    """The mixtures without a condition and for each class, which has the share `own` of its mass on its own mode."""
     other = (1 - own) / 3
     conditional = [[own if mode == label else other for mode in range(4)] for label in range(4)]
     return [Mixture(weights, MEANS, [1.0] * 4) for weights in ([0.25] * 4, *conditional)]
 
 
 class Scaled(nn.Module):
-    """base + scale (tuned - base), of two networks' predictions."""
+    """Predicts base + scale (tuned - base) from two networks' predictions."""
 
     def __init__(self, base: nn.Module, tuned: nn.Module, scale: float):
         super().__init__()
@@ -73,10 +73,10 @@ def run(run: Run) -> Result:
     plain: dict[str, np.ndarray] = {}
 
     def add(part: str, setting: str, gap: float, score: np.ndarray) -> None:
-        """`score` is of each point (units * points,), or already of each unit (units,)."""
+        """Adds a row. `score` is by point (units * points,) or by unit (units,)."""
         run.progress(part, len(rows) / (units * 32))
         score = score.reshape(units, -1).mean(1)
-        plain.setdefault(part, score)  # the first of a part is plain sampling
+        plain.setdefault(part, score)  # the first row of a part is plain sampling
         for unit, value in enumerate(score):
             row = {"part": part, "weak": setting, "gap": gap, "unit": unit, "score": float(value)}
             rows.append(row | {"less_strong": float(value - plain[part][unit])})

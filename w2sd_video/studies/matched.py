@@ -1,19 +1,19 @@
 """Is a method more than a schedule of guidance.
 
-Whatever pushes samples towards their prompt has something in common with guidance, so a method has to be held against
-the guidance that it amounts to. At each step a method changes the prediction by c: from that of plain sampling at the
-same x_t to the one with which the step really goes (a displacement d counts as (a / b) d). Two coefficients a step, the
-same for all points, are fitted to it: c ≈ κ_t u + η_t h, where u = ε_cond - ε_uncond and h is the plain prediction less
-that of the step before. What is left of the square of c is what neither a schedule of guidance nor a multistep solver
-can do.
+Any method that pushes samples towards their prompt resembles guidance, so it has to be compared with the guidance to
+which it is equivalent. At each step a method changes the prediction by c: the difference between the prediction that
+the step uses and that of plain sampling at the same x_t (a displacement d counts as (a / b) d). Two coefficients per
+step, the same for all points, are fitted to it: c ≈ κ_t u + η_t h, where u = ε_cond - ε_uncond and h is the plain
+prediction minus that of the step before. The rest of the square of c is what neither a schedule of guidance nor a
+multistep solver can do.
 
 The **control** is plain guidance with this schedule, w_t = w + κ_t (and η_t h where the fit needs it), fitted on one
 set of points and run on others. A method that is not better than its control is, on this task, a schedule of guidance.
 
-Two fakes are there to be caught: a guidance that changes with time, and an extrapolation from the last two predictions.
+Two fakes test the procedure: a guidance that changes with time, and an extrapolation from the last two predictions.
 
-The task has a closed form: four Gaussians at (±4, ±4) are everything, the two on the left are the class. The strong
-model gives the one at the bottom left half the weight that it has, and the weak model a quarter and too wide a spread;
+The task has a closed form: the data are four Gaussians at (±4, ±4), and the two on the left are the class. The strong
+model gives the one at the bottom left half of its weight, and the weak model a quarter and too wide a spread;
 guidance is 2, DDIM, T = 50, λ = 49. The divergence is the sliced Wasserstein distance to the class; units are batches
 of points. Intervals of the table are 95 % ones, not adjusted.
 """
@@ -49,13 +49,13 @@ from .study import Mean, Result, Run
 PAPER = "none of it; a control that its comparisons lack"
 GUIDANCE = 2.0
 BATCHES, POINTS = 12, 512
-FULL = 0.99  # the share of c's square from which on a method is what fits it
+FULL = 0.99  # a method is equivalent to a fit that explains at least this share of c's square
 LEFT = [[-4.0, -4.0], [-4.0, 4.0]]
 RIGHT = [[4.0, -4.0], [4.0, 4.0]]
 
 
 def _model(share: float, spread: float) -> list[Mixture]:
-    """Without a class, and of the class: the bottom left mode with a share of the other's weight."""
+    """The mixtures without a class and of the class, whose bottom left mode has a share of the other's weight."""
     everything = Mixture([share, 1.0, 1.0, 1.0], LEFT + RIGHT, [spread] * 4)
     return [everything, Mixture([share, 1.0], LEFT, [spread] * 2)]
 
@@ -66,7 +66,7 @@ STRONG, WEAK = _model(1 / 2, 1.0), _model(1 / 4, 1.3)
 
 @dataclass(frozen=True)
 class TimeVarying(Method):
-    """A fake: guidance that is stronger in the middle, with nothing of the weak model."""
+    """A fake: guidance that is stronger in the middle, without the weak model."""
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
@@ -75,7 +75,7 @@ class TimeVarying(Method):
 
 @dataclass(frozen=True)
 class History(Method):
-    """A fake: the prediction carried on from that of the step before, with nothing of the weak model."""
+    """A fake: a prediction extrapolated from the last two, without the weak model."""
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
@@ -105,7 +105,8 @@ def _mixed(p: Tensor, w: float = GUIDANCE) -> Tensor:
 
 @dataclass(frozen=True)
 class Watched(Method):
-    """A method, and what it changes at every step beside plain sampling, of guidance `plain`, at the same place."""
+    """Wraps a method and records how it changes each step, compared with plain sampling from the same x_t with guidance
+    `plain`."""
 
     of: Method = field(default_factory=W2SD)
     plain: float = GUIDANCE
@@ -128,7 +129,7 @@ class Watched(Method):
 
 @dataclass(frozen=True)
 class Scheduled(Method):
-    """Plain guidance with the schedule that a method amounts to: κ u and η h are added at each step."""
+    """Plain guidance with the fitted schedule of a method: adds κ u and η h at each step."""
 
     coefficients: Sequence[tuple[float, float]] = ()
 
@@ -199,7 +200,7 @@ def run(run: Run) -> Result:
 
 
 def called(by_guidance: float, by_both: float) -> str:
-    """What a method amounts to."""
+    """The kind of schedule to which a method is equivalent, in words."""
     if by_guidance >= FULL:
         return "a schedule of guidance"
     return "a schedule and history" if by_both >= FULL else "more"
@@ -258,7 +259,7 @@ def _figure(rows: list[dict[str, Any]], kappas: Mapping[str, list[float]]) -> An
     left.set(xlabel="explained (% of |c|²)", xlim=(0, 100))
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     for (name, kappa), colour in zip(kappas.items(), colours(len(kappas)), strict=True):
-        half = kappa[: len(kappa) // 2]  # later u is almost nothing, and its multiples mean nothing
+        half = kappa[: len(kappa) // 2]  # later u is almost 0, so its multiples mean little
         right.plot(range(len(half)), half, label=name, linewidth=1, color=colour)
     right.set(xlabel="step", ylabel="κ_t (units of guidance)", ylim=(-2, 4))
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,8 +1,8 @@
-"""Points in the plane, or on the line, as the samples of a diffusion model: mixtures with exact scores, and a pipeline.
+"""Points on the line or in the plane as the samples of a diffusion model: mixtures with exact scores, and a pipeline.
 
-A mixture of Gaussians stays one under noise, so the noise prediction of a perfectly trained network is known in
-closed form. `Exact` is that network, and `PointsPipeline` a pipeline of diffusers that samples from it, or from one
-that was trained; `apply_reflection` puts the package's methods into it, as into any other pipeline.
+A mixture of Gaussians with added noise is a mixture again, so the noise prediction of a perfectly trained network has
+a closed form. `Exact` is that network. `PointsPipeline` is a diffusers pipeline that samples from it, or from a trained
+one; `apply_reflection` applies the package's methods to it, as to any other pipeline.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DIRECTIONS = 32  # of the sliced distance
 
 @dataclass(frozen=True)
 class Mixture:
-    """Isotropic Gaussians: K weights, means (K, D) and standard deviations."""
+    """A mixture of K isotropic Gaussians: weights (K,), means (K, D) and standard deviations (K,)."""
 
     weights: Sequence[float]
     means: Sequence[Sequence[float]]
@@ -40,7 +40,7 @@ class Mixture:
         return weights / weights.sum(), means, stds
 
     def eps(self, x: Tensor, level: Level) -> Tensor:
-        """E[eps | x] = -sigma grad log p(x), of x = alpha z + sigma eps (..., D)."""
+        """E[eps | x] = -sigma grad log p(x), for x = alpha z + sigma eps (..., D)."""
         weights, means, stds = self._tensors(x)
         variances = level.alpha**2 * stds**2 + level.sigma**2
         off = x[..., None, :] - level.alpha * means  # (..., K, D)
@@ -49,7 +49,7 @@ class Mixture:
         return level.sigma * (logs.softmax(-1)[..., None] * off / variances[:, None]).sum(-2)
 
     def density(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of points (n, D)."""
+        """The density (n,) at points (n, D)."""
         weights = np.asarray(self.weights) / np.sum(self.weights)
         parts = [w * stats.norm(m, s).pdf(x).prod(-1) for w, m, s in zip(weights, self.means, self.stds, strict=True)]
         return np.sum(parts, 0)
@@ -63,16 +63,16 @@ class Mixture:
         return np.interp((np.arange(n) + 0.5) / n, cdf, grid)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Points (n, D) of the mixture."""
+        """n random points (n, D) of the mixture."""
         weights, means, stds = self._tensors(torch.zeros(1))
         which = torch.multinomial(weights, n, replacement=True, generator=generator)
         return means[which] + stds[which, None] * torch.randn((n, means.shape[1]), generator=generator)
 
 
 def wasserstein(points: NDArray[np.float64], mixture: Mixture) -> Any:
-    """W1 between points (..., n, D) and a mixture: exact for D = 1; for D = 2 the mean over projections (sliced).
+    """W1 (...,) between points (..., n, D) and a mixture: exact for D = 1; sliced (mean over projections) for D = 2.
 
-    On a line, W1 is the mean distance between quantiles; the mixture's are exact.
+    On a line, W1 is the mean distance between quantiles. The mixture's quantiles are exact.
     """
     n, d = points.shape[-2:]
     angles = np.pi * (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
@@ -91,11 +91,11 @@ def level_of(scheduler: Any, timestep: Tensor | float) -> Level:
 
 
 class Exact(nn.Module):
-    """The network that a mixture would train perfectly; with several, one for each class, and for none the first.
+    """The network that perfect training on a mixture would give, or on several mixtures, by class.
 
     Args:
         mixtures: by class; class 0 stands for no condition.
-        scheduler: whose timesteps it is told.
+        scheduler: defines the noise level of its timesteps.
     """
 
     def __init__(self, mixtures: Mixture | Sequence[Mixture], scheduler: Any):
@@ -151,9 +151,9 @@ class PointsPipeline(DiffusionPipeline):
 
         Args:
             noise: (B, ..., D), standard normal.
-            class_labels: of each point; needed where the guidance is over 1, for which class 0 is no condition.
-            guidance_scale: w of uncond + w (cond - uncond).
-            callback: called with the points after each step, and at first with the noise.
+            class_labels: the class of each point, from 1; needed for a guidance over 1.
+            guidance_scale: w in uncond + w (cond - uncond).
+            callback: called with the noise first, and then with the points after each step.
         """
         self._guidance_scale = guidance_scale
         x = noise
@@ -163,7 +163,7 @@ class PointsPipeline(DiffusionPipeline):
         self._num_timesteps = len(self.scheduler.timesteps)
         guides = self.do_classifier_free_guidance
         if guides and class_labels is None:
-            raise ValueError("`class_labels` is missing, which a `guidance_scale` over 1 needs")
+            raise ValueError("`class_labels` is missing: a `guidance_scale` over 1 needs it")
         labels = class_labels
         if guides and class_labels is not None:
             labels = torch.cat([torch.zeros_like(class_labels), class_labels])
@@ -188,7 +188,7 @@ def sample(
     seed: int = 0,
     **call: Any,
 ) -> Tensor:
-    """Points by a method, or by the strong network alone; `seed` is of the noise that the method draws."""
+    """Samples points with a method, or with the strong network alone. `seed` seeds the noise that the method draws."""
     pipe = PointsPipeline(strong, scheduler())
     generator = torch.Generator().manual_seed(seed)
     with apply_reflection(pipe, method, form=Form(), weak=weak, generator=generator):
@@ -196,7 +196,7 @@ def sample(
 
 
 def normal_points(n: int, dimension: int, seed: int = 0) -> Tensor:
-    """Standard normal points (n, D) that fill the space evenly, in float64: quantiles on a line, and else Sobol's."""
+    """Evenly spread standard normal points (n, D) in float64: quantiles on a line, a Sobol sequence otherwise."""
     if dimension == 1:
         points = stats.norm.ppf((np.arange(n) + 0.5) / n)[:, None]
     else:
@@ -209,15 +209,15 @@ def normal_points(n: int, dimension: int, seed: int = 0) -> Tensor:
 def alignment(
     strong: nn.Module, weak: nn.Module, ideal: nn.Module, z: Tensor, timesteps: Sequence[int], seed: int = 0
 ) -> list[dict[str, Tensor]]:
-    """How Delta_1 = score^s - score^w lies to Delta_2 = score^ideal - score^s at noised data, by timestep.
+    """The alignment of Delta_1 = score^s - score^w with Delta_2 = score^ideal - score^s at noised data, by timestep.
 
     Args:
         z: data (M, n, D) of M pairs.
 
     Returns:
-        For each timestep, of each pair (M,): `cosine`, E<D1, D2> / sqrt(E|D1|^2 E|D2|^2) over the n points; the
-        strength `g` = E<D1, D2> / E|D1|^2 (a reflection helps to first order where it is over 1/2); and `size`,
-        sqrt(E|D1|^2 / E|score^s|^2).
+        For each timestep, by pair (M,): `cosine`, E<D1, D2> / sqrt(E|D1|^2 E|D2|^2) over the n points; the strength
+        `g` = E<D1, D2> / E|D1|^2 (a reflection helps to first order if it is over 1/2); and `size`, sqrt(E|D1|^2 /
+        E|score^s|^2).
     """
     generator = torch.Generator().manual_seed(seed)
     rows = []

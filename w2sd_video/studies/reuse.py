@@ -1,18 +1,18 @@
 """What of a reflection can be had from the step before.
 
 W2SD evaluates the arms three times a step: the strong one at x_t, the weak one at x_s, and the strong one at x~_t.
-*Optimistic reflection* leaves out the first: the last step's difference of the arms, Δ, takes its place. Here parts of
-both are taken away one by one, on the shipped model of shapes with its preset's 25 steps:
+*Optimistic reflection* leaves out the first and uses the last step's difference of the arms, Δ, instead. Here parts of
+both methods are removed one by one, on the shipped model of shapes with its preset's 25 steps:
 
-- **Not corrected**: the step begins where Δ of the step before leads, and the new Δ is only carried on.
-- **Weak arm every second step**: between, Δ is used once more as it is.
+- **Not corrected**: the step starts from where the previous step's Δ leads, and the new Δ is only kept for the next.
+- **Weak arm every second step**: the steps between use the last Δ again.
 - **First half, second half**: only the noisier, or the less noisy, half of the reflected steps reflect.
 - **Half of the places**: in each frame Δ is used only where its norm over channels is above the frame's median.
 - **W2SD, unconditional prediction of x_t**: at x~_t only the conditional one is evaluated.
 
-How near a video comes to W2SD's of the same noise is the root mean square difference of their pixels, in levels of
-255. That says what each part does to the video with few prompts. Whether it makes videos better takes many more, and is
-[measured elsewhere](cost.md); scores are in the CSV.
+The distance of a video from W2SD's with the same noise is the root mean square difference of their pixels, in levels
+of 255. A few prompts are enough to show with it what each part does to a video. To show whether a part makes videos
+better takes many more, and is [measured elsewhere](cost.md); scores are in the CSV.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class KeptUnconditional(W2SD):
         return Answer(torch.stack([uncond, strong.guided(x_t + d, 1)]), d)
 
 
-# By label: the method, with the preset's guidance numbers; None: plain sampling.
+# Methods by label, with the preset's guidance numbers. None: plain sampling.
 METHODS: Mapping[str, Callable[..., Method] | None] = {
     REFERENCE: W2SD,
     "plain": None,
@@ -126,7 +126,7 @@ COLUMNS = ("right", "objects", "form", "jerk", "background_instability")  # of t
 
 def run(run: Run) -> Result:
     if run.seed:
-        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be added up: give 0")
+        raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be combined: give 0")
     if run.workers > 1:
         raise Refused("--workers", run.workers, "this study samples in one process: give 1, or 0 to sample nothing")
     texts = grammar.prompts(run.prompts or (2 if run.quick else PROMPTS))
@@ -139,10 +139,10 @@ def run(run: Run) -> Result:
 
 
 def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """By method, a line for each prompt. A prompt that lacks one is sampled, by all methods.
+    """By method, a line for each prompt. A prompt that lacks a line is sampled with all methods.
 
     Raises:
-        Refused: there are such, and nothing is to be sampled.
+        Refused: prompts lack lines, and the run has no workers.
     """
     preset = bench.preset(PAIR, {"num_inference_steps": 4, "num_frames": 2} if run.quick else {})
     code = "".join(map(inspect.getsource, (NotCorrected, EverySecond, Half, Places, KeptUnconditional)))
@@ -165,7 +165,7 @@ def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[st
 
 
 def _sampled(pipe: Any, preset: presets.Preset, n: int, text: str, of: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The lines of a prompt: what each method makes of the same noise."""
+    """The lines of a prompt, by all methods from the same noise."""
     sample = sample_of(preset, n, text, Path())
     request = Request.of(sample.prompt, n, preset)
     guidance = {"strong_guidance": request.strong_guidance_scale, "weak_guidance": request.weak_guidance_scale}
@@ -213,7 +213,7 @@ def _result(lines: Mapping[str, Sequence[Mapping[str, Any]]], raw: bytes) -> Res
 
 
 def _less(lines: Mapping[str, Sequence[Mapping[str, Any]]], first: str, second: str) -> Mean:
-    """How much farther the first method's videos are than the second's, paired by prompt."""
+    """How much farther from W2SD's the first method's videos are than the second's, paired by prompt."""
     both = zip(lines[first], lines[second], strict=True)
     return Mean.of([a["scores"][DISTANCE] - b["scores"][DISTANCE] for a, b in both])
 

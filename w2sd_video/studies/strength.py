@@ -1,22 +1,23 @@
 """Does check-pair know which pairs help.
 
 Twelve networks learn the plane of [gauss2d](gauss2d.md): the mode at the bottom left has 1/9, 1/5, 1/3, 1/2, 3/4 or all
-of the weight of each of the others, and training stops after 300 or after 3,000 steps. Each of them is the strong model
-beside each of the others as the weak one: pairs that point towards the data, that overshoot, and that point away.
+of the weight of each of the others, and training stops after 300 or after 3,000 steps. Each of them is paired, as the
+strong model, with each of the others as the weak one. So there are pairs that point towards the data, that overshoot,
+and that point away.
 
-Each pair is checked as `w2sd-video check-pair` does it, with the same code, on 256 points of the data (each a unit, as
+Each pair is checked as by `w2sd-video check-pair`, with the same code, on 256 points of the data (each a unit, as
 a prompt is) at 8 noise levels, with the mean of 64 draws of noise: g⋆ = E⟨d, r⟩ / E|d|² of d = ε_strong - ε_weak and
 r = ε - ε_strong, with Fieller's bounds, a call by these bounds, and a proposal. Then it samples 1,024 points with the
-strong model alone, with W2SD (T = 50, λ = 49) and as proposed. The gain is the fall of the sliced Wasserstein distance
-to the data, in shares of the strong model's.
+strong model alone, with W2SD (T = 50, λ = 49) and as proposed. The gain is the decrease of the sliced Wasserstein
+distance to the data, as a share of the strong model's distance.
 
-The rule was fixed before any pair was made: pairs are ranked by the lower bound of 2 g⋆ - 1, and W2SD is said to help
-where it is above 0. The area under the curve is the chance that, of a pair that W2SD helps and one that it hurts, the
-first ranks higher. Pairs that share a network are no independent units, so its interval is of resampled networks. (A
+The rule was fixed before any pair was trained: pairs are ranked by the lower bound of 2 g⋆ - 1, and the check predicts
+that W2SD helps if it is above 0. The area under the curve is the chance that a pair that W2SD helps ranks higher than
+one that it hurts. Pairs that share a network are not independent, so the interval comes from resampling networks. (A
 first attempt had one draw of noise for each unit: no pair was called, and the areas were 0.835 and 0.837.)
 
-What stands in the way: over all levels g⋆ weighs each as the denoising loss does, and small networks differ most at low
-noise, where their errors have little to do with which mode a point goes to. That is decided at high noise.
+A limit of g⋆ over all levels is that it weighs each level as the denoising loss does. Small networks differ most at low
+noise, where their errors hardly affect to which mode a point goes. That is decided at high noise.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def run(run: Run) -> Result:
 
 
 def _trained(run: Run) -> Ensemble:
-    """The networks of all shares that stopped early, and then those that did not."""
+    """The networks of all shares after short training, followed by those after long training."""
     long = 20 if run.quick else LONG
     short = 10 if run.quick else SHORT
     recipe = {"shares": SHARES, "data": DATA, "steps": [short, long]}
@@ -110,7 +111,7 @@ def _trained(run: Run) -> Ensemble:
 def _checked(
     strong: Ensemble, weak: Ensemble, z: Tensor, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[float], float]:
-    """<d, r> and |d|^2, each (units, levels), the levels' sigmas, and the mean cosine, of data (units, D)."""
+    """<d, r> and |d|^2, each (units, levels), the levels' sigmas, and the mean cosine, at data (units, D)."""
     steps = scheduler()
     steps.set_timesteps(LEVELS)
     generator = torch.Generator().manual_seed(seed)
@@ -148,7 +149,7 @@ def _distance(points: Tensor) -> float:
 
 
 def area(ranks: np.ndarray, helped: np.ndarray) -> float:
-    """The area under the curve: the chance that a pair that was helped ranks above one that was not, ties half."""
+    """The area under the ROC curve: the chance that a helped pair ranks above one that was not; ties count half."""
     good, bad = ranks[helped], ranks[~helped]
     if not len(good) or not len(bad):
         return math.nan
@@ -156,7 +157,7 @@ def area(ranks: np.ndarray, helped: np.ndarray) -> float:
 
 
 def _interval(ranks: np.ndarray, helped: np.ndarray, models: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % interval of `area`, of resampled networks; a pair counts as often as both its networks are drawn."""
+    """The 95 % bootstrap interval of `area` over networks; a pair counts as often as both its networks are drawn."""
     rng, count, areas = np.random.default_rng(seed), int(models.max()) + 1, []
     for _ in range(RESAMPLED):
         times = np.bincount(rng.integers(count, size=count), minlength=count)

@@ -1,7 +1,7 @@
-"""Runs a study, and writes what it has: figure, table, one sentence, page.
+"""Runs a study, and writes its figure, table, outcome and page.
 
-A study is a file of this folder with a docstring (the page's text: its first line is the title), PAPER (what of the
-paper it repeats) and `run(run: Run) -> Result`. All that is random comes from the run's seed, and torch has one
+A study is a file in this folder with a docstring (the page's text, whose first line is the title), PAPER (the parts of
+the paper that it repeats) and `run(run: Run) -> Result`. All randomness comes from the run's seed, and torch has one
 thread, so the same command on the same machine writes the same table to the last digit.
 """
 
@@ -32,23 +32,23 @@ from .figures import LOOK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURE = 150_000  # bytes of a page's
+PICTURE = 150_000  # the most bytes of a page's picture
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a study is run with.
+    """The settings of a study's run.
 
     Args:
-        seed: of everything that is random.
-        quick: a small size, which shows that the study runs and not what comes out of it.
-        cache: where trained networks, and rows of videos, are kept. None: nowhere.
-        progress: told what is being done, and its share.
-        prompts: of a study that samples videos, how many prompts, the first of a fixed list. None: the study's number.
-        workers: processes that sample side by side. What they make does not depend on it. 0: nothing is sampled, and
-            what `rows` lack is left out.
-        rows: files of rows of videos. What they hold of the study is not sampled again.
+        seed: the seed of everything random.
+        quick: whether to use a small size, which tests that the study runs but has no meaningful results.
+        cache: a folder for trained networks and rows of videos. None: they are not stored.
+        progress: called with the current work and the share of it that is done.
+        prompts: how many prompts, the first of a fixed list, for a study that samples videos. None: the study's number.
+        workers: how many processes sample in parallel, which does not change the samples. 0: nothing is sampled, and
+            rows that `rows` lack are left out.
+        rows: files with rows of videos from earlier runs, which are not sampled again.
     """
 
     seed: int = 0
@@ -61,15 +61,16 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """T: the paper's 50."""
+        """The number of steps T, 50 as in the paper; fewer if `quick`."""
         return 6 if self.quick else 50
 
     def kept(self, name: str, recipe: Mapping[str, Any], make: Callable[[], Tensors]) -> Tensors:
-        """Tensors that take long to make: made once, and then read, as long as recipe and code stay the same.
+        """Tensors that take long to compute, from the cache if recipe and code are unchanged.
 
         Args:
-            recipe: everything that decides them.
-            make: makes them.
+            name: the start of the file's name.
+            recipe: everything that decides the tensors.
+            make: computes them.
         """
         code = inspect.getsource(import_module(f"{__package__}.networks"))
         text = json.dumps([dict(recipe), self.seed, self.quick, code], sort_keys=True, default=str)
@@ -87,16 +88,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a study.
+    """The results of a study.
 
     Args:
-        rows: the table, as the CSV has it.
-        outcome: one sentence or two, with the numbers.
-        agrees: whether that is the paper's direction, with intervals that exclude zero; in words where it is not all.
+        rows: the rows of the CSV.
+        outcome: one or two sentences, with the numbers.
+        agrees: whether the outcome has the paper's direction, with intervals that exclude zero; in words if it does
+            only in part.
         figure: for the page.
-        caption: of the figure; says n.
-        tables: for the page: a heading, and rows of texts, of which the first is the head.
-        raw: of a study that samples videos, the rows of all of them, compressed JSON Lines: what the table is made of.
+        caption: the figure's caption, with n.
+        tables: for the page, by heading, rows of texts, the first of which is the header.
+        raw: the rows of all sampled videos as compressed JSON Lines, for a study that samples videos.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -125,7 +127,7 @@ class Mean:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval excludes zero, and else 0."""
+        """1 or -1 if the interval excludes zero, else 0."""
         return int(np.sign(self.mean)) if abs(self.mean) > self.half else 0
 
     def text(self, digits: int = 3, sign: str = "") -> str:
@@ -139,7 +141,8 @@ def perform(name: str, run: Run) -> Result:
     """Runs a study.
 
     Raises:
-        Refused: there is none of that name.
+        Refused: there is no such study, the seed is out of range, or the study does not sample videos and gets an
+            option for sampling.
     """
     if name not in STUDIES:
         raise Refused("NAME", name, did_you_mean(name, ["ls", *STUDIES]))
@@ -147,8 +150,8 @@ def perform(name: str, run: Run) -> Result:
         raise Refused("seed", run.seed, "give a whole number from 0 to 2147483647")
     module = import_module(f"{__package__}.{name}")
     of_videos = {"--prompts": run.prompts, "--workers": run.workers - 1, "--rows": run.rows}
-    if not hasattr(module, "PROMPTS") and (said := [option for option, value in of_videos.items() if value]):
-        raise Refused("NAME", name, f"{said[0]} is for studies that sample videos, and it is none of them")
+    if not hasattr(module, "PROMPTS") and (options := [option for option, value in of_videos.items() if value]):
+        raise Refused("NAME", name, f"{options[0]} is for studies that sample videos, and this one samples none")
     from matplotlib import rc_context
 
     with torch_threads(1), rc_context(LOOK):
@@ -156,7 +159,7 @@ def perform(name: str, run: Run) -> Result:
 
 
 def write(name: str, result: Result, folder: Path) -> list[Path]:
-    """Writes NAME.csv, NAME.png, NAME.svg and NAME.txt into a folder, all or none."""
+    """Writes NAME.csv, NAME.png, NAME.svg and NAME.txt into a folder; on an error, none of them."""
     paths = {kind: folder / f"{name}.{kind}" for kind in ("csv", "png", "svg", "txt")}
     folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
@@ -167,7 +170,7 @@ def write(name: str, result: Result, folder: Path) -> list[Path]:
 
 
 def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
-    """Writes NAME.md with its picture, its CSV and its rows of videos into a folder of the site, all or none."""
+    """Writes NAME.md with its picture, CSV and rows of videos into a folder of the site; on an error, none of them."""
     paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md")}
     if result.raw:
         paths["rows"] = rows_beside(name, folder)
@@ -182,7 +185,7 @@ def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
 
 
 def rows_beside(name: str, folder: Path) -> Path:
-    """The file of a study's rows of videos beside its page."""
+    """The path of a study's rows of videos, beside its page."""
     return folder / f"{name}.videos.jsonl.xz"
 
 
@@ -229,10 +232,10 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _draw(figure: Figure, *paths: Path, most: float = math.inf) -> None:
-    """Draws a figure; in as few dots as it takes to have no more than so many bytes."""
+    """Saves a figure, with a resolution low enough for files of at most `most` bytes."""
     from matplotlib import rc_context
 
-    # Texts as texts; identifiers and dates that are the same every time.
+    # Texts stay texts, and identifiers and dates are the same every time.
     with rc_context({"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}):
         for path in paths:
             fixed = {"Date": None} if path.suffix == ".svg" else {"Software": None}

@@ -68,15 +68,15 @@ from .study import Mean, Result, Run
 PAPER = "Theorem 1 and its proof"
 STRONG = Mixture([1.0, 3.0, 3.0, 3.0], [[-2.0, -2.0], [2.0, -2.0], [-2.0, 2.0], [2.0, 2.0]], [0.8] * 4)
 WEAK = Mixture([1.0, 9.0, 6.0, 9.0], [[-2.0, -2.0], [2.0, -1.5], [-2.0, 2.5], [2.0, 2.0]], [1.0] * 4)
-TAU = 1.0  # where single steps begin
-RANGE = (4.0, 0.5)  # of whole paths
+TAU = 1.0  # tau at which single steps start
+RANGE = (4.0, 0.5)  # first and last tau of whole paths
 POINTS = 32
-STEPS = (8, 16, 32, 64, 128, 256)  # of a whole path
+STEPS = (8, 16, 32, 64, 128, 256)  # numbers of steps of a whole path
 LENGTHS = [2.0**-n for n in range(3, 11)]  # h of a single step
 
 
 def eps(mixture: Mixture, y: Tensor, tau: Tensor | float) -> Tensor:
-    """The noise prediction in y = x / alpha, of the level tau = sigma / alpha: x = z + tau eps."""
+    """The noise prediction at y = x / alpha = z + tau eps, for the level tau = sigma / alpha."""
     weights, means, stds = (torch.tensor(each).to(y) for each in (mixture.weights, mixture.means, mixture.stds))
     variances = stds**2 + tau**2
     off = y[..., None, :] - means
@@ -85,13 +85,13 @@ def eps(mixture: Mixture, y: Tensor, tau: Tensor | float) -> Tensor:
 
 
 def level_at(tau: float, preserving: bool) -> Level:
-    """alpha^2 + sigma^2 = 1 (variance preserving), or alpha = 1 (exploding)."""
+    """The level with sigma / alpha = tau and alpha^2 + sigma^2 = 1 (variance preserving) or alpha = 1 (exploding)."""
     return Level.from_sigma(tau) if preserving else Level(1.0, tau)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A mixture at a level as one of the two arms of a method, which are shown x and not y."""
+    """A mixture at a level as one of the two arms of a method. Arms get x, not y."""
 
     mixture: Mixture
     level: Level
@@ -110,7 +110,7 @@ class Arm:
 
 
 def stepped(method: Method, y: Tensor, tau: float, h: float, preserving: bool = False) -> Tensor:
-    """y after one step from tau to tau + h by a method of this package."""
+    """y after one step from tau to tau + h with one of the package's methods."""
     step = _step(tau, h, preserving)
     x = step.level.alpha * y
     answer = method(x, step, Arm(STRONG, step.level), Arm(WEAK, step.level), lambda: torch.zeros_like(x))
@@ -119,7 +119,7 @@ def stepped(method: Method, y: Tensor, tau: float, h: float, preserving: bool = 
 
 
 def displaced(y: Tensor, tau: float, h: float, weak: Mixture = WEAK, preserving: bool = False) -> Tensor:
-    """By how much the package's reflection moves y."""
+    """The displacement of y by the package's reflection."""
     step = _step(tau, h, preserving)
     alpha = step.level.alpha
     return reflection(alpha * y, step, Arm(STRONG, step.level), Arm(weak, step.level))[0] / alpha
@@ -132,7 +132,7 @@ def _step(tau: float, h: float, preserving: bool) -> Step:
 
 
 def directional(f: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> Tensor:
-    """J along, of the Jacobian J of f."""
+    """The directional derivative J along, with J the Jacobian of f."""
     return jvp(f, (at,), (along,))[1]
 
 
@@ -236,8 +236,8 @@ EXPECTED = {
 
 
 def slope(by_length: dict[float, np.ndarray]) -> Mean:
-    """Of log error on log h, over the shorter half of the lengths, with its 95 % interval; errors are medians over
-    points."""
+    """The slope of log error over log h with its 95 % interval, over the shorter half of the lengths; errors are
+    medians over points."""
     lengths = sorted(by_length)[: max(3, (len(by_length) + 1) // 2)]
     fit = stats.linregress(np.log(lengths), [np.log(np.median(by_length[h])) for h in lengths])
     return Mean(float(fit.slope), float(student(0.975, len(lengths) - 2) * fit.stderr), len(lengths))
