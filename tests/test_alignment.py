@@ -190,7 +190,7 @@ def test_given_pictures_bring_what_the_pair_is_shown(tmp_path):
     assert one.told == {"ip_image": str(given / "a [red] fox.png")}
     with pytest.raises(Refused, match="control: None is not accepted; give a folder"):
         samples(control, 3, [str(given)], None, tmp_path)
-    with pytest.raises(Refused, match=r"no file of the name of a \[red\] fox.png"):
+    with pytest.raises(Refused, match=r"it has no file for a \[red\] fox.png"):
         samples(control, 3, [str(given)], tmp_path, tmp_path)
 
 
