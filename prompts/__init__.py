@@ -47,6 +47,11 @@ class Prompt:
     text: str
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The prompt as a row of a JSON suite, which `load` reads."""
+        return {"id": self.id, "prompt": self.text, **{name: list(values) for name, values in self.tags.items()}}
+
 
 @dataclass(frozen=True)
 class Suite:

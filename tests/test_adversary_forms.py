@@ -11,7 +11,7 @@ import torch
 from accelerate import dispatch_model
 from any_pipeline import CASES, Case, draw, sample
 from PIL import Image
-from test_transformer_families import WAN, family, near
+from test_transformer_families import WAN, family, near, two_experts
 from torch import Tensor
 
 from w2sd_video.hook import Recorder, apply_reflection
@@ -101,35 +101,16 @@ def test_each_of_two_experts_has_its_own_guidance_in_the_reflection():
     parts = {"transformer_2": any_cases.wan(2), "boundary_ratio": 0.9}
     weak, second = WAN.weak(5), WAN.weak(6)
     pipe = WAN.pipeline(weak, weak_transformer_2=second, **parts)
-    case, start = CASES["WanPipeline"], torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    told = case.call(pipe)
-
-    def run(guidances: tuple[tuple[float, float], tuple[float, float]], x: Tensor = start) -> Tensor:
-        for i, t in enumerate(pipe.scheduler.timesteps):
-            at = int(t < 900)
-            networks = ((pipe.transformer, weak), (pipe.transformer_2, second))[at]
-
-            def u(network: Any, x: Tensor, w: float, t: Tensor = t) -> Tensor:
-                prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
-                with torch.no_grad():
-                    uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
-                return uncond + w * (cond - uncond)
-
-            h = pipe.scheduler.sigmas[i + 1] - pipe.scheduler.sigmas[i]
-            strong_w, weak_w = guidances[at]
-            x_s = x + h * u(networks[0], x, strong_w)
-            x = x_s - h * u(networks[1], x_s, weak_w)
-            x = x + h * u(networks[0], x, (3.0, 2.0)[at])
-        return x
+    weaks = weak, second
 
     def ours(**more: Any) -> Tensor:
         return sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, reflection_steps=4, **more))[1][-1]
 
     turns = ours(), sum(1 for t in pipe.scheduler.timesteps if t >= 900)
-    assert near(turns[0], run(((3.0, 1.0), (2.0, 1.0)))) and 0 < turns[1] < 4
-    assert near(ours(strong_guidance_scale=1.5), run(((1.5, 1.0), (1.5, 1.0))))
+    assert near(turns[0], two_experts(pipe, weaks, (3.0, 1.0), (2.0, 1.0))) and 0 < turns[1] < 4
+    assert near(ours(strong_guidance_scale=1.5), two_experts(pipe, weaks, (1.5, 1.0)))
     both = ours(strong_guidance_scale_2=1.5, weak_guidance_scale_2=2.5)
-    assert near(both, run(((3.0, 1.0), (1.5, 2.5))))
+    assert near(both, two_experts(pipe, weaks, (3.0, 1.0), (1.5, 2.5)))
     assert pipe.evaluations == {"strong": 16, "weak": turns[1] + 2 * (4 - turns[1]), "total": 20 + 4 - turns[1]}
     one = WAN.pipeline(weak)
     with pytest.raises(ValueError, match="`strong_guidance_2` is 2.0, and W2SDWanPipeline has one denoiser"):

@@ -222,36 +222,42 @@ def _same(x: Any, y: Any) -> bool:
     return x is y if not torch.is_tensor(x) or not torch.is_tensor(y) else x.shape == y.shape and torch.equal(x, y)
 
 
+def two_experts(pipe: Any, weaks: tuple[Any, Any], *guidances: tuple[float, float]) -> Tensor:
+    """Algorithm 1 by hand over both experts of Wan, whose final steps have guidance 3 and 2.
+
+    Args:
+        weaks: each expert's weak network.
+        guidances: of each expert, the strong and the weak arm's in the reflection; one pair is of both.
+    """
+    case, x = CASES["WanPipeline"], torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    told = case.call(pipe)
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        at = int(t < 900)
+        strong, (strong_w, weak_w) = (pipe.transformer, pipe.transformer_2)[at], guidances[at % len(guidances)]
+
+        def u(network: Any, x: Tensor, w: float, t: Tensor = t) -> Tensor:
+            prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
+            with torch.no_grad():
+                uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
+            return uncond + w * (cond - uncond)
+
+        h = pipe.scheduler.sigmas[i + 1] - pipe.scheduler.sigmas[i]
+        x_s = x + h * u(strong, x, strong_w)
+        x = x_s - h * u(weaks[at], x_s, weak_w)
+        x = x + h * u(strong, x, (3.0, 2.0)[at])
+    return x
+
+
 def test_two_experts_are_each_reflected_by_their_own_weak_one_or_by_themselves():
     parts = {"transformer_2": any_cases.wan(2), "boundary_ratio": 0.9}
     weak, second = WAN.weak(5), WAN.weak(6)
     pipe = WAN.pipeline(weak, weak_transformer_2=second, **parts)
     both = sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, strong_guidance_scale=2.0, reflection_steps=4))[1][-1]
     assert pipe.evaluations == {"strong": 16, "weak": 4, "total": 20}
-    case, x = CASES["WanPipeline"], torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    told = case.call(pipe)
-
-    def run(x: Tensor, weaks: tuple[Any, Any]) -> Tensor:
-        for i, t in enumerate(pipe.scheduler.timesteps):
-            at = int(t < 900)
-            strong, guidance = (pipe.transformer, pipe.transformer_2)[at], (3.0, 2.0)[at]
-
-            def u(network: Any, x: Tensor, w: float, t: Tensor = t) -> Tensor:
-                prompts = (told[f"{sign}prompt_embeds"] for sign in ("negative_", ""))
-                with torch.no_grad():
-                    uncond, cond = (network(x, t.expand(1), prompt, return_dict=False)[0] for prompt in prompts)
-                return uncond + w * (cond - uncond)
-
-            h = pipe.scheduler.sigmas[i + 1] - pipe.scheduler.sigmas[i]
-            x_s = x + h * u(strong, x, 2.0)
-            x = x_s - h * u(weaks[at], x_s, 1.0)
-            x = x + h * u(strong, x, guidance)
-        return x
-
-    assert near(both, run(x, (weak, second)))
+    assert near(both, two_experts(pipe, (weak, second), (2.0, 1.0)))
     pipe = WAN.pipeline(weak, **parts)  # the second expert is its own weak arm
     one = sample(pipe, WAN.of(pipe, guidance_scale_2=2.0, strong_guidance_scale=2.0, reflection_steps=4))[1][-1]
-    assert near(one, run(x, (weak, pipe.transformer_2))) and not near(one, both)
+    assert near(one, two_experts(pipe, (weak, pipe.transformer_2), (2.0, 1.0))) and not near(one, both)
 
 
 def test_a_lora_of_the_strong_arm_has_another_scale_in_the_weak_arm():

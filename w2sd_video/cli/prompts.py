@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from .. import prompts, runs
 from ..errors import Refused
-from ..prompts import Prompt, Suite
+from ..prompts import Suite
 from ..terminal import PATH, messages, out, say
 
 app = typer.Typer(help="Prompt suites: what there is, what is in them, and draws from them.", no_args_is_help=True)
@@ -160,10 +160,7 @@ def _csv(suite: Suite, drawn: dict[str, Any]) -> str:
 
 
 def _json(suite: Suite, drawn: dict[str, Any]) -> str:
-    def entry(prompt: Prompt) -> dict[str, Any]:
-        return {"id": prompt.id, "prompt": prompt.text, **{name: list(values) for name, values in prompt.tags.items()}}
-
-    data = {"suite": _about(suite) | drawn, "prompts": list(map(entry, suite.prompts))}
+    data = {"suite": _about(suite) | drawn, "prompts": [prompt.row for prompt in suite.prompts]}
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -103,11 +103,8 @@ def prompts_of(plan: Plan) -> str | None:
     """The prompts of a plan as JSON for `prompts.load`; None if the plan itself lists them."""
     if isinstance(plan.prompts, list):
         return None
-    of = [
-        {"id": p.id, "prompt": p.text, **{name: list(each) for name, each in p.tags.items()}}
-        for p in plan.suite.prompts
-    ]
-    return json.dumps({"source": plan.suite.source, "prompts": of}, indent=1, ensure_ascii=False) + "\n"
+    data = {"source": plan.suite.source, "prompts": [prompt.row for prompt in plan.suite.prompts]}
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def cost_of(arm: Arm) -> tuple[int, float | None]:
