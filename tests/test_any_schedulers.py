@@ -20,7 +20,7 @@ from diffusers import (
 from test_hook import draw
 from torch import Tensor, nn
 
-from w2sd_video.hook import DenoiserHook, Group, apply_reflection, attached, stepping
+from w2sd_video.hook import DenoiserHook, Group, Host, apply_reflection, attached, stepping
 from w2sd_video.methods import W2SD, AutoGuidance, Method
 from w2sd_video.methods.method import Answer
 
@@ -41,7 +41,7 @@ class Field(nn.Module):
 
 def sampled(scheduler: Any, method: Method, strong: Any, weak: Any, x: Tensor, steps: int) -> Tensor:
     scheduler.set_timesteps(steps)
-    group = Group(method, scheduler)
+    group = Group(method, Host(scheduler))
     network = Field(strong)
     with torch.no_grad(), attached(network, DenoiserHook(group, Field(weak))), stepping(group):
         for t in scheduler.timesteps:

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from w2sd_video.hook import (
     HOOK_NAME,
+    Arms,
     Conditioning,
     DenoiserHook,
     Group,
+    Host,
     apply_reflection,
     attached,
     branches,
@@ -89,7 +91,7 @@ def test_an_image_unet_answers_with_its_halves_at_the_displaced_latents(kind):
     expected = torch.cat([strong(x_ref, t, **half(told, branch)).sample for branch in ("uncond", "cond")])
     stepped = scheduler.step(guided(strong, x_ref, 3.0), t, x_ref).prev_sample
 
-    group = Group(W2SD(2.0, -1.0), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+    group = Group(W2SD(2.0, -1.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
     with attached(strong, DenoiserHook(group, weak)), stepping(group):
         as_object = strong(torch.cat([x, x]), t, **told)
         uncond, cond = as_object.sample.chunk(2)
@@ -130,7 +132,7 @@ def test_a_flow_transformer_reflects_from_pure_noise():
     x_s = x + dt * u(x, 1)
     x_ref = x_s - dt * u(x_s, 0)
     expected = x_ref + dt * u(x_ref, 1)
-    group = Group(W2SD(1.0, 0.0), scheduler, guidance=lambda: 1.0, doubled=lambda: True)
+    group = Group(W2SD(1.0, 0.0), Host(scheduler, guidance=lambda: 1.0, doubled=lambda: True))
     with attached(network, DenoiserHook(group)), stepping(group):
         p = network(hidden_states=torch.cat([x, x]), return_dict=False, **told)[0]
         ours = scheduler.step(p[1:], t, x, return_dict=False)[0]
@@ -249,7 +251,7 @@ def test_only_the_branches_that_count_are_named():
 @torch.no_grad()
 def test_without_a_method_the_call_goes_through_untouched_and_is_counted():
     unet, told, x = tiny.unet2d(), inputs(4), draw(4, 4, 8, 8)
-    group = Group(None, scheduler=None, doubled=lambda: True)
+    group = Group(None, Host(None, doubled=lambda: True))
     with attached(unet, DenoiserHook(group)):
         ours = unet(x, torch.tensor(7), **told).sample
     assert torch.equal(ours, unet(x, torch.tensor(7), **told).sample)
@@ -266,13 +268,8 @@ def test_the_weak_arm_is_told_its_own_conditioning():
     other = tiny.unet2d(1).double()
     weak_seen: list[dict] = []
     other.register_forward_pre_hook(lambda module, args, kwargs: weak_seen.append(kwargs), with_kwargs=True)
-    group = Group(
-        W2SD(1.0, 2.0),
-        scheduler,
-        weak_conditioning=Conditioning(cond={"encoder_hidden_states": own}),
-        guidance=lambda: 3.0,
-        doubled=lambda: True,
-    )
+    arms = Arms(weak_conditioning=Conditioning(cond={"encoder_hidden_states": own}))
+    group = Group(W2SD(1.0, 2.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True), arms)
     with attached(unet, DenoiserHook(group, other)):
         unet(torch.cat([x, x]), scheduler.timesteps[0], **told)
     heard = weak_seen[0]["encoder_hidden_states"]
@@ -286,7 +283,7 @@ def test_the_network_is_as_it_was_however_the_context_is_left(error):
     unet = tiny.unet2d()
     before = dict(vars(unet))
     try:
-        with attached(unet, DenoiserHook(Group(None, None))):
+        with attached(unet, DenoiserHook(Group(None, Host(None)))):
             assert HOOK_NAME in unet._diffusers_hook.hooks
             if error is not None:
                 raise error
@@ -301,7 +298,7 @@ def test_other_hooks_on_the_network_stay():
     unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     others = dict(unet._diffusers_hook.hooks) if hasattr(unet, "_diffusers_hook") else None
     expected = unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample
-    with attached(unet, DenoiserHook(Group(None, None))):
+    with attached(unet, DenoiserHook(Group(None, Host(None)))):
         assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
     assert others is None or unet._diffusers_hook.hooks == others
     assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
@@ -314,7 +311,7 @@ def test_controlnet_residuals_are_refused_under_a_reflection_alone(name):
     residual = torch.zeros(2, tiny.WIDTHS[1], 4, 4)
     told = {**inputs(2), name: (torch.zeros(2, 8, 8, 8),) * 3 if name.startswith("down") else residual}
     for lam, refused in ((1, True), (0, False)):
-        group = Group(W2SD(reflection_steps=lam), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+        group = Group(W2SD(reflection_steps=lam), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
         latents = torch.cat([draw(1, 4, 8, 8)] * 2)
         with attached(unet, DenoiserHook(group)):
             if refused:
@@ -340,7 +337,7 @@ def test_non_finite_values_stop_the_run_and_say_where(broken, message):
         x[0, 0, 0, :3] = float("nan")
     else:
         (unet if broken == "strong" else weak).conv_out.bias.fill_(float("inf"))
-    group = Group(W2SD(2.0, -1.0), scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+    group = Group(W2SD(2.0, -1.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
     with attached(unet, DenoiserHook(group, weak)), pytest.raises(FloatingPointError, match=message):
         unet(torch.cat([x, x]), scheduler.timesteps[1], **inputs(2))
 
@@ -348,7 +345,7 @@ def test_non_finite_values_stop_the_run_and_say_where(broken, message):
 @torch.no_grad()
 def test_guidance_without_the_unconditional_half_is_refused():
     unet, scheduler = tiny.unet2d(), ddim()
-    with attached(unet, DenoiserHook(Group(W2SD(1.0, 0.0), scheduler))):
+    with attached(unet, DenoiserHook(Group(W2SD(1.0, 0.0), Host(scheduler)))):
         with pytest.raises(ValueError, match="weak arm's guidance 0 needs the unconditional branch"):
             unet(draw(1, 4, 8, 8), scheduler.timesteps[0], **inputs(1))
 
@@ -374,7 +371,7 @@ def test_half_precision_forms_the_difference_in_float32(dtype):
     x = draw(1, 4000, dtype=dtype)
     moved = {}
     for each in (dtype, torch.float64):
-        group = Group(W2SD(), scheduler)
+        group = Group(W2SD(), Host(scheduler))
         with attached(strong, DenoiserHook(group, weak)), stepping(group):
             p = strong(x.to(each), t, return_dict=False)[0]
             stepped = scheduler.step(p, t, x.to(each)).prev_sample
@@ -416,7 +413,7 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
     stub = Stub(draw(2, 4, frames, 8, 8, seed=5))
     method = W2SD(3.0, 1.0)
     x = torch.cat([x[:1]] * 2)
-    group = Group(method, scheduler, guidance=lambda: 3.0, doubled=lambda: True)
+    group = Group(method, Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
 
     def a_step() -> None:
         uncond, cond = stub(x, t, return_dict=False, **told)[0].chunk(2)
@@ -456,7 +453,7 @@ def test_an_answer_that_the_scheduler_cannot_step_with_is_refused_by_the_methods
             return answer(x_t, strong)
 
     scheduler, network = ddim(4), Nothing()
-    group = Group(Mine(), scheduler)
+    group = Group(Mine(), Host(scheduler))
     x = torch.zeros(2, 4, 3)
     with attached(network, DenoiserHook(group)), stepping(group), pytest.raises(ValueError, match=f"Mine .*{says}"):
         network(x, scheduler.timesteps[0])
@@ -471,6 +468,6 @@ def test_a_displacement_that_all_frames_share_is_added_to_each():
     scheduler, network = ddim(4), Nothing()
     t, x = scheduler.timesteps[0], torch.zeros(2, 4, 3)
     expected = scheduler.step(torch.zeros_like(x), t, x + 1).prev_sample
-    group = Group(Mine(), scheduler)
+    group = Group(Mine(), Host(scheduler))
     with attached(network, DenoiserHook(group)), stepping(group):
         assert torch.equal(scheduler.step(network(x, t)[0], t, x).prev_sample, expected)

@@ -24,7 +24,7 @@ from test_families import close, generator
 from test_w2sd import At, mixture
 from torch import Tensor, nn
 
-from w2sd_video.hook import DenoiserHook, Group, apply_reflection, attached, stepping
+from w2sd_video.hook import DenoiserHook, Group, Host, apply_reflection, attached, stepping
 from w2sd_video.levels import Step, read_step
 from w2sd_video.methods import W2SD, Answer, AutoGuidance, Method, Optimistic
 
@@ -55,7 +55,7 @@ def sampled(
     """A plain loop of a scheduler and its denoiser, under a method; and the evaluations that it took."""
     strong, weak = Net(1), Net(2)
     scheduler.set_timesteps(steps)
-    group = Group(method, scheduler)
+    group = Group(method, Host(scheduler))
     with torch.no_grad(), attached(strong, DenoiserHook(group, weak)), stepping(group):
         x = x * getattr(scheduler, "init_noise_sigma", 1.0)
         for i, t in enumerate(scheduler.timesteps):
@@ -506,7 +506,7 @@ def test_guidance_that_a_callback_ends_leaves_the_reflection_without_guidance_as
 
 def test_after_a_batch_that_a_callback_made_smaller_a_step_is_algorithm_1():
     """What was carried does not say which of the samples are left."""
-    group = Group(Optimistic(), scheduler := ddim())
+    group = Group(Optimistic(), Host(scheduler := ddim()))
     strong, weak = Net(1), Net(2)
     with torch.no_grad(), attached(strong, DenoiserHook(group, weak)), stepping(group):
         for i, (t, rows) in enumerate(zip(scheduler.timesteps, (3, 3, 2, 2), strict=False)):

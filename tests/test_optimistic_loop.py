@@ -15,7 +15,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from w2sd_video.hook import DenoiserHook, Group, attached, stepping
+from w2sd_video.hook import DenoiserHook, Group, Host, attached, stepping
 from w2sd_video.methods import Optimistic
 
 BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -150,7 +150,7 @@ def test_settings_at_random_give_the_literal_loop_and_as_many_evaluations(seed):
         for scheduler in (ours, theirs):
             scheduler.set_timesteps(steps)
         left = list(noises)
-        group = Group(method, ours, noise=lambda like, left=left: left.pop(0))
+        group = Group(method, Host(ours), noise=lambda like, left=left: left.pop(0))
         y = x * float(getattr(ours, "init_noise_sigma", 1.0))
         with torch.no_grad():
             with attached(nets[0][0], DenoiserHook(group, nets[0][1])), stepping(group):

@@ -23,17 +23,19 @@ when it has seen the last call, or when the pipeline reads one.
 
 from .arm import Evaluations, branches, parameters_of
 from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
-from .binding import perturbation
+from .binding import Arms, perturbation
 from .control import ControlHook
 from .denoiser import DenoiserHook
 from .form import Form
 from .group import Group
+from .host import Host
 from .recording import Difference, Recorder
 from .sent import Conditioning
 
 __all__ = [
     "DENOISERS",
     "HOOK_NAME",
+    "Arms",
     "Conditioning",
     "ControlHook",
     "DenoiserHook",
@@ -41,6 +43,7 @@ __all__ = [
     "Evaluations",
     "Form",
     "Group",
+    "Host",
     "Recorder",
     "apply_reflection",
     "attached",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,11 +18,13 @@ from ..arms import Overrides, switched
 from ..levels import check_scheduler
 from ..methods import Method
 from .arguments import check_arguments, check_inputs, check_same_inputs, check_same_place, hooks_of, second_guidance
+from .binding import Arms
 from .calls import channels
 from .control import ControlHook
 from .denoiser import DenoiserHook
 from .form import Form, form_of, known
 from .group import Group
+from .host import host_of
 from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
 
@@ -57,7 +58,7 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
 @contextmanager
 def stepping(group: Group) -> Iterator[None]:
     """Sends the scheduler's `step` and `set_timesteps` through the group while the context lasts."""
-    scheduler = group.scheduler
+    scheduler = group.host.scheduler
     step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
     def restart(*args: Any, **kwargs: Any) -> None:
@@ -83,15 +84,15 @@ class _Intercepted:
         return self._replacement(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        if not self._group.running():
+        if not self._group.host.running():
             raise ValueError(
-                f"{self._group.name}, or its scheduler, was copied while a method is applied to it (in"
+                f"{self._group.host.name}, or its scheduler, was copied while a method is applied to it (in"
                 " `apply_reflection`, or during a call): the copy would act on the first one. Copy it before or"
                 " afterwards."
             )
         raise ValueError(
-            f"{self._group.name} is not supported under a method: it copies its scheduler during the call, and steps of"
-            " a copy cannot be reflected. Use it with `method=None`."
+            f"{self._group.host.name} is not supported under a method: it copies its scheduler during the call, and"
+            " steps of a copy cannot be reflected. Use it with `method=None`."
         )
 
 
@@ -214,22 +215,19 @@ def apply_reflection(
             raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
         check_scheduler(pipeline.scheduler, convention=method.convention)
         _check_denoisers(type(pipeline).__name__, denoisers, weaks)
-    group = _group(
-        pipeline,
-        method,
-        form,
-        weak_conditioning=weak_conditioning,
-        weak_settings=weak_settings,
-        weak_control_scale=weak_controlnet_conditioning_scale,
-        strong_conditioning=strong_conditioning,
+    arms = Arms(
+        type(pipeline).__name__,
+        weak_conditioning,
+        weak_settings or [],
+        weak_controlnet_conditioning_scale,
+        strong_conditioning,
         embedded=lambda: (
             _multiple(pipeline, "strong_embedded_guidance", strong_embedded_guidance),
             _multiple(pipeline, "weak_embedded_guidance", weak_embedded_guidance),
         ),
         second=second,
-        noise=following_noise(generator),
-        recorder=recorder,
     )
+    group = Group(method, host_of(pipeline, form), arms, following_noise(generator), recorder)
     free = pipeline.maybe_free_model_hooks
     stack = ExitStack()
 
@@ -311,35 +309,6 @@ def check_multiple(name: str, number: float, guidance: float) -> None:
         )
 
 
-def _group(pipeline: DiffusionPipeline, method: Method | None, form: Form, **own: Any) -> Group:
-    """The group of a pipeline's denoisers, which reads its state at every step. `own` holds further arguments."""
-
-    def positive(attribute: str) -> Callable[[], bool]:
-        return lambda: (getattr(pipeline, attribute, None) or 0) > 0
-
-    flag = form.flag if hasattr(type(pipeline), form.flag or "") else None
-
-    def guidance() -> float | None:
-        number = getattr(pipeline, "guidance_scale", None) if flag else None
-        return float(number) if isinstance(number, (int, float)) else None
-
-    return Group(
-        method,
-        pipeline.scheduler,
-        form=form,
-        name=type(pipeline).__name__,
-        current=lambda: pipeline.scheduler,
-        running=lambda: _is_running(pipeline),
-        foreign=lambda: _only_others_run(pipeline),
-        guidance=guidance,
-        doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
-        rescaled=positive("guidance_rescale"),
-        perturbed=positive("do_perturbed_attention_guidance"),
-        num_steps=lambda: getattr(pipeline, "num_timesteps", None),
-        **own,
-    )
-
-
 def _attach(
     stack: ExitStack,
     group: Group,
@@ -348,7 +317,7 @@ def _attach(
     weak: Mapping[str, nn.Module],
 ) -> None:
     """Hooks a group to the pipeline's networks and its scheduler, until the stack is closed."""
-    stack.enter_context(used(group.name, [*denoisers.values(), *weak.values()]))
+    stack.enter_context(used(group.host.name, [*denoisers.values(), *weak.values()]))
     for name, network in denoisers.items():
         hook = DenoiserHook(group, weak.get(name))
         if (compiled := vars(network).get("_compiled_call_impl")) is not None:
@@ -359,26 +328,7 @@ def _attach(
     if group.method is not None or silent:  # without a flag, the scheduler's step shows how many videos there are
         stack.enter_context(stepping(group))
     if group.method is not None and getattr(pipeline, "controlnet", None) is not None:
-        stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.doubled()))))
-
-
-def _on_call_stack() -> Iterator[Any]:
-    """The objects whose methods this thread is running, innermost first."""
-    frame = sys._getframe()
-    while (caller := frame.f_back) is not None:
-        frame = caller
-        yield frame.f_locals.get("self")
-
-
-def _is_running(pipeline: DiffusionPipeline) -> bool:
-    """Whether this thread is running a method of the pipeline."""
-    return any(each is pipeline for each in _on_call_stack())
-
-
-def _only_others_run(pipeline: DiffusionPipeline) -> bool:
-    """Whether this thread is running a method of another pipeline, and none of this one."""
-    running = [each for each in _on_call_stack() if isinstance(each, DiffusionPipeline)]
-    return bool(running) and all(each is not pipeline for each in running)
+        stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.host.doubled()))))
 
 
 def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]) -> None:

@@ -18,17 +18,28 @@ from .sent import PIPELINES_OWN, Branches, Conditioning, Sent
 
 @dataclass
 class Arms:
-    """The settings of the strong and the weak arm, which are the same at every step. The arguments are `Group`'s.
+    """The settings of the strong and the weak arm, which are the same at every step. By default, the pipeline's.
 
-    `evaluations` counts the evaluations of both.
+    Args:
+        name: the pipeline's name, for messages.
+        weak_conditioning: denoiser inputs of the weak arm that replace the pipeline's.
+        weak_settings: attributes to set while the weak arm is evaluated; see `arms`.
+        weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
+            Default: the pipeline's.
+        strong_conditioning: denoiser inputs of the strong arm that replace the pipeline's in the reflection.
+        embedded: for networks that embed their guidance, the factors on the pipeline's `guidance` input for the strong
+            arm (in the reflection alone) and the weak arm. A factor of None leaves the input as it is.
+        second: by the second denoiser, where there is one, the guidance of the strong and the weak arm in the
+            reflection while it runs. None: the method's.
+        evaluations: counts the evaluations of both.
     """
 
-    name: str
-    weak_conditioning: Conditioning
-    weak_settings: Overrides
-    weak_control_scale: float | list[float] | None
-    strong_conditioning: Conditioning | None
-    embedded: Callable[[], tuple[float | None, float | None]]
+    name: str = "The pipeline"
+    weak_conditioning: Conditioning = PIPELINES_OWN
+    weak_settings: Overrides = field(default_factory=list)
+    weak_control_scale: float | list[float] | None = None
+    strong_conditioning: Conditioning | None = None
+    embedded: Callable[[], tuple[float | None, float | None]] = lambda: (None, None)
     second: Mapping[nn.Module, tuple[float | None, float | None]] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
     _sizes: dict[int, int] = field(default_factory=dict)  # parameters of the networks, by id

@@ -22,7 +22,7 @@ they are, and so are the parts of the latents to which the pipeline gives time 0
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -30,16 +30,16 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from ..arms import Overrides, switched
+from ..arms import switched
 from ..levels import full_precision
 from ..methods import Answer, Method
 from .arm import BoundArm, Evaluations, branches, check_finite
 from .binding import Arms
 from .calls import check_reflectable, named_inputs, read_call, read_time, shape_in_time
-from .form import Form
+from .host import Host
 from .loop import Loop
 from .recording import Recorder
-from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
+from .sent import BOTH, Branches, Sent
 from .stepped import check_stepped, sends_both, stepped_part, tolerance, without_corrector
 from .tape import Tape, Traced, value
 from .turn import Pending, Turn, check_answer, unconditional_inputs, version
@@ -48,32 +48,10 @@ from .turn import Pending, Turn, check_answer, unconditional_inputs, version
 class Group:
     """One pipeline's denoisers and scheduler under a method.
 
-    Functions are called anew at every step unless said otherwise, so the pipeline may change its state during the run.
-
     Args:
         method: the method, or None to pass calls through untouched and only count them.
-        scheduler: the pipeline's scheduler; it may be reset during the run.
-        form: how the pipeline calls its denoiser.
-        name: the pipeline's name, for messages.
-        current: the pipeline's scheduler now, which must still be `scheduler`. Default: `scheduler`.
-        running: whether the pipeline's own call is running; called when the scheduler's timesteps are set.
-        foreign: whether another pipeline calls the denoiser.
-        weak_conditioning: denoiser inputs of the weak arm that replace the pipeline's.
-        weak_settings: attributes to set while the weak arm is evaluated; see `arms`.
-        weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
-            Default: the pipeline's.
-        strong_conditioning: denoiser inputs of the strong arm that replace the pipeline's in the reflection.
-        embedded: for networks that embed their guidance, the factors on the pipeline's `guidance` input for the strong
-            arm (in the reflection alone) and the weak arm. A factor of None leaves the input as it is.
-        second: by the second denoiser, where there is one, the guidance of the strong and the weak arm in the
-            reflection while it runs. None: the method's.
-        guidance: the pipeline's guidance number. None: it is not known, or not one number.
-        doubled: whether the pipeline sends rows of both branches in one call. None: not known before the scheduler's
-            step.
-        rescaled: whether it rescales its mixture by the conditional prediction (`guidance_rescale`).
-        perturbed: whether it evaluates a third branch (PAG).
-        num_steps: the steps of the current loop. None: not known; the loop goes on to the end of `scheduler.timesteps`.
-            Default: all of them.
+        host: the pipeline.
+        arms: the settings of the strong and the weak arm. Default: the pipeline's own.
         noise: draws standard normal noise of a tensor's shape. Default: from torch's global generator.
         recorder: records, in numbers, what the method does.
     """
@@ -81,50 +59,18 @@ class Group:
     def __init__(
         self,
         method: Method | None,
-        scheduler: Any,
-        *,
-        form: Form | None = None,
-        name: str = "The pipeline",
-        current: Callable[[], Any] | None = None,
-        running: Callable[[], bool] = lambda: True,
-        foreign: Callable[[], bool] = lambda: False,
-        weak_conditioning: Conditioning = PIPELINES_OWN,
-        weak_settings: Overrides | None = None,
-        weak_control_scale: float | list[float] | None = None,
-        strong_conditioning: Conditioning | None = None,
-        embedded: Callable[[], tuple[float | None, float | None]] = lambda: (None, None),
-        second: Mapping[nn.Module, tuple[float | None, float | None]] | None = None,
-        guidance: Callable[[], float | None] = lambda: 1.0,
-        doubled: Callable[[], bool | None] = lambda: False,
-        rescaled: Callable[[], bool] = lambda: False,
-        perturbed: Callable[[], bool] = lambda: False,
-        num_steps: Callable[[], int | None] | None = None,
+        host: Host,
+        arms: Arms | None = None,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
         recorder: Recorder | None = None,
     ):
         self.method = method
-        self.scheduler = scheduler
-        self.form = form or Form()
-        self.name = name
-        self.current = current or (lambda: scheduler)
-        self.running = running
-        self.foreign = foreign
-        self.guidance = guidance
-        self.doubled = doubled
-        self.rescaled = rescaled
-        self.perturbed = perturbed
+        self.host = host
+        self.form = host.form
         self.noise = noise
         self.recorder = recorder
-        self._arms = Arms(
-            name,
-            weak_conditioning,
-            weak_settings or [],
-            weak_control_scale,
-            strong_conditioning,
-            embedded,
-            second or {},
-        )
-        self._loop = Loop(scheduler, num_steps)
+        self._arms = arms or Arms()
+        self._loop = Loop(host.scheduler, host.num_steps)
         self._turn: Turn | None = None
         self._foreign = False
         self._seen: torch.Size | None = None  # without a method, the shape of the denoiser's last input
@@ -140,7 +86,7 @@ class Group:
         """Begins a new loop, and drops what an earlier one left when an error ended it."""
         self._turn, self._unconditional = None, {}
         self._loop.restart()
-        self._foreign = not self.running()
+        self._foreign = not self.host.running()
 
     def answer(
         self,
@@ -159,23 +105,23 @@ class Group:
             args, kwargs: the arguments of the call.
         """
         name, inputs = named_inputs(module, args, kwargs)
-        if self._foreign or (self.method is not None and self.foreign()):
+        if self._foreign or (self.method is not None and self.host.foreign()):
             raise ValueError(
-                f"another pipeline uses the networks of {self.name}, to which a method is applied:"
+                f"another pipeline uses the networks of {self.host.name}, to which a method is applied:"
                 " apply one to that pipeline instead."
             )
         if self.method is None:
             x = inputs[name]
-            self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.doubled() else len(x)
+            self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.host.doubled() else len(x)
             self.evaluations.add("strong", len(x), self._arms.parameters(module))
             self._seen = x.shape if isinstance(x, Tensor) else None
             return forward(*args, **kwargs)
-        if self.current() is not self.scheduler:
+        if self.host.replaced():
             raise ValueError(
-                f"the scheduler of {self.name} was replaced after the method was applied: set it before"
+                f"the scheduler of {self.host.name} was replaced after the method was applied: set it before"
                 " `apply_reflection`."
             )
-        if self.perturbed():
+        if self.host.perturbed():
             self._refuse("evaluates a third branch, with its attention perturbed; set `pag_scale` to 0")
         call = read_call(module, forward, weak, name, inputs, axis=self.form.axis, refuse=self._refuse)
         if self._turn is None:
@@ -183,7 +129,7 @@ class Group:
         turn = self._turn
         turn.join(call, self.form, self._refuse)
         shape = call.answer_shape
-        guides = self.doubled() if self.form.calls == "batch" else None
+        guides = self.host.doubled() if self.form.calls == "batch" else None
         output_type: Callable[..., Any] = tuple if inputs.get("return_dict") is False else Transformer2DModelOutput
         more_may_follow = self.form.calls == "apart" and len(turn.calls) < 2
         if self.form.holds or more_may_follow or (self.form.calls == "batch" and guides is None):
@@ -270,7 +216,7 @@ class Group:
         """The branches that the pipeline needs for its own step."""
         if not guided:
             return ("cond",)
-        if self.form.calls != "batch" or self.rescaled() or (guidance := self.guidance()) is None:
+        if self.form.calls != "batch" or self.host.rescaled() or (guidance := self.host.guidance()) is None:
             return BOTH
         return branches(guidance, self.method is not None and self.method.mixes)
 
@@ -280,7 +226,7 @@ class Group:
         Args:
             scheduler_step: the scheduler's own `step`; `args` and `kwargs` are its arguments.
         """
-        bound = inspect.signature(type(self.scheduler).step).bind(self.scheduler, *args, **kwargs)
+        bound = inspect.signature(type(self.host.scheduler).step).bind(self.host.scheduler, *args, **kwargs)
         output, sample = bound.arguments.get("model_output"), bound.arguments.get("sample")
         if self.method is None:  # a pipeline without a flag: its latents show how many videos there are
             self.evaluations.videos = len(sample) if isinstance(sample, Tensor) else 1
@@ -342,7 +288,7 @@ class Group:
         if answer.e is not None:
             sign_of_e = self.form.sign * pending.step.sign
             arguments["model_output"] = full_precision(mixture) + sign_of_e * to_sample(answer.e)
-        with switched(without_corrector(self.scheduler) if answer.d is not None else []):
+        with switched(without_corrector(self.host.scheduler) if answer.d is not None else []):
             output = scheduler_step(*bound.args[1:], **bound.kwargs)
         if answer.d is None and answer.e is None:
             return output
@@ -352,4 +298,4 @@ class Group:
         return output
 
     def _refuse(self, does: str) -> NoReturn:
-        raise ValueError(f"{self.name} is not supported under a method: it {does}. Use it with `method=None`.")
+        raise ValueError(f"{self.host.name} is not supported under a method: it {does}. Use it with `method=None`.")
