@@ -13,6 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Column
 from rich.table import Table as Grid
 
@@ -255,16 +256,34 @@ STYLES = {
 def _print(blocks: list[tables.Block]) -> None:
     for block in blocks:
         if isinstance(block, tables.Table):
-            head = (Column(escape(_text(cell)), overflow="fold") for cell in block.head)
-            grid = Grid(*head, box=None, header_style="bold")
-            for row in block.rows:
-                grid.add_row(*map(_styled, row))
+            grid = _upright(block)
+            if Measurement.get(out, out.options.update_width(sys.maxsize), grid).maximum > out.width:
+                grid = _on_its_side(block)
             out.print(grid)
         elif isinstance(block, tables.Items):
             for line in tables.indented(block):
                 out.print(f"- {line}", markup=False)
         else:
             say("".join(_text(piece) for piece in block.line))
+
+
+def _upright(table: tables.Table) -> Grid:
+    grid = Grid(*(escape(_text(cell)) for cell in table.head), box=None, header_style="bold")
+    for row in table.rows:
+        grid.add_row(*map(_styled, row))
+    return grid
+
+
+def _on_its_side(table: tables.Table) -> Grid:
+    """A table that is too wide: a line for each of a row's cells, after its column's head."""
+    grid = Grid(Column(overflow="fold", ratio=1), Column(overflow="fold"), "", box=None, show_header=False)
+    for row in table.rows:
+        label = _styled(row[0])
+        for head, cell in zip(table.head[1:], row[1:], strict=True):
+            if _text(cell):
+                grid.add_row(label, escape(_text(head)), _styled(cell))
+                label = ""
+    return grid
 
 
 def _text(piece: tables.Text) -> str:
