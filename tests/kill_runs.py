@@ -308,8 +308,7 @@ def main() -> None:
                     if stage == "stop" or stage == "report" and engine != "one":
                         continue
                     rng = random.Random(f"{given.seed} {engine} {stage}")
-                    times = given.times if engine == "one" else max(1, given.times // 2)  # of which each starts others
-                    what = disturbed(stage, options, 1 if engine == "one" else 2, times, base, rng)
+                    what = disturbed(stage, options, 1 if engine == "one" else 2, given.times, base, rng)
                     print(f"{stage}, {engine}: {what}", flush=True)
                 if at:
                     print(f"run, ray: {workers_killed(*at, base)}", flush=True)

@@ -191,7 +191,7 @@ def test_workers_score_what_one_process_scores(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(["--times", "1", "--stages", "run", "score", "report"], marks=pytest.mark.slow),
+        pytest.param(["--times", "3", "--stages", "run", "score", "report"], marks=pytest.mark.slow),
         pytest.param(["--times", "6"], marks=pytest.mark.exhaustive),
     ],
 )
