@@ -8,8 +8,6 @@ Nothing here imports w2sd_video. Weights and videos come from `RandomState`, who
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from record_raft import video
+from write_golden import write_golden
 
 GOLDEN = Path(__file__).parent / "golden" / "amt.json"
 FRAMES = 5
@@ -89,14 +88,8 @@ def main() -> None:
         score, made = official_score(scorer, video(seed, FRAMES, height, width))
         means = [[round(x, 4) for x in image.mean((0, 1)).tolist()] for image in made]
         cases.append({"size": [height, width], "score": round(score, 8), "means": means})
-    golden = {
-        "from": {name: importlib.metadata.version(name) for name in ("vbench", "torch", "numpy")},
-        "shapes": {name: list(tensor.shape) for name, tensor in scorer.model.state_dict().items()},
-        "cases": cases,
-    }
-    lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    shapes = {name: list(tensor.shape) for name, tensor in scorer.model.state_dict().items()}
+    write_golden(GOLDEN, ("vbench", "torch", "numpy"), shapes=shapes, cases=cases)
 
 
 if __name__ == "__main__":

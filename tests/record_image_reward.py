@@ -9,7 +9,6 @@ Nothing here imports w2sd_video. It takes a few GB of memory: names and shapes a
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from seeded import fill, pictures
+from write_golden import write_golden
 
 GOLDEN = Path(__file__).parent / "golden" / "image_reward.json"
 SIDE = 224
@@ -155,16 +155,8 @@ def main() -> None:
             rewards = [model.inference_rank(prompt, pictures)[1] for prompt in PROMPTS]
         ids = [model.blip.tokenizer(p, truncation=True, max_length=35).input_ids for p in PROMPTS]
     packages = ("image-reward", "transformers", "timm", "torch", "numpy")
-    golden = {
-        "from": {name: importlib.metadata.version(name) for name in packages},
-        "published": true,
-        "shapes": shapes,
-        "rewards": [[round(x, 7) for x in row] for row in rewards],
-        "ids": ids,
-    }
-    lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    rewards = [[round(x, 7) for x in row] for row in rewards]
+    write_golden(GOLDEN, packages, published=true, shapes=shapes, rewards=rewards, ids=ids)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 from seeded import fill
+from write_golden import write_golden
 
 GOLDEN = Path(__file__).parent / "golden" / "mps.json"
 WIDTH = 32
@@ -144,15 +144,13 @@ def main(folder: Path) -> None:
                 "scores": [round(x, 6) for x in scores.tolist()],
             }
         )
-    golden = {
-        "from": {name: version(name) for name in ("imscore", "open_clip_torch", "transformers", "torch", "numpy")},
-        "condition": {"text": scorer.condition, "ids": ids(scorer, scorer.condition)},
-        "shapes": {name: list(x.shape) for name, x in scorer.mps.state_dict().items()},
-        "cases": cases,
-    }
-    lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_golden(
+        GOLDEN,
+        ("imscore", "open_clip_torch", "transformers", "torch", "numpy"),
+        condition={"text": scorer.condition, "ids": ids(scorer, scorer.condition)},
+        shapes={name: list(x.shape) for name, x in scorer.mps.state_dict().items()},
+        cases=cases,
+    )
 
 
 if __name__ == "__main__":

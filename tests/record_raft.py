@@ -8,8 +8,6 @@ Nothing here imports w2sd_video. Weights and videos come from `RandomState`, who
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from write_golden import write_golden
 
 GOLDEN = Path(__file__).parent / "golden" / "raft.json"
 FRAMES = 3
@@ -94,14 +93,7 @@ def main() -> None:
         found = [official_flow(scorer, *pair) for pair in zip(frames, frames[1:], strict=False)]
         flow = [[round(x, 4) for x in part.flatten().tolist()] for part in found[0][0][0, :, ::GRID, ::GRID]]
         cases.append({"size": [height, width], "magnitudes": [round(x, 5) for _, x in found], "flow": flow})
-    golden = {
-        "from": {name: importlib.metadata.version(name) for name in ("vbench", "torch", "numpy")},
-        "shapes": state,
-        "cases": cases,
-    }
-    lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_golden(GOLDEN, ("vbench", "torch", "numpy"), shapes=state, cases=cases)
 
 
 if __name__ == "__main__":

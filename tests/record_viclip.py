@@ -8,8 +8,6 @@ Nothing here imports w2sd_video. Weights and videos come from `RandomState`, who
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import shutil
 import tempfile
 import zlib
@@ -21,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from write_golden import write_golden
 
 GOLDEN = Path(__file__).parent / "golden" / "viclip.json"
 TINY: dict[str, Any] = {"side": 28, "vision": (32, 2, 4), "text": (24, 2, 3), "features": 16}
@@ -122,16 +121,14 @@ def main() -> None:
         videos = torch.cat([model.encode_vision(video(n, TINY["side"])[None], test=True) for n in VIDEOS])
         texts = torch.cat([model.encode_text(prompt) for prompt in PROMPTS])
     ids = model.text_encoder.tokenize([*PLAIN, *ODD], context_length=32).tolist()
-    golden = {
-        "from": {name: importlib.metadata.version(name) for name in ("vbench", "ftfy", "torch", "numpy")},
-        "shapes": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
-        "videos": [[round(x, 6) for x in row] for row in videos.tolist()],
-        "texts": [[round(x, 6) for x in row] for row in texts.tolist()],
-        "ids": [np.trim_zeros(row, "b") for row in ids],
-    }
-    lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_golden(
+        GOLDEN,
+        ("vbench", "ftfy", "torch", "numpy"),
+        shapes={name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+        videos=[[round(x, 6) for x in row] for row in videos.tolist()],
+        texts=[[round(x, 6) for x in row] for row in texts.tolist()],
+        ids=[np.trim_zeros(row, "b") for row in ids],
+    )
 
 
 if __name__ == "__main__":

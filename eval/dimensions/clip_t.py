@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-
-from ..networks.clip import Clip, features
 from ..weights import CLIP_B32
-from .dimension import ByFrame
-
-if TYPE_CHECKING:
-    from ..frames import Batch
-    from ..videos import Video
+from .clip_cosine import ClipCosine
 
 
-class ClipT(ByFrame):
+class ClipT(ClipCosine):
     name = "clip_t"
     weights = (CLIP_B32,)
-    prompted = True
-
-    def load(self, paths: dict[str, Path], device: torch.device) -> None:
-        self.clip = Clip(paths[CLIP_B32.name], device, "B/32")
-
-    def of_frames(self, batch: Batch, video: Video) -> torch.Tensor:
-        return features(self.clip.vision, batch) @ self.clip.text(video.prompt or "")
+    layout = "B/32"
+    factor = 1
 
 
 DIMENSION = ClipT
