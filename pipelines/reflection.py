@@ -13,7 +13,7 @@ from diffusers import MotionAdapter
 from torch import Tensor
 from typing_extensions import Self
 
-from w2sd_video.hook import DENOISERS, Conditioning, Group, Recorder, apply_reflection, check_free
+from w2sd_video.hook import DENOISERS, Conditioning, Evaluations, Group, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.models import loading
 from w2sd_video.models.bases import BASES
@@ -412,9 +412,7 @@ class Reflection(Checks, Weights):
         Raises:
             RuntimeError: there was no call.
         """
-        if self._hook is None:
-            raise RuntimeError("`evaluations` is known after a call of the pipeline; there was none.")
-        return self._hook.evaluations.per_video()
+        return self._counted("evaluations").per_video()
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -424,9 +422,13 @@ class Reflection(Checks, Weights):
         Raises:
             RuntimeError: there was no call.
         """
+        return self._counted("parameters").of_network()
+
+    def _counted(self, name: str) -> Evaluations:
+        """The last call's evaluations; `name` is the property that needs them, for the message."""
         if self._hook is None:
-            raise RuntimeError("`parameters` is known after a call of the pipeline; there was none.")
-        return self._hook.evaluations.of_network()
+            raise RuntimeError(f"`{name}` is known after a call of the pipeline; there was none.")
+        return self._hook.evaluations
 
     @property
     def do_classifier_free_guidance(self) -> bool:

@@ -137,23 +137,26 @@ def write_weights(folder: Path, shapes: Mapping[str, Mapping[str, Sequence[int]]
             torch.save(wrapped, folder / file)
 
 
+# OpenAI's names of CLIP's image encoder, and transformers'.
+OF_CLIP = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1": "vision_model.embeddings.patch_embedding",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+    "visual.transformer.resblocks": "vision_model.encoder.layers",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
 def write_clip_folder(state: Mapping[str, torch.Tensor], folder: Path) -> None:
     """OpenAI's image encoder in transformers' layout."""
     from safetensors.torch import save_file
 
-    renames = {
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "visual.conv1": "vision_model.embeddings.patch_embedding",
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "visual.transformer.resblocks": "vision_model.encoder.layers",
-        "attn.out_proj": "self_attn.out_proj",
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
     tensors = {}
     for name, value in state.items():
         if not name.startswith("visual."):
@@ -162,7 +165,7 @@ def write_clip_folder(state: Mapping[str, torch.Tensor], folder: Path) -> None:
             tensors["visual_projection.weight"] = value.T.contiguous()
             continue
         new = name
-        for theirs, ours in renames.items():
+        for theirs, ours in OF_CLIP.items():
             new = new.replace(theirs, ours)
         if "attn.in_proj_" in new:
             for part, piece in zip("qkv", value.chunk(3), strict=True):

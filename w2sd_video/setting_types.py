@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from typing_extensions import NotRequired, TypedDict
 
+from .errors import Refused
 from .validation import STRICT, plain, refuse
 
 MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
@@ -23,6 +25,22 @@ SCALES = {"adapters": (0.8, -1.5), "controlnet": (1.0, 0.0), "ip_adapter": (0.6,
 def scales_of(name: str) -> str:
     """Those scales, as a help says them."""
     return ", ".join(f"{scale:g}" for scale in SCALES[name])
+
+
+def seed_ranges(argument: str, value: object, parts: Iterable[str]) -> Iterator[range]:
+    """The seeds that each part says: a number, or the first and the last of several, such as `8-15`.
+
+    Args:
+        argument, value: what holds the parts, for messages.
+
+    Raises:
+        Refused: a part is neither, or a number is negative.
+    """
+    for part in parts:
+        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise Refused(argument, value, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
+        yield range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
 def _as_dict(value: object) -> object:

@@ -12,6 +12,21 @@ from transformers import ViTConfig, ViTModel
 from ..weights import tensors
 from .first_token import read_first_token
 
+# The published names, and those of the conversion on the hub.
+_NAMES = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+}
+_OF_BLOCKS = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
 
 def load(path: Path) -> ViTModel:
     """A DINO ViT from a folder in transformers' layout, or from a published file such as `dino_vitbase16_pretrain.pth`.
@@ -56,19 +71,6 @@ def positions(learnt: torch.Tensor, patch: int, tokens: torch.Tensor, height: in
 
 def _transformers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The published state dict with the names of its conversion on the hub."""
-    names = {
-        "cls_token": "embeddings.cls_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "norm": "layernorm",
-    }
-    blocks = {
-        "norm1": "layernorm_before",
-        "attn.proj": "attention.output.dense",
-        "norm2": "layernorm_after",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
     renamed = {}
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
@@ -79,7 +81,7 @@ def _transformers_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
                 for name, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
                     renamed[f"{layer}.attention.attention.{name}.{kind}"] = piece
             else:
-                renamed[f"{layer}.{blocks[part]}.{kind}"] = value
+                renamed[f"{layer}.{_OF_BLOCKS[part]}.{kind}"] = value
         else:
-            renamed[f"{names[module]}.{kind}" if module else names[kind]] = value
+            renamed[f"{_NAMES[module]}.{kind}" if module else _NAMES[kind]] = value
     return renamed

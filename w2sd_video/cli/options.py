@@ -12,7 +12,7 @@ import typer
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
-from ..setting_types import SCALED, SCALES, Scaled
+from ..setting_types import SCALED, SCALES, Scaled, seed_ranges
 from ..terminal import number, read_settings
 
 OUTPUT = "Output"
@@ -240,11 +240,7 @@ def parse_seeds(text: str) -> list[int]:
         Refused: the text is not such a list, or a number is negative.
     """
     seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise Refused("seed", text, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
-        numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
+    for numbers in seed_ranges("seed", text, text.split(",")):
         if len(seeds) + len(numbers) > MOST_SEEDS:
             raise Refused("seed", text, f"give at most {MOST_SEEDS} seeds at once")
         seeds += numbers

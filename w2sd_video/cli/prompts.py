@@ -29,6 +29,7 @@ TAG = typer.Option(
 )
 FORM = typer.Option("--format", help="text, one a line; csv; or json, with tags and where they are from.")
 OUT = typer.Option("--out", help="Write it to this file; its suffix is the format.", **PATH)
+OVERWRITE = typer.Option("--overwrite", help="Replace the file if it is there.")
 
 
 ARGUMENTS = {"prompts": "SUITE", "n": "--n", "tag": "--tag"}  # what they are called here
@@ -77,7 +78,7 @@ def show(
     tag: Annotated[list[str] | None, TAG] = None,
     form: Annotated[str | None, FORM] = None,
     path: Annotated[Path | None, OUT] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """The prompts of a suite."""
     with messages() as arguments:
@@ -94,7 +95,7 @@ def sample(
     tag: Annotated[list[str] | None, TAG] = None,
     form: Annotated[str | None, FORM] = None,
     path: Annotated[Path | None, OUT] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Prompts drawn at random from a suite. The seed decides the draw, and a smaller one is part of a larger."""
     with messages() as arguments:

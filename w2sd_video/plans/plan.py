@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
 from difflib import get_close_matches
@@ -36,6 +35,7 @@ from ..documents import read_yaml
 from ..errors import ArgumentError, Named, Refused, did_you_mean
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
+from ..setting_types import seed_ranges
 from ..validation import Setting, plain, validated
 from .arms import (
     AS_COSTLY,
@@ -384,11 +384,7 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
     """
     numbers: list[int] = []
     parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)
-    for part in parts:
-        match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise Refused("seeds", value, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
-        stretch = range(int(match[1]), int(match[2] or match[1]) + 1)
+    for stretch in seed_ranges("seeds", value, parts):
         if len(numbers) + len(stretch) > MOST_SEEDS:
             raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
         if stretch[-1] > LARGEST_SEED:

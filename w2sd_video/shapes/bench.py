@@ -62,20 +62,22 @@ class Row:
 
 
 PLAIN: dict[str, Any] = {"variant": "plain"}
-OTHERS = {
-    "s2wd": Row("S2WD", {"method": "s2wd"}),
-    "z-sampling": Row("Z-Sampling", {"method": "z_sampling"}),
-    "re-sampling": Row("Re-Sampling", {"method": "re_sampling"}),
-    "advanced-re-sampling": Row("Advanced Re-Sampling", {"method": "advanced_re_sampling"}),
-    "auto-guidance": Row("Auto-guidance", {"method": "auto_guidance"}),
-    "optimistic": Row("Optimistic W2SD", {"method": "optimistic"}),
-    "apg": Row("APG", {"method": "apg"}),
-    "cfg-zero-star": Row("CFG-Zero*", {"method": "cfg_zero_star"}),
-    "slg": Row("SLG", {"method": "slg"}),
-    "pag": Row("PAG", {"method": "pag"}),
-    "s2-guidance": Row("S2-guidance", {"method": "s2_guidance"}),
-    "predict-and-perturb": Row("P&P", {"method": "predict_and_perturb"}),
-    "foresight": Row("FSG", {"method": "foresight"}),
+METHODS = {
+    "s2wd": "S2WD",
+    "z_sampling": "Z-Sampling",
+    "re_sampling": "Re-Sampling",
+    "advanced_re_sampling": "Advanced Re-Sampling",
+    "auto_guidance": "Auto-guidance",
+    "optimistic": "Optimistic W2SD",
+    "apg": "APG",
+    "cfg_zero_star": "CFG-Zero*",
+    "slg": "SLG",
+    "pag": "PAG",
+    "s2_guidance": "S2-guidance",
+    "predict_and_perturb": "P&P",
+    "foresight": "FSG",
+}
+OTHERS = {name.replace("_", "-"): Row(label, {"method": name}) for name, label in METHODS.items()} | {
     "motion-gain-0": Row("W2SD, motion gain 0", {"options": {"motion_gain": 0.0}}),
     "motion-gain-2": Row("W2SD, motion gain 2", {"options": {"motion_gain": 2.0}}),
 }

@@ -36,11 +36,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..methods import S2WD, W2SD, AutoGuidance, Method, Weak
 from .digits import Space, frechet, tensor
 from .figures import COLOURS, NAMES, bars_and_dots, figure, legend_below
 from .networks import Ensemble, members, train
-from .points import alignment, level_of, sample, scheduler
+from .points import METHODS, alignment, level_of, sample, scheduler
 from .study import Mean, Result, Run
 
 PAPER = "Fig. 19"
@@ -53,13 +52,6 @@ QUICK = {"early": (4, 12, 20), "late": (10, 30, 50)}
 TIMES = range(49, 1000, 100)
 KINDS = ("own ideal", "another's ideal", "data")
 DRAWS = 4  # draws of noise for each held-out digit
-METHODS: dict[str, Method | None] = {
-    "weak": Weak(),
-    "strong": None,
-    "w2sd": W2SD(),
-    "s2wd": S2WD(),
-    "auto_guidance": AutoGuidance(),
-}
 
 
 def run(run: Run) -> Result:

@@ -22,21 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..methods import S2WD, W2SD, AutoGuidance, Method, Weak
 from .figures import COLOURS, NAMES, bars_and_dots, figure
 from .networks import Ensemble, members, train
-from .points import Exact, Mixture, alignment, normal_points, sample, scheduler, wasserstein
+from .points import METHODS, Exact, Mixture, alignment, normal_points, sample, scheduler, wasserstein
 from .study import Mean, Result, Run
 
 PAPER = "Fig. 5 and 20"
 MEANS = [[-4.0, -4.0], [4.0, -4.0], [-4.0, 4.0], [4.0, 4.0]]
-METHODS: dict[str, Method | None] = {
-    "weak": Weak(),
-    "strong": None,
-    "w2sd": W2SD(),
-    "s2wd": S2WD(),
-    "auto_guidance": AutoGuidance(),
-}
 PAIRS, POINTS, DATA, STEPS = 12, 1024, 3000, 3000
 PATHS = 60  # paths in the figure
 TIMES = range(49, 1000, 50)

@@ -22,23 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..methods import S2WD, W2SD, AutoGuidance, Method, Weak
 from .digits import Space, tensor
 from .figures import COLOURS, NAMES, bars_and_dots, figure
 from .networks import Ensemble, members, train
-from .points import sample
+from .points import METHODS, sample
 from .study import Mean, Result, Run
 
 PAPER = "Fig. 6 and 7"
 MOST, FEWER = 0, 1  # the classes
 COUNTS = {"strong": (160, 80), "weak": (160, 16)}
-METHODS: dict[str, Method | None] = {
-    "weak": Weak(),
-    "strong": None,
-    "w2sd": W2SD(),
-    "s2wd": S2WD(),
-    "auto_guidance": AutoGuidance(),
-}
 DIMENSIONS, WIDTH = 12, 96
 PAIRS, POINTS, STEPS = 10, 256, 2500
 SHOWN = 12  # digits of each method in the figure

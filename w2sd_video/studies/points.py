@@ -21,10 +21,18 @@ from torch import Tensor, nn
 
 from ..hook import Form, apply_reflection
 from ..levels import Level
-from ..methods import Method
+from ..methods import S2WD, W2SD, AutoGuidance, Method, Weak
 
 STEPS = 50  # the paper's
 DIRECTIONS = 32  # of the sliced distance
+# What most studies of points compare: both arms alone, and the paper's methods of the two.
+METHODS: dict[str, Method | None] = {
+    "weak": Weak(),
+    "strong": None,
+    "w2sd": W2SD(),
+    "s2wd": S2WD(),
+    "auto_guidance": AutoGuidance(),
+}
 
 
 @dataclass(frozen=True)
