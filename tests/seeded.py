@@ -32,3 +32,9 @@ def pictures(height: int, width: int) -> torch.Tensor:
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     gradient = np.stack([x, y, (x + y) / 2]).astype(np.float32)
     return torch.from_numpy(np.stack([noise, np.zeros_like(noise), gradient]))
+
+
+def encoder(width: int, layers: int, heads: int) -> dict[str, int]:
+    """The size of an encoder under transformers' names."""
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width}
+    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
