@@ -24,6 +24,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from programs import forked
+
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads that its parent had
 os.environ["RAY_AUTH_MODE"] = "disabled"  # of a cluster that nobody else reaches
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # which kills workers where other programs fill the memory
@@ -56,28 +58,7 @@ def start(folder: Path, *arguments: str, said: str = "said") -> int:
     from w2sd_video.cli import main
 
     sys.stdout.flush()
-    process = os.fork()
-    if process:
-        return process
-    code: object = 70
-    try:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
-        os.chdir(folder)
-        written = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(written, stream)
-        sys.argv = ["w2sd-video", *arguments]
-        main()
-        code = 0
-    except SystemExit as error:
-        code = error.code or 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code if isinstance(code, int) else 1)
+    return forked(main, arguments, folder / said, lambda: (os.setsid(), os.chdir(folder)))
 
 
 def ended(process: int, seconds: float = PATIENCE) -> int | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import pytest
 import tiny
 import torch
+from clock import fastest
 from diffusers import (
     DDIMScheduler,
     DiTPipeline,
@@ -15,7 +15,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
-    StableDiffusionXLImg2ImgPipeline,
 )
 from torch import Tensor, nn
 
@@ -216,10 +215,7 @@ def test_a_pipeline_that_is_not_subclassed_takes_a_method_by_one_function(method
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_loop_that_starts_late_in_the_schedule_counts_its_own_steps():
-    parts = tiny.components()
-    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    pipe = StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.image_to_image()
     for _ in range(2):
         with apply_reflection(pipe, W2SD(5.0, 1.0), weak=tiny.unet2d(1)) as hook:
             pipe("a cat", image=torch.rand(1, 3, 16, 16), strength=0.5, num_inference_steps=8, output_type="latent")
@@ -402,14 +398,6 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
     told["encoder_hidden_states"] = told["encoder_hidden_states"].repeat_interleave(frames, dim=0)
     x, t = draw(2, 4, frames, 8, 8), scheduler.timesteps[0]
 
-    def best(call, repeats: int) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.thread_time()
-            call()
-            times.append(time.thread_time() - start)
-        return min(times)
-
     stub = Stub(draw(2, 4, frames, 8, 8, seed=5))
     method = W2SD(3.0, 1.0)
     x = torch.cat([x[:1]] * 2)
@@ -420,12 +408,12 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
         scheduler.step(uncond + 3.0 * (cond - uncond), t, x[:1])
 
     with attached(stub, DenoiserHook(group)), stepping(group):
-        overhead = best(a_step, 50)
+        overhead = fastest(a_step, 50)
 
     settings = {"block_out_channels": (48, 96), "norm_num_groups": 8}
     adapter = tiny.motion_adapter(block_out_channels=(48, 96), motion_norm_num_groups=8, motion_max_seq_length=frames)
     unet = tiny.inflate(tiny.unet2d(**settings), adapter)
-    evaluation = best(lambda: unet(x, t, **told), 3) / 2  # two samples
+    evaluation = fastest(lambda: unet(x, t, **told), 3) / 2  # two samples
     assert overhead < 0.02 * 5 * evaluation, (overhead, evaluation)
 
 

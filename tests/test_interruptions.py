@@ -12,11 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import traceback
 from itertools import count
 from pathlib import Path
 
 import pytest
+from programs import forked
 
 BATCH = "--prompt,a red circle moving right,--prompt,a blue square moving left".split(",")
 SMALL = "--steps 2 --frames 2 --size 16 --device cpu".split()
@@ -53,30 +53,16 @@ def contents(folder: Path) -> dict[str, object]:
 
 def fork(cli, arguments: list[str], out: Path, log: Path, at: int = 0, by: int = 0) -> int:
     """How a forked command line ended that got the signal `by` before its rename number `at`."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 99
-    try:
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        renames = count(1)
+    renames = count(1)
 
-        def interrupt(event: str, of: tuple) -> None:
-            if event == "os.rename" and str(out) in os.path.abspath(os.fsdecode(of[1])) and next(renames) == at:
-                os.kill(os.getpid(), by)
+    def interrupt(event: str, of: tuple) -> None:
+        if event == "os.rename" and str(out) in os.path.abspath(os.fsdecode(of[1])) and next(renames) == at:
+            os.kill(os.getpid(), by)
 
-        sys.addaudithook(interrupt)
-        sys.argv = ["w2sd-video", "generate", *arguments, "--out", str(out)]
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    log.unlink(missing_ok=True)
+    command = ["generate", *arguments, "--out", str(out)]
+    child = forked(cli.main, command, log, lambda: sys.addaudithook(interrupt))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def drive(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:

@@ -17,7 +17,6 @@ from diffusers import AutoencoderKL, ControlNetModel
 from original_layout import unet_names, vae_names
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError, WeightsNotFound
@@ -538,14 +537,6 @@ def test_a_folder_of_several_files_asks_which(tmp_path):
 # IP-Adapters ------------------------------------------------------------------------------------------------------
 
 
-def encoder(folder: str, width: int, hidden: int = 8) -> None:
-    config = CLIPVisionConfig(
-        hidden_size=hidden, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4,
-        projection_dim=width,
-    )  # fmt: skip
-    tiny.seeded(50, lambda: CLIPVisionModelWithProjection(config)).save_pretrained(folder)
-
-
 def ip_weights() -> dict[str, Tensors]:
     return families.ip_adapter(SD.unet(0))
 
@@ -562,10 +553,10 @@ def test_an_ip_adapter_takes_the_encoder_beside_it_or_one_that_is_elsewhere(suff
     pipe = SD.pipeline(weak=False, dtype=torch.float32)
     with pytest.raises(WeightsNotFound, match="has no image encoder: no folder 'image_encoder' lies beside it"):
         pipe.load_ip_adapter(f"ip.{suffix}")
-    encoder("far/away", tiny.TEXT_WIDTH)
+    tiny.image_encoder().save_pretrained("far/away")
     pipe.load_ip_adapter(f"ip.{suffix}", image_encoder_folder="far/away")
     assert pipe.image_encoder.config.projection_dim == tiny.TEXT_WIDTH and arms.ip_adapter_processors(pipe.unet)
-    encoder("image_encoder", tiny.TEXT_WIDTH)
+    tiny.image_encoder().save_pretrained("image_encoder")
     again = SD.pipeline(weak=False, dtype=torch.float32)
     again.load_ip_adapter(".", "", f"ip.{suffix}")
     same(again.image_encoder, pipe.image_encoder)
@@ -574,7 +565,7 @@ def test_an_ip_adapter_takes_the_encoder_beside_it_or_one_that_is_elsewhere(suff
 def test_an_ip_adapter_for_another_encoder_or_of_faces_is_refused_and_nothing_changes():
     weights = ip_weights()
     torch.save(weights, "ip.bin")
-    encoder("image_encoder", 20)
+    tiny.image_encoder(20).save_pretrained("image_encoder")
     pipe = SD.pipeline(weak=False, dtype=torch.float32)
     with pytest.raises(
         WeightsError, match="ip_adapter: 'ip.bin' takes features of width 8, and the image encoder gives 20"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -21,16 +22,7 @@ from w2sd_video.shapes.judge import filled, judge, read
 from w2sd_video.shapes.miniatures import HOLE, MiniatureRecipe, MiniatureTrainer
 from w2sd_video.shapes.world import edges, render
 
-TINY = MiniatureRecipe(
-    videos=2,
-    style_steps=2,
-    control_steps=2,
-    picture_steps=2,
-    motion_steps=2,
-    digits_steps=2,
-    image_batch=2,
-    video_batch=1,
-)
+TINY = tiny.recipe(MiniatureRecipe, videos=2, image_batch=2, video_batch=1)
 SCENE = parse("a large red circle above a small blue square on a grey background")
 
 

@@ -15,7 +15,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusionXLImg2ImgPipeline,
 )
 from diffusers.callbacks import SDXLCFGCutoffCallback
 from families import FAMILIES, Literal
@@ -469,10 +468,7 @@ def test_pipelines_that_take_turns_carry_their_own():
 
 @pytest.mark.slow
 def test_a_loop_that_starts_late_in_the_schedule_begins_with_nothing():
-    parts, method = tiny.components(), Counting()
-    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    pipe = StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
-    pipe.set_progress_bar_config(disable=True)
+    pipe, method = tiny.image_to_image(), Counting()
     call = {"image": torch.rand(1, 3, 16, 16), "strength": 0.5, "num_inference_steps": 8, "output_type": "latent"}
     with torch.no_grad():
         for _ in range(2):

@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import listing, run
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor
 
 from w2sd_video import presets, terminal
 from w2sd_video.cli import options
@@ -47,16 +47,7 @@ def image_models(root: Path, family: families.Family) -> dict[str, str]:
     named = {f"{kind}.{name}": value for kind, part in weights.items() for name, value in part.items()}
     (root / "ip").mkdir()
     save_file({name: value.contiguous() for name, value in named.items()}, root / "ip" / "ip-adapter.safetensors")
-    config = CLIPVisionConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=tiny.TEXT_WIDTH,
-    )
-    tiny.seeded(50, lambda: CLIPVisionModelWithProjection(config)).save_pretrained(root / "ip" / "image_encoder")
+    tiny.image_encoder().save_pretrained(root / "ip" / "image_encoder")
     Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)).save(root / "picture.png")
     return {name: str(root / name) for name in ("strong", "weak", "controlnet")} | {
         "lora": str(root / "lora" / "pytorch_lora_weights.safetensors"),

@@ -22,7 +22,6 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLImg2ImgPipeline,
 )
 from test_attaching import families_close, generator, literal, ltx
 from test_hook import draw
@@ -253,10 +252,7 @@ def test_a_controlnet_that_takes_videos():
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_loop_that_starts_later_than_a_call_before_it_ended_counts_its_own_steps():
-    parts = tiny.components()
-    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-    pipe = StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in names}, unet=tiny.unet2d(0))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = tiny.image_to_image()
     call = {"num_inference_steps": 8, "output_type": "latent", "guidance_scale": 3.0}
 
     def late() -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -336,18 +337,7 @@ def test_other_arrays_are_refused():
 
 # Trainer
 
-TINY = Recipe(
-    videos=3,
-    vae_steps=2,
-    decoder_steps=2,
-    text_steps=2,
-    image_steps=2,
-    video_steps=2,
-    tuned_steps=2,
-    vae_batch=2,
-    image_batch=2,
-    video_batch=1,
-)
+TINY = tiny.recipe(Recipe, videos=3, vae_batch=2, image_batch=2, video_batch=1)
 
 
 def weights(folder):

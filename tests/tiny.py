@@ -5,14 +5,29 @@ Every builder takes a seed, leaves the global random state as it was, and return
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from copies import copier
-from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionXLImg2ImgPipeline,
+    UNet2DConditionModel,
+    UNetMotionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from w2sd_video.models.motion import motion_unet as inflate
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
@@ -100,6 +115,15 @@ def text_encoders(seed: int = 3) -> tuple[CLIPTextModel, CLIPTextModelWithProjec
     )
 
 
+def image_encoder(width: int = TEXT_WIDTH) -> CLIPVisionModelWithProjection:
+    """An IP-Adapter's, of pictures of 8 x 8; `width` is that of its embeddings."""
+    config = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4,
+        projection_dim=width,
+    )  # fmt: skip
+    return seeded(50, lambda: CLIPVisionModelWithProjection(config))
+
+
 def tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer of single letters: no vocabulary file is needed."""
     return CLIPTokenizer(vocab=_vocabulary(), merges=[], model_max_length=TOKENS)
@@ -145,6 +169,21 @@ def pipeline(*, weak: bool = True, **overrides) -> W2SDAnimateDiffSDXLPipeline:
 @cache
 def _copier(weak: bool) -> Callable[[], dict]:
     return copier(W2SDAnimateDiffSDXLPipeline(**components(weak=weak)).components)
+
+
+def image_to_image() -> StableDiffusionXLImg2ImgPipeline:
+    """diffusers' pipeline of SDXL that goes on from a picture."""
+    parts = components()
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipe = StableDiffusionXLImg2ImgPipeline(**{name: parts[name] for name in names}, unet=unet2d(0))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def recipe(cls: Callable[..., T], **values: Any) -> T:
+    """A recipe of training, two steps of each stage."""
+    steps = {each.name: 2 for each in dataclasses.fields(cls) if each.name.endswith("_steps")}
+    return cls(**steps, **values)
 
 
 def call(**overrides) -> dict:
