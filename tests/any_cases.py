@@ -8,22 +8,8 @@ import diffusers
 import families
 import tiny
 import torch
-from any_pipeline import (
-    CASES,
-    TEXT,
-    Case,
-    beyond,
-    ddim,
-    draw,
-    euler_v,
-    masks,
-    network,
-    normed,
-    pipeline,
-    quiet,
-    seeded,
-    texts,
-)  # fmt: skip
+from any_formulas import beyond, ddim, euler_v, normed
+from any_pipeline import CASES, TEXT, Case, draw, masks, network, pipeline, quiet, seeded, texts
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLLTXVideo,
@@ -173,30 +159,20 @@ def vae_15() -> Any:
     ))  # fmt: skip
 
 
+hunyuan_15 = network("HunyuanVideo15Transformer3DModel", **FIFTEEN)
 CASES["HunyuanVideo15Pipeline"] = Case(
-    pipeline(
-        "HunyuanVideo15Pipeline",
-        network("HunyuanVideo15Transformer3DModel", **FIFTEEN),
-        shifted,
-        vae=vae_15,
-        guider=guider(),
-    ),
+    pipeline("HunyuanVideo15Pipeline", hunyuan_15, shifted, vae=vae_15, guider=guider()),
     constant({**told_15(), "height": 8, "width": 8, "num_frames": 3}),
     latents=channels(4),
 )
+motif = network("MotifVideoTransformer3DModel", **{
+    key: value for key, value in HUNYUAN.items() if key not in ("num_refiner_layers", "pooled_projection_dim")
+} | {"in_channels": 9})  # fmt: skip
 CASES["MotifVideoPipeline"] = Case(
-    pipeline(
-        "MotifVideoPipeline",
-        network("MotifVideoTransformer3DModel", **{
-            key: value for key, value in HUNYUAN.items() if key not in ("num_refiner_layers", "pooled_projection_dim")
-        } | {"in_channels": 9}),
-        shifted,
-        vae=wan_vae,
-        guider=guider(),
-    ),
+    pipeline("MotifVideoPipeline", motif, shifted, vae=wan_vae, guider=guider()),
     constant({**texts(), **masks(kind=torch.bool), **VIDEO}),
     latents=channels(4),
-)  # fmt: skip
+)
 
 # Images of tokens: FLUX and what is like it.
 TOKENS = dict(
@@ -241,14 +217,17 @@ def flux2_vae() -> Any:
 
 
 KLEIN = {**TOKENS, "timestep_guidance_channels": 16, "axes_dims_rope": (2, 2, 2, 2)}
+klein = network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=False)
+flux2_klein = pipeline("Flux2KleinPipeline", klein, euler, vae=flux2_vae)
+flux2 = pipeline(
+    "Flux2Pipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=True), euler, vae=flux2_vae
+)
 CASES["Flux2KleinPipeline"] = Case(
-    pipeline(
-        "Flux2KleinPipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=False), euler, vae=flux2_vae
-    ),
+    flux2_klein,
     constant({**texts(), **IMAGE, "guidance_scale": 3.0}),
 )
 CASES["Flux2Pipeline"] = Case(
-    pipeline("Flux2Pipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=True), euler, vae=flux2_vae),
+    flux2,
     constant({"prompt_embeds": draw(1, 5, TEXT, seed=1), **IMAGE}),
     w=None,
     reflection=(1.0, 1.0),
@@ -324,17 +303,13 @@ CASES["SanaPipeline"] = Case(
     pipeline("SanaPipeline", network("SanaTransformer2DModel", **SANA), euler),
     constant({**texts(), **masks(), **IMAGE, "guidance_scale": 3.0, **binned, "negative_prompt": None}),
 )
+sana_video = network("SanaVideoTransformer3DModel", **SANA, qk_norm="rms_norm_across_heads", rope_max_seq_len=32)
+of_sana_video = {
+    **texts(), **masks(), **IMAGE, "frames": 5, "guidance_scale": 3.0, **binned, "negative_prompt": None,
+}  # fmt: skip
 CASES["SanaVideoPipeline"] = Case(
-    pipeline(
-        "SanaVideoPipeline",
-        network("SanaVideoTransformer3DModel", **SANA, qk_norm="rms_norm_across_heads", rope_max_seq_len=32),
-        euler,
-        vae=wan_vae,
-    ),
-    constant({
-        **texts(), **masks(), **IMAGE, "frames": 5, "guidance_scale": 3.0, **binned, "negative_prompt": None,
-    }),
-)  # fmt: skip
+    pipeline("SanaVideoPipeline", sana_video, euler, vae=wan_vae), constant(of_sana_video)
+)
 sd3 = network(
     "SD3Transformer2DModel", sample_size=4, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8,
     num_attention_heads=2, joint_attention_dim=TEXT, caption_projection_dim=16, pooled_projection_dim=TEXT,
@@ -404,17 +379,15 @@ def cog_vae() -> Any:
     ))  # fmt: skip
 
 
-CASES["CogVideoXImageToVideoPipeline"] = Case(
-    pipeline(
-        "CogVideoXImageToVideoPipeline",
-        network("CogVideoXTransformer3DModel", **{**COGVIDEOX, "in_channels": 8}),
-        cog_ddim,
-        vae=cog_vae,
-    ),
-    constant({**of_cog, "image": PICTURE}),
-    latents=channels(4, 2),
-    order=ddim,
-)
+def cog_case(name: str, call: dict[str, Any], transformer: str = "CogVideoXTransformer3DModel") -> Case:
+    """A pipeline of CogVideoX's kind with conditions in channels beside the latents."""
+    denoiser = network(transformer, **{**COGVIDEOX, "in_channels": 8})
+    built = pipeline(name, denoiser, cog_ddim, vae=cog_vae)
+    return Case(built, constant(call), latents=channels(4, 2), order=ddim)
+
+
+name = "CogVideoXImageToVideoPipeline"
+CASES[name] = cog_case(name, {**of_cog, "image": PICTURE})
 CASES["MochiPipeline"] = Case(
     pipeline(
         "MochiPipeline",

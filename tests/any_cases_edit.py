@@ -10,7 +10,6 @@ import torch
 from any_cases import (
     IMAGE,
     KANDINSKY,
-    KLEIN,
     PIXART,
     SANA,
     TOKENS,
@@ -22,28 +21,15 @@ from any_cases import (
     euler,
     five,
     flux2_vae,
+    klein,
     pooled,
     prepares,
     sd3,
 )  # fmt: skip
 from any_cases_image import PICTURE, drawn, hunyuan_dit, picture_vae, qwen, right, starts, two, with_vae
 from any_cases_video import frame, magvit
-from any_pipeline import (
-    CASES,
-    TEXT,
-    Case,
-    beyond,
-    ddim,
-    draw,
-    masks,
-    network,
-    normed,
-    pipeline,
-    quiet,
-    seeded,
-    texts,
-    told_embeddings,
-)  # fmt: skip
+from any_formulas import beyond, ddim, normed
+from any_pipeline import CASES, TEXT, Case, draw, masks, network, pipeline, quiet, seeded, texts, told_embeddings
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPProcessor
@@ -208,10 +194,7 @@ HUGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 HALF = torch.zeros(1, 1, 64, 64)
 HALF[..., 32:] = 1
 CASES["Flux2KleinInpaintPipeline"] = Case(
-    pipeline(
-        "Flux2KleinInpaintPipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=False), euler,
-        vae=flux2_vae,
-    ),
+    pipeline("Flux2KleinInpaintPipeline", klein, euler, vae=flux2_vae),
     constant({
         **texts(), "height": 64, "width": 64, "image": HUGE, "mask_image": HALF, "guidance_scale": 3.0,
         "strength": 0.75,

@@ -20,21 +20,8 @@ from any_cases import (
     sd3,
     told_15,
 )  # fmt: skip
-from any_pipeline import (
-    CASES,
-    TEXT,
-    Case,
-    beyond,
-    ddim,
-    draw,
-    flow,
-    masks,
-    network,
-    normed,
-    pipeline,
-    seeded,
-    texts,
-)  # fmt: skip
+from any_formulas import beyond, ddim, flow, normed
+from any_pipeline import CASES, TEXT, Case, draw, masks, network, pipeline, seeded, texts
 from torch import Tensor
 
 SMALL = {"height": 16, "width": 16}
@@ -275,29 +262,20 @@ CASES["HunyuanDiTPipeline"] = Case(
     order=ddim,
     learned=True,
 )
-hunyuan_image = dict(
+HUNYUAN_IMAGE = dict(
     in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_single_layers=1,
     num_refiner_layers=1, text_embed_dim=TEXT, text_embed_2_dim=TEXT, rope_axes_dim=(4, 4),
 )  # fmt: skip
-
-
+hunyuan_image, embedding = (
+    network("HunyuanImageTransformer2DModel", **HUNYUAN_IMAGE, guidance_embeds=embeds) for embeds in (False, True)
+)
+of_hunyuan_image = constant({**told_15(), "height": 128, "width": 128})
 CASES["HunyuanImagePipeline"] = Case(
-    pipeline(
-        "HunyuanImagePipeline",
-        network("HunyuanImageTransformer2DModel", **hunyuan_image),
-        euler,
-        guider=guider(),
-        ocr_guider=guider(),
-    ),
-    constant({**told_15(), "height": 128, "width": 128}),
+    pipeline("HunyuanImagePipeline", hunyuan_image, euler, guider=guider(), ocr_guider=guider()), of_hunyuan_image
 )
 CASES["HunyuanImagePipeline, with embedded guidance alone"] = Case(
-    pipeline(
-        "HunyuanImagePipeline",
-        network("HunyuanImageTransformer2DModel", **hunyuan_image, guidance_embeds=True),
-        euler,
-    ),
-    constant({**told_15(), "height": 128, "width": 128}),
+    pipeline("HunyuanImagePipeline", embedding, euler),
+    of_hunyuan_image,
     w=None,
     reflection=(1.0, 1.0),
 )

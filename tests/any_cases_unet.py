@@ -14,7 +14,8 @@ from any_cases import TEXT, channels, constant, prepares, vision
 from any_cases_edit import movq
 from any_cases_image import MASK, PICTURE, drawn, right
 from any_cases_video import FILM
-from any_pipeline import CASES, Case, beyond, ddim, draw, quiet, seeded, told_embeddings
+from any_formulas import beyond, ddim
+from any_pipeline import CASES, Case, draw, quiet, seeded, told_embeddings
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
@@ -80,37 +81,19 @@ CASES["StableDiffusionXLInpaintPipeline, with a mask and a picture in channels"]
     stock("StableDiffusionXLInpaintPipeline", SDXL, taken=9), constant({**told, **painting, **small}), **nine, **late
 )
 controls = {"control_image": PICTURE}
-CASES["StableDiffusionControlNetImg2ImgPipeline"] = Case(
-    stock("StableDiffusionControlNetImg2ImgPipeline", SD_CONTROL),
-    constant({**told, **from_picture, **controls}),
-    control=True,
-    **late,
-)
-CASES["StableDiffusionXLControlNetImg2ImgPipeline"] = Case(
-    stock("StableDiffusionXLControlNetImg2ImgPipeline", SDXL_CONTROL),
-    constant({**told, **from_picture, **controls}),
-    control=True,
-    **late,
-)
-CASES["StableDiffusionControlNetInpaintPipeline"] = Case(
-    stock("StableDiffusionControlNetInpaintPipeline", SD_CONTROL),
-    constant({**told, **painting, **controls}),
-    painted=right,
-    control=True,
-    **late,
-)
+for name, (family, more) in {
+    "StableDiffusionControlNetImg2ImgPipeline": (SD_CONTROL, dict(call=from_picture)),
+    "StableDiffusionXLControlNetImg2ImgPipeline": (SDXL_CONTROL, dict(call=from_picture)),
+    "StableDiffusionControlNetInpaintPipeline": (SD_CONTROL, dict(call=painting, painted=right)),
+    "StableDiffusionXLControlNetInpaintPipeline": (SDXL_CONTROL, dict(call=painting, painted=right)),
+}.items():
+    call = {**told, **more.pop("call"), **controls}
+    CASES[name] = Case(stock(name, family), constant(call), control=True, **more, **late)
 CASES["StableDiffusionControlNetInpaintPipeline, with a mask and a picture in channels"] = Case(
     stock("StableDiffusionControlNetInpaintPipeline", SD_CONTROL, taken=9),
     constant({**told, **painting, **controls}),
     control=True,
     **nine,
-    **late,
-)
-CASES["StableDiffusionXLControlNetInpaintPipeline"] = Case(
-    stock("StableDiffusionXLControlNetInpaintPipeline", SDXL_CONTROL),
-    constant({**told, **painting, **controls}),
-    painted=right,
-    control=True,
     **late,
 )
 

@@ -13,23 +13,25 @@ from any_cases import (
     HUNYUAN,
     IMAGE,
     KANDINSKY,
-    KLEIN,
-    SANA,
     VIDEO,
     WAN,
-    binned,
     channels,
+    cog_case,
     cog_ddim,
     cog_vae,
     constant,
     euler,
     five,
-    flux2_vae,
+    flux2,
+    flux2_klein,
     frames_move,
     guider,
     hunyuan_vae,
+    motif,
+    of_sana_video,
     pooled,
     prepares,
+    sana_video,
     shifted,
     told_15,
     vae_15,
@@ -38,7 +40,8 @@ from any_cases import (
     wan_vae,
 )  # fmt: skip
 from any_cases_image import drawn, starts
-from any_pipeline import CASES, TEXT, Case, ddim, draw, masks, network, pipeline, seeded, texts
+from any_formulas import ddim
+from any_pipeline import CASES, TEXT, Case, draw, masks, network, pipeline, seeded, texts
 from PIL import Image
 from transformers import (
     CLIPVisionModel,
@@ -125,28 +128,10 @@ CASES["CogVideoXVideoToVideoPipeline"] = Case(
     order=later_ddim,
     made=3,
 )
-CASES["CogVideoXFunControlPipeline"] = Case(
-    pipeline(
-        "CogVideoXFunControlPipeline",
-        network("CogVideoXTransformer3DModel", **{**COGVIDEOX, "in_channels": 8}),
-        cog_ddim,
-        vae=cog_vae,
-    ),
-    constant({**of_film, "control_video": FILM}),
-    latents=channels(4, 2),
-    order=ddim,
-)
-CASES["ConsisIDPipeline"] = Case(
-    pipeline(
-        "ConsisIDPipeline",
-        network("ConsisIDTransformer3DModel", **{**COGVIDEOX, "in_channels": 8}),
-        cog_ddim,
-        vae=cog_vae,
-    ),
-    constant({**of_film, "image": SHOWN, "num_frames": 5}),
-    latents=channels(4, 2),
-    order=ddim,
-)
+name = "CogVideoXFunControlPipeline"
+CASES[name] = cog_case(name, {**of_film, "control_video": FILM})
+name = "ConsisIDPipeline"
+CASES[name] = cog_case(name, {**of_film, "image": SHOWN, "num_frames": 5}, "ConsisIDTransformer3DModel")
 
 
 def magvit() -> Any:
@@ -243,32 +228,16 @@ CASES["Kandinsky5I2VPipeline"] = Case(
     latents=lambda x: x[:, 1:, ..., :4],
 )
 CASES["SanaImageToVideoPipeline"] = Case(
-    pipeline(
-        "SanaImageToVideoPipeline",
-        network("SanaVideoTransformer3DModel", **SANA, qk_norm="rms_norm_across_heads", rope_max_seq_len=32),
-        euler,
-        vae=wan_vae,
-    ),
-    constant({
-        **texts(), **masks(), **IMAGE, "frames": 5, "guidance_scale": 3.0, **binned, "negative_prompt": None,
-        "image": SHOWN,
-    }),
+    pipeline("SanaImageToVideoPipeline", sana_video, euler, vae=wan_vae),
+    constant({**of_sana_video, "image": SHOWN}),
     moving=frames_move,
     sampled=lambda pipe, x: x[:, :, 1:],
-)  # fmt: skip
+)
 CASES["MotifVideoImage2VideoPipeline"] = Case(
-    pipeline(
-        "MotifVideoImage2VideoPipeline",
-        network("MotifVideoTransformer3DModel", **{
-            key: value for key, value in HUNYUAN.items() if key not in ("num_refiner_layers", "pooled_projection_dim")
-        } | {"in_channels": 9}),
-        shifted,
-        vae=wan_vae,
-        guider=guider(),
-    ),
+    pipeline("MotifVideoImage2VideoPipeline", motif, shifted, vae=wan_vae, guider=guider()),
     constant({**texts(), **masks(kind=torch.bool), **VIDEO, "image": frame(), "prompt": None}),
     latents=channels(4),
-)  # fmt: skip
+)
 
 
 class Unchecked(torch.nn.Module):
@@ -296,14 +265,12 @@ CASES["Cosmos2_5_PredictBasePipeline"] = Case(
 
 # Reference tokens in the sequence
 CASES["Flux2KleinPipeline, with a reference picture"] = Case(
-    pipeline(
-        "Flux2KleinPipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=False), euler, vae=flux2_vae
-    ),
+    flux2_klein,
     constant({**texts(), **IMAGE, "image": Image.new("RGB", (64, 64)), "guidance_scale": 3.0}),
     latents=channels(4),
 )
 CASES["Flux2Pipeline, with a reference picture"] = Case(
-    pipeline("Flux2Pipeline", network("Flux2Transformer2DModel", **KLEIN, guidance_embeds=True), euler, vae=flux2_vae),
+    flux2,
     constant({"prompt_embeds": draw(1, 5, TEXT, seed=1), "image": Image.new("RGB", (64, 64)), **IMAGE}),
     w=None,
     reflection=(1.0, 1.0),

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from any_cases import CASES, zero
-from any_pipeline import ddim, sample
+from any_formulas import ddim
+from any_pipeline import sample
 from diffusers import (
     CogVideoXDPMScheduler,
     EDMEulerScheduler,
