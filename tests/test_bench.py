@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from command_lines import command_lines
 from diffusers import ModelMixin
 from typer.testing import CliRunner
 
@@ -94,24 +95,21 @@ def test_compiled_blocks_sample_what_the_uncompiled_ones_do(monkeypatch):
     assert all(row["rms_apart"] < 0.2 for row in rows[2:])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--part", "memroy", "--small"], "did you mean 'memory'"),
-        (["--device", "cpu"], "--small"),
-        (["--minutes", "0"], "more than 0"),
-        (["--minutes", "nan"], "more than 0"),
-        (["--minutes", "soon"], "not a number"),
-        (["--size", "100"], "multiple of 8"),
-        (["--size", "64", "--size", "64"], "once"),
-        (["--frames", "33"], "from 1 to 32"),
-        (["--out", "."], "folder"),
-        (["--out", ""], "not accepted"),
-        (["--small", "--device", "gpu"], "--device"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused_in_a_sentence_before_anything_is(arguments, says, tmp_path):
-    ran = bench(*arguments)
+@command_lines("""
+    --part memroy --small => did you mean 'memory'
+    --device cpu => --small
+    --minutes 0 => more than 0
+    --minutes nan => more than 0
+    --minutes soon => not a number
+    --size 100 => multiple of 8
+    --size 64 --size 64 => once
+    --frames 33 => from 1 to 32
+    --out . => folder
+    --out '' => not accepted
+    --small --device gpu => --device
+""")
+def test_what_cannot_be_measured_is_refused_in_a_sentence_before_anything_is(options, says, tmp_path):
+    ran = bench(*options)
     assert ran.exit_code == 2
     assert says in " ".join(ran.output.split())
     assert "Traceback" not in ran.output

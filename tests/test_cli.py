@@ -17,6 +17,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import tiny
+from command_lines import command_lines
 from copies import UNCHANGED
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
@@ -271,47 +272,38 @@ def test_gif_and_png_lie_beside_the_video(small):
     assert sidecar()["formats"] == ["mp4", "gif", "png"]
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        ([""], "PROMPT: '' is not accepted"),
-        (["a cat", "--height", 63], "--height: 63 is not accepted; give a multiple of 8"),
-        (["a cat", "--steps", -3], "--steps: -3 is not accepted; give a whole number from 1 to 1000"),
-        (["a cat", "--steps", "many"], "'--steps' / '--T': 'many' is not a whole number"),
-        (["a cat", "--preset", "shape"], "preset 'shape' is unknown; did you mean 'shapes'?"),
-        (["a cat", "--schedule", "cosine"], "--schedule: 'cosine' is not accepted"),
-        (["a cat", "--frames", 9], "--frames: 9 is not accepted; give a whole number from 1 to 8"),
-        (["a cat", "--guidance", "nan"], "--guidance: nan is not accepted; give a finite number"),
-        (["a cat", "--weak-guidance", "inf"], "--weak-guidance: inf is not accepted"),
-        (["a cat", "--strong-guidance", "x"], "'--strong-guidance' / '--strong_guidance_scale': 'x' is not a number"),
-        (
-            ["a cat", "--reflection-steps", 4],
-            "--reflection-steps: 4 is not accepted; give a whole number from 0 to 3",
-        ),
-        (["a cat", "--seed", -1], "--seed: '-1' is not accepted; give whole numbers from 0 up"),
-        (["a cat", "--seed", "3-1"], "--seed: '3-1' is not accepted"),
-        (["a cat", "--inversion", "x_0"], "--inversion: 'x_0' is not accepted"),
-        ([PROMPT, "--method", "s2w"], "--method: 's2w' is not accepted; did you mean 's2wd'?"),
-        ([PROMPT, "--set", "motion_gian=2"], "--set: 'motion_gian' is no option of w2sd; did you mean 'motion_gai"),
-        ([PROMPT, "--set", "cap=-1"], "`cap` has to be a finite number from 0, but is -1"),
-        ([PROMPT, "--set", "cap"], "--set: 'cap' is not accepted; give NAME=VALUE"),
-        (["a cat", "--dtype", "float8"], "--dtype: 'float8' is not accepted; did you mean"),
-        (["a cat", "--device", "tpu"], "--device: 'tpu' is not accepted"),
-        (["a cat", "--strong", "/no/model"], "strong: '/no/model' is not there"),
-        (
-            ["a cat", "--out", "/dev/null/x"],
-            "--out: '/dev/null/x' is not accepted; give a folder that can be written to",
-        ),
-        (["a cat", "--plain", "--compare"], "exclude one another"),
-        (["a cat", "--plain", "--set", "motion_gain=2"], "--plain and --weak-only sample without a method"),
-        (["a cat", "--method", "weak"], "--method: 'weak' is not accepted; Available: w2sd"),
-        (["a cat", "--set", "cap=-1"], "--set: cap=-1 is not accepted"),
-        (["a cat", "--prompts", "none.txt"], "--prompts: 'none.txt' is not accepted"),
-        (["a cat", "--from", "x.json"], "--from takes everything from the sidecar"),
-        (["--from", "none.json"], "--from: 'none.json' is not accepted"),
-        ([], "PROMPT is missing"),
-    ],
-)
+@command_lines("""
+    '' => PROMPT: '' is not accepted
+    'a cat' --height 63 => --height: 63 is not accepted; give a multiple of 8
+    'a cat' --steps -3 => --steps: -3 is not accepted; give a whole number from 1 to 1000
+    'a cat' --steps many => '--steps' / '--T': 'many' is not a whole number
+    'a cat' --preset shape => preset 'shape' is unknown; did you mean 'shapes'?
+    'a cat' --schedule cosine => --schedule: 'cosine' is not accepted
+    'a cat' --frames 9 => --frames: 9 is not accepted; give a whole number from 1 to 8
+    'a cat' --guidance nan => --guidance: nan is not accepted; give a finite number
+    'a cat' --weak-guidance inf => --weak-guidance: inf is not accepted
+    'a cat' --strong-guidance x => '--strong-guidance' / '--strong_guidance_scale': 'x' is not a number
+    'a cat' --reflection-steps 4 => --reflection-steps: 4 is not accepted; give a whole number from 0 to 3
+    'a cat' --seed -1 => --seed: '-1' is not accepted; give whole numbers from 0 up
+    'a cat' --seed 3-1 => --seed: '3-1' is not accepted
+    'a cat' --inversion x_0 => --inversion: 'x_0' is not accepted
+    'a red cat' --method s2w => --method: 's2w' is not accepted; did you mean 's2wd'?
+    'a red cat' --set motion_gian=2 => --set: 'motion_gian' is no option of w2sd; did you mean 'motion_gai
+    'a red cat' --set cap=-1 => `cap` has to be a finite number from 0, but is -1
+    'a red cat' --set cap => --set: 'cap' is not accepted; give NAME=VALUE
+    'a cat' --dtype float8 => --dtype: 'float8' is not accepted; did you mean
+    'a cat' --device tpu => --device: 'tpu' is not accepted
+    'a cat' --strong /no/model => strong: '/no/model' is not there
+    'a cat' --out /dev/null/x => --out: '/dev/null/x' is not accepted; give a folder that can be written to
+    'a cat' --plain --compare => exclude one another
+    'a cat' --plain --set motion_gain=2 => --plain and --weak-only sample without a method
+    'a cat' --method weak => --method: 'weak' is not accepted; Available: w2sd
+    'a cat' --set cap=-1 => --set: cap=-1 is not accepted
+    'a cat' --prompts none.txt => --prompts: 'none.txt' is not accepted
+    'a cat' --from x.json => --from takes everything from the sidecar
+    --from none.json => --from: 'none.json' is not accepted
+    => PROMPT is missing
+""")
 def test_bad_input_is_refused_in_words_before_anything_is_written(small, options, says):
     if "--from" in options:
         small = []

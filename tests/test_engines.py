@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command_lines import command_lines
 from typer.testing import CliRunner
 
 from w2sd_video import cli, plans
@@ -111,17 +112,14 @@ def invoke(tmp_path, *options):
     return " ".join(run.output.split())
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--engine", "dask"], "--engine: 'dask' is not accepted; give local or ray"),
-        (["--address", "auto"], "--address: 'auto' is not accepted; it goes with --engine ray"),
-        (["--gpus-per-worker", "1"], "--gpus-per-worker: 1.0 is not accepted; it goes with --engine ray"),
-        (["--engine", "ray", "--gpus-per-worker", "1.5"], "--gpus-per-worker: 1.5 is not accepted; give a whole"),
-        (["--engine", "ray", "--device", "cuda:1"], "Ray says which GPU a worker has: give cuda or auto"),
-        (["--engine", "ray", "--address", "ray://a:1"], "--address: 'ray://a:1' is not accepted; give HOST:PORT"),
-    ],
-)
+@command_lines("""
+    --engine dask => --engine: 'dask' is not accepted; give local or ray
+    --address auto => --address: 'auto' is not accepted; it goes with --engine ray
+    --gpus-per-worker 1 => --gpus-per-worker: 1.0 is not accepted; it goes with --engine ray
+    --engine ray --gpus-per-worker 1.5 => --gpus-per-worker: 1.5 is not accepted; give a whole
+    --engine ray --device cuda:1 => Ray says which GPU a worker has: give cuda or auto
+    --engine ray --address ray://a:1 => --address: 'ray://a:1' is not accepted; give HOST:PORT
+""")
 def test_options_of_engines_are_refused_by_name_before_anything_is_made(options, says, tmp_path):
     assert says in invoke(tmp_path, *options)
 

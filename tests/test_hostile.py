@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 import typer
+from command_lines import command_lines
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -101,30 +102,27 @@ def test_no_code_of_a_pipelines_folder_runs(tmp_path):
 # Files that are no files, are too large, or are not text
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        (["--preset", "pipe.yaml"], "preset 'pipe.yaml' is not a file"),
-        (["--from", "pipe"], "--from: pipe is not a sidecar"),
-        (["--prompts", "pipe"], "--prompts: 'pipe' is not accepted; it holds no prompt"),
-        (["--prompts", "/dev/zero"], "--prompts: '/dev/zero' is not accepted; give a text file in UTF-8"),
-        (["--prompts", "huge"], "--prompts: 'huge' is not accepted"),
-        (["--prompts", "latin"], "--prompts: 'latin' is not accepted; give a text file in UTF-8"),
-        (["--preset", "latin.yaml"], "latin.yaml: not a text in UTF-8, at byte 13"),
-        (["--preset", "huge.yaml"], "huge.yaml: it is larger than 256 KiB"),
-        (["--from", "latin"], "--from: latin is not a sidecar"),
-        (["--from", "."], "--from: '.' is not accepted"),
-        (["--preset", "shapes-control", "--control", "pipe"], "--control: "),
-        (["--preset", "~nosuchuser/a.yaml"], "preset '~nosuchuser/a.yaml' is not a file"),
-        (["--strong", "~nosuchuser/a"], "--strong: '~nosuchuser/a' is not accepted; it is no path"),
-        (["--from", "~nosuchuser/a"], "--from: '~nosuchuser/a' is not accepted"),
-        (["--prompts", "~nosuchuser/a"], "--prompts: '~nosuchuser/a' is not accepted"),
-        (["--strong", "package:../.."], "--strong: 'package:../..' is not accepted"),
-        (["--weak", "package:/etc"], "--weak: 'package:/etc' is not accepted"),
-        (["--strong", "a" * 300], "--strong: 'aaa"),
-        (["--strong", "a" * 5000], "--strong: 'aaa"),
-    ],
-)
+@command_lines(f"""
+    --preset pipe.yaml => preset 'pipe.yaml' is not a file
+    --from pipe => --from: pipe is not a sidecar
+    --prompts pipe => --prompts: 'pipe' is not accepted; it holds no prompt
+    --prompts /dev/zero => --prompts: '/dev/zero' is not accepted; give a text file in UTF-8
+    --prompts huge => --prompts: 'huge' is not accepted
+    --prompts latin => --prompts: 'latin' is not accepted; give a text file in UTF-8
+    --preset latin.yaml => latin.yaml: not a text in UTF-8, at byte 13
+    --preset huge.yaml => huge.yaml: it is larger than 256 KiB
+    --from latin => --from: latin is not a sidecar
+    --from . => --from: '.' is not accepted
+    --preset shapes-control --control pipe => --control:
+    --preset ~nosuchuser/a.yaml => preset '~nosuchuser/a.yaml' is not a file
+    --strong ~nosuchuser/a => --strong: '~nosuchuser/a' is not accepted; it is no path
+    --from ~nosuchuser/a => --from: '~nosuchuser/a' is not accepted
+    --prompts ~nosuchuser/a => --prompts: '~nosuchuser/a' is not accepted
+    --strong package:../.. => --strong: 'package:../..' is not accepted
+    --weak package:/etc => --weak: 'package:/etc' is not accepted
+    --strong {"a" * 300} => --strong: 'aaa
+    --strong {"a" * 5000} => --strong: 'aaa
+""")
 def test_a_file_that_cannot_be_read_is_named_at_once(options, says):
     os.mkfifo("pipe")
     os.mkfifo("pipe.yaml")
@@ -277,20 +275,17 @@ def test_a_method_option_that_is_set_twice_is_refused():
     assert "--set: 'motion_gain=2' is not accepted; motion_gain is set twice" in said
 
 
-@pytest.mark.parametrize(
-    "options, idle",
-    [
-        ("--plain --weak-guidance 2 --inversion x_t --guidance 4", "--weak-guidance, --inversion have no effect"),
-        ("--plain --reflection-steps 3", "--reflection-steps has no effect"),
-        ("--weak-only --strong-guidance 3", "--strong-guidance has no effect"),
-        ("--weak-only --weak-guidance 3", "--weak-guidance has no effect"),
-        ("--method z_sampling --weak-motion-scale 0.5 --weak-guidance 0", "--weak-motion-scale has no effect"),
-        ("--method re_sampling --weak-guidance 0", "--weak-guidance has no effect"),
-    ],
-)
-def test_options_that_change_nothing_are_said(options, idle):
-    said = generate(PROMPT, *options.split())
-    assert idle in said and said.count("Note:") == 1
+@command_lines("""
+    --plain --weak-guidance 2 --inversion x_t --guidance 4 => --weak-guidance, --inversion have no effect
+    --plain --reflection-steps 3 => --reflection-steps has no effect
+    --weak-only --strong-guidance 3 => --strong-guidance has no effect
+    --weak-only --weak-guidance 3 => --weak-guidance has no effect
+    --method z_sampling --weak-motion-scale 0.5 --weak-guidance 0 => --weak-motion-scale has no effect
+    --method re_sampling --weak-guidance 0 => --weak-guidance has no effect
+""")
+def test_options_that_change_nothing_are_said(options, says):
+    said = generate(PROMPT, *options)
+    assert says in said and said.count("Note:") == 1
 
 
 def test_options_that_count_are_not_remarked_on():
@@ -298,52 +293,46 @@ def test_options_that_count_are_not_remarked_on():
     assert "Note" not in generate(PROMPT, "--compare", "--method", "z_sampling", "--weak-motion-scale", 0.5)
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        ("--steps 1000000000", "--steps: 1000000000 is not accepted"),
-        ("--frames 1000000000", "--frames: 1000000000 is not accepted"),
-        ("--height 8000000000", "--height: 8000000000 is not accepted"),
-        ("--fps 99999999999999999999", "--fps: 99999999999999999999 is not accepted"),
-        (f"--fps {'9' * 5000}", "is not a whole number"),
-        ("--guidance 1e300", "--guidance: 1e+300 is not accepted"),
-        (f"--seed {'9' * 5000}", "--seed: '999"),
-        (f"--inversion {'9' * 5000}", "--inversion: '999"),
-        (f"--weak-routing 1,{'9' * 5000}", "--weak-routing: '1,999"),
-        (f"--set cap={'9' * 5000}", "--set: 'cap=999"),
-        ("--set cap=[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "--set: 'cap=[[["),
-        ("--lora a/b:1e999", "--lora: inf is not accepted"),
-        ("--device cuda:99999", "--device: 'cuda:99999' is not accepted"),
-    ],
-)
+@command_lines(f"""
+    --steps 1000000000 => --steps: 1000000000 is not accepted
+    --frames 1000000000 => --frames: 1000000000 is not accepted
+    --height 8000000000 => --height: 8000000000 is not accepted
+    --fps 99999999999999999999 => --fps: 99999999999999999999 is not accepted
+    --fps {"9" * 5000} => is not a whole number
+    --guidance 1e300 => --guidance: 1e+300 is not accepted
+    --seed {"9" * 5000} => --seed: '999
+    --inversion {"9" * 5000} => --inversion: '999
+    --weak-routing 1,{"9" * 5000} => --weak-routing: '1,999
+    --set cap={"9" * 5000} => --set: 'cap=999
+    --set cap=[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[ => --set: 'cap=[[[
+    --lora a/b:1e999 => --lora: inf is not accepted
+    --device cuda:99999 => --device: 'cuda:99999' is not accepted
+""")
 def test_huge_numbers_are_refused_by_option(options, says):
-    assert says in generate(PROMPT, *options.split()).replace("\n", "")
+    assert says in generate(PROMPT, *options).replace("\n", "")
 
 
 # Training and rendering
 
 
-@pytest.mark.parametrize(
-    "command, says",
-    [
-        ("train run --stage video --device cpu", "--stage: 'video' is not accepted; it continues from image"),
-        ("train run --stage nothing", "--stage: nothing is not one of vae, decoder, text, image, video, tuned"),
-        ("train run --device cuda:99", "--device: 'cuda:99' is not accepted"),
-        ("train run --device tpu", "--device: 'tpu' is not accepted"),
-        ("train run --set videos=0", "--set: 'videos=0' is not accepted; give a whole number from 1"),
-        ("train run --set videos=9 --set videos=8", "--set: videos is set twice"),
-        ("train run --set learning_rate=nan", "--set: 'learning_rate=nan' is not accepted; give a finite number"),
-        ("train run --set ema_decay=2", "--set: 'ema_decay=2.0' is not accepted"),
-        ("train /dev/null/run --device cpu", "FOLDER: '/dev/null/run' is not accepted"),
-        ("bench --set height=-8", "--set: 'height=-8' is not accepted; give a multiple of 8"),
-        ("bench --set fps=1 --set fps=2", "--set: 'fps=2' is not accepted; fps is set twice"),
-        ("bench --set fsp=1", "--set: 'fsp' is no number of a preset; did you mean 'fps'"),
-        ("bench --table --out rows.jsonl", "rows.jsonl holds rows that this command did not write"),
-    ],
-)
-def test_bad_arguments_of_shapes_are_refused_by_name(command, says):
+@command_lines("""
+    train run --stage video --device cpu => --stage: 'video' is not accepted; it continues from image
+    train run --stage nothing => --stage: nothing is not one of vae, decoder, text, image, video, tuned
+    train run --device cuda:99 => --device: 'cuda:99' is not accepted
+    train run --device tpu => --device: 'tpu' is not accepted
+    train run --set videos=0 => --set: 'videos=0' is not accepted; give a whole number from 1
+    train run --set videos=9 --set videos=8 => --set: videos is set twice
+    train run --set learning_rate=nan => --set: 'learning_rate=nan' is not accepted; give a finite number
+    train run --set ema_decay=2 => --set: 'ema_decay=2.0' is not accepted
+    train /dev/null/run --device cpu => FOLDER: '/dev/null/run' is not accepted
+    bench --set height=-8 => --set: 'height=-8' is not accepted; give a multiple of 8
+    bench --set fps=1 --set fps=2 => --set: 'fps=2' is not accepted; fps is set twice
+    bench --set fsp=1 => --set: 'fsp' is no number of a preset; did you mean 'fps'
+    bench --table --out rows.jsonl => rows.jsonl holds rows that this command did not write
+""")
+def test_bad_arguments_of_shapes_are_refused_by_name(options, says):
     Path("rows.jsonl").write_text('{"pair": "shapes"}\n')
-    assert says in run("shapes", *command.split(), code=2)
+    assert says in run("shapes", *options, code=2)
     assert not Path("run/vae.done").exists()
 
 
@@ -356,23 +345,20 @@ def test_a_rendering_of_more_pixels_than_memory_holds_is_refused(options):
 # Scoring
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        ("v.mp4 --prompts pipe", "--prompts: 'pipe' is not accepted; give a JSON file"),
-        ("v.mp4 --prompts /dev/zero", "--prompts: '/dev/zero' is not accepted; give a JSON file"),
-        ("v.mp4 --prompts deep", "--prompts: 'deep' is not accepted; give a JSON file"),
-        ("v.mp4 --out pipe.json", "--out: 'pipe.json' is not accepted"),
-        ("v.mp4 --dimensions=", "--dimensions: '' is not accepted"),
-    ],
-)
+@command_lines("""
+    v.mp4 --prompts pipe => --prompts: 'pipe' is not accepted; give a JSON file
+    v.mp4 --prompts /dev/zero => --prompts: '/dev/zero' is not accepted; give a JSON file
+    v.mp4 --prompts deep => --prompts: 'deep' is not accepted; give a JSON file
+    v.mp4 --out pipe.json => --out: 'pipe.json' is not accepted
+    v.mp4 --dimensions= => --dimensions: '' is not accepted
+""")
 def test_scoring_waits_for_no_pipe_and_reads_no_endless_file(options, says):
     for name in ("pipe", "pipe.mp4", "pipe.json"):
         os.mkfifo(name)
     Path("deep").write_text("[" * 100_000)
     Path("v.mp4").touch()
     dimensions = [] if "--dimensions=" in options else ["--dimensions", "clipped"]
-    assert says in run("eval", *options.split(), *dimensions, code=2)
+    assert says in run("eval", *options, *dimensions, code=2)
 
 
 def test_scoring_names_a_pipe_among_the_videos():

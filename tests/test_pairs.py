@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from command_lines import command_lines
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import get_peft_model_state_dict
 from PIL import Image
@@ -368,32 +369,29 @@ def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_asked_for(sd):
     assert "ip_image: " in said and "the file has changed since this request was recorded" in said
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        (["--preset", "shapes"], "--preset: 'shapes' is not accepted; it makes videos: w2sd-video generate"),
-        (["--lora", "none.safetensors"], "--lora: 'none.safetensors' is not there"),
-        (["--lora", "a/b/c.txt"], "is not there, and is no hub id"),
-        (["--strong_lora_scale", "1"], "has no LoRA: name one by --lora"),
-        (["--size", "15"], "--size: 15 is not accepted; give a multiple of 8"),
-        (["--size", "16", "--height", "16"], "--size: 16 is not accepted; give it, or --height and --width"),
-        (["--controlnet", "a/b"], "--control is missing"),
-        (["--ip-adapter", "a/b", "--ip-image", "a.png"], "--ip-adapter: 'a/b' is not accepted; name its file"),
-        (["--ip-adapter", "a/b/c.bin", "--ip-image", "a.png"], "--ip-image: 'a.png' is not accepted; give a file"),
-        (["--ip-adapter", ""], "--ip-adapter: '' is not accepted; give MODEL[:STRONG[:WEAK]]"),
-        (["--controlnet", ""], "--controlnet: '' is not accepted; give MODEL[:STRONG[:WEAK]]"),
-        (["--size", "0"], "--size: 0 is not accepted; give a multiple of 8"),
-        (["--size", "64", "--height", "0"], "--size: 64 is not accepted; give it, or --height and --width"),
-        (["--weak_lora_scale", "0"], "--weak_lora_scale: 0.0 is not accepted; preset"),
-        (["--lora", "a/b:1", "--weak_lora_scale", "0"], "--weak_lora_scale: 0.0 is not accepted; --lora a/b:1 says"),
-        (["--lora", "a/b:1", "--lora", "a/b:2"], "--lora: 'a/b:2' is not accepted; it is named twice"),
-        (["--method", "re_sampling", "--inversion", "x_t"], "--inversion: 'x_t' is not accepted; re_sampling inverts"),
-        (["--plain", "--guidance", "0.5"], "--guidance: 0.5 is not accepted; without a method"),
-        (["--method", "advanced_re_sampling", "--set", "adverse=5"], "`adverse` has to be true or false, but is 5"),
-        (["--weak-routing", "worst"], "--weak-routing: 'worst' is not accepted; stable-diffusion has none"),
-        (["--set", "motion_gain=2"], "there is no time in latents"),
-    ],
-)
+@command_lines("""
+    --preset shapes => --preset: 'shapes' is not accepted; it makes videos: w2sd-video generate
+    --lora none.safetensors => --lora: 'none.safetensors' is not there
+    --lora a/b/c.txt => is not there, and is no hub id
+    --strong_lora_scale 1 => has no LoRA: name one by --lora
+    --size 15 => --size: 15 is not accepted; give a multiple of 8
+    --size 16 --height 16 => --size: 16 is not accepted; give it, or --height and --width
+    --controlnet a/b => --control is missing
+    --ip-adapter a/b --ip-image a.png => --ip-adapter: 'a/b' is not accepted; name its file
+    --ip-adapter a/b/c.bin --ip-image a.png => --ip-image: 'a.png' is not accepted; give a file
+    --ip-adapter '' => --ip-adapter: '' is not accepted; give MODEL[:STRONG[:WEAK]]
+    --controlnet '' => --controlnet: '' is not accepted; give MODEL[:STRONG[:WEAK]]
+    --size 0 => --size: 0 is not accepted; give a multiple of 8
+    --size 64 --height 0 => --size: 64 is not accepted; give it, or --height and --width
+    --weak_lora_scale 0 => --weak_lora_scale: 0.0 is not accepted; preset
+    --lora a/b:1 --weak_lora_scale 0 => --weak_lora_scale: 0.0 is not accepted; --lora a/b:1 says
+    --lora a/b:1 --lora a/b:2 => --lora: 'a/b:2' is not accepted; it is named twice
+    --method re_sampling --inversion x_t => --inversion: 'x_t' is not accepted; re_sampling inverts
+    --plain --guidance 0.5 => --guidance: 0.5 is not accepted; without a method
+    --method advanced_re_sampling --set adverse=5 => `adverse` has to be true or false, but is 5
+    --weak-routing worst => --weak-routing: 'worst' is not accepted; stable-diffusion has none
+    --set motion_gain=2 => there is no time in latents
+""")
 def test_bad_input_is_refused_in_words(options, says, sd):
     path = preset("sd15-guidance", sd)
     assert says in image("--preset", path, *options, code=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import pytest
+from command_lines import command_lines
 from typer.testing import CliRunner
 
 from w2sd_video import plugins, presets, settings
@@ -76,24 +77,18 @@ def test_another_scheduler_keeps_what_the_schedule_says():
     assert said == {"class": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "solver_order": 2, **kept}
 
 
-@pytest.mark.parametrize(
-    "arguments, says",
-    [
-        (["--scheduler", "Foo"], "--scheduler: 'Foo' is not accepted; give a scheduler of diffusers"),
-        (["--scheduler", "DDIMScheduler eta"], "give a diffusers class, and NAME=VALUE with spaces between"),
-        (["--scheduler", "EulerDiscreteScheduler foo=1"], "EulerDiscreteScheduler has no such argument"),
-        (["--scheduler", "DDIMScheduler class=EulerDiscreteScheduler"], "each name once"),
-        (["--scheduler", "DDIMScheduler clip_sample=no clip_sample=yes"], "each name once"),
-        (
-            ["--scheduler", "FlowMatchEulerDiscreteScheduler"],
-            "it cannot be told the beta_schedule, beta_start, beta_end",
-        ),
-        (["--offload", "disk"], "--offload: 'disk' is not accepted; Available: none, model, sequential, group"),
-        (["--offload", "model", "--device", "cpu"], "it needs an accelerator"),
-    ],
-)
-def test_options_that_cannot_be_served_are_refused(arguments, says, tmp_path):
-    ran = CliRunner().invoke(app, ["generate", PROMPT, "--out", str(tmp_path / "out"), *SMALL, *arguments])
+@command_lines("""
+    --scheduler Foo => --scheduler: 'Foo' is not accepted; give a scheduler of diffusers
+    --scheduler 'DDIMScheduler eta' => give a diffusers class, and NAME=VALUE with spaces between
+    --scheduler 'EulerDiscreteScheduler foo=1' => EulerDiscreteScheduler has no such argument
+    --scheduler 'DDIMScheduler class=EulerDiscreteScheduler' => each name once
+    --scheduler 'DDIMScheduler clip_sample=no clip_sample=yes' => each name once
+    --scheduler FlowMatchEulerDiscreteScheduler => it cannot be told the beta_schedule, beta_start, beta_end
+    --offload disk => --offload: 'disk' is not accepted; Available: none, model, sequential, group
+    --offload model --device cpu => it needs an accelerator
+""")
+def test_options_that_cannot_be_served_are_refused(options, says, tmp_path):
+    ran = CliRunner().invoke(app, ["generate", PROMPT, "--out", str(tmp_path / "out"), *SMALL, *options])
     assert ran.exit_code == 2 and says in ran.stderr
 
 

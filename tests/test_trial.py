@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_lines import command_lines
 from typer.testing import CliRunner
 
 from w2sd_video import cli, presets, trial
@@ -102,21 +103,18 @@ def test_a_preset_whose_weights_are_not_here_is_refused_by_name_at_once(name, tm
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--try", "shape"], "did you mean 'shapes'"),
-        (["--try", ""], "--try"),
-        (["--try", "none.yaml"], "not a file"),
-        (["--try", "shapes", "--out", "."], "folder"),
-        (["--try", "shapes", "--device", "gpu"], "--device"),
-        (["--out", "report.md"], "--try"),
-        (["--overwrite"], "--try"),
-        (["--device", "cpu"], "--try"),
-    ],
-)
-def test_what_cannot_be_tried_is_refused_in_a_sentence(arguments, says, tmp_path):
-    ran = doctor(*arguments)
+@command_lines("""
+    --try shape => did you mean 'shapes'
+    --try '' => --try
+    --try none.yaml => not a file
+    --try shapes --out . => folder
+    --try shapes --device gpu => --device
+    --out report.md => --try
+    --overwrite => --try
+    --device cpu => --try
+""")
+def test_what_cannot_be_tried_is_refused_in_a_sentence(options, says, tmp_path):
+    ran = doctor(*options)
     assert ran.exit_code == 2 and says in " ".join(ran.output.split()) and "Traceback" not in ran.output
     assert not list(tmp_path.glob("*.md"))
 
