@@ -91,3 +91,50 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(written: Path, tmp_path: Path) -> Path:
     """Three videos, a test's own."""
     return Path(shutil.copytree(written, tmp_path / "videos"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder to run in, without a hub, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty cache of the hub, and no hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path.with_name("hub")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name tiny strong, weak and motion folders."""
+    from commands import save_models
+
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def small(models: list[str]) -> list[str]:
+    """Tiny models at a tiny size."""
+    from commands import STEPS
+
+    return [*models, *f"--height 16 --width 24 --frames 3 --steps {STEPS} --device cpu".split()]
+
+
+@pytest.fixture(scope="session")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tiny models of SDXL, by name, with a LoRA, a ControlNet, an IP-Adapter and a picture."""
+    from pair_models import XL, image_models
+
+    return image_models(tmp_path_factory.mktemp("xl"), XL)
+
+
+@pytest.fixture(scope="session")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Those of Stable Diffusion 1, and two motion modules."""
+    from pair_models import video_models
+
+    return video_models(tmp_path_factory.mktemp("sd"))

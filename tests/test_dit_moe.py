@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import init_empty_weights
+from commands import run
 from diffusers import DDIMScheduler, DiTPipeline
 from families import FAMILIES, Literal, algorithm_1
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import run
 from tiny import SIZE, vae
 
 from w2sd_video import arms

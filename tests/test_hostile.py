@@ -30,14 +30,7 @@ from w2sd_video.sampling import load
 
 PROMPT = "a red circle moving right"
 NOWHERE = "/dev/null/out"  # a folder that cannot be made: what is accepted ends here, before models are loaded
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty folder, without a hub."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "200")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def run(*arguments: object, code: int, typed: str | None = None) -> str:

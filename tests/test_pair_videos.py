@@ -1,0 +1,97 @@
+"""Pairs of video models from presets, saved as users have them, against the pipelines' own calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import MotionAdapter
+from pair_models import (
+    ANIMATE,
+    SIDE,
+    animate,
+    scaled,
+    video_call,
+)
+from PIL import Image
+
+from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.runs import Refused, Request
+from w2sd_video.sampling import load, sample
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.mark.slow
+def test_videos_with_a_controlnet_show_it_one_picture_or_a_frame_each(sd):
+    request = animate(sd, "animatediff-controlnet", controlnet=scaled(sd["controlnet"], 1.0, 0.5))
+    made, _ = sample(load(request)["w2sd"], request, "w2sd")
+    family = next(f for f in families.FAMILIES if f.control and f.video)
+    own = family.cls.from_pretrained(
+        sd["strong"], motion_adapter=sd["motion"], controlnet=sd["controlnet"], torch_dtype=torch.float32
+    )
+    frames = [Image.open(sd["picture"]).resize((SIDE, SIDE))] * tiny.FRAMES
+    arms = {"strong_guidance_scale": 0.5, "weak_guidance_scale": 0.5, "weak_controlnet_conditioning_scale": 0.5}
+    assert np.array_equal(made, video_call(own, conditioning_frames=frames, **arms))
+    Path("frames").mkdir()
+    for n in range(2):
+        Image.open(sd["picture"]).save(f"frames/{n}.png")
+    short = Request.of("a cat", preset=request.preset, control="frames")
+    with pytest.raises(Refused, match="it has 2 frames; give 3, or one picture for all"):
+        sample(load(short)["w2sd"], short, "w2sd")
+
+
+@pytest.mark.slow
+def test_the_weak_arm_with_another_motion_module_or_none(sd):
+    request = animate(sd, "animatediff-guidance", weak_motion_adapter=sd["weak_motion"], weak_guidance_scale=1.0)
+    pair = load(request)["w2sd"]
+    # All but the motion modules is held once; those are the other adapter's.
+    ours, theirs = dict(pair.weak_unet.named_parameters()), dict(pair.unet.named_parameters())
+    other = dict(tiny.motion_adapter(7).named_parameters())
+    for name, parameter in ours.items():
+        if ".motion_modules." in name:
+            assert torch.equal(parameter, other[name])
+        else:
+            assert parameter is theirs[name]
+    made, _ = sample(pair, request, "w2sd")
+    own = ANIMATE.cls.from_pretrained(
+        sd["strong"], weak=sd["strong"], motion_adapter=sd["motion"], torch_dtype=torch.float32
+    )
+    unshare_parameters(own.weak_unet, own.unet)
+    own.weak_unet.load_state_dict(other, strict=False)
+    assert np.array_equal(made, video_call(own, weak_guidance_scale=1.0))
+    off = animate(sd, "animatediff-motion")
+    made, _ = sample(load(off)["w2sd"], off, "w2sd")
+    plain = ANIMATE.cls.from_pretrained(sd["strong"], motion_adapter=sd["motion"], torch_dtype=torch.float32)
+    assert np.array_equal(made, video_call(plain, weak_motion_scale=0.0, strong_guidance_scale=1.0))
+
+
+@pytest.mark.slow
+def test_a_lora_beside_another_motion_module_is_the_strong_arms(sd):
+    values = {"weak_motion_adapter": sd["weak_motion"], "weak_guidance_scale": 1.0}
+    lora = animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, 0.0)})
+    made, _ = sample(load(lora)["w2sd"], lora, "w2sd")
+    pair = load(animate(sd, "animatediff-guidance", **values))["w2sd"]
+    pair.load_lora_weights(sd["lora"], adapter_name="style")
+    pair.set_adapters(["style"], [0.8])
+    assert np.array_equal(made, video_call(pair, weak_guidance_scale=1.0))
+    with pytest.raises(Refused, match="give 0 for the weak arm"):
+        animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
+
+
+@pytest.mark.slow
+def test_a_motion_module_of_another_layout_for_the_weak_arm(sd, tmp_path):
+    """AnimateDiff's first one has none in the middle block, the second has."""
+    config = {
+        **tiny.motion_adapter().config,
+        "use_motion_mid_block": not tiny.motion_adapter().config.use_motion_mid_block,
+    }
+    tiny.seeded(9, lambda: MotionAdapter.from_config(config)).save_pretrained(tmp_path / "other")
+    request = animate(sd, "animatediff-guidance", weak_motion_adapter=str(tmp_path / "other"), weak_guidance_scale=1.0)
+    pair = load(request)["w2sd"]
+    assert pair.weak_unet.config.use_motion_mid_block is not pair.unet.config.use_motion_mid_block
+    assert sample(pair, request, "w2sd")[0].shape[1:] == (SIDE, SIDE, 3)

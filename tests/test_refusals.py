@@ -1,0 +1,124 @@
+"""What a command refuses before it writes anything, with what it says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from command_lines import command_lines
+from commands import PROMPT, generate, listing, run
+
+from w2sd_video import check_pair, presets, runs
+from w2sd_video.shapes import WEIGHTS
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@command_lines("""
+    '' => PROMPT: '' is not accepted
+    'a cat' --height 63 => --height: 63 is not accepted; give a multiple of 8
+    'a cat' --steps -3 => --steps: -3 is not accepted; give a whole number from 1 to 1000
+    'a cat' --steps many => '--steps' / '--T': 'many' is not a whole number
+    'a cat' --preset shape => preset 'shape' is unknown; did you mean 'shapes'?
+    'a cat' --schedule cosine => --schedule: 'cosine' is not accepted
+    'a cat' --frames 9 => --frames: 9 is not accepted; give a whole number from 1 to 8
+    'a cat' --guidance nan => --guidance: nan is not accepted; give a finite number
+    'a cat' --weak-guidance inf => --weak-guidance: inf is not accepted
+    'a cat' --strong-guidance x => '--strong-guidance' / '--strong_guidance_scale': 'x' is not a number
+    'a cat' --reflection-steps 4 => --reflection-steps: 4 is not accepted; give a whole number from 0 to 3
+    'a cat' --seed -1 => --seed: '-1' is not accepted; give whole numbers from 0 up
+    'a cat' --seed 3-1 => --seed: '3-1' is not accepted
+    'a cat' --inversion x_0 => --inversion: 'x_0' is not accepted
+    'a red cat' --method s2w => --method: 's2w' is not accepted; did you mean 's2wd'?
+    'a red cat' --set motion_gian=2 => --set: 'motion_gian' is no option of w2sd; did you mean 'motion_gai
+    'a red cat' --set cap=-1 => `cap` has to be a finite number from 0, but is -1
+    'a red cat' --set cap => --set: 'cap' is not accepted; give NAME=VALUE
+    'a cat' --dtype float8 => --dtype: 'float8' is not accepted; did you mean
+    'a cat' --device tpu => --device: 'tpu' is not accepted
+    'a cat' --strong /no/model => strong: '/no/model' is not there
+    'a cat' --out /dev/null/x => --out: '/dev/null/x' is not accepted; give a folder that can be written to
+    'a cat' --plain --compare => exclude one another
+    'a cat' --plain --set motion_gain=2 => --plain and --weak-only sample without a method
+    'a cat' --method weak => --method: 'weak' is not accepted; Available: w2sd
+    'a cat' --set cap=-1 => --set: cap=-1 is not accepted
+    'a cat' --prompts none.txt => --prompts: 'none.txt' is not accepted
+    'a cat' --from x.json => --from takes everything from the sidecar
+    --from none.json => --from: 'none.json' is not accepted
+    => PROMPT is missing
+""")
+def test_bad_input_is_refused_in_words_before_anything_is_written(small, options, says):
+    if "--from" in options:
+        small = []
+    assert says in generate(*small, *options, code=2)
+    assert listing(".") == []
+
+
+def test_damaged_weights_are_refused_by_name(small, models):
+    shutil.copytree(models[1], "damaged")
+    (unet,) = Path("damaged/unet").glob("*.safetensors")
+    unet.write_bytes(unet.read_bytes()[: unet.stat().st_size // 2])
+    said = generate(PROMPT, *small, "--strong", "damaged", code=2)
+    assert "/damaged' is damaged or not complete" in said and listing() == []
+
+
+def test_a_device_that_is_not_there_is_refused(small):
+    said = generate(PROMPT, *small, "--device", "cuda:99", code=2)
+    assert "--device: 'cuda:99' is not accepted" in said and listing() == []
+
+
+def test_without_weights_a_real_preset_says_how_to_get_them(offline):
+    said = generate("a cat", "--preset", "animatediff-sdxl-juggernaut", code=2)
+    assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
+
+
+@pytest.mark.slow
+def test_all_missing_weights_are_named_at_once_and_before_torch_is_needed(offline, tmp_path):
+    both = ("hf download Wan-AI/Wan2.1-T2V-14B-Diffusers", "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    said = generate("a cat", "--preset", "wan21-14b-1.3b", code=2)
+    assert all(each in said for each in both)
+    assert both[1] not in generate("a cat", "--preset", "wan21-14b-1.3b", "--plain", code=2)
+    (tmp_path / "wan.yaml").write_text("prompts: [a cat]\npreset: wan21-14b-1.3b\n")
+    said = run("run", tmp_path / "wan.yaml", "--dry-run")
+    assert "left: 1 cells" in said and all(each in said for each in both)
+    assert all(each in run("run", tmp_path / "wan.yaml", code=2) for each in both)
+    assert not (tmp_path / "wan").exists()
+
+
+@pytest.mark.parametrize(
+    "option, model, says",
+    [
+        ("--weak", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "is of the family wan, and this pair is of animatediff-sdxl"),
+        ("--strong", WEIGHTS / "digits", "is a DiTMoEPipeline, of the family dit-moe, and this pair is"),
+    ],
+)
+def test_a_model_of_another_family_is_refused_with_presets_of_its_own(offline, option, model, says):
+    said = generate("a red circle", option, model, code=2)
+    assert says in said and "Choose a preset of its family: --preset " in said and "hf download" not in said
+
+
+def test_a_dry_run_refuses_the_folder_that_the_run_would(tmp_path):
+    (tmp_path / "plan.yaml").write_text("prompts: [a red circle]\n")
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/folder"):
+        said = run("run", tmp_path / "plan.yaml", "--out", tmp_path / place, "--dry-run", code=2)
+        assert "give a folder that can be written to (Not a directory)" in said
+
+
+def test_a_prompt_outside_the_shapes_grammar_is_refused_with_the_words_and_the_way_out():
+    said = generate("a photo of a cat", code=2)
+    assert "circle" in said and "w2sd-video presets" in said and listing() == []
+
+
+def test_more_seeds_than_anyone_means_are_refused_at_once():
+    assert "at most 10000 seeds" in generate(PROMPT, "--seed", "0-99999999999", code=2)
+
+
+def test_check_pair_refuses_a_name_before_it_asks_the_models_and_names_only_options_that_it_has():
+    Path("pair/plain").mkdir(parents=True)
+    first = check_pair.samples(presets.load("shapes"), 2, [], None, Path("pair/shown"))[0]
+    (output,) = runs.place([runs.Request.of(first.prompt, 0, variant="plain")], Path("pair/plain"), ["mp4"])
+    output.paths["mp4"].write_text("of the user")
+    said = run("check-pair", "--samples", 2, code=2)
+    assert f"{output.paths['mp4']} already exists" in said and "Give another --out" in said
+    assert "--overwrite" not in said and not Path("pair/alignment.csv").exists()
