@@ -106,7 +106,7 @@ def test_no_code_of_a_pipelines_folder_runs(tmp_path):
     --preset huge.yaml => huge.yaml: it is larger than 256 KiB
     --from latin => --from: latin is not a sidecar
     --from . => --from: '.' is not accepted
-    --preset shapes-control --control pipe => --control:
+    --preset shapes-control --control pipe => --control: '/
     --preset ~nosuchuser/a.yaml => preset '~nosuchuser/a.yaml' is not a file
     --strong ~nosuchuser/a => --strong: '~nosuchuser/a' is not accepted; it is no path
     --from ~nosuchuser/a => --from: '~nosuchuser/a' is not accepted

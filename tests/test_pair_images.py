@@ -13,19 +13,7 @@ import torch
 import yaml
 from commands import listing, run
 from diffusers import AutoencoderKL, DDIMScheduler
-from pair_models import (
-    SD,
-    SIDE,
-    STEPS,
-    XL,
-    call,
-    image,
-    loaded,
-    pixels,
-    preset,
-    record,
-    scaled,
-)
+from pair_models import SD, SIDE, STEPS, XL, call, image, loaded, pixels, preset, record, scaled
 from PIL import Image
 from transformers import CLIPImageProcessor
 

@@ -6,14 +6,7 @@ import pytest
 import torch
 from command_lines import command_lines
 from commands import listing, run
-from pair_models import (
-    SD,
-    image,
-    loaded,
-    preset,
-    record,
-    scaled,
-)
+from pair_models import SD, image, loaded, preset, record, scaled
 from PIL import Image
 from safetensors.torch import load_file
 

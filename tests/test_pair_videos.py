@@ -10,13 +10,7 @@ import pytest
 import tiny
 import torch
 from diffusers import MotionAdapter
-from pair_models import (
-    ANIMATE,
-    SIDE,
-    animate,
-    scaled,
-    video_call,
-)
+from pair_models import ANIMATE, SIDE, animate, scaled, video_call
 from PIL import Image
 
 from w2sd_video.models.motion import unshare_parameters
