@@ -74,6 +74,13 @@ def test_a_plan_without_axes_has_one_arm():
     assert [(arm.name, arm.folder) for arm in plan(axes={}).arms] == [("all", "all")]
 
 
+def test_a_text_counts_once_also_with_spaces_around_it():
+    assert [prompt.text for prompt in Plan(prompts=["a cat", " a cat", "a cat\n", "A cat"]).suite.prompts] == [
+        "a cat",
+        "A cat",
+    ]
+
+
 def test_a_suite_is_drawn_from_and_a_larger_draw_has_the_smaller():
     few, more = (plan(prompts="shapes", n=n, sample_seed=3) for n in (3, 6))
     assert {p.text for p in few.suite.prompts} < {p.text for p in more.suite.prompts}
@@ -139,6 +146,14 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
         ({"prompts": ["a red dog"]}, "outside the shapes world"),
         ({"seeds": "3-1"}, "seeds: '3-1' is not accepted"),
         ({"seeds": -1}, "seeds: -1 is not accepted"),
+        ({"prompts": "x" * 10_000}, "is not accepted; Available: smoke"),
+        ({"axes": {"motion_gain": [10**400]}}, "is not accepted; give smaller whole numbers"),
+        ({"axes": {"a\nb": {"c": {}}}}, "axes: 'a\\nb' is not accepted; give names of printable characters"),
+        ({"axes": {"arm": {"a": {"tune": {"guidance_scale": [[1], 2]}}}}}, "tune.guidance_scale: [[1], 2] is not acc"),
+        ({"axes": {"arm": {"a": {"tune": {"guidance_sacle": [1, 2]}}}}, "tuning": {"by": ["clipped"]}},
+         "axes (arm a): 'guidance_sacle' is no setting (did you mean 'guidance_scale'?)"),
+        ({"tuning": {"by": ["clipped"], "promts": "smoke"}}, "tuning.promts: 'smoke' is not accepted; no setting"),
+        ({"axes": {"arm": {"a": {"as_costly_as": "a"}}}}, "as_costly_as: 'a' is not accepted; give the axis another"),
         ({"seeds": []}, "seeds: [] is not accepted; give at least one"),
         ({"seeds": "0-99999999"}, "give at most 100000 seeds"),
         ({"n": 3}, "n: 3 is not accepted; texts has 2"),

@@ -190,7 +190,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: Any) -> int:
         text = self.construct_scalar(node).replace("_", "")
-        return int(text, 0 if re.match("[-+]?0[bxX]", text) else 10)  # 010 is ten, and no octal number
+        try:
+            return int(text, 0 if re.match("[-+]?0[bxX]", text) else 10)  # 010 is ten, and no octal number
+        except ValueError:  # a tag !!int of another text, or thousands of digits
+            raise ValueError(f"{text[:40]!r}{' and so on' * (len(text) > 40)} is no whole number to be read") from None
 
     def construct_yaml_float(self, node: Any) -> float:
         return float(self.construct_scalar(node).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))

@@ -79,7 +79,7 @@ def plain(value: Any) -> Any:
                 raise refuse("give text that is Unicode") from None
             return each
         if isinstance(each, (int, float)):
-            if not -(2**63) <= each < 2**64 and math.isfinite(each) and isinstance(each, int):
+            if isinstance(each, int) and not -(2**63) <= each < 2**64:
                 raise refuse("give smaller whole numbers")
             if not math.isfinite(each):
                 raise refuse("give finite numbers")

@@ -87,6 +87,7 @@ def run(
         named: dict[str, Any] = {} if names is None else {"names": names}
         plan = replace(plan, **named)
         plan.check()
+        plans.check_tuning(plan)
         runs.placeable(to)
         if dry_run:
             _say(_status(plan, to, part, threads), as_json)

@@ -11,6 +11,7 @@ from .run import Progress, run
 from .scored import videos
 from .scoring import score
 from .status import status
+from .tuning import check_tuning
 
 __all__ = [
     "PAGE",
@@ -21,6 +22,7 @@ __all__ = [
     "OnRay",
     "Plan",
     "Progress",
+    "check_tuning",
     "experiment",
     "read",
     "read_run",

@@ -111,6 +111,8 @@ class Cell:
 
 def points_of(name: str, values: Any) -> list[Value]:
     """The labels of an axis and the settings of each."""
+    if not name.strip() or not name.isprintable():
+        raise Refused("axes", name, "give names of printable characters, not only spaces")
     if isinstance(values, list) and values:
         return [(label_of(value), {name: value}) for value in values]
     if isinstance(values, Mapping) and values:
@@ -146,7 +148,7 @@ def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
         raise Refused(TUNE, said, accepted)
     ((name, values),) = said.items()
     numbers = values if isinstance(values, list) else []
-    if len(set(numbers)) < 2 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers) or len(set(numbers)) < 2:
         raise Refused(f"{TUNE}.{name}", values, accepted)
     return name, tuple(dict.fromkeys(numbers))
 

@@ -193,7 +193,7 @@ class Plan:
         """
         name, method = str(error.value), error.argument.removeprefix(setting_options.OF_METHOD)
         places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
-        place = next((place for place, said in places if name in said), None)
+        place = next((place for place, said in places if name in said or name in (said.get(TUNE) or ())), None)
         if place is None:  # under `options`, or the preset's
             return error
         from ..methods import find
@@ -241,7 +241,8 @@ class Plan:
                 others = [value for value in axes[n] if value[0] == label and AS_COSTLY not in value[1]]
                 if not others:
                     known = [each for each, other in axes[n] if AS_COSTLY not in other]
-                    raise Refused(AS_COSTLY, label, did_you_mean(label, known))
+                    accepted = did_you_mean(label, known) if known else "give the axis another label, and name that one"
+                    raise Refused(AS_COSTLY, label, accepted)
                 return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
         raise Refused(AS_COSTLY, label, "set it on a label of an axis, and name another label of the same axis")
 
@@ -363,7 +364,7 @@ def _beside(folder: Path, name: str, value: Any) -> Any:
     """A part of a plan in which relative paths that exist in the plan's folder are made absolute."""
     if isinstance(value, str) and name in _PATHS and not os.path.isabs(value):
         beside = folder / value
-        there = beside.is_file() if name in ("prompts", "preset") else os.path.exists(beside)
+        there = (os.path.isfile if name in ("prompts", "preset") else os.path.exists)(beside)
         return str(beside) if value and "\0" not in value and there else value
     if isinstance(value, list):
         return [_beside(folder, name, each) for each in value]
@@ -398,9 +399,9 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
 def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:
     if not texts:
         raise Refused("prompts", [], "give at least one text")
-    for text in dict.fromkeys(texts):
-        if not text.strip():
-            raise Refused("prompts", text, "give texts that are not empty")
+    if (empty := next((text for text in texts if not text.strip()), None)) is not None:
+        raise Refused("prompts", empty, "give texts that are not empty")
+    for text in dict.fromkeys(text.strip() for text in texts):  # as in files of prompts
         try:
             yield Prompt(hashlib.sha256(text.encode()).hexdigest()[:16], text)
         except UnicodeEncodeError:

@@ -28,6 +28,7 @@ from .plan import MOST_BYTES, Plan
 from .prepare import prepared
 from .processes import SideBySide
 from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
+from .tuning import check_tuning
 
 logger = logging.getLogger("w2sd_video")
 Shard = tuple[int, int]  # which part, of how many
@@ -88,6 +89,7 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
+    check_tuning(plan)
     if plan.names == "vbench":
         check_names(plan)
     runs.writable(path)

@@ -72,6 +72,18 @@ def tuning_of(plan: Plan) -> Tuning:
         raise Refused(f"tuning.{error.argument}", error.value, error.accepted) from None
 
 
+def check_tuning(plan: Plan) -> None:
+    """Checks the plan's `tuning`, before anything is generated; also one that no arm needs.
+
+    Raises:
+        Refused: it cannot be used.
+    """
+    if plan.tuning:
+        tuning_of(plan)
+    for grid in (arm.grid for arm in plan.arms if arm.grid):
+        plan_of(plan, grid)
+
+
 def texts(plan: Plan, tuning: Tuning) -> list[str]:
     """The prompts to tune on, none of which is in the plan.
 
@@ -79,7 +91,7 @@ def texts(plan: Plan, tuning: Tuning) -> list[str]:
         Refused: there are too few, or a listed text is in the plan.
     """
     if isinstance(tuning.prompts, list):
-        listed = list(dict.fromkeys(tuning.prompts))
+        listed = list(dict.fromkeys(text.strip() for text in tuning.prompts))
         if shared := {prompt.text for prompt in plan.suite.prompts} & set(listed):
             raise Refused("tuning.prompts", min(shared), "the plan has this prompt too: tune on others")
         return listed
