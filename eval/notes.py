@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from w2sd_video.errors import shown
 
 from .dimensions import VBENCH, Dimension
 from .prompts import match
@@ -12,6 +15,7 @@ from .videos import Video, left_out
 
 if TYPE_CHECKING:
     from .evaluate import Scores
+    from .results import Summary
 
 LONG = 5.0  # seconds, from which on VBench-Long takes videos
 
@@ -63,6 +67,25 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
             yield f"{rule}; {_videos(moving)} moving"
         elif "dynamic_degree" not in names:
             yield f"{rule}; dynamic_degree tells which move"
+
+
+def of_summary(summary: Summary) -> Iterator[str]:
+    """Notes on columns that no video has, and on prompts between which a model makes no difference, such as of case."""
+    names = [name for name in summary.columns if not any(means[name].n for means in summary.means.values())]
+    if names:
+        yield f"not in the table, because no {summary.thing} has a score of it: {', '.join(names)}"
+    prompts: dict[tuple[str, str], set[str]] = {}
+    for video in summary.scores.facts:
+        with suppress(OSError):  # it was removed since
+            prompts.setdefault((video.group, video.sha256), set()).add(summary.prompt(video))
+    equal = [sorted(each) for each in prompts.values() if len(each) > 1]
+    if equal:
+        count = len({prompt for each in equal for prompt in each})
+        such = " and ".join(shown(prompt, 100) for prompt in min(equal)[:2])
+        yield (
+            f"{count} prompts have the same {summary.thing} as another one, such as {such}; each counts as a prompt,"
+            " so that intervals are too narrow"
+        )
 
 
 def _videos(videos: Sequence[Video]) -> str:

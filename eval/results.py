@@ -21,7 +21,7 @@ from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import whole
 from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 
-from . import vbench
+from . import notes, vbench
 from .dimensions import Compared
 from .evaluate import Scores
 from .videos import Video
@@ -236,7 +236,7 @@ class Summary:
         ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
-        return [*said, *self.scores.notes, *self._unpaired()] + [
+        return [*said, *self.scores.notes, *notes.of_summary(self), *self._unpaired()] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
             for group, columns in self.scores.of_groups.items()
             for column, (_, n) in columns.items()

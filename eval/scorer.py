@@ -15,6 +15,7 @@ import numpy as np
 
 from w2sd_video import plugins
 from w2sd_video.errors import out_of_memory, shown
+from w2sd_video.interrupts import of_plugin
 
 from .decode import first_line
 from .dimensions import ByFunction, Compared, Dimension, Skipped
@@ -93,6 +94,8 @@ class Scorer:
                 self._loaded[dimension] = before
             except (ValueError, OSError, ImportError) as error:
                 self.skip(dimension, f"{error}{_place(dimension, error)}")
+            except SystemExit as error:
+                self.skip(dimension, f"it cannot be loaded: {of_plugin(error)}")
             except Exception as error:  # in a user's code
                 if out_of_memory(error):
                     raise
@@ -139,6 +142,9 @@ class Scorer:
                     del running[name]
             except (ValueError, ImportError) as error:
                 problems[name] = f"{error}{_place(by_name[name], error)}"
+                del running[name]
+            except SystemExit as error:
+                problems[name] = str(of_plugin(error))
                 del running[name]
             except Exception as error:  # what no dimension foresaw in one video must not end the run for the rest
                 problems[name] = f"{type(error).__name__}: {first_line(error)}{_place(by_name[name], error)}"

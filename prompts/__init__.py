@@ -20,7 +20,7 @@ from ..documents import read_yaml
 from ..errors import Refused, did_you_mean
 from . import files
 
-__all__ = ["PUBLISHED", "Prompt", "Suite", "load", "names", "sample", "select"]
+__all__ = ["PUBLISHED", "Prompt", "Suite", "load", "names", "sample", "select", "taken"]
 
 FOLDER = Path(__file__).parent
 VBENCH = "vbench"
@@ -98,6 +98,11 @@ def names() -> list[str]:
     return [*own, *plugins.names("prompts", [*own, VBENCH]), *([VBENCH] if _vbench() else [])]
 
 
+def taken() -> list[Refused]:
+    """The errors of plug-ins whose suite has the name of one that is built in."""
+    return plugins.taken("prompts", [*_manifest(), VBENCH])
+
+
 def load(reference: str | os.PathLike[str]) -> Suite:
     """Loads a suite by name, or from a file.
 
@@ -111,8 +116,6 @@ def load(reference: str | os.PathLike[str]) -> Suite:
     """
     name, manifest = os.fspath(reference), _manifest()
     own = [*manifest, VBENCH]
-    if name in own:
-        plugins.find("prompts", name, own)  # refuses a plug-in of the same name
     if name in manifest:
         about = manifest[name]
         return replace(

@@ -72,7 +72,8 @@ def summary(
 def experiment(prompts: list[str], arms: tuple[str, ...] = ARMS) -> Experiment:
     tags = {prompt: ["camera=static" if i % 2 else "camera=pan"] for i, prompt in enumerate(prompts)}
     labels = {arm: {"arm": arm} for arm in arms}
-    return Experiment("A run", {"arm": list(arms)}, labels, prompts, tags, {"strong": {"quality": 1.0}})
+    paper = {"strong": {"quality": report.Published(1.0, "Quality", 1)}}
+    return Experiment("A run", {"arm": list(arms)}, labels, prompts, tags, paper)
 
 
 def many(folder: Path, count: int, arms: tuple[str, ...] = ARMS) -> Path:

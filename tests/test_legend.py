@@ -9,6 +9,10 @@ from typer.testing import CliRunner
 
 from w2sd_video import video
 from w2sd_video.cli import app
+from w2sd_video.columns import Column
+from w2sd_video.eval.dimensions import ByFunction
+from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.eval.memory import in_memory
 from w2sd_video.eval.results import Summary
 
 
@@ -30,6 +34,19 @@ def legend(prompts: int, seeds: int) -> str:
 )
 def test_a_verdict_takes_ten_of_what_the_test_is_over(prompts, seeds, says):
     assert says in legend(prompts, seeds)
+
+
+def test_notes_name_columns_without_a_score_and_prompts_that_have_one_video_between_them():
+    grey = {"a red circle": 9, "A Red Circle": 9, "a blue square": 200}
+    shades = [(prompt, group) for prompt in grey for group in ("plain", "w2sd")]
+    videos = [in_memory(np.full((2, 8, 8, 3), grey[prompt], np.uint8), prompt, prompt, g) for prompt, g in shades]
+    none = ByFunction(lambda frames: float("nan"), Column("none"))
+    assert Summary(evaluate(videos, [ByFunction(lambda frames: float(frames.mean()), Column("mean")), none])).notes == [
+        "not in the table, because no video has a score of it: none",
+        "2 prompts have the same video as another one, such as 'A Red Circle' and 'a red circle'; each counts as a"
+        " prompt, so that intervals are too narrow",
+    ]
+    assert Summary(evaluate(videos[:1] + videos[4:5], "clipped")).notes == []
 
 
 @pytest.mark.slow

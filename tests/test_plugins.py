@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from w2sd_video import doctor, methods, plugins, presets, video
+from w2sd_video import doctor, methods, plans, plugins, presets, prompts, video
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
 from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.plans import Plan
 from w2sd_video.runs import Request, read_sidecar
 
 METHOD = '''
@@ -205,20 +206,29 @@ def test_installed_dimensions_score_and_say_where_they_are_from(installed):
         ("methods", "w2sd", lambda: Request.of(PROMPT)),
         ("methods", "optimistic", lambda: Request.of(PROMPT, method="optimistic")),
         ("dimensions", "clipped", lambda: dimensions.get("clipped")),
-        ("dimensions", "six", lambda: dimensions.get("six")),
+        ("dimensions", "six", lambda: dimensions.expand("six")),
         ("presets", "shapes", lambda: presets.load("shapes")),
+        ("prompts", "smoke", lambda: prompts.load("smoke")),
     ],
 )
-def test_the_name_of_one_that_is_built_in_is_refused(install, group, name, use):
+def test_a_plug_in_with_a_built_in_name_is_refused_and_the_built_in_one_is_used(install, group, name, use):
+    before = use()
     install("thief", {"from_outside_thief.py": "raise SystemExit"}, {group: {name: "from_outside_thief:X"}})
-    with pytest.raises(Refused, match=rf"'{name}' .* thief 1.5 has a plug-in of this name, .* built in: uninstall it"):
-        use()
+    after = use()
+    assert type(after) is type(before) and (group == "dimensions" or after == before)
+    code, said, error = run(*(("prompts", "ls") if group == "prompts" else (group,)))
+    assert code == 2 and f"thief 1.5 has a plug-in of the name {name}, which is built in and stays so" in error
+    assert name == "six" or f"\n{name}: " in f"\n{said}"
 
 
-def test_a_preset_with_the_name_of_one_that_is_built_in_leaves_the_others_listed(install):
+def test_use_of_a_built_in_one_says_once_that_a_plug_in_has_its_name(install, caplog):
     install("thief", {"from_outside_thief.py": "raise SystemExit"}, {"presets": {"shapes": "from_outside_thief"}})
-    code, said, error = run("presets")
-    assert code == 2 and "sdxl-juggernaut: " in said and "\nshapes: " not in said and "uninstall it" in error
+    plugins._note.cache_clear()
+    for _ in range(2):
+        presets.load("shapes")
+    assert [record.message for record in caplog.records] == [
+        "note: thief 1.5 has a plug-in of the name shapes, which is built in and stays so: rename the plug-in"
+    ]
 
 
 def test_a_name_of_two_plug_ins_is_refused_and_others_go_on(install):
@@ -303,6 +313,36 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, named, 
         (tmp_path / f"{name}.py").write_text(text)
     code, _, error = run("generate", PROMPT, "--method", named)
     assert code == 2 and error.startswith(("Error: --method: ", "Error: --set: ")) and says in error
+
+
+QUITS = """
+from w2sd_video.methods import Answer, Method
+
+
+class Push(Method):
+    def __call__(self, x_t, step, strong, weak, noise):
+        if x_t.numel() > 4:  # not where its evaluations are counted
+            raise SystemExit(3)
+        return Answer(strong.denoise(x_t))
+
+
+def dark(frames):
+    raise SystemExit
+"""
+
+
+@pytest.mark.slow
+def test_a_plug_in_that_ends_the_program_while_it_runs_is_an_error_of_its_file_and_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(QUITS)
+    small = "--steps", 2, "--frames", 2, "--png", "--out", tmp_path / "out"
+    code, _, error = run("generate", PROMPT, "--method", f"{file}:Push", *small)
+    assert code == 1 and error.endswith(f"Error: a plug-in ended the program: SystemExit: 3 ({file}, line 8)")
+    plan = Plan(prompts=[PROMPT], settings={"method": "mine.py:Push", "num_inference_steps": 2, "num_frames": 2})
+    (line,) = plans.run(plan, tmp_path / "run").failed
+    assert line["error"] == f"SystemExit: 3 ({file}, line 8)"
+    (problem,) = evaluate(GREY, dimensions.named_by_user(f"{file}:dark")).problems
+    assert problem[1:] == ("mine.py:dark", f"SystemExit ({file}, line 13)")
 
 
 def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tmp_path):
@@ -421,10 +461,3 @@ def test_a_prompt_suite_that_cannot_be_read_is_named_after_the_others(install):
     install("my-suite", {"from_outside_suites/__init__.py": ""}, {"prompts": {"lost": "from_outside_suites"}})
     code, said, error = run("prompts", "ls")
     assert code == 2 and "motion: 150 prompts" in said and "lost.yaml' is not accepted" in error
-
-
-def test_a_prompt_suite_whose_name_is_taken_is_refused(install):
-    files = {"from_outside_suites/__init__.py": "", "from_outside_suites/smoke.csv": "id,prompt\n1,A cat\n"}
-    install("my-suite", files, {"prompts": {"smoke": "from_outside_suites"}})
-    code, _, said = run("prompts", "show", "smoke")
-    assert code == 2 and "my-suite 1.5 has a plug-in of this name, which is that of one that is built in" in said

@@ -107,10 +107,15 @@ def test_the_papers_numbers_stand_beside_ours_with_the_direction_where_it_is_dec
     from test_verdicts import shapes_scores
 
     made = Summary(shapes_scores(12, 1, right=lambda group, i, s: float(group == "w2sd" or i > 10)))
-    paper = {"plain": {"shapes_right": 0.5}, "w2sd": {"shapes_right": 0.75}}
-    assert "paper 0.75 (+0.25: reproduced)" in report.page(made, report.Experiment(paper=paper))
-    paper["w2sd"]["shapes_right"] = 0.25
-    assert "paper 0.25 (-0.25: reversed here)" in report.page(made, report.Experiment(paper=paper))
+    for w2sd, sign, says in [
+        (0.75, 1, "0.75 (+0.25: reproduced)"),
+        (0.25, 1, "0.25 (-0.25: reversed here)"),
+        (0.25, -1, "0.25 (-0.25: reproduced)"),  # of another column, of which lower is better
+        (0.75, 0, "0.75 (+0.25: reproduced)"),
+    ]:
+        of = {"plain": 0.5, "w2sd": w2sd}
+        paper = {arm: {"shapes_right": report.Published(number, "Correct", sign)} for arm, number in of.items()}
+        assert f"paper, Correct: {says}" in report.page(made, report.Experiment(paper=paper))
 
 
 # Commands

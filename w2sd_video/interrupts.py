@@ -1,11 +1,28 @@
-"""What waits for the end of something that must not be cut in half."""
+"""What ends a program, and what waits for the end of something that must not be cut in half."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def of_plugin(error: SystemExit) -> RuntimeError:
+    """The error in place of a SystemExit that a plug-in's code raised, with the file and the line.
+
+    Raises:
+        SystemExit: it is of this package, or of a signal's handler, and ends the program.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    last, line = frames[-1]
+    ours = last.f_globals.get("__name__", "").startswith("w2sd_video.")
+    if ours or any(frame.f_code in handlers for frame, _ in frames):
+        raise error
+    code = "" if error.code is None else f": {error.code}"
+    return RuntimeError(f"SystemExit{code} ({last.f_code.co_filename}, line {line})")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ GROUPS: dict[Kind, str] = {
 ARGUMENTS: dict[Kind, str] = {"method": "method", "dimension": "dimensions", "preset": "preset", "prompts": "prompts"}
 NAME = re.compile(r"\w[\w.-]*")
 OURS = "w2sd-video"
+logger = logging.getLogger("w2sd_video")
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,23 @@ def names(kind: Kind, builtin: Collection[str]) -> list[str]:
     return [name for name, points in installed(kind).items() if not problem(name, points, builtin)]
 
 
+def taken(kind: Kind, builtin: Collection[str]) -> list[Refused]:
+    """The errors of installed plug-ins that have the name of one that is built in. The built-in ones are used."""
+    names = [name for name in installed(kind) if name in builtin]
+    return [Refused(ARGUMENTS[kind], name, problem(name, installed(kind)[name], builtin)) for name in names]
+
+
+@lru_cache
+def _note(text: str) -> None:
+    """Says something once."""
+    logger.warning("note: %s", text)
+
+
 def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> str:
     """Why the installed plug-ins of one name cannot be used; empty if there is exactly one that can."""
     owners = " and ".join(_owner(point) for point in points)
     if points and name in builtin:
-        return f"{owners} has a plug-in of this name, which is that of one that is built in: uninstall it"
+        return f"{owners} has a plug-in of the name {name}, which is built in and stays so: rename the plug-in"
     if len(points) > 1:
         return f"{owners} have plug-ins of this name: uninstall one"
     if points and not NAME.fullmatch(name):
@@ -230,7 +244,7 @@ def find(
         more: other accepted words, for the message.
 
     Raises:
-        Refused: there is no such plug-in; several have this name; its code raises an error; or it is in a file that
+        Refused: there is no such plug-in; several have it; its code raises an error; or it is in a file that
             neither the command line nor Python has named.
     """
     argument = ARGUMENTS[kind]
@@ -248,10 +262,12 @@ def find(
             raise Refused(argument, name, f"{way}; {in_python}")
         return run[0]
     points = installed(kind).get(name, [])
+    if name in builtin:  # also if a plug-in has this name
+        for error in taken(kind, [name]):
+            _note(str(error.accepted))
+        return None
     if why := problem(name, points, builtin):
         raise Refused(argument, name, why)
-    if name in builtin:
-        return None
     if not points:
         raise Refused(argument, name, did_you_mean(name, [*builtin, *names(kind, builtin), *more]))
     return _imported(kind, points[0])

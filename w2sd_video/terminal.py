@@ -19,6 +19,7 @@ from rich.markup import escape
 from . import setting_options
 from .documents import parse_yaml, words_as_booleans
 from .errors import Failed, Named, NotFinite, Refused, out_of_memory, shown
+from .interrupts import of_plugin
 
 # Errors of the machine, not of what the user gave.
 MACHINE = {getattr(errno, n) for n in "ENOSPC EDQUOT EFBIG EIO ENOMEM EMFILE ENFILE".split() if hasattr(errno, n)}
@@ -151,6 +152,8 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
         _fail(f"{error.frames} have values that are not finite; {way}", 1)
     except (FloatingPointError, Failed) as error:
         _fail(str(error), 1)
+    except SystemExit as error:
+        _fail(f"a plug-in ended the program: {of_plugin(error)}", 1)
     except KeyboardInterrupt:
         _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
     except Exception as error:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from w2sd_video.errors import Refused
-from w2sd_video.runs import whole
+from w2sd_video.runs import whole, writable
 
 from . import media
-from .data import Data, Experiment
+from .data import Data, Experiment, Published
 from .votes import Vote, tally
 
 if TYPE_CHECKING:
     from ..results import Summary
     from ..videos import Video
 
-__all__ = ["SIGNS", "Experiment", "check", "page", "write"]
+__all__ = ["SIGNS", "Experiment", "Published", "check", "page", "write"]
 
 FOLDER = Path(__file__).parent
 # Texts near the start of a page that this command wrote; earlier versions wrote the second one.
@@ -51,7 +51,7 @@ def write(
         The page and its folder.
 
     Raises:
-        Refused: another file or folder has one of their names.
+        Refused: another file or folder has one of their names, or the folder cannot be written to.
         OSError: a file cannot be written.
         ModuleNotFoundError: plotly is not installed.
     """
@@ -59,11 +59,11 @@ def write(
 
     check(path)
     folder = files_of(path)
+    writable(folder)
     clips: dict[Video, dict[str, Any]] = {}
     broken: dict[Video, str] = {}
     if gallery:
         clips, broken = media.add(folder, summary.scores.videos)
-    folder.mkdir(parents=True, exist_ok=True)
     script = get_plotlyjs()
     text = page(summary, experiment, clips, broken, votes, folder.name)
     with whole({"script": folder / PLOTLY, "page": path}) as staged:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,14 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
+class Published(NamedTuple):
+    """A published number, with the title of its column there, and its sign: 1 if higher is better, -1 if lower."""
+
+    number: float
+    title: str
+    sign: int
+
+
 @dataclass(frozen=True)
 class Experiment:
     """The plan behind the videos.
@@ -52,7 +60,7 @@ class Experiment:
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prompts: Sequence[str] = ()
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    paper: Mapping[str, Mapping[str, Published]] = field(default_factory=dict)
 
 
 class Data:
@@ -125,7 +133,8 @@ class Data:
                 bars.setdefault(c.group, []).append(
                     {
                         "column": c.column,
-                        "label": self.columns[c.column].label,
+                        # Better is to the right: only a column without a better side says more than its name.
+                        "label": c.column if self.columns[c.column].sign else self.columns[c.column].label,
                         "mean": (-d.mean if self.columns[c.column].sign < 0 else d.mean) / spread,
                         "low": low / spread,
                         "high": high / spread,
@@ -166,17 +175,20 @@ class Data:
     def paper(self, group: str, column: str) -> str:
         """The paper's number and, for a compared group, whether the verdict here has the paper's direction."""
         published = self.experiment.paper
-        number = published.get(group, {}).get(column)
-        if number is None:
+        own = published.get(group, {}).get(column)
+        if own is None:
             return ""
-        base = published.get(self.summary.base, {}).get(column)
+        number, base = own.number, published.get(self.summary.base, {}).get(column)
         c = self.compared.get((group, column))
-        if base is None or c is None or number == base:
-            return f"paper {number:.4g}"
+        said = f"paper, {own.title}: {number:.4g}"
+        if base is None or c is None or number == base.number:
+            return said
         outcome = "not decided here"
-        if c.verdict:
-            outcome = "reproduced" if (number > base) == (c.difference.mean > 0) else "reversed here"
-        return f"paper {number:.4g} ({number - base:+.4g}: {outcome})"
+        if c.verdict:  # signs differ where our column stands for another one
+            ours = c.difference.mean * (self.columns[column].sign or 1)
+            same = (ours > 0) == ((number - base.number) * (own.sign or 1) > 0)
+            outcome = "reproduced" if same else "reversed here"
+        return f"{said} ({number - base.number:+.4g}: {outcome})"
 
     # The gallery
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +69,8 @@ def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
         as_json = wants_json(form)
         from .. import methods
 
-        _show_plugins("method", [name for name in methods.METHODS if name != "weak"], methods.described, as_json)
+        shown = [name for name in methods.METHODS if name != "weak"]
+        _show_plugins("method", shown, methods.described, as_json, methods.METHODS)
 
 
 def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:
@@ -78,28 +79,37 @@ def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:
         as_json = wants_json(form)
         from ..eval import dimensions
 
-        _show_plugins("dimension", dimensions.NAMES, dimensions.described, as_json)
+        _show_plugins("dimension", dimensions.NAMES, dimensions.described, as_json, dimensions.BUILT_IN)
         if not as_json:
             out.print(f"groups: {', '.join(dimensions.GROUPS)}", markup=False)
             out.print(f"by VBench's own package, --backend official: {', '.join(dimensions.OFFICIAL)}", markup=False)
 
 
 def _show_plugins(
-    kind: plugins.Kind, builtin: Sequence[str], described: Callable[[str], dict[str, Any]], as_json: bool
+    kind: plugins.Kind,
+    builtin: Sequence[str],
+    described: Callable[[str], dict[str, Any]],
+    as_json: bool,
+    taken: Collection[str],
 ) -> None:
     """Shows what there is of a kind: names, what is said of each, and for plug-ins where they are from.
+
+    Args:
+        builtin: the built-in names that are shown.
+        taken: the names that no plug-in can have.
 
     Raises:
         Refused: a plug-in cannot be used; after all others are shown.
     """
     broken: list[Refused] = []
     rows: list[dict[str, Any]] = []
-    for name in [*builtin, *(name for name in plugins.installed(kind) if name not in builtin)]:
+    for name in [*builtin, *(name for name in plugins.installed(kind) if name not in taken)]:
         try:
-            plugin = plugins.find(kind, name, builtin)
+            plugin = plugins.find(kind, name, taken)
             rows.append({"name": name, **described(name), "plugin": plugin.source if plugin else None})
         except Refused as refused:
             broken.append(refused)
+    broken += plugins.taken(kind, taken)
     if as_json:
         say(json.dumps(rows, indent=1, default=str))
     else:

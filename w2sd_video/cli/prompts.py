@@ -51,7 +51,7 @@ def show_suites(form: Annotated[str, typer.Option("--format", help="text or json
             say(json.dumps([_about(suite) | {"tags": suite.tags()} for suite in suites], indent=1))
         else:
             _show(suites)
-        if broken:
+        if broken := [*broken, *prompts.taken()]:
             raise broken[0]
 
 

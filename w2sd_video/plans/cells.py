@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import WeightsNotFound
 from ..generate import Maker
+from ..interrupts import of_plugin
 from ..runs import Output, Request
 from ..settings import Variant
 from ..terminal import MACHINE, quiet
@@ -47,6 +48,8 @@ class Cells:
         output = Output(task.request, task.folder, task.formats, task.stem)
         try:
             result = self.maker.make(output, overwrite=True, variant=task.variant, facts={"cell": task.key})
+        except SystemExit as error:
+            return Outcome(task, error=str(of_plugin(error)))
         except Exception as error:  # a network or a plug-in may raise anything, which fails this cell only
             logger.debug("%s", traceback.format_exc())
             of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..eval import report
-from ..eval.report import Experiment
+from ..eval.report import Experiment, Published
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def write_page(
     folder: Path,
     summary: Summary,
     to: Path | None = None,
-    paper: Mapping[str, Mapping[str, float]] | None = None,
+    paper: Mapping[str, Mapping[str, Published]] | None = None,
     votes: Sequence[Vote] = (),
 ) -> list[Path]:
     """Writes the page of a run, with its videos.
@@ -44,7 +44,7 @@ def write_page(
     return report.write(place, summary, experiment(plan, folder.resolve().name, paper), gallery=True, votes=votes)
 
 
-def experiment(plan: Plan, title: str, paper: Mapping[str, Mapping[str, float]] | None = None) -> Experiment:
+def experiment(plan: Plan, title: str, paper: Mapping[str, Mapping[str, Published]] | None = None) -> Experiment:
     """A plan's axes, prompts and tags for the page.
 
     Args:

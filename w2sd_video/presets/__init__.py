@@ -72,7 +72,7 @@ def every() -> tuple[list[Preset], list[ValueError]]:
             loaded.append(load(name))
         except ValueError as error:
             broken.append(error)
-    return loaded, broken
+    return loaded, [*broken, *plugins.taken("preset", own)]
 
 
 def source(name: str) -> str:

@@ -22,6 +22,7 @@ from ..verdicts import ENOUGH, LEVEL, Comparison, Interval, decide
 from .table import ALWAYS, Column, Part, Table
 
 if TYPE_CHECKING:
+    from ..eval.report import Published
     from ..eval.results import Summary
 
 REPRODUCED, OPPOSITE, NOT_SHOWN = "reproduced", "opposite", "not shown"
@@ -100,18 +101,21 @@ def results(table: Table, summaries: Mapping[str, Summary], on_shapes: bool) -> 
     return [_result(table, name, each, decided.get(id(each), {}), on_shapes) for name, each in summaries.items()]
 
 
-def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, float]]:
-    """The paper's figures of a part, by arm and our column.
+def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, Published]]:
+    """The paper's figures of a part for its page, by arm and our column.
 
     On the real models, they are in the unit of our column; on the shipped models, whose columns measure something else,
     in the paper's unit.
     """
-    figures: dict[str, dict[str, float]] = {}
+    from ..eval.report import Published
+
+    figures: dict[str, dict[str, Published]] = {}
     for number, column in enumerate(table.columns):
         ours = column.shapes if on_shapes else column.column
         for arm, figure in table.parts[part].figures(number).items():
             if ours and column.shows == "mean" and figure is not None:
-                figures.setdefault(arm, {})[ours] = figure if on_shapes else figure / column.factor
+                number = figure if on_shapes else figure / column.factor
+                figures.setdefault(arm, {})[ours] = Published(number, column.title, column.sign)
     return figures
 
 

@@ -232,7 +232,7 @@ class Request(Settings):
             raise Refused("guidance_scale", self.guidance_scale, accepted)
         if plugins.is_file(self.method) != (self.method_sha256 is not None):
             raise Refused("method_sha256", self.method_sha256, "give the SHA-256 of the file of a method FILE.py:CLASS")
-        if self.method == "w2sd" and not self.options and not plugins.installed("method").get("w2sd"):
+        if self.method == "w2sd" and not self.options:
             return  # without torch, which takes seconds to import
         from ..methods import METHODS, find
 
@@ -321,7 +321,7 @@ def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> Any:
 def _default_steps(values: Mapping[str, Any], num_steps: int) -> int:
     """How many of `num_steps` reflect where nothing is said of it: the method says."""
     method, plain = values.get("method"), max(num_steps - 1, 0)
-    if not isinstance(method, str) or (method == "w2sd" and not plugins.installed("method").get("w2sd")):
+    if not isinstance(method, str) or method == "w2sd":
         return plain  # without torch, which takes seconds to import
     from ..methods import find
 

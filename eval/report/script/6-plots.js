@@ -30,7 +30,7 @@ const PLOTS = {
     return [[{type: "scatter", mode: "markers", x: bars.map(bar => bar.mean), y: bars.map(bar => short(bar.label)), marker: {color: colours, size: 9},
       error_x: {type: "data", symmetric: false, array: bars.map(bar => bar.high - bar.mean), arrayminus: bars.map(bar => bar.mean - bar.low), color: ink("soft"), thickness: 1.4, width: 0},
       text: bars.map(bar => safe(`${bar.text}${bar.verdict ? `, ${bar.verdict}` : ""}`)), hovertemplate: "%{y}<br>%{text}<extra></extra>"}],
-      {showlegend: false, xaxis: {zeroline: true, title: {text: "← worse · standard deviations · better →", font: {size: 11}}}, height: Math.max(260, 90 + 26 * bars.length)}];
+      {showlegend: false, xaxis: {zeroline: true, tickangle: 0, title: {text: "← worse · better →<br>standard deviations", font: {size: 11}}}, height: Math.max(260, 90 + 26 * bars.length)}];
   },
   radar() {
     const names = D.radar.columns.map(name => safe(name.replace(/^shapes_/, "").replace(/_/g, " ")));
