@@ -118,6 +118,18 @@ def test_the_papers_numbers_stand_beside_ours_with_the_direction_where_it_is_dec
         assert f"paper, Correct: {says}" in report.page(made, report.Experiment(paper=paper))
 
 
+def test_the_papers_numbers_stay_on_the_next_page_of_a_run(tmp_path):
+    plan, of = Plan(prompts=["a red circle"]), summary(tmp_path, ["a red circle"])
+    paper = {"strong": {"quality": report.Published(1.5, "Beauty", 1)}}
+    (tmp_path / "scores").mkdir()
+    for each in (paper, None):
+        plans.write_page(plan, tmp_path, of, paper=each)
+        assert "paper, Beauty: 1.5" in (tmp_path / "report" / "index.html").read_text()
+    (tmp_path / "scores" / "paper.json").write_text('{"strong": 3}')
+    plans.write_page(plan, tmp_path, of)
+    assert "paper, Beauty" not in (tmp_path / "report" / "index.html").read_text()
+
+
 # Commands
 
 

@@ -141,9 +141,12 @@ def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ([(0, 4), (1, 4), (3, 4)], "cells: 0/4\ncells: 1/4, 0:01:00 left\ncells: 3/4, 0:00:10 left\n"),
-        ([(2, 4), (3, 4)], "cells: 2/4\ncells: 3/4, 0:00:20 left\n"),  # two of a former run
-        ([(0.0, 1.0), (0.5, 1.0)], "cells: 0%\ncells: 50%, 0:00:20 left\n"),
+        (
+            [(0, 4), (1, 4), (3, 4)],
+            "cells: 0/4\ncells: 1/4\ncells: 3/4, 0:00:05 left\n",
+        ),  # models load first
+        ([(2, 5), (3, 5), (4, 5)], "cells: 2/5\ncells: 3/5\ncells: 4/5, 0:00:10 left\n"),  # two of a former run
+        ([(0.0, 1.0), (0.5, 1.0), (0.75, 1.0)], "cells: 0%\ncells: 50%\ncells: 75%, 0:00:10 left\n"),
     ],
 )
 def test_off_a_terminal_long_work_says_how_far_it_is_and_how_long_it_takes(steps, said, monkeypatch):
@@ -169,7 +172,8 @@ def test_on_a_terminal_a_bar_says_how_far_work_is_and_leaves_nothing_behind(monk
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with progress.bar("videos", console) as show:
         show(0, 3)
-        show(1, 3, doing="[b] a.mp4")
+        show(1, 3)
+        show(2, 3, doing="[b] a.mp4")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
-    assert "[b] a.mp4, 0:00:40 left" in shown and "1/3" in shown
+    assert "[b] a.mp4, 0:00:10 left" in shown and "2/3" in shown
     assert "videos: " not in shown  # the lines of what is no terminal

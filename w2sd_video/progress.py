@@ -33,15 +33,18 @@ def bar(what: str, to: Console = err, shares: bool = False) -> Iterator[Show]:
     """
     amount = TaskProgressColumn() if shares else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
-    began = printed = time.monotonic()
+    printed = time.monotonic()
     first: float | None = None  # the amount done before this run began
+    start: tuple[float, float] | None = None  # when the first thing was done, before which models load, and the amount
 
     def show(done: float, total: float, left: float | None = None, doing: str = "") -> None:
-        nonlocal first, printed
+        nonlocal first, printed, start
         now = time.monotonic()
         first = done if first is None else first
         if left is None and done > first:
-            left = (now - began) * (total - done) / (done - first)
+            start = start or (now, done)
+            if done > start[1]:
+                left = (now - start[0]) * (total - done) / (done - start[1])
         rest = "" if left is None else f", {timedelta(seconds=round(left))} left"
         progress.update(task, completed=done, total=total, description=escape(doing or what) + rest)
         if not to.is_terminal and now - printed >= EVERY:

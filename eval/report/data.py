@@ -173,7 +173,7 @@ class Data:
         return names[0] if names else ""
 
     def paper(self, group: str, column: str) -> str:
-        """The paper's number and, for a compared group, whether the verdict here has the paper's direction."""
+        """The paper's number and, for a compared group with a verdict here, whether that has the paper's direction."""
         published = self.experiment.paper
         own = published.get(group, {}).get(column)
         if own is None:
@@ -183,12 +183,12 @@ class Data:
         said = f"paper, {own.title}: {number:.4g}"
         if base is None or c is None or number == base.number:
             return said
-        outcome = "not decided here"
+        outcome = ""
         if c.verdict:  # signs differ where our column stands for another one
             ours = c.difference.mean * (self.columns[column].sign or 1)
             same = (ours > 0) == ((number - base.number) * (own.sign or 1) > 0)
-            outcome = "reproduced" if same else "reversed here"
-        return f"{said} ({number - base.number:+.4g}: {outcome})"
+            outcome = ": reproduced" if same else ": reversed here"
+        return f"{said} ({number - base.number:+.4g}{outcome})"
 
     # The gallery
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import runs
+from ..documents import read_json
 from ..eval import report
 from ..eval.report import Experiment, Published
 from .plan import Plan
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from ..eval.results import Summary
 
 PAGE = Path("report") / "index.html"  # in the run's folder
+PAPER = Path("scores") / "paper.json"  # the published numbers, for the next page
 
 
 def write_page(
@@ -31,7 +35,7 @@ def write_page(
         folder: the run's folder.
         summary: the scores of `videos(plan, folder)`.
         to: the folder for the page. None: `report` in the run's folder.
-        paper: published numbers by arm and column, on the scale of the summary's means.
+        paper: published numbers by arm and column, on the scale of the summary's means. None: those of the last page.
         votes: people's preferences, as `eval.report.votes.read` returns them.
 
     Returns:
@@ -41,7 +45,24 @@ def write_page(
         Refused, OSError, ModuleNotFoundError: see `eval.report.write`.
     """
     place = folder / PAGE if to is None else to / PAGE.name
-    return report.write(place, summary, experiment(plan, folder.resolve().name, paper), gallery=True, votes=votes)
+    about = experiment(plan, folder.resolve().name, _former(folder) if paper is None else paper)
+    written = report.write(place, summary, about, gallery=True, votes=votes)
+    if paper is not None:
+        with runs.whole({"paper": folder / PAPER}) as staged:
+            staged["paper"].write_text(json.dumps(paper) + "\n", encoding="utf-8")
+    return written
+
+
+def _former(folder: Path) -> dict[str, dict[str, Published]]:
+    """The published numbers of the run's last page; none if it had none."""
+    try:
+        arms = read_json(folder / PAPER).items()
+        return {
+            arm: {name: Published(float(n), str(title), int(sign)) for name, (n, title, sign) in columns.items()}
+            for arm, columns in arms
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def experiment(plan: Plan, title: str, paper: Mapping[str, Mapping[str, Published]] | None = None) -> Experiment:

@@ -45,6 +45,7 @@ class Progress:
         kept: how many of them were complete before this run.
         failed: the record's lines of cells that failed.
         seconds: since the run began.
+        first: the seconds until the first new cell, which include loading the models; None before it.
     """
 
     cells: int
@@ -52,12 +53,15 @@ class Progress:
     kept: int
     failed: list[dict[str, Any]]
     seconds: float = 0.0
+    first: float | None = None
 
     @property
     def left(self) -> float | None:
-        """Estimated seconds until the end; None before the first new cell."""
-        new = self.made - self.kept
-        return self.seconds / new * (self.cells - self.made - len(self.failed)) if new else None
+        """Estimated seconds until the end; None before the second new cell."""
+        new = self.made - self.kept + len(self.failed) - 1  # after the first one
+        if self.first is None or new < 1:
+            return None
+        return (self.seconds - self.first) / new * (self.cells - self.made - len(self.failed))
 
 
 def run(
@@ -125,6 +129,7 @@ def run(
                     done.made += 1
                     complete.append(outcome.task.key)
                 done.seconds = time.monotonic() - began
+                done.first = done.seconds if done.first is None else done.first
                 progress(done)
         if plan.names == "vbench":
             placed = [(by_key[key], *folder.place(by_key[key])) for key in complete]
