@@ -41,12 +41,14 @@ def test_notes_name_columns_without_a_score_and_prompts_that_have_one_video_betw
     shades = [(prompt, group) for prompt in grey for group in ("plain", "w2sd")]
     videos = [in_memory(np.full((2, 8, 8, 3), grey[prompt], np.uint8), prompt, prompt, g) for prompt, g in shades]
     none = ByFunction(lambda frames: float("nan"), Column("none"))
-    assert Summary(evaluate(videos, [ByFunction(lambda frames: float(frames.mean()), Column("mean")), none])).notes == [
+    result = evaluate(videos, [ByFunction(lambda frames: float(frames.mean()), Column("mean")), none])
+    assert Summary(result).notes[len(result.notes) :] == [
         "not in the table, because no video has a score of it: none",
         "2 prompts have the same video as another one, such as 'A Red Circle' and 'a red circle'; each counts as a"
         " prompt, so that intervals are too narrow",
     ]
-    assert Summary(evaluate(videos[:1] + videos[4:5], "clipped")).notes == []
+    result = evaluate(videos[:1] + videos[4:5], "clipped")
+    assert Summary(result).notes == result.notes
 
 
 @pytest.mark.slow
