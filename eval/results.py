@@ -236,7 +236,7 @@ class Summary:
         ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
-        return [*said, *self.scores.notes, *notes.of_summary(self), *self._unpaired()] + [
+        return [*said, *self.scores.notes, *self._unpaired(), *notes.of_summary(self)] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
             for group, columns in self.scores.of_groups.items()
             for column, (_, n) in columns.items()

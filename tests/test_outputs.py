@@ -345,6 +345,12 @@ def test_an_error_names_the_place_of_a_file_and_not_the_hidden_one(tmp_path):
     assert caught.value.filename == str(tmp_path / "v-frames" / "0000.png") and list(tmp_path.iterdir()) == []
 
 
+def test_a_write_to_an_open_file_on_a_full_disk_names_the_folder(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, runs.whole({"page": tmp_path / "index.html"}):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_a_full_disk_ends_a_command_with_1_and_bad_input_with_2(capsys):
     for number, code in ((errno.ENOSPC, 1), (errno.EIO, 1), (errno.ENOENT, 2)):
         with pytest.raises(typer.Exit) as caught, terminal.messages():

@@ -342,7 +342,7 @@ def test_a_plug_in_that_ends_the_program_while_it_runs_is_an_error_of_its_file_a
     (line,) = plans.run(plan, tmp_path / "run").failed
     assert line["error"] == f"SystemExit: 3 ({file}, line 8)"
     (problem,) = evaluate(GREY, dimensions.named_by_user(f"{file}:dark")).problems
-    assert problem[1:] == ("mine.py:dark", f"SystemExit ({file}, line 13)")
+    assert problem[1:] == ("dark", f"SystemExit ({file}, line 13)")
 
 
 def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tmp_path):

@@ -239,7 +239,7 @@ def test_shares_are_of_pairs_and_those_of_two_rivals_add_up():
 def test_the_papers_figures_are_given_by_our_columns():
     table = reproduce.load("table12")
     on_shapes = reproduce.paper_of(table, "sdxl", on_shapes=True)["w2sd"]
-    assert on_shapes["shapes_motion"] == (8, "dynamic degree", 0)
+    assert on_shapes["shapes_motion"] == (8, "dynamic degree", 1)
     assert on_shapes["shapes_jerk"][1:] == ("motion smoothness", 1)
     assert reproduce.paper_of(table, "sdxl", on_shapes=False)["weak"]["dynamic_degree"].number == pytest.approx(0.45)
 

@@ -262,8 +262,12 @@ def test_a_plan_that_a_run_wrote_is_read_however_much_its_prompts_were_refined_t
 
 def test_a_plan_too_large_to_be_read_again_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(Refused, match="prompts: '90 texts' is not accepted; the plan is too large with them"):
-        run(plan(prompts=[f"a red circle{' ' * n}{' ' * 95_000}" for n in range(90)]), tmp_path)
+        run(plan(prompts=[f"a red{' ' * (95_000 + n)}circle" for n in range(90)]), tmp_path)
     assert not (tmp_path / "videos").exists()
+
+
+def test_a_character_that_json_writes_as_two_escapes_is_one_in_yaml():
+    assert documents.parse_yaml('["\\ud83d\\udc08 a cat", "\\u00e9"]') == ["🐈 a cat", "é"]
 
 
 def test_a_number_that_begins_with_0_is_no_octal_number():

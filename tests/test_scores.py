@@ -370,7 +370,7 @@ def test_groups_without_pairs_are_not_compared():
 
 def test_videos_without_a_pair_are_counted():
     scores = made_up({"a": [1.0, 2.0, 3.0], "b": [1.0]})
-    assert Summary(scores).notes == ["b: 2 videos of it and a have no pair in the other, and are not compared"]
+    assert Summary(scores).notes[0] == "b: 2 videos of it and a have no pair in the other, and are not compared"
 
 
 def test_of_a_pair_that_a_group_has_twice_none_is_compared():

@@ -188,6 +188,11 @@ class _Loader(yaml.SafeLoader):
             seen.add((key.tag, key.value))
         return node
 
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        # JSON, which is YAML too, writes a character beyond U+FFFF as two escapes.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
     def construct_yaml_int(self, node: Any) -> int:
         text = self.construct_scalar(node).replace("_", "")
         try:

@@ -259,7 +259,10 @@ def whole(
                     _plan(folder, {staged[kind]: path for kind, path in finals.items()}, stale)
                     _carry_out(folder)
         except OSError as error:
-            if not (place := _place(error, folder, {staged[kind]: path for kind, path in finals.items()})):
+            place = _place(error, folder, {staged[kind]: path for kind, path in finals.items()})
+            if not place and error.filename is None and error.errno in FULL:  # a write to an open file names none
+                place = str(parent)
+            if not place:
                 raise
             raise OSError(error.errno, error.strerror, place) from error
 

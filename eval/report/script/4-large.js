@@ -81,9 +81,11 @@ function large(row) {
   } else player.hide();
   write();
 }
+/** A command in which no line ends within the name of an option. */
+const parts = command => command.split(/(--[\w-]+)/).map((part, n) => n % 2 ? el("span", {class: "option"}, part) : part);
 function facts(row, cells) {
   const recipes = cells.map(cell => new Map(cell.recipe === undefined ? [] : D.recipes[cell.recipe]));
-  const parts = cells.map((cell, n) => {
+  const columns = cells.map((cell, n) => {
     const entries = [...D.columns.map((each, i) => [each.label, number(cell.scores[i])]).filter(([, text]) => text !== "–"),
       ["file", cell.path], ["frames", `${cell.frames}, ${number(cell.fps)} a second, ${cell.width} × ${cell.height}`],
       ["SHA-256", cell.sha256], ...(cell.facts || [])];
@@ -94,11 +96,11 @@ function facts(row, cells) {
       if (navigator.clipboard) navigator.clipboard.writeText(cell.command).then(() => { event.target.textContent = "Copied"; }, () => {});
     };
     return el("div", {}, el("h3", {}, D.groups[cell.group].name),
-      cell.command ? el("div", {class: "command"}, el("code", {}, cell.command), button("Copy", "Copy the command", copy)) : null,
+      cell.command ? el("div", {class: "command"}, el("code", {}, ...parts(cell.command)), button("Copy", "Copy the command", copy)) : null,
       el("dl", {}, ...pairs(entries)),
       recipes[n].size ? el("details", {open: true}, el("summary", {}, "Settings"), el("dl", {}, ...pairs([...recipes[n]], other))) : null);
   });
-  return el("div", {class: "facts"}, ...parts);
+  return el("div", {class: "facts"}, ...columns);
 }
 stage.addEventListener("close", () => {
   clearInterval(flicker);
