@@ -286,6 +286,7 @@ def test_votes_on_videos_that_are_equal_are_each_of_its_own_prompt(tmp_path):
         (lambda data: re.sub(r'"sha256": "\w', '"sha256": "x', json.dumps(data)), "that is not of this run"),
         (lambda data: json.dumps(data).replace('"left", "', '"up", "').replace('"right"}', '"up"}'), "is 'up'; give"),
         (lambda data: json.dumps({**data, "votes": [1, 2]}), "lacks left, right or choice"),
+        (lambda data: json.dumps({**data, "votes": [{**v, "choice": []} for v in data["votes"]]}), "is '[]'; give"),
     ],
 )
 def test_votes_that_are_cut_or_of_another_run_are_refused_by_name(tmp_path, made, change, says):

@@ -106,7 +106,7 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
         for number, each in enumerate(listed, 1):
             try:
                 sides = [(str(each[side]["arm"]), str(each[side]["sha256"])) for side in ("left", "right")]
-                choice = each["choice"]
+                choice = str(each["choice"])
             except (KeyError, TypeError):
                 raise _refused(path, f"its vote {number} lacks left, right or choice") from None
             for arm, sha256 in sides:
