@@ -538,6 +538,8 @@ def test_a_plan_without_a_suffix_needs_a_folder(tmp_path):
     (tmp_path / "plan").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": SMALL}))
     result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "plan"), "--dry-run"])
     assert result.exit_code == 2 and "--out is missing" in result.output
+    result = CliRunner().invoke(cli.app, ["status", str(tmp_path / "plan")])
+    assert result.exit_code == 2 and "RUN: " in result.output and "give the folder of a run" in result.output
 
 
 @pytest.mark.slow

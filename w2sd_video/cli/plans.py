@@ -228,6 +228,8 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make:
         return plans.read(path / "plan.yaml") if to_make else plans.read_run(path), path
     if not path.exists():
         raise Refused("PLAN" if to_make else "RUN", str(path), "there is no such file or folder")
+    if not to_make and not path.suffix:
+        raise Refused("RUN", str(path), "give the folder of a run")
     if folder is None and not path.suffix:
         raise Refused("--out", None, f"{path} has no suffix, and the run's folder would have its name: give a folder")
     return plans.read(path), folder or path.with_suffix("")
