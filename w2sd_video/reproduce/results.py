@@ -114,8 +114,8 @@ def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, Pu
         ours = column.shapes if on_shapes else column.column
         for arm, figure in table.parts[part].figures(number).items():
             if ours and column.shows == "mean" and figure is not None:
-                number = figure if on_shapes else figure / column.factor
-                figures.setdefault(arm, {})[ours] = Published(number, column.title, column.sign)
+                value = figure if on_shapes else figure / column.factor
+                figures.setdefault(arm, {})[ours] = Published(value, column.title, column.sign)
     return figures
 
 
