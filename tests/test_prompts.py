@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -222,7 +222,7 @@ def test_a_draw_depends_on_the_seed_and_the_texts_alone():
     assert texts(prompts.sample(suite, 1, 3)) == [first]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])  # on a machine that has much else to do
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=20, unique_by=str.strip), st.integers(0, 9))
 def test_each_prompt_is_drawn_as_often_as_any_other(some, seed):
     suite = Suite("some", tuple(Prompt(str(n), text) for n, text in enumerate(some)), "", len(some))
