@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 from typer.testing import CliRunner
 
 from w2sd_video import cli, plans, plugins, runs, video
+from w2sd_video.cli.scores import published
 from w2sd_video.errors import Refused
 from w2sd_video.eval import report
 from w2sd_video.eval.evaluate import Scores
@@ -128,6 +129,15 @@ def test_the_papers_numbers_stay_on_the_next_page_of_a_run(tmp_path):
     (tmp_path / "scores" / "paper.json").write_text('{"strong": 3}')
     plans.write_page(plan, tmp_path, of)
     assert "paper, Beauty" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_run_of_a_pair_of_the_paper_has_the_papers_numbers_unless_its_page_has_others(tmp_path):
+    plan = Plan(prompts=["a red circle"], preset="animatediff-sdxl-juggernaut")
+    assert published(plan, tmp_path)["w2sd"]["subject_consistency"] == (0.971398, "Table 12, subject consistency", 1)
+    assert published(Plan(prompts=["a red circle"], preset="shapes"), tmp_path) is None
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "paper.json").write_text("{}")
+    assert published(plan, tmp_path) is None
 
 
 # Commands

@@ -11,7 +11,7 @@ from ..documents import read_json
 from ..errors import Refused
 from ..terminal import PATH, messages, out, quiet
 from .plans import METHOD_AGAIN, OF_PLANS, plan_of
-from .scores import DEVICE, WEIGHTS, scores_of
+from .scores import DEVICE, WEIGHTS, published, scores_of
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
@@ -69,7 +69,7 @@ def report(
         quiet()
         summary = Summary(_scores(plan, run, weights, device))
         cast = read(votes or (), summary)
-        written = plans.write_page(plan, run, summary, to, votes=cast)
+        written = plans.write_page(plan, run, summary, to, published(plan, run), cast)
         out.print(str(written[0]), markup=False)
         if figure:
             figures.sweep(figure, summary, plans.experiment(plan, run.name), across, up)

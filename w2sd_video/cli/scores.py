@@ -19,6 +19,7 @@ from ..threads import torch_threads
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
+    from ..eval.report import Published
     from ..eval.results import Summary
     from ..eval.videos import Video
     from ..plans import Plan
@@ -57,6 +58,14 @@ def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, o
         err.print(f"note: {each.name} will be skipped: {each.reason}", markup=False)
 
 
+def published(plan: Plan, folder: Path) -> dict[str, dict[str, Published]] | None:
+    """The paper's numbers of a plan's preset, for the first page of a run; None: those of its last page, or none."""
+    from .. import plans
+    from ..reproduce import paper_of_preset
+
+    return None if (folder / plans.PAPER).exists() else paper_of_preset(plan.preset) or None
+
+
 def score_run(
     plan: Plan,
     folder: Path,
@@ -92,7 +101,7 @@ def score_run(
     score = _scorer(plan, videos, dimensions, weights, device, official)
 
     def page(summary: Summary) -> list[Path]:
-        return plans.write_page(plan, folder, summary)
+        return plans.write_page(plan, folder, summary, paper=published(plan, folder))
 
     report.check(folder / plans.PAGE)
     former = _dimensions_of(results)

@@ -4,7 +4,7 @@ from .arms import Arm, Cell
 from .by_dimension import scored_on, scorer
 from .known import read_run
 from .on_ray import OnRay
-from .page import PAGE, experiment, write_page
+from .page import PAGE, PAPER, experiment, write_page
 from .plan import Plan, read
 from .record import Folder, Keys
 from .run import Progress, run
@@ -15,6 +15,7 @@ from .tuning import check_tuning
 
 __all__ = [
     "PAGE",
+    "PAPER",
     "Arm",
     "Cell",
     "Folder",

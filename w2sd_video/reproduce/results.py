@@ -19,7 +19,7 @@ from ..columns import Column as Kind
 from ..runs import whole
 from ..tables import Block, Items, Marked, Paragraph, Text
 from ..verdicts import ENOUGH, LEVEL, Comparison, Interval, decide
-from .table import ALWAYS, Column, Part, Table
+from .table import ALWAYS, Column, Part, Table, load, names
 
 if TYPE_CHECKING:
     from ..eval.report import Published
@@ -117,6 +117,19 @@ def paper_of(table: Table, part: str, on_shapes: bool) -> dict[str, dict[str, Pu
                 value = figure if on_shapes else figure / column.factor
                 figures.setdefault(arm, {})[ours] = Published(value, column.title, column.sign)
     return figures
+
+
+def paper_of_preset(preset: str | None) -> dict[str, dict[str, Published]]:
+    """The figures of the paper's first table that has a preset's pair, for the page of any run of it; else none."""
+    for table in map(load, names()):
+        for name, part in table.parts.items():
+            if preset is not None and part.plan.get("preset") == preset:
+                figures, source = paper_of(table, name, on_shapes=False), table.source.rpartition(", ")[2]
+                return {
+                    arm: {ours: each._replace(title=f"{source}, {each.title}") for ours, each in columns.items()}
+                    for arm, columns in figures.items()
+                }
+    return {}
 
 
 def _mapped(table: Table, summary: Summary, on_shapes: bool) -> list[tuple[Column, str | None]]:
