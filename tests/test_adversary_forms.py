@@ -157,3 +157,39 @@ def test_a_picture_that_is_stretched_is_said(tmp_path):
     (said,) = notes(Request.of("a cat", **fields, height=64), {}, {})
     assert said.startswith("the picture is 64x32, and is stretched to 64x64")
     assert not list(notes(Request.of("a cat", **fields, height=32), {}, {}))
+
+
+def ip_adapter(transformer: Any) -> dict[str, Any]:
+    """A random IP-Adapter checkpoint for a transformer of FLUX: four tokens of a picture of width 6."""
+    width, inner, blocks = transformer.config.joint_attention_dim, transformer.inner_dim, transformer.config.num_layers
+    layers = {
+        f"{i}.to_{each}_ip.{kind}": draw(inner, *[width] * (kind == "weight"), seed=i)
+        for i in range(blocks)
+        for each in ("k", "v")
+        for kind in ("weight", "bias")
+    }
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    projection = {"proj.weight": draw(4 * width, 6, seed=8), "proj.bias": torch.zeros(4 * width)}
+    return {"image_proj": projection | norm, "ip_adapter": layers}
+
+
+def test_each_branch_sees_its_own_picture_where_the_pipeline_changes_one_dictionary_between_its_calls():
+    """FLUX with an IP-Adapter. Arms that do not differ change nothing."""
+    pictures = {"ip_adapter_image_embeds": [draw(1, 1, 6, seed=1)]}
+    case = called(CASES["FluxPipeline"], **pictures, negative_ip_adapter_image_embeds=[draw(1, 1, 6, seed=2)])
+    pipe = case.build(0)
+    pipe.transformer._load_ip_adapter_weights([ip_adapter(pipe.transformer)])
+    plain = sample(pipe, case)[0]
+    same = called(case, negative_ip_adapter_image_embeds=pictures["ip_adapter_image_embeds"])
+    assert not near(sample(pipe, same)[0], plain)
+    with apply_reflection(pipe, W2SD(2.0, 2.0, inversion="x_t")):
+        assert near(sample(pipe, case)[0], plain)
+
+
+def test_a_denoiser_of_the_pipeline_is_no_weak_network_of_another_one():
+    pipe = WAN.pipeline(transformer_2=any_cases.wan(2), boundary_ratio=0.9)
+    with (
+        pytest.raises(ValueError, match=r"'transformer' as the network for 'transformer_2'.*copy\.deepcopy"),
+        apply_reflection(pipe, W2SD(), weak={"transformer_2": pipe.transformer}),
+    ):
+        raise AssertionError("it was accepted")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arms import Overrides, switched
 from ..levels import Step, full_precision
+from .inputs import copied
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
 
@@ -203,9 +204,8 @@ class BoundArm:
             if sent.control and control:
                 inputs = inputs | sent.control(torch.cat([x.to(sent.latents.dtype)] * len(which)), control)
                 self.evaluations.controlnet += count
-            # Lists are copied because some UNets empty them.
-            inputs = {key: list(each) if type(each) is list else each for key, each in inputs.items()}
-            output = self.network(**{sent.latents.name: sent.input(x, which)}, **inputs)
+            # Copied because some networks empty lists, or change dictionaries.
+            output = self.network(**{sent.latents.name: sent.input(x, which)}, **copied(inputs))
         self.evaluations.add(self.name, count, self.parameters)
         self.output_type = type(output)
         p = self.sign * full_precision(self._only(output))

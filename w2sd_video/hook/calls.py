@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..levels import full_precision
 from .control import Deferred
-from .inputs import parameters
+from .inputs import copied, parameters
 from .sent import Latents
 from .tape import value
 
@@ -87,7 +87,7 @@ def read_call(
     Raises:
         ValueError: the input is not one tensor of latents, or holds more than latents in an unknown layout.
     """
-    inputs = dict(inputs)
+    inputs = copied(inputs)  # FLUX puts another picture into the same dictionary for its second call
     x = inputs.pop(name)
     listed = isinstance(x, list) and len(x) > 0 and all(isinstance(each, Tensor) for each in x)
     if listed and any(each.shape != x[0].shape for each in x):

@@ -141,6 +141,13 @@ def half(key: str, value: Any, second: bool, batch: int) -> Any:
     return value
 
 
+def copied(value: Any) -> Any:
+    """A copy of nested dictionaries and lists; what else they hold, such as tensors, is not copied."""
+    if type(value) is dict:
+        return {key: copied(each) for key, each in value.items()}
+    return [copied(each) for each in value] if type(value) is list else value
+
+
 def override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs, with `values` replacing those of the same name, also in nested dictionaries."""
     merged = dict(inputs)
