@@ -14,7 +14,10 @@ from any_formulas import ddim
 from any_pipeline import sample
 from diffusers import (
     CogVideoXDPMScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
@@ -49,6 +52,29 @@ def sampled(scheduler: Any, method: Method, strong: Any, weak: Any, x: Tensor, s
             seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(network(seen, t)[0], t, x, return_dict=False)[0]
     return x
+
+
+@pytest.mark.parametrize(
+    "sample, prediction", [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]
+)
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, EulerDiscreteScheduler, EDMEulerScheduler, DPMSolverMultistepScheduler,
+             UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler],
+)  # fmt: skip
+def test_every_step_has_the_dtype_that_the_scheduler_gives_it_without_a_method(kind, sample, prediction):
+    dtypes = []
+    for method in (None, W2SD(), AutoGuidance()):
+        scheduler = kind(**{"clip_sample": False} if kind is DDIMScheduler else {})
+        scheduler.set_timesteps(3)
+        group, network = Group(method, scheduler), Field(lambda x, t: 0.8 * x)
+        x = draw(2, 4, seed=1).to(getattr(torch, sample))
+        with torch.no_grad(), attached(network, DenoiserHook(group, Field(lambda x, t: 0.7 * x))), stepping(group):
+            for t in scheduler.timesteps:
+                seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+                p = network(seen.to(torch.bfloat16), t)[0].to(getattr(torch, prediction))
+                x = scheduler.step(p, t, x, return_dict=False)[0]
+                dtypes.append(x.dtype)
+    assert dtypes == 3 * dtypes[:3]
 
 
 @pytest.mark.parametrize("method", [W2SD(), AutoGuidance()], ids=["w2sd", "auto_guidance"])

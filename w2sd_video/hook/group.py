@@ -40,7 +40,7 @@ from .host import Host
 from .loop import Loop
 from .recording import Recorder
 from .sent import BOTH, Branches, Sent
-from .stepped import check_stepped, sends_both, stepped_part, tolerance, without_corrector
+from .stepped import check_stepped, sends_both, stepped_dtype, stepped_part, tolerance, without_corrector
 from .tape import Tape, Traced, value
 from .turn import Pending, Turn, check_answer, unconditional_inputs, version
 
@@ -282,7 +282,7 @@ class Group:
             to_sample=to_sample,
             refuse=self._refuse,
         )
-        dtype = torch.promote_types(sample.dtype, mixture.dtype)
+        dtype = stepped_dtype(self.scheduler, {**arguments, "sample": sample})
         if answer.d is not None:  # half precision would round the displacement away
             arguments["sample"] = full_precision(sample) + pending.step.scale * sign * to_sample(answer.d)
         if answer.e is not None:
@@ -290,8 +290,6 @@ class Group:
             arguments["model_output"] = full_precision(mixture) + sign_of_e * to_sample(answer.e)
         with switched(without_corrector(self.host.scheduler) if answer.d is not None else []):
             output = scheduler_step(*bound.args[1:], **bound.kwargs)
-        if answer.d is None and answer.e is None:
-            return output
         if isinstance(output, tuple):
             return (output[0].to(dtype), *output[1:])
         output.prev_sample = output.prev_sample.to(dtype)
