@@ -265,7 +265,8 @@ def _weak(
     """The weak arm's networks, by the denoiser's name; without those that are the pipeline's own.
 
     Raises:
-        ValueError: one network for a pipeline that has several, or one for a network that the pipeline does not have.
+        ValueError: one network for a pipeline that has several, one for a denoiser that the pipeline does not have, or
+            one that is another of its denoisers.
     """
     if weak is None:
         return {}
@@ -278,6 +279,12 @@ def _weak(
         weak = {next(iter(denoisers)): weak}
     if unknown := [each for each in weak if each not in denoisers]:
         raise ValueError(f"`weak` has a network for {unknown[0]!r}; {name} has {', '.join(map(repr, denoisers))}.")
+    for each, network in weak.items():
+        if other := next((n for n, own in denoisers.items() if own is network and n != each), None):
+            raise ValueError(
+                f"`weak` has {name}'s own {other!r} as the network for {each!r}: a denoiser of the pipeline is hooked"
+                " itself. Accepted: a copy of it (`copy.deepcopy`), or another network."
+            )
     return {each: network for each, network in weak.items() if network is not denoisers[each]}
 
 
