@@ -83,7 +83,8 @@ class Recorder:
         self._last = difference
         self.steps.append(Difference(index, step.timestep, step.level.sigma, of, share, cosine, still, frames))
         if self._latents:
-            self.tensors.append((index, x_t.cpu(), difference.cpu()))
+            # Copied because some pipelines, as Kandinsky 5, write each step into the same tensor.
+            self.tensors.append((index, x_t.to("cpu", copy=True), difference.cpu()))
 
     def rows(self) -> list[dict[str, Any]]:
         """The recorded steps as dictionaries, for JSON."""
