@@ -107,10 +107,13 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
         )
 
 
-def check_same_place(name: str, weak: nn.Module, strong: nn.Module) -> None:
+def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torch.device) -> None:
     """Refuse a weak network that cannot take the inputs of the pipeline's own.
 
     That is a network of another dtype, or one on another device without a hook that moves its inputs there.
+
+    Args:
+        device: where the pipeline evaluates a network that is offloaded.
     """
     ours, theirs = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
     if None not in (ours, theirs) and ours != theirs:
@@ -118,17 +121,21 @@ def check_same_place(name: str, weak: nn.Module, strong: nn.Module) -> None:
             f"`weak` is in {ours}, and {name}'s denoiser in {theirs}. Accepted: one dtype for both, as loaded by"
             " `from_pretrained(…, torch_dtype=…)`."
         )
-    places = [getattr(network, "device", None) for network in (weak, strong)]
-    hooked = any(
-        hasattr(network, "_hf_hook") or any("offloading" in key for key, _ in hooks_of(network))
-        for network in (weak, strong)
-    )
-    if None not in places and places[0] != places[1] and not hooked:
+    place = getattr(weak, "device", None)
+    runs = device if _is_moved(strong) else getattr(strong, "device", None)
+    if None in (place, runs) or _is_moved(weak):
+        return
+    if place.type != runs.type or None not in (place.index, runs.index) and place.index != runs.index:
         raise ValueError(
-            f"`weak` is on {places[0]}, and {name}'s denoiser on {places[1]}. Accepted: one device for both, or a weak"
+            f"`weak` is on {place}, and {name}'s denoiser runs on {runs}. Accepted: one device for both, or a weak"
             " network whose inputs accelerate moves to its device, by"
-            f" `accelerate.dispatch_model(weak, {{'': {str(places[0])!r}}}, force_hooks=True)`."
+            f" `accelerate.dispatch_model(weak, {{'': {str(place)!r}}}, force_hooks=True)`."
         )
+
+
+def _is_moved(network: nn.Module) -> bool:
+    """Whether a network has hooks that move it, or its inputs, to the device where it runs."""
+    return hasattr(network, "_hf_hook") or any("offloading" in key for key, _ in hooks_of(network))
 
 
 def hooks_of(network: nn.Module) -> list[tuple[str, ModelHook]]:

@@ -214,7 +214,7 @@ def apply_reflection(
         if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
             raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
         check_scheduler(pipeline.scheduler, convention=method.convention)
-        _check_denoisers(type(pipeline).__name__, denoisers, weaks)
+        _check_denoisers(pipeline, denoisers, weaks)
     arms = Arms(
         type(pipeline).__name__,
         weak_conditioning,
@@ -338,8 +338,11 @@ def _attach(
         stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.host.doubled()))))
 
 
-def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]) -> None:
+def _check_denoisers(
+    pipeline: DiffusionPipeline, denoisers: Mapping[str, nn.Module], weak: Mapping[str, nn.Module]
+) -> None:
     """Refuse networks that a method cannot evaluate, before anything is computed."""
+    name = type(pipeline).__name__
     for each, network in weak.items():
         check_same_inputs(name, network, denoisers[each])
         for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
@@ -348,7 +351,7 @@ def _check_denoisers(name: str, denoisers: Mapping[str, nn.Module], weak: Mappin
                     f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}. Accepted: a network of the same"
                     " latents."
                 )
-        check_same_place(name, network, denoisers[each])
+        check_same_place(name, network, denoisers[each], pipeline._execution_device)
     for network in [*denoisers.values(), *weak.values()]:
         kind = type(unwrap_module(network)).__name__
         for _, hook in hooks_of(network):
