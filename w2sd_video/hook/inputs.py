@@ -156,26 +156,43 @@ def override(inputs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def join(uncond: Any, cond: Any) -> Any:
-    """Two branches' inputs as one batch. An object that both share stays as it is."""
+def join(uncond: Any, cond: Any, name: str = "an input") -> Any:
+    """Two branches' inputs as one batch. An object that both share stays as it is.
+
+    Args:
+        name: the input's name.
+
+    Raises:
+        ValueError: one batch cannot hold both: tensors of other sizes, a tensor and none, or two numbers.
+    """
     if uncond is cond:
         return cond
-    if isinstance(cond, Mapping):
-        listed = {key for key in cond if key in LISTED and isinstance(cond[key], list)}
-        later = {key for key in cond if key in LATER and isinstance(cond[key], Tensor)}
-        return {
-            key: uncond[key] + cond[key]
-            if key in listed
-            else torch.cat([uncond[key], cond[key]], LATER[key])
-            if key in later
-            else join(uncond[key], cond[key])
-            for key in cond
-        }
-    if isinstance(cond, (list, tuple)):
-        return type(cond)(join(u, c) for u, c in zip(uncond, cond, strict=True))
-    if isinstance(cond, Tensor):
-        return torch.cat([uncond, cond])
-    return cond
+    if isinstance(cond, Mapping) and isinstance(uncond, Mapping):
+        return {key: _join_named(key, uncond.get(key), cond.get(key)) for key in {**uncond, **cond}}
+    if isinstance(cond, (list, tuple)) and isinstance(uncond, (list, tuple)):
+        return type(cond)(join(u, c, name) for u, c in zip(uncond, cond, strict=True))
+    return _batch(name, uncond, cond, 0)
+
+
+def _join_named(key: str, uncond: Any, cond: Any) -> Any:
+    if key in LISTED and isinstance(cond, list) and isinstance(uncond, list):
+        return uncond + cond
+    if key in LATER and isinstance(cond, Tensor):
+        return _batch(key, uncond, cond, LATER[key])
+    return join(uncond, cond, key)
+
+
+def _batch(name: str, uncond: Any, cond: Any, axis: int) -> Any:
+    tensors = isinstance(uncond, Tensor) and isinstance(cond, Tensor)
+    if tensors and uncond.transpose(0, axis).shape[1:] == cond.transpose(0, axis).shape[1:]:
+        return torch.cat([uncond, cond], axis)
+    if not isinstance(uncond, Tensor) and not isinstance(cond, Tensor) and uncond == cond:
+        return cond
+    parts = [f"of shape {tuple(each.shape)}" if isinstance(each, Tensor) else repr(each) for each in (uncond, cond)]
+    raise ValueError(
+        f"`{name}` is {parts[0]} in an arm's unconditional branch and {parts[1]} in its conditional one, which the"
+        " pipeline evaluates as one batch. Accepted: tensors of the same size in both, or a guidance of 1 for the arm."
+    )
 
 
 @functools.cache
