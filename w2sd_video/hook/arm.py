@@ -242,7 +242,8 @@ def _time(time: Any, now: float, then: float, sign: float) -> Any:
     """
     if not isinstance(time, Tensor):
         return _time(torch.tensor(time, dtype=torch.float64), now, then, sign).item()
-    if (time == now).all():
+    rounding = torch.finfo(time.dtype).eps * abs(now) if time.is_floating_point() else 0.0
+    if ((time - now).abs() <= rounding).all():
         return torch.full_like(time, then)
     return time * (then / now) if sign > 0 else 1 - (1 - time) * (then / now)
 
