@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -151,6 +152,10 @@ class WeakArm(DiffusionPipeline):
         """
         names = [name for name in self.text_names if name.startswith(NEGATIVE) == bool(sign)]
         own = {name: weak.get(f"weak_{name}") for name in names}
+        for name in names:
+            embeds = own.get(name.replace("_mask", "").replace("_attention", "_embeds"))
+            if "_mask" in name and own[name] is None and isinstance(embeds, Tensor):  # all tokens
+                own[name] = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         if own[f"{sign}prompt"] is None and own[f"{sign}prompt_embeds"] is None:
             own = {name: call[name] for name in names}
             if sign and self._has_weak_text_encoder:  # embeddings of the strong arm's encoders
