@@ -306,6 +306,8 @@ class Reflection(Checks, Weights):
             if value is not None and not has(call, name):
                 needed = NEEDS[name].partition(" ")[0]
                 raise ValueError(f"`{name}` is no argument of {type(self).__name__}, which takes no `{needed}`.")
+            if value is not None and name in second and len(self._strong_networks()) < 2:
+                raise ValueError(f"`{name}` is {value!r}, and this {type(self).__name__} has one expert: give None.")
         check_free(type(self).__name__, self.denoisers())
         self._check_numbers(call)
         self._check_first_noise(call)

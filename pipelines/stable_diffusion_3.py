@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import StableDiffusion3Pipeline
 
 from .transformer import TransformerReflection
@@ -12,3 +14,11 @@ class W2SDStableDiffusion3Pipeline(TransformerReflection, StableDiffusion3Pipeli
 
     text_inputs = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
     agreeing = (*TransformerReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")
+
+    def _check_inputs(self, call: dict[str, Any]) -> None:
+        if (layers := call["skip_guidance_layers"]) is not None:
+            raise ValueError(
+                f"`skip_guidance_layers` is {layers!r}, a third branch of guidance, which is not supported under a"
+                " method: give None; `method='slg'` guides by skipped layers."
+            )
+        super()._check_inputs(call)

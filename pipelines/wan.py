@@ -27,6 +27,18 @@ class WanReflection(TransformerReflection):
         network: Any = next(iter(self._strong_networks().values()))
         return int(pipe.vae_scale_factor_spatial * network.config.patch_size[1])
 
+    def _check_weak(self, call: dict[str, Any]) -> None:
+        """Refuses two experts of which one never runs, and a second that is missing."""
+        super()._check_weak(call)
+        pipe: Any = self
+        boundary, has_second = pipe.config.boundary_ratio, pipe.transformer_2 is not None
+        if bool(boundary) != has_second:
+            raise ValueError(
+                f"`boundary_ratio` is {boundary!r}, with {'a' if has_second else 'no'} `transformer_2`: two experts"
+                " take turns at a boundary over 0, such as 0.875, and one has None. `boundary_ratio` is no component,"
+                " so a pipeline that is built from another one's components needs it beside them."
+            )
+
 
 class W2SDWanPipeline(WanReflection, WanPipeline):
     """[`WanPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
