@@ -9,12 +9,12 @@ import any_cases
 import pytest
 import torch
 from accelerate import dispatch_model
-from any_pipeline import CASES, Case, draw, sample
+from any_pipeline import CASES, TEXT, Case, draw, sample
 from PIL import Image
-from test_transformer_families import WAN, family, near, two_experts
+from test_transformer_families import WAN, arms_of, family, near, two_experts
 from torch import Tensor
 
-from w2sd_video.hook import Recorder, apply_reflection
+from w2sd_video.hook import Conditioning, Recorder, apply_reflection
 from w2sd_video.methods import W2SD, AutoGuidance, CFGZeroStar, Foresight, Method
 from w2sd_video.runs import Request
 from w2sd_video.sampling import notes
@@ -62,6 +62,17 @@ def test_a_network_that_counts_time_from_the_noise_on_is_told_that_of_other_late
     assert told == [0.0, 0.0, 0.25, 0.25, 0.75, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
 
 
+def test_a_network_that_is_told_a_rounded_time_is_told_that_of_other_latents():
+    """Mochi's, in half precision, whose scheduler counts from 0 up and whose network predicts the opposite."""
+    case, told = CASES["MochiPipeline"], []
+    pipe = case.build(0).to(torch.bfloat16)
+    half = {k: v.to(torch.bfloat16) if k.endswith("prompt_embeds") else v for k, v in case.call(pipe).items()}
+    pipe.transformer.time_embed.register_forward_pre_hook(lambda module, args: told.append(float(args[0][0])))
+    with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((1, 1, 1),))):
+        sample(pipe, replace(case, call=lambda pipe: half, steps=6))
+    assert set(told) == set(pipe.scheduler.timesteps.to(torch.bfloat16).tolist())
+
+
 def test_frames_are_those_of_the_axis_that_is_time():
     """CogVideoX's latents are (B, F, C, H, W): two frames of four channels."""
     case, recorder = CASES["CogVideoXPipeline"], Recorder(latents=True)
@@ -75,17 +86,36 @@ def test_frames_are_those_of_the_axis_that_is_time():
         assert row.still[0] == pytest.approx(float(still), rel=1e-4)
 
 
+def test_recorded_latents_are_those_of_their_steps_where_a_pipeline_writes_each_step_into_one_tensor():
+    case, recorder = CASES["Kandinsky5T2VPipeline"], Recorder(latents=True)
+    pipe, seen = case.build(0), []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, told: seen.append(_first(args, told)), with_kwargs=True
+    )
+    with apply_reflection(pipe, W2SD(2.0, 1.0), recorder=recorder):
+        sample(pipe, case)
+    assert [torch.equal(x_t, x) for (_, x_t, _), x in zip(recorder.tensors, seen[::2], strict=False)] == [True] * 3
+
+
+def _first(args: tuple[Any, ...], told: dict[str, Any]) -> Tensor:
+    """A copy of a network's latents."""
+    return (args[0] if args else told["hidden_states"]).clone()
+
+
 def test_a_weak_network_of_another_dtype_or_elsewhere_is_refused_before_anything_runs():
     pipe = CASES["WanPipeline"].build(0)
     for weak, says in (
         (any_cases.wan(1).to(torch.float64), "`weak` is in torch.float64, and WanPipeline's denoiser in torch.float32"),
         (
             any_cases.wan(1).to("meta"),
-            "`weak` is on meta, and WanPipeline's denoiser on cpu.*`accelerate.dispatch_model",
+            "`weak` is on meta, and WanPipeline's denoiser runs on cpu.*`accelerate.dispatch_model",
         ),
     ):
         with pytest.raises(ValueError, match=says), apply_reflection(pipe, W2SD(), weak=weak):
             raise AssertionError
+    dispatch_model(pipe.transformer, {"": "cpu"}, force_hooks=True)  # moves the inputs of the strong network alone
+    with pytest.raises(ValueError, match=says), apply_reflection(pipe, W2SD(), weak=weak):
+        raise AssertionError
 
 
 def test_a_weak_network_to_which_accelerate_brings_its_inputs_is_the_same():
@@ -113,7 +143,7 @@ def test_each_of_two_experts_has_its_own_guidance_in_the_reflection():
     assert near(both, two_experts(pipe, weaks, (3.0, 1.0), (1.5, 2.5)))
     assert pipe.evaluations == {"strong": 16, "weak": turns[1] + 2 * (4 - turns[1]), "total": 20 + 4 - turns[1]}
     one = WAN.pipeline(weak)
-    with pytest.raises(ValueError, match="`strong_guidance_2` is 2.0, and W2SDWanPipeline has one denoiser"):
+    with pytest.raises(ValueError, match="`strong_guidance_scale_2` is 2.0, and this W2SDWanPipeline has one expert"):
         sample(one, WAN.of(one, strong_guidance_scale_2=2.0))
 
 
@@ -193,3 +223,54 @@ def test_a_denoiser_of_the_pipeline_is_no_weak_network_of_another_one():
         apply_reflection(pipe, W2SD(), weak={"transformer_2": pipe.transformer}),
     ):
         raise AssertionError("it was accepted")
+
+
+@pytest.mark.parametrize("case", ["SanaPipeline", "MochiPipeline", "HunyuanVideoPipeline"])
+def test_embeddings_of_the_weak_arm_without_a_mask_are_all_tokens(case):
+    of = family(case, {})
+    pipe, embeds = of.pipeline(), CASES[case].call(None)["prompt_embeds"]
+    told = {"weak_prompt_embeds": draw(*embeds.shape, seed=9), **arms_of(CASES[case].reflection)}
+    if "pooled_prompt_embeds" in CASES[case].call(None):
+        told["weak_pooled_prompt_embeds"] = draw(1, TEXT, seed=8)
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+    ours, all_tokens = (
+        sample(pipe, of.of(pipe, **told, **more))[0] for more in ({}, {"weak_prompt_attention_mask": mask})
+    )
+    assert torch.equal(ours, all_tokens)
+
+
+def test_branches_that_one_batch_cannot_hold_are_refused_by_name():
+    of = family("LTXPipeline", {})
+    pipe = of.pipeline()
+    longer = draw(1, 7, TEXT, seed=9)
+    says = r"`encoder_hidden_states` is of shape \(1, 5, 8\) in an arm's unconditional branch and of shape \(1, 7, 8\)"
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, of.of(pipe, weak_prompt_embeds=longer, weak_guidance_scale=1.5))
+    case, mask = CASES["LTXPipeline"], Conditioning(cond={"encoder_attention_mask": None})
+    with (
+        pytest.raises(ValueError, match="`encoder_attention_mask` is of shape .* and None in its conditional one"),
+        apply_reflection(stock := case.build(0), W2SD(2.0, 2.0), weak_conditioning=mask),
+    ):
+        sample(stock, case)
+
+
+@pytest.mark.parametrize(
+    "parts, says",
+    [
+        ({"boundary_ratio": 0.9}, "`boundary_ratio` is 0.9, with no `transformer_2`"),
+        ({"transformer_2": any_cases.wan(2)}, "`boundary_ratio` is None, with a `transformer_2`"),
+    ],
+)
+def test_a_second_expert_that_is_missing_or_never_runs_is_refused_before_any_network_runs(parts, says):
+    pipe = WAN.pipeline(**parts)
+    pipe.transformer.forward = None
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, WAN.of(pipe))
+
+
+def test_layers_that_sd3_skips_as_a_third_branch_are_refused_before_any_network_runs():
+    of = family("StableDiffusion3Pipeline", {})
+    pipe = of.pipeline()
+    pipe.transformer.forward = None
+    with pytest.raises(ValueError, match=r"`skip_guidance_layers` is \[0\], a third branch"):
+        sample(pipe, of.of(pipe, skip_guidance_layers=[0]))
