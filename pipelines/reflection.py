@@ -324,7 +324,7 @@ class Reflection(Checks, Weights):
             chosen,
             weak=self._weak_networks(chosen),
             weak_conditioning=weak_conditioning,
-            weak_settings=self._settings(chosen, scales) if chosen else [],
+            weak_settings=(self._settings(chosen, scales) or None) if chosen else None,
             weak_controlnet_conditioning_scale=weak_controlnet_conditioning_scale,
             weak_embedded_guidance=weak_embedded_guidance,
             strong_embedded_guidance=strong_embedded_guidance,

@@ -14,8 +14,9 @@ from PIL import Image
 from test_transformer_families import WAN, arms_of, family, near, two_experts
 from torch import Tensor
 
+from w2sd_video import arms
 from w2sd_video.hook import Conditioning, Recorder, apply_reflection
-from w2sd_video.methods import W2SD, AutoGuidance, CFGZeroStar, Foresight, Method
+from w2sd_video.methods import W2SD, AutoGuidance, CFGZeroStar, Foresight, Method, Weak
 from w2sd_video.runs import Request
 from w2sd_video.sampling import notes
 
@@ -94,7 +95,10 @@ def test_recorded_latents_are_those_of_their_steps_where_a_pipeline_writes_each_
     )
     with apply_reflection(pipe, W2SD(2.0, 1.0), recorder=recorder):
         sample(pipe, case)
-    assert [torch.equal(x_t, x) for (_, x_t, _), x in zip(recorder.tensors, seen[::2], strict=False)] == [True] * 3
+    recorded = [x_t for _, x_t, _ in recorder.tensors]
+    assert [torch.equal(x_t, x[..., : x_t.shape[-1]]) for x_t, x in zip(recorded, seen[::2], strict=False)] == [
+        True
+    ] * 3
 
 
 def _first(args: tuple[Any, ...], told: dict[str, Any]) -> Tensor:
@@ -214,6 +218,9 @@ def test_each_branch_sees_its_own_picture_where_the_pipeline_changes_one_diction
     assert not near(sample(pipe, same)[0], plain)
     with apply_reflection(pipe, W2SD(2.0, 2.0, inversion="x_t")):
         assert near(sample(pipe, case)[0], plain)
+    with apply_reflection(pipe, Weak(weak_guidance=3.0), weak_settings=arms.ip_adapter_scale(pipe.transformer, 0.0)):
+        without = sample(pipe, case)[0]
+    assert near(without, sample(CASES["FluxPipeline"].build(0), CASES["FluxPipeline"])[0]) and not near(without, plain)
 
 
 def test_a_denoiser_of_the_pipeline_is_no_weak_network_of_another_one():

@@ -330,6 +330,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "`weak_conditioning.cond` names 'encoder_hidden_state', which .* did you mean 'encoder_hidden_states'",
     ),
     "strong's": ({"strong_conditioning": {"prompt": "a dog"}}, "`strong_conditioning` is {'prompt': 'a dog'}: give a"),
+    "no settings": ({"weak_settings": []}, "`weak_settings` is empty: a function of `arms` found nothing to set"),
     "settings": (
         {"weak_settings": {"style": -1.5}},
         "`weak_settings` is {'style': -1.5}: give what a function of `arms`",

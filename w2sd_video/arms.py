@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from diffusers.utils.torch_utils import unwrap_module
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -78,14 +77,15 @@ def adapter_scales(network: nn.Module, scales: Mapping[str, float]) -> Overrides
 def ip_adapter_scale(network: nn.Module, scale: float | list[float]) -> Overrides:
     """Sets IP-Adapters to another scale: one number for all of them, or a list with one for each."""
     processors = ip_adapter_processors(network)
-    scales = [list(scale) if isinstance(scale, list) else [scale] * len(p.scale) for p in processors]
+    several = [isinstance(p.scale, list) and not isinstance(scale, list) for p in processors]  # SD 3's has one number
+    scales = [[scale] * len(p.scale) if each else scale for p, each in zip(processors, several, strict=True)]
     return [(vars(p), "scale", each) for p, each in zip(processors, scales, strict=True)]
 
 
 def ip_adapter_processors(network: nn.Module) -> list[Any]:
     """The attention processors that IP-Adapters have put into a network."""
-    attentions = [module.processor for module in network.modules() if isinstance(module, Attention)]
-    return [processor for processor in attentions if hasattr(processor, "to_k_ip")]
+    processors = [getattr(module, "processor", None) for module in network.modules()]
+    return [processor for processor in processors if hasattr(processor, "to_k_ip")]
 
 
 def motion_scale(network: nn.Module, scale: float) -> Overrides:

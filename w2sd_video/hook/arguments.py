@@ -56,6 +56,11 @@ def check_arguments(
         raise _refusal(
             "weak_settings", weak_settings, "what a function of `arms` returns, `adapter_scales(network, …)`"
         )
+    if weak_settings == []:
+        raise ValueError(
+            "`weak_settings` is empty: a function of `arms` found nothing to set in its network, such as no adapter of"
+            " that name. Give None where the weak arm has no settings of its own."
+        )
     numbers: dict[str, list[Any]] = {
         "weak_embedded_guidance": [weak_embedded_guidance],
         "strong_embedded_guidance": [strong_embedded_guidance],
