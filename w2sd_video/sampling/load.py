@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import runs
 from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..families import FAMILIES
-from ..models.sources import resolve
+from ..models.sources import local, resolve
 from ..runs import Request
 from ..runs.request import scheduler_class
 from .method import method_of
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipelines.reflection import Reflection as Pipeline
+
+INDEX = "model_index.json"  # of a model's folder or repository
 
 
 def load(request: Request) -> dict[str, Pipeline]:
@@ -43,6 +46,7 @@ def load(request: Request) -> dict[str, Pipeline]:
         raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
     if both := [variant for variant in variants if variant not in apart]:
+        _check_experts(request)
         pair: dict[str, Any] = {}
         if request.weak is not None and set(both) != {"strong"}:
             pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
@@ -67,8 +71,8 @@ def load(request: Request) -> dict[str, Pipeline]:
             pair_of, alone_of = pipelines["w2sd"], pipelines["weak"]
             names = [name for name in alone_of.denoiser_names if getattr(alone_of, name) is not None]
             alone_of.register_modules(**{name: getattr(pair_of, f"weak_{name}") for name in names})
-    for variant, pipe in pipelines.items():
-        _check_loaded(request, pipe, second_expert=variant not in apart)
+    for pipe in pipelines.values():
+        _check_loaded(request, pipe)
         _place(pipe, device, request.offload)
         if request.compile:
             _compile(pipe)
@@ -78,22 +82,32 @@ def load(request: Request) -> dict[str, Pipeline]:
     return pipelines
 
 
-def _check_loaded(request: Request, pipe: Pipeline, second_expert: bool) -> None:
-    """Refuses settings that the loaded models cannot serve.
+def _check_experts(request: Request) -> None:
+    """Refuses settings of a second expert where the strong model's index says that it has none.
 
-    Args:
-        second_expert: whether the request's settings of a second expert are for this pipeline.
+    Of a hub repository only the index is fetched. If it cannot be read, the loader says so.
     """
+    names = ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2")
+    if (name := next((name for name in names if getattr(request, name) is not None), None)) is None:
+        return
+    source = resolve(request.strong, "strong")
+    try:
+        index = local(replace(source, inside=INDEX)) if source.path is None else source.path / INDEX
+        boundary = json.loads(index.read_text(encoding="utf-8")).get("boundary_ratio")
+    except (OSError, ValueError):
+        return
+    if boundary is None:
+        raise Refused(name, getattr(request, name), "the model has one expert, and not a second: give none")
+
+
+def _check_loaded(request: Request, pipe: Pipeline) -> None:
+    """Refuses settings that the loaded models cannot serve."""
     for name in ("height", "width") if pipe.side is not None else ():
         if getattr(request, name) != pipe.side:
             raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
     for name in ("height", "width"):
         if (value := getattr(request, name)) % pipe.multiple:
             raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
-    for name in ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2"):
-        second = getattr(request, name)
-        if second is not None and second_expert and pipe.config.get("boundary_ratio") is None:
-            raise Refused(name, second, "the model has one expert, and not a second: give none")
     if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
         accepted = "pipelines with a ControlNet have none here: give none"
         raise Refused("guidance_rescale", request.guidance_rescale, accepted)
