@@ -183,8 +183,7 @@ def _join_named(key: str, uncond: Any, cond: Any) -> Any:
 
 
 def _batch(name: str, uncond: Any, cond: Any, axis: int) -> Any:
-    tensors = isinstance(uncond, Tensor) and isinstance(cond, Tensor)
-    if tensors and uncond.transpose(0, axis).shape[1:] == cond.transpose(0, axis).shape[1:]:
+    if isinstance(uncond, Tensor) and isinstance(cond, Tensor) and uncond.shape == cond.shape:
         return torch.cat([uncond, cond], axis)
     if not isinstance(uncond, Tensor) and not isinstance(cond, Tensor) and uncond == cond:
         return cond
