@@ -128,7 +128,7 @@ def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torc
         )
     place = getattr(weak, "device", None)
     runs = device if _is_moved(strong) else getattr(strong, "device", None)
-    if None in (place, runs) or _is_moved(weak):
+    if place is None or runs is None or _is_moved(weak):
         return
     if place.type != runs.type or None not in (place.index, runs.index) and place.index != runs.index:
         raise ValueError(
