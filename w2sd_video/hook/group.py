@@ -282,7 +282,7 @@ class Group:
             to_sample=to_sample,
             refuse=self._refuse,
         )
-        dtype = stepped_dtype(self.scheduler, {**arguments, "sample": sample})
+        dtype = stepped_dtype(self.host.scheduler, {**arguments, "sample": sample})
         if answer.d is not None:  # half precision would round the displacement away
             arguments["sample"] = full_precision(sample) + pending.step.scale * sign * to_sample(answer.d)
         if answer.e is not None:
