@@ -66,7 +66,7 @@ def test_every_step_has_the_dtype_that_the_scheduler_gives_it_without_a_method(k
     for method in (None, W2SD(), AutoGuidance()):
         scheduler = kind(**{"clip_sample": False} if kind is DDIMScheduler else {})
         scheduler.set_timesteps(3)
-        group, network = Group(method, scheduler), Field(lambda x, t: 0.8 * x)
+        group, network = Group(method, Host(scheduler)), Field(lambda x, t: 0.8 * x)
         x = draw(2, 4, seed=1).to(getattr(torch, sample))
         with torch.no_grad(), attached(network, DenoiserHook(group, Field(lambda x, t: 0.7 * x))), stepping(group):
             for t in scheduler.timesteps:
