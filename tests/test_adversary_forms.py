@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_video
 import pytest
 import torch
 from accelerate import dispatch_model
-from any_pipeline import CASES, TEXT, Case, draw, sample
+from any_pipeline import CASES, TEXT, Case, draw, network, sample
 from PIL import Image
 from test_transformer_families import WAN, arms_of, family, near, two_experts
 from torch import Tensor
@@ -72,6 +73,29 @@ def test_a_network_that_is_told_a_rounded_time_is_told_that_of_other_latents():
     with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((1, 1, 1),))):
         sample(pipe, replace(case, call=lambda pipe: half, steps=6))
     assert set(told) == set(pipe.scheduler.timesteps.to(torch.bfloat16).tolist())
+
+
+def test_foresight_is_refused_where_later_steps_belong_to_another_network_or_have_another_end():
+    with pytest.raises(
+        ValueError, match="Foresight evaluates the network at the times of later steps.* 2 denoisers of"
+    ):
+        wan = CASES["WanPipeline"].build(0)
+        wan.register_modules(transformer_2=any_cases.wan(2))
+        wan.register_to_config(boundary_ratio=0.9)
+        with apply_reflection(wan, Foresight(2.0, 1.0)):
+            pass
+    case = any_cases_video.CASES["HunyuanVideo15ImageToVideoPipeline"]
+    pipe, weak = case.build(0), case.build(1).transformer
+    config = {**any_cases.FIFTEEN, "task_type": "i2v", "target_size": 8, "use_meanflow": True}
+    pipe.transformer = network("HunyuanVideo15Transformer3DModel", **config)(0)
+    with pytest.raises(ValueError, match="gets `timestep_r`, the time at the step's end"):
+        with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((0, 1, 1),))):
+            sample(pipe, case)
+    with pytest.raises(ValueError, match="`weak` has `use_meanflow` False, and .*'s denoiser True"):
+        with apply_reflection(pipe, W2SD(2.0, 1.0), weak=weak):
+            pass
+    with apply_reflection(pipe, W2SD(2.0, 1.0)):
+        assert torch.isfinite(sample(pipe, case)[0]).all()
 
 
 def test_frames_are_those_of_the_axis_that_is_time():

@@ -145,7 +145,16 @@ class BoundArm:
         return torch.stack(self._predict(x, self.final, False, "of the final step"))
 
     def at(self, step: Step) -> BoundArm:
-        """The arm with the time of another step in its inputs."""
+        """The arm with the time of another step in its inputs.
+
+        Raises:
+            ValueError: the network also gets the time of the step's end (MeanFlow), which would be another's.
+        """
+        if any(each.inputs.get("timestep_r") is not None for each in self.sent):
+            raise ValueError(
+                f"the {self.name} arm's network gets `timestep_r`, the time at the step's end: a method that evaluates"
+                " it at the times of later steps is not supported. Use another method, or `method=None`."
+            )
 
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
             names = ("timestep", "t")

@@ -215,6 +215,11 @@ def apply_reflection(
             raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
         check_scheduler(pipeline.scheduler, convention=method.convention)
         _check_denoisers(pipeline, denoisers, weaks)
+        if method.looks_ahead and len(denoisers) > 1:
+            raise ValueError(
+                f"{type(method).__name__} evaluates the network at the times of later steps, some of which belong to"
+                f" another of the {len(denoisers)} denoisers of {type(pipeline).__name__}. Use another method."
+            )
     arms = Arms(
         type(pipeline).__name__,
         weak_conditioning,

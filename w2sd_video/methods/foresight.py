@@ -47,6 +47,7 @@ class Foresight(Method):
     """
 
     one_model: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = True
     every_step: ClassVar[bool] = True
 
     schedule: Schedule | None = None

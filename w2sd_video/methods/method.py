@@ -81,6 +81,7 @@ class Method:
     one_model: ClassVar[bool] = False  # whether both arms are the strong model, even beside a weak one
     guides: ClassVar[bool] = True  # whether the method uses the two guidance numbers
     mixes: ClassVar[bool] = False  # whether it needs both branches of the final step at every guidance but 1
+    looks_ahead: ClassVar[bool] = False  # whether it evaluates networks at the times of later steps
     every_step: ClassVar[bool] = False  # whether it also changes the last step by default
     perturbation: ClassVar[Literal["skip", "attention"] | None] = None  # how layers of the weak arm are perturbed
 
