@@ -116,14 +116,14 @@ def points_of(name: str, values: Any) -> list[Value]:
     if isinstance(values, list) and values:
         return [(label_of(value), {name: value}) for value in values]
     if isinstance(values, Mapping) and values:
-        if wrong := next((label for label, said in values.items() if not isinstance(said, Mapping)), None):
+        if wrong := next((label for label, of_label in values.items() if not isinstance(of_label, Mapping)), None):
             accepted = "give settings, such as {variant: plain}; or {} for none"
             raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
         if (
             bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
         ) is not None:
             raise Refused(f"axes.{name}", bare, "give labels of printable characters, not only spaces")
-        return [(label, dict(said)) for label, said in values.items()]
+        return [(label, dict(of_label)) for label, of_label in values.items()]
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
 
 
@@ -137,16 +137,16 @@ def name_of(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={label}" if _bare(label) else label for axis, label in labels.items()) or "all"
 
 
-def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
+def tuned_setting(value: Any) -> tuple[str, tuple[float, ...]]:
     """The setting to tune, and the numbers to try.
 
     Raises:
         Refused: it is not one setting with two numbers or more.
     """
     accepted = "give a setting and two numbers or more, such as {guidance_scale: [2, 3, 5]}"
-    if not isinstance(said, Mapping) or len(said) != 1:
-        raise Refused(TUNE, said, accepted)
-    ((name, values),) = said.items()
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise Refused(TUNE, value, accepted)
+    ((name, values),) = value.items()
     numbers = values if isinstance(values, list) else []
     if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers) or len(set(numbers)) < 2:
         raise Refused(f"{TUNE}.{name}", values, accepted)
@@ -155,9 +155,9 @@ def tuned_setting(said: Any) -> tuple[str, tuple[float, ...]]:
 
 def settings_of(tuned: Any) -> Mapping[str, Any]:
     """The best settings of a tuned arm, from its entry under `tuned` of a plan."""
-    if not isinstance(tuned, Mapping) or not isinstance(said := tuned.get("settings"), Mapping):
+    if not isinstance(tuned, Mapping) or not isinstance(best := tuned.get("settings"), Mapping):
         raise Refused("tuned", tuned, "leave it out: the run writes it")
-    return said
+    return best
 
 
 def _bare(label: str) -> bool:
@@ -167,10 +167,10 @@ def _bare(label: str) -> bool:
 SETTINGS = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
 
 
-def request_fields(said: Mapping[str, Any]) -> dict[str, Any]:
+def request_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as fields of a request. A name that is no setting counts as an option of the method."""
     fields: dict[str, Any] = {}
-    for name, value in said.items():
+    for name, value in values.items():
         if name in ("prompt", "seed", "prompts", "seeds"):
             raise Refused(name, value, "all arms share the plan's own: set prompts and seeds there")
         if name in (*SETTINGS, AS_COSTLY, TUNE):
@@ -184,7 +184,7 @@ def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of both; the second win. Options are merged in the same way."""
     options: dict[str, Any] = {}
     for each in (first, second):
-        if not isinstance(said := each.get("options") or {}, Mapping):
-            raise Refused("options", said, "give names and values")
-        options |= said
+        if not isinstance(own := each.get("options") or {}, Mapping):
+            raise Refused("options", own, "give names and values")
+        options |= own
     return {**first, **second, **({"options": options} if options else {})}

@@ -63,20 +63,17 @@ def read_run(path: Path) -> Plan:
         suite = prompts.load(path / PROMPTS) if note.get("prompts") == _sha256(path / PROMPTS) else None
     except (OSError, ValueError, KeyError, TypeError):  # an earlier version wrote it, or it is damaged
         return plan
-    vars(plan)["arms"] = arms  # fills the cached properties, which would need models and files
-    if suite is not None:
-        vars(plan)["suite"] = suite
-    return plan
+    return plan.with_stored(arms, suite)
 
 
 def _sha256(path: Path) -> str:
     return sha256_of(path) if path.is_file() else ""
 
 
-def _arm(said: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
-    cost = (int(said["evaluations"]), said["strong_evaluations"]) if "evaluations" in said else None
-    request = Request(**{**common, **said["request"]})
-    return Arm(dict(said["labels"]), request, said["refiner"], cost=cost, key=said.get("key"))
+def _arm(row: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
+    cost = (int(row["evaluations"]), row["strong_evaluations"]) if "evaluations" in row else None
+    request = Request(**{**common, **row["request"]})
+    return Arm(dict(row["labels"]), request, row["refiner"], cost=cost, key=row.get("key"))
 
 
 def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) -> dict[str, Any]:
@@ -90,11 +87,11 @@ def note_of(plan: Plan, plan_file: Path, prompts_file: Path | None, keys: Keys) 
     arms = []
     for arm in plan.arms:
         own = {name: value for name, value in asdict(arm.template).items() if value != common[name]}
-        said: dict[str, Any] = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner}
-        said["key"] = keys.of_arm(arm)
+        row: dict[str, Any] = {"labels": dict(arm.labels), "request": own, "refiner": arm.refiner}
+        row["key"] = keys.of_arm(arm)
         if plugins.is_file(arm.template.method):  # the cost follows from its code, which `read_run` may not have
-            said["evaluations"], said["strong_evaluations"] = cost_of(arm)
-        arms.append(said)
+            row["evaluations"], row["strong_evaluations"] = cost_of(arm)
+        arms.append(row)
     of_prompts = {} if prompts_file is None else {"prompts": sha256_of(prompts_file)}
     return {"plan": sha256_of(plan_file), **of_prompts, "request": common, "arms": arms}
 

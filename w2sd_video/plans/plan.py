@@ -163,16 +163,16 @@ class Plan:
         labels = dict(zip(self.axes, (label for label, _ in point), strict=True))
         of = ", ".join(f"{name} {label}" for name, label in labels.items())
         try:
-            said: dict[str, Any] = {}
+            values: dict[str, Any] = {}
             for each in (self.settings, *(of_label for _, of_label in point)):
-                said = over(said, request_fields(each))
-            rival, tried = said.pop(AS_COSTLY, None), said.pop(TUNE, None)
+                values = over(values, request_fields(each))
+            rival, tried = values.pop(AS_COSTLY, None), values.pop(TUNE, None)
             costly = None if rival is None else self._rival(str(rival), point, axes)
-            grid = None if tried is None else Grid(*tuned_setting(tried), said, costly)
+            grid = None if tried is None else Grid(*tuned_setting(tried), values, costly)
             if grid:
                 best = self.tuned.get(name_of(labels)) or {"settings": {grid.name: grid.values[0]}}
-                said = over(said, request_fields(settings_of(best)))
-            return Arm(labels, *self.template(said, costly), grid)
+                values = over(values, request_fields(settings_of(best)))
+            return Arm(labels, *self.template(values, costly), grid)
         except Named as error:
             if isinstance(error, Refused) and error.argument.startswith(setting_options.OF_METHOD):
                 raise self._unknown(error, point, of) from None
@@ -192,8 +192,8 @@ class Plan:
             of: the arm's labels, for the message.
         """
         name, method = str(error.value), error.argument.removeprefix(setting_options.OF_METHOD)
-        places = [*((f"axes ({of})", said) for _, said in point), ("settings", self.settings)]
-        place = next((place for place, said in places if name in said or name in (said.get(TUNE) or ())), None)
+        places = [*((f"axes ({of})", of_label) for _, of_label in point), ("settings", self.settings)]
+        place = next((place for place, own in places if name in own or name in (own.get(TUNE) or ())), None)
         if place is None:  # under `options`, or the preset's
             return error
         from ..methods import find
@@ -236,8 +236,8 @@ class Plan:
         Raises:
             Refused: the axis has no such label, or `as_costly_as` is not in the settings of a label.
         """
-        for n, (_, said) in enumerate(point):
-            if AS_COSTLY in said:
+        for n, (_, of_label) in enumerate(point):
+            if AS_COSTLY in of_label:
                 others = [value for value in axes[n] if value[0] == label and AS_COSTLY not in value[1]]
                 if not others:
                     known = [each for each, other in axes[n] if AS_COSTLY not in other]
@@ -245,6 +245,16 @@ class Plan:
                     raise Refused(AS_COSTLY, label, accepted)
                 return self._arm([*point[:n], others[0], *point[n + 1 :]], axes).template
         raise Refused(AS_COSTLY, label, "set it on a label of an axis, and name another label of the same axis")
+
+    def with_stored(self, arms: list[Arm], suite: Suite | None = None) -> Plan:
+        """A copy with arms and prompts that a run stored, so that it needs no models and no files of prompts.
+
+        Args:
+            suite: None: the prompts are read as the plan says.
+        """
+        plan = replace(self)
+        vars(plan).update({"arms": arms} | ({} if suite is None else {"suite": suite}))  # the cached properties
+        return plan
 
     @property
     def own_dimensions(self) -> list[str]:
