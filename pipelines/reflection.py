@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from os import PathLike
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from diffusers import MotionAdapter
@@ -402,6 +402,9 @@ class Reflection(Checks, Weights):
     def _sample(self, call: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock pipeline's own sampling."""
         return self.stock.__call__(self, *args, **kwargs)
+
+    if TYPE_CHECKING:  # at run time `_caller` makes it, with the stock pipeline's arguments
+        __call__ = _generate
 
     @property
     def evaluations(self) -> dict[str, int]:

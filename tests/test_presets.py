@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from w2sd_video import presets
+from w2sd_video.families import FAMILIES
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample, scheduler
@@ -31,6 +32,11 @@ def changed(folder: Path, remove: str | None = None, **values) -> Path:
 
 def test_shapes_is_the_default_and_comes_first():
     assert presets.names()[0] == presets.DEFAULT == "shapes"
+
+
+def test_families_with_motion_modules_or_a_first_frame_say_whose_models_they_take():
+    assert all((each.models_of is not None) == (each.motion or each.from_image) for each in FAMILIES.values())
+    assert {each.models_of for each in FAMILIES.values()} <= {None, *FAMILIES}
 
 
 def test_table_12_is_in_the_preset_as_printed():

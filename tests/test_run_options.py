@@ -18,7 +18,6 @@ from w2sd_video.cli import app
 from w2sd_video.cli.options import SCHEDULERS, having
 from w2sd_video.families import FAMILIES
 from w2sd_video.levels import check_scheduler
-from w2sd_video.methods import METHODS
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
 
@@ -153,7 +152,6 @@ def test_a_shell_completes_commands_options_and_values(words, completed):
 
 
 def test_what_a_shell_completes_without_torch_is_what_there_is():
-    assert settings.METHODS == [name for name in METHODS if name != "weak"]
     for name in SCHEDULERS:
         config = {"clip_sample": False} if "DDIM" in name else {}
         check_scheduler(getattr(diffusers, name)(**config))

@@ -8,120 +8,45 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .errors import Refused, WeightsError, WeightsNotFound
-    from .eval.evaluate import evaluate
-    from .generate import generate
-    from .hook import apply_reflection
-    from .methods import (
-        APG,
-        METHODS,
-        S2WD,
-        W2SD,
-        AdvancedReSampling,
-        AutoGuidance,
-        CFGZeroStar,
-        Foresight,
-        GuidanceSchedule,
-        Method,
-        Optimistic,
-        PerturbedAttentionGuidance,
-        PredictAndPerturb,
-        ReSampling,
-        S2Guidance,
-        SkipLayerGuidance,
-        Weak,
-        ZSampling,
-    )
-    from .pipelines import (
-        W2SDAnimateDiffControlNetPipeline,
-        W2SDAnimateDiffPipeline,
-        W2SDAnimateDiffSDXLPipeline,
-        W2SDCogVideoXImageToVideoPipeline,
-        W2SDCogVideoXPipeline,
-        W2SDDiTMoEPipeline,
-        W2SDFluxPipeline,
-        W2SDHunyuanVideo15Pipeline,
-        W2SDHunyuanVideoPipeline,
-        W2SDLTXImageToVideoPipeline,
-        W2SDLTXPipeline,
-        W2SDMochiPipeline,
-        W2SDQwenImagePipeline,
-        W2SDSanaPipeline,
-        W2SDStableDiffusion3Pipeline,
-        W2SDStableDiffusionControlNetPipeline,
-        W2SDStableDiffusionPipeline,
-        W2SDStableDiffusionXLControlNetPipeline,
-        W2SDStableDiffusionXLPipeline,
-        W2SDWanImageToVideoPipeline,
-        W2SDWanPipeline,
-    )
-    from .runs import Request
+from .families import FAMILIES as _FAMILIES
+from .method_names import METHODS as _METHODS
 
-    __version__: str
-
-__all__ = [
-    "APG",
-    "METHODS",
-    "S2WD",
-    "W2SD",
-    "AdvancedReSampling",
-    "AutoGuidance",
-    "CFGZeroStar",
-    "Foresight",
-    "GuidanceSchedule",
-    "Method",
-    "Optimistic",
-    "PerturbedAttentionGuidance",
-    "PredictAndPerturb",
-    "ReSampling",
-    "Refused",
-    "Request",
-    "S2Guidance",
-    "SkipLayerGuidance",
-    "W2SDAnimateDiffControlNetPipeline",
-    "W2SDAnimateDiffPipeline",
-    "W2SDAnimateDiffSDXLPipeline",
-    "W2SDCogVideoXImageToVideoPipeline",
-    "W2SDCogVideoXPipeline",
-    "W2SDDiTMoEPipeline",
-    "W2SDFluxPipeline",
-    "W2SDHunyuanVideo15Pipeline",
-    "W2SDHunyuanVideoPipeline",
-    "W2SDLTXImageToVideoPipeline",
-    "W2SDLTXPipeline",
-    "W2SDMochiPipeline",
-    "W2SDQwenImagePipeline",
-    "W2SDSanaPipeline",
-    "W2SDStableDiffusion3Pipeline",
-    "W2SDStableDiffusionControlNetPipeline",
-    "W2SDStableDiffusionPipeline",
-    "W2SDStableDiffusionXLControlNetPipeline",
-    "W2SDStableDiffusionXLPipeline",
-    "W2SDWanImageToVideoPipeline",
-    "W2SDWanPipeline",
-    "Weak",
-    "WeightsError",
-    "WeightsNotFound",
-    "ZSampling",
-    "__version__",
-    "apply_reflection",
-    "evaluate",
-    "generate",
-]
-# The modules of the public names; a pipeline's is `pipelines`, a method's is `methods`.
+# The modules of the public names.
 _MODULES = {
+    "Answer": "methods",
+    "METHODS": "methods",
+    "Method": "methods",
     "Refused": "errors",
     "Request": "runs",
+    "Weak": "methods",
     "WeightsError": "errors",
     "WeightsNotFound": "errors",
+    "__version__": "",
     "apply_reflection": "hook",
     "evaluate": "eval.evaluate",
+    "generate": "generate",
+    **dict.fromkeys(_METHODS.values(), "methods"),
+    **{name: "pipelines" for each in _FAMILIES.values() for name in (each.pipeline, each.with_controlnet) if name},
 }
+
+if TYPE_CHECKING:
+    from .errors import Refused as Refused
+    from .errors import WeightsError as WeightsError
+    from .errors import WeightsNotFound as WeightsNotFound
+    from .eval.evaluate import evaluate as evaluate
+    from .generate import generate as generate
+    from .hook import apply_reflection as apply_reflection
+    from .methods import *  # noqa: F403
+    from .pipelines import *  # noqa: F403
+    from .runs import Request as Request
+
+    __version__: str
+else:  # type checkers would take a list that they cannot read as empty
+    __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: Any
     if name == "__version__":
@@ -129,11 +54,10 @@ def __getattr__(name: str) -> Any:
     elif name == "generate":  # the module, which can be called as its function; an import of it sets the name as well
         value = import_module(".generate", __name__)
     else:
-        usual = "pipelines" if name.endswith("Pipeline") else "methods"
-        value = getattr(import_module(f".{_MODULES.get(name, usual)}", __name__), name)
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})

@@ -189,9 +189,6 @@ def check_there(requests: Iterable[Request]) -> None:
         raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
 
 
-KIN = {"animatediff-sdxl": "stable-diffusion-xl", "animatediff": "stable-diffusion"}  # families that share image models
-
-
 def _check_family(role: str, model: str, family: str) -> None:
     """Refuses a model if its `model_index.json`, or else a built-in preset, assigns it to another family.
 
@@ -201,7 +198,7 @@ def _check_family(role: str, model: str, family: str) -> None:
     from .models.sources import cached, resolve
 
     def kin(name: str) -> str:
-        return KIN.get(name, name.removesuffix("-image-to-video"))
+        return FAMILIES[name].models_of or name
 
     source = resolve(model, role)
     if source.is_file or source.inside:

@@ -44,6 +44,8 @@ class Family:
         experts: whether it may have a second denoiser, which takes over at the lower noise levels.
         rescaled: whether its pipeline takes a `guidance_rescale`.
         from_image: whether it makes a video from a picture.
+        models_of: the family whose models it takes too, such as the image models into which a motion module is put.
+            None: it takes its own alone.
         side: height and width, in pixels, are multiples of this.
         stride: the number of frames is a multiple of this, plus 1.
         least_steps: the fewest steps of its pipeline; see `least_steps`.
@@ -60,6 +62,7 @@ class Family:
     experts: bool = False
     rescaled: bool = False
     from_image: bool = False
+    models_of: str | None = None
     side: int = 8
     stride: int = 1
     least_steps: int = 1
@@ -76,21 +79,33 @@ def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) ->
 
 
 FAMILIES = {
-    "animatediff-sdxl": Family("W2SDAnimateDiffSDXLPipeline", video=True, motion=True, rescaled=True),
-    "animatediff": Family("W2SDAnimateDiffPipeline", "W2SDAnimateDiffControlNetPipeline", video=True, motion=True),
+    "animatediff-sdxl": Family(
+        "W2SDAnimateDiffSDXLPipeline", video=True, motion=True, rescaled=True, models_of="stable-diffusion-xl"
+    ),
+    "animatediff": Family(
+        "W2SDAnimateDiffPipeline",
+        "W2SDAnimateDiffControlNetPipeline",
+        video=True,
+        motion=True,
+        models_of="stable-diffusion",
+    ),
     "stable-diffusion-xl": Family(
         "W2SDStableDiffusionXLPipeline", "W2SDStableDiffusionXLControlNetPipeline", rescaled=True
     ),
     "stable-diffusion": Family("W2SDStableDiffusionPipeline", "W2SDStableDiffusionControlNetPipeline", rescaled=True),
     "dit-moe": Family("W2SDDiTMoEPipeline", textual=False, mixture=True),
     "wan": _transformer("W2SDWanPipeline", stride=4, experts=True),
-    "wan-image-to-video": _transformer("W2SDWanImageToVideoPipeline", stride=4, from_image=True, experts=True),
+    "wan-image-to-video": _transformer(
+        "W2SDWanImageToVideoPipeline", stride=4, from_image=True, experts=True, models_of="wan"
+    ),
     "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True),
     "ltx-image-to-video": _transformer(
-        "W2SDLTXImageToVideoPipeline", side=32, stride=8, from_image=True, rescaled=True
+        "W2SDLTXImageToVideoPipeline", side=32, stride=8, from_image=True, rescaled=True, models_of="ltx"
     ),
     "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
-    "cogvideox-image-to-video": _transformer("W2SDCogVideoXImageToVideoPipeline", stride=4, from_image=True),
+    "cogvideox-image-to-video": _transformer(
+        "W2SDCogVideoXImageToVideoPipeline", stride=4, from_image=True, models_of="cogvideox"
+    ),
     "hunyuan-video": _transformer("W2SDHunyuanVideoPipeline", stride=4, embedded=True),
     "hunyuan-video-15": _transformer("W2SDHunyuanVideo15Pipeline", stride=4),
     "mochi": _transformer("W2SDMochiPipeline", stride=6, least_steps=2),

@@ -58,11 +58,6 @@ VARIANTS: dict[Variant, tuple[str, ...]] = {
     "weak": ("weak",),
     "compare": ("weak", "strong", "w2sd"),
 }
-# The names of `w2sd_video.methods.METHODS` that a request takes, known here without torch.
-METHODS = (
-    "w2sd s2wd z_sampling re_sampling advanced_re_sampling auto_guidance optimistic apg cfg_zero_star slg pag"
-    " s2_guidance predict_and_perturb foresight guidance_schedule"
-).split()
 OWN_MODELS = ("strong", "weak", "vae", "motion_adapter", "weak_motion_adapter")  # settings that are models
 PLACES = (*OWN_MODELS, "weak_config")  # settings that may be paths
 OF_VIDEOS = ("num_frames", "fps")  # settings that every video has, and no image

@@ -12,6 +12,7 @@ import typer
 
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
+from ..method_names import METHODS
 from ..setting_types import SCALED, SCALES, Scaled, seed_ranges
 from ..terminal import number, read_settings
 
@@ -94,7 +95,7 @@ def _schedules(context: typer.Context) -> list[str]:
 
 # What a shell completes values of settings to, beside those whose types list them.
 COMPLETED: dict[str, Callable[..., list[str]]] = {
-    "method": lambda: [*settings.METHODS, *plugins.names("method", settings.METHODS)],
+    "method": lambda: [*METHODS, *plugins.names("method", METHODS)],
     "scheduler": lambda: list(SCHEDULERS),
     "schedule": _schedules,
     "inversion": lambda: ["x_s", "x_t"],

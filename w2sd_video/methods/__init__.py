@@ -6,7 +6,7 @@ import inspect
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from .. import plugins
+from .. import method_names, plugins
 from ..errors import Refused, shown
 from .apg import APG
 from .auto_guidance import AutoGuidance
@@ -19,14 +19,14 @@ from .perturbed import PerturbedAttentionGuidance, S2Guidance, SkipLayerGuidance
 from .predict_and_perturb import PredictAndPerturb
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
-from .w2sd import W2SD, w2sd
+from .w2sd import W2SD
+from .w2sd import w2sd as w2sd
 from .weak import Weak
 from .z_sampling import ZSampling
 
 __all__ = [
     "APG",
     "METHODS",
-    "OPTIONS",
     "S2WD",
     "W2SD",
     "AdvancedReSampling",
@@ -44,29 +44,10 @@ __all__ = [
     "SkipLayerGuidance",
     "Weak",
     "ZSampling",
-    "find",
-    "no_method",
-    "w2sd",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    "w2sd": W2SD,
-    "s2wd": S2WD,
-    "z_sampling": ZSampling,
-    "re_sampling": ReSampling,
-    "advanced_re_sampling": AdvancedReSampling,
-    "auto_guidance": AutoGuidance,
-    "optimistic": Optimistic,
-    "apg": APG,
-    "cfg_zero_star": CFGZeroStar,
-    "slg": SkipLayerGuidance,
-    "pag": PerturbedAttentionGuidance,
-    "s2_guidance": S2Guidance,
-    "predict_and_perturb": PredictAndPerturb,
-    "foresight": Foresight,
-    "guidance_schedule": GuidanceSchedule,
-    "weak": Weak,
-}
+# By name, in the order of `method_names`; "weak" is no method of a request, but its variant.
+METHODS: dict[str, type[Method]] = {name: globals()[cls] for name, cls in method_names.METHODS.items()} | {"weak": Weak}
 ARMS = ("strong_guidance", "weak_guidance")
 
 
