@@ -68,13 +68,11 @@ def transformers() -> Iterator[str]:
 
 
 def commands(name: str = "w2sd-video", group: Any = None) -> dict[str, Any]:
-    """Every command by its whole name. One that takes any arguments hands over to the `app` of its folder's `cli`."""
+    """Every command by its whole name."""
     if group is None:
         group = typer.main.get_command(import_module("w2sd_video.cli").app)
     found: dict[str, Any] = {}
     for word, command in group.commands.items():
-        if (command.context_settings or {}).get("allow_extra_args"):
-            command = typer.main.get_command(import_module(f"w2sd_video.{word}.cli").app)
         whole = f"{name} {word}"
         found |= commands(whole, command) if hasattr(command, "commands") else {whole: command}
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import re
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from commands import PROMPT, STEM, STEPS, generate, hashes, listing, run, sidecar
 from PIL import Image
+
+from w2sd_video import progress
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -24,9 +26,12 @@ def test_generate_writes_a_video_and_a_sidecar_and_says_where(small):
 
 
 def test_off_a_terminal_long_sampling_says_how_far_it_is(small, monkeypatch):
-    module = sys.modules["w2sd_video.cli.generate"]  # the package has the command under this name
-    monkeypatch.setattr(module, "EVERY", 0.0)
-    assert f": step {STEPS} of {STEPS}\n" in generate(PROMPT, *small)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    said = generate(PROMPT, "--seed", "0,1", "--compare", *small)
+    lines = re.findall(r"videos: ([0-2])/2.* \(\S+ (weak|strong|w2sd): step \d of (\d)\)\n", said)
+    assert {(variant, int(steps)) for _, variant, steps in lines} == {(v, STEPS) for v in ("weak", "strong", "w2sd")}
+    assert len(lines) == 6 * STEPS and [int(done) for done, *_ in lines] == sorted(int(done) for done, *_ in lines)
+    assert "left" in said
 
 
 def test_the_sidecar_holds_what_it_takes_to_make_the_video_again(small):

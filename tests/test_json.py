@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import presets, video
 from w2sd_video.cli import app
+from w2sd_video.shapes import grammar, world
 
 
 def read(*arguments: object) -> Any:
@@ -51,7 +53,27 @@ def test_eval_prints_the_results_file(tmp_path):
     assert data["videos"][0]["path"].endswith("grey:cat:")
 
 
-@pytest.mark.parametrize("command", [("methods",), ("doctor",), ("presets",), ("dimensions",)])
+def test_shapes_answers_with_what_it_sees_and_how_it_scores(tmp_path):
+    film = tmp_path / "red"
+    video.write_pngs((world.render(grammar.parse("a red circle moving right"), 0) * 255).astype("uint8"), film)
+    data = read("shapes", "judge", film, "a blue circle moving right")
+    (thing,) = data["objects"]
+    assert (thing["colour"], thing["shape"], thing["direction"]) == ("red", "circle", "right")
+    assert data["scores"]["colour"] == 0 and data["scores"]["shape"] == 1
+    assert read("shapes", "words")["shape"] == ["circle", "square", "triangle"]
+
+
+def test_the_shapes_bench_has_every_row_with_its_means():
+    rows = Path(__file__).parents[1] / "docs" / "rows" / "shapes.jsonl.xz"
+    data = read("shapes", "bench", "--table", "--out", rows)
+    assert data["w2sd"]["samples"] == 100 and data["w2sd"]["evaluations"] == 122
+    assert data["strong"]["columns"]["right (two objects)"]["mean"] == 0.28
+
+
+COMMANDS = [("methods",), ("doctor",), ("presets",), ("dimensions",), ("prompts", "ls"), ("shapes", "words")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ("bench", "true-size")])
 def test_another_format_is_refused(command):
     result = CliRunner().invoke(app, [*command, "--format", "yaml"])
     assert result.exit_code == 2 and "'yaml' is not accepted; give text or json" in result.stderr

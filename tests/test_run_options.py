@@ -126,6 +126,7 @@ OTHERS = [
     ("eval --format m", "markdown"),
     ("presets --format ", "text json"),
     ("doctor --try shapes-d", "shapes-digits"),
+    ("shapes ju", "judge"),
 ]
 
 

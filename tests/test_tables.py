@@ -146,7 +146,7 @@ def test_another_format_is_refused_before_anything_is_scored(outputs, form):
         ran.exit_code == 2 and "give text, json, markdown or latex" in ran.stderr and not Path("results.json").exists()
     )
     ran = CliRunner().invoke(shapes_app, ["bench", "--table", "--format", form])
-    assert ran.exit_code == 2 and "give markdown or latex" in ran.stderr
+    assert ran.exit_code == 2 and "give json, markdown or latex" in ran.stderr
 
 
 def test_the_bench_prints_latex_from_the_same_rows(tmp_path):

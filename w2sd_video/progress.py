@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,11 @@ def bar(what: str, to: Console = err, shares: bool = False) -> Iterator[Show]:
         progress.update(task, completed=done, total=total, description=escape(doing or what) + rest)
         if not to.is_terminal and now - printed >= EVERY:
             printed = now
-            to.print(f"{what}: {f'{done / total:.0%}' if shares else f'{done}/{total}'}{rest}", markup=False)
+            amount_done = f"{done / total:.0%}" if shares else f"{int(done)}/{total}"
+            to.print(f"{what}: {amount_done}{rest}{f' ({doing})' if doing else ''}", markup=False)
 
-    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as progress:
+    to_terminal = sys.stdout is not None and sys.stdout.isatty()  # else what is printed is data, for a file or a pipe
+    hidden = not to.is_terminal
+    with Progress(*columns, console=to, transient=True, redirect_stdout=to_terminal, disable=hidden) as progress:
         task = progress.add_task(what, total=None)
         yield show

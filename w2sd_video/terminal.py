@@ -100,6 +100,21 @@ def parse_path(value: str | Path) -> Path:
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}  # of an option or argument
 
 
+def words(*known: str) -> dict[str, Any]:
+    """Arguments of an option whose value a shell completes to these words."""
+    return {"autocompletion": lambda: list(known)}
+
+
+FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.", **words("text", "json"))
+
+
+def wants_json(form: str) -> bool:
+    """Whether `--format` is json."""
+    if form not in ("text", "json"):
+        raise Refused("--format", form, "give text or json")
+    return form == "json"
+
+
 def check_file(path: Path, overwrite: bool) -> None:
     """Refuses a file that cannot be written, or that is there and is not to be replaced.
 

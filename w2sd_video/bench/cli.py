@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Refused, did_you_mean
-from ..terminal import PATH, check_file, err, messages, number, out, quiet
+from ..terminal import FORMAT, PATH, check_file, err, messages, number, out, quiet, say, wants_json
 
 app = typer.Typer(help="Measure speed, memory and precision on this machine's device.", no_args_is_help=True)
 
@@ -56,6 +56,7 @@ def true_size(
         bool, typer.Option("--small", help="Tiny networks of the same classes: whether everything runs, on a CPU too.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Measure SDXL with AnimateDiff's motion module, Wan 2.1 and LTX-Video at their true size, with random weights.
 
@@ -66,6 +67,7 @@ def true_size(
     """
     began = time.monotonic()
     with messages():
+        as_json = wants_json(form)
         _check(path, minutes, sizes or [], frames, overwrite)
         quiet()
         from ..runs import usable_device, writable
@@ -89,8 +91,11 @@ def true_size(
             began=began,
             report=lambda line: err.print(line, markup=False),
         )
-        show(results)
-        out.print(f"Wrote {path}", markup=False)
+        if as_json:
+            say(path.read_text(encoding="utf-8").rstrip())
+        else:
+            show(results)
+        (err if as_json else out).print(f"Wrote {path}", markup=False)
         if any(part["state"] == "failed" for part in results["parts"].values()):
             raise typer.Exit(1)
 

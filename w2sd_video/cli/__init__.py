@@ -19,6 +19,7 @@ import w2sd_video
 
 from ..bench.cli import app as bench_app
 from ..families import MIXTURES, VIDEOS
+from ..shapes.cli import app as shapes_app
 from ..terminal import flowing, give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets
@@ -103,21 +104,9 @@ app.command("eval")(evaluate)
 app.command("best")(best)
 app.command("check-pair")(check_pair)
 app.command()(study)
+app.add_typer(shapes_app, name="shapes")
 app.add_typer(bench_app, name="bench")
 app.add_typer(prompts_app, name="prompts")
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-    help="The shipped world of moving shapes: train its models, render it, judge videos of it.",
-)
-def shapes(context: typer.Context) -> None:
-    """Hands over to `w2sd_video.shapes.cli`, which is imported only here."""
-    from ..shapes.cli import app as shapes_app
-
-    with messages():
-        shapes_app(args=context.args, prog_name="w2sd-video shapes")
 
 
 for each in (app, bench_app, prompts_app):

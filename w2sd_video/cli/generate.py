@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from .. import presets, runs
 from ..doctor import check_there
@@ -30,12 +17,12 @@ from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
 from ..generate import generate as make
-from ..progress import EVERY
+from ..progress import bar
 from ..runs import Request
 from ..sampling import differences
 from ..settings import METHOD, MODELS, SIZE
-from ..terminal import PATH, err, messages, number, out, quiet, say
-from .options import OUTPUT, option, read_fields, refuse_empty, words
+from ..terminal import PATH, messages, number, out, quiet, say, words
+from .options import OUTPUT, option, read_fields, refuse_empty
 from .requests import Line
 
 
@@ -186,14 +173,6 @@ def generate(
             sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)
 
 
-class _Left(TimeRemainingColumn):
-    """The remaining time, followed by "left"; empty while it is not known."""
-
-    def render(self, task: Task) -> Text:
-        left = super().render(task)
-        return Text.assemble(left, " left") if left.plain.strip("-:") else Text()
-
-
 def sample(
     requests: list[Request],
     folder: Path,
@@ -208,41 +187,21 @@ def sample(
     overwrite = confirm_writable(requests, folder, formats, overwrite, verify, way=way)
     check_there(requests)
 
-    # A terminal shows results above the bars; a file or pipe gets them as they are.
-    to_terminal, quietly = sys.stdout is not None and sys.stdout.isatty(), not err.is_terminal
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        _Left(),
-    )
-    with Progress(*columns, console=err, transient=True, redirect_stdout=to_terminal, disable=quietly) as progress:
-        videos = progress.add_task("videos", total=len(requests), visible=len(requests) > 1)
-        steps = progress.add_task("loading", total=None)
+    quiet()
+    finished = 0  # outputs
+    started: set[str] = set()  # the videos of the next output, of which a comparison has several
 
-        began = 0.0  # when the models were loaded
-        said = time.monotonic()
+    with bar(f"{requests[0].kind}s") as show:
 
         def on_step(name: str, done: int, total: int) -> None:
-            nonlocal began, said
-            began = began or time.monotonic()
-            if done == 1:
-                progress.reset(steps, description=escape(name), total=total)
-            progress.update(steps, completed=done)
-            if quietly and time.monotonic() - said >= EVERY:
-                said = time.monotonic()
-                err.print(f"{name}: step {done} of {total}", markup=False)
+            started.add(name)
+            share = (len(started) - 1 + done / total) / len(runs.VARIANTS[requests[finished].variant])
+            show(finished + share, len(requests), doing=f"{name}: step {done} of {total}")
 
-        quiet()
-        sampled = 0
         with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
-            for number, output in enumerate(results, 1):
-                progress.update(videos, advance=1)
-                sampled += not output.kept
-                if quietly and len(requests) > 1 and not output.kept:
-                    left = round((time.monotonic() - began) / sampled * (len(requests) - number))
-                    err.print(f"{number}/{len(requests)}, {timedelta(seconds=left)} left", markup=False)
+            for output in results:
+                finished += 1
+                started.clear()
                 lines = [] if output.kept else [f"  {line}" for line in _summary(output, before)]
                 lines = [f"{next(iter(output.paths.values()))}{'  (already made)' * output.kept}", *lines]
                 if to is out:

@@ -14,8 +14,8 @@ from rich.markup import escape
 from .. import plugins, presets, runs
 from ..documents import finite
 from ..errors import Refused
-from ..terminal import PATH, check_file, err, messages, out, quiet, say
-from .options import DEVICES, FORMAT, wants_json, words
+from ..terminal import FORMAT, PATH, check_file, err, messages, out, quiet, say, wants_json, words
+from .options import DEVICES
 
 
 def show_presets(

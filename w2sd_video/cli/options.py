@@ -14,7 +14,7 @@ from .. import plugins, presets, runs, settings
 from ..errors import Refused
 from ..method_names import METHODS
 from ..setting_types import SCALED, SCALES, Scaled, seed_ranges
-from ..terminal import number, read_settings
+from ..terminal import number, read_settings, words
 
 OUTPUT = "Output"
 # Those that `levels.check_scheduler` accepts, known here without torch.
@@ -34,27 +34,12 @@ EMPTY = ("negative_prompt", "weak_prompt", "weak_negative_prompt", "prompt")  # 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
-def words(*known: str) -> dict[str, Any]:
-    """Arguments of an option whose value a shell completes to these words."""
-    return {"autocompletion": lambda: list(known)}
-
-
 def dimension_names(incomplete: str) -> list[str]:
     """The shell completions of a list of dimensions with commas between: for the last name."""
     from ..eval.dimensions import known
 
     before, comma, _ = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in known()]
-
-
-FORMAT = typer.Option("--format", help="text, or json: data on stdout, all else on stderr.", **words("text", "json"))
-
-
-def wants_json(form: str) -> bool:
-    """Whether `--format` is json."""
-    if form not in ("text", "json"):
-        raise Refused("--format", form, "give text or json")
-    return form == "json"
 
 
 def option(panel: str | None, text: str, *names: str, **more: Any) -> Any:

@@ -16,8 +16,8 @@ import typer
 
 from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
-from ..terminal import PATH, err, messages, out, quiet, say
-from .options import FORMAT, dimension_names, wants_json
+from ..terminal import FORMAT, PATH, err, messages, out, quiet, say, wants_json
+from .options import dimension_names
 from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 

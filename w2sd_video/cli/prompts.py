@@ -15,7 +15,7 @@ from rich.markup import escape
 from .. import prompts, runs
 from ..errors import Refused
 from ..prompts import Suite
-from ..terminal import PATH, messages, out, say
+from ..terminal import FORMAT, PATH, messages, out, say, wants_json
 
 app = typer.Typer(help="Prompt suites: what there is, what is in them, and draws from them.", no_args_is_help=True)
 
@@ -36,18 +36,17 @@ ARGUMENTS = {"prompts": "SUITE", "n": "--n", "tag": "--tag"}  # what they are ca
 
 
 @app.command("ls")
-def show_suites(form: Annotated[str, typer.Option("--format", help="text or json.")] = "text") -> None:
+def show_suites(form: Annotated[str, FORMAT] = "text") -> None:
     """The suites there are, and suites of others that can be read."""
     with messages():
-        if form not in ("text", "json"):
-            raise Refused("--format", form, "give text or json")
+        as_json = wants_json(form)
         suites, broken = [], []
         for name in prompts.names():
             try:
                 suites.append(prompts.load(name))
             except Refused as refused:
                 broken.append(refused)
-        if form == "json":
+        if as_json:
             say(json.dumps([_about(suite) | {"tags": suite.tags()} for suite in suites], indent=1))
         else:
             _show(suites)

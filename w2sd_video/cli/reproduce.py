@@ -19,8 +19,7 @@ from rich.table import Table as Grid
 
 from .. import runs, tables
 from ..errors import Refused
-from ..terminal import PATH, check_file, err, messages, out, quiet, say
-from .options import wants_json
+from ..terminal import PATH, check_file, err, messages, out, quiet, say, wants_json
 from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 

@@ -18,20 +18,9 @@ from ..errors import Refused
 from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
-from ..terminal import PATH, err, messages, out, quiet, say
+from ..terminal import FORMAT, PATH, err, messages, out, quiet, say, wants_json, words
 from .generate import confirm_writable, sample
-from .options import (
-    DEVICES,
-    FORMAT,
-    OUTPUT,
-    adapters,
-    dimension_names,
-    option,
-    refuse_empty,
-    wants_json,
-    with_settings,
-    words,
-)
+from .options import DEVICES, OUTPUT, adapters, dimension_names, option, refuse_empty, with_settings
 from .requests import refine_prompts
 from .scores import WORST
 

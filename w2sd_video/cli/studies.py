@@ -12,8 +12,7 @@ from .. import runs
 from ..errors import Refused, did_you_mean
 from ..progress import bar
 from ..studies import STUDIES
-from ..terminal import PATH, err, messages, number, out, say
-from .options import FORMAT, wants_json
+from ..terminal import FORMAT, PATH, err, messages, number, out, say, wants_json
 
 
 def study(

@@ -1,7 +1,8 @@
-"""`w2sd-video shapes …`: the small world and its model."""
+"""`w2sd-video shapes …`: the small world and its model. numpy and all that needs it are imported by the commands."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,19 +14,27 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
-from ..terminal import PATH, err, flowing, messages, out, quiet, read_settings
-from . import grammar, world
+from ..terminal import FORMAT, PATH, err, flowing, messages, out, quiet, read_settings, say, wants_json
 
-app = typer.Typer(help="The shapes world: its prompts, its renderer, its judge, its model.", no_args_is_help=True)
+app = typer.Typer(
+    help="The shipped world of moving shapes: train its models, render it, judge videos of it.", no_args_is_help=True
+)
 
 MOST_PIXELS = 2**30  # of a video to render
 Prompt = Annotated[str, typer.Argument(help="A prompt of the shapes world.")]
 
 
 @app.command()
-def words() -> None:
+def words(form: Annotated[str, FORMAT] = "text") -> None:
     """The words that prompts of the shapes world are made of."""
-    out.print(grammar.help_text(), markup=False)
+    with messages():
+        as_json = wants_json(form)
+    from . import grammar
+
+    if as_json:
+        say(json.dumps(grammar.WORDS, indent=1))
+    else:
+        out.print(grammar.help_text(), markup=False)
 
 
 @app.command()
@@ -35,8 +44,12 @@ def render(
         "rendered.mp4"
     ),
     seed: Annotated[int, typer.Option(min=0, help="What the prompt leaves open is drawn with this.")] = 0,
-    frames: Annotated[int, typer.Option(min=1, max=100_000, help="Frames.")] = world.FRAMES,
-    size: Annotated[int, typer.Option(min=16, max=8192, help="Height and width in pixels.")] = world.CANVAS,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Frames (default: as many as the shipped model makes).")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=8192, help="Height and width in pixels (default: the shipped model's).")
+    ] = None,
     fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames a second.")] = 8,
     edges: Annotated[bool, typer.Option("--edges", help="Its edges, as the shipped ControlNet is shown them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
@@ -45,7 +58,9 @@ def render(
     from PIL import Image
 
     from .. import runs, video
+    from . import grammar, world
 
+    frames, size = frames or world.FRAMES, size or world.CANVAS
     with messages():
         scene = grammar.parse(prompt)
         if frames * size**2 > MOST_PIXELS:
@@ -71,19 +86,28 @@ def judge(
         Path, typer.Argument(help="A video, or a folder of frames as PNG.", **{**PATH, "metavar": "VIDEO"})
     ],
     prompt: Prompt,
+    form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Read a video back and score it against a prompt, without any network."""
-    from ..video import read
-    from .judge import judge as score
-    from .judge import read as look
-
     with messages():
+        as_json = wants_json(form)
+        from ..documents import finite
+        from ..video import read
+        from . import grammar
+        from .judge import judge as score
+        from .judge import read as look
+
         scene = grammar.parse(prompt)
         if not path.exists():
             raise Refused("VIDEO", str(path), "give a video or a folder that is there")
         frames = read(path)
         scores = score(frames, scene)
         seen = look(frames)
+    if as_json:
+        names = ("size", "colour", "shape", "direction", "speed")
+        objects = [{name: getattr(track, name) for name in names} for track in seen.tracks]
+        say(json.dumps(finite({"objects": objects, "background": seen.background, "scores": scores}), indent=1))
+        return
     for track in seen.tracks:
         motion = "standing still" if track.direction == "still" else f"moving {track.direction} {track.speed}"
         out.print(f"sees a {track.size} {track.colour} {track.shape} {motion}")
@@ -186,7 +210,7 @@ def bench(
         ),
     ] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
-    form: Annotated[str, typer.Option("--format", help="How tables are printed: markdown or latex.")] = "markdown",
+    form: Annotated[str, typer.Option("--format", help="The table: json, markdown or latex.")] = "markdown",
     pack: Annotated[bool, typer.Option("--pack", help="Write the rows beside the file as .jsonl.xz, too.")] = False,
 ) -> None:
     """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table.
@@ -195,13 +219,14 @@ def bench(
     """
     # One function because its options are declared here, and most of it checks them.
     from .. import presets, tables
+    from ..documents import finite
     from ..settings import names, number
     from . import bench as measure
     from . import pairs, rows, table, tuning
 
     with messages():
-        if form not in tables.FORMATS:
-            raise Refused("--format", form, f"give {' or '.join(tables.FORMATS)}")
+        if form not in ("json", *tables.FORMATS):
+            raise Refused("--format", form, f"give json, {' or '.join(tables.FORMATS)}")
         if pair not in pairs.PAIRS:
             raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
         path = path or Path(f"{pair}-bench.jsonl")
@@ -237,12 +262,16 @@ def bench(
         if not lines:
             raise ValueError(f"--out: {path} holds no row of {pair}")
         if pack:
-            out.print(f"Wrote {rows.pack(path, pair)}")
+            err.print(f"Wrote {rows.pack(path, pair)}", markup=False)
     labels = {name: row.label for name, row in every.items()}
     labels |= tuning.labels(tuned, lines)
     unknown = {line["method"] for line in lines if not line.get("tuning")} - labels.keys()
     labels |= {name: name for name in sorted(unknown)}  # of another version of this command
     columns = pairs.PAIRS[pair]
+    if form == "json":
+        summary = json.dumps(table.summarise(lines, columns), default=asdict)
+        say(json.dumps(finite(json.loads(summary)), indent=1))
+        return
     rivals = table.rivals(table.rivalry(lines, columns), labels, columns)
     claims = [each for each in (rivals, table.as_good(lines, labels, columns)) if each.lines]
     blocks = [*claims, *table.document(table.summarise(lines, columns), labels, columns)]
@@ -266,7 +295,7 @@ def _measure(
         wanted: the rows.
         tried: the rows whose settings are first found, on `tune` other prompts.
     """
-    from . import bench, tuning
+    from . import bench, grammar, tuning
 
     quiet()
     texts = grammar.prompts(samples)
