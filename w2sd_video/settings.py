@@ -233,7 +233,13 @@ class Pair:
     ] = None
     weak_guidance_scale_2: Annotated[
         Scale | None,
-        Setting("The same for the reflection's weak arm.", ("--weak-guidance-2",), METHOD, "weak", EXPERTS),
+        Setting(
+            "Guidance of the reflection's weak arm while the second of two experts runs; null: as for the first.",
+            ("--weak-guidance-2",),
+            METHOD,
+            "weak",
+            EXPERTS,
+        ),
     ] = None
     guidance_rescale: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
@@ -256,7 +262,7 @@ class Pair:
     strong_embedded_guidance: Annotated[
         Scale | None,
         Setting(
-            "Another such number for the strong arm, in the reflection alone.",
+            "Another embedded guidance for the strong arm, in the reflection alone.",
             ("--strong-embedded-guidance",),
             METHOD,
             "reflection",
@@ -265,7 +271,7 @@ class Pair:
     ] = None
     weak_embedded_guidance: Annotated[
         Scale | None,
-        Setting("Another such number for the weak arm.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
+        Setting("Another embedded guidance for the weak arm.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
     ] = None
     num_frames: Annotated[
         int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE, families=VIDEOS)

@@ -37,7 +37,9 @@ def true_size(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option(help="For all of it; parts that would take longer are cut.", parser=number(float), metavar="N"),
+        typer.Option(
+            help="Time for the whole run; parts that would take longer are cut.", parser=number(float), metavar="N"
+        ),
     ] = 5.0,
     sizes: Annotated[
         list[int] | None,

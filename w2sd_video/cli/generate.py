@@ -39,7 +39,9 @@ IMAGES = tuple(family for family in FAMILIES if family not in VIDEOS)
 def generate(
     context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to show.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="The same, as an option.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What to show, as an option; can be given again.")
+    ] = None,
     suite: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +52,7 @@ def generate(
         ),
     ] = None,
     seed: Annotated[
-        str | None, typer.Option(help="A number, or several: 0,3,8-15. Each prompt with each (default: 0).")
+        str | None, typer.Option(help="Seeds, such as 7 or 0,3,8-15; each prompt is made with each (default: 0).")
     ] = None,
     again: Annotated[
         Path | None, typer.Option("--from", help="Make the video of a sidecar again.", **{**PATH, "metavar": "SIDECAR"})
@@ -85,7 +87,8 @@ def generate(
         ),
     ] = None,
     image_encoder: Annotated[
-        str | None, option(MODELS, "The IP-Adapter's image encoder, if it is not beside it: a folder.")
+        str | None,
+        option(MODELS, "The folder of the IP-Adapter's image encoder, if it does not lie beside the IP-Adapter."),
     ] = None,
     plain: Annotated[bool, option(METHOD, "The strong model without reflection.", "--plain")] = False,
     weak_only: Annotated[

@@ -25,7 +25,7 @@ def show_presets(
     ] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
-    """The pairs of models that there are, and their settings."""
+    """List the pairs of models and their settings."""
     with messages():
         as_json = wants_json(form)
         if name is not None and not as_json:
@@ -64,7 +64,7 @@ def _owner_of_preset(name: str) -> str | None:
 
 
 def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
-    """The methods that there are, their options, and which plug-ins they are from."""
+    """List the methods, their options, and the plug-ins that they come from."""
     with messages():
         as_json = wants_json(form)
         from .. import methods
@@ -74,7 +74,7 @@ def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
 
 
 def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:
-    """The dimensions that `eval` scores by, and which plug-ins they are from."""
+    """List the dimensions that `eval` scores, and the plug-ins that they come from."""
     with messages():
         as_json = wants_json(form)
         from ..eval import dimensions
@@ -143,7 +143,7 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
-    """What this machine has: versions, devices, ffmpeg, and the weights of every preset.
+    """Show what this machine has: versions, devices, ffmpeg, and the weights of every preset.
 
     With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
     half precision against float32, seconds and memory; in one report to send to the project.

@@ -30,19 +30,31 @@ OF_PLANS = {"prompt": "prompts", "tag": "tags", "gpus": "--gpus-per-worker"}
 OF_PLANS |= {name: f"--{name}" for name in ("engine", "address", "threads")}
 METHOD = typer.Option("--method", metavar="FILE.py:CLASS", help="A file with a method that the plan names; repeatable.")
 METHOD_AGAIN = typer.Option(
-    "--method", metavar="FILE.py:CLASS", help="As of `run`; needed only where RUN/plan.yaml was changed since."
+    "--method", metavar="FILE.py:CLASS", help="As for `run`; needed only if RUN/plan.yaml has changed since."
 )
 ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
 WORKERS = typer.Option(
-    "--workers", min=1, max=1024, help="Side by side, each with models (default: 1; on Ray, as many as GPUs)."
+    "--workers",
+    min=1,
+    max=1024,
+    help="Processes side by side, each with models of its own (default: 1; on Ray, one for each GPU).",
 )
 THREADS = typer.Option(
-    "--threads", min=1, max=1024, help="Of each worker (default: the run's, or the cores shared among the workers)."
+    "--threads",
+    min=1,
+    max=1024,
+    help="Threads of each worker (default: the run's, or the cores shared among the workers).",
 )
 ADDRESS = typer.Option(
-    "--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto (default: RAY_ADDRESS, or one of its own)."
+    "--address",
+    metavar="HOST:PORT",
+    help="The address of a Ray cluster, or auto (default: RAY_ADDRESS, else a cluster of its own).",
 )
-GPUS = typer.Option("--gpus-per-worker", min=0, help="On Ray, also a part of one (default: 1 where there are some).")
+GPUS = typer.Option(
+    "--gpus-per-worker",
+    min=0,
+    help="GPUs of each worker on Ray; a fraction shares one (default: 1 if the cluster has any).",
+)
 
 
 def run(
@@ -59,7 +71,7 @@ def run(
     address: Annotated[str | None, ADDRESS] = None,
     gpus: Annotated[float | None, GPUS] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts, of runs on several machines.")
+        str | None, typer.Option(metavar="i/n", help="Make only the i-th of n parts, for a run on several machines.")
     ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
@@ -198,7 +210,7 @@ def status(
     methods: Annotated[list[str] | None, METHOD_AGAIN] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
-    """How far a run is: what of each arm is made, failed and left, how long that takes, and why cells failed."""
+    """Show how far a run is: for each arm what is made, failed and left, how long that takes, and why cells failed."""
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)

@@ -27,7 +27,7 @@ NAME = typer.Argument(
 TAG = typer.Option(
     "--tag", metavar="NAME=VALUE", help="Only prompts that have this tag, or this value of any tag; may be repeated."
 )
-FORM = typer.Option("--format", help="text, one a line; csv; or json, with tags and where they are from.")
+FORM = typer.Option("--format", help="text (one per line), csv, or json (with tags and their source).")
 OUT = typer.Option("--out", help="Write it to this file; its suffix is the format.", **PATH)
 OVERWRITE = typer.Option("--overwrite", help="Replace the file if it is there.")
 
@@ -37,7 +37,7 @@ ARGUMENTS = {"prompts": "SUITE", "n": "--n", "tag": "--tag"}  # what they are ca
 
 @app.command("ls")
 def show_suites(form: Annotated[str, FORMAT] = "text") -> None:
-    """The suites there are, and suites of others that can be read."""
+    """List the suites, and suites of others that can be read."""
     with messages():
         as_json = wants_json(form)
         suites, broken = [], []
@@ -90,7 +90,7 @@ def show(
 def sample(
     name: Annotated[str, NAME],
     n: Annotated[int, typer.Option("--n", min=1, help="How many prompts.")],
-    seed: Annotated[int, typer.Option(min=0, help="What decides the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     tag: Annotated[list[str] | None, TAG] = None,
     form: Annotated[str | None, FORM] = None,
     path: Annotated[Path | None, OUT] = None,

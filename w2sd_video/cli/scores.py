@@ -33,9 +33,11 @@ WORST = typer.Option(
     "--worst",
     min=0,
     metavar="N",
-    help="List N prompts a column on which a group is worse than the first (default: 3, in the files alone).",
+    help="For each column, list N prompts on which a group is worse than the first (default: 3, only in the files).",
 )
-DEVICE = typer.Option("--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. Settings say where made.")
+DEVICE = typer.Option(
+    "--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. The plan's settings say where they are made."
+)
 
 
 def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:

@@ -23,7 +23,7 @@ def study(
     folder: Annotated[
         Path, typer.Option("--out", help="Where the table, the figure and the trained networks go.", **PATH)
     ] = Path("studies"),
-    seed: Annotated[int, typer.Option(parser=number(int), metavar="N", help="Of everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(parser=number(int), metavar="N", help="Seed of everything that is random.")] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small size, to see that it runs; its numbers mean nothing.")
     ] = False,

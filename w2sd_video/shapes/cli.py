@@ -43,7 +43,7 @@ def render(
     path: Annotated[Path, typer.Option("--out", help="The MP4 to write, or a PNG of the first frame.", **PATH)] = Path(
         "rendered.mp4"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="What the prompt leaves open is drawn with this.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what the prompt leaves open.")] = 0,
     frames: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Frames (default: as many as the shipped model makes).")
     ] = None,
@@ -130,7 +130,7 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
     miniatures: Annotated[
-        bool, typer.Option("--miniatures", help="Train what the other pairs take, upon the shipped model.")
+        bool, typer.Option("--miniatures", help="Train the parts of the other pairs on top of the shipped model.")
     ] = False,
 ) -> None:
     """Train the shapes model from nothing; FOLDER/weights then holds base, tuned and motion.
@@ -200,7 +200,7 @@ def bench(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="A number of the pair's preset, set otherwise; may be repeated."
+            "--set", metavar="NAME=VALUE", help="Another value for a number of the pair's preset; may be repeated."
         ),
     ] = None,
     processes: Annotated[
