@@ -310,17 +310,17 @@ def test_huge_numbers_are_refused_by_option(options, says):
 
 @command_lines("""
     train run --stage video --device cpu => --stage: 'video' is not accepted; it continues from image
-    train run --stage nothing => --stage: nothing is not one of vae, decoder, text, image, video, tuned
+    train run --stage nothing => --stage: 'nothing' is not accepted; Available: vae, decoder, text, image, video, tuned
     train run --device cuda:99 => --device: 'cuda:99' is not accepted
     train run --device tpu => --device: 'tpu' is not accepted
     train run --set videos=0 => --set: 'videos=0' is not accepted; give a whole number from 1
-    train run --set videos=9 --set videos=8 => --set: videos is set twice
+    train run --set videos=9 --set videos=8 => --set: 'videos=8' is not accepted; videos is set twice
     train run --set learning_rate=nan => --set: 'learning_rate=nan' is not accepted; give a finite number
     train run --set ema_decay=2 => --set: 'ema_decay=2.0' is not accepted
     train /dev/null/run --device cpu => FOLDER: '/dev/null/run' is not accepted
     bench --set height=-8 => --set: 'height=-8' is not accepted; give a multiple of 8
     bench --set fps=1 --set fps=2 => --set: 'fps=2' is not accepted; fps is set twice
-    bench --set fsp=1 => --set: 'fsp' is no number of a preset; did you mean 'fps'
+    bench --set fsp=1 => --set: 'fsp' is not accepted; it is no number of a preset; did you mean 'fps'
     bench --table --out rows.jsonl => rows.jsonl holds rows that this command did not write
 """)
 def test_bad_arguments_of_shapes_are_refused_by_name(options, says):

@@ -613,12 +613,18 @@ def test_a_results_file_is_of_one_pair(tmp_path):
     [
         (["--pair", "shapes-stile"], "did you mean 'shapes-style'?"),
         (["--pair", "shapes-digits", "--set", "height=64"], "the data of shapes-digits has its size"),
-        (["--pair", "shapes-image", "--method", "motion-gain-2"], "--method: motion-gain-2 is not one of"),
-        (["--set", "guidance_scale=high"], "guidance_scale='high' is not a number"),
+        (
+            ["--pair", "shapes-image", "--method", "motion-gain-2"],
+            "'motion-gain-2' is not accepted; ",
+        ),
+        (["--set", "guidance_scale=high"], "'guidance_scale=high' is not accepted; give a number"),
         (["--out", "file/below/rows.jsonl"], "give a folder that can be written to"),
-        (["--table"], "--out: shapes-bench.jsonl is not there"),
-        (["--method", "tuned"], "--method: tuned takes --tune, on how many prompts"),
-        (["--out", "rows.jsonl.xz"], "--out: rows.jsonl.xz is packed, and only for --table; give a .jsonl"),
+        (["--table"], "--out: 'shapes-bench.jsonl' is not accepted; it is not there"),
+        (["--method", "tuned"], "--method: 'tuned' is not accepted; it is tuned: give --tune, on how many prompts"),
+        (
+            ["--out", "rows.jsonl.xz"],
+            "'rows.jsonl.xz' is not accepted; a packed file is only for --table",
+        ),
     ],
 )
 def test_the_bench_refuses_bad_input_before_it_starts(options, says, tmp_path, monkeypatch):

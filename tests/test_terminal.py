@@ -71,6 +71,12 @@ def test_a_refiner_is_loaded_after_all_else_is_checked(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_option_that_replaces_a_plans_setting_is_named_as_the_option(tmp_path):
+    (tmp_path / "plan.yaml").write_text("prompts: [a red circle]\n")
+    message = said("run", tmp_path / "plan.yaml", "--names", "x", "--dry-run")
+    assert "Error: --names: 'x' is not accepted; Available: own, vbench" in message
+
+
 @pytest.mark.parametrize("plan", ["", "{}", '{"moves": [], "removed": []}', '{"moves": [["a"]], "removed": []}', "[]"])
 def test_a_plan_that_a_power_cut_left_unreadable_is_named_and_kept(tmp_path, plan):
     folder = tmp_path / ".partial-1-abcdefgh"

@@ -96,8 +96,10 @@ def run(
 
         plan, to = plan_of(plan_file, folder, methods, to_make=True)
         part = _shard(shard)
-        named: dict[str, Any] = {} if names is None else {"names": names}
-        plan = replace(plan, **named)
+        if names is not None:
+            options["names"] = "--names"
+            named: dict[str, Any] = {"names": names}
+            plan = replace(plan, **named)
         plan.check()
         plans.check_tuning(plan)
         runs.placeable(to)

@@ -228,7 +228,7 @@ def check_pair(
         refuse_empty(context)
         console = err if (as_json := wants_json(form)) else out
         if control is not None and not videos:
-            raise Refused("control", str(control), "it goes with VIDEO, whose pictures to follow it has; give both")
+            raise Refused("control", str(control), "it holds the pictures that each VIDEO follows: give VIDEO too")
         from .. import check_pair as check
         from ..documents import finite
         from ..eval.cli import refuse_taken, run

@@ -35,7 +35,7 @@ from ..runs import VARIANTS, Request, alone, writable
 from ..sampling import load, sample
 from ..threads import torch_threads
 from .pairs import prompt_of, sample_of, score
-from .rows import OTHER, add, read
+from .rows import OTHER, add, line_of, read
 from .world import FRAMES
 
 LORA = -1.5  # the paper's scale of LoRAs in the weak arm
@@ -358,12 +358,11 @@ def _make(work: _Work) -> list[dict[str, Any]]:
                 tries.append(score(work.pair, frames, each))
                 evaluations += counted["total"]
             scores = max(tries, key=merit)
-        line: dict[str, Any] = {"pair": work.pair, "method": work.name, "n": n, "prompt": each.prompt, "seed": seed}
-        line |= {"arguments": arguments_of(work.name, work.row, work.settings)}
-        line |= {"tuning": True} if work.tuning else {}
-        line |= {"of": work.of, "evaluations": evaluations, "seconds": round(time.perf_counter() - began, 2)}
-        line["scores"] = {name: float(f"{value:.5g}") for name, value in scores.items()}
-        lines.append(line)
+        seconds = time.perf_counter() - began
+        more: dict[str, Any] = {"arguments": arguments_of(work.name, work.row, work.settings)}
+        more |= {"tuning": True} if work.tuning else {}
+        cost = (evaluations, seconds, work.of)
+        lines.append(line_of(work.pair, work.name, n, each.prompt, seed, scores, *cost, **more))
     return lines
 
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
-from ..terminal import FORMAT, PATH, err, flowing, messages, out, quiet, read_settings, say, wants_json
+from ..terminal import FORMAT, PATH, check_file, err, flowing, messages, out, quiet, read_settings, say, wants_json
 
 app = typer.Typer(
     help="The shipped world of moving shapes: train its models, render it, judge videos of it.", no_args_is_help=True
@@ -64,11 +64,10 @@ def render(
     with messages():
         scene = grammar.parse(prompt)
         if frames * size**2 > MOST_PIXELS:
-            raise ValueError(f"--frames: {frames} of {size}x{size} are too many; give at most {MOST_PIXELS // size**2}")
+            raise Refused("--frames", frames, f"give at most {MOST_PIXELS // size**2} of {size}x{size}")
         if path.suffix not in (".mp4", ".png"):
-            raise ValueError(f"--out: {path} is not accepted; give an .mp4 or a .png")
-        if path.exists() and not overwrite:
-            raise ValueError(f"--out: {path} already exists; --overwrite replaces it")
+            raise Refused("--out", str(path), "give an .mp4 or a .png")
+        check_file(path, overwrite)
         runs.writable(path.parent)
         drawn = world.render(scene, seed, frames, size, size)
         pixels = ((world.edges(drawn) if edges else drawn) * 255).round().astype("uint8")
@@ -151,16 +150,17 @@ def train(
         for setting in settings or []:
             name, _, value = setting.partition("=")
             if name not in known:
-                raise ValueError(f"--set: {name!r} is not a setting; there are {', '.join(known)}")
+                raise Refused("--set", setting, f"{name!r} is no setting; {did_you_mean(name, known)}")
             if name in chosen:
-                raise ValueError(f"--set: {name} is set twice")
+                raise Refused("--set", setting, f"{name} is set twice")
             try:
                 chosen[name] = known[name](value)
             except ValueError:
-                raise ValueError(f"--set: {name}={value!r} is not of type {known[name].__name__}") from None
+                raise Refused("--set", setting, f"give a value of type {known[name].__name__}") from None
         _of_set(lambda: recipe(**chosen))
-        if wrong := set(only or []) - set(maker.stages):
-            raise ValueError(f"--stage: {', '.join(wrong)} is not one of {', '.join(maker.stages)}")
+        for stage in only or []:
+            if stage not in maker.stages:
+                raise Refused("--stage", stage, did_you_mean(stage, maker.stages))
         trainer = maker(folder, recipe(**chosen), device)
         trainer.train(only)
         if trainer.finished:
@@ -228,39 +228,40 @@ def bench(
         if form not in ("json", *tables.FORMATS):
             raise Refused("--format", form, f"give json, {' or '.join(tables.FORMATS)}")
         if pair not in pairs.PAIRS:
-            raise ValueError(f"--pair: {pair!r} is not accepted; {did_you_mean(pair, pairs.PAIRS)}")
+            raise Refused("--pair", pair, did_you_mean(pair, pairs.PAIRS))
         path = path or Path(f"{pair}-bench.jsonl")
         if path.suffix == ".xz" and not table_only:
-            raise ValueError(f"--out: {path} is packed, and only for --table; give a .jsonl")
+            raise Refused("--out", str(path), "a packed file is only for --table: give a .jsonl")
         if path.suffix == ".xz" and pack:
-            raise ValueError(f"--pack: {path} is packed already")
+            raise Refused("--pack", str(path), "it is packed already")
         chosen = read_settings(settings or [])
         numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
         for name, value in chosen.items():
             if name not in numbers:
-                raise ValueError(f"--set: {name!r} is no number of a preset; {did_you_mean(name, numbers)}")
+                raise Refused("--set", name, f"it is no number of a preset; {did_you_mean(name, numbers)}")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"--set: {name}={value!r} is not a number")
+                raise Refused("--set", f"{name}={value}", "give a number")
         pair_preset = _of_set(lambda: measure.preset(pair, chosen))
         if not pair_preset.video and (wrong := {"height", "width"} & chosen.keys()):
-            raise ValueError(f"--set: {', '.join(wrong)} is not accepted; the data of {pair} has its size")
+            raise Refused("--set", ", ".join(wrong), f"the data of {pair} has its size")
         main = measure.methods(pair_preset)
         others = {n: row for n, row in measure.OTHERS.items() if pair_preset.video or not n.startswith("motion-gain")}
         tuned = tuning.tuned(pair_preset)
         every = main | others | tuned
-        if wrong := set(method or []) - every.keys():
-            raise ValueError(f"--method: {', '.join(wrong)} is not one of {', '.join(every)}")
-        if not tune and (wrong := set(method or []) & tuned.keys()):
-            raise ValueError(f"--method: {', '.join(wrong)} takes --tune, on how many prompts")
+        for name in method or []:
+            if name not in every:
+                raise Refused("--method", name, did_you_mean(name, every))
+            if name in tuned and not tune:
+                raise Refused("--method", name, "it is tuned: give --tune, on how many prompts")
         if not table_only:
             wanted = {name: row for name, row in (main | others).items() if name in (method or main)}
             tried = {name: row for name, row in tuned.items() if tune and name in (method or tuned)}
             _measure(pair, path, chosen, wanted, tried, samples, tune, processes)
         elif not path.exists():
-            raise ValueError(f"--out: {path} is not there")
+            raise Refused("--out", str(path), "it is not there")
         lines = rows.read(path, pair)
         if not lines:
-            raise ValueError(f"--out: {path} holds no row of {pair}")
+            raise Refused("--out", str(path), f"it holds no row of {pair}")
         if pack:
             err.print(f"Wrote {rows.pack(path, pair)}", markup=False)
     labels = {name: row.label for name, row in every.items()}

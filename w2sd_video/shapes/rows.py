@@ -81,6 +81,29 @@ def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
     return list(once.values())
 
 
+def line_of(
+    pair: str,
+    method: str,
+    n: int,
+    prompt: str,
+    seed: int,
+    scores: Mapping[str, float],
+    evaluations: int,
+    seconds: float,
+    of: Mapping[str, str],
+    **more: Any,
+) -> dict[str, Any]:
+    """A line of a results file: one sample, its scores, and what decided them.
+
+    Args:
+        of: hashes of what decides its numbers; see `bench.origin`.
+        more: its `arguments`, and `tuning` if settings are tuned on it.
+    """
+    named = {"pair": pair, "method": method, "n": n, "prompt": prompt, "seed": seed, **more, "of": dict(of)}
+    cost = {"evaluations": evaluations, "seconds": round(seconds, 2)}
+    return {**named, **cost, "scores": {name: float(f"{value:.5g}") for name, value in scores.items()}}
+
+
 def add(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Appends lines to a results file."""
     with open(path, "a") as file:

@@ -178,16 +178,8 @@ def _sampled(pipe: Any, preset: presets.Preset, n: int, text: str, of: Mapping[s
         reference = frames if reference is None else reference
         difference = frames.astype(float) - reference
         scores = score(PAIR, frames, sample) | {DISTANCE: float(np.sqrt(np.mean(difference**2)))}
-        line: dict[str, Any] = {
-            "pair": PAIR,
-            "method": label,
-            "n": n,
-            "prompt": sample.prompt,
-            "seed": n,
-            "of": dict(of),
-        }
-        line |= {"evaluations": counted["total"], "seconds": round(time.perf_counter() - began, 2)}
-        lines.append(line | {"scores": {name: float(f"{value:.5g}") for name, value in scores.items()}})
+        seconds = time.perf_counter() - began
+        lines.append(rows.line_of(PAIR, label, n, sample.prompt, n, scores, counted["total"], seconds, of))
     return lines
 
 
