@@ -63,7 +63,7 @@ class Reflection(Checks, Weights):
         # this chain, because both denoisers run within each step and have to stay.
         cls.model_cpu_offload_seq = "->".join([*(f"weak_{name}" for name in encoders), stock.model_cpu_offload_seq])
         cls.__init__ = cls._constructor()  # type: ignore[method-assign]
-        cls.__call__ = cls._caller()
+        cls.__call__ = cls._caller()  # type: ignore[method-assign]
 
     @classmethod
     def _constructor(cls) -> Callable[..., None]:
