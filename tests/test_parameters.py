@@ -45,6 +45,13 @@ def test_wan_s_published_sizes_are_counted_without_weights(offline):
     assert strong_evaluations(Request.of("a cat", preset="wan21-14b-1.3b", variant="plain")) == 100
 
 
+def test_a_dry_run_says_what_a_command_would_make_and_makes_nothing(offline, tmp_path):
+    typed = ["generate", "a cat", "a dog", "--preset", "wan21-14b-1.3b", "--out", str(tmp_path / "out"), "--dry-run"]
+    ran = CliRunner().invoke(app, typed)
+    assert ran.output == "2 videos, 198 network evaluations each (153.9 of the strong network's by parameters)\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_pair_that_is_not_here_has_unknown_costs_and_one_network_needs_none_to_be_known(offline):
     assert strong_evaluations(Request.of("a cat", preset="sd35-large-medium")) is None
     assert strong_evaluations(Request.of("a cat", preset="flux-dev-embedded")) == 28 * 3 - 2

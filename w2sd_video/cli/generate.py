@@ -19,10 +19,11 @@ from ..generate import Made, conflicts
 from ..generate import generate as make
 from ..progress import bar
 from ..runs import Request
-from ..sampling import differences
+from ..sampling import differences, evaluations, strong_evaluations
 from ..settings import METHOD, MODELS, SIZE
 from ..terminal import PATH, messages, number, out, quiet, say, words
 from .options import OUTPUT, option, read_fields, refuse_empty
+from .progress import cost
 from .requests import Line
 
 
@@ -136,6 +137,9 @@ def generate(
             OUTPUT, "Compare existing files with their sidecars by hashes, not only by sizes and times.", "--verify"
         ),
     ] = False,
+    dry_run: Annotated[
+        bool, option(OUTPUT, "Only say what would be made, and how many network evaluations it takes.", "--dry-run")
+    ] = False,
     *,
     kind: str,
     **fields: Any,
@@ -173,7 +177,18 @@ def generate(
         formats = {"mp4": True, "gif": gif, "png": png, "differences": record}
         batch = line.batch({name for name, wanted in formats.items() if wanted}, fields, flags)
         with batch.origin:
+            if dry_run:
+                _say_cost(batch.requests)
+                return
             sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)
+
+
+def _say_cost(requests: list[Request]) -> None:
+    """Says how many videos there are and what each costs; they differ in prompt and seed alone."""
+    request, count = requests[0], len(requests)
+    evaluated = evaluations(request)
+    said = cost(evaluated["total"], strong_evaluations(request, evaluated), each=count > 1)
+    say(f"{count} {request.kind}{'s' * (count > 1)}, {said}")
 
 
 def sample(

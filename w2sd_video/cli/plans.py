@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
 from ..terminal import FORMAT, PATH, err, messages, out, quiet, say, wants_json
 from .options import dimension_names
-from .progress import FAILURES, cells, say_failed
+from .progress import FAILURES, cells, cost, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
 
 if TYPE_CHECKING:
@@ -264,14 +264,6 @@ def _status(plan: Plan, folder: Path, shard: tuple[int, int], threads: int | Non
     return plans.status(plan, folder, shard, threads)
 
 
-def _by_parameters(arm: Mapping[str, Any]) -> str:
-    """How many of the strong network's an arm's evaluations are, where that is another number."""
-    count = arm["strong_evaluations"]
-    if count is None:
-        return " (how many of the strong network's by parameters is unknown: the models are not on this machine)"
-    return f" ({count:.4g} of the strong network's by parameters)" if count != arm["evaluations"] else ""
-
-
 def _say(about: dict[str, Any], as_json: bool) -> None:
     if as_json:
         say(json.dumps(about, indent=1))
@@ -280,7 +272,7 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     for name, arm in about["arms"].items():
         parts = [f"{arm['made']}/{arm['cells']} made"]
         parts += [f"{arm['failed']} failed"] if arm["failed"] else []
-        parts += [f"{arm['evaluations']} network evaluations each{_by_parameters(arm)}"]
+        parts += [f"{cost(arm['evaluations'], arm['strong_evaluations'])}"]
         parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]
