@@ -23,7 +23,7 @@ from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.videos import Video
 from w2sd_video.shapes.columns import DIGITS
-from w2sd_video.statistics import half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
+from w2sd_video.statistics import bounded, half_width, holm, korn_graubard, pseudo_prompts, sign_flip, t_test
 from w2sd_video.verdicts import Comparison, Values, by_prompt, compare, decide, mean
 
 MEASURE, VERDICT = Column("measure"), Column("verdict", kind="verdict")
@@ -315,6 +315,30 @@ def test_not_worse_is_a_one_sided_t_test_against_the_margin():
     assert claims.not_worse(MEASURE, by_row(ours), by_row(base), 0.5).p == pytest.approx(theirs)
     lower = claims.not_worse(replace(MEASURE, sign=-1), by_row(ours), by_row(base), 0.5)
     assert lower.p == pytest.approx(stats.ttest_1samp(-d, -0.5, alternative="greater").pvalue)
+
+
+def test_verdicts_that_do_not_differ_in_n_prompts_do_not_show_a_loss_below_a_margin_that_n_cannot_see():
+    """With a loss of `margin`, one video a prompt, no prompt of n differs with probability (1 - margin)^n."""
+    for n, margin, holds in ((25, 0.008, False), (50, 0.026, False), (100, 0.02, False), (100, 0.03, True)):
+        same = by_row([[0.0]] * n)
+        found = claims.not_worse(VERDICT, same, same, margin)
+        assert found.p == pytest.approx((1 - margin) ** n) and found.holds is holds
+
+
+@pytest.mark.parametrize("wins, bound", [(20, -0.4), (27, 0.2), (30, 0.9), (3, -0.1)])
+def test_of_values_at_the_ends_of_the_range_the_test_of_bounded_values_is_the_binomial_test(wins, bound):
+    theirs = stats.binomtest(wins, 30, (1 + bound) / 2, alternative="greater").pvalue
+    assert bounded([1.0] * wins + [-1.0] * (30 - wins), bound) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_a_claim_of_verdicts_holds_falsely_in_at_most_5_percent():
+    """Of 60 prompts, the arms differ in few, and ours loses by exactly the margin."""
+    rng = np.random.default_rng(11)
+    for better, worse in ((0.0, 0.05), (0.02, 0.08), (0.2, 0.3)):
+        draws = rng.choice([1.0, -1.0, 0.0], p=[better, worse, 1 - better - worse], size=(400, 60))
+        kinds, counts = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)
+        false = counts[[bounded(kind, better - worse) <= 0.05 for kind in kinds]].sum() / len(draws)
+        assert false <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
 
 
 def test_not_significant_is_not_equal():

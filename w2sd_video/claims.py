@@ -2,6 +2,9 @@
 
 Each claim needs a margin that was fixed before the scores were seen. It holds if its one-sided p is at most 0.05 over
 at least 10 prompts. Values are those of `verdicts`, with the same prompts in each arm.
+
+Continuous columns have Student's t. Verdict columns have a test for bounded values: if no prompt's verdict differs in a
+sample, the variance is 0, but a loss that is rarer than one prompt in n is still possible.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass, replace
 from scipy import special
 
 from .columns import Column
+from .statistics import bounded
 from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
 
 
@@ -109,7 +113,7 @@ def _claim(
     fills = [failure_value(column)] + (worst_values(column, *arms) if failed and not verdict else [])
     own = [_together([numbers_of(arm, fill) for arm in arms], of) for fill in fills]
     over = [units(each, column) for each in own]
-    p = max((_above(each, -margin) for each in over), key=lambda p: (math.isnan(p), p))
+    p = max((_above(each, -margin, verdict) for each in over), key=lambda p: (math.isnan(p), p))
     for other in arms[1:]:
         (lost, gained), _ = one_sided(other, arms[0], own[0])
         if lost > gained:  # a video without anything to measure does not count in our favour
@@ -133,11 +137,13 @@ def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
     return values
 
 
-def _above(own: Units, bound: float) -> float:
-    """One-sided p for a mean above a bound; 2^-n if all n values are equal and above it."""
+def _above(own: Units, bound: float, verdict: bool) -> float:
+    """One-sided p for a mean above a bound; of continuous values that are all equal and above it, 2^-n."""
     mean, variance, df = own.moments
     if math.isnan(variance):
         return math.nan
+    if verdict:
+        return bounded([value for stratum in own.strata for value in stratum], bound)
     if not variance:
         return 2.0**-own.n if mean > bound else 1.0
     return float(special.stdtr(df, -(mean - bound) / math.sqrt(variance)))
