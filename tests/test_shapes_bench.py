@@ -286,6 +286,19 @@ def test_the_strong_arms_scale_at_2_s_minus_w_is_a_rival(tmp_path):
     assert {(each.base, each.group) for each in compared} == {("raised", "w2sd")}
 
 
+def test_a_measure_of_objects_is_of_videos_that_show_all_objects_of_the_prompt():
+    """A video that lacks the worse of two objects is not better formed for it."""
+    base, ours = rows_of("strong", 12), rows_of("w2sd", 12)
+    for row in (*base, *ours):
+        row["scores"] |= {"colour": 1.0, "form": 0.8}
+    for row in ours[:3]:
+        row["scores"] |= {"colour": 0.5, "form": 0.95}
+    columns = [column for column in COLUMNS if column.name == "form"]
+    summary = table.summarise([*base, *ours], columns)["w2sd"]
+    assert summary["columns"]["form"].mean == 0.8 and summary["columns"]["form"].counted == "9 of 12"
+    assert summary["against strong"]["form"].difference.mean == 0 and summary["against strong"]["form"].lost == (3, 0)
+
+
 @pytest.mark.slow
 def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
     arms = {name: rows_of(name, 40) for name in ("weak", "strong", "w2sd")}

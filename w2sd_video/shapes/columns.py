@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from ..columns import Column
 
-# Verdicts first, then measures.
 SHAPES = (
     Column("right", kind="verdict"),
     Column("objects", kind="verdict"),
@@ -20,7 +19,7 @@ SHAPES = (
     Column("background", kind="verdict"),
     Column("form"),
     Column("edge_error", sign=-1),
-    Column("exchanged", sign=-1),
+    Column("exchanged", sign=-1, kind="verdict"),
     Column("area_instability", sign=-1),
     Column("colour_instability", sign=-1),
     Column("background_instability", sign=-1),
@@ -31,6 +30,9 @@ SHAPES = (
 OUTLINES = (Column("outlined"), *SHAPES)
 # Measures of differences between frames, which a picture does not have.
 OF_TIME = {"area_instability", "colour_instability", "background_instability", "jerk", "motion"}
+# Means over the objects of the prompt that a video shows. Where it lacks one, they are of fewer objects than another
+# video's, perhaps of the easier ones.
+OF_OBJECTS = {"form", "edge_error", "exchanged", "area_instability", "colour_instability", "jerk", "motion"}
 # The ten digits are a whole population, so they are strata; see `verdicts`.
 DIGITS = (Column("right", kind="verdict", classes=10), Column("distance", sign=-1, classes=10))
 

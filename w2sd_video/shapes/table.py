@@ -13,6 +13,7 @@ from ..claims import not_worse, suggested_margin
 from ..columns import Column
 from ..tables import Block, Items, Line, Marked, Paragraph, Table, Text
 from ..verdicts import LEVEL, NO_VERDICT, Comparison, Values, compare, decide, mean, small
+from .columns import OF_OBJECTS
 from .grammar import parse
 
 NUMBERS = {"one": 1, "two": 2, "three": 3}
@@ -24,7 +25,8 @@ RIVALS = ("strong", "guidance", "tuned", "equal-cost", "tuned-equal-cost", "rais
 def values_of(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
     """A column's values by prompt and seed; NaN if a video has none.
 
-    `right (two objects)` is `right` for the prompts with two objects.
+    `right (two objects)` is `right` for the prompts with two objects. Measures of objects are of videos that show all
+    of the prompt's.
     """
     values: dict[str, dict[str, float | None]] = {}
     for n, row in rows.items():
@@ -32,7 +34,8 @@ def values_of(rows: Mapping[int, dict[str, Any]], column: Column) -> Values:
         if name.startswith("right ("):
             things = NUMBERS[name.removeprefix("right (").split()[0]]
             name = "right" if len(parse(row["prompt"]).things) == things else ""
-        value = row["scores"].get(name)
+        lacking = name in OF_OBJECTS and row["scores"].get("colour", 1.0) < 1
+        value = None if lacking else row["scores"].get(name)
         values.setdefault(row["prompt"], {})[str(n)] = math.nan if value is None else float(value)
     return values
 
@@ -202,8 +205,8 @@ def _legend(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[C
         )
     if any(any(c.lost) for c in tested):
         line.append(
-            " Measures of an object are compared where both samples of a pair show it, and never in favour of the"
-            " method that shows it in fewer."
+            " Measures of objects are of samples that show all objects of the prompt. They are compared where both"
+            " samples of a pair do, and never in favour of the method that does in fewer."
         )
     reasons: dict[str, list[str]] = {}
     for c in comparisons:
