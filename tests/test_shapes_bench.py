@@ -299,6 +299,21 @@ def test_a_measure_of_objects_is_of_videos_that_show_all_objects_of_the_prompt()
     assert summary["against strong"]["form"].difference.mean == 0 and summary["against strong"]["form"].lost == (3, 0)
 
 
+def test_all_comparisons_that_a_bench_prints_are_adjusted_together():
+    """Three are shown, and that of W2SD with strong twice."""
+    arms = {name: rows_of(name, 12) for name in ("strong", "w2sd", "equal-cost")}
+    for row in arms["w2sd"]:
+        row["scores"]["colour"] = 1.0
+    for row in (*arms["strong"], *arms["equal-cost"]):
+        row["scores"]["colour"] = 0.0
+    columns = [column for column in COLUMNS if column.name == "colour"]
+    rows = list(chain(*arms.values()))
+    summary = table.summarise(rows, columns)
+    against = summary["w2sd"]["against strong"]["colour"]
+    assert against.p_adjusted == pytest.approx(3 * 2.0**-11) and against in table.rivalry(rows, columns)
+    assert "over all 3 comparisons, is at most" in table.markdown(summary, {name: name for name in arms}, columns)
+
+
 @pytest.mark.slow
 def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
     arms = {name: rows_of(name, 40) for name in ("weak", "strong", "w2sd")}

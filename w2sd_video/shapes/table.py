@@ -52,8 +52,7 @@ def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, 
 def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
     """By method, the numbers of samples, the means of columns with intervals, and the comparisons with `strong`."""
     by_method = _by_method(rows)
-    others = [name for name in by_method if name not in ("strong", "rendered")]
-    decided = compare_all(by_method, [("strong", name) for name in others], columns)
+    decided = _decided(by_method, columns)
     summary: dict[str, Any] = {}
     for name, of_method in by_method.items():
         first = of_method[min(of_method)]
@@ -63,21 +62,33 @@ def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict
             "evaluations": first["evaluations"],
             "seconds": float(np.mean([row["seconds"] for row in of_method.values()])),
             "columns": {c.name: mean(c, values_of(of_method, c)) for c in columns},
+            "decided together": decided,
         }
-        if against := {c.column: c for c in decided if c.group == name}:
+        if against := {c.column: c for c in decided if (c.base, c.group) == ("strong", name)}:
             summary[name]["against strong"] = against
     return summary
 
 
 def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
-    """Paired comparisons of W2SD, with its preset's and with tuned settings, with plain sampling at several settings.
-
-    They are a family of their own for the adjustment of p.
-    """
+    """Paired comparisons of W2SD, with its preset's and tuned settings, with plain sampling at several settings."""
     by_method = _by_method(rows)
+    compared = _decided(by_method, columns)
+    pairs = _rivals(by_method)
+    return sorted((c for c in compared if (c.base, c.group) in pairs), key=lambda c: pairs.index((c.base, c.group)))
+
+
+def _rivals(by_method: Mapping[str, dict[int, dict]]) -> list[tuple[str, str]]:
+    """The pairs (rival, W2SD) for which there are rows."""
     arguments = {name: of_method[min(of_method)].get("arguments", {}) for name, of_method in by_method.items()}
     plain = [name for name, each in arguments.items() if each.get("variant") == "plain" and name not in RIVALS]
-    return compare_all(by_method, [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain)], columns)
+    return [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain) if {rival, ours} <= by_method.keys()]
+
+
+def _decided(by_method: Mapping[str, dict[int, dict]], columns: Sequence[Column]) -> list[Comparison]:
+    """All comparisons that a bench shows, of methods with `strong` and of W2SD with its rivals, decided together."""
+    others = [name for name in by_method if name not in ("strong", "rendered")]
+    with_strong = [("strong", name) for name in others]
+    return compare_all(by_method, list(dict.fromkeys([*with_strong, *_rivals(by_method)])), columns)
 
 
 def compare_all(
@@ -181,7 +192,7 @@ def _families(tested: Sequence[Comparison], columns: Sequence[Column]) -> str:
     names = ", ".join(dict.fromkeys(c.column for c in tested if c.column in primary))
     first = sum(c.column in primary for c in tested)
     if first in (0, len(tested)):
-        return f"all {len(tested)} comparisons of the table"
+        return f"all {len(tested)} comparisons"
     others = len(tested) - first
     return f"the {first} comparisons in primary columns ({names}), and apart from them over the other {others}"
 
@@ -196,13 +207,17 @@ def _legend(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[C
         f"Means with 95 % intervals over {' or '.join(over[unit] for unit in units)}, not adjusted; in parentheses how"
         " many of the samples have a score."
     ]
+    together = [c for n in names[:1] for c in summary[n]["decided together"] if not math.isnan(c.p_adjusted)]
     tested = [c for c in comparisons if not math.isnan(c.p_adjusted)]
     if tested:
         line += [" ", Marked("Bold", "better"), ": better than strong, ", Marked("italics", "worse")]
         line.append(
             ": worse, ≠: differs, where the p of paired samples, adjusted by Holm's method over"
-            f" {_families(tested, columns)}, is at most {LEVEL}. Unmarked: not decided, which is not the same as equal."
+            f" {_families(together, columns)}, is at most {LEVEL}. Unmarked: not decided, which is not the same as"
+            " equal."
         )
+    if len(together) > len(tested):
+        line.append(" The comparisons of W2SD with its rivals are among them.")
     if any(any(c.lost) for c in tested):
         line.append(
             " Measures of objects are of samples that show all objects of the prompt. They are compared where both"
