@@ -328,3 +328,10 @@ def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
         (line,) = table.as_good([*chain(*arms.values()), *rows], labels, columns).lines
         assert line[0].startswith("That Optimistic W2SD is worse than W2SD by less than a tenth") and says in line[0]
     assert not table.as_good(list(chain(*arms.values())), labels, columns).lines
+
+
+@pytest.mark.slow
+def test_the_table_of_the_documentation_is_that_of_the_rows_beside_it():
+    docs = Path(__file__).parents[1] / "docs"
+    ran = CliRunner().invoke(app, ["bench", "--table", "--out", str(docs / "rows" / "shapes.jsonl.xz")])
+    assert ran.exit_code == 0 and ran.stdout.strip() in (docs / "results.md").read_text(encoding="utf-8")
