@@ -12,13 +12,20 @@ from w2sd_video import plugins
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, did_you_mean
 
-from ..columns import COLUMNS
+from ..columns import COLUMNS, COMPARED, GROUPS, IMAGES, NAMES, OFFICIAL, SIX, VBENCH
 from .dimension import ByFrame, ByFunction, Compared, Dimension, Similarity, is_ours
 
 if TYPE_CHECKING:
     from .dimension import Scoring as Scoring
 
 __all__ = [
+    "COMPARED",
+    "GROUPS",
+    "IMAGES",
+    "NAMES",
+    "OFFICIAL",
+    "SIX",
+    "VBENCH",
     "ByFrame",
     "ByFunction",
     "Chosen",
@@ -35,32 +42,6 @@ __all__ = [
     "own",
 ]
 
-# The six that VBench documents for any videos, and that the paper's Table 12 reports; then two more of its sixteen.
-SIX = (
-    "subject_consistency",
-    "background_consistency",
-    "motion_smoothness",
-    "dynamic_degree",
-    "aesthetic_quality",
-    "imaging_quality",
-)
-VBENCH = (*SIX, "temporal_flickering", "overall_consistency")
-# The rest of VBench's sixteen; they need object detectors and captioners, and are left to its own package.
-OFFICIAL = (
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-)
-# Of images, or of each frame of a video: those that need no other images, and those that compare.
-IMAGES = ("clip_t", "laion_aesthetic", "pick_score", "hps_v2", "hps_v2_1", "image_reward", "mps")
-COMPARED = ("clip_i", "dino", "fid", "inception_score")
-GROUPS = {"six": SIX, "vbench": VBENCH, "images": IMAGES}
-NAMES = (*VBENCH, *IMAGES, *COMPARED, "clipped", "shapes", "outlines", "digits")
 BUILT_IN = (*GROUPS, *NAMES, *OFFICIAL)  # the names that a plug-in cannot have
 
 

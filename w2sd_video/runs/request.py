@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
 
 
-# Settings added later: left out of the hash in names of files while they have these values.
-_LATER = {"method_sha256": None, "offload": "none", "compile": False, "weak_skip_layers": None, "free_init": None}
-_LATER |= {"embedded_guidance": None, "weak_embedded_guidance": None, "image": None}
-_LATER |= {"weak_config": None, "strong_guidance_scale_2": None, "weak_guidance_scale_2": None}
-_LATER |= {"strong_embedded_guidance": None, "guidance_scale_2": None, "guidance_rescale": None}
+# Settings that a hash in a file's name always holds; later ones count where they are not their defaults.
+_HASHED = """
+    family strong weak vae weak_text_encoders motion_adapter weak_motion_adapter weak_motion_scale adapters
+    controlnet ip_adapter weak_routing grammar method options num_inference_steps guidance_scale
+    strong_guidance_scale weak_guidance_scale num_frames fps height width dtype prompt seed preset scheduler
+    reflection_steps device variant negative_prompt weak_prompt weak_negative_prompt control ip_image pictures
+    inversion convention
+""".split()
 # What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
 _LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
 _LEVELS += " use_flow_sigmas invert_sigmas use_dynamic_shifting base_shift max_shift shift_terminal"
@@ -303,7 +306,8 @@ class Request(Settings):
     @property
     def long_stem(self) -> str:
         """Another name, for where another request has `stem`: with a hash of the whole request."""
-        said = {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
+        defaults = {each.name: each.default for each in fields(self)}
+        said = {name: v for name, v in asdict(self).items() if name in _HASHED or v != defaults[name]}
         text = json.dumps(said, sort_keys=True)
         return f"{self.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
