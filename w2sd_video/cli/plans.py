@@ -268,7 +268,8 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     if as_json:
         say(json.dumps(about, indent=1))
         return
-    out.print(f"{about['prompts']} prompts x {about['seeds']} seeds x {len(about['arms'])} arms", markup=False)
+    counts = {"prompt": about["prompts"], "seed": about["seeds"], "arm": len(about["arms"])}
+    out.print(" x ".join(f"{count} {of}{'s' * (count != 1)}" for of, count in counts.items()), markup=False)
     for name, arm in about["arms"].items():
         parts = [f"{arm['made']}/{arm['cells']} made"]
         parts += [f"{arm['failed']} failed"] if arm["failed"] else []

@@ -74,7 +74,7 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
         Refused: no method has that name, its code raises an error, or it is no `Method` that can be called; see
             `plugins.find`.
     """
-    plugin = plugins.find("method", name, METHODS, sha256)
+    plugin = plugins.find("method", name, METHODS if name == "weak" else method_names.METHODS, sha256)
     if plugin is None:
         return METHODS[name]
     cls = plugin.value
