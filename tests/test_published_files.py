@@ -15,7 +15,7 @@ import tiny
 import torch
 from diffusers import ControlNetModel
 from safetensors.torch import save_file
-from test_layouts import ANIMATE, SD, control_names, controlnet, encoder, image_model, ip_weights, load, same, source
+from test_layouts import ANIMATE, SD, control_names, controlnet, image_model, ip_weights, load, same, source
 
 from w2sd_video import arms
 from w2sd_video.errors import NotFinite, Refused, WeightsError
@@ -232,7 +232,7 @@ def test_a_damaged_ip_adapter_is_one_refusal_and_nothing_changes(damage):
     weights = ip_weights()
     IP_DAMAGE[damage](weights)
     torch.save(weights, "ip.bin")
-    encoder("image_encoder", tiny.TEXT_WIDTH)
+    tiny.image_encoder().save_pretrained("image_encoder")
     pipe = SD.pipeline(weak=False, dtype=torch.float32)
     with pytest.raises(WeightsError, match="ip_adapter: 'ip.bin' ") as error:
         pipe.load_ip_adapter("ip.bin")
@@ -244,7 +244,7 @@ def test_weights_of_an_ip_adapter_without_a_place_are_pointed_out(caplog):
     weights = ip_weights()
     weights["image_proj"]["extra"] = torch.ones(1)
     torch.save(weights, "ip.bin")
-    encoder("image_encoder", tiny.TEXT_WIDTH)
+    tiny.image_encoder().save_pretrained("image_encoder")
     with caplog.at_level(logging.WARNING, "w2sd_video"):
         SD.pipeline(weak=False, dtype=torch.float32).load_ip_adapter("ip.bin")
     assert (
@@ -266,9 +266,9 @@ def test_an_ip_adapter_on_the_hub_takes_an_encoder_from_another_repository_or_fo
     adapter = Source("ip_adapter", "h94/IP-Adapter/sdxl_models/ip.bin", file, "h94/IP-Adapter", "sdxl_models/ip.bin")
     widths = {"models/image_encoder": 4, "sdxl_models/image_encoder": 6}
     for name, width in widths.items():
-        encoder(str(cached("h94/IP-Adapter", name)), width)
-    encoder(str(cached("someone/encoders", "small")), 10)
-    encoder("here/encoder", 12)
+        tiny.image_encoder(width).save_pretrained(str(cached("h94/IP-Adapter", name)))
+    tiny.image_encoder(10).save_pretrained(str(cached("someone/encoders", "small")))
+    tiny.image_encoder(12).save_pretrained("here/encoder")
     hub = {"cache_dir": "cache"}
     for name, width in (
         ("image_encoder", 6),

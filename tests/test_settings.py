@@ -190,7 +190,7 @@ BOMB += "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcd
         ("!!python/object/apply:os.system [true]", "tag .* is not accepted"),
         ("a: !!binary AAAA", "tag .* is not accepted"),
         ("!!bool x", "cannot be read"),
-        ("a: " + "1" * 5000, "digits"),
+        ("a: " + "1" * 5000, "no whole number to be read"),
         ("? [1]\n: 2", "a key is a list"),
         ("\0", "special characters"),
         ("a: *b", "undefined alias"),

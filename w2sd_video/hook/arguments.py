@@ -118,13 +118,13 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
         )
 
 
-def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torch.device) -> None:
+def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torch.device | None) -> None:
     """Refuse a weak network that cannot take the inputs of the pipeline's own.
 
     That is a network of another dtype, or one on another device without a hook that moves its inputs there.
 
     Args:
-        device: where the pipeline evaluates a network that is offloaded.
+        device: where the pipeline evaluates a network that is offloaded. None: not known.
     """
     ours, theirs = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
     if None not in (ours, theirs) and ours != theirs:

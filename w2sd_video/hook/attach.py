@@ -356,7 +356,8 @@ def _check_denoisers(
                     f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}. Accepted: a network of the same"
                     " latents."
                 )
-        check_same_place(name, network, denoisers[each], pipeline._execution_device)
+        # A pipeline does not know it if one of its networks is a plain module.
+        check_same_place(name, network, denoisers[each], getattr(pipeline, "_execution_device", None))
     for network in [*denoisers.values(), *weak.values()]:
         kind = type(unwrap_module(network)).__name__
         for _, hook in hooks_of(network):
