@@ -110,7 +110,10 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
             f"`weak` is a {kinds[0]}, which takes {lacking[0]!r}, and {name}'s denoiser is a {kinds[1]}, which takes"
             f" {', '.join(theirs)}. Accepted: a network of the same inputs."
         )
-    ours_mean, theirs_mean = (bool(getattr(network, "config", {}).get("use_meanflow")) for network in (weak, strong))
+    ours_mean, theirs_mean = (
+        isinstance(config := getattr(network, "config", None), Mapping) and bool(config.get("use_meanflow"))
+        for network in (weak, strong)
+    )
     if ours_mean != theirs_mean:
         raise ValueError(
             f"`weak` has `use_meanflow` {ours_mean}, and {name}'s denoiser {theirs_mean}. Accepted: the same for both,"
