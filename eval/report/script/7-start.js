@@ -44,9 +44,10 @@ if (gallery) {
     if (!row || !shown.includes(row)) return;
     const [frame, view, a, b] = [+state.frame || 0, state.view, state.a, state.b];
     const link = new URLSearchParams(location.hash.slice(1)), lost = [["a", a], ["b", b]].some(([name, group]) => link.get(name) && group === "");
+    if (lost) Object.assign(state, {view: "", a: "", b: ""});  // a link to a group that is not here opens no other one
     activate(row);
     player.go(frame);
-    if (view in MODES && !lost) {  // a link to a group that is not here opens no other one
+    if (view in MODES && !lost) {
       state.view = view;
       if (view === "one") open(row, +a); else open(row, a === "" ? undefined : +a, b === "" ? undefined : +b);
       player.go(frame);
