@@ -273,7 +273,7 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
     for name, arm in about["arms"].items():
         parts = [f"{arm['made']}/{arm['cells']} made"]
         parts += [f"{arm['failed']} failed"] if arm["failed"] else []
-        parts += [f"{cost(arm['evaluations'], arm['strong_evaluations'])}"]
+        parts += [cost(arm["evaluations"], arm["strong_evaluations"])]
         parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]

@@ -269,13 +269,16 @@ def bench(
     unknown = {line["method"] for line in lines if not line.get("tuning")} - labels.keys()
     labels |= {name: name for name in sorted(unknown)}  # of another version of this command
     columns = pairs.PAIRS[pair]
-    if form == "json":
-        summary = json.dumps(table.summarise(lines, columns), default=asdict)
+    compared = table.decided(lines, columns)
+    summarised = table.summarise(lines, columns, compared)
+    if form == "json":  # with the comparisons of each method, and not with all of all methods again
+        own = {name: {k: v for k, v in of.items() if k != "decided together"} for name, of in summarised.items()}
+        summary = json.dumps(own, default=asdict)
         say(json.dumps(finite(json.loads(summary)), indent=1))
         return
-    rivals = table.rivals(table.rivalry(lines, columns), labels, columns)
+    rivals = table.rivals(table.rivalry(lines, columns, compared), labels, columns)
     claims = [each for each in (rivals, table.as_good(lines, labels, columns)) if each.lines]
-    blocks = [*claims, *table.document(table.summarise(lines, columns), labels, columns)]
+    blocks = [*claims, *table.document(summarised, labels, columns)]
     out.print(tables.FORMATS[form](blocks), markup=False, emoji=False)
 
 

@@ -49,10 +49,24 @@ def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, 
     return by_method
 
 
-def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict[str, Any]:
-    """By method, the numbers of samples, the means of columns with intervals, and the comparisons with `strong`."""
+def decided(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
+    """All comparisons that a bench shows, of methods with `strong` and of W2SD with its rivals, decided together."""
     by_method = _by_method(rows)
-    decided = _decided(by_method, columns)
+    others = [name for name in by_method if name not in ("strong", "rendered")]
+    with_strong = [("strong", name) for name in others]
+    return compare_all(by_method, list(dict.fromkeys([*with_strong, *_rivals(by_method)])), columns)
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], compared: Sequence[Comparison] | None = None
+) -> dict[str, Any]:
+    """By method, the numbers of samples, the means of columns with intervals, and the comparisons with `strong`.
+
+    Args:
+        compared: what `decided` returns for these rows, if it is known.
+    """
+    by_method = _by_method(rows)
+    compared = decided(rows, columns) if compared is None else compared
     summary: dict[str, Any] = {}
     for name, of_method in by_method.items():
         first = of_method[min(of_method)]
@@ -62,18 +76,23 @@ def summarise(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> dict
             "evaluations": first["evaluations"],
             "seconds": float(np.mean([row["seconds"] for row in of_method.values()])),
             "columns": {c.name: mean(c, values_of(of_method, c)) for c in columns},
-            "decided together": decided,
+            "decided together": compared,
         }
-        if against := {c.column: c for c in decided if (c.base, c.group) == ("strong", name)}:
+        if against := {c.column: c for c in compared if (c.base, c.group) == ("strong", name)}:
             summary[name]["against strong"] = against
     return summary
 
 
-def rivalry(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> list[Comparison]:
-    """Paired comparisons of W2SD, with its preset's and tuned settings, with plain sampling at several settings."""
-    by_method = _by_method(rows)
-    compared = _decided(by_method, columns)
-    pairs = _rivals(by_method)
+def rivalry(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], compared: Sequence[Comparison] | None = None
+) -> list[Comparison]:
+    """Paired comparisons of W2SD, with its preset's and tuned settings, with plain sampling at several settings.
+
+    Args:
+        compared: what `decided` returns for these rows, if it is known.
+    """
+    pairs = _rivals(_by_method(rows))
+    compared = decided(rows, columns) if compared is None else compared
     return sorted((c for c in compared if (c.base, c.group) in pairs), key=lambda c: pairs.index((c.base, c.group)))
 
 
@@ -82,13 +101,6 @@ def _rivals(by_method: Mapping[str, dict[int, dict]]) -> list[tuple[str, str]]:
     arguments = {name: of_method[min(of_method)].get("arguments", {}) for name, of_method in by_method.items()}
     plain = [name for name, each in arguments.items() if each.get("variant") == "plain" and name not in RIVALS]
     return [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain) if {rival, ours} <= by_method.keys()]
-
-
-def _decided(by_method: Mapping[str, dict[int, dict]], columns: Sequence[Column]) -> list[Comparison]:
-    """All comparisons that a bench shows, of methods with `strong` and of W2SD with its rivals, decided together."""
-    others = [name for name in by_method if name not in ("strong", "rendered")]
-    with_strong = [("strong", name) for name in others]
-    return compare_all(by_method, list(dict.fromkeys([*with_strong, *_rivals(by_method)])), columns)
 
 
 def compare_all(
