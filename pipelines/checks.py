@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -25,8 +25,9 @@ from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
-from .weak_arm import WeakArm, batch_size
+from .weak_arm import NEGATIVE, WeakArm, batch_size
 
+SIZES = 6  # numbers in the size conditioning of SDXL's network
 # Callbacks of diffusers that end guidance during a call.
 CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback)
 
@@ -41,6 +42,8 @@ class Checks(WeakArm):
     - `guided_by`: the arguments, in words, that make it evaluate the unconditional branch, if nothing else can.
     - `scales_noise`: whether it scales its initial noise by the scheduler's `init_noise_sigma`.
     - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
+    - `text_widths`: by the call's arguments for text embeddings, the entry of the denoiser's configuration that is
+      their width.
     - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
 
@@ -49,6 +52,7 @@ class Checks(WeakArm):
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
+    text_widths: ClassVar[Mapping[str, str]] = {"prompt_embeds": "cross_attention_dim"}
     least_steps: ClassVar[int] = 1
 
     @property
@@ -276,13 +280,18 @@ class Checks(WeakArm):
             if weak is not None:
                 self._check_networks(name, strong, weak)
 
+    @classmethod
+    def agree_in(cls) -> tuple[str, ...]:
+        """All entries in which the configurations of the two arms' denoisers have to agree."""
+        return cls.agreeing
+
     def _check_networks(self, name: str, strong: Any, weak: Any) -> None:
         if weak.dtype != strong.dtype:
             raise ValueError(
                 f"`weak_{name}` is in {weak.dtype} and `{name}` in {strong.dtype}; accepted: one"
                 " dtype for both, as after `pipe.to(dtype)`."
             )
-        for key in self.agreeing:
+        for key in self.agree_in():
             ours, theirs = (_plain(network.config.get(key)) for network in (strong, weak))
             if ours != theirs:
                 raise ValueError(f"`weak_{name}` has {key} {theirs}, and `{name}` {ours}; accepted: the same.")
@@ -378,6 +387,9 @@ class Checks(WeakArm):
         for name, value in embeds.items():
             if len(value) != batch:
                 raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
+        for name, value in {**call, **embeds}.items():
+            if isinstance(value, Tensor):
+                self._check_embeddings(name, value)
         if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
             raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
         speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
@@ -388,6 +400,26 @@ class Checks(WeakArm):
                     " encode its own prompt: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
                     " use them for both arms)."
                 )
+
+    def _check_embeddings(self, name: str, value: Tensor) -> None:
+        """Refuse text embeddings of another width than the network takes.
+
+        Args:
+            name: an argument of a call.
+            value: its tensor.
+        """
+        for each, strong in self._strong_networks().items():
+            own = getattr(self, f"weak_{each}") if name.startswith("weak_") else None
+            network: Any = strong if own is None else own
+            width = self._text_width(name.removeprefix("weak_").removeprefix(NEGATIVE), network.config)
+            if is_of(width, int) and value.shape[-1] != width:
+                raise ValueError(f"`{name}` has width {value.shape[-1]}; accepted: {width}, that of its network.")
+
+    def _text_width(self, name: str, config: Any) -> Any:
+        """The width of text embeddings that a network with this configuration takes. None: not known."""
+        if name == "pooled_prompt_embeds" and config.get("addition_embed_type") == "text_time":
+            return config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
+        return config.get(self.text_widths.get(name))
 
 
 def _check_scale(name: str, value: Any) -> None:

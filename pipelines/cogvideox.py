@@ -16,9 +16,9 @@ class CogVideoXReflection(TransformerReflection):
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True
     one_per_prompt = True
+    text_widths = {"prompt_embeds": "text_embed_dim"}
     agreeing = (
         *TransformerReflection.agreeing,
-        "text_embed_dim",
         "max_text_seq_length",
         "use_rotary_positional_embeddings",
         "ofs_embed_dim",
@@ -31,6 +31,15 @@ class CogVideoXReflection(TransformerReflection):
             raise ValueError(
                 f"`weak_{name}` has {head} {weak.config[head]}, and `{name}` {strong.config[head]}; accepted: the same,"
                 " since one table of rotary positions is made for both."
+            )
+
+    def _check_embeddings(self, name: str, value: Tensor) -> None:
+        super()._check_embeddings(name, value)
+        config: Any = self.transformer.config
+        length, rotary = config.max_text_seq_length, config.use_rotary_positional_embeddings
+        if name.endswith("prompt_embeds") and not rotary and value.shape[1] != length:
+            raise ValueError(
+                f"`{name}` has {value.shape[1]} tokens; accepted: {length}, the max_text_seq_length of its network."
             )
 
     def in_its_layout(self, latents: Tensor) -> Tensor:

@@ -17,4 +17,4 @@ class W2SDFluxPipeline(PackedReflection, FluxPipeline):
         "pooled_prompt_embeds": "pooled_projections",
         "text_ids": "txt_ids",
     }
-    agreeing = (*PackedReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")
+    text_widths = {"prompt_embeds": "joint_attention_dim", "pooled_prompt_embeds": "pooled_projection_dim"}

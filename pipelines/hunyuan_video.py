@@ -19,7 +19,7 @@ class W2SDHunyuanVideoPipeline(EmbeddedReflection, HunyuanVideoPipeline):
         "pooled_prompt_embeds": "pooled_projections",
         "prompt_attention_mask": "encoder_attention_mask",
     }
-    agreeing = (*EmbeddedReflection.agreeing, "text_embed_dim", "pooled_projection_dim")
+    text_widths = {"prompt_embeds": "text_embed_dim", "pooled_prompt_embeds": "pooled_projection_dim"}
 
 
 class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
@@ -36,7 +36,8 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
         "prompt_embeds_2": "encoder_hidden_states_2",
         "prompt_embeds_mask_2": "encoder_attention_mask_2",
     }
-    agreeing = (*TransformerReflection.agreeing, "text_embed_dim", "text_embed_2_dim", "image_embed_dim")
+    text_widths = {"prompt_embeds": "text_embed_dim", "prompt_embeds_2": "text_embed_2_dim"}
+    agreeing = (*TransformerReflection.agreeing, "image_embed_dim")
     guides_below_1 = True
     guided_by = "a `guider` that is enabled and whose guidance is not 1"
 

@@ -13,7 +13,7 @@ from .transformer import MaskedReflection
 class LTXReflection(MaskedReflection):
     """What the families of LTX-Video have in common."""
 
-    agreeing = (*MaskedReflection.agreeing, "caption_channels")
+    text_widths = {"prompt_embeds": "caption_channels"}
 
     def in_its_layout(self, latents: Tensor) -> Tensor:
         pipe: Any = self

@@ -12,5 +12,5 @@ from .transformer import MaskedReflection
 class W2SDMochiPipeline(MaskedReflection, MochiPipeline):
     """[`MochiPipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
-    agreeing = (*MaskedReflection.agreeing, "text_embed_dim")
+    text_widths = {"prompt_embeds": "text_embed_dim"}
     least_steps = FAMILIES["mochi"].least_steps

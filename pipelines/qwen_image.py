@@ -15,4 +15,4 @@ class W2SDQwenImagePipeline(PackedReflection, QwenImagePipeline):
         "prompt_embeds": "encoder_hidden_states",
         "prompt_embeds_mask": "encoder_hidden_states_mask",
     }
-    agreeing = (*PackedReflection.agreeing, "joint_attention_dim")
+    text_widths = {"prompt_embeds": "joint_attention_dim"}

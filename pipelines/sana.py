@@ -13,4 +13,5 @@ class W2SDSanaPipeline(MaskedReflection, SanaPipeline):
     The pipeline tells both arms the time by the strong one's `timestep_scale`.
     """
 
-    agreeing = (*MaskedReflection.agreeing, "caption_channels", "timestep_scale")
+    text_widths = {"prompt_embeds": "caption_channels"}
+    agreeing = (*MaskedReflection.agreeing, "timestep_scale")

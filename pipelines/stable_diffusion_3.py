@@ -13,7 +13,7 @@ class W2SDStableDiffusion3Pipeline(TransformerReflection, StableDiffusion3Pipeli
     """[`StableDiffusion3Pipeline`] with a weak arm beside the strong one; see `pipelines.reflection`."""
 
     text_inputs = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
-    agreeing = (*TransformerReflection.agreeing, "joint_attention_dim", "pooled_projection_dim")
+    text_widths = {"prompt_embeds": "joint_attention_dim", "pooled_prompt_embeds": "pooled_projection_dim"}
 
     def _check_inputs(self, call: dict[str, Any]) -> None:
         if (layers := call["skip_guidance_layers"]) is not None:

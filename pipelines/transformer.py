@@ -24,7 +24,7 @@ class TransformerReflection(Reflection):
     """For stock pipelines whose denoiser is a `transformer`, or two that each serve a part of the steps.
 
     The weak arm's transformer may have other layers, widths and heads than the strong one's. Both get the same latents
-    and the same text embeddings, so the configurations have to agree in these (`agreeing`).
+    and the same text embeddings, so the configurations have to agree in these (`agreeing` and `text_widths`).
     """
 
     pictured: ClassVar[bool | None] = None  # whether the input holds a picture in extra channels; None: either
@@ -66,6 +66,10 @@ class TransformerReflection(Reflection):
             TypeError: neither this method nor the pipeline has the argument.
         """
         return load_pair(cls, super(Reflection, cls).from_pretrained, strong, weak, **kwargs)
+
+    @classmethod
+    def agree_in(cls) -> tuple[str, ...]:
+        return (*cls.agreeing, *cls.text_widths.values())
 
     @property
     def denoised_channels(self) -> int:

@@ -18,7 +18,8 @@ class WanReflection(TransformerReflection):
     """
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
-    agreeing = (*TransformerReflection.agreeing, "text_dim", "image_dim")
+    text_widths = {"prompt_embeds": "text_dim"}
+    agreeing = (*TransformerReflection.agreeing, "image_dim")
 
     @property
     def multiple(self) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 
 import any_cases
 import any_cases_video
+import diffusers
 import pytest
 import torch
 from accelerate import dispatch_model
 from any_pipeline import CASES, TEXT, Case, draw, network, sample
 from PIL import Image
-from test_transformer_families import WAN, arms_of, family, near, two_experts
+from test_transformer_families import LARGER, WAN, arms_of, family, near, two_experts
 from torch import Tensor
 
 from w2sd_video import arms
@@ -305,3 +306,69 @@ def test_layers_that_sd3_skips_as_a_third_branch_are_refused_before_any_network_
     pipe.transformer.forward = None
     with pytest.raises(ValueError, match=r"`skip_guidance_layers` is \[0\], a third branch"):
         sample(pipe, of.of(pipe, skip_guidance_layers=[0]))
+
+
+@pytest.mark.parametrize(
+    "case, says",
+    [
+        (called(CASES["StableDiffusion3Pipeline"], skip_guidance_layers=[0]), r"`skip_guidance_layers` \[0\]"),
+        ({"start": 0.5}, "it does not guide before step 3, by its ClassifierFreeGuidance; set its `start` to 0"),
+        (
+            diffusers.AdaptiveProjectedGuidance(adaptive_projected_guidance_momentum=-0.5),
+            "mixes the predictions of earlier steps, .* set its `adaptive_projected_guidance_momentum` to None",
+        ),
+        (diffusers.SkipLayerGuidance(skip_layer_guidance_layers=[0]), "changes its network's layers"),
+        (diffusers.PerturbedAttentionGuidance(perturbed_guidance_layers=[0]), "changes its network's layers"),
+    ],
+)
+def test_guidance_by_more_than_two_branches_is_refused_before_the_first_step_wherever_it_begins(case, says):
+    if not isinstance(case, Case):
+        guider = diffusers.ClassifierFreeGuidance(**case) if isinstance(case, dict) else case
+        of = CASES["HunyuanVideo15Pipeline"]
+        pipe = of.build(0)
+        pipe.guider = guider
+    else:
+        of, pipe = case, case.build(0)
+    pipe.transformer.forward = None
+    with apply_reflection(pipe, W2SD()), pytest.raises(ValueError, match=says):
+        sample(pipe, of)
+
+
+@torch.no_grad()
+def test_a_guider_that_stops_or_carries_nothing_is_served():
+    case = replace(CASES["HunyuanVideo15Pipeline"], w=None)
+    for guider in (diffusers.ClassifierFreeGuidance(stop=0.5), diffusers.AdaptiveProjectedMixGuidance(enabled=False)):
+        pipe = case.build(0)
+        pipe.guider = guider
+        with apply_reflection(pipe, W2SD(1.0, 1.0)) as group:
+            sample(pipe, case)
+        assert group.evaluations.per_video()["weak"] == 3
+
+
+@pytest.mark.parametrize("case", LARGER)
+def test_embeddings_of_another_width_are_refused_before_any_network_runs(case):
+    of = family(case, {})
+    pipe, told = of.pipeline(), CASES[case].call(None)
+    right = {
+        f"weak_{sign}{name}": told[name]
+        for sign in ("", "negative_")
+        for name in ("prompt_embeds", "pooled_prompt_embeds")
+        if name in told
+    }
+    pipe.transformer.forward = None
+    for name, embeds in right.items():
+        *shape, width = embeds.shape
+        with pytest.raises(ValueError, match=f"`{name}` has width {width + 1}; accepted: {width}"):
+            sample(pipe, of.of(pipe, **{**right, name: draw(*shape, width + 1)}))
+    if case == "WanPipeline":
+        with pytest.raises(ValueError, match=f"`prompt_embeds` has width {TEXT + 1}; accepted: {TEXT}"):
+            sample(pipe, of.of(pipe, prompt_embeds=draw(1, 5, TEXT + 1), negative_prompt_embeds=draw(1, 5, TEXT + 1)))
+
+
+def test_weak_embeddings_of_another_length_are_refused_where_positions_are_of_one_length():
+    of = family("CogVideoXPipeline", {})
+    pipe = of.pipeline()
+    pipe.transformer.forward = None
+    length = pipe.transformer.config.max_text_seq_length
+    with pytest.raises(ValueError, match=f"`weak_prompt_embeds` has {length + 1} tokens; accepted: {length}"):
+        sample(pipe, of.of(pipe, weak_prompt_embeds=draw(1, length + 1, TEXT)))

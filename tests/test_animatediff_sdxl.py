@@ -661,6 +661,14 @@ REFUSED = {
         },
         "`weak_prompt` and `weak_prompt_embeds` are both given",
     ),
+    "weak embeds of another width": (
+        {"weak_prompt_embeds": torch.zeros(1, 7, 17), "weak_pooled_prompt_embeds": torch.zeros(1, 8)},
+        "`weak_prompt_embeds` has width 17; accepted: 16",
+    ),
+    "weak pooled embeds of another width": (
+        {"weak_prompt_embeds": torch.zeros(1, 7, 16), "weak_pooled_prompt_embeds": torch.zeros(1, 9)},
+        "`weak_pooled_prompt_embeds` has width 9; accepted: 8",
+    ),
     "weak embeds unpooled": ({"weak_prompt_embeds": torch.zeros(1, 7, 16)}, "`weak_pooled_prompt_embeds`"),
 }
 

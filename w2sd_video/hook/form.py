@@ -34,6 +34,7 @@ class Form:
         sign: -1 if the pipeline negates the network's prediction before it hands it to its scheduler.
         holds: whether the scheduler steps only a part of the denoiser's input along one axis, and the rest (tokens of
             reference images, or a first frame) is held still.
+        third: the argument of its call that adds a third branch, which is refused. None: it has none.
 
     Raises:
         ValueError: `calls` or `sign` has another value.
@@ -45,6 +46,7 @@ class Form:
     axis: int | None = 1
     sign: Literal[1, -1] = 1
     holds: bool = False
+    third: str | None = None
 
     def __post_init__(self) -> None:
         if self.calls not in ("batch", "apart"):
@@ -59,6 +61,7 @@ class Form:
         words += [f"channels along axis {self.axis}"] * (self.axis not in (1, None))
         words += ["the network's prediction is negated"] * (self.sign == -1)
         words += ["what it does not step is held still"] * self.holds
+        words += [f"without `{self.third}`"] * (self.third is not None)
         return ", ".join(words)
 
 

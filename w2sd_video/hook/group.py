@@ -121,8 +121,8 @@ class Group:
                 f"the scheduler of {self.host.name} was replaced after the method was applied: set it before"
                 " `apply_reflection`."
             )
-        if self.host.perturbed():
-            self._refuse("evaluates a third branch, with its attention perturbed; set `pag_scale` to 0")
+        if (more := self.host.guides_by_more()) is not None:
+            self._refuse(more)
         call = read_call(module, forward, weak, name, inputs, axis=self.form.axis, refuse=self._refuse)
         if self._turn is None:
             self._turn = Turn(Tape(read=self._fill_early, refuse=self._refuse))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from .form import Form
 
@@ -29,7 +31,7 @@ class Host:
         doubled: whether the pipeline sends rows of both branches in one call. None: not known before the scheduler's
             step.
         rescaled: whether it rescales its mixture by the conditional prediction (`guidance_rescale`).
-        perturbed: whether it evaluates a third branch (PAG).
+        guides_by_more: what its call guides by that no step of a method supports, in words. None: nothing.
         num_steps: the steps of the current loop. None: not known; the loop goes on to the end of `scheduler.timesteps`.
             Default: all of them.
     """
@@ -43,7 +45,7 @@ class Host:
     guidance: Callable[[], float | None] = lambda: 1.0
     doubled: Callable[[], bool | None] = lambda: False
     rescaled: Callable[[], bool] = lambda: False
-    perturbed: Callable[[], bool] = lambda: False
+    guides_by_more: Callable[[], str | None] = lambda: None
     num_steps: Callable[[], int | None] | None = None
 
 
@@ -64,25 +66,56 @@ def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
         form,
         type(pipeline).__name__,
         replaced=lambda: pipeline.scheduler is not scheduler,
-        running=lambda: any(each is pipeline for each in _on_call_stack()),
+        running=lambda: any(frame.get("self") is pipeline for frame in _call_stack()),
         foreign=lambda: _only_others_run(pipeline),
         guidance=guidance,
         doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
-        perturbed=positive("do_perturbed_attention_guidance"),
+        guides_by_more=lambda: _guides_by_more(pipeline, form),
         num_steps=lambda: getattr(pipeline, "num_timesteps", None),
     )
 
 
-def _on_call_stack() -> Iterator[Any]:
-    """The objects whose methods this thread is running, innermost first."""
+def _guides_by_more(pipeline: Any, form: Form) -> str | None:
+    """Guidance of a pipeline's call that no step of a method supports, even if it begins at a later step."""
+    if (getattr(pipeline, "do_perturbed_attention_guidance", None) or 0) > 0:
+        return "evaluates a third branch, with its attention perturbed; set `pag_scale` to 0"
+    call = next((frame for frame in _call_stack() if frame.get("self") is pipeline), {})
+    if form.third is not None and (value := call.get(form.third)) is not None:
+        return f"evaluates a third branch, by its `{form.third}` {value!r}; give None"
+    guider = call.get("guider", getattr(pipeline, "guider", None))  # a call may choose one of several
+    return None if guider is None else _of_guider(guider, len(pipeline.scheduler.timesteps))
+
+
+def _of_guider(guider: Any, num_steps: int) -> str | None:
+    """The same of a guider of diffusers, which may call the network twice a step, and later on once."""
+    guider, name, before = copy.copy(guider), type(guider).__name__, 2
+    if not guider._enabled:
+        return None
+    if type(guider).prepare_models is not BaseGuidance.prepare_models:
+        return f"changes its network's layers for one of its branches, by its {name}; set another `guider`"
+    if getattr(guider, momentum := "adaptive_projected_guidance_momentum", None) is not None:
+        return f"mixes the predictions of earlier steps, by its {name}; set its `{momentum}` to None"
+    for index in range(num_steps):
+        guider.set_state(step=index, num_inference_steps=num_steps, timestep=None)
+        calls = guider.num_conditions
+        if calls > 2:
+            return f"calls its network {calls} times in step {index + 1}, by its {name}; set another `guider`"
+        if calls > before:
+            return f"does not guide before step {index + 1}, by its {name}; set its `start` to 0"
+        before = calls
+    return None
+
+
+def _call_stack() -> Iterator[Mapping[str, Any]]:
+    """The local variables of the functions that this thread is running, innermost first."""
     frame = sys._getframe()
     while (caller := frame.f_back) is not None:
         frame = caller
-        yield frame.f_locals.get("self")
+        yield frame.f_locals
 
 
 def _only_others_run(pipeline: DiffusionPipeline) -> bool:
     """Whether this thread is running a method of another pipeline, and none of this one."""
-    running = [each for each in _on_call_stack() if isinstance(each, DiffusionPipeline)]
+    running = [each for frame in _call_stack() if isinstance(each := frame.get("self"), DiffusionPipeline)]
     return bool(running) and all(each is not pipeline for each in running)

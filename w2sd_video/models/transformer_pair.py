@@ -198,8 +198,8 @@ def _check_arms(cls: Any, strong: TransformerArm, weak: TransformerArm, reschedu
             f"and {weak.source} do not go together: the second has a {extra[0]}, and the first has none. Accepted: two"
             " models of as many transformers.",
         )
-    ours = dict(strong.facts(cls.agreeing))
-    for fact, theirs in weak.facts(cls.agreeing):
+    ours = dict(strong.facts(cls.agree_in()))
+    for fact, theirs in weak.facts(cls.agree_in()):
         if fact not in ours or ours[fact] == theirs or (rescheduled and fact == "the flow shift"):
             continue
         way = ", or a `scheduler` that both are sampled by" if fact == "the flow shift" else ""
