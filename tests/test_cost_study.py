@@ -12,7 +12,7 @@ import pytest
 
 from w2sd_video.errors import Refused
 from w2sd_video.shapes import bench, grammar, pairs, tuning
-from w2sd_video.studies import cost, cost_table, study
+from w2sd_video.studies import cost, cost_table, study, videos
 from w2sd_video.studies.cost_table import CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point
 
 TEXTS = grammar.prompts(3)
@@ -64,11 +64,11 @@ def test_rows_of_the_bench_and_of_earlier_runs_are_taken_over_under_the_studys_n
     rows = packed(tmp_path / "bench.jsonl.xz", [line(0), line(1)])
     work = sampling(tmp_path, rows)
     (point,) = work.points({PLAIN: (2.44,)})
-    found = work.lines({point.name: point.row}, TEXTS, 3)[point.name]
+    found = work.videos.lines({point.name: point.row}, TEXTS, 3)[point.name]
     assert sorted(found) == [0, 1] and found[0]["method"] == "plain, 61 steps"
     kept = packed(tmp_path / "kept.jsonl.xz", [json.loads(each) for each in work.path.read_text().splitlines()])
     work.path.unlink()
-    assert sampling(tmp_path, kept).lines({point.name: point.row}, TEXTS, 3)[point.name] == found
+    assert sampling(tmp_path, kept).videos.lines({point.name: point.row}, TEXTS, 3)[point.name] == found
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_rows_of_the_bench_and_of_earlier_runs_are_taken_over_under_the_studys_n
 def test_rows_of_other_weights_judge_prompt_seed_or_settings_are_not_taken_over(other, tmp_path):
     work = sampling(tmp_path, packed(tmp_path / "rows.jsonl.xz", [line(0, **other)]))
     (point,) = work.points({PLAIN: (2.44,)})
-    assert work.lines({point.name: point.row}, TEXTS, 3) == {point.name: {}}
+    assert work.videos.lines({point.name: point.row}, TEXTS, 3) == {point.name: {}}
 
 
 def test_nothing_is_sampled_twice_whichever_file_it_is_in(tmp_path):
@@ -95,19 +95,19 @@ def test_nothing_is_sampled_twice_whichever_file_it_is_in(tmp_path):
     work = sampling(tmp_path, *files)
     (point,) = work.points({PLAIN: (2.44,)})
     for _ in range(2):
-        assert work.lines({point.name: point.row}, TEXTS, 3)[point.name][0]["seconds"] == 0.0
+        assert work.videos.lines({point.name: point.row}, TEXTS, 3)[point.name][0]["seconds"] == 0.0
     assert len(work.path.read_text().splitlines()) == 1
 
 
 def test_a_row_is_called_by_all_that_it_says_beside_the_preset():
     preset = bench.preset("shapes")
-    assert cost.named(preset, {}) == "w2sd, 25 steps"
-    assert cost.named(preset, {"variant": "plain", "guidance_scale": 1.5}) == "plain, 25 steps"
-    assert cost.named(preset, {"variant": "plain", "guidance_scale": 2, "tries": 3}) == (
+    assert videos.named(preset, {}) == "w2sd, 25 steps"
+    assert videos.named(preset, {"variant": "plain", "guidance_scale": 1.5}) == "plain, 25 steps"
+    assert videos.named(preset, {"variant": "plain", "guidance_scale": 2, "tries": 3}) == (
         "plain, 25 steps, guidance_scale 2, tries 3"
     )
     schedules = [{"method": "guidance_schedule", "options": {"guidance": [1.0, w]}} for w in (2.0, 3.0)]
-    assert len({cost.named(preset, each) for each in schedules}) == 2
+    assert len({videos.named(preset, each) for each in schedules}) == 2
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_what_is_interrupted_has_whole_prompts_and_goes_on(tmp_path):
         stopped.lines(rows, TEXTS, 3)
     first = [json.loads(each) for each in work.path.read_text().splitlines()]
     assert [each["n"] for each in first] == [0, 0, 0, 1]
-    found = work.lines(rows, TEXTS, 3)
+    found = work.videos.lines(rows, TEXTS, 3)
     assert all(sorted(each) == [0, 1, 2] for each in found.values())
     assert [json.loads(each) for each in work.path.read_text().splitlines()][:4] == first
 

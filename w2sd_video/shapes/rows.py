@@ -47,10 +47,11 @@ def _is_prompt(text: str) -> bool:
         return False
 
 
-def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
+def read(path: Path, pair: str | None, mend: bool = False) -> list[Any]:
     """The rows of a results file, or of one that `pack` has compressed.
 
     Args:
+        pair: whose rows they have to be. None: of any pairs.
         mend: whether to remove an incomplete last line from the file. Only for a process that appends to it.
 
     Raises:
@@ -68,14 +69,15 @@ def read(path: Path, pair: str, mend: bool = False) -> list[Any]:
         raise ArgumentError("out", f"{error}") from None
     if not all(map(_is_row, rows)):
         raise ArgumentError("out", f"{path} holds rows that this command did not write; {OTHER}")
-    if others := {row["pair"] for row in rows} - {pair}:
+    pairs = {row["pair"] for row in rows}
+    if others := pairs - {pair or each for each in pairs}:
         raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
-    textual = presets.load(pair).textual
-    once: dict[tuple[str, int, bool], Any] = {}
+    textual = {each: presets.load(each).textual for each in pairs}
+    once: dict[tuple[str, str, int, bool], Any] = {}
     for row in rows:
-        if textual and not _is_prompt(row["prompt"]):
+        if textual[row["pair"]] and not _is_prompt(row["prompt"]):
             raise ArgumentError("out", f"{path} holds a row of {row['prompt'][:100]!r}, which is no prompt; {OTHER}")
-        first = once.setdefault((row["method"], row["n"], row.get("tuning", False)), row)
+        first = once.setdefault((row["pair"], row["method"], row["n"], row.get("tuning", False)), row)
         if json.dumps(first["scores"]) != json.dumps(row["scores"]):
             raise ArgumentError("out", f"{path} holds {row['method']} {row['n']} twice, with different scores; {OTHER}")
     return list(once.values())

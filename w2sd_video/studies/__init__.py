@@ -19,5 +19,6 @@ STUDIES = {
     "matched": "whether methods are more than a schedule of guidance; two fakes are to be caught",
     "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
     "reuse": "what of a reflection can be had from the step before: parts of optimistic reflection, one by one",
+    "motion": "whether motion falls, and which gains, intervals and pairs keep it; takes hours, can go on",
     "cost": "quality against network evaluations, by all methods on the shipped model; takes hours, can go on",
 }

@@ -27,14 +27,10 @@ plain sampling too, adjusted together.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -51,6 +47,7 @@ from ..shapes.pairs import prompt_of
 from .cost_table import AUTO, CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point, result
 from .matched import Watched, fit
 from .study import Result, Run
+from .videos import Videos, kept_rows, named
 
 PAPER = "Fig. 13, against more rivals"
 PAIR = "shapes"
@@ -136,11 +133,11 @@ def run(run: Run) -> Result:
         raise Refused("--prompts", count, f"give at most {tuning.FIRST}: settings are tuned on the others")
     points: list[Point] = []
     lines: dict[str, dict[int, dict[str, Any]]] = {}
-    with _file(run) as path:
+    with kept_rows(run, "cost") as path:
         sampling = Sampling(run, size, path)
         for stage in size.stages:
             points += sampling.points(stage)
-            lines |= sampling.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
+            lines |= sampling.videos.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
     whole = [point for point in points if len(lines[point.name]) == count]
     if not whole:
@@ -148,32 +145,6 @@ def run(run: Run) -> Result:
     keys = {point.key for point in whole}
     plan = [f"{label} at {budget:g}" for stage in size.stages for label, budgets in stage.items() for budget in budgets]
     return replace(result(whole, lines, [key for key in plan if key not in keys]), raw=raw)
-
-
-@contextmanager
-def _file(run: Run) -> Iterator[Path]:
-    """The results file."""
-    if run.cache is None:
-        with TemporaryDirectory() as folder:
-            yield Path(folder) / "cost.jsonl"
-    else:
-        run.cache.mkdir(parents=True, exist_ok=True)
-        yield run.cache / f"cost{'-quick' * run.quick}.jsonl"
-
-
-def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
-    """A row's name: the settings of its requests that differ from the preset's.
-
-    So the same videos have the same name, whatever they are sampled for and whichever file holds them.
-    """
-    says = {name: value for name, value in arguments.items() if value != getattr(preset, name, None)}
-    steps = says.pop("num_inference_steps", preset.num_inference_steps)
-    first = says.pop("method", says.pop("variant", "w2sd"))
-    text = [f"{first}, {steps} steps"]
-    for name, value in sorted(says.items()):
-        short = f"{value:g}" if isinstance(value, (int, float)) else sha256(json.dumps(value).encode()).hexdigest()[:8]
-        text.append(f"{name} {short}")
-    return ", ".join(text)
 
 
 @dataclass(frozen=True)
@@ -189,8 +160,12 @@ class Sampling:
     path: Path
 
     @cached_property
+    def videos(self) -> Videos:
+        return Videos(self.run, self.path, PAIR, self.size.settings)
+
+    @property
     def preset(self) -> presets.Preset:
-        return bench.preset(PAIR, self.size.settings)
+        return self.videos.preset
 
     @cached_property
     def others(self) -> list[str]:
@@ -227,7 +202,7 @@ class Sampling:
 
     def _point(self, label: str, budget: float, says: Mapping[str, Any], tries: int = 1) -> Point:
         row = Row(label, {k: v for k, v in says.items() if v != getattr(self.preset, k, None)}, tries)
-        return Point(label, budget, named(self.preset, bench.arguments_of("", row, self.size.settings)), row)
+        return Point(label, budget, self.videos.name_of(row), row)
 
     def _tuned(self, most: int) -> dict[str, Any] | None:
         """Settings of plain sampling with the best guidance for `most` evaluations; None if it is not known yet."""
@@ -237,7 +212,7 @@ class Sampling:
 
         def score(wanted: dict[str, Row], count: int) -> tuning.Scores:
             points = {key: self._point("", 0, row.says) for key, row in wanted.items()}
-            lines = self.lines({p.name: p.row for p in points.values()}, self.others, count, tuned=True)
+            lines = self.videos.lines({p.name: p.row for p in points.values()}, self.others, count, tuned=True)
             return {key: [lines[p.name][n]["scores"] for n in range(count)] for key, p in points.items()}
 
         try:
@@ -255,8 +230,8 @@ class Sampling:
         says = {**self.size.settings, "num_inference_steps": steps}
         arguments = says | {"method": CHANGES}
         name = named(self.preset, arguments)
-        self._adopt({name: arguments}, self.others, tuned=True)
-        lines = {line["n"]: line for line in self._read(self.path, tuned=True) if line["method"] == name}
+        self.videos.adopt({name: arguments}, self.others, tuned=True)
+        lines = {line["n"]: line for line in self.videos.read(self.path, tuned=True) if line["method"] == name}
         chosen = range(self.size.tuning, len(self.others))
         for n in chosen:
             if n not in lines and not self.run.workers:
@@ -278,50 +253,6 @@ class Sampling:
         ]
         guidance = [round(self.preset.guidance_scale + float(kappa), 3) for kappa in [*kappas, 0.0]]
         return {"method": "guidance_schedule", "options": {"guidance": guidance}}
-
-    def lines(
-        self, wanted: Mapping[str, Row], texts: Sequence[str], count: int, tuned: bool = False
-    ) -> dict[str, dict[int, dict[str, Any]]]:
-        """The lines of rows for the first `count` texts, by name and number, after sampling those that are missing."""
-        settings, done = self.size.settings, 0
-        self._adopt({name: bench.arguments_of(name, row, settings) for name, row in wanted.items()}, texts, tuned)
-
-        def progress(name: str, more: int) -> None:
-            nonlocal done
-            done += more
-            self.run.progress("tuning guidance" if tuned else "sampling", done / (count * len(wanted)))
-
-        if workers := self.run.workers:
-            bench.run(PAIR, self.path, wanted, texts[:count], settings, progress, workers, tuned, by_prompt=True)
-        lines: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in wanted}
-        for line in self._read(self.path, tuned):
-            if line["method"] in lines and line["n"] < count:
-                lines[line["method"]][line["n"]] = line
-        return lines
-
-    def _adopt(self, wanted: Mapping[str, Mapping[str, Any]], texts: Sequence[str], tuned: bool) -> None:
-        """Copies samples from earlier runs' files if weights, judge, preset, prompt, seed and settings are equal.
-
-        Args:
-            wanted: the arguments of each row, by name.
-        """
-        present = {(line["method"], line["n"]) for line in self._read(self.path, tuned, mend=True)}
-        adopted = []
-        for line in (line for path in self.run.rows for line in self._read(path, tuned)):
-            name, n = named(self.preset, line.get("arguments", {})), line["n"]
-            if name not in wanted or (name, n) in present or n >= len(texts):
-                continue
-            seed = seed_of(n, tuned)
-            if line.get("seed") == seed and line["prompt"] == prompt_of(self.preset, seed, texts[n]):
-                present.add((name, n))
-                adopted.append(line | {"method": name, "arguments": wanted[name]})
-        with alone(self.path):
-            rows.add(self.path, adopted)
-
-    def _read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
-        """The lines of a file with the same weights, judge and preset as now."""
-        of, lines = bench.origin(PAIR), rows.read(path, PAIR, mend)
-        return [line for line in lines if line.get("of") == of and line.get("tuning", False) == tuned]
 
 
 def changes(request: Request) -> dict[str, float]:
