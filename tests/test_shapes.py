@@ -681,3 +681,11 @@ def test_words_are_told_of_the_object_they_belong_to():
     assert number[1, :5].tolist() == [none, 0, 0, 0, none] and (number[:, 15:] == none).all()
     assert things[0].tolist() == [[0, 0, none, 1, none], [2, 1, 0, none, none], [none] * 5]
     assert scenes.tolist() == [[0, 1], [none, none]]
+
+
+@pytest.mark.parametrize("can, dtype", [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_f": True}, torch.float32)])
+def test_a_cpu_trains_in_bfloat16_only_if_it_has_instructions_for_it(tmp_path, monkeypatch, can, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    trainer = train.Trainer(tmp_path, TINY, "cpu")
+    with trainer._autocast():
+        assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == dtype

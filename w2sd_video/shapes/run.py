@@ -197,9 +197,10 @@ class Run:
         table = "\n".join(
             f"| {s} | {last[s]['step']} | {last[s]['loss']:.4f} | {last[s]['seconds'] / 60:.0f} |" for s in stages
         )
+        precision = "bfloat16" if self._half else "float32"
         machine = (
-            f"{self.device.type} ({threads}), torch {torch.__version__}, diffusers {diffusers.__version__}, "
-            f"Python {platform.python_version()}"
+            f"{self.device.type} ({threads}), in {precision}, torch {torch.__version__}, diffusers"
+            f" {diffusers.__version__}, Python {platform.python_version()}"
         )
         recipe = json.dumps(asdict(self.recipe), indent=1)
         return CARD.format(head=head, command=command, stages=table, held_out=held_out, machine=machine, recipe=recipe)
@@ -216,8 +217,15 @@ class Run:
         batches = DataLoader(_Mapped(make, numbers), batch_size=None, num_workers=self.workers)
         return track(batches, what, len(numbers), disable=not sys.stderr.isatty()) if what else batches
 
+    @property
+    def _half(self) -> bool:
+        """Whether it trains in bfloat16. A CPU without instructions for it takes about 2.4 times as long in it."""
+        # Older versions of torch do not tell what a CPU can do.
+        can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return self.device.type != "cpu" or any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _compiled(self, network: Any) -> Any:
         """The network, compiled on a GPU, where launching kernels takes most of a small network's time."""
