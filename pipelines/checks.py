@@ -419,7 +419,8 @@ class Checks(WeakArm):
         """The width of text embeddings that a network with this configuration takes. None: not known."""
         if name == "pooled_prompt_embeds" and config.get("addition_embed_type") == "text_time":
             return config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
-        return config.get(self.text_widths.get(name))
+        projected = config.get("encoder_hid_dim") if name == "prompt_embeds" else None  # a UNet may project them first
+        return projected or config.get(self.text_widths.get(name))
 
 
 def _check_scale(name: str, value: Any) -> None:

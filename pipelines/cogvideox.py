@@ -35,9 +35,11 @@ class CogVideoXReflection(TransformerReflection):
 
     def _check_embeddings(self, name: str, value: Tensor) -> None:
         super()._check_embeddings(name, value)
-        config: Any = self.transformer.config
-        length, rotary = config.max_text_seq_length, config.use_rotary_positional_embeddings
-        if name.endswith("prompt_embeds") and not rotary and value.shape[1] != length:
+        own = self.weak_transformer if name.startswith("weak_") else None
+        config: Any = (self.transformer if own is None else own).config
+        length, table = config.max_text_seq_length, config.use_learned_positional_embeddings
+        table = table or not config.use_rotary_positional_embeddings
+        if name.endswith("prompt_embeds") and table and value.shape[1] != length:
             raise ValueError(
                 f"`{name}` has {value.shape[1]} tokens; accepted: {length}, the max_text_seq_length of its network."
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from diffusers.utils.torch_utils import unwrap_module
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -113,12 +114,17 @@ def routing(network: DiTMoETransformer2DModel, value: Routing) -> Overrides:
     return [(network.__dict__, "active_routing", value)]
 
 
+def within(network: Any) -> Any:
+    """The network that PEFT's `get_peft_model` has wrapped, with its adapters; any other network as it is."""
+    return network.get_base_model() if isinstance(network, PeftModel) else network
+
+
 def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
     """The transformer blocks of a network by name, in the order of evaluation; those of motion modules are included.
 
     A block is a member of an `nn.ModuleList` that has an attention among its direct parts.
     """
-    network = unwrap_module(network)
+    network = unwrap_module(within(network))
     parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
     blocks = {
         name: module

@@ -14,7 +14,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
-from ..arms import Overrides, switched
+from ..arms import Overrides, switched, within
 from ..levels import check_scheduler
 from ..methods import Method
 from .arguments import check_arguments, check_inputs, check_same_inputs, check_same_place, hooks_of, second_guidance
@@ -258,7 +258,12 @@ def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     """
     if isinstance(pipeline, (str, type)):
         raise ValueError(f"`pipeline` is {pipeline!r}: give the pipeline itself, loaded by `from_pretrained`.")
-    denoisers = {n: network for n in DENOISERS if isinstance(network := getattr(pipeline, n, None), nn.Module)}
+    if not isinstance(pipeline, DiffusionPipeline):
+        raise ValueError(
+            f"`pipeline` is a {type(pipeline).__name__}; accepted: a `DiffusionPipeline`, of docs/pipelines.md or with"
+            " `form`. A modular pipeline is none."
+        )
+    denoisers = {n: network for n in DENOISERS if isinstance(network := within(getattr(pipeline, n, None)), nn.Module)}
     if not denoisers:
         raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
     return denoisers
@@ -282,6 +287,7 @@ def _weak(
                 f" network for each, {{{', '.join(f'{each!r}: …' for each in denoisers)}}}, or None."
             )
         weak = {next(iter(denoisers)): weak}
+    weak = {each: within(network) for each, network in weak.items()}
     if unknown := [each for each in weak if each not in denoisers]:
         raise ValueError(f"`weak` has a network for {unknown[0]!r}; {name} has {', '.join(map(repr, denoisers))}.")
     for each, network in weak.items():

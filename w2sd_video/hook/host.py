@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
+from torch import Tensor
 
 from .form import Form
 
@@ -67,7 +68,7 @@ def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
         type(pipeline).__name__,
         replaced=lambda: pipeline.scheduler is not scheduler,
         running=lambda: any(frame.get("self") is pipeline for frame in _call_stack()),
-        foreign=lambda: _only_others_run(pipeline),
+        foreign=lambda: _another_runs(pipeline),
         guidance=guidance,
         doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
         rescaled=positive("guidance_rescale"),
@@ -84,10 +85,10 @@ def _guides_by_more(pipeline: Any, form: Form) -> str | None:
     if form.third is not None and (value := call.get(form.third)) is not None:
         return f"evaluates a third branch, by its `{form.third}` {value!r}; give None"
     guider = call.get("guider", getattr(pipeline, "guider", None))  # a call may choose one of several
-    return None if guider is None else _of_guider(guider, len(pipeline.scheduler.timesteps))
+    return None if guider is None else _of_guider(guider, pipeline.scheduler.timesteps)
 
 
-def _of_guider(guider: Any, num_steps: int) -> str | None:
+def _of_guider(guider: Any, timesteps: Tensor) -> str | None:
     """The same of a guider of diffusers, which may call the network twice a step, and later on once."""
     guider, name, before = copy.copy(guider), type(guider).__name__, 2
     if not guider._enabled:
@@ -96,8 +97,8 @@ def _of_guider(guider: Any, num_steps: int) -> str | None:
         return f"changes its network's layers for one of its branches, by its {name}; set another `guider`"
     if getattr(guider, momentum := "adaptive_projected_guidance_momentum", None) is not None:
         return f"mixes the predictions of earlier steps, by its {name}; set its `{momentum}` to None"
-    for index in range(num_steps):
-        guider.set_state(step=index, num_inference_steps=num_steps, timestep=None)
+    for index, timestep in enumerate(timesteps):
+        guider.set_state(step=index, num_inference_steps=len(timesteps), timestep=timestep)
         calls = guider.num_conditions
         if calls > 2:
             return f"calls its network {calls} times in step {index + 1}, by its {name}; set another `guider`"
@@ -115,7 +116,7 @@ def _call_stack() -> Iterator[Mapping[str, Any]]:
         yield frame.f_locals
 
 
-def _only_others_run(pipeline: DiffusionPipeline) -> bool:
-    """Whether this thread is running a method of another pipeline, and none of this one."""
-    running = [each for frame in _call_stack() if isinstance(each := frame.get("self"), DiffusionPipeline)]
-    return bool(running) and all(each is not pipeline for each in running)
+def _another_runs(pipeline: DiffusionPipeline) -> bool:
+    """Whether the pipeline that runs is another one, perhaps in a callback of this one: its method is the innermost."""
+    running = (each for frame in _call_stack() if isinstance(each := frame.get("self"), DiffusionPipeline))
+    return next(running, pipeline) is not pipeline
