@@ -25,7 +25,7 @@ from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
-from .weak_arm import NEGATIVE, WeakArm, batch_size
+from .weak_arm import NEGATIVE, WeakArm, batch_size, check_beside
 
 SIZES = 6  # numbers in the size conditioning of SDXL's network
 # Callbacks of diffusers that end guidance during a call.
@@ -384,6 +384,7 @@ class Checks(WeakArm):
             pooled = other.replace("prompt_embeds", "pooled_prompt_embeds")
             if pools and (weak[other] is None) != (weak[pooled] is None):
                 raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
+        check_beside(weak)
         for name, value in embeds.items():
             if len(value) != batch:
                 raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")

@@ -202,3 +202,22 @@ def batch_size(call: dict[str, Any]) -> int:
     if call["prompt"] is None:
         return len(call["prompt_embeds"])
     return 1 if isinstance(call["prompt"], (str, dict)) else len(call["prompt"])
+
+
+def check_beside(weak: Mapping[str, Any]) -> None:
+    """Refuse masks and second embeddings of the weak arm without its embeddings, or of another length."""
+    for name, value in weak.items():
+        if value is None or name in ("weak_prompt", "weak_negative_prompt"):
+            continue
+        if not isinstance(value, Tensor):
+            raise ValueError(f"`{name}` is a {type(value).__name__}; accepted: a tensor, or None.")
+        embeds = f"weak_{NEGATIVE * (NEGATIVE in name)}prompt_embeds"
+        if "pooled" not in name and weak[embeds] is None:
+            raise ValueError(f"`{name}` needs `{embeds}` beside it.")
+        if "_mask" in name:
+            embeds = name.replace("_mask", "").replace("_attention", "_embeds")
+            other = weak.get(embeds)
+            if isinstance(other, Tensor) and other.shape[1] != value.shape[1]:
+                raise ValueError(
+                    f"`{name}` has {value.shape[1]} tokens, and `{embeds}` {other.shape[1]}; accepted: the same."
+                )

@@ -472,3 +472,24 @@ def test_a_modular_pipeline_is_refused_by_name_with_a_form_too():
             apply_reflection(pipe, W2SD(), form=form),
         ):
             raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "case, told, says",
+    [
+        ("WanPipeline", {"weak_prompt_embeds": [draw(5, TEXT)]}, "`weak_prompt_embeds` is a list; accepted: a tensor"),
+        ("SanaPipeline", {"weak_prompt_attention_mask": torch.ones(1, 5)}, "needs `weak_prompt_embeds` beside it"),
+        ("HunyuanVideo15Pipeline", {"weak_prompt_embeds_2": draw(1, 5, TEXT)}, "needs `weak_prompt_embeds` beside it"),
+        (
+            "SanaPipeline",
+            {"weak_prompt_embeds": draw(1, 5, TEXT), "weak_prompt_attention_mask": torch.ones(1, 4)},
+            "`weak_prompt_attention_mask` has 4 tokens, and `weak_prompt_embeds` 5",
+        ),
+    ],
+)
+def test_tensors_of_the_weak_arms_text_that_do_not_fit_together_are_refused_before_any_network_runs(case, told, says):
+    of = family(case, {})
+    pipe = of.pipeline()
+    pipe.transformer.forward = None
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, of.of(pipe, **told))
