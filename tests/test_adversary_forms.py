@@ -446,7 +446,7 @@ def test_another_pipeline_of_the_same_networks_is_refused_by_name_in_a_callback_
 
 @pytest.mark.parametrize("name", ["WanPipeline", "WanImageToVideoPipeline"])
 def test_networks_in_a_model_of_peft_are_those_with_the_same_lora(name):
-    case, method = CASES[name], SkipLayerGuidance(weight=0.5, layers=["blocks.0"])
+    case, method = CASES[name], SkipLayerGuidance(weight=0.5, layers="blocks.0")
     lora = LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False)
     results: list[Tensor] = []
     for wrap in (False, True):
@@ -462,6 +462,19 @@ def test_networks_in_a_model_of_peft_are_those_with_the_same_lora(name):
             with apply_reflection(pipe, how, weak=weak if how is not method else None):
                 results.append(sample(pipe, case)[0])
     assert near(results[2], results[0]) and near(results[3], results[1]) and not near(results[0], results[1])
+
+
+def test_a_compiled_model_of_peft_is_served():
+    case = CASES["WanImageToVideoPipeline"]
+    results = []
+    for wrap in (False, True):
+        pipe = case.build(0)
+        if wrap:
+            model = get_peft_model(pipe.transformer, LoraConfig(r=2, target_modules=["to_q"]))  # its product is 0
+            pipe.transformer = torch.compile(model, backend="eager")
+        with apply_reflection(pipe, W2SD(2.0, 1.0)):
+            results.append(sample(pipe, case)[0])
+    assert near(*results)
 
 
 def test_a_modular_pipeline_is_refused_by_name_with_a_form_too():

@@ -10,6 +10,7 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
+from ..arms import within
 from ..levels import full_precision
 from .control import Deferred
 from .inputs import copied, parameters
@@ -63,7 +64,7 @@ class Call:
 
 def named_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name of the argument with the latents, and all arguments by name."""
-    names = parameters(type(unwrap_module(module)).forward)
+    names = parameters(type(within(unwrap_module(module))).forward)
     return names[0], {**dict(zip(names, args, strict=False)), **kwargs}
 
 
