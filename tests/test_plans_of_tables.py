@@ -16,8 +16,8 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import QUALITY, SEMANTIC
 from w2sd_video.eval.videos import Video
 from w2sd_video.plans import Folder, Keys, Plan, tuning
-from w2sd_video.plans.known import known
 from w2sd_video.plans.prepare import prepared
+from w2sd_video.plans.stored import with_stored
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.world import CANVAS, coverage, grid
 
@@ -64,7 +64,7 @@ def test_a_plan_refines_prompts_once_and_the_weak_arm_is_told_the_raw_ones(tmp_p
 def test_the_plan_of_a_run_that_is_damaged_is_as_none(tmp_path):
     plan = Plan(prompts=["a red circle"], preset="shapes-prompt", settings=TINY)
     (tmp_path / "plan.yaml").write_text("refined: [")
-    assert known(plan, Folder(tmp_path)) == plan
+    assert with_stored(plan, Folder(tmp_path)) == plan
     assert prepared(plan, Folder(tmp_path), plans.run).refined
 
 

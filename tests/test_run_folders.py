@@ -147,13 +147,13 @@ def test_a_key_is_of_what_models_hold_and_not_of_where_they_lie(tmp_path):
 def test_prompts_that_another_model_refined_are_refined_anew(tmp_path):
     of = Plan(prompts=["a red circle"], preset="shapes-prompt", settings={"num_inference_steps": 1, "device": "cpu"})
     run(of, tmp_path)
-    from w2sd_video.plans.known import known
+    from w2sd_video.plans.stored import with_stored
 
-    assert known(of, Folder(tmp_path)).refined
+    assert with_stored(of, Folder(tmp_path)).refined
     note = json.loads((tmp_path / "run.json").read_text())
     note["arms"][0]["refiner"] = "another/model"
     (tmp_path / "run.json").write_text(json.dumps(note))
-    assert known(of, Folder(tmp_path)).refined == {}
+    assert with_stored(of, Folder(tmp_path)).refined == {}
 
 
 def test_another_number_of_threads_is_said_to_make_all_cells_anew(tmp_path, caplog):

@@ -367,8 +367,8 @@ def _supported(scheduler: Any) -> str:
         if cls.__name__ in _READERS:
             return cls.__name__
     raise ValueError(
-        f"{type(scheduler).__name__} is not supported: a reflection needs a deterministic first-order step"
-        f" with an exact inverse. Supported schedulers: {', '.join(_READERS)}."
+        f"`scheduler` is a {type(scheduler).__name__}, which is not supported: a reflection needs a deterministic"
+        f" first-order step with an exact inverse. Accepted: {', '.join(_READERS)}."
     )
 
 

@@ -187,8 +187,8 @@ def _say_cost(requests: list[Request]) -> None:
     """Says how many videos there are and what each costs; they differ in prompt and seed alone."""
     request, count = requests[0], len(requests)
     evaluated = evaluations(request)
-    said = cost(evaluated["total"], strong_evaluations(request, evaluated), each=count > 1)
-    say(f"{count} {request.kind}{'s' * (count > 1)}, {said}")
+    price = cost(evaluated["total"], strong_evaluations(request, evaluated), each=count > 1)
+    say(f"{count} {request.kind}{'s' * (count > 1)}, {price}")
 
 
 def sample(

@@ -69,8 +69,8 @@ def show_methods(form: Annotated[str, FORMAT] = "text") -> None:
         as_json = wants_json(form)
         from .. import methods
 
-        shown = [name for name in methods.METHODS if name != "weak"]
-        _show_plugins("method", shown, methods.described, as_json, methods.METHODS)
+        own = [name for name in methods.METHODS if name != "weak"]
+        _show_plugins("method", own, methods.described, as_json, methods.METHODS)
 
 
 def show_dimensions(form: Annotated[str, FORMAT] = "text") -> None:

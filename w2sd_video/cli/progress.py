@@ -17,10 +17,12 @@ FAILURES = 5  # that are listed
 
 def cost(evaluations: int, of_strong: float | None, each: bool = True) -> str:
     """Network evaluations in words, and how many of the strong network's they are by parameters, if another number."""
-    said = f"{evaluations} network evaluations{' each' * each}"
+    counted = f"{evaluations} network evaluations{' each' * each}"
     if of_strong is None:
-        return f"{said} (how many of the strong network's by parameters is unknown: the models are not on this machine)"
-    return f"{said} ({of_strong:.4g} of the strong network's by parameters)" if of_strong != evaluations else said
+        return (
+            f"{counted} (how many of the strong network's by parameters is unknown: the models are not on this machine)"
+        )
+    return f"{counted} ({of_strong:.4g} of the strong network's by parameters)" if of_strong != evaluations else counted
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from .. import runs
 from ..errors import Refused, did_you_mean
 from ..progress import bar
 from ..studies import STUDIES
-from ..terminal import FORMAT, PATH, err, messages, number, out, say, wants_json
+from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json
 
 
 def study(
@@ -32,7 +32,7 @@ def study(
     ] = None,
     prompts: Annotated[
         int | None,
-        typer.Option(min=1, max=500, help="Of a study that samples videos: the first N prompts of its list (100)."),
+        typer.Option(min=1, max=500, help="Of a study that samples videos: the first N prompts of its list."),
     ] = None,
     workers: Annotated[
         int,
@@ -71,6 +71,8 @@ def study(
             if to is not None:
                 runs.writable(to)
         from ..studies import study as studies
+
+        quiet()
 
         kept = list(rows or [])
         if wrong := [path for path in kept if not path.is_file()]:

@@ -2,7 +2,6 @@
 
 from .arms import Arm, Cell
 from .by_dimension import scored_on, scorer
-from .known import read_run
 from .on_ray import OnRay
 from .page import PAGE, PAPER, experiment, write_page
 from .plan import Plan, read
@@ -11,6 +10,7 @@ from .run import Progress, run
 from .scored import videos
 from .scoring import score
 from .status import status
+from .stored import read_run
 from .tuning import check_tuning
 
 __all__ = [

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from ..errors import Failed, Refused
 from ..refine import Refiner
 from .arms import Arm
-from .known import known
 from .plan import Plan
 from .record import Folder
 from .scored import videos
+from .stored import with_stored
 from .tuning import fingerprint, label, plan_of, tuning_of
 
 logger = logging.getLogger("w2sd_video")
@@ -46,7 +46,7 @@ def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan
     """
     if not any(arm.refiner or arm.grid for arm in plan.arms):
         return plan
-    plan = known(plan, folder)
+    plan = with_stored(plan, folder)
     plan = replace(plan, refined={**plan.refined, **_refined(plan)})
     for arm in [arm for arm in plan.arms if arm.grid]:
         if whole:

@@ -22,12 +22,12 @@ from ..settings import Variant
 from .arms import Cell
 from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
-from .known import note_of, prompts_of
 from .names import check_names, link
 from .plan import MOST_BYTES, Plan
 from .prepare import prepared
 from .processes import SideBySide
 from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
+from .stored import note_of, prompts_of
 from .tuning import check_tuning
 
 logger = logging.getLogger("w2sd_video")

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..errors import Refused
 from ..eval.videos import Video
 from ..runs import check_files, read_sidecar
-from .known import known
 from .plan import Plan
 from .record import Folder, Keys
+from .stored import with_stored
 
 logger = logging.getLogger("w2sd_video")
 
@@ -28,7 +28,7 @@ def videos(plan: Plan, path: Path) -> list[Video]:
     threads = folder.threads()
     if threads is None:
         raise Refused("RUN", str(path), "nothing is made yet: start it with w2sd-video run")
-    keys, plan = Keys(threads), known(plan, folder)
+    keys, plan = Keys(threads), with_stored(plan, folder)
     cells = [(keys.of(cell), cell) for cell in plan.cells()]
     complete = folder.state(cells).complete
     if not complete:

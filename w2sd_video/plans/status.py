@@ -9,10 +9,10 @@ from typing import Any
 
 from ..sampling import evaluations
 from ..threads import threads_for
-from .known import cost_of, known
 from .plan import Plan
 from .record import Folder, Keys
 from .run import WHOLE, Shard, mine
+from .stored import cost_of, with_stored
 from .tuning import plan_of
 
 
@@ -33,7 +33,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         errors: how many cells failed with each error, the most frequent first.
     """
     folder = Folder(path)
-    plan = known(plan, folder)
+    plan = with_stored(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]
     state = folder.state(cells, plan.formats)

@@ -227,13 +227,13 @@ def _result(rows: Sequence[dict[str, Any]], seed: int, points: int) -> Result:
     (by_rule, low, high), (cosine, *_) = areas[SETS[-1]].values()
     least, most = _interval(lambda n: float(ours[n].mean()) if len(n) else math.nan, _models(rows), seed)
     right = f", and it helps {int(helped[called].sum())} of them" if called.any() else ""
-    shown = "not worse" if least > -MARGIN else "not shown to be not worse"
+    verdict = "not worse" if least > -MARGIN else "not shown to be not worse"
     outcome = (
         f"Of {len(rows)} pairs of {_models(rows).max() + 1} networks W2SD helps {helped.sum()}. The lower bound of"
         f" 2 g⋆ - 1 ranks those of the fresh networks with an area under the curve of {by_rule:.3f}"
         f" [{low:.3f}, {high:.3f}], the mean cosine with {cosine:.3f}. check-pair says of {called.sum()} pairs that"
         f" W2SD helps{right}. As proposed, {int((ours < -MARGIN).sum())} pairs lose more than {100 * MARGIN:g} %, and"
-        f" the mean gain is {ours.mean():+.3f} [{least:+.3f}, {most:+.3f}]: {shown} than plain sampling by"
+        f" the mean gain is {ours.mean():+.3f} [{least:+.3f}, {most:+.3f}]: {verdict} than plain sampling by"
         f" {100 * MARGIN:g} %. With W2SD at full strength it is {gains.mean():+.3f}."
     )
     agrees = (

@@ -24,7 +24,7 @@ from .record import NOTE, PROMPTS, Folder, Keys
 from .tuning import tuned
 
 
-def known(plan: Plan, folder: Folder) -> Plan:
+def with_stored(plan: Plan, folder: Folder) -> Plan:
     """A plan with the refined prompts and the tuned settings that its run's folder stores."""
     if not any(arm.refiner or arm.grid for arm in plan.arms) or all(arm.key for arm in plan.arms):
         return plan
