@@ -14,10 +14,11 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-MARK = "<!-- commands -->"
-PIPELINES = "<!-- pipelines -->"
-SETTINGS = "<!-- settings -->"
-TRANSFORMERS = "<!-- transformers -->"
+MARK, PIPELINES, SETTINGS, TRANSFORMERS = (
+    f"<!-- {name} --> *Of these {name} the site has a list, made from the program: `mkdocs serve`, after"
+    ' `pip install -e ".[docs]"`.*'
+    for name in ("commands", "pipelines", "settings", "transformers")
+)
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 

@@ -506,3 +506,18 @@ def test_tensors_of_the_weak_arms_text_that_do_not_fit_together_are_refused_befo
     pipe.transformer.forward = None
     with pytest.raises(ValueError, match=says):
         sample(pipe, of.of(pipe, **told))
+
+
+def test_a_weak_network_of_other_texts_is_refused_unless_it_is_told_its_own():
+    for case, key in (("WanPipeline", "text_dim"), ("StableDiffusion3Pipeline", "joint_attention_dim")):
+        pipe, of = CASES[case].build(0), family(case, LARGER[case])
+        weak = of.weak(**{key: TEXT + 1})
+        with pytest.raises(
+            ValueError, match=f"`weak` has {key} {TEXT + 1}, and {case}'s denoiser {TEXT}.*conditioning"
+        ):
+            with apply_reflection(pipe, W2SD(), weak=weak):
+                raise AssertionError("it was accepted")
+        with apply_reflection(
+            pipe, W2SD(), weak=weak, weak_conditioning=Conditioning(cond={"encoder_hidden_states": None})
+        ):
+            pass

@@ -304,6 +304,10 @@ def test_a_pipeline_that_is_not_in_the_table_is_refused_unless_its_form_is_state
     with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form(flag=None)):
         with pytest.raises(ValueError, match="Mine .*calls its denoiser more than once a step"):
             sample(pipe, case)
+    Mine.do_classifier_free_guidance = property(lambda self: self.never_set)
+    with apply_reflection(pipe, W2SD(2.0, 1.0), form=Form()):
+        with pytest.raises(ValueError, match="does not say its `do_classifier_free_guidance` during.*`flag=None`"):
+            sample(pipe, case)
 
 
 @functools.cache

@@ -230,7 +230,7 @@ def test_a_pipeline_without_a_known_denoiser_or_scheduler_is_refused():
             raise AssertionError
     dit = object.__new__(DiTPipeline)
     dit.transformer = pipe.transformer
-    with pytest.raises(ValueError, match="DiTPipeline does not say its `do_classifier_free_guidance`"):
+    with pytest.raises(ValueError, match="DiTPipeline has no `do_classifier_free_guidance`"):
         with apply_reflection(dit, W2SD()):
             raise AssertionError
     pipe.transformer = None

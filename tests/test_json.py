@@ -54,6 +54,13 @@ def test_eval_prints_the_results_file(tmp_path):
     assert data["videos"][0]["path"].endswith("grey:cat:")
 
 
+def test_shapes_says_of_a_thing_that_grows_that_it_grows(tmp_path):
+    film = tmp_path / "growing"
+    video.write_pngs((world.render(grammar.parse("a large red circle growing"), 0) * 255).astype("uint8"), film)
+    ran = CliRunner().invoke(app, ["shapes", "judge", str(film), "a large red circle growing"])
+    assert "sees a large red circle growing\n" in ran.stdout
+
+
 def test_shapes_answers_with_what_it_sees_and_how_it_scores(tmp_path):
     film = tmp_path / "red"
     video.write_pngs((world.render(grammar.parse("a red circle moving right"), 0) * 255).astype("uint8"), film)

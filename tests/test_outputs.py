@@ -238,7 +238,7 @@ def test_what_is_in_the_way_is_said_as_it_is(tmp_path):
     assert "without a sidecar" in output.state()[1]
     make(output)
     ((_, said),) = conflicts([request(guidance_scale=2.0, weak_guidance_scale=0.5)], tmp_path, ["mp4"])
-    assert "made with another guidance_scale, weak_guidance_scale" in said
+    assert "made with other settings: guidance_scale, weak_guidance_scale" in said
 
 
 @pytest.mark.parametrize("name", ["json", "mp4"])

@@ -41,7 +41,7 @@ def test_a_picture_that_changed_is_not_taken_for_the_one_that_was_asked_for(sd):
     image("--preset", path, "--ip-image", "shown.png")
     assert "already made" in image("--preset", path, "--ip-image", "shown.png")
     Image.new("RGB", (8, 8)).save("shown.png")
-    assert "made with another ip_image" in image("--preset", path, "--ip-image", "shown.png", code=2)
+    assert "made with other settings: ip_image" in image("--preset", path, "--ip-image", "shown.png", code=2)
     said = run("image", "--from", "outputs/a-cat-seed0.json", "--overwrite", code=2)
     assert "ip_image: " in said and "the file has changed since this request was recorded" in said
 

@@ -345,6 +345,17 @@ def test_a_plug_in_that_ends_the_program_while_it_runs_is_an_error_of_its_file_a
     assert problem[1:] == ("dark", f"SystemExit ({file}, line 13)")
 
 
+def test_an_error_in_a_methods_code_is_said_in_one_line_with_its_file_and_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD.replace("weak.reflect(x_t)", "weak.nothing(x_t)"))
+    code, _, error = run("generate", PROMPT, "--method", f"{file}:Push", "--dry-run")
+    (line,) = [n for n, text in enumerate(file.read_text().splitlines(), 1) if "weak.nothing" in text]
+    assert code == 1 and error.endswith(
+        f"AttributeError: 'BoundArm' object has no attribute 'nothing' ({file}, line {line})"
+    )
+    assert "Traceback" not in error
+
+
 def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tmp_path):
     file, rows = tmp_path / "mine.py", tmp_path / "rows.jsonl"
     file.write_text(DIMENSION)

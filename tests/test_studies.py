@@ -198,6 +198,7 @@ def test_the_command_writes_files_and_a_page(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"theory.{kind}" for kind in ("csv", "png", "svg", "txt")
     }
+    assert ran.stdout.startswith(study.QUICK) and (tmp_path / "out" / "theory.txt").read_text().startswith(study.QUICK)
     assert {path.name for path in (tmp_path / "pages").iterdir()} == {"theory.csv", "theory.md", "theory.png"}
 
 

@@ -505,6 +505,8 @@ def test_what_two_models_disagree_in_is_named_before_any_weight_is_read(tmp_path
     ):
         with pytest.raises((WeightsError, WeightsNotFound), match=says):
             WAN.cls.from_pretrained(*arguments, **NO_TEXT)
+    with pytest.raises(WeightsError, match="it has no text_encoder, tokenizer, transformer_2; give None for each"):
+        WAN.cls.from_pretrained(strong)
     with pytest.raises(TypeError, match="unexpected argument 'motion_adapter'. Accepted, beside `strong` and `weak`"):
         WAN.cls.from_pretrained(strong, motion_adapter="x")
 

@@ -133,6 +133,13 @@ def from_file(kind: Kind, named: str) -> Plugin:
     return _RUN[key]
 
 
+def place_of(error: BaseException) -> str | None:
+    """The file and the line of a plug-in's code in an error's traceback, in words. None: no plug-in's code is in it."""
+    own = {getattr(each.value, "__module__", None) for each in _RUN.values()}
+    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_globals.get("__name__") in own]
+    return f"{frames[-1][0].f_code.co_filename}, line {frames[-1][1]}" if frames else None
+
+
 def _module_name(path: Path, sha256: str) -> str:
     """The name in `sys.modules` of a file that has run."""
     return f"w2sd_video_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{sha256[:16]}"

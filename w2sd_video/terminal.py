@@ -173,6 +173,10 @@ def messages(context: typer.Context | None = None) -> Iterator[dict[str, str]]:
         _fail("Interrupted. Finished videos are kept; the same command goes on from there.", 130)
     except Exception as error:
         if not out_of_memory(error):
+            from .plugins import place_of
+
+            if place := place_of(error):
+                _fail(f"{type(error).__name__}: {error} ({place})", 1)
             raise
         way = "Try --offload model on a GPU, fewer --frames, less --height and --width, or --dtype float16"
         _fail(f"Out of memory: {error}\n{way}", 1)

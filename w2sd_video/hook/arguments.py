@@ -18,6 +18,16 @@ from .form import Form
 from .recording import Recorder
 from .sent import Conditioning
 
+# Entries of denoisers' configurations that are widths of text embeddings.
+TEXT_WIDTHS = (
+    "text_dim",
+    "text_embed_dim",
+    "text_embed_2_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "caption_channels",
+    "cap_feat_dim",
+)
 CONDITIONING = "a `Conditioning(cond=…, uncond=…)`, each a dictionary of the denoiser's inputs by name"
 
 
@@ -119,6 +129,19 @@ def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
             f"`weak` has `use_meanflow` {ours_mean}, and {name}'s denoiser {theirs_mean}. Accepted: the same for both,"
             " since such a network also gets the time at the step's end."
         )
+
+
+def check_same_texts(name: str, weak: nn.Module, strong: nn.Module) -> None:
+    """Refuse a weak network that takes text embeddings of another width, where both get the pipeline's."""
+    configs = [each if isinstance(each := getattr(net, "config", None), Mapping) else {} for net in (weak, strong)]
+    # Where it is no UNet's, the entry is the width inside the network.
+    for key in (*TEXT_WIDTHS, *["cross_attention_dim"] * ("UNet" in type(unwrap_module(strong)).__name__)):
+        ours, theirs = (config.get(key) for config in configs)
+        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+            raise ValueError(
+                f"`weak` has {key} {ours}, and {name}'s denoiser {theirs}. Accepted: a network of the same text"
+                " embeddings, or `weak_conditioning` with its own."
+            )
 
 
 def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torch.device | None) -> None:

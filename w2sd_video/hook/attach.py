@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from ..arms import Overrides, switched, within
 from ..levels import check_scheduler
 from ..methods import Method
-from .arguments import check_arguments, check_inputs, check_same_inputs, check_same_place, hooks_of, second_guidance
+from .arguments import (
+    check_arguments,
+    check_inputs,
+    check_same_inputs,
+    check_same_place,
+    check_same_texts,
+    hooks_of,
+    second_guidance,
+)
 from .binding import Arms
 from .calls import channels
 from .control import ControlHook
@@ -212,9 +220,14 @@ def apply_reflection(
     form = form or Form()
     if method is not None:
         if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
-            raise ValueError(f"{type(pipeline).__name__} does not say its `{form.flag}`, which a method needs to know.")
+            raise ValueError(
+                f"{type(pipeline).__name__} has no `{form.flag}`, which a method needs to know. Accepted: a `form` with"
+                " `flag=None`, or with the attribute that says whether it guides."
+            )
         check_scheduler(pipeline.scheduler, convention=method.convention)
         _check_denoisers(pipeline, denoisers, weaks)
+        for each, network in weaks.items() if weak_conditioning.cond is None else ():
+            check_same_texts(type(pipeline).__name__, network, denoisers[each])
         if method.looks_ahead and len(denoisers) > 1:
             raise ValueError(
                 f"{type(method).__name__} evaluates the network at the times of later steps, some of which belong to"

@@ -62,6 +62,17 @@ def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
         number = getattr(pipeline, "guidance_scale", None) if flag else None
         return float(number) if isinstance(number, (int, float)) else None
 
+    def doubled() -> bool | None:
+        if flag is None:
+            return None
+        try:
+            return bool(getattr(pipeline, flag))
+        except AttributeError:  # the property reads what the loop has not set
+            raise ValueError(
+                f"{type(pipeline).__name__} does not say its `{flag}` during its call. Accepted: a `form` with"
+                " `flag=None`, or with the attribute that says whether it guides."
+            ) from None
+
     return Host(
         scheduler,
         form,
@@ -70,7 +81,7 @@ def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
         running=lambda: any(frame.get("self") is pipeline for frame in _call_stack()),
         foreign=lambda: _another_runs(pipeline),
         guidance=guidance,
-        doubled=lambda: bool(getattr(pipeline, flag)) if flag else None,
+        doubled=doubled,
         rescaled=positive("guidance_rescale"),
         guides_by_more=lambda: _guides_by_more(pipeline, form),
         num_steps=lambda: getattr(pipeline, "num_timesteps", None),

@@ -211,6 +211,10 @@ def _damaged(source: Source, path: Path, error: Exception) -> WeightsError:
 def reason(error: BaseException) -> str:
     """The first line of an error's message, shortened."""
     said = re.sub(r"\s+", " ", str(error).strip().partition("\n")[0]) or type(error).__name__
+    if parts := re.search(r" expected \[(.*)\], but only \{(.*)\} were passed", said):  # of a pipeline's components
+        needed, there = (set(re.findall(r"'(\w+)'", part)) for part in parts.groups())
+        if lacking := sorted(name for name in needed - there if not name.startswith("weak_")):
+            return f"it has no {', '.join(lacking)}; give None for each that is not needed"
     return shortened(said).rstrip(".")
 
 

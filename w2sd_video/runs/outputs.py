@@ -110,7 +110,7 @@ class Output:
             return "taken", f"{there[0]} already exists, without a sidecar that says how it was made", True
         request, record = held
         if fields := unlike(request, self.request):
-            return "taken", f"{there[0]} already exists, made with another {', '.join(fields)}", True
+            return "taken", f"{there[0]} already exists, made with other settings: {', '.join(fields)}", True
         wrong = check_files(self.folder, record, hashed, [path.name for path in self.paths.values()])
         empty = {path for path in wrong if not path.exists() or (path.is_file() and not path.stat().st_size)}
         for path in wrong.keys() - empty:

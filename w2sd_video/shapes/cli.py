@@ -108,7 +108,8 @@ def judge(
         say(json.dumps(finite({"objects": objects, "background": seen.background, "scores": scores}), indent=1))
         return
     for track in seen.tracks:
-        motion = "standing still" if track.direction == "still" else f"moving {track.direction} {track.speed}"
+        moves = track.direction if track.speed is None else f"moving {track.direction} {track.speed}"
+        motion = "standing still" if track.direction == "still" else moves
         out.print(f"sees a {track.size} {track.colour} {track.shape} {motion}")
     out.print(f"on a {seen.background} background")
     table = Table("score", "value")

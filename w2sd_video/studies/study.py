@@ -13,7 +13,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from .figures import LOOK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+QUICK = "With --quick, which shows only that the study runs; its numbers and sentences mean nothing."
 PICTURE = 150_000  # the most bytes of a page's picture
 Tensors = dict[str, torch.Tensor]
 
@@ -155,7 +156,8 @@ def perform(name: str, run: Run) -> Result:
     from matplotlib import rc_context
 
     with torch_threads(1), rc_context(LOOK):
-        return module.run(run)
+        result: Result = module.run(run)
+    return replace(result, outcome=f"{QUICK} {result.outcome}") if run.quick else result
 
 
 def write(name: str, result: Result, folder: Path) -> list[Path]:
