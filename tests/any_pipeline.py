@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -70,6 +70,11 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+
+
+def called(case: Case, **more: Any) -> Case:
+    """A case, called with more arguments."""
+    return replace(case, call=lambda pipe: {**case.call(pipe), **more})
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

@@ -10,7 +10,7 @@ import any_cases_video
 import pytest
 import torch
 from accelerate import dispatch_model
-from any_pipeline import CASES, TEXT, Case, draw, network, sample
+from any_pipeline import CASES, TEXT, called, draw, network, sample
 from PIL import Image
 from test_transformer_families import WAN, arms_of, family, near, two_experts
 from torch import Tensor
@@ -25,10 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 
 NORMALISED = [("QwenImagePipeline", {}), ("LTXPipeline", {"guidance_rescale": 0.7})]
-
-
-def called(case: Case, **more: Any) -> Case:
-    return replace(case, call=lambda pipe: {**case.call(pipe), **more})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import any_cases
 import diffusers
 import pytest
 import torch
-from any_pipeline import CASES, TEXT, Case, draw, sample
+from any_pipeline import CASES, TEXT, Case, called, draw, sample
 from families import FAMILIES
 from peft import LoraConfig, get_peft_model
 from test_transformer_families import LARGER, WAN, family, near
@@ -20,10 +20,6 @@ from w2sd_video.hook import Conditioning, Form, apply_reflection
 from w2sd_video.methods import W2SD, SkipLayerGuidance
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-def called(case: Case, **more: Any) -> Case:
-    return replace(case, call=lambda pipe: {**case.call(pipe), **more})
 
 
 @pytest.mark.parametrize(
