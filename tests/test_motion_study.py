@@ -53,6 +53,8 @@ def test_what_keeps_motion_and_the_gain_is_found_and_what_loses_one_is_not():
     ]
     assert "Under W2SD motion falls: -" in result.outcome and result.agrees.startswith("That agrees")
     assert "W2SD's gain in steadiness is decided in jerk" in result.outcome
+    assert "Settings shown to keep motion: weak, W2SD, motion gain 2, W2SD, motion gain 0." in result.outcome
+    assert result.tables["By setting"][0][-1] == "keeps"
     assert result.outcome.endswith("Settings shown to keep motion and the gain: W2SD, motion gain 2.")
 
 

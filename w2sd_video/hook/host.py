@@ -96,10 +96,10 @@ def _guides_by_more(pipeline: Any, form: Form) -> str | None:
     if form.third is not None and (value := call.get(form.third)) is not None:
         return f"evaluates a third branch, by its `{form.third}` {value!r}; give None"
     guider = call.get("guider", getattr(pipeline, "guider", None))  # a call may choose one of several
-    return None if guider is None else _of_guider(guider, pipeline.scheduler.timesteps)
+    return _of_guider(guider, pipeline.scheduler.timesteps) if isinstance(guider, BaseGuidance) else None
 
 
-def _of_guider(guider: Any, timesteps: Tensor) -> str | None:
+def _of_guider(guider: BaseGuidance, timesteps: Tensor) -> str | None:
     """The same of a guider of diffusers, which may call the network twice a step, and later on once."""
     guider, name, before = copy.copy(guider), type(guider).__name__, 2
     if not guider._enabled:
