@@ -168,7 +168,8 @@ def result(by: Mapping[str, Lines], raw: bytes = b"") -> Result:
     text[1:] = [row if row[0] in kept else [*row[:-1], ""] for row in text[1:]]
     caption = (
         "Motion and jerk less those of plain sampling with the same noise, in prompts for which both videos show all"
-        " objects (95 % intervals, not adjusted; in parentheses the prompts)."
+        f" objects; their number is in parentheses (n = {max(map(len, by.values()))} prompts or fewer, 95 % intervals,"
+        " not adjusted)."
     )
     return Result(
         table,
