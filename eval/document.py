@@ -22,7 +22,8 @@ def document(summary: Summary) -> list[Block]:
     totals = [(f"{g}: VBench {n} score {v:.4f}",) for g, each in summary.totals.items() for n, v in each.items()]
     if totals:
         blocks.append(Items(totals))
-    first = f"Means with 95 % intervals; in parentheses how many of a group's {summary.thing}s have a score."
+    means = "Means with 95 % intervals" if summary.has_intervals else "Means"
+    first = f"{means}; in parentheses how many of a group's {summary.thing}s have a score."
     blocks.append(Paragraph((" ".join([first, *summary.rules("")]),)))
     if any(c.verdict for c in summary.comparisons):
         better = f": better than {summary.base}, "

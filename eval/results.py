@@ -165,8 +165,15 @@ class Summary:
     def legend(self) -> list[str]:
         """The notes for readers of the table, on a terminal and on a page."""
         things = f"{self.thing}s"
-        first = f"Each cell: the mean, its 95 % interval, and how many of the group's {things} have a score (n of N)."
+        interval = ", its 95 % interval," if self.has_intervals else ""
+        first = f"Each cell: the mean{interval} and how many of the group's {things} have a score (n of N)."
         return [first, *self.rules("Green, red and blue mark that and nothing else.")]
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any mean has an interval; of a single video there is none."""
+        means = (self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group")
+        return any(mean.high >= mean.low for mean in means)
 
     def rules(self, marks: str) -> list[str]:
         """The notes for readers of means and differences, with a sentence on what `marks` a verdict."""
@@ -182,13 +189,13 @@ class Summary:
             lines.append(f"The ten digits are weighted alike; intervals and tests of their columns are over {things}.")
         if self.failed and any(column.kind == "verdict" for column in self.columns.values()):
             lines.append(f"Where a column is 0 or 1 for a {self.thing}, one that failed counts as 0.")
+        unadjusted = "Intervals are not adjusted for the number of columns and groups"
         if not self.comparisons:
-            return [*lines, "Intervals are not adjusted for the number of columns and groups."]
+            return [*lines, *[f"{unadjusted}."] * self.has_intervals]
         lines += [
             f"Difference: from {self.base}, the mean over pairs of the same prompt and seed. Wins: the share of pairs"
             " in which the group is better; of ties, half.",
-            "Intervals are not adjusted for the number of columns and groups, so that some differences exclude 0 by"
-            " chance.",
+            *[f"{unadjusted}, so that some differences exclude 0 by chance."] * self.has_intervals,
         ]
         if all(math.isnan(c.p_adjusted) for c in self.comparisons):
             few = f"No verdict is given: a verdict takes {_enough(self.comparisons)}, and no comparison has as many."

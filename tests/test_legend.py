@@ -36,6 +36,11 @@ def test_a_verdict_takes_ten_of_what_the_test_is_over(prompts, seeds, says):
     assert says in legend(prompts, seeds)
 
 
+def test_of_one_video_a_group_nothing_is_said_of_intervals():
+    assert "its 95 % interval, and how many" in legend(2, 1) and "Intervals are not adjusted" in legend(2, 1)
+    assert "Each cell: the mean and how many of the group's" in legend(1, 1) and "Intervals" not in legend(1, 1)
+
+
 def test_notes_name_columns_without_a_score_and_prompts_that_have_one_video_between_them():
     grey = {"a red circle": 9, "A Red Circle": 9, "a blue square": 200}
     shades = [(prompt, group) for prompt in grey for group in ("plain", "w2sd")]
