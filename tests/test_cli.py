@@ -30,6 +30,14 @@ def test_a_finished_preset_table_names_every_preset():
     assert run("presets", "own.yaml") == whole  # a file of its own says the same
 
 
+def test_doctor_of_a_preset_says_what_that_preset_has_and_lacks(offline):
+    said = run("doctor", "shapes")
+    assert said.startswith("Weights\n") and said.count(": shipped") == 3 and "torch:" not in said
+    assert "hf download RunDiffusion/Juggernaut-XL-v9" in run("doctor", "animatediff-sdxl-juggernaut")
+    assert "did you mean 'shapes'" in run("doctor", "shape", code=2)
+    assert "give it alone, or --try PRESET" in run("doctor", "shapes", "--try", "shapes", code=2)
+
+
 @pytest.mark.slow
 def test_doctor_reports_and_says_how_to_get_what_is_missing(offline):
     said = run("doctor")

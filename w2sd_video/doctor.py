@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,8 +23,19 @@ FILES = ("adapters", "ip_adapter")  # roles whose repositories may name their fi
 STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that a run without the weak arm needs
 
 
-def report() -> dict[str, Rows]:
-    """The report's sections by title, each with rows of (item, state)."""
+def report(name: str | None = None) -> dict[str, Rows]:
+    """The report's sections by title, each with rows of (item, state).
+
+    Args:
+        name: a preset, whose weights and memory alone are reported.
+
+    Raises:
+        Refused: there is no such preset.
+    """
+    if name is not None:
+        only = [presets.load(name)]
+        sections = {"Weights": weights(only), "Memory of pairs of transformers": memory(only)}
+        return {title: rows for title, rows in sections.items() if rows}
     sections = {
         "Versions": versions(),
         "Devices": devices(),
@@ -77,12 +88,16 @@ def ffmpeg() -> tuple[str, str]:
         return ("missing", f"{error}; pip install imageio-ffmpeg")
 
 
-def weights() -> Rows:
-    """For each model of a preset: its place or the command that gets it, and the presets that use it."""
+def weights(only: Sequence[presets.Preset] | None = None) -> Rows:
+    """For each model of a preset: its place or the command that gets it, and the presets that use it.
+
+    Args:
+        only: the presets. None: every one.
+    """
     roles: dict[str, str] = {}
     denoisers: dict[str, str] = {}
     users: dict[str, list[str]] = {}
-    loaded, broken = presets.every()
+    loaded, broken = presets.every() if only is None else (only, [])
     for preset in loaded:
         for role, model in preset.models.items():
             denoisers[model] = presets.FAMILIES[preset.family].denoiser
@@ -226,11 +241,15 @@ def _check_family(role: str, model: str, family: str) -> None:
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per parameter
 
 
-def memory() -> Rows:
+def memory(only: Sequence[presets.Preset] | None = None) -> Rows:
     """For each pair of transformers: the memory that its weights take on the device, by dtype and way to offload.
-    Networks whose size this machine does not know are listed as unknown."""
+    Networks whose size this machine does not know are listed as unknown.
+
+    Args:
+        only: the presets. None: every one.
+    """
     rows = []
-    for preset in presets.every()[0]:
+    for preset in presets.every()[0] if only is None else only:
         if presets.FAMILIES[preset.family].transformer:
             rows.append((preset.name, _memory_of(preset)))
     return rows

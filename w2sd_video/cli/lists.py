@@ -127,6 +127,10 @@ def _show_plugins(
 
 def doctor(
     context: typer.Context,
+    preset: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET]", autocompletion=presets.names, help="Only this preset's weights and memory."),
+    ] = None,
     trial: Annotated[
         str | None,
         typer.Option(
@@ -143,13 +147,15 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
-    """Show what this machine has: versions, devices, ffmpeg, and the weights of every preset.
+    """Show what this machine has: versions, devices, ffmpeg, and the weights of every preset, or of one.
 
     With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
     half precision against float32, seconds and memory; in one report to send to the project.
     """
     with messages(context):
         as_json = wants_json(form)
+        if trial is not None and preset is not None:
+            raise Refused("PRESET", preset, "give it alone, or --try PRESET")
         if trial is not None:
             _try(trial, path, device, overwrite, as_json)
             return
@@ -158,7 +164,7 @@ def doctor(
                 raise Refused(option, str(value), "it goes with --try PRESET")
         from ..doctor import report
 
-        sections = report()
+        sections = report(preset)
         if as_json:
             data = {title: [{"what": label, "is": text} for label, text in rows] for title, rows in sections.items()}
             say(json.dumps(data, indent=1))
