@@ -139,7 +139,7 @@ def test_what_is_interrupted_has_whole_prompts_and_goes_on(tmp_path):
 
     stopped = replace(work, run=replace(work.run, progress=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        stopped.lines(rows, TEXTS, 3)
+        stopped.videos.lines(rows, TEXTS, 3)
     first = [json.loads(each) for each in work.path.read_text().splitlines()]
     assert [each["n"] for each in first] == [0, 0, 0, 1]
     found = work.videos.lines(rows, TEXTS, 3)
