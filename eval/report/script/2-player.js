@@ -43,12 +43,15 @@ const player = {
     const {node, cell} = item;
     if (!item.moving || node.readyState < 1) return Promise.resolve();
     const at = (clamp(Math.floor(this.time * cell.fps + 1e-6), 0, cell.frames - 1) + 0.5) / cell.fps;
-    if (Math.abs(node.currentTime - at) < 1e-4 && !node.seeking) return Promise.resolve();
+    if (Math.abs(node.currentTime - at) < 2e-3 && !node.seeking) return Promise.resolve();
     return new Promise(done => {
       node.addEventListener("seeked", done, {once: true});
       setTimeout(done, 1000);
       node.currentTime = at;
-    });
+    }).then(() => setTimeout(() => {
+      // On a busy machine Chromium may keep an earlier frame on the screen until the video is moved once more.
+      if (!this.playing && !node.seeking && Math.abs(node.currentTime - at) < 1e-4) node.currentTime = at + 1e-3;
+    }, 250));
   },
   async play() {
     const moving = this.items.filter(item => item.moving);
