@@ -73,6 +73,7 @@ class Group:
         self._loop = Loop(host.scheduler, host.num_steps)
         self._turn: Turn | None = None
         self._foreign = False
+        self._checked = False  # what this loop guides by
         self._seen: torch.Size | None = None  # without a method, the shape of the denoiser's last input
         self._unconditional: dict[str, Any] = {}  # inputs of the last unconditional call that differ
         self._carried: tuple[int, Any] = (-1, None)  # the last step's index, and the `carry` of its answer
@@ -86,7 +87,7 @@ class Group:
         """Begins a new loop, and drops what an earlier one left when an error ended it."""
         self._turn, self._unconditional = None, {}
         self._loop.restart()
-        self._foreign = not self.host.running()
+        self._foreign, self._checked = not self.host.running(), False
 
     def answer(
         self,
@@ -121,8 +122,9 @@ class Group:
                 f"the scheduler of {self.host.name} was replaced after the method was applied: set it before"
                 " `apply_reflection`."
             )
-        if (more := self.host.guides_by_more()) is not None:
+        if not self._checked and (more := self.host.guides_by_more()) is not None:
             self._refuse(more)
+        self._checked = True
         call = read_call(module, forward, weak, name, inputs, axis=self.form.axis, refuse=self._refuse)
         if self._turn is None:
             self._turn = Turn(Tape(read=self._fill_early, refuse=self._refuse))
