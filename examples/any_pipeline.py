@@ -8,8 +8,8 @@ from w2sd_video.methods import W2SD
 from w2sd_video.shapes import WEIGHTS
 
 # With SDXL's weights only the paths and the size are others.
-pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "tuned")
-weak = UNet2DConditionModel.from_pretrained(WEIGHTS / "base" / "unet")
+pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "tuned", torch_dtype=torch.float32)
+weak = UNet2DConditionModel.from_pretrained(WEIGHTS / "base" / "unet", torch_dtype=torch.float32)
 
 
 def picture(name: str) -> None:
