@@ -45,6 +45,11 @@ def test_methods_run_with_the_most_steps_that_do_not_exceed_the_budget(tmp_path)
     assert [steps[PLAIN, b] for b in budgets] == [25, 37, 50, 61, 75]
     assert [steps[W2SD, b] for b in budgets] == [10, 15, 20, 25, 30]
     assert [steps[OPTIMISTIC, b] for b in budgets] == [17, 25, 33, 41, 50]
+    others = {
+        p.label: (p.budget, steps) for p in sampling(tmp_path).points(cost.RIVALS) for steps in [p.name.split(", ")[1]]
+    }
+    assert {steps for _, steps in others.values()} == {"25 steps"} and len(others) == 11
+    assert (others["APG"][0], others["P&P"][0], others["SLG"][0], others["S2WD"][0]) == (1, 1.4, 1.5, 2.44)
     ceiling = sampling(tmp_path).points({CEILING: (2, 3)})
     assert [p.row.tries for p in ceiling] == [2, 3]
 
@@ -53,7 +58,7 @@ def test_methods_run_with_the_most_steps_that_do_not_exceed_the_budget(tmp_path)
 def test_what_guidance_is_tuned_on_and_schedules_are_fitted_on_are_other_texts_than_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "FIRST", 24)
     work = sampling(tmp_path)
-    assert len(set(work.others)) == cost.FULL.tuning + cost.FULL.calibrated
+    assert len(set(work.others)) == cost.FULL.tuning and set(cost.FULL.calibrated) <= set(range(cost.FULL.tuning))
     assert not set(work.others) & set(grammar.prompts(tuning.FIRST))
 
 
@@ -179,14 +184,24 @@ def test_verdicts_and_the_front_are_those_of_the_numbers():
             (CEILING, 2): all_,
         }
     )
-    assert "W2SD against tuned guidance at the same budget: not decided at 1, 2." in result.outcome
-    assert "Optimistic W2SD against tuned guidance at the same budget: better at 3." in result.outcome
+    assert "W2SD against tuned guidance: not decided at 1, 2." in result.outcome
+    assert "Optimistic W2SD against tuned guidance: better at 3." in result.outcome
     assert "at 1 plain; at 2 plain (run at 1); at 3 Optimistic W2SD." in result.outcome
     assert "Not sampled yet for all of these prompts: FSG at 2.44." in result.agrees
     (row,) = (row for row in result.rows if (row["method"], row["budget"]) == (OPTIMISTIC, 3))
     assert (row["right"], row["right_less_tuned"]) == (1.0, 1.0)
     # Eleven comparisons of `right` that are decided together; this one has the least p, or one of the two least.
     assert row["right_p_adjusted"] <= 11 * 2**-11
+
+
+def test_a_method_without_a_rival_at_its_budget_is_compared_with_the_next_smaller():
+    """Never with one that costs more."""
+    half, all_ = np.tile([0.0, 1.0], 6), np.ones(12)
+    result = table({(TUNED, 1): half, ("FSG", 2.5): half, ("APG", 0.5): half, (TUNED, 3): all_, (W2SD, 2.5): all_})
+    rows = {row["method"]: row for row in result.rows if row["method"] != TUNED}
+    assert rows["FSG"]["right_less_tuned"] == 0 and rows[W2SD]["right_less_tuned"] == 0.5
+    assert "right_less_tuned" not in rows["APG"]
+    assert "W2SD at 2.5 less tuned guidance at 1" in str(result.tables)
 
 
 def test_under_ten_prompts_there_is_no_verdict():

@@ -3,16 +3,17 @@
 The paper's Fig. 13 compares methods at equal cost: it gives W2SD fewer steps, so that it takes as long as plain
 sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, as multiples of the 50
 evaluations of plain sampling (25 steps at guidance 1.5): 1, 1.5, 2, 2.44 and 3. W2SD has its preset's 25 steps at
-2.44 times, optimistic W2SD and auto-guidance at 1.5. Each method runs with the most steps that do not exceed the
-budget. Evaluations of the denoiser are counted; the autoencoder, the text encoders and the tuning are not.
+2.44 times, optimistic W2SD and auto-guidance at 1.5. Each of these runs with the most steps that do not exceed the
+budget. The other methods have the preset's 25 steps, and their budget is what that costs. Evaluations of the denoiser
+are counted; the autoencoder, the text encoders and the tuning are not.
 
-- **Tuned guidance** is plain sampling with the best guidance of 1, 1.5, 2, 3 and 5, by `right`, with ties broken by
-  `form`, on 16 other prompts and seeds. A tuned baseline should have 200. It is tuned at the budgets 1 and 2.44; other
-  budgets use the guidance of the one below. If 1.5 is best, its videos are plain sampling's. Nothing else is tuned:
-  W2SD and the other methods have the preset's guidance numbers and their defaults.
+- **Tuned guidance** is plain sampling with the best guidance by `right`, with ties broken by `form`, on 200 other
+  prompts and seeds. Tried are 1, 1.5, 2, 2.5, 3, 4, 5 and 7, and larger numbers for as long as the largest is best. It
+  is tuned at the budget 1, and the other budgets use the same guidance. Nothing else is tuned: W2SD and the other
+  methods have the preset's guidance numbers and their defaults.
 - **The control** is plain guidance with the schedule that is equivalent to W2SD, w_t = w + κ_t, as in [methods and
-  schedules](matched.md): κ_t is fitted by least squares to W2SD at the same budget on 8 other prompts, and stretched
-  to the control's steps.
+  schedules](matched.md): κ_t is fitted by least squares to W2SD at the same budget on 8 of the other prompts, and
+  stretched to the control's steps.
 - **Best of N** samples as many videos as the budget allows and keeps the best one by the same judge that scores here.
   It is an upper bound, not a method.
 
@@ -21,8 +22,8 @@ videos, so the two pages are not independent evidence. The judge of the shapes w
 The primary column was declared beforehand: `right`, whether the video shows everything that the prompt says. Units are
 prompts. The front at a budget is the method with the highest mean that costs no more. A method picked as the best looks
 better than it is, so the front is a description, not a verdict. Verdicts are the comparisons of each
-method with tuned guidance at the same budget, and of W2SD and optimistic W2SD with the control, auto-guidance and
-plain sampling too, adjusted together.
+method with tuned guidance, and of W2SD and optimistic W2SD with the control, auto-guidance and plain sampling too,
+adjusted together. Each is compared with the rival's row at the same budget or, if there is none, at the next smaller.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ PAPER = "Fig. 13, against more rivals"
 PAIR = "shapes"
 PROMPTS = 100
 METHODS = {PLAIN: PLAIN_SETTINGS, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
-RIVALS = ("S2WD", "Z-Sampling", "Re-Sampling", "APG", "CFG-Zero*", "SLG", "PAG", "S2-guidance", "P&P", "FSG")
+OWN: tuple[float, ...] = ()  # in place of budgets: what the preset's steps cost
+RIVALS = dict.fromkeys([label for label in bench.METHODS.values() if label not in (OPTIMISTIC, AUTO)], OWN)
 CHANGES = "what W2SD changes"  # replaces the method's name in lines that hold a video's κ_t
 
 Stage = Mapping[str, Sequence[float]]  # by method, its budgets as multiples of plain sampling's evaluations
@@ -65,7 +67,8 @@ class Size:
 
     Args:
         prompts: how many prompts, unless a run sets it.
-        tuning, calibrated: how many other prompts are used to tune guidance, and to fit the control's schedule.
+        tuning: how many other prompts are used to tune guidance.
+        calibrated: which of them are used to fit the control's schedule.
         stages: the rows, in order of importance. A stage is finished before the next starts, and in it all rows of a
             prompt before the next prompt, so that an interrupted run has whole prompts.
         tuned_at: the budgets at which guidance is tuned; other budgets use the nearest one below.
@@ -75,7 +78,7 @@ class Size:
 
     prompts: int
     tuning: int
-    calibrated: int
+    calibrated: range
     stages: tuple[Stage, ...]
     tuned_at: tuple[float, ...]
     grid: tuple[float, ...]
@@ -84,39 +87,39 @@ class Size:
 
 FULL = Size(
     PROMPTS,
-    tuning=16,
-    calibrated=8,
+    tuning=tuning.ENOUGH,
+    calibrated=range(16, 24),
     stages=(
         {
-            PLAIN: (1, 1.5, 2.44),
-            TUNED: (1, 1.5, 2.44),
+            PLAIN: (1, 2.44),
+            TUNED: (1, 2.44),
             OPTIMISTIC: (1.5,),
             AUTO: (1.5,),
             W2SD: (2.44,),
             CONTROL: (2.44,),
         },
+        RIVALS,
         {
-            PLAIN: (2, 3),
-            TUNED: (2, 3),
+            PLAIN: (1.5, 2, 3),
+            TUNED: (1.5, 2, 3),
             OPTIMISTIC: (1, 2, 2.44, 3),
             AUTO: (2.44,),
             W2SD: (1, 1.5, 2, 3),
             CONTROL: (1.5,),
             CEILING: (2, 3),
         },
-        dict.fromkeys(RIVALS, (2.44,)),
     ),
-    tuned_at=(1, 2.44),
-    grid=(1.0, 1.5, 2.0, 3.0, 5.0),
+    tuned_at=(1,),
+    grid=tuning.GUIDANCE,
     settings={},
 )
 QUICK = Size(
     2,
     tuning=1,
-    calibrated=1,
+    calibrated=range(1),
     stages=(
         {PLAIN: (1, 2.44), W2SD: (1, 2.44), OPTIMISTIC: (2.44,), CONTROL: (2.44,)},
-        {TUNED: (1, 2.44), CEILING: (2.44,), **dict.fromkeys(RIVALS, (2.44,))},
+        {TUNED: (1, 2.44), CEILING: (2.44,), **RIVALS},
     ),
     tuned_at=(1,),
     grid=(1.5, 2.0),
@@ -143,7 +146,7 @@ def run(run: Run) -> Result:
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
-    plan = [f"{label} at {budget:g}" for stage in size.stages for label, budgets in stage.items() for budget in budgets]
+    plan = [key for stage in size.stages for key in sampling.plan(stage)]
     return replace(result(whole, lines, [key for key in plan if key not in keys]), raw=raw)
 
 
@@ -169,14 +172,14 @@ class Sampling:
 
     @cached_property
     def others(self) -> list[str]:
-        """The other prompts: first those for tuning guidance, then those for fitting schedules."""
-        return tuning.prompts_beside(PAIR, self.size.tuning + self.size.calibrated, tuning.FIRST)
+        """The other prompts, for tuning guidance and for fitting schedules."""
+        return tuning.prompts_beside(PAIR, self.size.tuning, tuning.FIRST)
 
     def points(self, stage: Stage) -> list[Point]:
         """The rows of a stage, after tuning guidance and fitting schedules for them."""
-        cost = evaluations(self._request(PLAIN_SETTINGS))["total"]
+        cost = self._cost
         points: list[Point] = []
-        for label, budgets in stage.items():
+        for label, budgets in self._budgets(stage).items():
             for budget in budgets:
                 most = int(budget * cost + 1e-6)
                 if label == CEILING:
@@ -192,6 +195,20 @@ class Sampling:
                     points.append(self._point(label, budget, {**says, "num_inference_steps": steps}))
         # Rows of plain sampling come first, so that the pair is loaded only once per prompt.
         return sorted(points, key=lambda point: "variant" not in point.row.says)
+
+    def plan(self, stage: Stage) -> list[str]:
+        """The keys of all points of a stage."""
+        return [f"{label} at {budget:g}" for label, budgets in self._budgets(stage).items() for budget in budgets]
+
+    @cached_property
+    def _cost(self) -> int:
+        """Plain sampling's evaluations, the unit of budgets."""
+        return evaluations(self._request(PLAIN_SETTINGS))["total"]
+
+    def _budgets(self, stage: Stage) -> Stage:
+        """A stage with the budgets of methods that have the preset's steps."""
+        own = {label: evaluations(self._request(METHODS[label]))["total"] for label in stage if not stage[label]}
+        return {label: budgets or (own[label] / self._cost,) for label, budgets in stage.items()}
 
     def _request(self, says: Mapping[str, Any]) -> Request:
         return Request.of("a red circle", 0, self.preset, **says)
@@ -232,7 +249,7 @@ class Sampling:
         name = named(self.preset, arguments)
         self.videos.adopt({name: arguments}, self.others, tuned=True)
         lines = {line["n"]: line for line in self.videos.read(self.path, tuned=True) if line["method"] == name}
-        chosen = range(self.size.tuning, len(self.others))
+        chosen = self.size.calibrated
         for n in chosen:
             if n not in lines and not self.run.workers:
                 return None

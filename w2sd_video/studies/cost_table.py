@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,20 +64,14 @@ def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence
     """
     count = len(lines[points[0].name])
     by = {point.key: lines[point.name] for point in points}
-    names = {point.key: point.name for point in points}
-    pairs = [
-        (base, point.key)
-        for point in points
-        for base in (f"{each} at {point.budget:g}" for each in _bases(point.label))
-        if base in by and names[base] != point.name
-    ]
+    pairs = [(base.key, point.key) for point in points for base in _rivals(point, points)]
     decided = compare_all(by, pairs, COLUMNS)
     means = {key: {column.name: mean(column, values_of(own, column)) for column in COLUMNS} for key, own in by.items()}
     fronts = _fronts(points, by, means)
     rows = [_row(point, by[point.key], means[point.key], decided) for point in points]
     caption = (
         f"`right`, the share of videos that show all that the prompt says (n = {count} prompts, 95 % intervals, not"
-        " adjusted). Left: against network evaluations. Right: with intervals, at the two budgets of most methods."
+        " adjusted). Left: against network evaluations. Right: with intervals; in parentheses the budget."
     )
     tables = {
         "Right, by budget": _grid(points, lambda point: _marked(point, means, decided))
@@ -97,8 +90,15 @@ def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence
 
 
 def _bases(label: str) -> tuple[str, ...]:
-    """The methods with which a method is compared at the same budget."""
+    """The methods with which a method is compared."""
     return (TUNED, CONTROL, AUTO, PLAIN) if label in (W2SD, OPTIMISTIC) else (TUNED,)
+
+
+def _rivals(point: Point, points: Sequence[Point]) -> list[Point]:
+    """What a point is compared with: of each method, its row at the same budget or at the next smaller one."""
+    below = [[p for p in points if p.label == label and p.budget <= point.budget] for label in _bases(point.label)]
+    nearest = [max(each, key=lambda p: p.budget) for each in below if each]
+    return [each for each in nearest if each.name != point.name and each.label != point.label]
 
 
 def _evaluations(lines: Lines) -> int:
@@ -191,7 +191,7 @@ def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, in
     for group in (W2SD, OPTIMISTIC):
         for base in _bases(group):
             if verdicts := _verdicts(decided, base, group):
-                parts.append(f"{group} against {base} at the same budget: {verdicts}")
+                parts.append(f"{group} against {base}: {verdicts}")
     leads = "; ".join(f"at {budget:g} {label}" for budget, (label, _) in fronts.items())
     return ". ".join([*parts, f"The highest means, which is no verdict: {leads}"]) + "."
 
@@ -229,8 +229,9 @@ def _agrees(decided: Sequence[Comparison], absent: Sequence[str]) -> str:
 
 
 def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]], by: Mapping[str, Lines]) -> Any:
-    drawn, axes = figure(1, 2, height=3.6)
+    drawn, axes = figure(1, 2, height=max(3.6, 0.19 * len(points)))
     left, right = axes[0]
+    labels: list[str] = []
     for label, (colour, style) in LINES.items():
         own = sorted((p for p in points if p.label == label), key=lambda p: p.budget)
         if own:
@@ -241,18 +242,12 @@ def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]]
     room = 1.4 * max(own["right"].mean for own in means.values())  # the legend's
     left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
     left.legend(loc="upper left", ncols=2)
-    every = Counter(p.budget for p in points)
-    budgets = sorted(sorted(every, key=lambda budget: every[budget])[-2:])  # the two budgets with the most methods
-    at = {(p.label, p.budget): means[p.key]["right"] for p in points if p.budget in budgets}
-    labels = [label for label in _labels(points) if any((label, budget) in at for budget in budgets)]
-    for (label, budget), each in at.items():
-        place, last = budgets.index(budget), budget == budgets[-1]
-        y = labels.index(label) + 0.3 * (place - (len(budgets) - 1) / 2)
-        colour = LINES.get(label, (COLOURS["other"], ""))[0]
+    for y, point in enumerate(sorted(points, key=lambda p: (p.budget, p.label not in LINES))):
+        each, colour = means[point.key]["right"], LINES.get(point.label, (COLOURS["other"], ""))[0]
         right.plot([each.low, each.high], [y, y], color=colour, linewidth=0.8)
-        right.plot(each.mean, y, "o", color=colour, markerfacecolor=colour if last else "white", markersize=3.5)
+        right.plot(each.mean, y, "o", color=colour, markersize=3.5)
+        labels.append(f"{point.label} ({point.budget:g})")
     right.set_yticks(range(len(labels)), labels)
     right.invert_yaxis()
-    title = ", ".join(f"{'full' if b == budgets[-1] else 'open'}: {b:g} times" for b in budgets)
-    right.set(xlabel="right (share of videos)", title=title)
+    right.set(xlabel="right (share of videos)")
     return drawn
