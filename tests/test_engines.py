@@ -187,18 +187,20 @@ def test_workers_score_what_one_process_scores(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
+    "options, tables",
     [
-        pytest.param(["--times", "3", "--stages", "run", "score", "report"], marks=pytest.mark.slow),
-        pytest.param(["--times", "6"], marks=pytest.mark.exhaustive),
+        pytest.param(["--engines", "one", "--times", "3"], 3, marks=pytest.mark.slow),
+        pytest.param(["--engines", "workers", "--times", "3"], 2, marks=pytest.mark.slow),
+        pytest.param(["--engines", "ray", "--times", "1", "--stages", "run", "score"], 3, marks=pytest.mark.slow),
+        pytest.param(["--times", "6"], 8, marks=pytest.mark.exhaustive),
     ],
 )
-def test_whatever_is_killed_the_same_command_ends_with_the_tables_of_an_undisturbed_run(options):
-    """By each engine; `tests/kill_runs.py --times 20` does more of it."""
+def test_whatever_is_killed_the_same_command_ends_with_the_tables_of_an_undisturbed_run(options, tables):
+    """`tests/kill_runs.py --times 20` does more of it."""
     command = [sys.executable, str(ROOT / "tests" / "kill_runs.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True)  # which has its own limit of all that it waits for
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("the tables are those of an undisturbed run") == 8
+    assert done.stdout.count("the tables are those of an undisturbed run") == tables
 
 
 @pytest.mark.slow
