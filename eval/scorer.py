@@ -189,8 +189,8 @@ def _place(dimension: Dimension, error: BaseException) -> str:
     """The file and line of a user's dimension that raised an error, in brackets; empty for this package's own."""
     code = dimension.function if isinstance(dimension, ByFunction) else type(dimension)
     file = getattr(sys.modules.get(getattr(code, "__module__", "")), "__file__", None)
-    line = plugins.line_of(error, file)
-    return f" ({file}, line {line})" if line and not is_ours(code) else ""
+    place = None if is_ours(code) else plugins.place_of(error, [str(file)])
+    return f" ({place})" if place else ""
 
 
 def _columns(dimension: Dimension, returned: Any) -> Made:

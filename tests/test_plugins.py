@@ -341,6 +341,12 @@ def test_a_plug_in_that_ends_the_program_while_it_runs_is_an_error_of_its_file_a
     plan = Plan(prompts=[PROMPT], settings={"method": "mine.py:Push", "num_inference_steps": 2, "num_frames": 2})
     (line,) = plans.run(plan, tmp_path / "run").failed
     assert line["error"] == f"SystemExit: 3 ({file}, line 8)"
+    other = tmp_path / "other.py"
+    other.write_text(QUITS.replace("SystemExit(3)", "KeyError('three')"))
+    plugins.from_file("method", f"{other}:Push")
+    raises = Plan(prompts=[PROMPT], settings={**plan.settings, "method": "other.py:Push"})
+    (line,) = plans.run(raises, tmp_path / "another").failed
+    assert line["error"] == f"KeyError: 'three' ({other}, line 8)"
     (problem,) = evaluate(GREY, dimensions.named_by_user(f"{file}:dark")).problems
     assert problem[1:] == ("dark", f"SystemExit ({file}, line 13)")
 

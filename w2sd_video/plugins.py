@@ -133,11 +133,16 @@ def from_file(kind: Kind, named: str) -> Plugin:
     return _RUN[key]
 
 
-def place_of(error: BaseException) -> str | None:
-    """The file and the line of a plug-in's code in an error's traceback, in words. None: no plug-in's code is in it."""
-    own = {getattr(each.value, "__module__", None) for each in _RUN.values()}
-    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if frame[0].f_globals.get("__name__") in own]
-    return f"{frames[-1][0].f_code.co_filename}, line {frames[-1][1]}" if frames else None
+def place_of(error: BaseException, files: Collection[str] | None = None) -> str | None:
+    """The file and the line at which an error left some files' code, in words. None: none of them is in its traceback.
+
+    Args:
+        files: Default: those that have run as plug-ins.
+    """
+    if files is None:
+        files = {name.rpartition(":")[0] for _, name in named()}
+    places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return "{}, line {}".format(*places[-1]) if places else None
 
 
 def _module_name(path: Path, sha256: str) -> str:
@@ -171,21 +176,18 @@ def named() -> list[tuple[Kind, str]]:
     return full_names
 
 
-def line_of(error: BaseException, file: str | None) -> int | None:
-    """The last line of a file in an error's traceback. None: the file is not in it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return lines[-1] if lines else None
-
-
 def _unusable(argument: str, name: str, file: str, error: BaseException, owner: str = "") -> BaseException:
     """What is raised in place of an error in a plug-in's code: one sentence with the plug-in, the file and the line."""
     if isinstance(error, (KeyboardInterrupt, MemoryError)):
         return error
-    line = error.lineno if isinstance(error, SyntaxError) else line_of(error, file)
+    lineno = error.lineno if isinstance(error, SyntaxError) else None
+    place = f"{file}, line {lineno}" if lineno else place_of(error, [file])
+    where = f"{f'{owner}: ' * bool(owner)}{f'{place},' if place else file}"
     said = str(error.msg if isinstance(error, SyntaxError) else error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    place = f"{f'{owner}: ' * bool(owner)}{file}{f', line {line},' if line else ''}"
-    return Refused(argument, name, f"{place} cannot be imported: {what}")
+    return Refused(
+        argument, name, f"{f'{owner}: ' * bool(owner)}{f'{place},' if place else file} cannot be imported: {what}"
+    )
 
 
 def installed(kind: Kind) -> dict[str, list[EntryPoint]]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import WeightsNotFound
 from ..generate import Maker
 from ..interrupts import of_plugin
+from ..plugins import place_of
 from ..runs import Output, Request
 from ..settings import Variant
 from ..terminal import MACHINE, quiet
@@ -55,7 +56,8 @@ class Cells:
             of_all = isinstance(error, WeightsNotFound) or (isinstance(error, OSError) and error.errno in MACHINE)
             # Only errors that all cells share are sent on, since not every exception can be pickled.
             raised = error if of_all else None
-            return Outcome(task, error=f"{type(error).__name__}: {error}", raised=raised)
+            place = place_of(error)  # of a plug-in's code
+            return Outcome(task, error=f"{type(error).__name__}: {error}{f' ({place})' * bool(place)}", raised=raised)
         return Outcome(task, result.record, memory=_memory(str(result.record.get("device", ""))))
 
 
