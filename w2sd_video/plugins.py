@@ -185,9 +185,7 @@ def _unusable(argument: str, name: str, file: str, error: BaseException, owner: 
     where = f"{f'{owner}: ' * bool(owner)}{f'{place},' if place else file}"
     said = str(error.msg if isinstance(error, SyntaxError) else error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return Refused(
-        argument, name, f"{f'{owner}: ' * bool(owner)}{f'{place},' if place else file} cannot be imported: {what}"
-    )
+    return Refused(argument, name, f"{where} cannot be imported: {what}")
 
 
 def installed(kind: Kind) -> dict[str, list[EntryPoint]]:
