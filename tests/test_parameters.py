@@ -48,7 +48,10 @@ def test_wan_s_published_sizes_are_counted_without_weights(offline):
 def test_a_dry_run_says_what_a_command_would_make_and_makes_nothing(offline, tmp_path):
     typed = ["generate", "a cat", "a dog", "--preset", "wan21-14b-1.3b", "--out", str(tmp_path / "out"), "--dry-run"]
     ran = CliRunner().invoke(app, typed)
-    assert ran.output == "2 videos, 198 network evaluations each (153.9 of the strong network's by parameters)\n"
+    assert ran.stdout == "2 videos, 198 network evaluations each (153.9 of the strong network's by parameters)\n"
+    noted = " ".join(ran.stderr.split())
+    for role, size in (("strong", "14B"), ("weak", "1.3B")):
+        assert f"note: {role}: Wan-AI/Wan2.1-T2V-{size}-Diffusers is missing; get it with: hf download" in noted
     assert not (tmp_path / "out").exists()
 
 

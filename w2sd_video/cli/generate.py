@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from .. import presets, runs
-from ..doctor import check_there
+from ..doctor import check_there, missing
 from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generate import Made, conflicts
@@ -21,7 +21,7 @@ from ..progress import bar
 from ..runs import Request
 from ..sampling import differences, evaluations, strong_evaluations
 from ..settings import METHOD, MODELS, SIZE
-from ..terminal import PATH, messages, number, out, quiet, say, words
+from ..terminal import PATH, err, messages, number, out, quiet, say, words
 from .options import OUTPUT, option, read_fields, refuse_empty
 from .progress import cost
 from .requests import Line
@@ -189,6 +189,8 @@ def _say_cost(requests: list[Request]) -> None:
     evaluated = evaluations(request)
     price = cost(evaluated["total"], strong_evaluations(request, evaluated), each=count > 1)
     say(f"{count} {request.kind}{'s' * (count > 1)}, {price}")
+    for line in missing(requests):
+        err.print(f"note: {line}", markup=False)
 
 
 def sample(
