@@ -198,14 +198,15 @@ def test_check_pair_checks_a_pair_of_transformers_and_proposes_a_preset(tmp_path
     monkeypatch.chdir(tmp_path)
     strong = saved(WAN, tmp_path / "strong", constant(WAN.pipeline().transformer, 0.0), **textual("WanPipeline"))
     weak = saved(WAN, tmp_path / "weak", constant(WAN.weak(), 0.3), **textual("WanPipeline"))
-    for n in range(3):
+    for n in range(10):
         video.write_mp4(data_of({"num_frames": 7, "height": 32, "width": 32}), tmp_path / f"a cat {n}.mp4", 8)
     words = ["--strong", str(strong), "--weak", str(weak), "--height", "32", "--width", "32", "--frames", "9"]
     words += ["--preset", "wan21-14b-1.3b", "--dtype", "float32", "--dimensions", "none", "--format", "json"]
     ran = CliRunner().invoke(app, ["check-pair", *map(str, sorted(tmp_path.glob("*.mp4"))), *words])
     assert ran.exit_code == 0, ran.output
     said = json.loads(ran.stdout)
-    assert said["verdict"].startswith("too few") and len(said["levels"]) == 8
+    assert said["strength"]["prompts"] == 10 and "too few" not in said["verdict"] and len(said["levels"]) == 8
+    assert said["proposal"]["preset"] == "pair/proposed.yaml"
     assert [each["sigma"] for each in said["levels"]] == sorted((e["sigma"] for e in said["levels"]), reverse=True)
     assert all(math.isfinite(each["strength"]["g"]) for each in said["levels"])
     assert (tmp_path / "pair" / "proposed.yaml").is_file() and (tmp_path / "pair" / "alignment.csv").is_file()

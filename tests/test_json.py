@@ -93,8 +93,10 @@ def test_another_format_is_refused(command):
 @pytest.mark.slow  # samples eight times
 def test_check_pair_prints_cosines_by_level_and_the_scores(tmp_path):
     arguments = ("--preset", "shapes-digits", "--samples", 2, "--steps", 2, "--out", tmp_path)
+    (tmp_path / "proposed.yaml").write_text("of an earlier check")
     data = read("check-pair", *arguments)
     assert len(data["levels"]) == 8 and -1 <= data["cosine"]["mean"] <= 1 and data["verdict"]
     assert data["strength"]["low"] <= data["strength"]["g"] <= data["strength"]["high"]
-    assert data["proposal"]["preset"] == str(tmp_path / "proposed.yaml") and (tmp_path / "proposed.yaml").is_file()
+    assert data["verdict"].startswith("too few") and data["proposal"] is None
+    assert not (tmp_path / "proposed.yaml").exists()
     assert data["scores"] == json.loads((tmp_path / "scores.json").read_text())

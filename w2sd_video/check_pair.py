@@ -215,11 +215,15 @@ def writable(folder: Path) -> None:
             raise Refused("out", str(folder), f"{path} is a folder: give another one")
 
 
-def write(folder: Path, alignments: Sequence[Sequence[Alignment]], preset: presets.Preset) -> None:
-    """Writes a row for every sample and level, and the proposed preset."""
-    with runs.whole({"csv": folder / COSINES, "yaml": folder / PROPOSED}) as staged:
-        Path(staged["yaml"]).write_text(presets.text(preset), encoding="utf-8")
+def write(folder: Path, alignments: Sequence[Sequence[Alignment]], preset: presets.Preset | None) -> None:
+    """Writes a row for every sample and level, and the proposed preset; without one, an earlier check's is removed."""
+    files = {"csv": folder / COSINES} | ({"yaml": folder / PROPOSED} if preset else {})
+    with runs.whole(files) as staged:
         _write_rows(Path(staged["csv"]), alignments)
+        if preset:
+            Path(staged["yaml"]).write_text(presets.text(preset), encoding="utf-8")
+    if not preset:
+        (folder / PROPOSED).unlink(missing_ok=True)
 
 
 def _write_rows(path: Path, alignments: Sequence[Sequence[Alignment]]) -> None:

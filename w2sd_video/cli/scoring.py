@@ -308,27 +308,31 @@ def _ask(
     """Asks both models at noised data, prints and returns what they say, and writes it and a proposal to the folder."""
     from .. import check_pair as check
     from ..strength import products, proposal
+    from ..verdicts import ENOUGH
 
     with bar("samples") as show:
         frames = [each.data for each in data]
         said = check.alignment(requests, frames, lambda done: show(done, len(data)))
     units = [each.prompt for each in data]
     levels, whole = check.by_level(said, units), check.overall(said, units)
-    best = proposal(*products(said, units), [level.sigma for level in levels])
-    check.write(folder, said, check.proposed(pair, best, fields))
+    enough = whole.prompts >= ENOUGH
+    best = proposal(*products(said, units), [level.sigma for level in levels]) if enough else None
+    check.write(folder, said, check.proposed(pair, best, fields) if best else None)
     verdict = check.verdict(whole, levels)
     console.print("strength g* of the models' difference, by noise level (guidance 1); W2SD helps where it is over 0.5")
     for level in levels:
         console.print(f"  sigma {level.sigma:.3f}  {level.strength}", markup=False)
     console.print(f"  all          {whole}, {len(data)} samples of {whole.prompts} prompts: {verdict}", markup=False)
-    how = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}" if best.strength else "no reflection"
-    console.print(f"proposed: {how}; --preset {folder / check.PROPOSED}", markup=False)
+    if best:
+        range_ = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}"
+        how = range_ if best.strength else "no reflection"
+        console.print(f"proposed: {how}; --preset {folder / check.PROPOSED}", markup=False)
     return {
         "levels": [asdict(level) for level in levels],
         "cosine": asdict(check.mean_cosine(said, units)),
         "strength": asdict(whole),
         "p": whole.p,
         "verdict": verdict,
-        "proposal": asdict(best) | {"preset": str(folder / check.PROPOSED)},
+        "proposal": asdict(best) | {"preset": str(folder / check.PROPOSED)} if best else None,
         "scores": None,
     }
