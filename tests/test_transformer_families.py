@@ -474,7 +474,7 @@ def test_what_two_models_disagree_in_is_named_before_any_weight_is_read(tmp_path
     for name, parts, says in (
         ("text", {"transformer": WAN.weak(text_dim=9)}, "the transformer's text_dim is 8 against 9"),
         ("patch", {"transformer": WAN.weak(patch_size=(1, 1, 1))}, r"patch_size is \(1, 2, 2\) against \(1, 1, 1\)"),
-        ("shift", {"scheduler": any_cases.euler(shift=5.0)}, "the flow shift is 3 against 5.*or a `scheduler`"),
+        ("shift", {"scheduler": any_cases.euler(shift=5.0)}, "the flow shift is 3 against 5.*or `same_shift=False`"),
         ("noise", {"scheduler": UniPCMultistepScheduler()}, "the prediction type is flow against epsilon"),
         (
             "vae",

@@ -202,7 +202,7 @@ def _check_arms(cls: Any, strong: TransformerArm, weak: TransformerArm, reschedu
     for fact, theirs in weak.facts(cls.agree_in()):
         if fact not in ours or ours[fact] == theirs or (rescheduled and fact == "the flow shift"):
             continue
-        way = ", or a `scheduler` that both are sampled by" if fact == "the flow shift" else ""
+        way = ", or a `scheduler` that both are sampled by, or `same_shift=False`" if fact == "the flow shift" else ""
         raise WeightsError(
             strong.source,
             f"and {weak.source} do not go together: {fact} is {ours[fact]} against {theirs}. Accepted: two models that"
