@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import math
 import os
 import pickle
 import signal
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import runs
 from w2sd_video.errors import Refused
-from w2sd_video.shapes import bench, grammar, pairs, table, tuning
+from w2sd_video.shapes import bench, grammar, pairs, rows, table, tuning
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.pairs import COLUMNS
 from w2sd_video.shapes.rows import read
@@ -324,8 +326,8 @@ def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
         row["scores"] = {**row["scores"], "form": row["scores"]["form"] - 0.2 - n / 1000}
     labels = {"w2sd": "W2SD", "optimistic": "Optimistic W2SD"}
     columns = [column for column in COLUMNS if column.name == "form"]
-    for rows, says in ((close, "is shown in form (by 0.1"), (worse, "is not shown in form (by 0.1")):
-        (line,) = table.as_good([*chain(*arms.values()), *rows], labels, columns).lines
+    for those, says in ((close, "is shown in form (by 0.1"), (worse, "is not shown in form (by 0.1")):
+        (line,) = table.as_good([*chain(*arms.values()), *those], labels, columns).lines
         assert line[0].startswith("That Optimistic W2SD is worse than W2SD by less than a tenth") and says in line[0]
     assert not table.as_good(list(chain(*arms.values())), labels, columns).lines
 
@@ -335,3 +337,18 @@ def test_the_table_of_the_documentation_is_that_of_the_rows_beside_it():
     docs = Path(__file__).parents[1] / "docs"
     ran = CliRunner().invoke(app, ["bench", "--table", "--out", str(docs / "rows" / "shapes.jsonl.xz")])
     assert ran.exit_code == 0 and ran.stdout.strip() in (docs / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_measure_that_does_not_apply_is_null_in_the_file_and_nan_here(made):
+    """JSON has no NaN; files of earlier versions, which have it, are read."""
+    (line, *_) = lines(made)
+    line["scores"]["form"] = math.nan
+    write(made, [line])
+    assert "NaN" in made.read_text()
+    (old,) = read(made, line["pair"])
+    made.unlink()
+    rows.add(made, [old])
+    packed = lzma.decompress(rows.packed(made, line["pair"])).decode()
+    assert packed == made.read_text() and "NaN" not in packed and json.loads(packed)["scores"]["form"] is None
+    (new,) = read(made, line["pair"])
+    assert math.isnan(old["scores"].pop("form")) and math.isnan(new["scores"].pop("form")) and old == new

@@ -1,15 +1,20 @@
-"""The results file of `shapes bench`, one JSON row per sample: reads, repairs and compresses it."""
+"""The results file of `shapes bench`, one JSON row per sample: reads, repairs and compresses it.
+
+A measure that does not apply to a sample is NaN in Python, and null in the file, since JSON has no NaN.
+"""
 
 from __future__ import annotations
 
 import json
 import lzma
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .. import presets, runs
+from ..documents import finite
 from ..errors import ArgumentError
 from .grammar import parse
 
@@ -72,6 +77,8 @@ def read(path: Path, pair: str | None, mend: bool = False) -> list[Any]:
     pairs = {row["pair"] for row in rows}
     if others := pairs - {pair or each for each in pairs}:
         raise ArgumentError("out", f"{path} holds rows of {', '.join(sorted(others))}, and not of {pair}; {OTHER}")
+    for row in rows:
+        row["scores"] = {name: math.nan if value is None else value for name, value in row["scores"].items()}
     textual = {each: presets.load(each).textual for each in pairs}
     once: dict[tuple[str, str, int, bool], Any] = {}
     for row in rows:
@@ -109,13 +116,17 @@ def line_of(
 def add(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Appends lines to a results file."""
     with open(path, "a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.writelines(map(_text, lines))
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(finite(line), allow_nan=False) + "\n"
 
 
 def packed(path: Path, pair: str) -> bytes:
     """The rows of a results file, sorted and compressed to about a tenth of the size."""
     kept = sorted(read(path, pair), key=lambda row: (row.get("tuning", False), row["method"], row["n"]))
-    return lzma.compress("".join(json.dumps(row) + "\n" for row in kept).encode(), preset=9)
+    return lzma.compress("".join(map(_text, kept)).encode(), preset=9)
 
 
 def pack(path: Path, pair: str) -> Path:
