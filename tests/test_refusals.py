@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from command_lines import command_lines
 from commands import PROMPT, generate, listing, run
 
 from w2sd_video import check_pair, presets, runs
+from w2sd_video.doctor import missing
+from w2sd_video.models.sources import download_command
+from w2sd_video.runs import Request
+from w2sd_video.settings import VARIANTS
 from w2sd_video.shapes import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -70,6 +75,28 @@ def test_a_device_that_is_not_there_is_refused(small):
 def test_without_weights_a_real_preset_says_how_to_get_them(offline):
     said = generate("a cat", "--preset", "animatediff-sdxl-juggernaut", code=2)
     assert "hf download RunDiffusion/Juggernaut-XL-v9" in said and listing() == []
+
+
+def test_a_weak_model_that_is_to_be_sampled_alone_needs_its_text_encoders_too(monkeypatch, tmp_path):
+    """What its download as a weak arm leaves out is named before anything is loaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    index = {"_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index |= {name: ["transformers", "CLIPTextModel"] for name in ("text_encoder", "text_encoder_2")}
+    folder = tmp_path / "hub" / "models--me--weak" / "snapshots" / ("0" * 40)
+    for name, text in (("model_index.json", json.dumps(index)), ("unet/weights.safetensors", "")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text(folder.name)
+    requests = {v: Request.of("a cat", preset="sdxl-juggernaut", weak="me/weak", variant=v) for v in VARIANTS}
+    lacking = {v: [line for line in missing([each]) if line.startswith("weak")] for v, each in requests.items()}
+    assert lacking["w2sd"] == [] == lacking["plain"]
+    says = "weak: me/weak is missing in part, without text_encoder and text_encoder_2; get it with: "
+    assert lacking["compare"] == lacking["weak"] == [says + download_command("strong", "me/weak")]
+    for name in ("text_encoder", "text_encoder_2"):
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").touch()
+    assert not any(line.startswith("weak") for line in missing([requests["compare"]]))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from .documents import read_json
 from .errors import Refused, WeightsError, WeightsNotFound
 from .families import FAMILIES
 from .runs import Request
+from .settings import VARIANTS
 from .threads import cores
 
 PACKAGES = (
@@ -153,6 +154,9 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
         return True, f"found, {_megabytes(source.path)}: {source.path.absolute()}"
     for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
         file = cached(source, None, name)
+        if file and role == "strong" and (lacking := _without_weights(file)):
+            command = download_command(role, str(source.repository), denoiser=denoiser)
+            return False, f"missing in part, without {' and '.join(lacking)}; get it with: {command}"
         if file and (source.inside or any(any(file.parent.rglob(f"*.{kind}")) for kind in ("safetensors", "bin"))):
             place = file if source.inside else file.parent
             return True, f"found, {_megabytes(place)}: {place}"
@@ -166,6 +170,16 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
     return False, f"missing; get it with: {command}"
 
 
+def _without_weights(index: Path) -> list[str]:
+    """The text encoders of a model on the hub that were not downloaded with it, as where it was to be a weak arm."""
+    try:
+        parts = [name for name, value in read_json(index).items() if name.startswith("text_encoder") and any(value)]
+    except (OSError, ValueError, TypeError, AttributeError):  # loading the model reports this
+        return []
+    kinds = ("*.safetensors", "*.bin")
+    return [name for name in sorted(parts) if not any(any((index.parent / name).glob(kind)) for kind in kinds)]
+
+
 def missing(requests: Iterable[Request]) -> list[str]:
     """The hub repositories that requests need and this machine lacks: for each, its role, its name and the command that
     gets it. Paths and single files are not checked: loading refuses a missing path and downloads a single file.
@@ -177,12 +191,15 @@ def missing(requests: Iterable[Request]) -> list[str]:
     for request in requests:
         arms = {role: model for role, model in request.models.items() if request.variant != "plain" or role in STRONG}
         for role, model in arms.items():
-            if (role, model) in seen or role.partition(".")[0] in FILES or model.startswith("package:"):
+            # Sampled alone, the weak model needs its text encoders and its autoencoder too.
+            whole = role == "weak" and request.weak_alone and "weak" in VARIANTS[request.variant]
+            needs = "strong" if whole else role
+            if (needs, model) in seen or role.partition(".")[0] in FILES or model.startswith("package:"):
                 continue
-            seen.add((role, model))
+            seen.add((needs, model))
             source = resolve(model, role)
             if source.path is None and not source.inside:
-                there, state = find(model, role, FAMILIES[request.family].denoiser)
+                there, state = find(model, needs, FAMILIES[request.family].denoiser)
                 lacking += [] if there else [f"{role}: {model} is {state}"]
     return lacking
 
