@@ -16,7 +16,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 MARK, PIPELINES, SETTINGS, TRANSFORMERS = (
     f"<!-- {name} --> *Of these {name} the site has a list, made from the program: `mkdocs serve`, after"
-    ' `pip install -e ".[docs]"`.*'
+    ' `pip install -e ".[test]"`.*'
     for name in ("commands", "pipelines", "settings", "transformers")
 )
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
@@ -44,7 +44,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """The commands, tables and example scripts in their places; and numbers that do not break at their ±."""
+    """Commands, tables, example scripts and the picture in their places; and numbers that do not break at their ±."""
+    markdown = markdown.replace("../w2sd_video/shapes/comparison.png", "assets/comparison.png")
     if MARK in markdown:
         markdown = markdown.replace(MARK, "\n".join(_commands()))
     if PIPELINES in markdown:
