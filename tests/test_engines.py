@@ -190,7 +190,7 @@ def test_workers_score_what_one_process_scores(tmp_path):
     "options, tables",
     [
         pytest.param(["--engines", "one", "--times", "3"], 3, marks=pytest.mark.slow),
-        pytest.param(["--engines", "workers", "--times", "3"], 2, marks=pytest.mark.slow),
+        pytest.param(["--engines", "workers", "--times", "1"], 2, marks=pytest.mark.slow),
         pytest.param(["--engines", "ray", "--times", "1", "--stages", "run", "score"], 3, marks=pytest.mark.slow),
         pytest.param(["--times", "6"], 8, marks=pytest.mark.exhaustive),
     ],
