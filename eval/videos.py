@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -193,9 +194,11 @@ def find(
 
 def _video(path: Path, group: str, place: str, prompt: str | None) -> Video:
     request = _request(path)
-    numbered = re.fullmatch(r"(.+)-(\d+)", _stem(path))
-    own, seed = numbered.groups() if numbered else (_stem(path), None)
-    pair = str(Path(place).parent / (f"{own}, seed {int(seed)}" if seed else own))
+    stem = unicodedata.normalize("NFC", _stem(path))  # macOS writes an accent apart from its letter
+    numbered = re.fullmatch(r"(.+)-(\d+)", stem)
+    own, seed = numbered.groups() if numbered else (stem, None)
+    within = unicodedata.normalize("NFC", str(Path(place).parent))
+    pair = str(Path(within) / (f"{own}, seed {int(seed)}" if seed else own))
     if request:
         pair = f"{request['prompt']}, seed {request['seed']}"
     if prompt:

@@ -55,9 +55,14 @@ class Weights:
     @property
     def command(self) -> str:
         """The shell command that downloads it to a place where `find` looks."""
+        return self.command_for(None)
+
+    def command_for(self, folder: Path | None) -> str:
+        """The shell command that downloads it to where `find` looks, given a folder or none."""
         if self.in_hub:
-            return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'"
-        return f"curl -L --create-dirs -o {shlex.quote(str(cache() / self.places[0]))} {self.source}"
+            to = f" --local-dir {shlex.quote(str(folder / self.source))}" if folder else ""
+            return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'{to}"
+        return f"curl -L --create-dirs -o {shlex.quote(str((folder or cache()) / self.places[0]))} {self.source}"
 
     @property
     def importable(self) -> bool:

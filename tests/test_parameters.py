@@ -70,7 +70,7 @@ def test_the_record_of_a_video_has_the_parameters_and_the_dry_run_said_the_same(
     weak = saved(WAN, tmp_path / "weak", network := WAN.weak(), **textual("WanPipeline"))
     fields = TINY | {"preset": "wan21-14b-1.3b", "strong": str(strong), "weak": str(weak), "device": "cpu"}
     request = Request.of("a cat", **fields, variant="compare")
-    (output,) = generate([request], tmp_path / "out")
+    (output,) = generate(request, tmp_path / "out")
     videos, larger = output.record["videos"], count(network)
     one = next(count(each) for each in [WAN.pipeline().transformer])
     assert videos["weak"]["parameters"] == {"strong": larger} and videos["strong"]["parameters"] == {"strong": one}

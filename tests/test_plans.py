@@ -34,6 +34,11 @@ def test_what_is_no_setting_is_an_option_of_the_method_and_options_add_up():
     assert [arm.name for arm in of.arms] == ["motion_gain=0", "motion_gain=1", "motion_gain=2"]
 
 
+def test_arms_of_lists_are_called_by_their_axis_too():
+    of = plan(axes={"interval": [[0, 1], [0.3, 1]], "motion_gain": [1, 2]})
+    assert [arm.name for arm in of.arms][::3] == ["interval=[0, 1], motion_gain=1", "interval=[0.3, 1], motion_gain=2"]
+
+
 def test_a_plan_without_axes_has_one_arm():
     assert [(arm.name, arm.folder) for arm in plan(axes={}).arms] == [("all", "all")]
 

@@ -315,6 +315,11 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, named, 
     assert code == 2 and error.startswith(("Error: --method: ", "Error: --set: ")) and says in error
 
 
+def test_a_kind_that_there_is_not_is_refused():
+    with pytest.raises(Refused, match="kind: 'methods' is not accepted; give method, dimension, preset, prompts"):
+        plugins.from_file("methods", "mine.py:Push")
+
+
 QUITS = """
 from w2sd_video.methods import Answer, Method
 

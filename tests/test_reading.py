@@ -364,6 +364,16 @@ def test_keys_of_prompts_are_paths_of_any_system(tmp_path, key):
         assert match({written: "a bear", "more.mp4": "of no video"}, [path]) == ({path: "a bear"}, ["more.mp4"])
 
 
+def test_a_name_is_one_prompt_however_a_system_writes_its_accents(tmp_path):
+    for form in ("NFC", "NFD"):
+        (tmp_path / form).mkdir()
+        (tmp_path / form / f"{unicodedata.normalize(form, 'ein Bär')}-0.mp4").touch()
+    found = find([tmp_path / form for form in ("NFC", "NFD")])
+    assert {(each.prompt, each.pair) for each in found} == {("ein B\u00e4r", "ein B\u00e4r, seed 0")} and len(
+        found
+    ) == 2
+
+
 def test_the_key_that_says_most_counts(tmp_path):
     paths = [tmp_path / folder / "v.mp4" for folder in "abc"]
     keys = {"v.mp4": "any", "b/v.mp4": "of b", f"{tmp_path}/c/v.mp4": "of c"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -253,7 +254,7 @@ def test_an_unknown_dimension_is_refused_with_the_nearest():
 def test_missing_weights_skip_a_dimension_with_a_reason(folder, tmp_path):
     scores = evaluate([folder], ["imaging_quality", "temporal_flickering"], weights=tmp_path)
     ((name, reason),) = [(each.name, each.reason) for each in scores.skipped]
-    assert name == "imaging_quality" and "curl -L" in reason
+    assert name == "imaging_quality" and f"curl -L --create-dirs -o {tmp_path}" in reason  # where it is looked for
     assert [set(s) for s in scores.of.values()] == [{"temporal_flickering"}] * 3
 
 
@@ -263,6 +264,21 @@ def test_a_folder_of_the_hub_without_weights_skips_a_dimension(folder, tmp_path)
     (tmp_path / "dino-vitb16" / "config.json").write_text("{}")
     scores = evaluate([folder], ["subject_consistency", "temporal_flickering"], weights=tmp_path)
     assert "dino-vitb16 has none of model.safetensors" in scores.skipped[0].reason and len(scores.of) == 3
+
+
+@pytest.mark.parametrize("dimension", ["imaging_quality", "subject_consistency"])
+def test_what_a_command_downloads_to_a_folder_is_found_in_it(dimension, tmp_path):
+    (weights,) = get(dimension).weights
+    words = shlex.split(weights.command_for(tmp_path))
+    to = Path(words[words.index("--local-dir" if weights.in_hub else "-o") + 1])
+    file = to / "config.json" if weights.in_hub else to
+    file.parent.mkdir(parents=True)
+    file.touch()
+    if weights.in_hub:
+        assert weights.find(tmp_path) == to
+    else:  # found, and not what is published
+        with pytest.raises(ValueError, match="is damaged"):
+            weights.find(tmp_path)
 
 
 def test_missing_weights_fail_where_nothing_else_was_asked_for(folder, tmp_path):

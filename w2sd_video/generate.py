@@ -60,7 +60,7 @@ class Made:
 
 
 def generate(
-    requests: Sequence[Request],
+    requests: Sequence[Request] | Request,
     out: Path | str = "outputs",
     formats: Sequence[str] = ("mp4",),
     overwrite: bool = False,
@@ -75,7 +75,7 @@ def generate(
     to the same folder meanwhile.
 
     Args:
-        requests: the videos and images to make.
+        requests: the videos and images to make, or one.
         out: the output folder; it is created if it does not exist.
         formats: some of `runs.FORMATS`, for videos; an image is a PNG.
         overwrite: replace existing files.
@@ -90,6 +90,7 @@ def generate(
         OSError: weights are missing or cannot be read, or a file cannot be written.
     """
     out = Path(out)
+    requests = [requests] if isinstance(requests, Request) else requests
     for kind in formats:
         if kind not in runs.FORMATS:
             raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}")

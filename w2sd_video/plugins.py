@@ -105,6 +105,8 @@ def from_file(kind: Kind, named: str) -> Plugin:
     Raises:
         Refused: the file cannot be read, its code raises an error, or it has no such name.
     """
+    if kind not in ARGUMENTS:
+        raise Refused("kind", kind, f"give {', '.join(ARGUMENTS)}")
     argument = ARGUMENTS[kind]
     file, _, attribute = named.rpartition(":")
     path = Path(os.path.expanduser(file)).absolute()

@@ -161,7 +161,7 @@ def settings_of(tuned: Any) -> Mapping[str, Any]:
 
 
 def _bare(label: str) -> bool:
-    return re.fullmatch(r"[-+.\deE]+|true|false|null", label) is not None
+    return re.fullmatch(r"[-+.\deE]+|true|false|null|\[.*\]", label) is not None
 
 
 SETTINGS = {*settings.names(), "preset", "schedule"} - {"prompt", "seed", "pictures"}
