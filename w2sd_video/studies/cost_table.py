@@ -240,8 +240,8 @@ def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]]
                 x, [means[p.key]["right"].mean for p in own], style, marker="o", markersize=3, color=colour, label=label
             )
     if others := [point for point in points if point.label not in LINES]:
-        x, y = [_evaluations(by[p.key]) for p in others], [means[p.key]["right"].mean for p in others]
-        left.plot(x, y, "o", markersize=3, color=COLOURS["other"], label="other methods")
+        costs, rights = zip(*((_evaluations(by[p.key]), means[p.key]["right"].mean) for p in others), strict=True)
+        left.plot(costs, rights, "o", markersize=3, color=COLOURS["other"], label="other methods")
     room = 1.4 * max(own["right"].mean for own in means.values())  # the legend's
     left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
     left.legend(loc="upper left", ncols=2)
