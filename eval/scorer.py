@@ -61,7 +61,7 @@ class Scorer:
             missing = [each for each in dimension.weights if paths[each.name] is None]
             lacking = [each for each in dimension.weights if not each.importable]
             if missing or lacking:
-                ways = [f"the weights of {w.name} are missing; get them with: {w.command_for(folder)}" for w in missing]
+                ways = [f"the weights of {w.name} are missing; get them with: {w.command(folder)}" for w in missing]
                 ways += [f"{w.name} needs: pip install {w.needs}" for w in lacking]
                 self.skip(dimension, "; ".join(ways))
                 continue

@@ -52,13 +52,8 @@ class Weights:
         """Whether it is a hub repository, and not a single file."""
         return not self.source.startswith("http")
 
-    @property
-    def command(self) -> str:
-        """The shell command that downloads it to a place where `find` looks."""
-        return self.command_for(None)
-
-    def command_for(self, folder: Path | None) -> str:
-        """The shell command that downloads it to where `find` looks, given a folder or none."""
+    def command(self, folder: Path | None = None) -> str:
+        """The shell command that downloads it to where `find` looks, given the same folder or none."""
         if self.in_hub:
             to = f" --local-dir {shlex.quote(str(folder / self.source))}" if folder else ""
             return f"hf download {self.source} --exclude '*.msgpack' '*.h5' '*.onnx'{to}"

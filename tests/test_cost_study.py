@@ -45,7 +45,7 @@ def test_methods_run_with_the_most_steps_that_do_not_exceed_the_budget(tmp_path)
     assert [steps[PLAIN, b] for b in budgets] == [25, 37, 50, 61, 75]
     assert [steps[W2SD, b] for b in budgets] == [10, 15, 20, 25, 30]
     assert [steps[OPTIMISTIC, b] for b in budgets] == [17, 25, 33, 41, 50]
-    others = {p.label: p for p in sampling(tmp_path).points(cost.RIVALS)}
+    others = {p.label: p for p in sampling(tmp_path).points(sampling(tmp_path).stages[1])}
     assert len(others) == 11 and all("25 steps" in p.name for p in others.values())
     assert [others[each].budget for each in ("APG", "P&P", "SLG", "S2WD", "FSG")] == [1, 1.4, 1.5, 2.44, 2.5]
     ceiling = sampling(tmp_path).points({CEILING: (2, 3)})

@@ -240,7 +240,7 @@ def test_every_dimension_says_what_it_is():
     for name in NAMES:
         dimension = get(name)
         assert dimension.name == name
-        assert all(weights.licence and weights.command for weights in dimension.weights)
+        assert all(weights.licence and weights.command() for weights in dimension.weights)
 
 
 def test_an_unknown_dimension_is_refused_with_the_nearest():
@@ -269,7 +269,7 @@ def test_a_folder_of_the_hub_without_weights_skips_a_dimension(folder, tmp_path)
 @pytest.mark.parametrize("dimension", ["imaging_quality", "subject_consistency"])
 def test_what_a_command_downloads_to_a_folder_is_found_in_it(dimension, tmp_path):
     (weights,) = get(dimension).weights
-    words = shlex.split(weights.command_for(tmp_path))
+    words = shlex.split(weights.command(tmp_path))
     to = Path(words[words.index("--local-dir" if weights.in_hub else "-o") + 1])
     file = to / "config.json" if weights.in_hub else to
     file.parent.mkdir(parents=True)

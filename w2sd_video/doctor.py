@@ -122,7 +122,7 @@ def scorers() -> Rows:
         for each in get(name).weights:
             try:
                 path = each.find()
-                state = f"found: {path}" if path else f"missing; get it with: {each.command}"
+                state = f"found: {path}" if path else f"missing; get it with: {each.command()}"
             except ValueError as error:
                 state = str(error)
             if not each.importable:
@@ -152,14 +152,6 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
             there = source.is_file or any(source.path.rglob("*.safetensors"))
             return there, f"shipped, {_megabytes(source.path)}" if there else "missing: reinstall the package"
         return True, f"found, {_megabytes(source.path)}: {source.path.absolute()}"
-    for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
-        file = cached(source, None, name)
-        if file and role == "strong" and (lacking := _without_weights(file)):
-            command = download_command(role, str(source.repository), denoiser=denoiser)
-            return False, f"missing in part, without {' and '.join(lacking)}; get it with: {command}"
-        if file and (source.inside or any(any(file.parent.rglob(f"*.{kind}")) for kind in ("safetensors", "bin"))):
-            place = file if source.inside else file.parent
-            return True, f"found, {_megabytes(place)}: {place}"
     assert source.repository is not None
     if source.inside:
         command = f'hf download {source.repository} --include "{source.inside}"'
@@ -167,17 +159,26 @@ def find(reference: str, role: str, denoiser: str = "unet") -> tuple[bool, str]:
         command += f' --include "{folder}/image_encoder/*"' if role == "ip_adapter" else ""
     else:
         command = download_command(role, source.repository, denoiser=denoiser)
+    for name in [source.inside] if source.inside else ["model_index.json", "config.json"]:
+        file = cached(source, None, name)
+        if file and role == "strong" and not source.inside and (lacking := _without_weights(file)):
+            return False, f"missing in part, without {' and '.join(lacking)}; get it with: {command}"
+        if file and (source.inside or any(any(file.parent.rglob(f"*.{kind}")) for kind in ("safetensors", "bin"))):
+            place = file if source.inside else file.parent
+            return True, f"found, {_megabytes(place)}: {place}"
     return False, f"missing; get it with: {command}"
 
 
 def _without_weights(index: Path) -> list[str]:
     """The text encoders of a model on the hub that were not downloaded with it, as where it was to be a weak arm."""
+    from .models.weight_files import usual_variant, weight_files
+
     try:
         parts = [name for name, value in read_json(index).items() if name.startswith("text_encoder") and any(value)]
     except (OSError, ValueError, TypeError, AttributeError):  # loading the model reports this
         return []
-    kinds = ("*.safetensors", "*.bin")
-    return [name for name in sorted(parts) if not any(any((index.parent / name).glob(kind)) for kind in kinds)]
+    folders = {name: index.parent / name for name in sorted(parts)}
+    return [name for name, folder in folders.items() if not weight_files(folder, usual_variant(folder))]
 
 
 def missing(requests: Iterable[Request]) -> list[str]:

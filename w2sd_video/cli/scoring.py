@@ -315,8 +315,8 @@ def _ask(
         said = check.alignment(requests, frames, lambda done: show(done, len(data)))
     units = [each.prompt for each in data]
     levels, whole = check.by_level(said, units), check.overall(said, units)
-    enough = whole.prompts >= ENOUGH
-    best = proposal(*products(said, units), [level.sigma for level in levels]) if enough else None
+    sigmas = [level.sigma for level in levels]
+    best = proposal(*products(said, units), sigmas) if whole.prompts >= ENOUGH else None
     check.write(folder, said, check.proposed(pair, best, fields) if best else None)
     verdict = check.verdict(whole, levels)
     console.print("strength g* of the models' difference, by noise level (guidance 1); W2SD helps where it is over 0.5")
@@ -324,8 +324,8 @@ def _ask(
         console.print(f"  sigma {level.sigma:.3f}  {level.strength}", markup=False)
     console.print(f"  all          {whole}, {len(data)} samples of {whole.prompts} prompts: {verdict}", markup=False)
     if best:
-        range_ = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}"
-        how = range_ if best.strength else "no reflection"
+        reflects = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}"
+        how = reflects if best.strength else "no reflection"
         console.print(f"proposed: {how}; --preset {folder / check.PROPOSED}", markup=False)
     return {
         "levels": [asdict(level) for level in levels],

@@ -99,7 +99,7 @@ def _scores(plan: Plan, folder: Path | None) -> Iterator[tuple[str, str]]:
         for each in dimension.weights:
             try:
                 if each.find(folder) is None:
-                    yield f"{each.name} ({dimension.name})", f"missing; get it with: {each.command_for(folder)}"
+                    yield f"{each.name} ({dimension.name})", f"missing; get it with: {each.command(folder)}"
             except ValueError as error:
                 yield f"{each.name} ({dimension.name})", str(error)
             if not each.importable:

@@ -138,7 +138,7 @@ def run(run: Run) -> Result:
     lines: dict[str, dict[int, dict[str, Any]]] = {}
     with kept_rows(run, "cost") as path:
         sampling = Sampling(run, size, path)
-        for stage in size.stages:
+        for stage in sampling.stages:
             points += sampling.points(stage)
             lines |= sampling.videos.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
@@ -146,7 +146,7 @@ def run(run: Run) -> Result:
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
-    plan = [key for stage in size.stages for key in sampling.plan(stage)]
+    plan = [f"{label} at {budget:g}" for stage in sampling.stages for label, each in stage.items() for budget in each]
     return replace(result(whole, lines, [key for key in plan if key not in keys]), raw=raw)
 
 
@@ -179,7 +179,7 @@ class Sampling:
         """The rows of a stage, after tuning guidance and fitting schedules for them."""
         cost = self._cost
         points: list[Point] = []
-        for label, budgets in self._budgets(stage).items():
+        for label, budgets in stage.items():
             for budget in budgets:
                 most = int(budget * cost + 1e-6)
                 if label == CEILING:
@@ -196,19 +196,19 @@ class Sampling:
         # Rows of plain sampling come first, so that the pair is loaded only once per prompt.
         return sorted(points, key=lambda point: "variant" not in point.row.says)
 
-    def plan(self, stage: Stage) -> list[str]:
-        """The keys of all points of a stage."""
-        return [f"{label} at {budget:g}" for label, budgets in self._budgets(stage).items() for budget in budgets]
-
     @cached_property
     def _cost(self) -> int:
         """Plain sampling's evaluations, the unit of budgets."""
         return evaluations(self._request(PLAIN_SETTINGS))["total"]
 
-    def _budgets(self, stage: Stage) -> Stage:
-        """A stage with the budgets of methods that have the preset's steps."""
-        own = {label: evaluations(self._request(METHODS[label]))["total"] for label in stage if not stage[label]}
-        return {label: budgets or (own[label] / self._cost,) for label, budgets in stage.items()}
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The size's stages, with the budgets of methods that have the preset's steps."""
+
+        def own(label: str) -> float:
+            return evaluations(self._request(METHODS[label]))["total"] / self._cost
+
+        return [{label: each or (own(label),) for label, each in stage.items()} for stage in self.size.stages]
 
     def _request(self, says: Mapping[str, Any]) -> Request:
         return Request.of("a red circle", 0, self.preset, **says)

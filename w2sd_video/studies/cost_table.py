@@ -96,9 +96,10 @@ def _bases(label: str) -> tuple[str, ...]:
 
 def _rivals(point: Point, points: Sequence[Point]) -> list[Point]:
     """What a point is compared with: of each method, its row at the same budget or at the next smaller one."""
-    below = [[p for p in points if p.label == label and p.budget <= point.budget] for label in _bases(point.label)]
+    labels = [label for label in _bases(point.label) if label != point.label]
+    below = [[p for p in points if p.label == label and p.budget <= point.budget] for label in labels]
     nearest = [max(each, key=lambda p: p.budget) for each in below if each]
-    return [each for each in nearest if each.name != point.name and each.label != point.label]
+    return [each for each in nearest if each.name != point.name]
 
 
 def _evaluations(lines: Lines) -> int:
