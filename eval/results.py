@@ -253,35 +253,37 @@ class Summary:
     def _unpaired(self) -> Iterator[str]:
         if all(column.kind == "group" for column in self.columns.values()):
             return
+        for group, pairs in self.paired.items():
+            if twice := [pair for pair, videos in pairs.items() if len(videos) > 1]:
+                unused = ", and none of them is compared" if self.others else ""
+                yield (
+                    f"{group}: several {self.thing}s have one prompt and seed, or one name, such as '{twice[0]}'"
+                    f" ({len(twice)} of {len(pairs)}); each counts as a seed of its own{unused}"
+                )
         for group in self.others:
-            theirs, own = self.paired[self.base], self.paired[group]
-            common = [pair for pair in theirs if pair in own]
-            several = [pair for pair in common if len(theirs[pair]) + len(own[pair]) > 2]
-            first, second = ({self.prompt(v): v for v in videos} for videos in self._comparable(group))
-            paired = {self.prompt(theirs[pair][0]) for pair in common}
-            unlike = (first.keys() & second.keys()) - paired
+            first, second = self._comparable(group)
+            theirs, own = ({video.pair: video for video in videos} for videos in (first, second))
+            paired = {self.prompt(theirs[pair]) for pair in theirs if pair in own}
+            unlike = {self.prompt(video) for video in first} & {self.prompt(video) for video in second} - paired
             alone = [
-                v
-                for a, b in ((theirs, own), (own, theirs))
-                for pair in a
-                if pair not in b
-                for v in a[pair]
-                if self.prompt(v) not in unlike
+                video
+                for each, other in ((theirs, group), (own, self.base))
+                for pair, video in each.items()
+                if pair not in self.paired[other] and self.prompt(video) not in unlike
             ]
-            if not common and not unlike:
-                yield f"{group}: nothing to compare: no video shares a prompt, or a name, with a video of {self.base}"
+            if not paired and not unlike:
+                every = ({self.prompt(v) for v in self.groups[name]} for name in (self.base, group))
+                why = f"no {self.thing} shares a prompt, or a name, with a {self.thing} of {self.base}"
+                if set.intersection(*every):
+                    why = f"of all that it shares with {self.base}, one of them has several"
+                yield f"{group}: nothing to compare: {why}"
             elif alone:
-                count = len(alone)
-                yield f"{group}: {count} videos of it and {self.base} have no pair in the other, and are not compared"
+                of = f"{len(alone)} {self.thing}s of it and {self.base}"
+                yield f"{group}: {of} have no pair in the other, and are not compared"
             if unlike:
                 yield (
-                    f"{group}: of {len(unlike)} prompts, such as '{min(unlike)}', no seed is common with {self.base};"
-                    " the means over their seeds are compared"
-                )
-            if several:
-                yield (
-                    f"{group}: {len(several)} of {len(common)} pairs are left out of comparisons, such as"
-                    f" '{several[0]}': {self.base} or {group} has several videos of it"
+                    f"{group}: of {len(unlike)} prompts, such as '{min(unlike)}', no seed in the same folder is common"
+                    f" with {self.base}; the means over their seeds are compared"
                 )
 
     def data(self, command: list[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -132,7 +133,7 @@ def grouped(arguments: Sequence[str | Path]) -> list[tuple[str, str]]:
     """
     groups: dict[str, tuple[str, str]] = {}
     for argument in arguments:
-        text = str(argument)
+        text = re.sub("(?<=[^/=])/+$", "", str(argument))  # modelA/ is modelA
         labelled = None if isinstance(argument, Path) or _names_something(text) else LABELLED.fullmatch(text)
         group, path = labelled.groups() if labelled else (text, text)
         if not group.strip() and labelled:
@@ -189,16 +190,29 @@ def find(
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             places.setdefault((path, group), place)
     texts, _ = match(prompts, [path for path, _ in places])
-    return [_video(path, group, place, texts.get(path)) for (path, group), place in places.items()]
+    there = Counter((_named(path), group) for path, group in places)
+    prompted = Counter(name for name, _ in {(_named(path), texts.get(path)) for path, _ in places})
+    several = {name for (name, _), count in there.items() if count > 1}
+    several |= {name for name, count in prompted.items() if count > 1}
+    return [
+        _video(path, group, str(Path(place).parent) if _named(path) in several else "", texts.get(path))
+        for (path, group), place in places.items()
+    ]
 
 
-def _video(path: Path, group: str, place: str, prompt: str | None) -> Video:
-    request = _request(path)
+def _named(path: Path) -> tuple[str, int | None]:
+    """The prompt and the seed that a video's name gives, as VBench names videos; or its name alone."""
     stem = unicodedata.normalize("NFC", _stem(path))  # macOS writes an accent apart from its letter
     numbered = re.fullmatch(r"(.+)-(\d+)", stem)
-    own, seed = numbered.groups() if numbered else (stem, None)
-    within = unicodedata.normalize("NFC", str(Path(place).parent))
-    pair = str(Path(within) / (f"{own}, seed {int(seed)}" if seed else own))
+    return (numbered[1], int(numbered[2])) if numbered else (stem, None)
+
+
+def _video(path: Path, group: str, folder: str, prompt: str | None) -> Video:
+    """A video; of several of one name in a group, `folder`, below the group's, tells which it is."""
+    request = _request(path)
+    own, seed = _named(path)
+    name = own if seed is None else f"{own}, seed {seed}"
+    pair = str(Path(unicodedata.normalize("NFC", folder)) / name)
     if request:
         pair = f"{request['prompt']}, seed {request['seed']}"
     if prompt:
@@ -263,7 +277,7 @@ def lacking(
         texts, _ = match(prompts, [path for path, _ in absent])
     except Refused:  # they are of other videos
         texts = {}
-    return [_video(path, group, path.name, texts.get(path)) for path, group in absent]
+    return [_video(path, group, "", texts.get(path)) for path, group in absent]
 
 
 def _absent(folder: Path, images: bool) -> Iterator[Path]:

@@ -29,7 +29,7 @@ from w2sd_video.eval.evaluate import Scorer, Scores, evaluate
 from w2sd_video.eval.frames import Batch
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import aggregate, normalise, totals
-from w2sd_video.eval.videos import Video
+from w2sd_video.eval.videos import Video, find
 from w2sd_video.runs import Refused
 from w2sd_video.shapes import digits
 
@@ -220,9 +220,7 @@ def test_killed_at_any_point_the_same_command_ends_in_the_same_results(tmp_path,
 
     monkeypatch.chdir(tmp_path)
     for rows in (1, 12):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "w2sd_video.cli", *command("killed")], stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, "-m", "w2sd_video", *command("killed")], stdout=subprocess.DEVNULL)
         while kept() < rows and process.poll() is None:
             time.sleep(0.001)
         process.kill()
@@ -397,7 +395,50 @@ def test_of_a_pair_that_a_group_has_twice_none_is_compared():
     summary = Summary(scores)
     (found,) = summary.comparisons
     assert (found.difference.n, found.difference.mean) == (1, 1.0)
-    assert "b: 1 of 2 pairs are left out" in summary.notes[0]
+    assert "(1 of 2); each counts as a seed of its own, and none of them is compared" in summary.notes[0]
+
+
+def test_what_one_group_has_twice_is_said_without_another_group_too():
+    scores = made_up({"a": [1.0, 2.0]})
+    twin = Video(Path("a/twin.mp4"), "a", scores.videos[0].pair, None)
+    scores.videos.append(twin)
+    scores.of[twin] = {"shapes_jerk": 9.0}
+    assert Summary(scores).notes[0].endswith("(1 of 2); each counts as a seed of its own")
+
+
+def test_groups_that_share_only_what_one_has_twice_are_not_said_to_share_nothing():
+    scores = made_up({"a": [1.0], "b": [1.5]})
+    twin = Video(Path("b/twin.mp4"), "b", scores.videos[0].pair, None)
+    scores.videos.append(twin)
+    scores.of[twin] = {"shapes_jerk": 9.0}
+    summary = Summary(scores)
+    assert summary.comparisons == []
+    assert "b: nothing to compare: of all that it shares with a, one of them has several" in summary.notes
+
+
+def test_a_video_in_a_folder_of_its_group_is_the_pair_of_the_one_of_its_name(tmp_path):
+    for place in ("a/x-0.mp4", "a/x-1.mp4", "b/more/x-0.mp4", "b/x-1.mp4", "c/1/x-0.mp4", "c/2/x-0.mp4"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    folders = [tmp_path / name for name in "abc"]
+    assert sorted(v.pair for v in find(folders[:2])) == ["x, seed 0", "x, seed 0", "x, seed 1", "x, seed 1"]
+    # Of two of one name in a group, the folder tells which is which.
+    assert [v.pair for v in find(folders[2:])] == ["1/x, seed 0", "2/x, seed 0"]
+    # One name with two prompts is two videos.
+    prompts = {"b/more/x-0.mp4": "a cat", "a/x-0.mp4": "a dog"}
+    assert sorted(v.pair for v in find(folders[:2], prompts)) == [
+        "more/x, seed 0",
+        "x, seed 0",
+        "x, seed 1",
+        "x, seed 1",
+    ]
+
+
+def test_a_folder_with_a_slash_behind_it_is_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("a/x.mp4").touch()
+    assert {v.group for v in find(["a", "a/"])} == {"a"}
 
 
 def test_many_groups_have_a_row_each(tmp_path, monkeypatch):
