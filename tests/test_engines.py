@@ -182,7 +182,7 @@ def test_workers_score_what_one_process_scores(tmp_path):
     from w2sd_video.eval.evaluate import evaluate
 
     alone = rows("alone", lambda file: evaluate(videos, of.dimensions, file))
-    together = rows("together", lambda _: plans.score(videos, of.dimensions, tmp_path / "run", SideBySide(2), 1))
+    together = rows("together", lambda _: plans.score(of, tmp_path / "run", workers=2))
     assert alone == together and len(alone) == 14
 
 

@@ -16,6 +16,7 @@ from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import QUALITY, SEMANTIC
 from w2sd_video.eval.videos import Video
 from w2sd_video.plans import Folder, Keys, Plan, tuning
+from w2sd_video.plans.by_dimension import by_dimension
 from w2sd_video.plans.prepare import prepared
 from w2sd_video.plans.stored import with_stored
 from w2sd_video.shapes.grammar import parse
@@ -214,15 +215,14 @@ def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is
         by_dimension=True,
     )
     plans.run(plan, tmp_path / "run")
-    videos = plans.videos(plan, tmp_path / "run")
-    scores = plans.scorer(plan)(videos, plan.dimensions)
+    scores = plans.score(plan, tmp_path / "run")
     by_prompt = {video.prompt: set(scores.of[video]) for video in scores.videos}
     assert by_prompt == {"a red circle": {"temporal_flickering", "clipped"}, "a blue square": {"clipped"}}
     assert [each.name for each in scores.skipped] == ["object_class"] and not scores.problems
     assert "--official-python" in scores.skipped[0].reason
     means = Summary(scores).means["all"]
     assert (means["temporal_flickering"].n, means["clipped"].n) == (1, 2)
-    together = plans.scorer(replace(plan, by_dimension=False))(videos, plan.dimensions)
+    together = plans.score(replace(plan, by_dimension=False), tmp_path / "run")
     assert Summary(together).means["all"]["temporal_flickering"].n == 2
 
 
@@ -236,7 +236,7 @@ def test_a_dimension_whose_prompts_are_not_drawn_is_refused_and_not_scored_on_ot
     with pytest.raises(Exception, match="dimensions: 'temporal_flickering' is not accepted; no prompt of the plan has"):
         replace(plan, dimensions=["temporal_flickering"]).check()
     with pytest.raises(FileNotFoundError, match="temporal_flickering: no prompt of the plan has the tag"):
-        plans.scorer(plan)([], ["temporal_flickering"])
+        by_dimension(plan, [], ["temporal_flickering"])
 
 
 def test_a_prompt_of_which_all_fails_counts_as_failed_in_its_own_dimensions_alone(tmp_path):

@@ -232,11 +232,9 @@ def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summa
     """The scores of a run, written beside it as `w2sd-video score` does."""
     from ..eval.results import Summary
 
-    file = where / "scores" / "scores.json"
-    runs.writable(file.parent)
     scores = scores_of(plan, where, plan.dimensions, weights, device)
     summary = Summary(scores)
-    summary.write(file, ["w2sd-video", *sys.argv[1:]])
+    summary.write(where / "scores" / "scores.json", ["w2sd-video", *sys.argv[1:]])
     for video, dimension, problem in scores.problems[:FAILURES]:
         err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
     return summary

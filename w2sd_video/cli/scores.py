@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import runs
 from ..documents import read_json
 from ..errors import Refused
 from ..progress import bar
 from ..terminal import PATH, err, out
-from ..threads import torch_threads
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
@@ -81,26 +77,17 @@ def score_run(
     official: str | None = None,
     worst: int | None = None,
 ) -> bool:
-    """Whether all could be scored. Threads are those of the run: they decide the last digits of scores, too."""
+    """Whether all could be scored."""
     from .. import plans
     from ..eval import report
-    from ..eval.cli import refuse_taken, run
-    from ..eval.dimensions import OFFICIAL as OF_VBENCH
-    from ..plans.engine import Here
+    from ..eval.cli import run
 
-    videos = plans.videos(plan, folder)
     results = folder / "scores" / "scores.json"
-    runs.writable(results.parent)
-    threads = threads or plans.Folder(folder).threads() or engine.threads()
-    if not isinstance(engine, Here):
-        refuse_taken(results)
-        with bar("videos") as show:
-            own = [name for name in dimensions if name not in OF_VBENCH]
-            scored_on = partial(plans.scored_on, plan)
-            plans.score(videos, own, folder, engine, threads, weights, device, scored_on, show)
     to = err if form == "json-quietly" else out
     how = "text" if form == "json-quietly" else form
-    score = _scorer(plan, videos, dimensions, weights, device, official)
+
+    def score(rows_file: Path, **shown: Any) -> Scores:  # which is where `plans.score` keeps them
+        return plans.score(plan, folder, dimensions, 1, threads, engine, weights, device, official, **shown)
 
     def page(summary: Summary) -> list[Path]:
         return plans.write_page(plan, folder, summary, paper=published(plan, folder))
@@ -108,8 +95,7 @@ def score_run(
     report.check(folder / plans.PAGE)
     former = _dimensions_of(results)
     lists = f"w2sd-video score {shlex.quote(str(folder))} --worst N"
-    with torch_threads(threads):
-        scored = run(to, err, score, results, form=how, power=power, page=page, worst=worst, lists=lists)
+    scored = run(to, err, score, results, form=how, power=power, page=page, worst=worst, lists=lists)
     if left_out := [name for name in former if name not in _dimensions_of(results)]:
         again = "the scores are kept, and --dimensions shows them again"
         err.print(f"note: the table no longer has {', '.join(left_out)}; {again}", markup=False)
@@ -128,22 +114,9 @@ def scores_of(plan: Plan, folder: Path, dimensions: list[str], weights: Path | N
     """The scores of a run's videos, in this process; those that are kept are read."""
     from .. import plans
 
-    score = _scorer(plan, plans.videos(plan, folder), dimensions, weights, device)
     with bar("videos") as show:
-        rows = folder / "scores" / "scores.jsonl"
-        return score(rows_file=rows, progress=lambda done, total, video: show(done, total))
 
+        def progress(done: int, total: int, video: Video) -> None:
+            show(done, total)
 
-def _scorer(
-    plan: Plan,
-    videos: list[Video],
-    dimensions: list[str],
-    weights: Path | None,
-    device: str,
-    official: str | None = None,
-) -> Callable[..., Scores]:
-    """What scores a run's videos, as `eval.cli.run` calls it."""
-    from .. import plans
-
-    images = not plan.arms[0].template.video
-    return partial(plans.scorer(plan, official), videos, dimensions, weights=weights, device=device, images=images)
+        return plans.score(plan, folder, dimensions, weights=weights, device=device, progress=progress)

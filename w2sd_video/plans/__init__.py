@@ -1,7 +1,6 @@
 """Plans: prompts x seeds x settings, generated into a folder. A run can be interrupted, resumed and extended."""
 
 from .arms import Arm, Cell
-from .by_dimension import scored_on, scorer
 from .on_ray import OnRay
 from .page import PAGE, PAPER, experiment, write_page
 from .plan import Plan, read
@@ -29,8 +28,6 @@ __all__ = [
     "read_run",
     "run",
     "score",
-    "scored_on",
-    "scorer",
     "status",
     "videos",
     "write_page",

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..eval.dimensions import OFFICIAL, VBENCH, Skipped, expand
+from ..eval.dimensions import OFFICIAL, VBENCH, Skipped
 from ..eval.evaluate import Scores, evaluate
 from ..eval.videos import Video
 
 if TYPE_CHECKING:
     from .plan import Plan
 
-Score = Callable[..., Scores]
 LACKING = "VBench's own package computes it: give --official-python, the Python of an environment that has it"
 UNASKED = "no prompt of the plan has the tag dimension={}: leave it out, or give prompts that have"
 
 
-def scorer(plan: Plan, official_python: str | None = None) -> Score:
-    """A function that scores a plan's videos, with the arguments of `evaluate`.
+def by_dimension(
+    plan: Plan, videos: Sequence[Video], dimensions: Sequence[str], official: str | None = None, **how: Any
+) -> Scores:
+    """Scores a plan's videos.
 
     Args:
-        official_python: a Python that has VBench's package. None: dimensions that only it computes are skipped.
+        dimensions: by name.
+        official: a Python that has VBench's package. None: dimensions that only it computes are skipped.
+        how: other arguments of `evaluate`.
+
+    Raises:
+        FileNotFoundError: every dimension was skipped.
     """
-
-    def score(videos: Sequence[Video], dimensions: str | Sequence[str], **how: Any) -> Scores:
-        names, skipped = expand(dimensions), []
-        passes: dict[tuple[bool, frozenset[str] | None], list[str]] = {}
-        for name in names:
-            only = scored_on(plan, name)
-            if only is not None and not only:
-                skipped.append(Skipped(name, UNASKED.format(name)))
-            elif name in OFFICIAL and not official_python:
-                skipped.append(Skipped(name, LACKING))
-            else:
-                passes.setdefault((name in OFFICIAL, only), []).append(name)
-        parts = []
-        for (official, only), some in passes.items():
-            scored = [video for video in videos if only is None or video.prompt in only]
-            how["official"] = official_python if official else None
-            parts.append(evaluate(scored, some, **how))
-            columns = [column for each in parts[-1].dimensions for column in each.columns]
-            others = {video.prompt for video in videos} - {video.prompt for video in scored}
-            parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
-        return _joined(parts, videos, skipped)
-
-    return score
+    skipped = []
+    passes: dict[tuple[bool, frozenset[str] | None], list[str]] = {}
+    for name in dimensions:
+        only = scored_on(plan, name)
+        if only is not None and not only:
+            skipped.append(Skipped(name, UNASKED.format(name)))
+        elif name in OFFICIAL and not official:
+            skipped.append(Skipped(name, LACKING))
+        else:
+            passes.setdefault((name in OFFICIAL, only), []).append(name)
+    parts = []
+    for (by_vbench, only), some in passes.items():
+        scored = [video for video in videos if only is None or video.prompt in only]
+        parts.append(evaluate(scored, some, official=official if by_vbench else None, **how))
+        columns = [column for each in parts[-1].dimensions for column in each.columns]
+        others = {video.prompt for video in videos} - {video.prompt for video in scored}
+        parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
+    return _joined(parts, videos, skipped)
 
 
 def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:

@@ -1,22 +1,29 @@
-"""Scores the videos of a run with parallel workers, and stores the scores where `evaluate` finds them."""
+"""Scores the videos of a run, with parallel workers too, and stores the scores in its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..errors import Refused
 from ..eval.decode import Decoder
-from ..eval.dimensions import chosen
-from ..eval.evaluate import to_do
+from ..eval.dimensions import OFFICIAL, chosen, expand
+from ..eval.evaluate import Scores, to_do
 from ..eval.passes import score_here
 from ..eval.scorer import Scorer
 from ..eval.store import Store
 from ..eval.videos import Video
-from ..runs import usable_device
-from .engine import Engine, Outcome
+from ..runs import usable_device, writable
+from ..threads import torch_threads
+from .by_dimension import by_dimension, scored_on
+from .engine import Engine, Here, Outcome
+from .plan import Plan
+from .record import Folder
+from .run import on_this_machine
+from .scored import videos
 
 
 @dataclass(frozen=True)
@@ -54,35 +61,74 @@ class Scoring:
 
 
 def score(
-    videos: Sequence[Video],
-    dimensions: Sequence[str],
+    plan: Plan,
     path: Path,
-    engine: Engine,
-    threads: int,
+    dimensions: str | Sequence[str] | None = None,
+    workers: int = 1,
+    threads: int | None = None,
+    engine: Engine | None = None,
     weights: Path | None = None,
     device: str = "auto",
-    scored_on: Callable[[str], Collection[str] | None] = lambda dimension: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Computes scores that are missing and that can be stored. `evaluate` then reads them and computes the rest.
+    official: str | None = None,
+    progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
+    say: Callable[[str], None] = lambda note: None,
+) -> Scores:
+    """Scores the videos of a run. Its folder keeps the scores, and what it has already is not computed again.
 
     Args:
         path: the run's folder.
-        engine: runs the workers; its own errors are raised too.
-        threads: per worker.
-        weights: a folder with the weights of the dimensions' networks.
-        scored_on: returns the prompts on which a dimension is scored; None: all.
-        progress: called with the number of videos done and of videos in all.
+        dimensions: as for `evaluate`, by name. None: the plan's.
+        workers: how many processes score in parallel, each with its own networks. 1: only this process.
+        threads: per worker. None: those of the run; they decide the last digits of scores, too.
+        engine: runs the workers, such as `OnRay`; its own errors are raised too. None: this machine, with `workers`.
+        weights: a folder with the weights of the dimensions' networks. Default: the caches.
+        device: auto, cpu, cuda, cuda:N.
+        official: a Python that has VBench's package. None: dimensions that only it computes are skipped.
+        progress: called as progress(done, total, video).
+        say: called before scoring with each note that is known by then.
 
     Raises:
-        Refused, FileNotFoundError: see `evaluate`.
+        Refused: nothing of the plan is generated yet, or an argument cannot be used.
+        FileNotFoundError: the weights of every dimension are missing.
     """
+    names = expand(plan.dimensions if dimensions is None else dimensions)
+    if not names:
+        raise Refused("dimensions", names, "the plan names none: give some of `w2sd-video dimensions`")
+    engine = engine or on_this_machine(workers)
+    found = videos(plan, path)
+    rows_file = path / "scores" / "scores.jsonl"
+    writable(rows_file.parent)
+    threads = threads or Folder(path).threads() or engine.threads()
+    if not isinstance(engine, Here):
+        own = [name for name in names if name not in OFFICIAL]
+        _by_workers(plan, path, found, own, rows_file, engine, threads, weights, device, progress)
+    images = not plan.arms[0].template.video
+    how = {"rows_file": rows_file, "weights": weights, "device": device, "images": images}
+    with torch_threads(threads):
+        return by_dimension(plan, found, names, official, progress=progress, say=say, **how)
+
+
+def _by_workers(
+    plan: Plan,
+    path: Path,
+    found: Sequence[Video],
+    dimensions: Sequence[str],
+    rows_file: Path,
+    engine: Engine,
+    threads: int,
+    weights: Path | None,
+    device: str,
+    progress: Callable[[int, int, Video], None],
+) -> None:
+    """Computes the scores that are missing and that can be stored. `evaluate` then reads them and computes the rest."""
+    if not dimensions:
+        return
     scorer = Scorer(chosen(dimensions), weights, usable_device(device, auto=("cuda",)))
-    store = Store(path / "scores" / "scores.jsonl")
+    store = Store(rows_file)
     tasks: list[VideoTask] = []
     known: set[str] = set()
-    for video, missing in to_do(scorer, store, list(videos), [])[0].items():
-        own = [each for each in missing if (only := scored_on(each.name)) is None or video.prompt in only]
+    for video, missing in to_do(scorer, store, list(found), [])[0].items():
+        own = [each for each in missing if (only := scored_on(plan, each.name)) is None or video.prompt in only]
         new = {scorer.key(each, video): each.name for each in own if each.stored}
         if new := {key: name for key, name in new.items() if key not in known}:
             known |= new.keys()
@@ -90,11 +136,11 @@ def score(
     if not tasks:
         return
     start = partial(Scoring, [each.name for each in scorer.ready], weights, device)
-    progress(0, len(tasks))
+    progress(0, len(tasks), tasks[0].video)
     with closing(engine.run(tasks, start, threads, path)) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             store.keep((outcome.record or {}).values())
-            progress(number, len(tasks))
+            progress(number, len(tasks), outcome.task.video)
 
 
 __all__ = ["score"]
