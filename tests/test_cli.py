@@ -36,6 +36,9 @@ def test_doctor_of_a_preset_says_what_that_preset_has_and_lacks(offline):
     assert "hf download RunDiffusion/Juggernaut-XL-v9" in run("doctor", "animatediff-sdxl-juggernaut")
     assert "did you mean 'shapes'" in run("doctor", "shape", code=2)
     assert "give it alone, or --try PRESET" in run("doctor", "shapes", "--try", "shapes", code=2)
+    assert "hf download Qwen/Qwen2.5-1.5B-Instruct" in run("doctor", "sdxl-prompt")  # its refiner
+    assert "no preset is given: give it alone" in run("doctor", "shapes", "--weights", ".", code=2)
+    assert "'nowhere' is not accepted; give a folder" in run("doctor", "--weights", "nowhere", code=2)
 
 
 @pytest.mark.slow
@@ -50,6 +53,11 @@ def test_doctor_reports_and_says_how_to_get_what_is_missing(offline):
         "hf download RunDiffusion/Juggernaut-XL-v9",
     ):
         assert what in said
+    Path("raft_model/models").mkdir(parents=True)
+    Path("raft_model/models/raft-things.pth").touch()
+    said = run("doctor", "--weights", ".")
+    assert "dynamic_degree: RAFT (things), 21 MB, BSD-3-Clause; found: raft_model/models/raft-things.pth" in said
+    assert "--local-dir facebook/dino-vitb16  (or have it as dino_model/dino_vitbase16_pretrain.pth)" in said
 
 
 @pytest.mark.slow
@@ -58,7 +66,7 @@ def test_the_command_in_a_process_of_its_own_does_as_it_does_here(tmp_path):
 
     def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"HF_HOME": str(tmp_path / "empty")}
-        command = [sys.executable, "-m", "w2sd_video.cli", *arguments]
+        command = [sys.executable, "-m", "w2sd_video", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     ran = process("generate", "a red circle moving right", "--steps", "2", "--frames", "4")

@@ -24,11 +24,12 @@ FILES = ("adapters", "ip_adapter")  # roles whose repositories may name their fi
 STRONG = ("strong", "vae", "motion_adapter", "controlnet.model")  # roles that a run without the weak arm needs
 
 
-def report(name: str | None = None) -> dict[str, Rows]:
+def report(name: str | None = None, folder: Path | None = None) -> dict[str, Rows]:
     """The report's sections by title, each with rows of (item, state).
 
     Args:
         name: a preset, whose weights and memory alone are reported.
+        folder: where the scorers' weights are looked for. None: the caches.
 
     Raises:
         Refused: there is no such preset.
@@ -43,7 +44,7 @@ def report(name: str | None = None) -> dict[str, Rows]:
         "ffmpeg": [ffmpeg()],
         "Weights": weights(),
         "Memory of pairs of transformers": memory(),
-        "Weights of scorers": scorers(),
+        "Weights of scorers": scorers(folder),
     }
     return {title: rows for title, rows in sections.items() if rows}
 
@@ -100,7 +101,8 @@ def weights(only: Sequence[presets.Preset] | None = None) -> Rows:
     users: dict[str, list[str]] = {}
     loaded, broken = presets.every() if only is None else (only, [])
     for preset in loaded:
-        for role, model in preset.models.items():
+        refiner = {} if preset.refine in (None, "shapes") else {"refine": str(preset.refine)}
+        for role, model in (preset.models | refiner).items():
             denoisers[model] = presets.FAMILIES[preset.family].denoiser
             users.setdefault(model, []).append(preset.name)
             if roles.get(model) != "strong":  # as the strong model it needs more of its files
@@ -113,16 +115,21 @@ def weights(only: Sequence[presets.Preset] | None = None) -> Rows:
     return [*rows, *(("a preset that cannot be used", str(error)) for error in broken)]
 
 
-def scorers() -> Rows:
-    """For each dimension: the size and licence of its weights, and their place or the command that gets them."""
+def scorers(folder: Path | None = None) -> Rows:
+    """For each dimension: the size and licence of its weights, and their place or the command that gets them.
+
+    Args:
+        folder: where they are looked for. None: the caches.
+    """
     from .eval.dimensions import NAMES, get
 
     rows = []
     for name in NAMES:
         for each in get(name).weights:
             try:
-                path = each.find()
-                state = f"found: {path}" if path else f"missing; get it with: {each.command()}"
+                path, others = each.find(folder), " or ".join(each.places[1 - each.in_hub :])
+                state = f"missing; get it with: {each.command(folder)}" + f"  (or have it as {others})" * bool(others)
+                state = f"found: {path}" if path else state
             except ValueError as error:
                 state = str(error)
             if not each.importable:

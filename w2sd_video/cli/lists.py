@@ -145,6 +145,9 @@ def doctor(
         str | None, typer.Option(help="Where to try: auto, cpu, cuda or cuda:N.", **words(*DEVICES))
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it is there.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
+    ] = None,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Show what this machine has: versions, devices, ffmpeg, and the weights of every preset, or of one.
@@ -156,6 +159,10 @@ def doctor(
         as_json = wants_json(form)
         if trial is not None and preset is not None:
             raise Refused("PRESET", preset, "give it alone, or --try PRESET")
+        if weights is not None and (preset or trial) is not None:
+            raise Refused("--weights", str(weights), "scorers are listed where no preset is given: give it alone")
+        if weights is not None and not weights.is_dir():
+            raise Refused("--weights", str(weights), "give a folder")
         if trial is not None:
             _try(trial, path, device, overwrite, as_json)
             return
@@ -164,7 +171,7 @@ def doctor(
                 raise Refused(option, str(value), "it goes with --try PRESET")
         from ..doctor import report
 
-        sections = report(preset)
+        sections = report(preset, weights)
         if as_json:
             data = {title: [{"what": label, "is": text} for label, text in rows] for title, rows in sections.items()}
             say(json.dumps(data, indent=1))

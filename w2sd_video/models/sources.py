@@ -146,6 +146,7 @@ def download_command(argument: str, repo_id: str, variant: str | None = None, de
     patterns = {
         "strong": ["*.json", "*/*.txt", *sentence_pieces, f"*/*.{weights}"],
         "weak": ["model_index.json", "scheduler/*", *latents, f"{denoiser}/*.json", f"{denoiser}/*.{weights}"],
+        "refine": ["*.json", "*.txt", "*.model", f"*.{weights}"],
     }.get(argument, ["config.json", f"*.{weights}"])
     command = f"hf download {repo_id} " + " ".join(f'--include "{pattern}"' for pattern in patterns)
     return command if variant else command + ' --exclude "*.fp16.*"'
