@@ -371,7 +371,13 @@ class Settings(Pair):
             families=MOVED,
         ),
     ] = None
-    variant: Annotated[Variant, Setting("Which videos to make, one of VARIANTS.")] = "w2sd"
+    variant: Annotated[
+        Variant,
+        Setting(
+            "Which videos to make, one of VARIANTS.",
+            accepted="give w2sd, plain (the strong model alone), weak, or compare, which makes the three",
+        ),
+    ] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None
     )

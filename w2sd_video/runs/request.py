@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -109,6 +110,7 @@ class Request(Settings):
         }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = _default_steps(values, values["num_inference_steps"])
+        _refuse_options(values, [name for name in overrides if name not in settings.names()])
         return cls(prompt=prompt, seed=seed, **values)
 
     def of_steps(self, num_steps: int) -> Request:
@@ -320,6 +322,22 @@ def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> Any:
         return options  # the request refuses it
     own = pair.options if os.path.basename(method) == os.path.basename(pair.method) else {}
     return {**own, **options}
+
+
+def _refuse_options(values: Mapping[str, Any], unknown: Iterable[str]) -> None:
+    """Refuses names that are no settings where they are, or are nearly, options of the method."""
+    for name in unknown:
+        from ..methods import find
+
+        try:
+            method = find(values["method"], values.get("method_sha256"))
+        except Refused:  # the request's check says why
+            return
+        options = [field.name for field in fields(method) if field.name not in _REQUESTED]
+        near = get_close_matches(name, [*options, *settings.names()], 1)
+        if near and near[0] in options:
+            accepted = f"it is no setting. Options of {values['method']} are given as options={{{near[0]!r}: ...}}"
+            raise Refused(name, values[name], accepted)
 
 
 def _default_steps(values: Mapping[str, Any], num_steps: int) -> int:
