@@ -73,7 +73,7 @@ def package(commit: str | None, folder: Path) -> Path:
 def run(source: Path, arguments: list[str], folder: Path) -> str | None:
     """The command line of a package, in a folder. Returns the end of what it says, if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "w2sd_video.cli", *arguments]
+    command = [sys.executable, "-m", "w2sd_video", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"
 

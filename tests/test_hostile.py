@@ -409,17 +409,34 @@ def test_help_says_the_exit_codes():
     assert "0 done; 1 something failed" in said and "130 and 143 interrupted" in said
 
 
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback():
+    interrupted = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from w2sd_video.__main__ import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending, code", [(">&-", 0), ("> /dev/full", 1), ("| true; exit ${PIPESTATUS[0]}", 1)])
 def test_output_that_is_closed_full_or_not_read_ends_without_a_traceback(ending, code):
-    command = f"{sys.executable} -m w2sd_video.cli presets {ending}"
+    command = f"{sys.executable} -m w2sd_video presets {ending}"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert ran.returncode == code and "Traceback" not in ran.stderr
 
 
 @pytest.mark.slow
 def test_bytes_of_the_command_line_that_are_not_utf8_are_refused_or_kept():
-    command = [sys.executable, "-m", "w2sd_video.cli", "generate"]
+    command = [sys.executable, "-m", "w2sd_video", "generate"]
     ran = subprocess.run([*command, b"a \xff cat"], capture_output=True)
     assert ran.returncode == 2 and b"PROMPT: 'a \\udcff cat' is not accepted; give text that is Unicode" in ran.stderr
     small = ["--steps", "1", "--frames", "1", "--out", b"out\xff"]
@@ -437,7 +454,7 @@ def test_a_signal_ends_the_program_with_its_code(ending, code):
     os.mkfifo("pipe")
     keep = os.open("pipe", os.O_RDWR)
     pipe = os.fstat(keep)
-    command = [sys.executable, "-m", "w2sd_video.cli", "generate", "--prompts", "pipe"]
+    command = [sys.executable, "-m", "w2sd_video", "generate", "--prompts", "pipe"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(ending, signal.SIG_DFL)
     )

@@ -44,7 +44,7 @@ def test_interrupting_leaves_whole_videos_only_and_the_same_command_goes_on(smal
     command = [
         sys.executable,
         "-m",
-        "w2sd_video.cli",
+        "w2sd_video",
         "generate",
         PROMPT,
         *small,

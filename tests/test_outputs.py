@@ -370,7 +370,7 @@ def test_captions_take_prompts_of_many_lines_and_of_any_length():
     assert np.array_equal(made[0], made[1]) and made[0].shape == made[2].shape
 
 
-PRESETS = [sys.executable, "-m", "w2sd_video.cli", "presets"]
+PRESETS = [sys.executable, "-m", "w2sd_video", "presets"]
 
 
 @pytest.mark.slow
@@ -399,7 +399,7 @@ def test_a_broken_pipe_ends_quietly_as_sigpipe_does_and_a_full_one_is_named(monk
 def generate(*arguments: str) -> list[str]:
     """The command line with the shipped model at its smallest, for more videos than are waited for."""
     small = "--steps 1 --frames 2 --size 16 --device cpu --plain --seed 0-99 --out outputs".split()
-    return [sys.executable, "-m", "w2sd_video.cli", "generate", "a red circle moving right", *small, *arguments]
+    return [sys.executable, "-m", "w2sd_video", "generate", "a red circle moving right", *small, *arguments]
 
 
 def whole_videos(folder: Path) -> int:

@@ -67,7 +67,7 @@ def test_workers_make_what_one_process_makes(tmp_path):
 def test_whatever_ends_a_run_ends_its_workers(number, tmp_path):
     settings = {**SMALL, "num_inference_steps": 200, "num_frames": 16}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"prompts": TEXTS, "settings": settings, "seeds": "0-9"}))
-    command = [sys.executable, "-m", "w2sd_video.cli", "run", "plan.yaml", "--threads", "1", "--workers", "2"]
+    command = [sys.executable, "-m", "w2sd_video", "run", "plan.yaml", "--threads", "1", "--workers", "2"]
     how = {"start_new_session": True, "cwd": tmp_path, "preexec_fn": heard}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, **how)

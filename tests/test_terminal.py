@@ -101,7 +101,7 @@ def test_a_plan_that_a_power_cut_left_unreadable_is_named_and_kept(tmp_path, pla
 def test_a_stream_that_cannot_be_written_to_is_named_and_changes_no_exit_code(arguments, stream, code):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with FULL.open("w") as full:
-        command = [sys.executable, "-m", "w2sd_video.cli", *arguments]
+        command = [sys.executable, "-m", "w2sd_video", *arguments]
         ran = subprocess.run(command, **(streams | {stream: full}), text=True, env=os.environ | {"COLUMNS": "200"})
     assert ran.returncode == code
     if stream == "stdout":
@@ -112,7 +112,7 @@ def test_a_stream_that_cannot_be_written_to_is_named_and_changes_no_exit_code(ar
 
 @pytest.mark.slow
 def test_who_reads_no_further_ends_a_listing_as_sigpipe_does():
-    command = f"{sys.executable} -m w2sd_video.cli presets | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m w2sd_video presets | head -1; echo ${{PIPESTATUS[0]}}"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert ran.stdout.splitlines()[-1] in ("0", "1") and not ran.stderr  # 0 where all was written before
 

@@ -1,6 +1,16 @@
-"""`python -m w2sd_video`: the command line."""
+"""The command line, as `w2sd-video` and as `python -m w2sd_video`."""
 
-from .cli import main
+import sys
+
+
+def main() -> None:
+    try:
+        from .cli import main as run
+
+        run()
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()
