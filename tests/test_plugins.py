@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from w2sd_video.cli import app
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
 from w2sd_video.eval.evaluate import evaluate
+from w2sd_video.methods import Method
 from w2sd_video.plans import Plan
 from w2sd_video.runs import Request, read_sidecar
 
@@ -483,3 +486,27 @@ def test_a_prompt_suite_that_cannot_be_read_is_named_after_the_others(install):
     install("my-suite", {"from_outside_suites/__init__.py": ""}, {"prompts": {"lost": "from_outside_suites"}})
     code, said, error = run("prompts", "ls")
     assert code == 2 and "motion: 150 prompts" in said and "lost.yaml' is not accepted" in error
+
+
+@pytest.mark.parametrize(
+    "options, accepted",
+    [
+        ({"gain": "much"}, "a number"),
+        ({"gain": True}, "a number"),
+        ({"every": 2.0}, "a whole number, or None"),
+        ({"late": 1}, "True or False"),
+        ({"mode": 3}, "a text"),
+    ],
+)
+def test_a_field_of_ones_own_method_is_of_the_kind_that_it_says(options, accepted):
+    @dataclass(frozen=True)
+    class Mine(Method):
+        gain: float = 1.0
+        every: int | None = None
+        late: bool = False
+        mode: str = "all"
+
+    Mine(gain=2, every=3, late=True, mode="few")
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=re.escape(f"`{name}` has to be {accepted}, but is {value!r}.")):
+        Mine(**options)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from ..levels import CONVENTIONS, Level, Step
 
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
+    "float": ((int, float), "a number"),
+    "int": ((int,), "a whole number"),
+    "bool": ((bool,), "True or False"),
+    "str": ((str,), "a text"),
+}
 # Standard normal noise of the shape of x_t, drawn anew at every call.
 Noise = Callable[[], Tensor]
 
@@ -106,6 +112,13 @@ class Method:
             raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {ends!r}.")
         if self.convention not in CONVENTIONS:
             raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
+        for field in fields(self):  # a subclass need not check the kinds of its own
+            kind, _, rest = str(getattr(field.type, "__name__", field.type)).partition(" | ")
+            value = getattr(self, field.name)
+            if kind in KINDS and rest in ("", "None") and not (rest and value is None):
+                types, words = KINDS[kind]
+                if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                    raise ValueError(f"`{field.name}` has to be {words}{', or None' * bool(rest)}, but is {value!r}.")
 
     @property
     def guidances(self) -> list[float]:
