@@ -27,7 +27,7 @@ from .evaluate import Scores
 from .results import WORST, Summary, printable, vbench_files
 from .videos import Video
 
-MANY = 6  # groups, of which a terminal's width holds no more
+CELL = 22  # characters that a group's column needs on a terminal, so that no number of it is cut
 # What near its start tells a file of this command's from another one.
 SIGNS = {
     ".json": (b'"command": [',),
@@ -147,7 +147,7 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
         whole = all(each.reason == few for each in summary.comparisons)
         where = "" if whole else ", where a cell says nothing else"
         _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
-    out.print(table(summary))
+    out.print(table(summary, out.width))
     for line in summary.legend:
         _say(out, line)
     for group, totals in summary.totals.items():
@@ -201,11 +201,11 @@ def too_few(summary: Summary) -> str:
     return reason if 2 * count > len(summary.comparisons) else ""
 
 
-def table(summary: Summary) -> Table:
+def table(summary: Summary, width: int) -> Table:
     """The means, their intervals, and how they compare with the first group. What has no verdict because it is of too
     few, as most is, is without intervals, and without that reason, which stands above the table.
 
-    A row a column of scores and a column a group; or, of many groups, a row each.
+    A row a column of scores and a column a group; or a row each, if `width` (in characters) does not hold the groups.
     """
     compared = {(c.group, c.column): c for c in summary.comparisons}
     styles = {"better": "green", "worse": "red", "differs": "blue"}
@@ -228,17 +228,23 @@ def table(summary: Summary) -> Table:
         return "\n".join(lines)
 
     names = {group: escape(printable(group)) for group in summary.groups}
-    heads = [f"{name}\n{summary.counted(group)}" for group, name in names.items()]
-    labels = {name: escape(printable(column.label)) for name, column in summary.columns.items()}
+    # What is said behind a name has a line of its own, so that names are whole at 80 columns.
+    labels = {
+        name: escape(printable(name)) + column.label.removeprefix(name).replace(" ", "\n", 1)
+        for name, column in summary.columns.items()
+    }
     cells = {column: [cell(group, column) for group in names] for column in summary.columns}
     cells = {column: each for column, each in cells.items() if any(each)}
-    if len(names) <= MANY:
-        grid = Table(Column("", overflow="fold"), *heads, box=None, header_style="bold")
+    if len(names) <= max(1, (width - max(map(len, summary.columns), default=0)) // CELL):
+        heads = [f"{name}\n{summary.counted(group)}" for group, name in names.items()]
+        grid = Table(Column("", no_wrap=True, overflow="fold"), *heads, box=None, header_style="bold")
         for column, each in cells.items():
             grid.add_row(labels[column], *each)
         return grid
-    grid = Table(Column("", overflow="fold"), "", "", box=None)
+    grid = Table(Column("", no_wrap=True, overflow="fold"), "", "", box=None, show_header=False)
+    for group, name in names.items():
+        grid.add_row("", name, summary.counted(group))
     for column, each in cells.items():
-        for number, (head, said) in enumerate(zip(heads, each, strict=True)):
-            grid.add_row("" if number else labels[column], head, said)
+        for number, (name, lines) in enumerate(zip(names.values(), each, strict=True)):
+            grid.add_row("" if number else labels[column], name, lines)
     return grid

@@ -41,7 +41,7 @@ def summary(*names: object) -> Summary:
 @pytest.mark.parametrize("name", ["[/x]", "[bold]x", "right (two)", "[red"])
 def test_a_table_on_a_terminal_shows_a_columns_name_as_it_is(name):
     console = Console(file=io.StringIO(), width=120)
-    console.print(table(summary(name)))
+    console.print(table(summary(name), console.width))
     assert f" {name} " in console.file.getvalue()  # type: ignore[attr-defined]
 
 

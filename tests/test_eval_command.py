@@ -132,7 +132,7 @@ def test_names_that_are_no_text_or_look_like_markup_are_shown(tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "data-plot=radar" in page and "caf\\udce9" in page and json.loads(files[0].read_text())["groups"]
     shown = io.StringIO()
-    Console(file=shown, width=400).print(table(summary))
+    Console(file=shown, width=400).print(table(summary, 400))
     assert "gr[red]x" in shown.getvalue() and "caf\\udce9" in shown.getvalue()
 
 

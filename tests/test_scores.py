@@ -447,9 +447,18 @@ def test_many_groups_have_a_row_each(tmp_path, monkeypatch):
     for n in range(9):  # as if a shell had put all files of a folder on the command line
         Path(f"g{n}").touch()
     shown = io.StringIO()
-    Console(file=shown, width=60).print(table(Summary(scores)))
+    Console(file=shown, width=60).print(table(Summary(scores), 60))
     assert all(f"g{n}" in shown.getvalue() for n in range(9))
     assert "put a glob in quotes" in Summary(scores).notes[0]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_terminal_of_any_width_has_whole_names_and_numbers(width):
+    summary = Summary(made_up({f"g{n}": [1.0 + n, 2.0] for n in range(4)}))
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(table(summary, width))
+    assert "…" not in shown.getvalue() and "shapes_jerk" in shown.getvalue()
+    assert all(f"{(1.0 + n + 2.0) / 2:.4f}" in shown.getvalue() for n in range(4))
 
 
 def test_a_group_that_reads_as_a_formula_is_text_in_a_spreadsheet(tmp_path):

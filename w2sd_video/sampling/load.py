@@ -42,7 +42,10 @@ def load(request: Request) -> dict[str, Pipeline]:
     # Only a separate weak model, sampled alone, needs a pipeline of its own, with its text encoders and VAE.
     apart = ["weak"] if request.weak_alone and "weak" in variants else []
     if apart and variants[1:] and request.offload != "none":
-        accepted = "the weak model alone and the pair share networks, which one of them would move: give none"
+        accepted = (
+            "the weak model alone and the pair share networks, which one of them would move: give none, or make the"
+            " three one by one, as the variants weak, plain and w2sd"
+        )
         raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
     if both := [variant for variant in variants if variant not in apart]:
