@@ -138,12 +138,15 @@ def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
 
 
 def _above(own: Units, bound: float, verdict: bool) -> float:
-    """One-sided p for a mean above a bound; of continuous values that are all equal and above it, 2^-n."""
+    """One-sided p for a mean above a bound.
+
+    Of continuous values that are all equal it is 1: they say nothing of how large a rare loss could be.
+    """
     mean, variance, df = own.moments
     if math.isnan(variance):
         return math.nan
     if verdict:
         return bounded([value for stratum in own.strata for value in stratum], bound)
     if not variance:
-        return 2.0**-own.n if mean > bound else 1.0
+        return 1.0
     return float(special.stdtr(df, -(mean - bound) / math.sqrt(variance)))

@@ -6,8 +6,8 @@ paper's proportions of 1 : 3 : 5, on the digits that scikit-learn ships, in the 
 components. The networks are one small perceptron at points of its training, in two regimes:
 
 - **early**, after 40, 120 and 200 steps of 128 digits, while further training still improves the predictions;
-- **late**, after 200, 600 and 1,000 steps (some 30, 85 and 140 epochs of 900 digits), when training fits its own digits
-  ever more closely but no longer improves on others.
+- **late**, after 200, 600 and 1,000 steps (some 30, 85 and 140 epochs of 900 digits): the strong model is still better
+  than the weak one on other digits, but from 600 to 1,000 steps training only fits its own digits more closely.
 
 Each pair is trained on its own random half of the digits. The alignment is measured at the other half, with added
 noise.

@@ -55,12 +55,15 @@ class Point:
         return f"{self.label} at {self.budget:g}"
 
 
-def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence[str] = ()) -> Result:
+def result(
+    points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence[str] = (), explained: Sequence[float] = ()
+) -> Result:
     """The study's result.
 
     Args:
         lines: by the row's name, its lines by number; all rows have equally many prompts.
         absent: the keys of points that are not sampled yet.
+        explained: of the videos on which the control's schedule is fitted, the share of W2SD's change that it explains.
     """
     count = len(lines[points[0].name])
     by = {point.key: lines[point.name] for point in points}
@@ -75,14 +78,19 @@ def result(points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence
     )
     tables = {
         "Right, by budget": _grid(points, lambda point: _marked(point, means, decided))
-        + [["front (not told apart)", *(f"{label} ({n})" for label, n in fronts.values())]],
+        + [
+            [
+                "highest mean (methods at this budget not told apart from it)",
+                *(f"{label} ({n})" for label, n in fronts.values()),
+            ]
+        ],
         "W2SD against its rivals": _against(decided, count),
         "Steps and evaluations": _grid(points, lambda point: _steps(point, by[point.key])),
     }
     return Result(
         rows,
         _outcome(decided, fronts, count),
-        _agrees(decided, absent),
+        _agrees(decided, absent, explained),
         _figure(points, means, by),
         caption,
         tables,
@@ -174,14 +182,15 @@ def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
     for base, group in dict.fromkeys((c.base, c.group) for c in decided):
         if group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at")):
             own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
-            cells = [_cell(own[column.name]) if column.name in own else "" for column in COLUMNS]
+            cells = [_cell(own[column.name], count) if column.name in own else "" for column in COLUMNS]
             table.append([f"{group} less {base}", *cells])
     return table
 
 
-def _cell(compared: Comparison) -> str:
+def _cell(compared: Comparison, count: int) -> str:
     verdict = compared.verdict or ("no verdict" if compared.difference.units < ENOUGH else "not decided")
-    return f"{compared.difference.text(3, '+')} ({verdict})"
+    of = f" of {compared.difference.units}" * (compared.difference.units < count)
+    return f"{compared.difference.text(3, '+')} ({verdict}{of})"
 
 
 def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, int]], count: int) -> str:
@@ -214,13 +223,18 @@ def _budget(compared: Comparison) -> str:
     return compared.group.rpartition(" at ")[2]
 
 
-def _agrees(decided: Sequence[Comparison], absent: Sequence[str]) -> str:
+def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Sequence[float]) -> str:
     differences = "; ".join(f"{c.difference.text(2, '+')} at {_budget(c)}" for c in _right(decided, PLAIN, W2SD))
     text = (
         "The paper's Fig. 13 has W2SD above plain sampling that takes as long. Here the difference of `right` between"
         f" them is {differences} times plain sampling's evaluations (95 % intervals, not adjusted). Not decided is not"
         " the same as equal."
     )
+    if explained:
+        text += (
+            f" The schedule of guidance nearest to W2SD explains {min(explained):.0%} to {max(explained):.0%} of"
+            f" the square of its change in {len(explained)} videos, on average {sum(explained) / len(explained):.0%}."
+        )
     budgets: dict[str, list[str]] = {}
     for key in absent:
         label, _, budget = key.rpartition(" at ")

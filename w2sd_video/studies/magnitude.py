@@ -72,7 +72,7 @@ def run(run: Run) -> Result:
     rows: list[dict[str, Any]] = []
     plain: dict[str, np.ndarray] = {}
 
-    def add(part: str, setting: str, gap: float, score: np.ndarray) -> None:
+    def add(part: str, setting: str, gap: float | None, score: np.ndarray) -> None:
         """Adds a row. `score` is by point (units * points,) or by unit (units,)."""
         run.progress(part, len(rows) / (units * 32))
         score = score.reshape(units, -1).mean(1)
@@ -105,7 +105,7 @@ def run(run: Run) -> Result:
         x = sample(
             networks["tuned"], networks[network], chosen, noise, class_labels=labels, guidance_scale=2.0, **steps
         )
-        add("both", name, 0, right(x))
+        add("both", name, None, right(x))
     return _result(rows, units)
 
 
@@ -115,10 +115,11 @@ def _result(rows: list[dict[str, Any]], units: int) -> Result:
 
     def table(part: str, head: str, score: str) -> list[list[str]]:
         gaps = {row["weak"]: row["gap"] for row in rows if row["part"] == part}
-        lines = [[head, "gap", score, "less plain sampling's"]]
+        with_gap = part != "both"  # where the arms differ in one number
+        lines = [[head, *["gap"] * with_gap, score, "less plain sampling's"]]
         for setting, gap in gaps.items():
             mean = change(part, setting).text(sign="+") if setting != "plain" else ""
-            lines.append([setting, f"{gap:g}", str(change(part, setting, "score")), mean])
+            lines.append([setting, *([f"{gap:g}"] if with_gap else []), str(change(part, setting, "score")), mean])
         return lines
 
     better, equal, worse = (change("guidance", f"{w:g}") for w in (1.0, GUIDANCE, 10.0))

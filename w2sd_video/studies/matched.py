@@ -7,8 +7,11 @@ step, the same for all points, are fitted to it: c ≈ κ_t u + η_t h, where u 
 prediction minus that of the step before. The rest of the square of c is what neither a schedule of guidance nor a
 multistep solver can do.
 
-The **control** is plain guidance with this schedule, w_t = w + κ_t (and η_t h where the fit needs it), fitted on one
-set of points and run on others. A method that is not better than its control is, on this task, a schedule of guidance.
+What a method is called is by this fit alone: a schedule of guidance if κ_t u explains at least 99 % of the square of
+c, a schedule and history if both terms do, and else more. Whether what is more is of use is another question. For it
+there is the **control**: plain guidance with this schedule, w_t = w + κ_t (and η_t h where the fit needs it), fitted on
+one set of points and run on others. What a method gains beyond a schedule of guidance is what it is better by than
+its control.
 
 Two fakes test the procedure: a guidance that changes with time, and an extrapolation from the last two predictions.
 

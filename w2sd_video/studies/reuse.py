@@ -12,7 +12,8 @@ both methods are removed one by one, on the shipped model of shapes with its pre
 
 The distance of a video from W2SD's with the same noise is the root mean square difference of their pixels, in levels
 of 255. A few prompts are enough to show with it what each part does to a video. To show whether a part makes videos
-better takes many more, and is [measured elsewhere](cost.md); scores are in the CSV.
+better takes many more in most scores, which are in the CSV, and is [measured elsewhere](cost.md). In one score a few
+are enough: optimistic reflection's objects jerk more than W2SD's, see [results](../results.md).
 """
 
 from __future__ import annotations
