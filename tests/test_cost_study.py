@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2sd_video.errors import Refused
-from w2sd_video.shapes import bench, grammar, pairs, tuning
+from w2sd_video.errors import ArgumentError, Refused
+from w2sd_video.shapes import bench, grammar, pairs, rows, tuning
 from w2sd_video.studies import cost, cost_table, study, videos
 from w2sd_video.studies.cost_table import CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point
 
@@ -213,3 +213,19 @@ def test_rows_of_videos_are_written_beside_the_page(tmp_path):
     assert (tmp_path / "cost.videos.jsonl.xz").read_bytes() == b"rows"
     text = (tmp_path / "cost.md").read_text()
     assert "(cost.videos.jsonl.xz)" in text and "`w2sd-video study cost --prompts 3`" in text
+
+
+def test_rows_that_cannot_be_of_one_study_are_refused_and_named(tmp_path):
+    def line(right: float, **more) -> dict:
+        says = {"variant": "plain"}
+        of = bench.origin("shapes")
+        return rows.line_of("shapes", "strong", 0, TEXTS[0], 0, {"right": right}, 50, 1.0, of, arguments=says) | more
+
+    files = []
+    for name, row in (("one", line(1.0)), ("other", line(0.0)), ("seven", line(7.0))):
+        files.append(tmp_path / f"{name}.jsonl")
+        rows.add(files[-1], [row])
+    with pytest.raises(ArgumentError, match="--rows: .*other.jsonl has other scores of plain, 25 steps 0"):
+        study.perform("cost", study.Run(cache=tmp_path / "a", prompts=1, workers=0, rows=files[:2]))
+    with pytest.raises(ArgumentError, match="--rows: .*seven.jsonl holds rows that this command did not write"):
+        study.perform("cost", study.Run(cache=tmp_path / "b", prompts=1, workers=0, rows=files[2:]))

@@ -16,9 +16,11 @@ from typing import Any
 from .. import presets, runs
 from ..documents import finite
 from ..errors import ArgumentError
+from .columns import DIGITS, OUTLINES
 from .grammar import parse
 
 OTHER = "take another file"
+VERDICTS = {column.name for column in (*OUTLINES, *DIGITS) if column.kind == "verdict"}
 _COLUMNS: dict[str, type | tuple[type, ...]] = {
     "pair": str,
     "method": str,
@@ -41,7 +43,11 @@ def _is_row(row: object) -> bool:
     numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
     if not all(isinstance(value, (int, float)) for value in numbers):
         return False
-    return all(value is None or isinstance(value, (int, float)) for value in row["scores"].values())
+    scores = row["scores"]
+    if not all(value is None or isinstance(value, (int, float)) for value in scores.values()):
+        return False
+    judged = [value for name, value in scores.items() if name in VERDICTS and value is not None]
+    return all(math.isnan(value) or 0 <= value <= 1 for value in judged)
 
 
 @lru_cache(maxsize=100_000)

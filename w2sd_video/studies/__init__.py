@@ -20,5 +20,6 @@ STUDIES = {
     "strength": "132 pairs: whether what check-pair says of a pair tells what W2SD does with it",
     "reuse": "what of a reflection can be had from the step before: parts of optimistic reflection, one by one",
     "motion": "whether motion falls, and which gains, intervals and pairs keep it; takes hours, can go on",
+    "resampling": "whether Re-Sampling and Advanced Re-Sampling are better, on fresh prompts; takes hours, can go on",
     "cost": "quality against network evaluations, by all methods on the shipped model; takes hours, can go on",
 }

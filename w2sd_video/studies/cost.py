@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 
 from .. import presets
-from ..errors import Refused
+from ..errors import ArgumentError, Refused
 from ..runs import Request, alone
 from ..sampling import arguments, evaluations, load, sample, steps_for
 from ..shapes import bench, rows, tuning
@@ -149,6 +149,8 @@ def run(run: Run) -> Result:
         raw = b"" if run.quick else rows.packed(path, PAIR)
         fitted = [line for line in sampling.videos.read(path, tuned=True) if line["arguments"].get("method") == CHANGES]
     whole = [point for point in points if len(lines[point.name]) == count]
+    for line in (line for point in whole for line in lines[point.name].values() if "right" not in line["scores"]):
+        raise ArgumentError("--rows", f"{line['method']} {line['n']} has no score `right`")
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import ArgumentError
 from ..shapes.bench import Row
 from ..shapes.columns import SHAPES
 from ..shapes.table import compare_all, values_of
@@ -111,7 +112,16 @@ def _rivals(point: Point, points: Sequence[Point]) -> list[Point]:
 
 
 def _evaluations(lines: Lines) -> int:
-    return max(line["evaluations"] for line in lines.values())
+    """The evaluations of a row's videos, which are all equal.
+
+    Raises:
+        ArgumentError: they are not.
+    """
+    counts = sorted({line["evaluations"] for line in lines.values()})
+    if len(counts) > 1:
+        name = next(iter(lines.values()))["method"]
+        raise ArgumentError("--rows", f"{name} has videos of {counts[0]} and of {counts[-1]} evaluations")
+    return int(counts[0])
 
 
 def _fronts(

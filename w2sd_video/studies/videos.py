@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import presets
+from ..errors import ArgumentError
 from ..runs import alone
 from ..shapes import bench, rows
 from ..shapes.bench import Row, seed_of
@@ -98,17 +99,26 @@ class Videos:
             wanted: the arguments of each row, by name.
         """
         present = {(line["method"], line["n"]) for line in self.read(self.path, tuned, mend=True)}
-        adopted = []
-        for line in (line for path in self.run.rows for line in self.read(path, tuned)):
+        adopted: dict[tuple[str, int], dict[str, Any]] = {}
+        given = [(file, line) for file in self.run.rows for line in self._given(file, tuned)]
+        for file, line in given:
             name, n = named(self.preset, line.get("arguments", {})), line["n"]
             if name not in wanted or (name, n) in present or n >= len(texts):
                 continue
             seed = seed_of(n, tuned)
             if line.get("seed") == seed and line["prompt"] == prompt_of(self.preset, seed, texts[n]):
-                present.add((name, n))
-                adopted.append(line | {"method": name, "arguments": wanted[name]})
+                first = adopted.setdefault((name, n), line | {"method": name, "arguments": wanted[name]})
+                if json.dumps(first["scores"]) != json.dumps(line["scores"]):
+                    raise ArgumentError("--rows", f"{file} has other scores of {name} {n} than a file before it")
         with alone(self.path):
-            rows.add(self.path, adopted)
+            rows.add(self.path, list(adopted.values()))
+
+    def _given(self, path: Path, tuned: bool) -> list[dict[str, Any]]:
+        """The lines of a file of `--rows`."""
+        try:
+            return self.read(path, tuned)
+        except ArgumentError as error:
+            raise ArgumentError("--rows", error.problem) from None
 
     def read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
         """The lines of a file with the same weights, judge and preset as now."""

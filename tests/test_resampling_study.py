@@ -1,0 +1,60 @@
+"""The study of Re-Sampling on fresh prompts: what it says of rows whose differences are known."""
+
+from __future__ import annotations
+
+import lzma
+
+import numpy as np
+import pytest
+
+from w2sd_video.errors import Refused
+from w2sd_video.shapes import grammar
+from w2sd_video.studies import resampling, study
+
+TEXTS = grammar.prompts(60)
+
+
+def lines(right: float, form: float, seed: int, count: int = 60) -> resampling.Lines:
+    """Rows of which a share is right, with a form of little noise; the first 20 are right and perfect in every row."""
+    rng, made = np.random.default_rng(seed), {}
+    for n in range(count):
+        first = n < 20
+        good = 1.0 if first else float(n % 10 < 10 * right)
+        scores = {"right": good, "objects": good, "form": 1.0 if first else form + 0.001 * rng.standard_normal()}
+        made[n] = {"prompt": TEXTS[n], "evaluations": 50, "scores": {**scores, "jerk": 1.0, "colour": 1.0}}
+    return made
+
+
+def test_verdicts_are_of_fresh_prompts_alone_in_the_families_that_were_fixed():
+    by = {name: lines(0.3, 0.9, n) for n, name in enumerate(resampling.SAMPLED)}
+    by[resampling.ADVANCED] = lines(0.9, 0.95, 7)
+    found = resampling.result(by, picked=20)
+    of = {(row["method"], row["base"], row["column"]): row for row in found.rows}
+    better = of[resampling.ADVANCED, "plain", "right"]
+    assert better["difference"] == pytest.approx(0.6) and better["verdict"] == "better" and better["prompts"] == 40
+    assert better["difference_where_picked"] == 0
+    assert (
+        of[resampling.RE, "plain", "form"]["verdict"] == "" and of[resampling.RE, "plain", "right"]["difference"] == 0
+    )
+    # Twelve comparisons of each method with the others, and four of the two.
+    assert len([row for row in found.rows if row["method"] == resampling.ADVANCED]) == 16 and len(found.rows) == 28
+    ps = sorted(row["p"] for key, row in of.items() if key[0] == resampling.ADVANCED and key[1] != resampling.RE)
+    least = of[min(of, key=lambda key: (of[key]["p"], key[1] == resampling.RE))]
+    assert least["p_adjusted"] == pytest.approx(12 * ps[0])
+    assert "Advanced Re-Sampling against W2SD: not decided in jerk" in found.outcome
+
+
+@pytest.mark.slow
+def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
+    first = study.perform("resampling", study.Run(quick=True, cache=tmp_path))
+    kept = tmp_path / "rows.jsonl.xz"
+    kept.write_bytes(lzma.compress((tmp_path / "resampling-quick.jsonl").read_bytes()))
+    again = study.perform("resampling", study.Run(quick=True, cache=tmp_path / "other", workers=0, rows=[kept]))
+    assert str(again.rows) == str(first.rows) and again.outcome.startswith("On 2 fresh prompts.")
+
+
+def test_prompts_on_which_nothing_is_fresh_and_rows_that_lack_are_refused(tmp_path):
+    with pytest.raises(Refused, match="--prompts: 75 is not accepted; give 76 to 500"):
+        resampling.run(study.Run(cache=tmp_path, prompts=75))
+    with pytest.raises(Refused, match="--workers: 0 is not accepted; plain has 0 of 80 prompts yet"):
+        resampling.run(study.Run(cache=tmp_path, prompts=80, workers=0))
