@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -262,7 +263,7 @@ def check(path: Path, size: int, changed: int) -> tuple[Facts, bool]:
         alpha = any(part.is_alpha for part in stream.format.components) if stream.format else False
         if alpha or stream.metadata.get("alpha_mode") == "1":
             notes.append(ALPHA)
-        if (shape := stream.sample_aspect_ratio) and shape != 1:
+        if (own := stream.sample_aspect_ratio) and (shape := Fraction(own.numerator, own.denominator)) != 1:
             notes.append(f"its pixels are to be shown {shape} as wide as they are high, and are scored as squares")
         videos = _videos(container)
         if len(videos) > 1:
@@ -296,10 +297,12 @@ def _container(path: Path) -> Iterator[tuple[Any, Any, list[Any]]]:
 
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # which would tell of the file before
+    # Before 19, text of a file that is not UTF-8 ends the reading of it.
+    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(av.formats_available - LISTS)}
     with av.logging.Capture() as complaints:
         try:
-            container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+            container = av.open(f"file:{path}", options=options, **lenient)
         except Exception as error:
             for _, reader, line in complaints:
                 if "not on whitelist" in line or "m3u8" in line:
@@ -327,11 +330,12 @@ def _videos(container: Any) -> list[Any]:
 
 def _mirrored(frame: Any) -> bool:
     """Whether a frame's display matrix mirrors: its determinant is negative."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d, *_ = np.frombuffer(bytes(data), "<i4").astype(float)
-            return bool(a * d - b * c < 0)
-    return False
+    from av.sidedata.sidedata import Type
+
+    if (data := frame.side_data.get(Type.DISPLAYMATRIX)) is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), "<i4").astype(float)
+    return bool(a * d - b * c < 0)
 
 
 def _by_pyav(path: Path) -> Iterator[Frames]:

@@ -175,7 +175,7 @@ def test_the_table_says_of_how_many_pairs_a_difference_is_where_one_does_not_sho
     assert any("both videos of a pair show it (n of N pairs)" in line for line in summary.legend)
     console = Console(width=200, record=True, file=None, quiet=False)
     with console.capture() as shown:
-        console.print(table(summary))
+        console.print(table(summary, 200))
     assert "(12 of 14 pairs)" in shown.get() and "(12 of 14 pairs)" in report.page(summary)
     assert not math.isnan(summary.comparisons[0].p_adjusted)
 
