@@ -15,6 +15,7 @@ from w2sd_video.runs import whole
 from .columns import COLUMNS
 from .dimensions import NAMES, Chosen, chosen
 from .evaluate import Scores
+from .videos import sidecar_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def best(scores: Scores, column: Column) -> list[Best]:
     A score that is not there, or is not a number, is no candidate.
     """
     videos: dict[str, list[tuple[Path, float | None]]] = {}
-    for video in scores.videos:
+    once = {video.path.absolute(): video for video in reversed(scores.videos)}  # which two arguments may name
+    for video in (video for video in scores.videos if once[video.path.absolute()] is video):
         score = scores.of.get(video, {}).get(column.name)
         usable = score is not None and math.isfinite(score)
         videos.setdefault(video.prompt or video.pair, []).append((video.path, score if usable else None))
@@ -93,7 +95,7 @@ def copy(bests: Sequence[Best], folder: Path) -> list[Path]:
     for each in bests:
         if each.video is None:
             continue
-        sidecar = each.video.with_suffix(".json")
+        sidecar = sidecar_of(each.video)
         for path in (each.video, *([sidecar] if sidecar.is_file() else [])):
             if path.name in files:
                 raise Refused("out", folder, f"give none: two of the best videos are called {path.name}")

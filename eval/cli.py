@@ -148,7 +148,8 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
         where = "" if whole else ", where a cell says nothing else"
         _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
     out.print(table(summary, out.width))
-    for line in summary.legend:
+    shown = summary.has_intervals and not (few and all(each.reason == few for each in summary.comparisons))
+    for line in summary.legend_of(shown):
         _say(out, line)
     for group, totals in summary.totals.items():
         for name, value in totals.items():

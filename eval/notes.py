@@ -69,6 +69,44 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
             yield f"{rule}; dynamic_degree tells which move"
 
 
+def of_pairs(summary: Summary) -> Iterator[str]:
+    """Notes on what several videos are one pair of, and on what has no pair in the first group."""
+    if all(column.kind == "group" for column in summary.columns.values()):
+        return
+    for group, pairs in summary.paired.items():
+        if twice := [pair for pair, videos in pairs.items() if len(videos) > 1]:
+            unused = ", and none of them is compared" if summary.others else ""
+            yield (
+                f"{group}: several {summary.thing}s have one prompt and seed, or one name, such as '{twice[0]}'"
+                f" ({len(twice)} of {len(pairs)}); each counts as a seed of its own{unused}"
+            )
+    for group in summary.others:
+        first, second = summary.comparable(group)
+        theirs, own = ({video.pair: video for video in videos} for videos in (first, second))
+        paired = {summary.prompt(theirs[pair]) for pair in theirs if pair in own}
+        unlike = {summary.prompt(video) for video in first} & {summary.prompt(video) for video in second} - paired
+        alone = [
+            video
+            for each, other in ((theirs, group), (own, summary.base))
+            for pair, video in each.items()
+            if pair not in summary.paired[other] and summary.prompt(video) not in unlike
+        ]
+        if not paired and not unlike:
+            every = ({summary.prompt(v) for v in summary.groups[name]} for name in (summary.base, group))
+            why = f"no {summary.thing} shares a prompt, or a name, with a {summary.thing} of {summary.base}"
+            if set.intersection(*every):
+                why = f"of all that it shares with {summary.base}, one of them has several"
+            yield f"{group}: nothing to compare: {why}"
+        elif alone:
+            of = f"{len(alone)} {summary.thing}s of it and {summary.base}"
+            yield f"{group}: {of} have no pair in the other, and are not compared"
+        if unlike:
+            yield (
+                f"{group}: of {len(unlike)} prompts, such as '{min(unlike)}', no seed in the same folder is common"
+                f" with {summary.base}; the means over their seeds are compared"
+            )
+
+
 def of_summary(summary: Summary) -> Iterator[str]:
     """Notes on columns that no video has, and on prompts between which a model makes no difference, such as of case."""
     names = [name for name in summary.columns if not any(means[name].n for means in summary.means.values())]

@@ -127,7 +127,7 @@ class Summary:
         every = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
         return [(video, score) for video, score in every if score is not None]
 
-    def _comparable(self, group: str) -> tuple[list[Video], list[Video]]:
+    def comparable(self, group: str) -> tuple[list[Video], list[Video]]:
         """The compared videos of the first group and another. A pair that either group has twice is left out."""
         theirs, own = self.paired[self.base], self.paired[group]
         twice = {pair for each in (theirs, own) for pair, videos in each.items() if len(videos) > 1}
@@ -147,7 +147,7 @@ class Summary:
     def compared(self) -> Iterator[tuple[Column, str, Values, Values]]:
         """For each column and group, the values to compare: the first group's and that group's."""
         for group in self.others:
-            videos = self._comparable(group)
+            videos = self.comparable(group)
             for name, column in self.columns.items():
                 if column.kind != "group":
                     first, second = (self._values(each, name) for each in videos)
@@ -163,11 +163,15 @@ class Summary:
 
     @property
     def legend(self) -> list[str]:
-        """The notes for readers of the table, on a terminal and on a page."""
+        """The notes for readers of the table on a page; see `legend_of`."""
+        return self.legend_of(self.has_intervals)
+
+    def legend_of(self, intervals: bool) -> list[str]:
+        """The notes for readers of a table, with intervals or without."""
         things = f"{self.thing}s"
-        interval = ", its 95 % interval," if self.has_intervals else ""
+        interval = ", its 95 % interval," if intervals else ""
         first = f"Each cell: the mean{interval} and how many of the group's {things} have a score (n of N)."
-        return [first, *self.rules("Green, red and blue mark that and nothing else.")]
+        return [first, *self.rules("Green, red and blue mark that and nothing else.", intervals)]
 
     @property
     def has_intervals(self) -> bool:
@@ -175,8 +179,14 @@ class Summary:
         means = (self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group")
         return any(mean.high >= mean.low for mean in means)
 
-    def rules(self, marks: str) -> list[str]:
-        """The notes for readers of means and differences, with a sentence on what `marks` a verdict."""
+    def rules(self, marks: str, intervals: bool | None = None) -> list[str]:
+        """The notes for readers of means and differences.
+
+        Args:
+            marks: a sentence on what marks a verdict.
+            intervals: whether there are intervals. None: where the means have them.
+        """
+        intervals = self.has_intervals if intervals is None else intervals
         means = [self.means[g][c] for g in self.groups for c in self.columns if self.columns[c].kind != "group"]
         units = {mean.unit for mean in (*means, *(c.difference for c in self.comparisons)) if mean.n}
         things = f"{self.thing}s"
@@ -188,14 +198,14 @@ class Summary:
         if "video" in units:
             lines.append(f"The ten digits are weighted alike; intervals and tests of their columns are over {things}.")
         if self.failed and any(column.kind == "verdict" for column in self.columns.values()):
-            lines.append(f"Where a column is 0 or 1 for a {self.thing}, one that failed counts as 0.")
+            lines.append(f"Where a column is 0 or 1 for a {self.thing}, one that failed counts as the worse.")
         unadjusted = "Intervals are not adjusted for the number of columns and groups"
         if not self.comparisons:
-            return [*lines, *[f"{unadjusted}."] * self.has_intervals]
+            return [*lines, *[f"{unadjusted}."] * intervals]
         lines += [
-            f"Difference: from {self.base}, the mean over pairs of the same prompt and seed. Wins: the share of pairs"
-            " in which the group is better; of ties, half.",
-            *[f"{unadjusted}, so that some differences exclude 0 by chance."] * self.has_intervals,
+            f"Difference: from {self.base}, over pairs of the same prompt and seed. Wins: the share of pairs in which"
+            " the group is better; of ties, half. Both are averaged by prompt first.",
+            *[f"{unadjusted}, so that some differences exclude 0 by chance."] * intervals,
         ]
         if all(math.isnan(c.p_adjusted) for c in self.comparisons):
             few = f"No verdict is given: a verdict takes {_enough(self.comparisons)}, and no comparison has as many."
@@ -243,48 +253,12 @@ class Summary:
         ]
         single = len(alone) > 2 and all(alone)
         said = ["each argument is a group; put a glob in quotes, and what it finds is one group"] * single
-        return [*said, *self.scores.notes, *self._unpaired(), *notes.of_summary(self)] + [
+        return [*said, *self.scores.notes, *notes.of_pairs(self), *notes.of_summary(self)] + [
             f"{group}: {column} of {n} pictures is biased; it takes {enough[column]} at the very least"
             for group, columns in self.scores.of_groups.items()
             for column, (_, n) in columns.items()
             if n < enough[column]
         ]
-
-    def _unpaired(self) -> Iterator[str]:
-        if all(column.kind == "group" for column in self.columns.values()):
-            return
-        for group, pairs in self.paired.items():
-            if twice := [pair for pair, videos in pairs.items() if len(videos) > 1]:
-                unused = ", and none of them is compared" if self.others else ""
-                yield (
-                    f"{group}: several {self.thing}s have one prompt and seed, or one name, such as '{twice[0]}'"
-                    f" ({len(twice)} of {len(pairs)}); each counts as a seed of its own{unused}"
-                )
-        for group in self.others:
-            first, second = self._comparable(group)
-            theirs, own = ({video.pair: video for video in videos} for videos in (first, second))
-            paired = {self.prompt(theirs[pair]) for pair in theirs if pair in own}
-            unlike = {self.prompt(video) for video in first} & {self.prompt(video) for video in second} - paired
-            alone = [
-                video
-                for each, other in ((theirs, group), (own, self.base))
-                for pair, video in each.items()
-                if pair not in self.paired[other] and self.prompt(video) not in unlike
-            ]
-            if not paired and not unlike:
-                every = ({self.prompt(v) for v in self.groups[name]} for name in (self.base, group))
-                why = f"no {self.thing} shares a prompt, or a name, with a {self.thing} of {self.base}"
-                if set.intersection(*every):
-                    why = f"of all that it shares with {self.base}, one of them has several"
-                yield f"{group}: nothing to compare: {why}"
-            elif alone:
-                of = f"{len(alone)} {self.thing}s of it and {self.base}"
-                yield f"{group}: {of} have no pair in the other, and are not compared"
-            if unlike:
-                yield (
-                    f"{group}: of {len(unlike)} prompts, such as '{min(unlike)}', no seed in the same folder is common"
-                    f" with {self.base}; the means over their seeds are compared"
-                )
 
     def data(self, command: list[str]) -> dict[str, Any]:
         """The whole summary with its provenance, as it is written to JSON."""

@@ -113,7 +113,7 @@ class Scorer:
     def key(self, dimension: Dimension, video: Video) -> str:
         """The key of a stored score: everything that decides it."""
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
-        parts += [dimension.source] if dimension.source else []
+        parts += [dimension.source, dimension.asked] if dimension.source else []  # a file may have several
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
     def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:

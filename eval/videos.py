@@ -41,6 +41,9 @@ OTHERS = tuple(
 )
 
 
+SCORED = (*EXTENSIONS, *ANIMATIONS, *OTHERS, *PICTURES)
+
+
 @dataclass(frozen=True)
 class Video:
     """A video to score.
@@ -190,13 +193,15 @@ def find(
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             places.setdefault((path, group), place)
     texts, _ = match(prompts, [path for path, _ in places])
+    # A name that a group has several times is told apart by its folder, also in other groups that have that folder.
     there = Counter((_named(path), group) for path, group in places)
+    folders = {key: str(Path(place).parent) for key, place in places.items()}
+    apart = {(_named(path), folders[path, group]) for path, group in places if there[_named(path), group] > 1}
     prompted = Counter(name for name, _ in {(_named(path), texts.get(path)) for path, _ in places})
-    several = {name for (name, _), count in there.items() if count > 1}
-    several |= {name for name, count in prompted.items() if count > 1}
     return [
-        _video(path, group, str(Path(place).parent) if _named(path) in several else "", texts.get(path))
-        for (path, group), place in places.items()
+        _video(path, group, folder if (name, folder) in apart else "", texts.get(path), prompted[name] > 1)
+        for (path, group), folder in folders.items()
+        for name in [_named(path)]
     ]
 
 
@@ -207,14 +212,20 @@ def _named(path: Path) -> tuple[str, int | None]:
     return (numbered[1], int(numbered[2])) if numbered else (stem, None)
 
 
-def _video(path: Path, group: str, folder: str, prompt: str | None) -> Video:
-    """A video; of several of one name in a group, `folder`, below the group's, tells which it is."""
+def _video(path: Path, group: str, folder: str, prompt: str | None, several: bool = False) -> Video:
+    """A video.
+
+    Args:
+        folder: where it is below its group's, if that tells it from others of its name.
+        prompt: its prompt, of those that were given.
+        several: whether videos of its name have several prompts.
+    """
     request = _request(path)
     own, seed = _named(path)
     name = own if seed is None else f"{own}, seed {seed}"
-    pair = str(Path(unicodedata.normalize("NFC", folder)) / name)
+    pair = str(Path(unicodedata.normalize("NFC", folder)) / name) + (f" of {prompt}" if several else "")
     if request:
-        pair = f"{request['prompt']}, seed {request['seed']}"
+        pair = unicodedata.normalize("NFC", f"{request['prompt']}, seed {request['seed']}")
     if prompt:
         return Video(path, group, pair, prompt, "prompts")
     if request:
@@ -286,7 +297,8 @@ def _absent(folder: Path, images: bool) -> Iterator[Path]:
     for file in _seen(folder, (".json",)):
         try:
             if file.parent not in stems:
-                stems[file.parent] = {_stem(each) for each in file.parent.iterdir() if each.suffix != ".json"}
+                there = [p for p in file.parent.iterdir() if p.is_dir() or p.suffix.lower() in SCORED]
+                stems[file.parent] = {_stem(each) for each in there}
         except OSError:
             continue
         if file.stem in stems[file.parent]:
@@ -327,9 +339,14 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix("-frames") if path.is_dir() else path.stem
 
 
+def sidecar_of(path: Path) -> Path:
+    """Where the sidecar of a video, or of a folder of frames, is if it has one."""
+    return path.with_name(f"{_stem(path)}.json")
+
+
 def _sidecar(path: Path) -> dict[str, Any]:
     """The content of a video's sidecar; empty without one."""
-    file = path.with_name(f"{_stem(path)}.json")
+    file = sidecar_of(path)
     try:
         said = json.loads(read_bytes(file)) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):

@@ -72,14 +72,11 @@ class Weights:
             ValueError: the file is damaged.
         """
         roots = [folder] if folder else [cache(), _torch_hub(), Path.home() / ".cache" / "clip"]
-        names = [
-            *self.places,
-            *(Path(place).name for place in self.places),
-            self.source.rpartition("/")[2],
-            self.source,
-        ]
+        names = [*self.places, *(Path(place).name for place in self.places), self.source]
+        if (last := self.source.rpartition("/")[2]) not in NAMES:  # which could be of any network
+            names.append(last)
         for path in (root / name for root in roots for name in names):
-            if path.is_dir() and (path / "config.json").exists():
+            if path.is_dir() and (path / "config.json").exists() and any((path / name).exists() for name in NAMES):
                 return path
             if path.is_file():
                 check_digest(path)

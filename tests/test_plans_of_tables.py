@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from videofiles import encode, noise
 
 from w2sd_video import plans, prompts, runs
-from w2sd_video.errors import Failed
+from w2sd_video.errors import Failed, Refused
 from w2sd_video.eval.dimensions import get
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import QUALITY, SEMANTIC
@@ -224,6 +225,29 @@ def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is
     assert (means["temporal_flickering"].n, means["clipped"].n) == (1, 2)
     together = plans.score(replace(plan, by_dimension=False), tmp_path / "run")
     assert Summary(together).means["all"]["temporal_flickering"].n == 2
+
+
+def test_by_dimension_what_lacks_weights_is_skipped_and_the_rest_is_scored(tmp_path):
+    rows = [{"prompt": "a", "dimension": ["temporal_flickering"]}, {"prompt": "b", "dimension": ["dynamic_degree"]}]
+    (tmp_path / "suite.json").write_text(json.dumps(rows))
+    plan = Plan(prompts=str(tmp_path / "suite.json"), preset="sdxl-guidance", by_dimension=True)
+    encode(noise(4, 32, 32), tmp_path / "a.mp4")
+    own = [Video(tmp_path / "a.mp4", "all", text, text) for text in "ab"]
+    (tmp_path / "empty").mkdir()
+    names = ["temporal_flickering", "dynamic_degree"]
+    scores = by_dimension(plan, own, names, weights=tmp_path / "empty", device="cpu")
+    assert scores.of[own[0]].keys() == {"temporal_flickering"}
+    assert [each.name for each in scores.skipped] == ["dynamic_degree"] and "weights" in scores.skipped[0].reason
+
+
+def test_a_plan_without_dimensions_and_counts_that_are_none_are_refused(tmp_path):
+    plan = Plan(prompts=["a red circle"], settings=TINY)
+    with pytest.raises(Refused, match="dimensions: None is not accepted; the plan names none"):
+        plans.score(plan, str(tmp_path))
+    for argument, value in (("threads", -1), ("threads", 0), ("workers", 0), ("workers", "2"), ("workers", True)):
+        with pytest.raises(Refused, match=f"{argument}: .* is not accepted; give a whole number from 1"):
+            plans.run(plan, str(tmp_path / "run"), **{argument: value})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dimension_whose_prompts_are_not_drawn_is_refused_and_not_scored_on_others(tmp_path):

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from videofiles import encode
 
 from w2sd_video import doctor, methods, plans, plugins, presets, prompts, video
 from w2sd_video.cli import app
+from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
 from w2sd_video.eval.evaluate import evaluate
@@ -488,13 +490,43 @@ def test_a_prompt_suite_that_cannot_be_read_is_named_after_the_others(install):
     assert code == 2 and "motion: 150 prompts" in said and "lost.yaml' is not accepted" in error
 
 
+def test_two_dimensions_of_one_file_have_scores_of_their_own(tmp_path):
+    text = """
+from w2sd_video.columns import Column
+from w2sd_video.eval.dimensions import ByFunction
+
+def above(level):
+    return lambda frames: float((frames > level).mean())
+
+low = ByFunction(above(10), Column("share"), version=1)
+high = ByFunction(above(200), Column("share"), version=1)
+"""
+    (tmp_path / "thresholds.py").write_text(text)
+    encode(np.full((4, 32, 32, 3), 100, np.uint8), tmp_path / "a.mp4")
+    found = []
+    for name in ("low", "high"):
+        reference = dimensions.named_by_user(f"{tmp_path / 'thresholds.py'}:{name}")
+        scores = evaluate([tmp_path / "a.mp4"], reference, tmp_path / "scores.jsonl")
+        found += [each["share"] for each in scores.of.values()]
+    assert found == [1.0, 0.0]
+
+
+def test_two_dimensions_of_one_name_are_refused():
+    def inner(frames):
+        return {"a": 1.0, "b": 2.0}
+
+    both = [dimensions.ByFunction(inner, Column(f"a{n}"), Column(f"b{n}")) for n in range(2)]
+    with pytest.raises(Refused, match="dimensions: 'inner' is not accepted; two of them have this name"):
+        dimensions.chosen(both)
+
+
 @pytest.mark.parametrize(
     "options, accepted",
     [
         ({"gain": "much"}, "a number"),
         ({"gain": True}, "a number"),
         ({"every": 2.0}, "a whole number, or None"),
-        ({"late": 1}, "True or False"),
+        ({"late": 1}, "true or false"),
         ({"mode": 3}, "a text"),
     ],
 )

@@ -273,6 +273,7 @@ def test_what_a_command_downloads_to_a_folder_is_found_in_it(dimension, tmp_path
     file.parent.mkdir(parents=True)
     file.touch()
     if weights.in_hub:
+        (to / "model.safetensors").touch()
         assert weights.find(tmp_path) == to
     else:  # found, and not what is published
         with pytest.raises(ValueError, match="is damaged"):
@@ -427,11 +428,53 @@ def test_a_video_in_a_folder_of_its_group_is_the_pair_of_the_one_of_its_name(tmp
     # One name with two prompts is two videos.
     prompts = {"b/more/x-0.mp4": "a cat", "a/x-0.mp4": "a dog"}
     assert sorted(v.pair for v in find(folders[:2], prompts)) == [
-        "more/x, seed 0",
-        "x, seed 0",
+        "x, seed 0 of a cat",
+        "x, seed 0 of a dog",
         "x, seed 1",
         "x, seed 1",
     ]
+
+
+def made(folder: Path, *places: str) -> None:
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+
+
+def test_of_files_of_one_name_and_other_prompts_those_of_one_prompt_are_compared(tmp_path):
+    made(tmp_path, "a/0.mp4", "a/1.mp4", "b/0.mp4", "b/1.mp4")
+    prompts = {"a/0.mp4": "a cat", "a/1.mp4": "a dog", "b/0.mp4": "a dog", "b/1.mp4": "a cat"}
+    pairs = {f"{v.group[-1]}{v.path.stem}": (v.pair, v.prompt) for v in find([tmp_path / "a", tmp_path / "b"], prompts)}
+    assert pairs["a0"][0] not in [pair for pair, _ in (pairs["b0"], pairs["b1"])]
+    scores = made_up({})
+    scores.videos = find([tmp_path / "a", tmp_path / "b"], prompts)
+    scores.of = {v: {"shapes_jerk": float(n)} for n, v in enumerate(scores.videos)}  # cat 0, dog 1; dog 2, cat 3
+    (found,) = Summary(scores).comparisons
+    assert found.difference.mean == 2.0 and found.difference.units == 2  # cat +3, dog +1
+
+
+def test_another_group_changes_nothing_between_two(tmp_path):
+    made(tmp_path, "a/sub/x-0.mp4", "b/x-0.mp4", "c/1/x-0.mp4", "c/2/x-0.mp4", "d/1/x-0.mp4")
+    pairs = {v.group[-1]: v.pair for v in find([tmp_path / name for name in "ab"])}
+    more = [(v.group[-1], v.pair) for v in find([tmp_path / name for name in "abcd"])]
+    assert pairs["a"] == pairs["b"] and set(pairs.items()) <= set(more)
+    assert ("d", "1/x, seed 0") in more and ("c", "1/x, seed 0") in more  # whose folder tells which it is
+
+
+def test_a_sidecar_beside_something_else_of_its_name_lacks_its_video(tmp_path):
+    made(tmp_path, "a/x1.txt", "a/x2.mp4")
+    said = {"request": {"prompt": "x", "seed": 1, "variant": "w2sd"}, "files": ["x1.mp4"]}
+    (tmp_path / "a" / "x1.json").write_text(json.dumps(said))
+    assert [v.path.name for v in videos.lacking([tmp_path / "a"])] == ["x1.mp4"]
+
+
+def test_prompts_of_sidecars_are_one_however_accents_are_written(tmp_path):
+    made(tmp_path, "a/1.mp4", "b/1.mp4")
+    for name, prompt in (("a", "caf\u00e9"), ("b", "cafe\u0301")):
+        said = {"request": {"prompt": prompt, "seed": 1, "variant": "w2sd"}, "files": ["1.mp4"]}
+        (tmp_path / name / "1.json").write_text(json.dumps(said))
+    first, second = find([tmp_path / "a", tmp_path / "b"])
+    assert first.pair == second.pair
 
 
 def test_a_folder_with_a_slash_behind_it_is_the_folder(tmp_path, monkeypatch):

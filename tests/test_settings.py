@@ -12,6 +12,7 @@ from w2sd_video import documents, presets, settings
 from w2sd_video.errors import Refused
 from w2sd_video.methods import AutoGuidance
 from w2sd_video.runs import Request
+from w2sd_video.terminal import read_setting
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "presets.json").read_text(encoding="utf-8"))
 
@@ -231,3 +232,17 @@ def test_a_preset_file_says_numbers_and_booleans_as_before_and_as_people_write_t
 def test_a_key_of_a_preset_with_a_wrong_value_is_named_with_its_file(tmp_path, key, text, says):
     with pytest.raises(ValueError, match=f"mine.yaml: {says}"):
         presets.load(preset(tmp_path, **{key: text}))
+
+
+def test_none_clears_a_setting_of_the_preset_where_a_request_may_have_none():
+    request = Request.of("a red circle", preset="shapes-motion", weak_motion_adapter=None, weak_motion_scale=0.5)
+    assert (request.weak_motion_adapter, request.weak_motion_scale) == (None, 0.5)
+    assert Request.of("a red circle", guidance_scale=None).guidance_scale == presets.load("shapes").guidance_scale
+    with pytest.raises(Refused, match="nonsense: None is not accepted; no setting has this name"):
+        Request.of("a red circle", nonsense=None)
+
+
+def test_set_takes_null_and_no_empty_value():
+    assert read_setting("threshold=null") == ("threshold", None)
+    with pytest.raises(Refused, match="give NAME=VALUE"):
+        read_setting("threshold=")

@@ -468,7 +468,7 @@ def test_a_video_that_failed_is_wrong_and_is_counted(tmp_path, monkeypatch):
     assert right.mean == pytest.approx(11 / 12) and (right.counted, jerk.counted) == ("12 of 12", "11 of 12")
     assert summary.counted("w2sd") == "12 prompts, 12 videos; 1 of 12 failed"
     assert {c.column: c.failed for c in summary.comparisons} == {"shapes_right": 1, "shapes_jerk": 1}
-    assert any("one that failed counts as 0" in line for line in summary.legend)
+    assert any("one that failed counts as the worse" in line for line in summary.legend)
     empty_files(scores)
     data = summary.data([])
     assert data["groups"]["w2sd"]["failed"] == 1

@@ -17,7 +17,7 @@ from .settings import VARIANTS
 from .threads import cores
 
 PACKAGES = (
-    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg"
+    "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg av"
 )
 Rows = list[tuple[str, str]]
 FILES = ("adapters", "ip_adapter")  # roles whose repositories may name their files freely

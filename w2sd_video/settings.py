@@ -372,11 +372,7 @@ class Settings(Pair):
         ),
     ] = None
     variant: Annotated[
-        Variant,
-        Setting(
-            "Which videos to make, one of VARIANTS.",
-            accepted="give w2sd, plain (the strong model alone), weak, or compare, which makes the three",
-        ),
+        Variant, Setting("Which videos to make.", accepted="give w2sd, plain (the strong model alone), weak or compare")
     ] = "w2sd"
     negative_prompt: Annotated[Text | None, Setting("What not to show.", ("--negative-prompt",), families=TEXTUAL)] = (
         None

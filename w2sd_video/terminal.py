@@ -255,8 +255,8 @@ def read_setting(text: str) -> tuple[str, Any]:
     try:
         read = words_as_booleans(parse_yaml(value))
     except ValueError:
-        read = None
-    if not name or not equals or read is None:
+        value = ""
+    if not name or not value.strip():
         raise Refused("--set", text, "give NAME=VALUE, such as motion_gain=2 or interval=[0.2,0.9]")
     return name, read
 

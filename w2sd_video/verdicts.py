@@ -258,7 +258,10 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
             moments = other.moments
             p = max(p, float(t_test(*moments, other.n)) if moments[0] * centre > 0 else 1.0)
     of = sum(len(seeds) for seeds in paired.values())
-    interval = Interval(centre, centre - half, centre + half, own.videos, of, own.n, own.unit)
+    low, high = centre - half, centre + half
+    if column.kind == "verdict":  # a difference of shares
+        low, high = max(low, -1.0), min(high, 1.0)
+    interval = Interval(centre, low, high, own.videos, of, own.n, own.unit)
     wins = _described(paired, column, lambda d: ((column.sign or 1) * ((d > 0) - (d < 0)) + 1) / 2)
     preferred = _described(paired, column, lambda d: float(special.expit(d))) if column.odds else None
     return Comparison(column.name, base, group, interval, wins, preferred, p, least, lost, failed)

@@ -88,6 +88,9 @@ def chosen(dimensions: Chosen | Iterable[Chosen], official: bool = False) -> lis
             if column in columns:
                 raise Refused("dimensions", dimension.name, f"{columns[column].name} has a column {column!r} too")
             columns[column] = dimension
+    named = [dimension.name for dimension in listed]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise Refused("dimensions", twice, "two of them have this name: give each function or class its own")
     return listed
 
 
@@ -162,7 +165,7 @@ def get(name: str) -> Dimension:
     if plugin is None:
         return import_module(f".{name}", __package__).DIMENSION()
     dimension = own(plugin.value, name)
-    dimension.source = plugin.source
+    dimension.source, dimension.asked = plugin.source, name
     return dimension
 
 

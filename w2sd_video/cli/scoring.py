@@ -140,6 +140,7 @@ def best(
         Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", **words(*DEVICES))] = "auto",
+    images: Annotated[bool, typer.Option("--images", help="Rank every picture of a folder by itself.")] = False,
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """Best-of-N: of the videos of each prompt, the one with the best score.
@@ -157,7 +158,11 @@ def best(
         column = ranked.ranking(by, named)
         if out_folder is not None:
             runs.writable(out_folder)
-        scores = score(videos, named, rows_file=scores_file, weights=weights, device=device)
+
+        def note(line: str) -> None:
+            err.print(line, markup=False)
+
+        scores = score(videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note)
         bests = ranked.best(scores, column)
         copied = ranked.copy(bests, out_folder) if out_folder is not None else []
         for video, dimension, problem in scores.problems:
@@ -168,7 +173,9 @@ def best(
             score_ = "no video could be scored" if each.score is None else f"{each.score:g}, the best of {each.of}"
             out.print(f"{each.prompt}: {each.video or ''} ({score_})", markup=False, soft_wrap=True)
         if copied and not as_json:
-            out.print(f"Copied {len(copied)} files to {out_folder}", markup=False, soft_wrap=True)
+            out.print(
+                f"Copied {len(copied)} file{'s' * (len(copied) > 1)} to {out_folder}", markup=False, soft_wrap=True
+            )
         if scores.problems or any(each.video is None for each in bests):
             raise typer.Exit(1)
 

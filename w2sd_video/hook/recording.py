@@ -42,7 +42,7 @@ def _norms(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 class Recorder:
-    """Keeps a `Difference` for every step that a method changes, during one call of a pipeline.
+    """Keeps a `Difference` in `steps` for every step that a method changes; of a further call, after those before.
 
     Args:
         latents: also keep x_t and the displacement (or addition) on the CPU, in `tensors`: (step, x_t, difference).

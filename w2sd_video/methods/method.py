@@ -14,7 +14,7 @@ from ..levels import CONVENTIONS, Level, Step
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
     "float": ((int, float), "a number"),
     "int": ((int,), "a whole number"),
-    "bool": ((bool,), "True or False"),
+    "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
 }
 # Standard normal noise of the shape of x_t, drawn anew at every call.

@@ -42,11 +42,21 @@ def by_dimension(
     parts = []
     for (by_vbench, only), some in passes.items():
         scored = [video for video in videos if only is None or video.prompt in only]
-        parts.append(evaluate(scored, some, official=official if by_vbench else None, **how))
+        try:
+            parts.append(evaluate(scored, some, official=official if by_vbench else None, **how))
+        except FileNotFoundError as error:  # the weights of all of this pass are missing
+            skipped += [Skipped(name, _of(name, str(error))) for name in some]
+            continue
         columns = [column for each in parts[-1].dimensions for column in each.columns]
         others = {video.prompt for video in videos} - {video.prompt for video in scored}
         parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
     return _joined(parts, videos, skipped)
+
+
+def _of(name: str, said: str) -> str:
+    """What an error says of a dimension."""
+    own = [line.removeprefix(f"{name}: ") for line in said.splitlines() if line.startswith(f"{name}: ")]
+    return own[0] if own else said
 
 
 def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:

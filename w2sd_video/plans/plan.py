@@ -178,10 +178,12 @@ class Plan:
                 raise self._unknown(error, point, of) from None
             if error.origin:
                 error.origin = f"{f'axes ({of}): ' * bool(of)}{error.origin}"
-            elif of:
-                error.argument = f"axes ({of}): {error.argument}"
-            elif setting_options.whole(error.argument) in self.settings:
-                error.argument = f"settings.{error.argument}"
+            else:
+                name = setting_options.whole(error.argument)
+                if name in self.settings and not any(name in of_label for _, of_label in point):
+                    error.argument = f"settings.{error.argument}"
+                elif of:
+                    error.argument = f"axes ({of}): {error.argument}"
             raise
 
     def _unknown(self, error: Refused, point: Sequence[Value], of: str) -> Refused | ArgumentError:

@@ -30,6 +30,8 @@ from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
 from .stored import note_of, prompts_of
 from .tuning import check_tuning
 
+MOST = 10_000  # threads, or workers
+
 logger = logging.getLogger("w2sd_video")
 Shard = tuple[int, int]  # which part, of how many
 WHOLE: Shard = (1, 1)
@@ -66,7 +68,7 @@ class Progress:
 
 def run(
     plan: Plan,
-    path: Path,
+    path: str | Path,
     workers: int = 1,
     threads: int | None = None,
     shard: Shard = WHOLE,
@@ -90,6 +92,9 @@ def run(
         Failed: a video for the tuning of an arm could not be generated.
         OSError: weights are missing, or the disk is full; complete cells are kept.
     """
+    path = Path(path)
+    check_count("threads", threads)
+    check_count("workers", workers)
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
@@ -137,7 +142,14 @@ def run(
     return done
 
 
+def check_count(name: str, count: int | None) -> None:
+    """Refuses a number of threads or workers that is not a whole one from 1."""
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST):
+        raise Refused(name, count, f"give a whole number from 1 to {MOST}")
+
+
 def on_this_machine(workers: int) -> Engine:
+    check_count("workers", workers)
     return Here() if workers == 1 else SideBySide(workers)
 
 

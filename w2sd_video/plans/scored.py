@@ -16,13 +16,13 @@ from .stored import with_stored
 logger = logging.getLogger("w2sd_video")
 
 
-def videos(plan: Plan, path: Path) -> list[Video]:
+def videos(plan: Plan, path: str | Path) -> list[Video]:
     """The videos or pictures of a plan's cells, grouped by arm, the base first.
 
     Raises:
         Refused: no cell of the plan is complete yet, or a file differs from its sidecar's hash.
     """
-    folder = Folder(path)
+    folder = Folder(Path(path))
     if "mp4" not in plan.formats:
         raise Refused("formats", plan.formats, "videos are scored as mp4: add it, and run the plan again")
     threads = folder.threads()

@@ -22,7 +22,7 @@ from .by_dimension import by_dimension, scored_on
 from .engine import Engine, Here, Outcome
 from .plan import Plan
 from .record import Folder
-from .run import on_this_machine
+from .run import check_count, on_this_machine
 from .scored import videos
 
 
@@ -62,7 +62,7 @@ class Scoring:
 
 def score(
     plan: Plan,
-    path: Path,
+    path: str | Path,
     dimensions: str | Sequence[str] | None = None,
     workers: int = 1,
     threads: int | None = None,
@@ -91,9 +91,11 @@ def score(
         Refused: nothing of the plan is generated yet, or an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing.
     """
+    path = Path(path)
+    if dimensions is None and not plan.dimensions:
+        raise Refused("dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
     names = expand(plan.dimensions if dimensions is None else dimensions)
-    if not names:
-        raise Refused("dimensions", names, "the plan names none: give some of `w2sd-video dimensions`")
+    check_count("threads", threads)
     engine = engine or on_this_machine(workers)
     found = videos(plan, path)
     rows_file = path / "scores" / "scores.jsonl"
@@ -135,7 +137,8 @@ def _by_workers(
             tasks.append(VideoTask(str(video.path), video, tuple(new.values())))
     if not tasks:
         return
-    start = partial(Scoring, [each.name for each in scorer.ready], weights, device)
+    ready = [each.asked or each.name for each in scorer.ready]  # a file's have to be read by each worker, too
+    start = partial(Scoring, ready, weights, device)
     progress(0, len(tasks), tasks[0].video)
     with closing(engine.run(tasks, start, threads, path)) as outcomes:
         for number, outcome in enumerate(outcomes, 1):

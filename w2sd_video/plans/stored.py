@@ -46,7 +46,7 @@ def _refiners(path: Path) -> set[str] | None:
         return None
 
 
-def read_run(path: Path) -> Plan:
+def read_run(path: str | Path) -> Plan:
     """The plan of a run's folder, to view and score the run.
 
     Prompts and arms come from the run's note, unless the plan was edited since.
@@ -54,6 +54,7 @@ def read_run(path: Path) -> Plan:
     Raises:
         OSError, Refused, ValueError: see `read`.
     """
+    path = Path(path)
     plan = read(path / "plan.yaml")
     try:
         note = read_json(path / NOTE)

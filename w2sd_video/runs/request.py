@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import plugins, presets, settings
+from .. import plugins, presets, setting_options, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
 from ..families import FAMILIES, least_steps
@@ -65,7 +64,8 @@ class Request(Settings):
             seed: the seed of the initial noise.
             preset: a preset or its name.
             schedule: the name of one of the preset's schedules. Default: the preset's own choice.
-            overrides: fields of the request that replace the preset's. With another `strong` model, prompts are no
+            overrides: fields of the request that replace the preset's. None is none, where a request may have none
+                (as of `weak_motion_adapter`), and else the preset's. With another `strong` model, prompts are no
                 longer restricted to the preset's grammar.
 
         Raises:
@@ -87,7 +87,8 @@ class Request(Settings):
         shared = {field.name for field in fields(cls)} & {field.name for field in fields(presets.Preset)}
         values: dict[str, Any] = {name: getattr(pair, name) for name in shared}
         values |= {"preset": pair.name, "scheduler": pair.schedules[schedule]}
-        values |= {name: value for name, value in overrides.items() if value is not None}
+        clear = {field.name for field in fields(cls) if field.default is None}  # what may be without a value
+        values |= {name: value for name, value in overrides.items() if value is not None or name in clear}
         values["options"] = _options(pair, overrides)
         if isinstance(scheduler := values["scheduler"], str):
             values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
@@ -110,7 +111,8 @@ class Request(Settings):
         }
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = _default_steps(values, values["num_inference_steps"])
-        _refuse_options(values, [name for name in overrides if name not in settings.names()])
+        values |= (unknown := {name: overrides[name] for name in overrides if name not in settings.names()})
+        setting_options.refuse(values, unknown)  # and others the class, None too
         return cls(prompt=prompt, seed=seed, **values)
 
     def of_steps(self, num_steps: int) -> Request:
@@ -322,22 +324,6 @@ def _options(pair: presets.Preset, overrides: Mapping[str, Any]) -> Any:
         return options  # the request refuses it
     own = pair.options if os.path.basename(method) == os.path.basename(pair.method) else {}
     return {**own, **options}
-
-
-def _refuse_options(values: Mapping[str, Any], unknown: Iterable[str]) -> None:
-    """Refuses names that are no settings where they are, or are nearly, options of the method."""
-    for name in unknown:
-        from ..methods import find
-
-        try:
-            method = find(values["method"], values.get("method_sha256"))
-        except Refused:  # the request's check says why
-            return
-        options = [field.name for field in fields(method) if field.name not in _REQUESTED]
-        near = get_close_matches(name, [*options, *settings.names()], 1)
-        if near and near[0] in options:
-            accepted = f"it is no setting. Options of {values['method']} are given as options={{{near[0]!r}: ...}}"
-            raise Refused(name, values[name], accepted)
 
 
 def _default_steps(values: Mapping[str, Any], num_steps: int) -> int:
