@@ -76,7 +76,7 @@ class Weights:
         if (last := self.source.rpartition("/")[2]) not in NAMES:  # which could be of any network
             names.append(last)
         for path in (root / name for root in roots for name in names):
-            if path.is_dir() and (path / "config.json").exists() and any((path / name).exists() for name in NAMES):
+            if path.is_dir() and (path / "config.json").exists():
                 return path
             if path.is_file():
                 check_digest(path)
@@ -117,10 +117,10 @@ def _torch_hub() -> Path:
 
 def hashes(path: Path) -> str:
     """`sha256:…` of a file, or of the weights in a folder of transformers' layout."""
-    return f"sha256:{file_sha256(_file(path))}"
+    return f"sha256:{file_sha256(file_of(path))}"
 
 
-def _file(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """The file, or the one with the weights in a folder of transformers' layout."""
     if not path.is_dir():
         return path
@@ -144,7 +144,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     state: Any
-    path = _file(path)
+    path = file_of(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

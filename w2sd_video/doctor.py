@@ -122,12 +122,15 @@ def scorers(folder: Path | None = None) -> Rows:
         folder: where they are looked for. None: the caches.
     """
     from .eval.dimensions import NAMES, get
+    from .eval.weights import file_of
 
     rows = []
     for name in NAMES:
         for each in get(name).weights:
             try:
-                path, others = each.find(folder), " or ".join(each.places[1 - each.in_hub :])
+                if (path := each.find(folder)) is not None:
+                    file_of(path)  # which says what a folder without weights lacks
+                others = " or ".join(each.places[1 - each.in_hub :])
                 state = f"missing; get it with: {each.command(folder)}" + f"  (or have it as {others})" * bool(others)
                 state = f"found: {path}" if path else state
             except ValueError as error:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from difflib import get_close_matches
-from typing import Any
-
-from .errors import Refused
 from .settings import names, of
 
 OF_METHOD = "option of "  # what the argument of an error begins with that is of an option which a method does not have
@@ -28,23 +22,3 @@ def option(argument: str) -> str:
     if name in names() and (options := of(name).options):
         return options[0].partition("/")[0]
     return argument
-
-
-def refuse(values: Mapping[str, Any], unknown: Iterable[str]) -> None:
-    """Refuses names that are no settings where they are, or are nearly, options of the method.
-
-    Args:
-        values: the fields of a request, and the unknown names.
-    """
-    for name in unknown:
-        from .methods import find
-
-        try:
-            method = find(values["method"], values.get("method_sha256"))
-        except Refused:  # the request's check says why
-            return
-        options = [field.name for field in fields(method) if field.name not in names()]
-        near = get_close_matches(name, [*options, *names()], 1)
-        if near and near[0] in options:
-            accepted = f"it is no setting. Options of {values['method']} are given as options={{{near[0]!r}: ...}}"
-            raise Refused(name, values[name], accepted)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from .. import method_names, plugins
@@ -89,6 +91,25 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
         takes = ", ".join([*inspect.signature(cls.__call__).parameters][1:])
         raise Refused("method", name, f"its `__call__` takes {takes or 'nothing'}; {called}") from None
     return cls
+
+
+def refuse_options(method: str, sha256: str | None, unknown: Mapping[str, Any], settings: Collection[str]) -> None:
+    """Refuses names that are no settings where they are, or are nearly, options of a method.
+
+    Args:
+        unknown: their values by name.
+        settings: the names of all settings.
+    """
+    try:
+        cls = find(method, sha256)
+    except Refused:  # the request's check says why
+        return
+    options = [field.name for field in fields(cls) if field.name not in settings]
+    for name, value in unknown.items():
+        near = get_close_matches(name, [*options, *settings], 1)
+        if near and near[0] in options:
+            accepted = f"it is no setting. Options of {method} are given as options={{{near[0]!r}: ...}}"
+            raise Refused(name, value, accepted)
 
 
 def _what(value: object) -> str:

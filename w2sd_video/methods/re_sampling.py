@@ -52,6 +52,11 @@ class AdvancedReSampling(Method):
 
     adverse: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.adverse, bool):
+            raise ValueError(f"`adverse` has to be true or false, but is {self.adverse!r}.")
+
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:
             return Answer(strong.denoise(x_t))

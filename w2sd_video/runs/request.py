@@ -13,7 +13,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import plugins, presets, setting_options, settings
+from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
 from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
 from ..families import FAMILIES, least_steps
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 # Fields that a method and a request both have.
 _REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
-
-
-# Settings that a hash in a file's name always holds; later ones count where they are not their defaults.
+# What a hash in a file's name always holds; later settings count where they are not their defaults.
 _HASHED = """
     family strong weak vae weak_text_encoders motion_adapter weak_motion_adapter weak_motion_scale adapters
     controlnet ip_adapter weak_routing grammar method options num_inference_steps guidance_scale
@@ -99,20 +97,20 @@ class Request(Settings):
                 values[name] = absolute(path)
         for name in ("controlnet", "ip_adapter"):
             if isinstance(scaled := values.get(name), Mapping) and isinstance(scaled.get("model"), str):
-                keys = ("model", "image_encoder")
-                values[name] = {**scaled, **{k: absolute(v) for k, v in scaled.items() if k in keys and v is not None}}
+                paths = {k: scaled[k] for k in ("model", "image_encoder") if scaled.get(k) is not None}
+                values[name] = {**scaled, **{k: absolute(v) for k, v in paths.items()}}
         if isinstance(method := values.get("method"), str) and plugins.is_file(method):
             plugin = plugins.find("method", method, (), values.get("method_sha256"))
             values["method_sha256"] = plugin.sha256 if plugin else None
-        values["pictures"] = {
-            name: _hash(path)
-            for name in settings.PICTURES
-            if isinstance(path := values.get(name), str) and _is_there(name, path)
-        }
+        told = {name: path for name in settings.PICTURES if isinstance(path := values.get(name), str)}
+        values["pictures"] = {name: _hash(path) for name, path in told.items() if _is_there(name, path)}
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = _default_steps(values, values["num_inference_steps"])
-        values |= (unknown := {name: overrides[name] for name in overrides if name not in settings.names()})
-        setting_options.refuse(values, unknown)  # and others the class, None too
+        if unknown := {name: value for name, value in overrides.items() if name not in settings.names()}:
+            from ..methods import refuse_options
+
+            refuse_options(values["method"], values.get("method_sha256"), unknown, settings.names())
+        values |= unknown  # which the class refuses, None too
         return cls(prompt=prompt, seed=seed, **values)
 
     def of_steps(self, num_steps: int) -> Request:
