@@ -143,13 +143,13 @@ def _print(out: Console, summary: Summary, form: str, worst: int | None, results
 
 def _print_text(out: Console, summary: Summary, worst: int | None, results: Path, lists: str) -> None:
     """Prints the table and what a reader of it has to know; with `worst`, the prompts on which groups are worse."""
-    if few := too_few(summary):
-        whole = all(each.reason == few for each in summary.comparisons)
+    few = too_few(summary)
+    whole = bool(few) and all(each.reason == few for each in summary.comparisons)
+    if few:
         where = "" if whole else ", where a cell says nothing else"
         _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
     out.print(table(summary, out.width))
-    shown = summary.has_intervals and not (few and all(each.reason == few for each in summary.comparisons))
-    for line in summary.legend_of(shown):
+    for line in summary.legend_of(summary.has_intervals and not whole):
         _say(out, line)
     for group, totals in summary.totals.items():
         for name, value in totals.items():

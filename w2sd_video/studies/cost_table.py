@@ -111,7 +111,7 @@ def _rivals(point: Point, points: Sequence[Point]) -> list[Point]:
     return [each for each in nearest if each.name != point.name]
 
 
-def _evaluations(lines: Lines) -> int:
+def evaluations_of(lines: Lines) -> int:
     """The evaluations of a row's videos, which are all equal.
 
     Raises:
@@ -132,7 +132,7 @@ def _fronts(
     fronts = {}
     for budget in sorted({point.budget for point in points}):
         rivals = [point for point in points if point.budget <= budget and point.label != CEILING]
-        best = max(rivals, key=lambda point: (means[point.key]["right"].mean, -_evaluations(by[point.key])))
+        best = max(rivals, key=lambda point: (means[point.key]["right"].mean, -evaluations_of(by[point.key])))
         like = 0
         for point in rivals:
             if point.budget == budget and point.key != best.key:
@@ -148,7 +148,7 @@ def _row(point: Point, lines: Lines, means: Mapping[str, Interval], decided: Seq
     says = point.row.says
     row: dict[str, Any] = {"method": point.label, "budget": point.budget, "row": point.name}
     row |= {"guidance_scale": says.get("guidance_scale", ""), "tries": point.row.tries}
-    row |= {"evaluations": _evaluations(lines), "prompts": len(lines)}
+    row |= {"evaluations": evaluations_of(lines), "prompts": len(lines)}
     against = {c.column: c for c in decided if c.group == point.key and c.base.startswith(TUNED)}
     for name, own in means.items():
         row |= {name: own.mean, f"{name}_low": own.low, f"{name}_high": own.high}
@@ -183,7 +183,7 @@ def _marked(point: Point, means: Mapping[str, Mapping[str, Interval]], decided: 
 def _steps(point: Point, lines: Lines) -> str:
     steps = point.name.split(", ")[1]
     guidance = f", guidance {point.row.says.get('guidance_scale', 1.5):g}" * (point.label == TUNED)
-    return f"{steps}{guidance}: {_evaluations(lines)}"
+    return f"{steps}{guidance}: {evaluations_of(lines)}"
 
 
 def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
@@ -192,12 +192,13 @@ def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
     for base, group in dict.fromkeys((c.base, c.group) for c in decided):
         if group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at")):
             own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
-            cells = [_cell(own[column.name], count) if column.name in own else "" for column in COLUMNS]
+            cells = [cell_of(own[column.name], count) if column.name in own else "" for column in COLUMNS]
             table.append([f"{group} less {base}", *cells])
     return table
 
 
-def _cell(compared: Comparison, count: int) -> str:
+def cell_of(compared: Comparison, count: int) -> str:
+    """A difference with its verdict, and of how many of `count` prompts it is, if not of all."""
     verdict = compared.verdict or ("no verdict" if compared.difference.units < ENOUGH else "not decided")
     of = f" of {compared.difference.units}" * (compared.difference.units < count)
     return f"{compared.difference.text(3, '+')} ({verdict}{of})"
@@ -260,12 +261,12 @@ def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]]
     for label, (colour, style) in LINES.items():
         own = sorted((p for p in points if p.label == label), key=lambda p: p.budget)
         if own:
-            x = [_evaluations(by[p.key]) for p in own]
+            x = [evaluations_of(by[p.key]) for p in own]
             left.plot(
                 x, [means[p.key]["right"].mean for p in own], style, marker="o", markersize=3, color=colour, label=label
             )
     if others := [point for point in points if point.label not in LINES]:
-        costs, rights = zip(*((_evaluations(by[p.key]), means[p.key]["right"].mean) for p in others), strict=True)
+        costs, rights = zip(*((evaluations_of(by[p.key]), means[p.key]["right"].mean) for p in others), strict=True)
         left.plot(costs, rights, "o", markersize=3, color=COLOURS["other"], label="other methods")
     room = 1.4 * max(own["right"].mean for own in means.values())  # the legend's
     left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))

@@ -32,6 +32,7 @@ from ..shapes.columns import SHAPES
 from ..shapes.grammar import prompts
 from ..shapes.table import compare_all, values_of
 from ..verdicts import Comparison, mean
+from .cost_table import cell_of, evaluations_of
 from .figures import COLOURS, figure
 from .study import Result, Run
 from .videos import Videos, kept_rows
@@ -96,7 +97,7 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
     table, text = [], [["", *(column.label for column in COLUMNS)]]
     for base, group in _pairs(by):
         own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
-        text.append([f"{group} less {base}", *(_cell(own.get(column.name), count) for column in COLUMNS)])
+        text.append([f"{group} less {base}", *(cell_of(own[c.name], count) if c.name in own else "" for c in COLUMNS)])
         for c in own.values():
             earlier = before.get((base, group, c.column))
             row = {"method": group, "base": base, "column": c.column, "prompts": count, "pairs": c.difference.units}
@@ -107,7 +108,7 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
     means = [["", "evaluations", *(column.label for column in COLUMNS)]]
     for name, each in fresh.items():
         cells = [mean(column, values_of(each, column)).text(3) for column in COLUMNS]
-        means.append([name, str(max(line["evaluations"] for line in each.values())), *cells])
+        means.append([name, str(evaluations_of(each)), *cells])
     caption = (
         f"Differences on the {count} prompts on which nothing was picked (95 % intervals, not adjusted; right of 0 is"
         f" better for right, objects and form, left for jerk). Hollow: on the {picked} prompts before."
@@ -125,13 +126,6 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
 def _pairs(by: Mapping[str, Lines]) -> list[tuple[str, str]]:
     """The pairs that are compared, of methods for which there are rows."""
     return [pair for family in FAMILIES for pair in family if set(pair) <= by.keys()]
-
-
-def _cell(c: Comparison | None, count: int) -> str:
-    if c is None:
-        return ""
-    of = f" of {c.difference.units}" * (c.difference.units < count)
-    return f"{c.difference.text(3, '+')} ({c.verdict or 'not decided'}{of})"
 
 
 def _outcome(decided: list[Comparison], count: int, pairs: list[tuple[str, str]]) -> str:
