@@ -83,6 +83,7 @@ class Decoder:
 
         Raises:
             Crashed: its decoder crashed.
+            ModuleNotFoundError: a library that decodes cannot be imported.
             ValueError: it cannot be decoded; says why.
         """
         return self._ask({"open": os.fspath(path), "decord": decord})
@@ -112,6 +113,8 @@ class Decoder:
         except (KeyboardInterrupt, SystemExit):  # the rest of the answer would be taken for the next one
             self.close()
             raise
+        if "unimportable" in answer:
+            raise ModuleNotFoundError(answer["unimportable"])
         if "error" in answer:
             raise ValueError(answer["error"])
         return np.frombuffer(pixels, np.uint8) if bytes_of_frame else answer
@@ -164,6 +167,8 @@ def main() -> None:
             try:
                 facts, frames = open_video(Path(request["open"]), request["decord"])
                 answer = facts._asdict()
+            except ImportError as error:  # which is no fault of the video
+                answer = {"unimportable": f"what decodes videos cannot be imported ({first_line(error)})"}
             except Exception as error:
                 answer = {"error": first_line(error)}
         else:

@@ -18,7 +18,7 @@ from w2sd_video.errors import out_of_memory, shown
 from w2sd_video.interrupts import of_plugin
 
 from .decode import first_line
-from .dimensions import ByFunction, Compared, Dimension, Skipped
+from .dimensions import AllSkipped, ByFunction, Compared, Dimension, Skipped
 from .dimensions.dimension import is_ours
 from .weights import hashes
 
@@ -41,7 +41,7 @@ class Scorer:
         folder: the folder with the networks' weights. None: the libraries' caches.
 
     Raises:
-        FileNotFoundError: no dimension is ready; the message has the reasons.
+        AllSkipped: no dimension is ready.
     """
 
     def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
@@ -72,18 +72,18 @@ class Scorer:
         """Leaves out a dimension that cannot be computed.
 
         Raises:
-            FileNotFoundError: no dimension is left; the message has the reasons.
+            AllSkipped: no dimension is left.
         """
         self.ready = [each for each in self.ready if each is not dimension]
         self.skipped.append(Skipped(dimension.name, reason))
         if not self.ready:
-            raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
+            raise AllSkipped(self.skipped)
 
     def load(self, dimensions: list[Dimension]) -> None:
         """Loads the networks of dimensions that are not loaded yet; skips dimensions whose loading fails.
 
         Raises:
-            FileNotFoundError: no dimension is left; the message has the reasons.
+            AllSkipped: no dimension is left.
         """
         for dimension in dimensions:
             if dimension in self._loaded:
@@ -113,7 +113,7 @@ class Scorer:
     def key(self, dimension: Dimension, video: Video) -> str:
         """The key of a stored score: everything that decides it."""
         parts = [video.sha256, dimension.name, str(dimension.version), *self.hashes[dimension.name].values()]
-        parts += [dimension.source, dimension.asked] if dimension.source else []  # a file may have several
+        parts += [dimension.source, dimension.plugin] if dimension.source else []  # a file may have several
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
     def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:

@@ -1,12 +1,13 @@
-"""Dimensions of one's own whose code fails: said, and the rest is scored."""
+"""Dimensions of one's own that fail, which is said, and the rest is scored; or that have one name, which is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from w2sd_video.errors import out_of_memory
-from w2sd_video.eval.dimensions import Dimension
+from w2sd_video.columns import Column
+from w2sd_video.errors import Refused, out_of_memory
+from w2sd_video.eval.dimensions import ByFunction, Dimension, chosen
 from w2sd_video.eval.evaluate import Scores, evaluate
 
 FRAMES = np.zeros((1, 3, 8, 8, 3), np.uint8)
@@ -97,3 +98,12 @@ def test_one_that_goes_on_after_the_last_frame_has_no_score_and_that_is_said():
 )
 def test_a_lack_of_memory_is_told_from_other_errors(error, is_one):
     assert out_of_memory(error) == is_one
+
+
+def test_two_dimensions_of_one_name_are_refused():
+    def inner(frames):
+        return {"a": 1.0, "b": 2.0}
+
+    both = [ByFunction(inner, Column(f"a{n}"), Column(f"b{n}")) for n in range(2)]
+    with pytest.raises(Refused, match="dimensions: 'inner' is not accepted; two of them have this name"):
+        chosen(both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from videofiles import encode, noise
 
 from w2sd_video import plans, prompts, runs
 from w2sd_video.errors import Failed, Refused
-from w2sd_video.eval.dimensions import get
+from w2sd_video.eval.dimensions import AllSkipped, get
 from w2sd_video.eval.results import Summary
 from w2sd_video.eval.vbench import QUALITY, SEMANTIC
 from w2sd_video.eval.videos import Video
@@ -238,6 +239,36 @@ def test_by_dimension_what_lacks_weights_is_skipped_and_the_rest_is_scored(tmp_p
     scores = by_dimension(plan, own, names, weights=tmp_path / "empty", device="cpu")
     assert scores.of[own[0]].keys() == {"temporal_flickering"}
     assert [each.name for each in scores.skipped] == ["dynamic_degree"] and "weights" in scores.skipped[0].reason
+    both = by_dimension(plan, own, [*names, "subject_consistency", "object_class"], weights=tmp_path / "empty")
+    of = {each.name: each.reason for each in both.skipped}
+    assert of.keys() == {"dynamic_degree", "subject_consistency", "object_class"}
+    assert "RAFT" in of["dynamic_degree"] and "no prompt of the plan" in of["subject_consistency"]
+    with pytest.raises(AllSkipped) as none:
+        by_dimension(plan, own, ["dynamic_degree"], weights=tmp_path / "empty")
+    assert [each.name for each in none.value.skipped] == ["dynamic_degree"]
+    assert str(pickle.loads(pickle.dumps(none.value))) == str(none.value)
+
+
+def test_a_python_without_vbench_is_refused_before_anything_is_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans.scoring, "videos", None)
+    plan = Plan(prompts=TEXT, preset="sdxl-guidance")
+    with pytest.raises(FileNotFoundError, match="VBench's package is not installed for /no/python"):
+        plans.score(plan, tmp_path, ["clipped", "object_class"], official="/no/python")
+
+
+def test_numbers_to_tune_over_have_names_of_their_own_however_near_they_are():
+    arms = {"a": {"variant": "plain", "tune": {"guidance_scale": [1.5, 1.50000001, 3]}}}
+    plan = Plan(
+        prompts=TEXT,
+        axes={"arm": arms},
+        dimensions=["clipped"],
+        tuning={"by": ["clipped"], "prompts": ["a blue square"]},
+    )
+    assert [arm.name for arm in tuning.plan_of(plan, plan.arms[0].grid).arms] == [
+        "guidance_scale 1.5",
+        "guidance_scale 1.50000001",
+        "guidance_scale 3",
+    ]
 
 
 def test_a_plan_without_dimensions_and_counts_that_are_none_are_refused(tmp_path):

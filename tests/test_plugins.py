@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,9 @@ from videofiles import encode
 
 from w2sd_video import doctor, methods, plans, plugins, presets, prompts, video
 from w2sd_video.cli import app
-from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
 from w2sd_video.eval.evaluate import evaluate
-from w2sd_video.methods import Method
 from w2sd_video.plans import Plan
 from w2sd_video.runs import Request, read_sidecar
 
@@ -387,6 +383,27 @@ def test_a_files_dimension_scores_and_its_scores_are_stored_by_the_files_hash(tm
     assert said["frames"] == -2
 
 
+def test_two_dimensions_of_one_file_have_scores_of_their_own(tmp_path):
+    text = """
+from w2sd_video.columns import Column
+from w2sd_video.eval.dimensions import ByFunction
+
+def above(level):
+    return lambda frames: float((frames > level).mean())
+
+low = ByFunction(above(10), Column("share"), version=1)
+high = ByFunction(above(200), Column("share"), version=1)
+"""
+    (tmp_path / "thresholds.py").write_text(text)
+    encode(np.full((4, 32, 32, 3), 100, np.uint8), tmp_path / "a.mp4")
+    found = []
+    for name in ("low", "high"):
+        reference = dimensions.named_by_user(f"{tmp_path / 'thresholds.py'}:{name}")
+        scores = evaluate([tmp_path / "a.mp4"], reference, tmp_path / "scores.jsonl")
+        found += [each["share"] for each in scores.of.values()]
+    assert found == [1.0, 0.0]
+
+
 def test_an_option_that_a_files_method_lacks_is_of_the_command_line_and_not_of_the_preset(tmp_path):
     (tmp_path / "mine.py").write_text(METHOD)
     code, _, error = run("generate", PROMPT, "--method", f"{tmp_path / 'mine.py'}:Push", "--set", "pus=2")
@@ -488,57 +505,3 @@ def test_a_prompt_suite_that_cannot_be_read_is_named_after_the_others(install):
     install("my-suite", {"from_outside_suites/__init__.py": ""}, {"prompts": {"lost": "from_outside_suites"}})
     code, said, error = run("prompts", "ls")
     assert code == 2 and "motion: 150 prompts" in said and "lost.yaml' is not accepted" in error
-
-
-def test_two_dimensions_of_one_file_have_scores_of_their_own(tmp_path):
-    text = """
-from w2sd_video.columns import Column
-from w2sd_video.eval.dimensions import ByFunction
-
-def above(level):
-    return lambda frames: float((frames > level).mean())
-
-low = ByFunction(above(10), Column("share"), version=1)
-high = ByFunction(above(200), Column("share"), version=1)
-"""
-    (tmp_path / "thresholds.py").write_text(text)
-    encode(np.full((4, 32, 32, 3), 100, np.uint8), tmp_path / "a.mp4")
-    found = []
-    for name in ("low", "high"):
-        reference = dimensions.named_by_user(f"{tmp_path / 'thresholds.py'}:{name}")
-        scores = evaluate([tmp_path / "a.mp4"], reference, tmp_path / "scores.jsonl")
-        found += [each["share"] for each in scores.of.values()]
-    assert found == [1.0, 0.0]
-
-
-def test_two_dimensions_of_one_name_are_refused():
-    def inner(frames):
-        return {"a": 1.0, "b": 2.0}
-
-    both = [dimensions.ByFunction(inner, Column(f"a{n}"), Column(f"b{n}")) for n in range(2)]
-    with pytest.raises(Refused, match="dimensions: 'inner' is not accepted; two of them have this name"):
-        dimensions.chosen(both)
-
-
-@pytest.mark.parametrize(
-    "options, accepted",
-    [
-        ({"gain": "much"}, "a number"),
-        ({"gain": True}, "a number"),
-        ({"every": 2.0}, "a whole number, or None"),
-        ({"late": 1}, "true or false"),
-        ({"mode": 3}, "a text"),
-    ],
-)
-def test_a_field_of_ones_own_method_is_of_the_kind_that_it_says(options, accepted):
-    @dataclass(frozen=True)
-    class Mine(Method):
-        gain: float = 1.0
-        every: int | None = None
-        late: bool = False
-        mode: str = "all"
-
-    Mine(gain=2, every=3, late=True, mode="few")
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=re.escape(f"`{name}` has to be {accepted}, but is {value!r}.")):
-        Mine(**options)

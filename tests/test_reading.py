@@ -178,6 +178,13 @@ def test_the_decoders_start_without_torch():
 # What is no good
 
 
+def test_a_library_that_cannot_be_imported_is_no_fault_of_a_video(good, tmp_path, monkeypatch):
+    (tmp_path / "av.py").write_text("raise ImportError('libavcodec.so: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)  # which the decoder's process has too
+    with pytest.raises(ModuleNotFoundError, match="what decodes videos cannot be imported .libavcodec.so: cannot open"):
+        evaluate([good], "clipped")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by_ffmpeg", [False, True])
 def test_a_damaged_video_is_named_whatever_decodes_it(good, monkeypatch, by_ffmpeg):

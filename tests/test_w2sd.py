@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from w2sd_video.levels import FirstOrder, Level, Step, convert, first_order, read_step
-from w2sd_video.methods import W2SD, Answer, w2sd
+from w2sd_video.methods import W2SD, Answer, Method, w2sd
 from w2sd_video.methods.w2sd import displacement
 
 SDXL = {
@@ -335,3 +336,27 @@ def test_a_bad_setting_is_refused_with_its_name_value_and_what_is_accepted(name,
         W2SD(**{name: value})
     message = str(caught.value)
     assert name in message and repr(value) in message and accepted in message
+
+
+@pytest.mark.parametrize(
+    "options, accepted",
+    [
+        ({"gain": "much"}, "a number"),
+        ({"gain": True}, "a number"),
+        ({"every": 2.0}, "a whole number, or None"),
+        ({"late": 1}, "true or false"),
+        ({"mode": 3}, "a text"),
+    ],
+)
+def test_a_field_of_ones_own_method_is_of_the_kind_that_it_says(options, accepted):
+    @dataclass(frozen=True)
+    class Mine(Method):
+        gain: float = 1.0
+        every: int | None = None
+        late: bool = False
+        mode: str = "all"
+
+    Mine(gain=2, every=3, late=True, mode="few")
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=re.escape(f"`{name}` has to be {accepted}, but is {value!r}.")):
+        Mine(**options)

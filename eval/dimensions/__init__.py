@@ -26,6 +26,7 @@ __all__ = [
     "OFFICIAL",
     "SIX",
     "VBENCH",
+    "AllSkipped",
     "ByFrame",
     "ByFunction",
     "Chosen",
@@ -51,6 +52,17 @@ class Skipped:
 
     name: str
     reason: str
+
+
+class AllSkipped(FileNotFoundError):
+    """None of the requested dimensions can be computed here; `skipped` has each one's reason."""
+
+    def __init__(self, skipped: Iterable[Skipped]):
+        self.skipped = list(skipped)
+        super().__init__("\n".join(f"{each.name}: {each.reason}" for each in self.skipped))
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.skipped,)
 
 
 Chosen: TypeAlias = Union[str, Dimension, "type[Dimension]", Callable[..., Any]]  # noqa: UP007 - at run time
@@ -165,7 +177,7 @@ def get(name: str) -> Dimension:
     if plugin is None:
         return import_module(f".{name}", __package__).DIMENSION()
     dimension = own(plugin.value, name)
-    dimension.source, dimension.asked = plugin.source, name
+    dimension.source, dimension.plugin = plugin.source, name
     return dimension
 
 

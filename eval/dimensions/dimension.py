@@ -43,7 +43,7 @@ class Dimension:
     # For dimensions outside this package: the records of the columns, and where the code comes from.
     records: tuple[Column, ...] = ()
     source: str = ""
-    asked: str = ""  # what a plug-in was asked for by, such as FILE.py:NAME
+    plugin: str = ""  # its name as a plug-in, such as FILE.py:NAME
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -128,8 +128,8 @@ def points_of(name: str, values: Any) -> list[Value]:
 
 
 def label_of(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
+    if isinstance(value, float):  # with six digits where they say it
+        return short if float(short := f"{value:g}") == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..eval.dimensions import OFFICIAL, VBENCH, Skipped
+from ..eval.dimensions import OFFICIAL, VBENCH, AllSkipped, Skipped
 from ..eval.evaluate import Scores, evaluate
 from ..eval.videos import Video
 
@@ -27,7 +27,7 @@ def by_dimension(
         how: other arguments of `evaluate`.
 
     Raises:
-        FileNotFoundError: every dimension was skipped.
+        AllSkipped (`FileNotFoundError`): every dimension was skipped.
     """
     skipped = []
     passes: dict[tuple[bool, frozenset[str] | None], list[str]] = {}
@@ -44,19 +44,13 @@ def by_dimension(
         scored = [video for video in videos if only is None or video.prompt in only]
         try:
             parts.append(evaluate(scored, some, official=official if by_vbench else None, **how))
-        except FileNotFoundError as error:  # the weights of all of this pass are missing
-            skipped += [Skipped(name, _of(name, str(error))) for name in some]
+        except AllSkipped as error:
+            skipped += error.skipped
             continue
         columns = [column for each in parts[-1].dimensions for column in each.columns]
         others = {video.prompt for video in videos} - {video.prompt for video in scored}
         parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
     return _joined(parts, videos, skipped)
-
-
-def _of(name: str, said: str) -> str:
-    """What an error says of a dimension."""
-    own = [line.removeprefix(f"{name}: ") for line in said.splitlines() if line.startswith(f"{name}: ")]
-    return own[0] if own else said
 
 
 def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
@@ -75,10 +69,10 @@ def _joined(parts: Sequence[Scores], videos: Sequence[Video], skipped: Sequence[
     """Joins the scores of several passes, each over some of the videos.
 
     Raises:
-        FileNotFoundError: every dimension was skipped.
+        AllSkipped (`FileNotFoundError`): every dimension was skipped.
     """
     if not parts:
-        raise FileNotFoundError("\n".join(f"{each.name}: {each.reason}" for each in skipped))
+        raise AllSkipped(skipped)
     first = Scores([d for part in parts for d in part.dimensions], list(videos), device=parts[0].device)
     for part in parts:
         for video, scores in part.of.items():

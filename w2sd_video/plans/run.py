@@ -94,7 +94,7 @@ def run(
     """
     path = Path(path)
     check_count("threads", threads)
-    check_count("workers", workers)
+    engine = engine or on_this_machine(workers)
     if not 1 <= shard[0] <= shard[1]:
         raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
@@ -108,7 +108,6 @@ def run(
         return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
 
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
-        engine = engine or on_this_machine(workers)
         # If shards start at the same time, the first one sets the threads and the refined prompts for all.
         with runs.locked(folder.path / RECORD) if shard != WHOLE else nullcontext():
             plan = prepared(plan, folder, make, shard == WHOLE)

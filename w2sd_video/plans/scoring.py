@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import Refused
+from ..eval import official as vbench_package
 from ..eval.decode import Decoder
 from ..eval.dimensions import OFFICIAL, chosen, expand
 from ..eval.evaluate import Scores, to_do
@@ -89,7 +90,7 @@ def score(
 
     Raises:
         Refused: nothing of the plan is generated yet, or an argument cannot be used.
-        FileNotFoundError: the weights of every dimension are missing.
+        FileNotFoundError: the weights of every dimension are missing; or `official` does not have VBench's package.
     """
     path = Path(path)
     if dimensions is None and not plan.dimensions:
@@ -97,12 +98,14 @@ def score(
     names = expand(plan.dimensions if dimensions is None else dimensions)
     check_count("threads", threads)
     engine = engine or on_this_machine(workers)
+    own = [name for name in names if name not in OFFICIAL]
+    if official and len(own) < len(names):
+        vbench_package.dimensions([name for name in names if name not in own], official)
     found = videos(plan, path)
     rows_file = path / "scores" / "scores.jsonl"
     writable(rows_file.parent)
     threads = threads or Folder(path).threads() or engine.threads()
     if not isinstance(engine, Here):
-        own = [name for name in names if name not in OFFICIAL]
         _by_workers(plan, path, found, own, rows_file, engine, threads, weights, device, progress)
     images = not plan.arms[0].template.video
     how = {"rows_file": rows_file, "weights": weights, "device": device, "images": images}
@@ -137,7 +140,7 @@ def _by_workers(
             tasks.append(VideoTask(str(video.path), video, tuple(new.values())))
     if not tasks:
         return
-    ready = [each.asked or each.name for each in scorer.ready]  # a file's have to be read by each worker, too
+    ready = [each.plugin or each.name for each in scorer.ready]  # a file's have to be read by each worker, too
     start = partial(Scoring, ready, weights, device)
     progress(0, len(tasks), tasks[0].video)
     with closing(engine.run(tasks, start, threads, path)) as outcomes:

@@ -28,7 +28,7 @@ from pydantic import Field
 from .. import prompts
 from ..errors import Refused, did_you_mean
 from ..validation import Setting, validated
-from .arms import Arm, Grid
+from .arms import Arm, Grid, label_of
 from .plan import MOST_CELLS, Plan, Texts
 
 SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
@@ -159,7 +159,7 @@ def _set(grid: Grid, value: float) -> dict[str, Any]:
 
 def label(grid: Grid, value: float) -> str:
     """The name of a number's arm in the plan of the tuning."""
-    return f"{grid.name} {value:g}"
+    return f"{grid.name} {label_of(value)}"
 
 
 def fingerprint(plan: Plan, arm: Arm) -> str:

@@ -100,8 +100,8 @@ class Videos:
         """
         present = {(line["method"], line["n"]) for line in self.read(self.path, tuned, mend=True)}
         adopted: dict[tuple[str, int], dict[str, Any]] = {}
-        given = [(file, line) for file in self.run.rows for line in self._given(file, tuned)]
-        for file, line in given:
+        earlier = [(file, line) for file in self.run.rows for line in self._of_rows(file, tuned)]
+        for file, line in earlier:
             name, n = named(self.preset, line.get("arguments", {})), line["n"]
             if name not in wanted or (name, n) in present or n >= len(texts):
                 continue
@@ -113,7 +113,7 @@ class Videos:
         with alone(self.path):
             rows.add(self.path, list(adopted.values()))
 
-    def _given(self, path: Path, tuned: bool) -> list[dict[str, Any]]:
+    def _of_rows(self, path: Path, tuned: bool) -> list[dict[str, Any]]:
         """The lines of a file of `--rows`."""
         try:
             return self.read(path, tuned)
