@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -260,12 +260,12 @@ class Summary:
             if n < enough[column]
         ]
 
-    def data(self, command: list[str]) -> dict[str, Any]:
+    def data(self, command: Sequence[str] = ()) -> dict[str, Any]:
         """The whole summary with its provenance, as it is written to JSON."""
         scores = self.scores
         return {
             "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": command,
+            "command": list(command),
             "seconds": round(scores.seconds, 2),
             "device": scores.device,
             "precision": "float32",
@@ -346,14 +346,18 @@ class Summary:
         ]
         return {"prompt": prompt.prompt, "difference": prompt.difference, "pairs": pairs}
 
-    def write(self, out: Path, command: list[str]) -> list[Path]:
+    def write(self, out: str | Path, command: Sequence[str] = ()) -> list[Path]:
         """Writes `out` (JSON), and beside it the summary as CSV, and a file in VBench's schema for each group.
 
         Of groups that are no longer there, the latter are removed: they are known by their numbers alone.
 
+        Args:
+            command: the command line, for the record.
+
         Returns:
             The files, `out` first.
         """
+        out = Path(out)
         files = [out, out.with_suffix(".csv")]
         with whole({"csv": files[1], "json": out}) as staged:
             staged["json"].write_text(json.dumps(finite(self.data(command)), indent=1) + "\n", encoding="utf-8")

@@ -23,9 +23,9 @@ PAPER = Path("scores") / "paper.json"  # the published numbers, for the next pag
 
 def write_page(
     plan: Plan,
-    folder: Path,
+    folder: str | Path,
     summary: Summary,
-    to: Path | None = None,
+    to: str | Path | None = None,
     paper: Mapping[str, Mapping[str, Published]] | None = None,
     votes: Sequence[Vote] = (),
 ) -> list[Path]:
@@ -44,7 +44,8 @@ def write_page(
     Raises:
         Refused, OSError, ModuleNotFoundError: see `eval.report.write`.
     """
-    place = folder / PAGE if to is None else to / PAGE.name
+    folder = Path(folder)
+    place = folder / PAGE if to is None else Path(to) / PAGE.name
     about = experiment(plan, folder.resolve().name, _former(folder) if paper is None else paper)
     written = report.write(place, summary, about, gallery=True, votes=votes)
     if paper is not None:

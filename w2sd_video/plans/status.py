@@ -16,7 +16,7 @@ from .stored import cost_of, with_stored
 from .tuning import plan_of
 
 
-def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
+def status(plan: Plan, path: str | Path, shard: Shard = WHOLE, threads: int | None = None) -> dict[str, Any]:
     """How many of a plan's cells are complete, failed and left, in all and by arm.
 
     Each arm has:
@@ -32,7 +32,7 @@ def status(plan: Plan, path: Path, shard: Shard = WHOLE, threads: int | None = N
         tuning_evaluations: the fewest network evaluations that the arms' tuning still takes.
         errors: how many cells failed with each error, the most frequent first.
     """
-    folder = Folder(path)
+    folder = Folder(Path(path))
     plan = with_stored(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]
