@@ -14,7 +14,7 @@ from w2sd_video.runs import usable_device, writable
 
 from . import notes
 from . import official as vbench_package
-from .decode import Decoder
+from .decoder import Decoder
 from .dimensions import SIX, Chosen, Compared, Dimension, Skipped, chosen
 from .frames import FACTS, MORE_FACTS
 from .inputs import gather, listed

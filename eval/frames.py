@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .decode import Crashed, Decoder, of_pillow
+from .decode import of_pillow
+from .decoder import Crashed, Decoder
 
 if TYPE_CHECKING:
     import torch

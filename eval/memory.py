@@ -21,7 +21,8 @@ from PIL import Image
 
 from w2sd_video.errors import Refused
 
-from .decode import ALPHA, FOLDER_FPS, NO_CLOCK, Decoder
+from .decode import ALPHA, FOLDER_FPS, NO_CLOCK
+from .decoder import Decoder
 from .frames import BATCH_PIXELS, Batch, Reader
 from .videos import Video
 

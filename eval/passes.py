@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import official as vbench_package
-from .decode import Decoder, first_line
+from .decode import first_line
+from .decoder import Decoder
 from .dimensions import Dimension
 from .scorer import Scorer
 from .store import Store

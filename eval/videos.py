@@ -24,7 +24,8 @@ from w2sd_video.runs import check_files
 from w2sd_video.video import PICTURES, pictures
 
 from .containers import is_animated
-from .decode import ANIMATIONS, Decoder
+from .decode import ANIMATIONS
+from .decoder import Decoder
 from .frames import CLIP_NORM, DINO_NORM, Batch, Reader, by_pillow, centre, normalised, resized
 from .prompts import match
 

@@ -19,7 +19,7 @@ from PIL import Image, features
 from rich.console import Console
 
 from w2sd_video import runs, video
-from w2sd_video.eval import decode
+from w2sd_video.eval import decode, decoder
 from w2sd_video.eval.cli import run
 from w2sd_video.eval.dimensions.temporal_flickering import DIMENSION as Flickering
 from w2sd_video.eval.evaluate import evaluate
@@ -29,7 +29,7 @@ from w2sd_video.eval.videos import find, left_out
 from w2sd_video.runs import Refused
 
 CASES = Path(__file__).with_name("golden") / "cases"
-PROCESS = decode.Decoder()
+PROCESS = decoder.Decoder()
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
@@ -231,11 +231,11 @@ def test_whatever_is_in_a_file_the_rest_is_scored(good, tmp_path):
 
 @pytest.mark.slow
 def test_a_decoder_that_ends_or_never_answers_leaves_the_rest(good, monkeypatch):
-    process = decode.Decoder()
+    process = decoder.Decoder()
     assert Reader(good / "good.mp4", process=process).frames == 4
     assert process._process
     process._process.kill()
-    with pytest.raises(decode.Crashed, match="its decoder crashes on it"):
+    with pytest.raises(decoder.Crashed, match="its decoder crashes on it"):
         process.read(1, 48, 64)
     assert Reader(good / "good.mp4", process=process).frames == 4
     process.close()

@@ -17,7 +17,7 @@ from rich.console import Console
 from test_verdicts import scored
 
 from w2sd_video.columns import Column
-from w2sd_video.eval import decode, report
+from w2sd_video.eval import decoder, report
 from w2sd_video.eval.cli import table
 from w2sd_video.eval.evaluate import Scores, Store, evaluate
 from w2sd_video.eval.frames import Reader
@@ -26,7 +26,7 @@ from w2sd_video.eval.videos import find, lacking
 from w2sd_video.shapes import table as bench_table
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-PROCESS = decode.Decoder()
+PROCESS = decoder.Decoder()
 
 
 def encode(path: Path, *options: str, seed: int = 0, count: int = 4) -> Path:

@@ -25,7 +25,7 @@ import numpy as np
 from w2sd_video.documents import read_json
 from w2sd_video.runs.files import hidden, naming
 
-from ..decode import Decoder
+from ..decoder import Decoder
 from ..videos import Video
 
 if TYPE_CHECKING:

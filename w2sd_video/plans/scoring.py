@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import Refused
 from ..eval import official as vbench_package
-from ..eval.decode import Decoder
+from ..eval.decoder import Decoder
 from ..eval.dimensions import OFFICIAL, chosen, expand
 from ..eval.evaluate import Scores, to_do
 from ..eval.passes import score_here
