@@ -57,7 +57,7 @@ def ranking(by: str, dimensions: Iterable[Chosen] | Chosen) -> Column:
     """
     columns = {name: each.record(name) for each in chosen(dimensions) for name in each.columns}
     if by not in columns:
-        raise Refused("by", by, did_you_mean(by, list(columns)))
+        raise Refused("by", by, did_you_mean(str(by), list(columns)))
     column = columns[by]
     if column.kind == "group":
         raise Refused("by", by, "give a column that each video has: this one is of a group as a whole")
@@ -70,7 +70,16 @@ def best(scores: Scores, column: Column) -> list[Best]:
     """The best video of each prompt, in the order in which prompts come; of equal ones the first.
 
     A score that is not there, or is not a number, is no candidate.
+
+    Args:
+        column: as of `ranking`.
+
+    Raises:
+        Refused: no dimension of the scores has the column.
     """
+    known = [name for dimension in scores.dimensions for name in dimension.columns]
+    if not isinstance(column, Column) or column.name not in known:
+        raise Refused("column", getattr(column, "name", column), f"give what `ranking` returns for one of {known}")
     videos: dict[str, list[tuple[Path, float | None]]] = {}
     once = {video.path.absolute(): video for video in reversed(scores.videos)}  # which two arguments may name
     for video in (video for video in scores.videos if once[video.path.absolute()] is video):
@@ -85,22 +94,22 @@ def best(scores: Scores, column: Column) -> list[Best]:
     return bests
 
 
-def copy(bests: Sequence[Best], folder: Path) -> list[Path]:
+def copy(bests: Sequence[Best], folder: str | Path) -> list[Path]:
     """Copies the best videos into a folder, each with its sidecar. All appear, or none.
 
     Raises:
         Refused: a file of that name is there, or two of them have one name.
     """
-    files: dict[str, Path] = {}
+    folder, files = Path(folder), dict[str, Path]()
     for each in bests:
         if each.video is None:
             continue
         sidecar = sidecar_of(each.video)
         for path in (each.video, *([sidecar] if sidecar.is_file() else [])):
             if path.name in files:
-                raise Refused("out", folder, f"give none: two of the best videos are called {path.name}")
+                raise Refused("out", str(folder), f"give none: two of the best videos are called {path.name}")
             if (folder / path.name).exists():
-                raise Refused("out", folder, f"give another folder: it has a {path.name}")
+                raise Refused("out", str(folder), f"give another folder: it has a {path.name}")
             files[path.name] = path
     if not files:
         return []

@@ -101,11 +101,9 @@ def evaluate(
         FileNotFoundError: the weights of every dimension are missing; the message says how to get them.
     """
     began = time.perf_counter()
-    for argument, path in (("rows_file", rows_file), ("weights", weights), ("official", official)):
-        if path is not None and not isinstance(path, (str, Path)):
-            raise Refused(argument, path, "give a path")
-    if weights and not Path(weights).is_dir():
-        raise Refused("weights", str(weights), "give a folder")
+    _check_paths(rows_file=rows_file, weights=weights, official=official)
+    if not isinstance(images, bool):
+        raise Refused("images", images, "give True or False")
     compared_to = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     names = chosen(dimensions, official=official is not None)
@@ -138,6 +136,15 @@ def evaluate(
     scores.notes = [*said, *notes.of_scores(scores, images)]
     scores.seconds = time.perf_counter() - began
     return scores
+
+
+def _check_paths(**paths: object) -> None:
+    """Refuses what is no path, and a folder of weights that is none."""
+    for argument, path in paths.items():
+        if path is not None and (not isinstance(path, (str, Path)) or not str(path)):
+            raise Refused(argument, path, "give a path")
+        if argument == "weights" and path is not None and not Path(str(path)).is_dir():
+            raise Refused(argument, str(path), "give a folder")
 
 
 def _place(video: Video) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.documents import read_bytes
+from w2sd_video.documents import once, read_bytes
 from w2sd_video.errors import Refused
 
 Parts = tuple[str, ...]
@@ -24,7 +24,7 @@ def read_prompts(path: Path) -> dict[str, str]:
         Refused: it is something else.
     """
     try:
-        prompts = json.loads(read_bytes(path))
+        prompts = json.loads(read_bytes(path), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused("prompts", str(path), f"give a JSON file such as {EXAMPLE} ({error})") from None
     if not _are_prompts(prompts):

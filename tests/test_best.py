@@ -15,7 +15,7 @@ from w2sd_video.cli import app
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused
 from w2sd_video.eval.best import Best, best, copy, dimension_of, ranking
-from w2sd_video.eval.dimensions import ByFunction, Dimension
+from w2sd_video.eval.dimensions import ByFunction
 from w2sd_video.eval.evaluate import Scores
 from w2sd_video.eval.videos import Video
 from w2sd_video.shapes.grammar import parse
@@ -25,7 +25,7 @@ PROMPTS = ("a red circle moving right", "a small blue square moving up")
 
 
 def scores(column: str, videos: dict[tuple[str, int], float | None]) -> Scores:
-    made = Scores([Dimension()], [])
+    made = Scores([ByFunction(lambda frames: 0.0, Column(column))], [])
     for (prompt, seed), score in videos.items():
         each = Video(Path(f"{prompt}-{seed}.mp4"), "all", f"{prompt}, seed {seed}", prompt)
         made.videos.append(each)
@@ -57,6 +57,12 @@ def test_a_column_is_found_with_its_dimension_and_has_to_rank_videos():
         ranking("n", ByFunction(lambda frames: 0.0, Column("n", sign=0)))
     with pytest.raises(Refused, match="this one is of a group as a whole"):
         ranking("fid", "fid")
+    with pytest.raises(Refused, match="by: None is not accepted"):
+        ranking(None, "clipped")
+    of = scores("x", {("a", 0): 1.0})
+    for column in (Column("zz"), "x"):
+        with pytest.raises(Refused, match="column: '(zz|x)' is not accepted; give what `ranking` returns"):
+            best(of, column)
 
 
 @pytest.mark.slow

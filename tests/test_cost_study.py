@@ -12,10 +12,12 @@ import pytest
 
 from w2sd_video.errors import ArgumentError, Refused
 from w2sd_video.shapes import bench, grammar, pairs, rows, tuning
+from w2sd_video.shapes.columns import OF_EVERY
 from w2sd_video.studies import cost, cost_table, study, videos
 from w2sd_video.studies.cost_table import CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point
 
 TEXTS = grammar.prompts(3)
+SCORES = dict.fromkeys(OF_EVERY, 0.5)
 
 
 def sampling(folder: Path, *rows: Path, size: cost.Size = cost.FULL, workers: int = 0) -> cost.Sampling:
@@ -26,7 +28,7 @@ def line(n: int, **more) -> dict:
     text = pairs.prompt_of(bench.preset("shapes"), n, TEXTS[n])
     row = {"pair": "shapes", "method": "equal-cost", "n": n, "prompt": text, "seed": n, "of": bench.origin("shapes")}
     row |= {"arguments": {"variant": "plain", "num_inference_steps": 61}, "evaluations": 122, "seconds": 1.0}
-    return {**row, "scores": {"right": 1.0, "form": 0.5}, **more}
+    return {**row, "scores": SCORES, **more}
 
 
 def packed(path: Path, lines: list[dict]) -> Path:
@@ -219,13 +221,60 @@ def test_rows_that_cannot_be_of_one_study_are_refused_and_named(tmp_path):
     def line(right: float, **more) -> dict:
         says = {"variant": "plain"}
         of = bench.origin("shapes")
-        return rows.line_of("shapes", "strong", 0, TEXTS[0], 0, {"right": right}, 50, 1.0, of, arguments=says) | more
+        scores = SCORES | {"right": right}
+        return rows.line_of("shapes", "strong", 0, TEXTS[0], 0, scores, 50, 1.0, of, arguments=says) | more
 
     files = []
     for name, row in (("one", line(1.0)), ("other", line(0.0)), ("seven", line(7.0))):
         files.append(tmp_path / f"{name}.jsonl")
         rows.add(files[-1], [row])
-    with pytest.raises(ArgumentError, match="--rows: .*other.jsonl has other scores of plain, 25 steps 0"):
-        study.perform("cost", study.Run(cache=tmp_path / "a", prompts=1, workers=0, rows=files[:2]))
+    for order in (files[:2], files[:1], files[1:2]):  # also against what it has kept
+        said = "--rows: .*other.jsonl: strong 0 has other scores than the same sample"
+        with pytest.raises(ArgumentError, match=said) if files[1] in order else pytest.raises(Refused, match="yet"):
+            study.perform("cost", study.Run(cache=tmp_path / "a", prompts=2, workers=0, rows=order))
     with pytest.raises(ArgumentError, match="--rows: .*seven.jsonl holds rows that this command did not write"):
         study.perform("cost", study.Run(cache=tmp_path / "b", prompts=1, workers=0, rows=files[2:]))
+
+
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({"scores": {}}, "equal-cost 1 has no score right"),
+        ({"scores": SCORES | {"right": None}}, "equal-cost 1 has no score right"),
+        ({"scores": {name: 0.5 for name in SCORES if name != "form"}}, "equal-cost 1 has no score form"),
+        ({"scores": SCORES | {"jerk": 10**400}}, "holds rows that this command did not write"),
+        ({"scores": SCORES | {"jerk": float("inf")}}, "holds rows that this command did not write"),
+        ({"evaluations": -5}, "holds rows that this command did not write"),
+        ({"evaluations": 7}, "equal-cost 1 took 7 evaluations, others 122"),
+    ],
+)
+def test_of_rows_that_cannot_be_used_none_is_kept_so_that_good_ones_are_taken_after_them(bad, says, tmp_path):
+    work = sampling(tmp_path, packed(tmp_path / "bad.jsonl.xz", [line(0), line(1) | bad]))
+    (point,) = work.points({PLAIN: (2.44,)})
+    with pytest.raises(ArgumentError, match=f"--rows: .*bad.jsonl.xz.*{says}"):
+        work.videos.lines({point.name: point.row}, TEXTS, 3)
+    good = sampling(tmp_path, packed(tmp_path / "good.jsonl.xz", [line(0), line(1)]))
+    assert sorted(good.videos.lines({point.name: point.row}, TEXTS, 3)[point.name]) == [0, 1]
+    unapplied = line(0, scores=SCORES | {"form": None})  # a measure that does not apply
+    other = sampling(tmp_path / "more", packed(tmp_path / "nan.jsonl.xz", [unapplied]))
+    other.path.parent.mkdir()
+    assert other.videos.lines({point.name: point.row}, TEXTS, 3)[point.name]
+
+
+def test_rows_of_a_schedule_need_what_it_is_fitted_to(tmp_path):
+    work = sampling(tmp_path)
+    arguments = {"num_inference_steps": 25, "method": cost.CHANGES}
+    of = {"pair": "shapes", "method": "changes", "tuning": True, "of": bench.origin("shapes"), "arguments": arguments}
+    fitted = {f"{name} {i}": 0.5 for i in range(24) for name in ("kappa", "u")} | {"explained": 0.5}
+    lines = []
+    for n in cost.FULL.calibrated:
+        seed = bench.seed_of(n, True)
+        text = pairs.prompt_of(work.preset, seed, work.others[n])
+        lines.append({**of, "n": n, "seed": seed, "prompt": text, "evaluations": 0, "seconds": 0.0, "scores": fitted})
+    for name in ("kappa 3", "explained"):
+        bad = [*lines[:-1], lines[-1] | {"scores": fitted | {name: None}}]
+        with pytest.raises(ArgumentError, match=f"--rows: .*has no score {name}"):
+            sampling(tmp_path, packed(tmp_path / "bad.jsonl.xz", bad))._control(122)
+    still = [each | {"scores": fitted | {"u 3": 0.0}} for each in lines]
+    says = sampling(tmp_path, packed(tmp_path / "still.jsonl.xz", still))._control(122)
+    assert says["options"]["guidance"] == [2.0, 2.0, 2.0, 1.5, *[2.0] * 20, 1.5]

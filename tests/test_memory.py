@@ -141,6 +141,9 @@ BAD = {
     "one picture": (Image.new("RGB", (8, 8)), "images=True"),
     "pictures of two sizes": ([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], "videos[1]"),
     "pictures of 16 bits": ([Image.new("I;16", (8, 8))], "8 bits"),
+    "masked": (np.ma.masked_array(FLOATS, FLOATS > 0), "it is masked"),
+    "sparse": (torch.zeros(2, 8, 8, 3).to_sparse(), "give a dense tensor"),
+    "without values": (torch.zeros(2, 8, 8, 3, device="meta"), "give a dense tensor"),
     "a number": (3, "arrays, tensors"),
     "names": ({"a": FLOATS}, "arrays, tensors"),
 }
@@ -170,6 +173,12 @@ def test_prompts_in_memory_are_one_for_each_video(given, prompts, says):
     with pytest.raises(Refused, match="^prompts: ") as error:
         evaluate(given, "clipped", prompts=prompts)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("name, value", [("weights", ""), ("rows_file", ""), ("official", ""), ("images", "no")])
+def test_an_empty_path_is_not_the_default_and_words_are_no_answer(name, value):
+    with pytest.raises(Refused, match=f"{name}: '{value}' is not accepted; give (a path|True or False)"):
+        evaluate(FLOATS, "clipped", **{name: value})
 
 
 def test_vbenchs_package_reads_no_videos_in_memory():

@@ -10,6 +10,7 @@ import pytest
 
 from w2sd_video.errors import Refused
 from w2sd_video.shapes import bench, grammar, rows
+from w2sd_video.shapes.columns import OF_EVERY
 from w2sd_video.studies import motion, study, videos
 
 COUNT = 60
@@ -79,7 +80,7 @@ def test_rows_of_the_bench_are_taken_over_and_rows_of_two_pairs_are_one_file(tmp
     made = []
     for pair, arguments in ((motion.PAIR, {"variant": "plain"}), (motion.MODULES, {})):
         for n, text in enumerate(TEXTS[:2]):
-            scores = {"motion": 3.0 + n, "colour": 1.0}
+            scores = {**dict.fromkeys(OF_EVERY, 1.0), "motion": 3.0 + n}
             made.append(
                 rows.line_of(pair, "strong", n, text, n, scores, 50, 1.0, bench.origin(pair), arguments=arguments)
             )

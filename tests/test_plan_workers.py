@@ -26,6 +26,7 @@ from w2sd_video.plans.processes import SideBySide
 def _stand_in(connection, start, threads, files):
     """A worker that dies at seed 1, each time or, where it starts with `once`, the first time."""
     mark, times = start
+    connection.send(None)  # it is ready
     try:
         while True:
             task = connection.recv()

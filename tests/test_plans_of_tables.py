@@ -134,6 +134,15 @@ def test_an_arm_is_tuned_on_prompts_and_seeds_that_the_plan_does_not_have(tmp_pa
         ({"tuning": {"by": ["shapes_right"], "many": 1}}, "tuning.many: 1 is not accepted"),
         ({"tuning": {"by": ["shapes_right"], "prompts": TEXT}, "prompts": TEXT, "n": None}, "tune on others"),
         ({"axes": {"arm": {"a": {"tune": {"guidance_scale": [1]}}}}}, "give a setting and two numbers or more"),
+        (
+            {"tuning": {"by": ["shapes_motion"], "n": 1}},
+            "tuning.by: 'shapes_motion' .* of which more, or less, is better",
+        ),
+        ({"tuning": {"by": []}}, "tuning.by: .* is not accepted; give columns"),
+        (
+            {"axes": {"arm": {"w2sd": {}, "a": {"as_costly_as": "w2sd", "tune": {"num_inference_steps": [1, 2]}}}}},
+            "tune: 'num_inference_steps' is not accepted; as_costly_as sets it",
+        ),
         ({"axes": {"arm": {"a": {"tune": 3}}}}, "give a setting and two numbers or more"),
     ],
 )
@@ -275,9 +284,22 @@ def test_a_plan_without_dimensions_and_counts_that_are_none_are_refused(tmp_path
     plan = Plan(prompts=["a red circle"], settings=TINY)
     with pytest.raises(Refused, match="dimensions: None is not accepted; the plan names none"):
         plans.score(plan, str(tmp_path))
-    for argument, value in (("threads", -1), ("threads", 0), ("workers", 0), ("workers", "2"), ("workers", True)):
+    counts = [("threads", -1), ("threads", 0), ("threads", 5000), ("workers", 0), ("workers", "2"), ("workers", True)]
+    for argument, value in counts:
         with pytest.raises(Refused, match=f"{argument}: .* is not accepted; give a whole number from 1"):
             plans.run(plan, str(tmp_path / "run"), **{argument: value})
+    for shard in ((0, 0), (3, 2), (1.5, 2), "1/2", (1,), None):
+        for use in (plans.run, plans.status):
+            with pytest.raises(Refused, match=r"shard: .* is not accepted; give \(i, n\), with i from 1 to n"):
+                use(plan, tmp_path / "run", shard=shard)
+    with pytest.raises(Refused, match="threads: '2' is not accepted"):
+        plans.status(plan, tmp_path / "run", threads="2")
+    for use in (plans.run, plans.status, plans.score, plans.videos):
+        for path in ("", None, 5):
+            with pytest.raises(Refused, match="path: .* is not accepted; give the folder of a run"):
+                use(plan, path)
+    with pytest.raises(Refused, match="folder: .*none' is not accepted; it is not there: give the folder of a run"):
+        plans.write_page(plan, tmp_path / "none", None)
     assert not (tmp_path / "run").exists()
 
 

@@ -59,3 +59,6 @@ def test_what_cannot_be_told_is_said_and_fewer_than_ten_prompts_never_do():
     for size in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(Refused, match="power"):
             prompts_needed(MEASURE, *groups([0.0, 1.0]), size=size)
+    for size, comparisons, name in (("0.5", 1, "power"), (0.5, 0, "comparisons"), (0.5, -1, "comparisons")):
+        with pytest.raises(Refused, match=f"{name}: .* is not accepted"):
+            prompts_needed(MEASURE, *groups([0.0, 1.0]), size, comparisons)

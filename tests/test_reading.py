@@ -410,6 +410,12 @@ def test_prompts_are_read_in_any_encoding_of_unicode(tmp_path, encoding):
     assert read_prompts(tmp_path / "p.json") == {"v.mp4": "Bär"}
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "p.json").write_text('{"v.mp4": "a cat", "v.mp4": "a dog"}')
+    with pytest.raises(Refused, match="prompts: .*'v.mp4' stands twice"):
+        read_prompts(tmp_path / "p.json")
+
+
 def test_prompts_nested_without_end_are_refused(tmp_path):
     (tmp_path / "p.json").write_text("[" * 100_000)
     with pytest.raises(Refused, match="give a JSON file"):

@@ -17,6 +17,7 @@ from pages import write_video
 from typer.testing import CliRunner
 
 from w2sd_video import cli, documents, plans, runs
+from w2sd_video.cli.plans import plan_of
 from w2sd_video.errors import Refused
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.plans import Cell, Folder, Keys, Plan, record
@@ -281,3 +282,19 @@ def test_what_is_scored_already_is_read_without_writing_to_its_folder(tmp_path):
     before = rows.parent.stat().st_mtime_ns, rows.read_bytes()
     again = evaluate([tmp_path / "a"], "clipped", rows_file=rows)
     assert (rows.parent.stat().st_mtime_ns, rows.read_bytes()) == before and again.of == first.of
+
+
+def test_the_plan_in_a_runs_folder_is_that_run(tmp_path):
+    run(plan(), tmp_path)
+    for to_make in (True, False):
+        assert plan_of(tmp_path / "plan.yaml", None, None, to_make)[1] == tmp_path
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "plan.yaml").rename(other / "plan.yaml")
+    assert plan_of(other / "plan.yaml", None, None, True)[1] == other / "plan"
+
+
+def test_rows_say_in_which_line_they_are_damaged(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"b": 2}\nnothing\n{"c": 3}\n')
+    with pytest.raises(ValueError, match="rows.jsonl is no file of rows of JSON: line 3: "):
+        runs.rows(tmp_path / "rows.jsonl")

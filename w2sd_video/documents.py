@@ -79,7 +79,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=once)
     except RecursionError:
         raise Unreadable(f"{path}: not a JSON file: it nests too deep") from None
     except ValueError as error:
@@ -90,7 +90,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of JSON in which no key may stand twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]

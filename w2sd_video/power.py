@@ -32,10 +32,12 @@ def prompts_needed(column: Column, first: Values, second: Values, size: float, c
         differences are equal, or if it is above ten million.
 
     Raises:
-        Refused: the size is not above 0.
+        Refused: the size is not above 0, or the number of comparisons not from 1 up.
     """
-    if not (math.isfinite(size) and size > 0):
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not (math.isfinite(size) and size > 0):
         raise Refused("power", size, "give the size of a difference, above 0, such as 0.02")
+    if isinstance(comparisons, bool) or not isinstance(comparisons, int) or comparisons < 1:
+        raise Refused("comparisons", comparisons, "give a whole number from 1 up")
     failure = failure_value(column)
     own = units(paired_differences(numbers_of(first, failure), numbers_of(second, failure)), column)
     _, variance, _ = own.moments

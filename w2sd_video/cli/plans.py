@@ -234,6 +234,8 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make:
     for each in methods or ():
         if plugins.from_name("method", each) is None:
             raise Refused("method", each, "give FILE.py:CLASS; other methods are named in the plan alone")
+    if folder is None and path.name == "plan.yaml" and (path.parent / "run.json").is_file():
+        path = path.parent  # it is the plan of the run in this folder
     if path.is_dir():
         if not (path / "plan.yaml").is_file():
             raise Refused("RUN", str(path), "it has no plan.yaml: give the folder of a run, or a plan")

@@ -68,7 +68,8 @@ class Arm:
     @cached_property
     def folder(self) -> str:
         """The name of its folder: the arm's name in characters safe for a path, and a short hash if that changed it."""
-        words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")[:80]
+        words = re.sub(r"[^\w.=+-]+", "_", self.name.replace(", ", "_")).strip("._")
+        words = words.encode()[:80].decode(errors="ignore")
         if words.lower() != self.name:
             words = f"{words}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}".strip("-")
         return words

@@ -156,7 +156,8 @@ def hand_out(
                     crew.remove(worker)
                     stillborn = 0 if task else stillborn + 1
                     if stillborn > count + RETRIES:
-                        raise ChildProcessError(errno.EIO, f"it does not start: {message}", "a worker")
+                        way = 'a script has to call below `if __name__ == "__main__":`, as each worker imports it'
+                        raise ChildProcessError(errno.EIO, f"it does not start ({message}); {way}", "a worker")
                     if task is None:
                         continue
                     deaths[task.key] += 1

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..documents import read_json
+from ..errors import Refused
 from ..eval import report
 from ..eval.report import Experiment, Published
 from .plan import Plan
+from .record import Folder
 
 if TYPE_CHECKING:
     from ..eval.report.votes import Vote
@@ -44,7 +46,9 @@ def write_page(
     Raises:
         Refused, OSError, ModuleNotFoundError: see `eval.report.write`.
     """
-    folder = Path(folder)
+    folder = Folder(folder).path
+    if not folder.is_dir():
+        raise Refused("folder", str(folder), "it is not there: give the folder of a run")
     place = folder / PAGE if to is None else Path(to) / PAGE.name
     about = experiment(plan, folder.resolve().name, _former(folder) if paper is None else paper)
     written = report.write(place, summary, about, gallery=True, votes=votes)

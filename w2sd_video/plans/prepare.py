@@ -97,14 +97,16 @@ def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
     """
     grid = arm.grid
     assert grid
-    values = grid.values
+    values, by = grid.values, tuning_of(plan).by
     while True:
         of_tuning = plan_of(plan, grid, values)
         if failed := make(of_tuning, _place(folder, arm)).failed:
             which = f"{len(failed)} of the videos that {arm.name} is tuned on"
             raise Failed(f"{which} could not be made; {failed[0]['arm']}: {failed[0]['error']}")
-        means = _means(of_tuning, _place(folder, arm), tuning_of(plan).by)
+        means = _means(of_tuning, _place(folder, arm), by)
         chosen = max(values, key=lambda value: means[label(grid, value)])
+        if math.isinf(means[label(grid, chosen)][0]):
+            raise Failed(f"no video that {arm.name} is tuned on has a score {by[0]}: tune by another column")
         follow = grid.name.endswith("guidance_scale") and chosen == max(values) and 0 < chosen < MOST
         if not follow:
             break
@@ -134,6 +136,6 @@ def _means(plan: Plan, folder: Path, by: list[str]) -> dict[str, tuple[float, ..
 
     def of(arm: str, column: str) -> float:
         mean = summary.means[arm][column]
-        return mean.mean * (summary.columns[column].sign or 1) if mean.n else -math.inf
+        return mean.mean * summary.columns[column].sign if mean.n else -math.inf
 
     return {arm.name: tuple(of(arm.name, column) for column in by) for arm in plan.arms}

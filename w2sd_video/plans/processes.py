@@ -42,6 +42,7 @@ def _serve(connection: Connection, start: Start, threads: int, files: Sequence[t
             plugins.from_file(kind, file)
         work = started(start, threads)
         with suppress(EOFError, OSError):
+            connection.send(None)  # it is ready
             while True:
                 connection.send(work.make(connection.recv()))
 
@@ -85,7 +86,7 @@ class _Process:
         with started_uninterrupted():
             self.process.start()
         theirs.close()
-        self.ready = True
+        self.ready = False  # until it says so
         self.task: Task | None = None
         self.models: Any = None
 
@@ -93,13 +94,14 @@ class _Process:
         with suppress(OSError):  # the worker has died, which `_listen` reports
             self.connection.send(task)
 
-    def received(self) -> Outcome | None:
-        """The outcome that it sent; None if it died."""
-        try:
-            outcome: Outcome = self.connection.recv()
-        except (EOFError, OSError):
-            return None
-        return outcome
+    def message(self) -> Outcome | str | None:
+        """The outcome that it sent, why it died, or None: it is ready."""
+        with suppress(EOFError, OSError):
+            if self.connection.poll():
+                sent: Outcome | None = self.connection.recv()
+                return sent
+        self.process.join()
+        return _death(self.process.exitcode)
 
     def end(self) -> None:
         self.connection.close()
@@ -126,11 +128,8 @@ class SideBySide:
 def _listen(crew: Sequence[_Process]) -> Messages:
     ready = wait([end for each in crew for end in (each.connection, each.process.sentinel)])
     for each in list(crew):
-        if each.connection in ready and (outcome := each.received()):
-            yield each, outcome
-        elif each.connection in ready or each.process.sentinel in ready:
-            each.process.join()
-            yield each, _death(each.process.exitcode)
+        if each.connection in ready or each.process.sentinel in ready:
+            yield each, each.message()
 
 
 def _death(code: int | None) -> str:

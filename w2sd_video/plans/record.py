@@ -132,11 +132,17 @@ def _contents(path: Path) -> str:
 
 
 class Folder:
-    """The folder of a run."""
+    """The folder of a run.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.videos = path / "videos"
+    Raises:
+        Refused: it is no path.
+    """
+
+    def __init__(self, path: str | Path):
+        if not isinstance(path, (str, Path)) or not str(path):
+            raise Refused("path", path, "give the folder of a run")
+        self.path = Path(path)
+        self.videos = self.path / "videos"
 
     def place(self, cell: Cell) -> tuple[Path, str]:
         """The folder of a cell's files, and their name without suffix."""

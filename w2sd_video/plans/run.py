@@ -26,11 +26,11 @@ from .names import check_names, link
 from .plan import MOST_BYTES, Plan
 from .prepare import prepared
 from .processes import SideBySide
-from .record import NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
+from .record import MOST_THREADS, NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
 from .stored import note_of, prompts_of
 from .tuning import check_tuning
 
-MOST = 10_000  # threads, or workers
+MOST_WORKERS = 10_000
 
 logger = logging.getLogger("w2sd_video")
 Shard = tuple[int, int]  # which part, of how many
@@ -92,17 +92,16 @@ def run(
         Failed: a video for the tuning of an arm could not be generated.
         OSError: weights are missing, or the disk is full; complete cells are kept.
     """
-    path = Path(path)
-    check_count("threads", threads)
+    folder = Folder(path)
+    path = folder.path
+    check_threads(threads)
+    check_shard(shard)
     engine = engine or on_this_machine(workers)
-    if not 1 <= shard[0] <= shard[1]:
-        raise Refused("shard", f"{shard[0]}/{shard[1]}", "give i/n, with i from 1 to n")
     plan.check()
     check_tuning(plan)
     if plan.names == "vbench":
         check_names(plan)
     runs.writable(path)
-    folder = Folder(path)
 
     def make(of_tuning: Plan, where: Path) -> Progress:
         return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
@@ -141,14 +140,26 @@ def run(
     return done
 
 
-def check_count(name: str, count: int | None) -> None:
-    """Refuses a number of threads or workers that is not a whole one from 1."""
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST):
-        raise Refused(name, count, f"give a whole number from 1 to {MOST}")
+def check_threads(threads: int | None) -> None:
+    """Refuses a number of threads that is not a whole one from 1; None is the default."""
+    if threads is not None:
+        _whole("threads", threads, MOST_THREADS)
+
+
+def check_shard(shard: object) -> None:
+    """Refuses a shard that is not two whole numbers, the first from 1 to the second."""
+    numbers = shard if isinstance(shard, (tuple, list)) and len(shard) == 2 else (0, 0)
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers) or not 1 <= numbers[0] <= numbers[1]:
+        raise Refused("shard", shard, "give (i, n), with i from 1 to n")
+
+
+def _whole(name: str, count: object, most: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise Refused(name, count, f"give a whole number from 1 to {most}")
 
 
 def on_this_machine(workers: int) -> Engine:
-    check_count("workers", workers)
+    _whole("workers", workers, MOST_WORKERS)
     return Here() if workers == 1 else SideBySide(workers)
 
 

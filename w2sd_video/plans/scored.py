@@ -22,7 +22,7 @@ def videos(plan: Plan, path: str | Path) -> list[Video]:
     Raises:
         Refused: no cell of the plan is complete yet, or a file differs from its sidecar's hash.
     """
-    folder = Folder(Path(path))
+    folder = Folder(path)
     if "mp4" not in plan.formats:
         raise Refused("formats", plan.formats, "videos are scored as mp4: add it, and run the plan again")
     threads = folder.threads()

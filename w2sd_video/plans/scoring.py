@@ -23,7 +23,7 @@ from .by_dimension import by_dimension, scored_on
 from .engine import Engine, Here, Outcome
 from .plan import Plan
 from .record import Folder
-from .run import check_count, on_this_machine
+from .run import check_threads, on_this_machine
 from .scored import videos
 
 
@@ -92,11 +92,12 @@ def score(
         Refused: nothing of the plan is generated yet, or an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing; or `official` does not have VBench's package.
     """
-    path = Path(path)
+    folder = Folder(path)
+    path = folder.path
     if dimensions is None and not plan.dimensions:
         raise Refused("dimensions", None, "the plan names none: give some of `w2sd-video dimensions`")
     names = expand(plan.dimensions if dimensions is None else dimensions)
-    check_count("threads", threads)
+    check_threads(threads)
     engine = engine or on_this_machine(workers)
     own = [name for name in names if name not in OFFICIAL]
     if official and len(own) < len(names):
@@ -104,7 +105,7 @@ def score(
     found = videos(plan, path)
     rows_file = path / "scores" / "scores.jsonl"
     writable(rows_file.parent)
-    threads = threads or Folder(path).threads() or engine.threads()
+    threads = threads or folder.threads() or engine.threads()
     if not isinstance(engine, Here):
         _by_workers(plan, path, found, own, rows_file, engine, threads, weights, device, progress)
     images = not plan.arms[0].template.video

@@ -11,7 +11,7 @@ from ..sampling import evaluations
 from ..threads import threads_for
 from .plan import Plan
 from .record import Folder, Keys
-from .run import WHOLE, Shard, mine
+from .run import WHOLE, Shard, check_shard, check_threads, mine
 from .stored import cost_of, with_stored
 from .tuning import plan_of
 
@@ -32,7 +32,9 @@ def status(plan: Plan, path: str | Path, shard: Shard = WHOLE, threads: int | No
         tuning_evaluations: the fewest network evaluations that the arms' tuning still takes.
         errors: how many cells failed with each error, the most frequent first.
     """
-    folder = Folder(Path(path))
+    check_threads(threads)
+    check_shard(shard)
+    folder = Folder(path)
     plan = with_stored(plan, folder)
     keys = Keys(threads or folder.threads() or threads_for(1))
     cells = [(keys.of(cell), cell) for cell in mine(plan, shard)]

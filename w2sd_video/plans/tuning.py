@@ -25,10 +25,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from .. import prompts
-from ..errors import Refused, did_you_mean
+from .. import prompts, settings
+from ..errors import Refused
 from ..validation import Setting, validated
-from .arms import Arm, Grid, label_of
+from .arms import AS_COSTLY, TUNE, Arm, Grid, label_of
 from .plan import MOST_CELLS, Plan, Texts
 
 SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
@@ -67,9 +67,12 @@ def tuning_of(plan: Plan) -> Tuning:
     if not plan.tuning:
         raise Refused("tuning", None, "an arm has `tune`, which needs it: give {by: [COLUMN]}, and n or prompts")
     try:
-        return Tuning(**plan.tuning)
+        tuning = Tuning(**plan.tuning)
     except Refused as error:
         raise Refused(f"tuning.{error.argument}", error.value, error.accepted) from None
+    if not tuning.by:
+        raise Refused("tuning.by", [], "give columns of the plan's dimensions")
+    return tuning
 
 
 def check_tuning(plan: Plan) -> None:
@@ -122,15 +125,22 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
     Raises:
         Refused: the plan's `tuning` cannot be used.
     """
+    from ..eval.best import ranking
     from ..eval.dimensions import chosen
 
     tuning = tuning_of(plan)
-    known = {
-        column: d.name for d in (chosen(plan.own_dimensions) if plan.own_dimensions else ()) for column in d.columns
-    }
-    for column in tuning.by or [""]:
-        if column not in known:
-            raise Refused("tuning.by", column, f"give columns of the plan's dimensions; {did_you_mean(column, known)}")
+    if grid.costly is not None and grid.name in ("num_inference_steps", "reflection_steps"):
+        raise Refused(TUNE, grid.name, f"{AS_COSTLY} sets it: tune another setting, or leave out {AS_COSTLY}")
+    of_plain = grid.name in settings.names() and settings.of(grid.name).arm not in ("weak", "reflection")
+    if grid.fields.get("variant") == "plain" and not of_plain:
+        raise Refused(TUNE, grid.name, "this arm is plain sampling, which has no use for it: tune another setting")
+    dimensions = chosen(plan.own_dimensions) if plan.own_dimensions else []
+    known = {column: d.name for d in dimensions for column in d.columns}
+    for column in tuning.by:
+        try:
+            ranking(column, dimensions)
+        except Refused as error:
+            raise Refused("tuning.by", column, f"give columns of the plan's dimensions; {error.accepted}") from None
     arms = {}
     for value in values or grid.values:
         fields = {**grid.fields, **_set(grid, value)}
@@ -150,8 +160,6 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
 
 def _set(grid: Grid, value: float) -> dict[str, Any]:
     """The fields of a request that set the tuned setting to a number."""
-    from .. import settings
-
     if grid.name in settings.names():
         return {grid.name: value}
     return {"options": {**(grid.fields.get("options") or {}), grid.name: value}}

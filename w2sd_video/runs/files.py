@@ -380,7 +380,12 @@ def rows(path: Path, mend: bool = True) -> list[Any]:
             raise ValueError("its last line is no row")
         if text and not end and _is_json(text):
             raise ValueError("its only line has no end")
-        values = [json.loads(line) for line in text[:end].splitlines()]
+        values = []
+        for number, line in enumerate(text[:end].splitlines(), 1):
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
     except RecursionError:
         raise ValueError(f"{path} is no file of rows of JSON: it nests too deep") from None
     except ValueError as error:

@@ -30,6 +30,9 @@ SHAPES = (
 OUTLINES = (Column("outlined"), *SHAPES)
 # Measures of differences between frames, which a picture does not have.
 OF_TIME = {"area_instability", "colour_instability", "background_instability", "jerk", "motion"}
+# Of what the judge says of every video, whatever its prompt: what always has a number, and all.
+ALWAYS = ("right", "objects", "count", "colour", "shape")
+OF_EVERY = (*ALWAYS, "form", "edge_error", *sorted(OF_TIME), "clipped")
 # Means over the objects of the prompt that a video shows. Where it lacks one, they are of fewer objects than another
 # video's, perhaps of the easier ones.
 OF_OBJECTS = {"form", "edge_error", "exchanged", "area_instability", "colour_instability", "jerk", "motion"}

@@ -20,6 +20,7 @@ from .columns import DIGITS, OUTLINES
 from .grammar import parse
 
 OTHER = "take another file"
+LARGEST = 1e300
 VERDICTS = {column.name for column in (*OUTLINES, *DIGITS) if column.kind == "verdict"}
 _COLUMNS: dict[str, type | tuple[type, ...]] = {
     "pair": str,
@@ -43,11 +44,20 @@ def _is_row(row: object) -> bool:
     numbers = [row.get("arguments", {}).get(name, 0) for name in ("guidance_scale", "reflection_steps")]
     if not all(isinstance(value, (int, float)) for value in numbers):
         return False
+    if not all(_is_number(row[name]) and row[name] >= 0 for name in ("evaluations", "seconds")):
+        return False
     scores = row["scores"]
-    if not all(value is None or isinstance(value, (int, float)) for value in scores.values()):
+    if not all(value is None or _is_number(value) for value in scores.values()):
         return False
     judged = [value for name, value in scores.items() if name in VERDICTS and value is not None]
     return all(math.isnan(value) or 0 <= value <= 1 for value in judged)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold, or NaN, which files of earlier versions have in place of null."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value != value or abs(value) < LARGEST
 
 
 @lru_cache(maxsize=100_000)

@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 
 from .. import presets
-from ..errors import ArgumentError, Refused
+from ..errors import Refused
 from ..runs import Request, alone
 from ..sampling import arguments, evaluations, load, sample, steps_for
 from ..shapes import bench, rows, tuning
@@ -149,8 +149,6 @@ def run(run: Run) -> Result:
         raw = b"" if run.quick else rows.packed(path, PAIR)
         fitted = [line for line in sampling.videos.read(path, tuned=True) if line["arguments"].get("method") == CHANGES]
     whole = [point for point in points if len(lines[point.name]) == count]
-    for line in (line for point in whole for line in lines[point.name].values() if "right" not in line["scores"]):
-        raise ArgumentError("--rows", f"{line['method']} {line['n']} has no score `right`")
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
@@ -256,7 +254,8 @@ class Sampling:
         says = {**self.size.settings, "num_inference_steps": steps}
         arguments = says | {"method": CHANGES}
         name = named(self.preset, arguments)
-        self.videos.adopt({name: arguments}, self.others, tuned=True)
+        needs = ["explained", *(f"{of} {i}" for i in range(steps - 1) for of in ("kappa", "u"))]
+        self.videos.adopt({name: arguments}, self.others, tuned=True, needs=needs, numbers=needs)
         lines = {line["n"]: line for line in self.videos.read(self.path, tuned=True) if line["method"] == name}
         chosen = self.size.calibrated
         for n in chosen:
@@ -273,10 +272,10 @@ class Sampling:
                 with alone(self.path):
                     rows.add(self.path, [lines[n]])
         scores = [lines[n]["scores"] for n in chosen]
-        kappas = [
-            np.average([each[f"kappa {i}"] for each in scores], weights=[each[f"u {i}"] for each in scores])
-            for i in range(steps - 1)
-        ]
+        kappas = []
+        for i in range(steps - 1):
+            weights = [each[f"u {i}"] for each in scores]  # none where W2SD changes no video in this step
+            kappas.append(np.average([each[f"kappa {i}"] for each in scores], weights=weights) if any(weights) else 0.0)
         guidance = [round(self.preset.guidance_scale + float(kappa), 3) for kappa in [*kappas, 0.0]]
         return {"method": "guidance_schedule", "options": {"guidance": guidance}}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +19,11 @@ from ..errors import ArgumentError
 from ..runs import alone
 from ..shapes import bench, rows
 from ..shapes.bench import Row, seed_of
+from ..shapes.columns import ALWAYS, OF_EVERY
 from ..shapes.pairs import prompt_of
 from .study import Run
+
+logger = logging.getLogger("w2sd_video")
 
 
 @contextmanager
@@ -92,36 +97,71 @@ class Videos:
                 lines[line["method"]][line["n"]] = line
         return lines
 
-    def adopt(self, wanted: Mapping[str, Mapping[str, Any]], texts: Sequence[str], tuned: bool) -> None:
+    def adopt(
+        self,
+        wanted: Mapping[str, Mapping[str, Any]],
+        texts: Sequence[str],
+        tuned: bool,
+        needs: Sequence[str] = OF_EVERY,
+        numbers: Sequence[str] = ALWAYS,
+    ) -> None:
         """Copies samples from earlier runs' files if weights, judge, preset, prompt, seed and settings are equal.
+
+        All are checked before one is copied.
 
         Args:
             wanted: the arguments of each row, by name.
+            needs: the scores that each sample has to have.
+            numbers: those of them that are never missing.
+
+        Raises:
+            ArgumentError: a sample lacks a score, or differs from the same sample of another file, or in its
+                evaluations from the rest of its row.
         """
-        present = {(line["method"], line["n"]) for line in self.read(self.path, tuned, mend=True)}
-        adopted: dict[tuple[str, int], dict[str, Any]] = {}
+        of_run = {(line["method"], line["n"]): line for line in self.read(self.path, tuned, mend=True)}
+        known, costs = dict(of_run), {name: line["evaluations"] for (name, _), line in of_run.items()}
         earlier = [(file, line) for file in self.run.rows for line in self._of_rows(file, tuned)]
         for file, line in earlier:
             name, n = named(self.preset, line.get("arguments", {})), line["n"]
-            if name not in wanted or (name, n) in present or n >= len(texts):
+            if name not in wanted or n >= len(texts):
                 continue
-            seed = seed_of(n, tuned)
-            if line.get("seed") == seed and line["prompt"] == prompt_of(self.preset, seed, texts[n]):
-                first = adopted.setdefault((name, n), line | {"method": name, "arguments": wanted[name]})
-                if json.dumps(first["scores"]) != json.dumps(line["scores"]):
-                    raise ArgumentError("--rows", f"{file} has other scores of {name} {n} than a file before it")
+            seed, scores, of = seed_of(n, tuned), line["scores"], f"{file}: {line['method']} {n}"
+            if line.get("seed") != seed or line["prompt"] != prompt_of(self.preset, seed, texts[n]):
+                continue
+            if lost := [each for each in needs if each not in scores or (each in numbers and math.isnan(scores[each]))]:
+                raise ArgumentError("--rows", f"{of} has no score {lost[0]}")
+            if line["evaluations"] != costs.setdefault(name, line["evaluations"]):
+                raise ArgumentError("--rows", f"{of} took {line['evaluations']} evaluations, others {costs[name]}")
+            first = known.setdefault((name, n), line | {"method": name, "arguments": wanted[name]})
+            if json.dumps(first["scores"]) != json.dumps(scores):
+                raise ArgumentError("--rows", f"{of} has other scores than the same sample of {self.path} or before")
         with alone(self.path):
-            rows.add(self.path, list(adopted.values()))
+            rows.add(self.path, [line for key, line in known.items() if key not in of_run])
 
     def _of_rows(self, path: Path, tuned: bool) -> list[dict[str, Any]]:
         """The lines of a file of `--rows`."""
         try:
-            return self.read(path, tuned)
+            lines = rows.read(path, None)
         except ArgumentError as error:
             raise ArgumentError("--rows", error.problem) from None
+        own = self._own(lines, tuned)
+        pair = [line for line in lines if line["pair"] == self.pair and line.get("tuning", False) == tuned]
+        if len(own) < len(pair):
+            other = f"{len(pair) - len(own)} of {len(pair)} rows of {path}"
+            _note(f"{other} are of another model, judge or preset: not used")
+        return own
 
     def read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
         """The lines of a file with the same weights, judge and preset as now."""
-        of, lines = bench.origin(self.pair), rows.read(path, None, mend)
+        return self._own(rows.read(path, None, mend), tuned)
+
+    def _own(self, lines: Sequence[dict[str, Any]], tuned: bool) -> list[dict[str, Any]]:
+        of = bench.origin(self.pair)
         own = [line for line in lines if line["pair"] == self.pair and line.get("of") == of]
         return [line for line in own if line.get("tuning", False) == tuned]
+
+
+@lru_cache
+def _note(text: str) -> None:
+    """Says something once."""
+    logger.warning("note: %s", text)
