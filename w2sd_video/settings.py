@@ -187,10 +187,7 @@ class Pair:
     options: Annotated[
         Names,
         Setting(
-            "An option of the method, like motion_gain=2; can be given again.",
-            ("--set",),
-            METHOD,
-            metavar="NAME=VALUE",
+            "An option of the method, like motion_gain=2; can be given again.", ("--set",), METHOD, metavar="NAME=VALUE"
         ),
     ] = field(default_factory=dict)
     num_inference_steps: Annotated[
@@ -249,6 +246,10 @@ class Pair:
             METHOD,
             families=RESCALED,
         ),
+    ] = None
+    eta: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Setting("DDIM's eta: how much fresh noise a step adds, 0 (default) to 1.", ("--eta",), METHOD, families=U_NETS),
     ] = None
     embedded_guidance: Annotated[
         Scale | None,
@@ -378,8 +379,7 @@ class Settings(Pair):
         None
     )
     weak_prompt: Annotated[
-        Text | None,
-        Setting("Another prompt for the weak arm.", ("--weak-prompt",), METHOD, "weak", TEXTUAL),
+        Text | None, Setting("Another prompt for the weak arm.", ("--weak-prompt",), METHOD, "weak", TEXTUAL)
     ] = None
     weak_negative_prompt: Annotated[
         Text | None,

@@ -165,6 +165,8 @@ class Request(Settings):
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
+        if self.eta and self.scheduler["class"] != "DDIMScheduler":
+            raise Refused("eta", self.eta, "give none: of the schedulers, DDIMScheduler takes one")
         if family.motion and self.motion_adapter is None:
             raise Refused("motion_adapter", None, f"give one: {self.family} makes {self.kind}s")
         if self.motion_adapter is not None:

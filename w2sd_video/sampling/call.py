@@ -97,8 +97,7 @@ def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
     # A weak model alone may have no second expert.
     if request.guidance_scale_2 is not None and pipe.config.get("boundary_ratio") is not None:
         call["guidance_scale_2"] = request.guidance_scale_2
-    if request.guidance_rescale is not None:
-        call["guidance_rescale"] = request.guidance_rescale
+    call |= {name: value for name in ("guidance_rescale", "eta") if (value := getattr(request, name)) is not None}
     guidances = (request.guidance_scale, request.strong_guidance_scale, request.weak_guidance_scale)
     if FAMILIES[request.family].embedded and any(w != 1 for w in guidances):
         call["negative_prompt"] = call.get("negative_prompt") or ""  # without one, such pipelines do not guide
