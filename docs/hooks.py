@@ -1,4 +1,5 @@
-"""What `mkdocs build` adds to the pages: options and settings, from the program itself, and the picture."""
+"""What `mkdocs build` adds to the pages, and `python docs/hooks.py`, which writes their lists of the program itself:
+commands, settings, pipelines and presets."""
 
 from __future__ import annotations
 
@@ -14,11 +15,7 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-MARK, PIPELINES, SETTINGS, TRANSFORMERS = (
-    f"<!-- {name} --> *Of these {name} the site has a list, made from the program: `mkdocs serve`, after"
-    ' `pip install -e ".[test]"`.*'
-    for name in ("commands", "pipelines", "settings", "transformers")
-)
+LIST = re.compile(r"<!-- list of (\w+) -->\n.*?<!-- end of the list -->", re.DOTALL)
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -46,16 +43,24 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Commands, tables, example scripts and the picture in their places; and numbers that do not break at their ±."""
     markdown = markdown.replace("../w2sd_video/shapes/comparison.png", "assets/comparison.png")
-    if MARK in markdown:
-        markdown = markdown.replace(MARK, "\n".join(_commands()))
-    if PIPELINES in markdown:
-        markdown = markdown.replace(PIPELINES, "\n".join(import_module("w2sd_video.hook.form").rows()))
-    if SETTINGS in markdown:
-        markdown = markdown.replace(SETTINGS, "\n".join(settings()))
-    if TRANSFORMERS in markdown:
-        markdown = markdown.replace(TRANSFORMERS, "\n".join(transformers()))
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
+
+
+def listed(markdown: str) -> str:
+    """A page with its lists as the program has them now."""
+    lists = {"commands": _commands, "pipelines": pipelines, "settings": settings, "transformers": transformers}
+
+    def made(found: re.Match[str]) -> str:
+        lines = "\n".join(lists[found[1]]()).strip()
+        return f"<!-- list of {found[1]} -->\n\n{lines}\n\n<!-- end of the list -->"
+
+    return LIST.sub(made, markdown)
+
+
+def pipelines() -> Iterator[str]:
+    """Every pipeline class of diffusers as a row: whether it is served, and how it guides."""
+    yield from import_module("w2sd_video.hook.form").rows()
 
 
 def transformers() -> Iterator[str]:
@@ -137,3 +142,8 @@ def _text(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        path.write_text(listed(path.read_text(encoding="utf-8")), encoding="utf-8")

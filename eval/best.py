@@ -45,7 +45,8 @@ def dimension_of(column: str) -> str:
     """
     world = column.partition("_")[0]
     if column not in COLUMNS:
-        raise Refused("by", column, did_you_mean(column, list(COLUMNS)))
+        way = "One of your own needs its dimension too: --by COLUMN --dimensions FILE.py:NAME"
+        raise Refused("by", column, f"{did_you_mean(column, list(COLUMNS))}. {way}")
     return world if world in NAMES and column not in NAMES else column
 
 

@@ -19,7 +19,7 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
 from w2sd_video.progress import bar
-from w2sd_video.verdicts import TOO_FEW
+from w2sd_video.verdicts import ENOUGH, TOO_FEW
 
 from . import report
 from .document import document, worse_prompts
@@ -117,10 +117,17 @@ def needed(summary: Summary, size: float) -> list[str]:
         f"Prompts with which a difference of {size:g} from {summary.base} is shown in 80 of 100 runs, by p adjusted for"
         f" {len(compared)} comparisons, if prompts differ as much as these:"
     ]
+    untold: dict[str, list[str]] = {}
     for column, group, first, second in compared:
-        count = prompts_needed(column, first, second, size, len(compared))
-        spread = "it cannot be told: too few prompts differ, or it takes more than ten million"
-        lines.append(f"  {column.name}, {group}: {spread if count is None else count}")
+        if (count := prompts_needed(column, first, second, size, len(compared))) is None:
+            untold.setdefault(group, []).append(column.name)
+        else:
+            lines.append(f"  {column.name}, {group}: {count}")
+    for group, columns in untold.items():
+        why = "too few prompts differ, or it is over ten million"
+        lines.append(f"  {group}, cannot be told ({why}): {', '.join(columns)}")
+    if (prompts := len({video.prompt for video in summary.scores.videos})) < ENOUGH:
+        lines.append(f"Note: how much prompts differ is hardly known from {prompts}: these numbers are guesses.")
     return lines
 
 

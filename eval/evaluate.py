@@ -78,7 +78,8 @@ def evaluate(
         videos: files, folders or globs, each of which is a group; or videos as `find` returns them; or videos in
             memory, which are one group: arrays or tensors (F, H, W, 3) or (F, 3, H, W), also with an axis of videos in
             front, uint8 or float in [0, 1]; or lists of PIL images. So `pipe(...).frames` is accepted for every output
-            type but latents. `memory.in_memory` gives a video in memory its own name, group and frame rate.
+            type but latents. A dictionary of videos in memory has groups by name. `memory.in_memory` gives a video in
+            memory its own name, group and frame rate.
         dimensions: names of dimensions, or `six` or `vbench`; or your own dimensions, each a `Dimension` class or
             instance, or a function of the frames, (F, H, W, 3) uint8, and of the `prompt` if it has a parameter of that
             name. `ByFunction` names the columns of a function.

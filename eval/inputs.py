@@ -32,7 +32,11 @@ def gather(
     Raises:
         Refused: an argument cannot be used, or there is no video.
     """
-    entries, held = _held(videos, images)
+    if isinstance(videos, Mapping) and videos:
+        entries: list[Any] = []
+        held = [each for group, some in videos.items() for each in _group(group, some, images)]
+    else:
+        entries, held = _held(videos, images)
     files = listed("videos", entries, Video) if entries else []
     if held and official:
         raise Refused("official", str(official), "VBench's package reads files, and videos are in memory: give None")
@@ -45,7 +49,22 @@ def gather(
     return Inputs(every, arguments, by_name)
 
 
-def _held(videos: Any, images: bool) -> tuple[list[Any], list[Video]]:
+def _group(name: Any, videos: Any, images: bool) -> list[Video]:
+    """The videos in memory of a group.
+
+    Raises:
+        Refused: its name is no text, or not all of its videos are in memory.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise Refused("videos", name, "give groups names that are not empty")
+    entries, held = _held(videos, images, f"videos[{name!r}]")
+    if entries or not held:
+        value = entries[0] if entries else videos
+        raise Refused(f"videos[{name!r}]", value, "give videos in memory; files have groups by LABEL=PATH")
+    return [replace(each, group=name) for each in held]
+
+
+def _held(videos: Any, images: bool, argument: str = "videos") -> tuple[list[Any], list[Video]]:
     """What of `videos` is not in memory, and what is, as videos.
 
     Raises:
@@ -53,15 +72,15 @@ def _held(videos: Any, images: bool) -> tuple[list[Any], list[Video]]:
     """
     alone = isinstance(videos, (str, Path, Video)) or memory.is_in_memory(videos)
     if not alone and (isinstance(videos, Mapping) or not isinstance(videos, Iterable)):
-        raise Refused("videos", videos, ACCEPTED)
+        raise Refused(argument, videos, ACCEPTED)
     entries: list[Any] = []
     held: list[Video] = []
     for index, entry in enumerate([videos] if alone else videos):
         if not memory.is_in_memory(entry):
             entries.append(entry)
             continue
-        for argument, frames in memory.split(entry, images, "videos" if alone else f"videos[{index}]"):
-            held.append(memory.in_memory(frames, name=f"video {len(held)}", argument=argument))
+        for each, frames in memory.split(entry, images, argument if alone else f"{argument}[{index}]"):
+            held.append(memory.in_memory(frames, name=f"video {len(held)}", argument=each))
     return entries, held
 
 

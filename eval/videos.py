@@ -194,11 +194,12 @@ def find(
             place = path.name if path == root else str(path.relative_to(root if root.is_dir() else root.parent))
             places.setdefault((path, group), place)
     texts, _ = match(prompts, [path for path, _ in places])
+    own = {path: texts.get(path) or _prompt(path) for path, _ in places}
     # A name that a group has several times is told apart by its folder, also in other groups that have that folder.
     there = Counter((_named(path), group) for path, group in places)
     folders = {key: str(Path(place).parent) for key, place in places.items()}
     apart = {(_named(path), folders[path, group]) for path, group in places if there[_named(path), group] > 1}
-    prompted = Counter(name for name, _ in {(_named(path), texts.get(path)) for path, _ in places})
+    prompted = Counter(name for name, _ in {(_named(path), own[path]) for path, _ in places})
     return [
         _video(path, group, folder if (name, folder) in apart else "", texts.get(path), prompted[name] > 1)
         for (path, group), folder in folders.items()
@@ -213,6 +214,11 @@ def _named(path: Path) -> tuple[str, int | None]:
     return (numbered[1], int(numbered[2])) if numbered else (stem, None)
 
 
+def _prompt(path: Path) -> str:
+    """A video's prompt by its sidecar, or by its name."""
+    return str(_request(path).get("prompt") or _named(path)[0])
+
+
 def _video(path: Path, group: str, folder: str, prompt: str | None, several: bool = False) -> Video:
     """A video.
 
@@ -224,7 +230,7 @@ def _video(path: Path, group: str, folder: str, prompt: str | None, several: boo
     request = _request(path)
     own, seed = _named(path)
     name = own if seed is None else f"{own}, seed {seed}"
-    pair = str(Path(unicodedata.normalize("NFC", folder)) / name) + (f" of {prompt}" if several else "")
+    pair = str(Path(unicodedata.normalize("NFC", folder)) / name) + f" of {prompt or own}" * several
     if request:
         pair = unicodedata.normalize("NFC", f"{request['prompt']}, seed {request['seed']}")
     if prompt:

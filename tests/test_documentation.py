@@ -100,6 +100,13 @@ PROGRAM = HOOKS["commands"]()
 OF_PROGRAM = options(typer.main.get_command(app)) | {"--help"}
 
 
+@pytest.mark.parametrize("page", ["api", "command-line", "pairs", "pipelines"])
+def test_the_lists_of_a_page_are_those_of_the_program(page):
+    """`python docs/hooks.py` writes them."""
+    text = PAGES[page].read_text(encoding="utf-8")
+    assert HOOKS["listed"](text) == text and "<!-- list of " in text
+
+
 def test_the_tables_that_the_site_generates_have_as_many_cells_in_each_row():
     for table in (HOOKS["_commands"](), HOOKS["transformers"]()):
         cells = 0

@@ -120,6 +120,16 @@ def test_of_files_of_one_name_and_other_prompts_those_of_one_prompt_are_compared
     assert found.difference.mean == 2.0 and found.difference.units == 2  # cat +3, dog +1
 
 
+def test_a_prompt_of_one_of_two_files_of_one_name_leaves_the_other_its_own(tmp_path):
+    made(tmp_path, "a/a cat-1.mp4", "b/a cat-1.mp4")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    assert [v.pair for v in find(folders, {"b/a cat-1.mp4": "a dog"})] == [
+        "a cat, seed 1 of a cat",
+        "a cat, seed 1 of a dog",
+    ]
+    assert len({v.pair for v in find(folders, {"b/a cat-1.mp4": "a cat"})}) == 1
+
+
 def test_another_group_changes_nothing_between_two(tmp_path):
     made(tmp_path, "a/sub/x-0.mp4", "b/x-0.mp4", "c/1/x-0.mp4", "c/2/x-0.mp4", "d/1/x-0.mp4")
     pairs = {v.group[-1]: v.pair for v in find([tmp_path / name for name in "ab"])}

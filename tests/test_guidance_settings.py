@@ -101,3 +101,21 @@ def test_the_options_stand_on_the_command_line():
     said = CliRunner().invoke(app, ["generate", "--help"], env={"COLUMNS": "200"}).output
     for option in ("--guidance-2", "--guidance-rescale", "--strong-embedded-guidance"):
         assert option in said
+
+
+def test_eta_is_of_ddim_alone_and_reaches_the_pipeline():
+    request = Request.of("a red circle", preset="shapes", eta=0.7)
+    assert arguments_of(request)["eta"] == 0.7 and "eta" not in arguments_of(Request.of("a red circle"))
+    for more, says in (
+        ({"scheduler": "EulerDiscreteScheduler"}, "give none: of the schedulers, DDIMScheduler takes one"),
+        ({"eta": 1.1}, "from 0 to 1"),
+    ):
+        with pytest.raises(Refused, match=f"eta: .* is not accepted; .*{says}"):
+            Request.of("a red circle", preset="shapes", **{"eta": 0.7, **more})
+    with pytest.raises(Refused, match="eta: 0.5 is not accepted; wan has none"):
+        Request.of("a cat", preset="wan21-14b-1.3b", eta=0.5)
+
+
+def arguments_of(request: Request) -> dict:
+    pipe = load(request)["w2sd"]
+    return arguments(pipe, request, "w2sd")

@@ -145,7 +145,11 @@ BAD = {
     "sparse": (torch.zeros(2, 8, 8, 3).to_sparse(), "give a dense tensor"),
     "without values": (torch.zeros(2, 8, 8, 3, device="meta"), "give a dense tensor"),
     "a number": (3, "arrays, tensors"),
-    "names": ({"a": FLOATS}, "arrays, tensors"),
+    "a group of files": ({"a": FLOATS, "b": "folder"}, "give videos in memory; files have groups by LABEL=PATH"),
+    "a group of nothing": ({"a": []}, "give videos in memory"),
+    "a group without a name": ({"": FLOATS}, "names that are not empty"),
+    "the second of a group": ({"a": [FLOATS, FLOATS * 3]}, "videos['a'][1]"),
+    "no group": ({}, "arrays, tensors"),
 }
 
 
@@ -179,6 +183,14 @@ def test_prompts_in_memory_are_one_for_each_video(given, prompts, says):
 def test_an_empty_path_is_not_the_default_and_words_are_no_answer(name, value):
     with pytest.raises(Refused, match=f"{name}: '{value}' is not accepted; give (a path|True or False)"):
         evaluate(FLOATS, "clipped", **{name: value})
+
+
+def test_a_dictionary_names_groups_whose_videos_are_pairs_in_their_order():
+    scores = evaluate({"plain": frames(0), "w2sd": [frames(1), frames(0)]}, "clipped", prompts=["a", "b", "c"])
+    found = [(each.group, each.prompt, each.pair) for each in scores.videos]
+    assert found == [("plain", "a", "video 0"), ("w2sd", "b", "video 0"), ("w2sd", "c", "video 1")]
+    (compared,) = Summary(scores).comparisons
+    assert (compared.base, compared.group, compared.difference.n) == ("plain", "w2sd", 1)
 
 
 def test_vbenchs_package_reads_no_videos_in_memory():

@@ -287,6 +287,8 @@ def test_code_runs_only_where_the_command_line_or_python_names_the_file(tmp_path
     assert run("generate", PROMPT, "--preset", "mine.yaml")[0] == 2
     assert not ran.exists()
     plugins.from_file("method", "mine.py:Push")
+    with pytest.raises(Refused, match="a file that has run is known without its folder: give mine.py:Push"):
+        Request.of(PROMPT, method=f"{tmp_path}/mine.py:Push")
     request = Request.of(PROMPT, method="mine.py:Push")
     assert ran.exists() and request.method_sha256 and request.stem.endswith("-Push")
 

@@ -49,6 +49,7 @@ def test_a_shipped_preset_gives_the_request_that_it_gave_before_settings_were_on
         "strong_embedded_guidance": None,
         "guidance_scale_2": None,
         "guidance_rescale": None,
+        "eta": None,
         "weak_config": None,
         "strong_guidance_scale_2": None,
         "weak_guidance_scale_2": None,
@@ -66,7 +67,7 @@ def test_a_shipped_preset_gives_the_request_that_it_gave_before_settings_were_on
         since = {"method_sha256": None, "offload": "none", "compile": False}
         since |= {"weak_skip_layers": None, "free_init": None, "image": None}
         since |= {"embedded_guidance": None, "weak_embedded_guidance": None, "strong_embedded_guidance": None}
-        since |= {"guidance_scale_2": None, "guidance_rescale": None, "weak_config": None}
+        since |= {"guidance_scale_2": None, "guidance_rescale": None, "weak_config": None, "eta": None}
         since |= {"strong_guidance_scale_2": None, "weak_guidance_scale_2": None}
         assert as_json(asdict(request), tmp_path) == {**as_of_now(name, expected), **since}
         assert Request(**json.loads(json.dumps(asdict(request)))) == request  # as a sidecar has it

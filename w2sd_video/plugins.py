@@ -168,6 +168,10 @@ def was_run(kind: Kind, name: str, sha256: str) -> bool:
     return (kind, name, sha256) in _RUN
 
 
+def _names_run() -> set[tuple[Kind, str]]:
+    return {(kind, name) for kind, name, _ in _RUN}
+
+
 def named() -> list[tuple[Kind, str]]:
     """The kind and the full name, `FOLDER/FILE.py:NAME`, of each plug-in that has run, for other processes of a run."""
     full_names = []
@@ -259,13 +263,15 @@ def find(
     argument = ARGUMENTS[kind]
     if is_file(name):
         run = [each for (k, n, sha), each in _RUN.items() if (k, n) == (kind, name) and sha256 in (None, sha)]
+        file, _, attribute = name.rpartition(":")
         if len(run) > 1:
-            file = name.rpartition(":")[0]
             raise Refused(argument, name, f"{len(run)} different files of the name {file} were named: rename one")
+        if not run and (inside := f"{os.path.basename(file)}:{attribute}") != name and (kind, inside) in _names_run():
+            raise Refused(argument, name, f"a file that has run is known without its folder: give {inside}")
         if not run:
             said = name if os.path.isabs(name) else f"FOLDER/{name}"
             way = f"code runs only from a file that is named: give --{argument} {said}"
-            way += f", where FOLDER is where {name.rpartition(':')[0]} lies" * (said != name)
+            way += f", where FOLDER is where {file} lies" * (said != name)
             way += f" with the SHA-256 {sha256}" * (sha256 is not None)
             in_python = f'in Python, call w2sd_video.plugins.from_file("{kind}", "{said}") first'
             raise Refused(argument, name, f"{way}; {in_python}")

@@ -243,7 +243,8 @@ def plan_of(path: Path, folder: Path | None, methods: list[str] | None, to_make:
             raise Refused("--out", str(folder), f"{path} is the run's folder: give a plan, or no --out")
         return plans.read(path / "plan.yaml") if to_make else plans.read_run(path), path
     if not path.exists():
-        raise Refused("PLAN" if to_make else "RUN", str(path), "there is no such file or folder")
+        begin = "" if to_make else "; `w2sd-video run` makes a run's folder with its first cell"
+        raise Refused("PLAN" if to_make else "RUN", str(path), f"there is no such file or folder{begin}")
     if not to_make and not path.suffix:
         raise Refused("RUN", str(path), "give the folder of a run")
     if folder is None and not path.suffix:

@@ -69,10 +69,11 @@ def report(
         quiet()
         summary = Summary(_scores(plan, run, weights, device))
         cast = read(votes or (), summary)
+        if figure:  # first, since its columns may not be there
+            figures.sweep(figure, summary, plans.experiment(plan, run.name), across, up)
         written = plans.write_page(plan, run, summary, to, published(plan, run), cast)
         out.print(str(written[0]), markup=False)
         if figure:
-            figures.sweep(figure, summary, plans.experiment(plan, run.name), across, up)
             out.print(str(figure), markup=False)
 
 

@@ -165,8 +165,6 @@ class Request(Settings):
             if (getattr(self, name) is None) == self.video:
                 accepted = "give one" if self.video else "give none"
                 raise Refused(name, getattr(self, name), f"{accepted}: {self.family} makes {self.kind}s")
-        if self.eta and self.scheduler["class"] != "DDIMScheduler":
-            raise Refused("eta", self.eta, "give none: of the schedulers, DDIMScheduler takes one")
         if family.motion and self.motion_adapter is None:
             raise Refused("motion_adapter", None, f"give one: {self.family} makes {self.kind}s")
         if self.motion_adapter is not None:
@@ -176,6 +174,8 @@ class Request(Settings):
             value = getattr(self, name)
             if having and self.family not in having and value is not False and value not in (None, {}):
                 raise Refused(name, value, f"{self.family} has none")
+        if self.eta and self.scheduler["class"] != "DDIMScheduler":
+            raise Refused("eta", self.eta, "give none: of the schedulers, DDIMScheduler takes one")
         for name in ("height", "width"):
             if (value := getattr(self, name)) % family.side:
                 raise Refused(name, value, f"give a multiple of {family.side}, as {self.family} takes")

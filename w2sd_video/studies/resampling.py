@@ -14,7 +14,9 @@ family, which was fixed before any of these videos was looked at.
 
 Fresh noise at every step is no invention of Re-Sampling: an ancestral sampler adds it (Euler's is DDIM at eta 1), and
 costs no evaluation more. So plain sampling with ancestral noise is a fourth family, at 25 steps and at the 49 that cost
-what Re-Sampling costs. It was fixed when the three were known, before any of its videos was looked at.
+what Re-Sampling costs. It was fixed when the three were known, before any of its videos was looked at. W2SD steps by
+DDIM, whose eta 1 is the same noise in its final steps. Whether it gains anything beside that noise is the fifth family:
+W2SD, plain sampling and tuned guidance, all at eta 1, fixed when the four were known.
 
 All are of the shipped model of shapes with its preset's 25 steps at guidance 1.5. Tuned guidance is 5, which had most
 right on 200 other prompts; nothing else is tuned. The videos of plain sampling, tuned guidance and W2SD are those of
@@ -46,6 +48,7 @@ PAIR = "shapes"
 PROMPTS, PICKED = 200, 75  # the methods were picked on the first of them
 BASE, TUNED, W2SD = "plain", "tuned guidance", "W2SD"
 RE, ADVANCED, NOISE, NOISE_49 = "Re-Sampling", "Advanced Re-Sampling", "ancestral noise", "ancestral noise, 49 steps"
+NOISY, NOISY_TUNED, NOISY_W2SD = "eta 1", "tuned guidance, eta 1", "W2SD, eta 1"
 ANCESTRAL = PLAIN | {"scheduler": "EulerAncestralDiscreteScheduler"}
 SAMPLED = {
     BASE: PLAIN,
@@ -56,12 +59,16 @@ SAMPLED = {
     ADVANCED: OTHERS["advanced-re-sampling"].says,
     NOISE: ANCESTRAL,
     NOISE_49: ANCESTRAL | {"num_inference_steps": 49},
+    NOISY: PLAIN | {"eta": 1.0},
+    NOISY_TUNED: PLAIN | {"guidance_scale": 5.0, "eta": 1.0},
+    NOISY_W2SD: {"eta": 1.0},
 }
 FAMILIES = (
     [(base, ADVANCED) for base in (BASE, TUNED, W2SD)],
     [(base, RE) for base in (BASE, TUNED, W2SD)],
     [(RE, ADVANCED)],
     [(BASE, NOISE), (BASE, NOISE_49), (NOISE_49, RE)],
+    [(NOISY, NOISY_W2SD), (NOISY_TUNED, NOISY_W2SD), (NOISY, NOISY_TUNED)],
 )
 COLUMNS = tuple(column for column in SHAPES if column.name in ("right", "objects", "form", "jerk"))
 QUICK = {"num_inference_steps": 3, "num_frames": 4}
@@ -146,7 +153,8 @@ def _outcome(decided: list[Comparison], count: int, pairs: list[tuple[str, str]]
             if any(c.verdict == verdict for c in own)
         ]
         parts.append(f"{group} against {base}: {'; '.join(said) or 'nothing is decided'}")
-    absent = [group for group in (RE, NOISE, NOISE_49) if not any(group in pair for pair in pairs)]
+    of_families = dict.fromkeys(group for family in FAMILIES for _, group in family)
+    absent = [group for group in of_families if not any(group in pair for pair in pairs)]
     lacking = f" Not sampled yet on all of them: {', '.join(absent)}." if absent else ""
     return f"On {count} fresh prompts, of {len(COLUMNS)} columns. {'. '.join(parts)}.{lacking}"
 
