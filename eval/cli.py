@@ -106,8 +106,15 @@ def _say_notes(err: Console, notes: Sequence[str], summary: Summary, scores: Sco
         _say(err, "Note: --worst has no effect on one group; give another to compare.")
     for each in scores.skipped:
         _say(err, f"{each.name} skipped: {each.reason}")
+    said: set[str] = set()
+    alike: dict[tuple[str, str], list[Video]] = {}
     for video, dimension, problem in scores.problems:
-        _say(err, f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}")
+        alike.setdefault((dimension, problem), []).append(video)
+    for (dimension, problem), videos in alike.items():
+        first, _, advice = problem.partition("\n")  # the advice once
+        of = f"{videos[0].path}{f' and {len(videos) - 1} more' * (len(videos) > 1)}{f', {dimension}' * bool(dimension)}"
+        _say(err, f"{of}: {first if advice in said else problem}")
+        said.add(advice)
 
 
 def needed(summary: Summary, size: float) -> list[str]:

@@ -17,7 +17,7 @@ from videofiles import PROMPT, broken, shapes_video
 from w2sd_video import video
 from w2sd_video.cli import app
 from w2sd_video.eval import official, official_worker, report
-from w2sd_video.eval.cli import table
+from w2sd_video.eval.cli import _say_notes, table
 from w2sd_video.eval.dimensions import get
 from w2sd_video.eval.evaluate import Scorer, Scores, Store, evaluate
 from w2sd_video.eval.results import Summary
@@ -242,3 +242,24 @@ def test_the_official_package_is_given_names_that_it_reads(tmp_path):
     assert Path(place).read_bytes() == b"a video" and place.endswith(".mp4")
     # human_action.py, line 78 of vbench 0.1.5
     assert place.split("/")[-1].lower().split("-")[0].split("person is ")[-1].split("_")[0] == "riding a bike"
+
+
+def test_a_problem_of_many_videos_is_one_line_and_its_advice_is_given_once():
+    first, second, third = (Video(Path(f"{name}.mp4"), "all", name, name) for name in "abc")
+    scores = Scores([], [first, second, third])
+    scores.problems = [
+        (first, "mine", "KeyError: 'x' (mine.py, line 6)"),
+        (second, "mine", "KeyError: 'x' (mine.py, line 6)"),
+        (first, "shapes", "'a' is outside the shapes world\nIt knows: circles"),
+        (second, "shapes", "'b' is outside the shapes world\nIt knows: circles"),
+        (third, "", "it is damaged"),
+    ]
+    said = io.StringIO()
+    _say_notes(Console(file=said, width=200), [], None, scores, None)
+    assert said.getvalue().splitlines() == [
+        "a.mp4 and 1 more, mine: KeyError: 'x' (mine.py, line 6)",
+        "a.mp4, shapes: 'a' is outside the shapes world",
+        "It knows: circles",
+        "b.mp4, shapes: 'b' is outside the shapes world",
+        "c.mp4: it is damaged",
+    ]

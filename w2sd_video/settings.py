@@ -191,7 +191,9 @@ class Pair:
         ),
     ] = field(default_factory=dict)
     num_inference_steps: Annotated[
-        int, Field(ge=1, le=MOST_STEPS), Setting("Denoising steps, T.", ("--steps", "--T"), SIZE)
+        int,
+        Field(ge=1, le=MOST_STEPS),
+        Setting("Denoising steps, T.", ("--steps", "--T", "--num_inference_steps"), SIZE),
     ]
     guidance_scale: Annotated[
         Scale, Setting("Guidance of the final denoising step.", ("--guidance", "--guidance_scale"), METHOD)
@@ -275,7 +277,7 @@ class Pair:
         Setting("Another embedded guidance for the weak arm.", ("--weak-embedded-guidance",), METHOD, "weak", EMBEDDED),
     ] = None
     num_frames: Annotated[
-        int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames",), SIZE, families=VIDEOS)
+        int | None, Field(ge=1, le=WIDEST), Setting("Frames.", ("--frames", "--num_frames"), SIZE, families=VIDEOS)
     ] = None
     fps: Annotated[int | None, Field(ge=1, le=240), Setting("Frames a second.", ("--fps",), SIZE, families=VIDEOS)] = (
         None

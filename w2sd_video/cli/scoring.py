@@ -332,7 +332,7 @@ def _ask(
     console.print(f"  all          {whole}, {len(data)} samples of {whole.prompts} prompts: {verdict}", markup=False)
     if best:
         reflects = f"strength {best.strength:g} at sigma {best.low:.3f} to {best.high:.3f}"
-        how = reflects if best.strength else "no reflection"
+        how = reflects if best.strength else "no reflection, which is plain sampling"
         console.print(f"proposed: {how}; --preset {folder / check.PROPOSED}", markup=False)
     return {
         "levels": [asdict(level) for level in levels],
