@@ -44,6 +44,7 @@ class Checks(WeakArm):
     - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
     - `text_widths`: by the call's arguments for text embeddings, the entry of the denoiser's configuration that is
       their width.
+    - `tokens`: whether frames, height and width share one axis of its videos' latents.
     - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
 
@@ -53,6 +54,7 @@ class Checks(WeakArm):
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
     text_widths: ClassVar[Mapping[str, str]] = {"prompt_embeds": "cross_attention_dim"}
+    tokens: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
 
     @property
@@ -196,7 +198,7 @@ class Checks(WeakArm):
             raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
         if method.inverts and method.reflects(num_steps - 1, num_steps):
             check_invertible(last)
-        method.check((1, 1, 1, 1, 1) if "num_frames" in call else (1, 1, 1, 1))
+        method.check((1,) * (3 if self.tokens else 5 if "num_frames" in call else 4))
         self._check_weak_inputs(call, weak_inputs)
         return num_steps
 

@@ -7,6 +7,8 @@ from typing import Any
 from diffusers import LTXImageToVideoPipeline, LTXPipeline
 from torch import Tensor
 
+from w2sd_video.families import FAMILIES
+
 from .transformer import MaskedReflection
 
 
@@ -14,6 +16,7 @@ class LTXReflection(MaskedReflection):
     """What the families of LTX-Video have in common."""
 
     text_widths = {"prompt_embeds": "caption_channels"}
+    tokens = FAMILIES["ltx"].tokens
 
     def in_its_layout(self, latents: Tensor) -> Tensor:
         pipe: Any = self

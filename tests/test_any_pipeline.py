@@ -466,13 +466,54 @@ def test_the_frames_that_are_stepped_are_told_apart_in_a_video_that_hardly_moves
 
 
 @pytest.mark.parametrize(
-    "name, form",
-    [("CogVideoXPipeline", None), ("CogVideoXPipeline", Form(flag=None)), ("Kandinsky5T2VPipeline", None)],
-    ids=["(B, F, C, H, W)", "(B, F, C, H, W) by a form that says (B, C, F, H, W)", "(B, F, H, W, C)"],
+    "name, form, frames",
+    [
+        ("CogVideoXPipeline", None, 1),
+        ("CogVideoXPipeline", Form(flag=None), 1),
+        ("Kandinsky5T2VPipeline", None, 1),
+        ("WanPipeline", None, 2),
+    ],
+    ids=[
+        "(B, F, C, H, W)",
+        "(B, F, C, H, W) by a form that says (B, C, F, H, W)",
+        "(B, F, H, W, C)",
+        "(B, C, F, H, W)",
+    ],
 )
-def test_gains_in_time_are_refused_where_time_is_not_the_third_axis(name, form):
+def test_gains_in_time_act_along_the_axis_of_the_frames(name, form, frames):
     case = CASES[name]
     pipe = case.build(0)
-    with apply_reflection(pipe, W2SD(2.0, 1.0, motion_gain=2.0), form=form):
-        with pytest.raises(ValueError, match="`motion_gain` is 2.0, and there is no time in latents"):
+
+    def first(**gains: float) -> Tensor:
+        """The displacement of the first step."""
+        recorder = Recorder(latents=True)
+        with apply_reflection(pipe, W2SD(2.0, 1.0, reflection_steps=1, **gains), form=form, recorder=recorder):
             sample(pipe, case)
+        return recorder.tensors[0][2]
+
+    d = first()
+    still = d.mean(frames, keepdim=True)
+    assert torch.allclose(first(still_gain=2.0), 2 * still + (d - still), atol=1e-6)
+    assert torch.allclose(first(still_gain=0.5, motion_gain=2.0), 0.5 * still + 2 * (d - still), atol=1e-6)
+
+
+@pytest.mark.parametrize("gains", [{"still_gain": 2.0}, {"motion_gain": 2.0}, {"still_gain": 2.0, "motion_gain": 0.5}])
+@pytest.mark.parametrize("name", ["LTXPipeline", "LTXConditionPipeline, its first frame held still"])
+def test_gains_in_time_are_refused_where_frames_have_no_axis_of_their_own(name, gains):
+    case = CASES[name]
+    pipe = case.build(0)
+    with apply_reflection(pipe, W2SD(2.0, 1.0, **gains)) as group:
+        with pytest.raises(
+            ValueError, match=r"frames have no axis of their own in latents \(1, 4, 12\): give the same"
+        ):
+            sample(pipe, case)
+    assert not group.evaluations.strong
+
+
+def test_the_gain_of_what_stands_still_is_that_of_a_picture_s_tokens_too():
+    case = CASES["FluxPipeline"]
+    pipe, recorders = case.build(0), [Recorder(latents=True), Recorder(latents=True)]
+    for recorder, gain in zip(recorders, (1.0, 2.0), strict=True):
+        with apply_reflection(pipe, W2SD(2.0, 1.0, reflection_steps=1, still_gain=gain), recorder=recorder):
+            sample(pipe, case)
+    assert torch.equal(recorders[1].tensors[0][2], 2 * recorders[0].tensors[0][2])

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from w2sd_video import video
 from w2sd_video.alignment import Probe, latents_of
 from w2sd_video.cli import app
+from w2sd_video.errors import Refused
+from w2sd_video.runs import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -182,15 +184,19 @@ def test_data_of_another_size_than_the_call_s_is_refused_by_name():
         sample(pipe, of.of(pipe, guidance_scale=1.0, method=probe))
 
 
-def test_unequal_gains_of_still_and_moving_are_refused_where_time_is_not_the_third_axis():
-    """Of packed latents, and of frames before channels; equal ones scale the whole, as check-pair proposes them."""
-    for case in ("CogVideoXPipeline", "LTXPipeline"):
-        of = family(case, LARGER[case])
-        pipe = of.pipeline(of.weak())
-        with pytest.raises(ValueError, match=r"`motion_gain` is 2.0, and there is no time in latents \(1, \d+, \d+"):
-            sample(pipe, of.of(pipe, motion_gain=2.0))
-        half = sample(pipe, of.of(pipe, still_gain=0.5, motion_gain=0.5))[1][-1]
-        assert not torch.equal(half, sample(pipe, of.of(pipe))[1][-1])
+def test_unequal_gains_of_still_and_moving_are_refused_where_frames_have_no_axis_of_their_own(monkeypatch):
+    """Of tokens; equal ones scale the whole, as check-pair proposes them. A request is refused before weights are read."""
+    of = family("LTXPipeline", LARGER["LTXPipeline"])
+    pipe = of.pipeline(of.weak())
+    half = sample(pipe, of.of(pipe, still_gain=0.5, motion_gain=0.5))[1][-1]
+    assert not torch.equal(half, sample(pipe, of.of(pipe))[1][-1])
+    monkeypatch.setattr(pipe.transformer, "forward", lambda *args, **kwargs: pytest.fail("a network ran"))
+    for gains in ({"motion_gain": 2.0}, {"still_gain": 2.0}):
+        with pytest.raises(ValueError, match="frames have no axis of their own in latents"):
+            sample(pipe, of.of(pipe, **gains))
+        with pytest.raises(Refused, match="frames have no axis of their own in latents"):
+            Request.of("a cat", preset="ltx-guidance", options=gains)
+        Request.of("a cat", preset="wan21-1.3b-guidance", options=gains)
 
 
 @pytest.mark.slow

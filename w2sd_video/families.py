@@ -44,6 +44,7 @@ class Family:
         experts: whether it may have a second denoiser, which takes over at the lower noise levels.
         rescaled: whether its pipeline takes a `guidance_rescale`.
         from_image: whether it makes a video from a picture.
+        tokens: whether frames, height and width share one axis of its videos' latents.
         models_of: the family whose models it takes too, such as the image models into which a motion module is put.
             None: it takes its own alone.
         side: height and width, in pixels, are multiples of this.
@@ -62,6 +63,7 @@ class Family:
     experts: bool = False
     rescaled: bool = False
     from_image: bool = False
+    tokens: bool = False
     models_of: str | None = None
     side: int = 8
     stride: int = 1
@@ -98,9 +100,15 @@ FAMILIES = {
     "wan-image-to-video": _transformer(
         "W2SDWanImageToVideoPipeline", stride=4, from_image=True, experts=True, models_of="wan"
     ),
-    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True),
+    "ltx": _transformer("W2SDLTXPipeline", side=32, stride=8, rescaled=True, tokens=True),
     "ltx-image-to-video": _transformer(
-        "W2SDLTXImageToVideoPipeline", side=32, stride=8, from_image=True, rescaled=True, models_of="ltx"
+        "W2SDLTXImageToVideoPipeline",
+        side=32,
+        stride=8,
+        from_image=True,
+        rescaled=True,
+        tokens=True,
+        models_of="ltx",
     ),
     "cogvideox": _transformer("W2SDCogVideoXPipeline", stride=4),
     "cogvideox-image-to-video": _transformer(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -150,6 +150,16 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
     return eps - z
 
 
+class Axes(NamedTuple):
+    """The axes of latents (B, …): that of the channels, and that of the frames.
+
+    `frames` is None for pictures, and for videos whose tokens share one axis with height and width.
+    """
+
+    channels: int = 1
+    frames: int | None = None
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a sampling loop, as a method sees it.
@@ -171,6 +181,11 @@ class Step:
     later: Callable[[int], Step] | None = None  # later(n): the step n steps later, at most the loop's last
     carried: Any = None  # the `carry` of the method's answer to the previous step, or None
     sign: float = 1.0  # -1 if the scheduler expects -p, as with `invert_sigmas`
+    axes: Axes | None = None  # of x_t. None: (B, C, H, W) or (B, C, F, H, W)
+
+    def axes_of(self, x_t: Tensor) -> Axes:
+        """The axes of x_t (B, …)."""
+        return self.axes or Axes(frames=2 if x_t.ndim == 5 else None)
 
     @property
     def stays(self) -> bool:

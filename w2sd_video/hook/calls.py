@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from ..arms import within
-from ..levels import full_precision
+from ..levels import Axes, full_precision
 from .control import Deferred
 from .inputs import copied, parameters
 from .sent import Latents
@@ -127,17 +128,45 @@ def channels(network: nn.Module) -> tuple[int | None, int | None]:
     return (taken if isinstance(taken, int) else None, predicted if isinstance(predicted, int) else None)
 
 
-def shape_in_time(x_t: Tensor, network: nn.Module, axis: int | None) -> tuple[int, ...]:
-    """The shape of latents with time as its third axis, (B, C, F, H, W), if it has five axes; else as it is.
+def axes_of(x_t: Tensor, network: nn.Module, axis: int | None) -> Axes:
+    """The axes of the latents x_t (B, …) that a network takes.
 
-    Videos with another order of axes give four, (B, F C, H, W), so that no method takes another axis for time.
+    Latents of three axes are tokens (B, N, C), of five a video's. The frames' axis is None if it is not known which of
+    five axes it is.
 
     Args:
         axis: the axis of the channels by the pipeline's form. A network with another number of channels overrules it.
     """
     counts = channels(network)
-    second = axis is None or (axis == 1 and (None in counts or x_t.shape[1] in counts))
-    return tuple(x_t.shape if second or x_t.ndim != 5 else x_t.flatten(1, 2).shape)
+
+    def fits(at: int) -> bool:
+        return None in counts or x_t.shape[at] in counts
+
+    if axis not in (1, None):
+        at = axis % x_t.ndim
+    elif x_t.ndim == 3:
+        at = 1 if None not in counts and fits(1) and not fits(2) else 2
+    elif x_t.ndim == 5 and axis == 1:
+        at = next((at for at in (1, 2, 4) if fits(at)), 1)
+    else:
+        at = 1
+    known = x_t.ndim == 5 and (axis != 1 or fits(at))
+    return Axes(at, (2 if at == 1 else 1) if known else None)
+
+
+def shape_in_order(x_t: Tensor, network: nn.Module, axes: Axes) -> tuple[int, ...]:
+    """The shape of latents as `Method.check` takes it; see there."""
+    order = [0, axes.channels, *([] if axes.frames is None else [axes.frames])]
+    order += [axis for axis in range(x_t.ndim) if axis not in order]
+    shape = [x_t.shape[axis] for axis in order]
+    if axes.frames is None and (x_t.ndim == 5 or (x_t.ndim == 3 and _takes_frames(network))):
+        return (*shape[:2], math.prod(shape[2:]))
+    return (*shape, 1) if x_t.ndim == 3 else tuple(shape)
+
+
+def _takes_frames(network: nn.Module) -> bool:
+    """Whether a network is told the number of frames, as one of a video's tokens is."""
+    return "num_frames" in parameters(type(within(unwrap_module(network))).forward)
 
 
 def check_reflectable(inputs: Mapping[str, Any]) -> None:

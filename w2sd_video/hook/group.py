@@ -35,7 +35,7 @@ from ..levels import full_precision
 from ..methods import Answer, Method
 from .arm import BoundArm, Evaluations, branches, check_finite
 from .binding import Arms
-from .calls import check_reflectable, named_inputs, read_call, read_time, shape_in_time
+from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .host import Host
 from .loop import Loop
 from .recording import Recorder
@@ -172,7 +172,8 @@ class Group:
         x_t = turn.latents(bool(doubled), self._refuse)
         self.evaluations.videos = len(x_t)
         time, moving = read_time(first.module, first.inputs, x_t, self._refuse)
-        step = self._loop.step(time, self.method)
+        axes = axes_of(x_t, first.module, self.form.axis)
+        step = replace(self._loop.step(time, self.method), axes=axes)
         if moving is None and self.form.holds and sample is not None:
             moving = stepped_part(x_t, sample, tolerance(first.latents.dtype))
         where = f"step {step.index + 1} of {step.num_steps} (timestep {step.timestep:g})"
@@ -185,7 +186,7 @@ class Group:
             before, carried = self._carried
             step = replace(step, carried=carried if before == step.index - 1 else None)
             check_reflectable(strong.sent[0].inputs)
-            self.method.check(shape_in_time(x_t, first.module, self.form.axis))
+            self.method.check(shape_in_order(x_t, first.module, axes))
             untouched = version(x_t)
             answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
             if version(x_t) != untouched:
@@ -198,8 +199,7 @@ class Group:
             answer = replace(answer, d=None if answer.d is None else sent[0].latents.only_moving(answer.d))
         self._carried = (step.index, answer.carry)
         if self.recorder is not None:
-            in_time = len(shape_in_time(x_t, first.module, self.form.axis)) == 5
-            self.recorder.add(step.index, step, x_t, answer, time=2 if in_time else 1)
+            self.recorder.add(step.index, step, x_t, answer, time=axes.frames)
         turn.pending = Pending(step, x_t, answer, tuple(sent[: len(turn.calls)]))
         for call in turn.calls:
             call.learned_sigma = arm.learned_sigma

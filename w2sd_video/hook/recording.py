@@ -54,11 +54,11 @@ class Recorder:
         self._latents = latents
         self._last: Tensor | None = None
 
-    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer, time: int = 2) -> None:
+    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer, time: int | None = 2) -> None:
         """Records a step's answer, unless it leaves the step as it is.
 
         Args:
-            time: the axis of time in a video's latents.
+            time: the axis of the frames in a video's latents. None: there is none.
         """
         if answer.d is not None:
             of, difference, whole = "latents", answer.d, x_t
@@ -74,7 +74,7 @@ class Recorder:
         if self._last is not None and before == index - 1 and self._last.shape == difference.shape:
             both = (norm * _norms(self._last, axes)).clamp(min=1e-30)
             cosine = ((difference * self._last).sum(axes) / both).tolist()
-        if difference.ndim == 5:
+        if difference.ndim == 5 and time is not None:
             mean = difference.mean(time)
             still = (difference.shape[time] * mean.square().sum((1, 2, 3)) / norm.square().clamp(min=1e-30)).tolist()
             of_frame = tuple(axis for axis in axes if axis != time)

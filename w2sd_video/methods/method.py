@@ -154,7 +154,11 @@ class Method:
         return []
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse latents whose shape (B, …) does not fit the method's settings.
+        """Refuse latents that do not fit the method's settings.
+
+        Args:
+            shape: (B, C, H, W) of pictures and (B, C, F, H, W) of videos, whatever the order of the axes in x_t; (B, C,
+                N) of videos in which frames, height and width share one axis. Tokens of pictures are (B, C, N, 1).
 
         Raises:
             ValueError: names the setting.

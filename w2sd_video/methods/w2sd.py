@@ -83,9 +83,9 @@ class W2SD(Method):
     Args:
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.
         inversion_noise: k (the paper's Eq. 17): k times standard normal noise is added to x~_t.
-        still_gain, motion_gain: for videos (B, C, F, H, W), factors on the mean of d over frames, and on the rest of d.
-            The paper has 1 and 1. Other values can sharpen frames without freezing the video, or add motion. For
-            images, `still_gain` is the factor on d.
+        still_gain, motion_gain: for videos, factors on the mean of d over frames, and on the rest of d. The paper has 1
+            and 1. Other values can sharpen frames without freezing the video, or add motion. They have to be equal if
+            the latents have no axis of frames (LTX-Video's tokens). For images, `still_gain` is the factor on d.
         cap: the largest norm of (a / b) d, the difference of the predictions, as a multiple of the norm of the strong
             arm's prediction in the reflection, for each video. None: no cap (the paper).
 
@@ -115,10 +115,17 @@ class W2SD(Method):
             finite("cap", self.cap, 0)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        if self.motion_gain not in (1, self.still_gain) and len(shape) != 5:
+        if self.still_gain == self.motion_gain or len(shape) == 5:
+            return
+        if len(shape) != 4:
             raise ValueError(
-                f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}, or not on axis 2:"
-                " give 1, or the same number as `still_gain`."
+                f"`still_gain` is {self.still_gain} and `motion_gain` {self.motion_gain}, and frames have no axis of"
+                f" their own in latents {shape}: give the same number for both."
+            )
+        if self.motion_gain != 1:
+            raise ValueError(
+                f"`motion_gain` is {self.motion_gain}, and there is no time in latents {shape}: give 1, or the same"
+                " number as `still_gain`."
             )
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
@@ -135,7 +142,8 @@ class W2SD(Method):
         """d (B, …) with the gains and the cap applied."""
         d, p = self._reflection(x_t, step, strong, weak)
         if (self.still_gain, self.motion_gain) != (1, 1):
-            still = d.mean(2, keepdim=True) if d.ndim == 5 else d
+            frames = step.axes_of(x_t).frames
+            still = d if frames is None else d.mean(frames, keepdim=True)
             d = self.still_gain * still + self.motion_gain * (d - still)
         if self.cap is not None:
             norms = [each.flatten(1).norm(dim=1) for each in (d, p)]

@@ -263,7 +263,7 @@ class Request(Settings):
     def _problem(self, cls: type[Method], options: Mapping[str, Any]) -> Exception | None:
         """Why a method cannot be used with these options."""
         try:
-            cls(**options).check((1, 1, 1, 1, 1) if self.video else (1, 1, 1, 1))
+            cls(**options).check((1,) * (3 if FAMILIES[self.family].tokens else 5 if self.video else 4))
         except (TypeError, ValueError) as error:
             return error
         return None
