@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from w2sd_video.hook import Conditioning, Form, Recorder, apply_reflection
 from w2sd_video.hook.stepped import stepped_part
-from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, Weak
+from w2sd_video.methods import W2SD, AutoGuidance, Optimistic, PredictAndPerturb, Weak
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -495,6 +495,43 @@ def test_gains_in_time_act_along_the_axis_of_the_frames(name, form, frames):
     still = d.mean(frames, keepdim=True)
     assert torch.allclose(first(still_gain=2.0), 2 * still + (d - still), atol=1e-6)
     assert torch.allclose(first(still_gain=0.5, motion_gain=2.0), 0.5 * still + 2 * (d - still), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, channels",
+    [
+        ("WanPipeline", 1),
+        ("CogVideoXPipeline", 2),
+        ("LTXPipeline", 2),
+        ("FluxPipeline", 2),
+        ("StableDiffusionXLInpaintPipeline, with a mask and a picture in channels", 1),
+    ],
+    ids=["(B, C, F, H, W)", "(B, F, C, H, W)", "a video's tokens", "a picture's tokens", "(B, C, H, W)"],
+)
+def test_the_mask_of_p_and_p_is_of_the_mean_over_channels_in_every_layout(name, channels):
+    """The median of these means is the threshold, so the positions under it keep x_t, with all of their channels."""
+    case = CASES[name]
+    pipe, x, cleans = case.build(0), [], []
+
+    class Seen(PredictAndPerturb):
+        def _clean(self, *args: Any) -> Tensor:
+            x.append(args[0])
+            cleans.append(super()._clean(*args))
+            return cleans[-1]
+
+    def displacement(threshold: float) -> Tensor:
+        recorder, method = Recorder(latents=True), Seen(iterations=1, threshold=threshold, reflection_steps=1)
+        with apply_reflection(pipe, method, generator=torch.Generator().manual_seed(1), recorder=recorder):
+            sample(pipe, case)
+        return recorder.tensors[0][2]
+
+    displacement(0.0)
+    change = (cleans[1] - cleans[0]).abs().mean(channels, keepdim=True)
+    assert change.numel() == x[0].numel() // x[0].shape[channels]
+    moved = displacement(float(change.median()) + 1e-6)
+    certain = change < float(change.median()) + 1e-6
+    assert certain.any() and not certain.all()
+    assert torch.equal(moved, (x[1] - x[0]).masked_fill(certain, 0.0))
 
 
 @pytest.mark.parametrize("gains", [{"still_gain": 2.0}, {"motion_gain": 2.0}, {"still_gain": 2.0, "motion_gain": 0.5}])

@@ -185,7 +185,7 @@ def test_data_of_another_size_than_the_call_s_is_refused_by_name():
 
 
 def test_unequal_gains_of_still_and_moving_are_refused_where_frames_have_no_axis_of_their_own(monkeypatch):
-    """Of tokens; equal ones scale the whole, as check-pair proposes them. A request is refused before weights are read."""
+    """Equal ones scale the whole, as check-pair proposes them. A request is refused before weights are read."""
     of = family("LTXPipeline", LARGER["LTXPipeline"])
     pipe = of.pipeline(of.weak())
     half = sample(pipe, of.of(pipe, still_gain=0.5, motion_gain=0.5))[1][-1]

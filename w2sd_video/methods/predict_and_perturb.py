@@ -53,13 +53,14 @@ class PredictAndPerturb(Method):
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         x, certain = x_t, None
         at, p, z = x_t, strong.denoise(x_t), self._clean(x_t, step, strong)
+        channels = step.axes_of(x_t).channels
         for _ in range(self.iterations):
             x = step.level.alpha * z + step.level.sigma * noise()
             q, new = strong.denoise(x), self._clean(x, step, strong)
             if self.threshold is None:
                 at, p, z = x, q, new
                 continue
-            stays = (new - z).abs().mean(1, keepdim=True) < self.threshold
+            stays = (new - z).abs().mean(channels, keepdim=True) < self.threshold
             certain = stays if certain is None else stays | certain
             # The step is linear in the latents and the prediction, so that blending these blends what it makes.
             at, p, z = at.where(certain, x), p.where(certain, q), z.where(certain, new)
