@@ -335,6 +335,26 @@ def test_the_mask_of_p_and_p_holds_some_and_lets_others_go(monkeypatch):
     assert close(results[2], VIDEO(pipe, latents=x, method=None))  # all is certain, and stays what it was
 
 
+@pytest.mark.parametrize("final, strong, spent_in_all", [(3.0, 1.0, 10), (1.0, 3.0, 8), (3.0, 3.0, 12)])
+def test_p_and_p_without_a_mask_evaluates_no_branch_that_it_does_not_use(final, strong, spent_in_all):
+    """One of four steps is refined, in two iterations: two predictions of the reflection, and one of the final step."""
+    pipe, x = IMAGE.pipeline(), IMAGE.latents()
+    options = {"iterations": 2, "reflection_steps": 1, "guidance_scale": final, "strong_guidance_scale": strong}
+
+    def call(threshold: float | None) -> Tensor:
+        told = {**options, "threshold": threshold, "method": "predict_and_perturb"}
+        return IMAGE(pipe, latents=x, generator=generator(1), **told)
+
+    masked = call(0.0)  # nothing is certain
+    assert close(call(None), masked)
+    assert spent(pipe) == {"strong": spent_in_all, "weak": 0, "total": spent_in_all}
+    request = Request.of(
+        "a red circle", 0, "shapes-image", num_inference_steps=4, method="predict_and_perturb", reflection_steps=1,
+        guidance_scale=final, strong_guidance_scale=strong, options={"iterations": 2, "threshold": None},
+    )  # fmt: skip
+    assert evaluations(request)["total"] == spent_in_all
+
+
 # FSG
 
 

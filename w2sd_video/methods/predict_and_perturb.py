@@ -25,8 +25,10 @@ class PredictAndPerturb(Method):
     loop also ends once 99.9 % of the latents are certain; here all iterations are made.
 
     It refines the first fifth of the steps, as in the paper; `reflection_steps` sets another number. A refined step
-    takes `iterations` + 1 predictions of the strong arm. There is no weak arm. The threshold is in units of the
-    latents, so a good value depends on the model.
+    takes `iterations` + 1 predictions of the strong arm. With a threshold, each is evaluated at the guidance of the
+    reflection and at that of the final step; without one, the last at that of the final step alone, and the others at
+    that of the reflection. There is no weak arm. The threshold is in units of the latents, so a good value depends on
+    the model.
 
     Args:
         iterations: K_f, how often to predict and perturb.
@@ -51,15 +53,16 @@ class PredictAndPerturb(Method):
         return max(round(num_steps / 5), 1)
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
-        x, certain = x_t, None
+        if self.threshold is None:
+            x = x_t
+            for _ in range(self.iterations):
+                x = step.level.alpha * self._clean(x, step, strong) + step.level.sigma * noise()
+            return Answer(strong.denoise(x), x - x_t)
+        channels, certain = step.axes_of(x_t).channels, None
         at, p, z = x_t, strong.denoise(x_t), self._clean(x_t, step, strong)
-        channels = step.axes_of(x_t).channels
         for _ in range(self.iterations):
             x = step.level.alpha * z + step.level.sigma * noise()
             q, new = strong.denoise(x), self._clean(x, step, strong)
-            if self.threshold is None:
-                at, p, z = x, q, new
-                continue
             stays = (new - z).abs().mean(channels, keepdim=True) < self.threshold
             certain = stays if certain is None else stays | certain
             # The step is linear in the latents and the prediction, so that blending these blends what it makes.
