@@ -20,7 +20,7 @@ from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.families import least_steps
-from w2sd_video.hook import Conditioning, check_multiple, perturbation
+from w2sd_video.hook import Conditioning, check_multiple, check_perturbation
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
@@ -103,7 +103,7 @@ class Checks(WeakArm):
         forced_halves = self._unconditional(call, reflection)
         if method.reflects(0, num_steps) and method.uses_weak:
             for network in self._strong_networks().values():
-                perturbation(network, method, 0)
+                check_perturbation(network, method, num_steps)
             encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
             conditioning = self._weak_conditioning(encoding, call, weak_inputs, scales["weak_adapter_scales"] or {})
         self._check_callback(method, call, num_steps, forced_halves)

@@ -119,10 +119,15 @@ def within(network: Any) -> Any:
     return network.get_base_model() if isinstance(network, PeftModel) else network
 
 
-def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """The transformer blocks of a network by name, in the order of evaluation; those of motion modules are included.
+# Parts of networks that prepare texts or pictures, and do not see the latents, by the beginning of their names.
+BESIDE_LATENTS = ("caption_", "context_", "encoder_hid_proj", "siglip_", "text_", "token_refiner", "txt_")
 
-    A block is a member of an `nn.ModuleList` that has an attention among its direct parts.
+
+def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks of a network by name, in the network's own order; those of motion modules are included.
+
+    A block is a member of an `nn.ModuleList` that has an attention among its direct parts. Blocks that prepare texts or
+    pictures and do not see the latents are left out, such as those of text refiners and of IP-Adapters' projections.
     """
     network = unwrap_module(within(network))
     parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
@@ -130,6 +135,7 @@ def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
         name: module
         for name, module in network.named_modules()
         if isinstance(parents.get(name.rpartition(".")[0] + "."), nn.ModuleList)
+        and not name.startswith(BESIDE_LATENTS)
         and any(is_attention(part) for part in module.children())
     }
     order = ("down_blocks", "mid_block", "up_blocks")  # U-Nets of diffusers build the middle last

@@ -23,7 +23,7 @@ when it has seen the last call, or when the pipeline reads one.
 
 from .arm import Evaluations, branches, parameters_of
 from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
-from .binding import Arms, perturbation
+from .binding import Arms, check_perturbation
 from .control import ControlHook
 from .denoiser import DenoiserHook
 from .form import Form
@@ -50,7 +50,7 @@ __all__ = [
     "branches",
     "check_free",
     "check_multiple",
+    "check_perturbation",
     "parameters_of",
-    "perturbation",
     "stepping",
 ]

@@ -81,6 +81,8 @@ class Arms:
         )
         own = None if method.one_model else call.weak
         network = call.module if own is None else own
+        if step.index == 0:  # layers may be drawn anew in every step
+            check_perturbation(network, method, step.num_steps)
         weak = BoundArm(
             "weak",
             call.forward if own is None else own,
@@ -100,9 +102,25 @@ def perturbation(network: nn.Module, method: Method, index: int) -> Overrides:
     Raises:
         ValueError: it names a layer that the network does not have, or one that cannot be perturbed.
     """
+    return [] if method.perturbation is None else _perturbed(transformer_blocks(network), method, index)
+
+
+def check_perturbation(network: nn.Module, method: Method, num_steps: int) -> None:
+    """Refuse layers that a method cannot perturb in one of `num_steps` steps.
+
+    Raises:
+        ValueError: see `perturbation`.
+    """
     if method.perturbation is None:
-        return []
+        return
     blocks = transformer_blocks(network)
+    for index in range(num_steps):
+        if method.reflects(index, num_steps):
+            _perturbed(blocks, method, index)
+
+
+def _perturbed(blocks: Mapping[str, nn.Module], method: Method, index: int) -> Overrides:
+    """The settings that perturb those of a network's blocks that a method chooses at step `index`."""
     chosen = {name: blocks[name] for name in method.perturbed(index, list(blocks))}
     return skipped(chosen) if method.perturbation == "skip" else identity_attention(chosen)
 

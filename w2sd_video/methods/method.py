@@ -146,7 +146,7 @@ class Method:
         their self-attention by the identity.
 
         Args:
-            layers: the names of all blocks, in the order of evaluation.
+            layers: the names of all blocks that see the latents, in the network's own order.
 
         Raises:
             ValueError: the method's settings name a block that is not among them.

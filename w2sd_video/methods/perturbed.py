@@ -50,8 +50,10 @@ class SkipLayerGuidance(Perturbed):
     (`reflection_steps`).
 
     Args:
-        layers: the transformer blocks to skip, by number in the order of evaluation from 0, or by name: "mid_block" is
-            every block in it. None: the blocks of a U-Net's middle.
+        layers: the transformer blocks to skip, by number from 0 or by name: "mid_block" is every block in it. Numbers
+            count the blocks that see the latents in the network's own order (`arms.transformer_blocks`): a U-Net's from
+            down to up, in a video U-Net those of motion modules too; a transformer's without those that only prepare
+            its texts, such as HunyuanVideo's text refiner. None: the blocks of a U-Net's middle.
         weight: the scale; diffusers uses 2.8.
     """
 
