@@ -19,9 +19,9 @@ from diffusers.models.embeddings import IPAdapterPlusImageProjection, MultiIPAda
 from test_transformer_families import LARGER, family
 from torch import Tensor, nn
 
-from w2sd_video.arms import transformer_blocks
+from w2sd_video.arms import identity_attention, transformer_blocks
 from w2sd_video.hook import apply_reflection
-from w2sd_video.methods import S2Guidance
+from w2sd_video.methods import PerturbedAttentionGuidance, S2Guidance
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -125,3 +125,54 @@ def test_a_layer_that_only_a_later_step_chooses_is_refused_before_a_network_runs
         else:
             with apply_reflection(pipe, Late()):
                 sample(pipe, CASES["WanPipeline"])
+
+
+# PAG
+
+JOINT = "takes more than the latents' tokens, for which no identity map is defined"
+
+
+@pytest.mark.parametrize(
+    "case, layer, says",
+    [
+        ("CogVideoXPipeline", 0, f"the layer 'transformer_blocks.0' is a Attention that {JOINT}"),
+        ("HunyuanVideoPipeline", 0, f"the layer 'transformer_blocks.0' is a Attention that {JOINT}"),
+        ("HunyuanVideoPipeline", 1, f"the layer 'single_transformer_blocks.0' is a Attention that {JOINT}"),
+        (
+            "FluxPipeline",
+            1,
+            "'single_transformer_blocks.0' is a FluxSingleTransformerBlock, which has no self-attention",
+        ),
+    ],
+)
+def test_pag_refuses_blocks_of_texts_and_latents_before_a_network_runs(case, layer, says, monkeypatch):
+    of = family(case, LARGER[case])
+    pipe = of.pipeline()
+    failing(pipe.transformer, monkeypatch)
+    with pytest.raises(ValueError, match=says):
+        sample(pipe, of.of(pipe, method="pag", layers=layer))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow_unless(
+    case=lambda name: name in ("WanPipeline", "Krea2Pipeline", "CogView4Pipeline", "AuraFlowPipeline")
+)
+def test_pag_runs_through_or_is_refused_by_name_before_a_network_runs(name):
+    """By each block in turn: none ends in an error of torch's."""
+    case = CASES[name]
+    pipe = case.build(0)
+    module = getattr(pipe, case.denoiser)
+    for each in transformer_blocks(module):
+        with apply_reflection(pipe, PerturbedAttentionGuidance(layers=each, reflection_steps=1)) as group:
+            try:
+                sample(pipe, case)
+            except ValueError as error:
+                assert f"the layer {each!r} is a" in str(error) and not group.evaluations.strong
+
+
+def test_pag_refuses_single_streams_and_heads_that_share_values():
+    for name, says in (("AuraFlowPipeline", JOINT), ("Krea2Pipeline", "whose heads share their values")):
+        blocks = transformer_blocks(CASES[name].build(0).transformer)
+        last = list(blocks)[-1]
+        with pytest.raises(ValueError, match=says):
+            identity_attention({last: blocks[last]})

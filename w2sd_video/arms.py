@@ -208,21 +208,36 @@ def identity_attention(blocks: Mapping[str, nn.Module]) -> Overrides:
     """Replaces the self-attention map of transformer blocks by the identity: each token attends to itself alone.
 
     Raises:
-        ValueError: a block has no self-attention, or one that mixes in more than the latents' tokens.
+        ValueError: a block has no self-attention, or one for which no identity map is defined: its sequence holds more
+            than the latents' tokens (those of a text), or its heads share their values.
     """
     settings: Overrides = []
     for name, block in blocks.items():
         attention = next((part for part in (getattr(block, n, None) for n in ("attn1", "attn")) if part), None)
         if attention is None or not hasattr(attention, "to_out") or not hasattr(attention, "to_v"):
             raise ValueError(f"the layer {name!r} is a {type(block).__name__}, which has no self-attention of its own.")
-        joint = [n for n in ("add_v_proj", "group_norm", "spatial_norm") if getattr(attention, n, None) is not None]
-        if joint or getattr(attention, "is_cross_attention", False) or getattr(attention, "residual_connection", False):
+        if reason := _no_identity(block, attention):
             raise ValueError(
-                f"the self-attention of the layer {name!r} is a {type(attention).__name__} that takes more than the"
-                " latents' tokens, for which no identity map is defined. Choose other layers."
+                f"the self-attention of the layer {name!r} is a {type(attention).__name__} {reason}, for which no"
+                " identity map is defined. Choose other layers."
             )
         settings.append((vars(attention), "forward", _of_itself(attention)))
     return settings
+
+
+def _no_identity(block: nn.Module, attention: Any) -> str | None:
+    """Why no identity map is defined for a block's self-attention. None: one is."""
+    several = [n for n in ("add_v_proj", "group_norm", "spatial_norm") if getattr(attention, n, None) is not None]
+    takes = inspect.signature(type(attention.processor).__call__).parameters if hasattr(attention, "processor") else {}
+    text = takes.get("encoder_hidden_states")
+    # diffusers' name for blocks whose one sequence holds a text's tokens and the latents'
+    single = "SingleTransformerBlock" in type(block).__name__
+    crossed = getattr(attention, "is_cross_attention", False) or getattr(attention, "residual_connection", False)
+    if several or crossed or single or attention.to_out is None or (text is not None and text.default is text.empty):
+        return "that takes more than the latents' tokens"
+    first = attention.to_out[0] if isinstance(attention.to_out, nn.ModuleList) else attention.to_out
+    widths = getattr(attention.to_v, "out_features", None), getattr(first, "in_features", None)
+    return "whose heads share their values" if None not in widths and widths[0] != widths[1] else None
 
 
 def _of_itself(attention: Any) -> Callable[..., Any]:
