@@ -105,7 +105,8 @@ class Checks(WeakArm):
             for network in self._strong_networks().values():
                 check_perturbation(network, method, num_steps)
             encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
-            conditioning = self._weak_conditioning(encoding, call, weak_inputs, scales["weak_adapter_scales"] or {})
+            loras, guides = scales["weak_adapter_scales"] or {}, forced_halves or self._guides(call)
+            conditioning = self._weak_conditioning(encoding, call, weak_inputs, loras, guides)
         self._check_callback(method, call, num_steps, forced_halves)
         return conditioning, forced_halves
 

@@ -151,9 +151,9 @@ class EmbeddedReflection(TransformerReflection):
             )
 
     def _weak_conditioning(
-        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
+        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float], guides: bool
     ) -> Conditioning:
-        conditioning = super()._weak_conditioning(method, call, weak, loras)
+        conditioning = super()._weak_conditioning(method, call, weak, loras, guides)
         strong = self._strong_networks()
         own = {name: network for name, network in self._weak_networks(method).items() if not _embeds(network)}
         if any(_embeds(strong[name]) for name in own):

@@ -96,9 +96,14 @@ class WeakArm(DiffusionPipeline):
         return {name: encoder for name in self.encoder_names if (encoder := getattr(self, name)) is not None}
 
     def _weak_conditioning(
-        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float]
+        self, method: Method, call: dict[str, Any], weak: dict[str, Any], loras: dict[str, float], guides: bool
     ) -> Conditioning:
-        """The weak arm's embeddings, if they differ from the strong arm's."""
+        """The weak arm's embeddings, if they differ from the strong arm's.
+
+        Args:
+            guides: whether the denoiser is called for the unconditional branch. A method can then evaluate it in the
+                weak arm at every weak guidance, by `Arm.guided`.
+        """
         if method.one_model:
             return Conditioning()
         encoders = self._strong_text_encoders()
@@ -112,8 +117,10 @@ class WeakArm(DiffusionPipeline):
             if (encoder := getattr(self, "weak_" + name)) is not None:
                 view.__dict__[name] = encoder
         settings = [setting for name in encoders for setting in arms.adapter_scales(getattr(view, name), loras)]
+        negative = any(value is not None for name, value in weak.items() if name.startswith(f"weak_{NEGATIVE}"))
+        own = negative or not type(method).__module__.startswith("w2sd_video.methods.")
         with arms.switched(settings):
-            encoded = self._encode(view, call, weak, guided=method.weak_guidance != 1)
+            encoded = self._encode(view, call, weak, guided=method.weak_guidance != 1 or (guides and own))
         return Conditioning(cond=self._inputs(encoded, call), uncond=self._inputs(encoded, call, NEGATIVE))
 
     def _encode(self, view: Any, call: dict[str, Any], weak: dict[str, Any], guided: bool) -> dict[str, Tensor | None]:

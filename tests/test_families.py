@@ -784,6 +784,40 @@ def test_several_images_a_prompt_are_those_of_several_prompts():
     assert close(several, IMAGE(pipe, prompt=["a cat"] * 2, generator=seeds(), **told))
 
 
+@dataclass(frozen=True)
+class WeakGuided(Method):
+    """The weak arm at guidance 3, whatever its guidance in the reflection is."""
+
+    def __call__(self, x_t: Tensor, step: Any, strong: Any, weak: Any, noise: Any) -> methods.Answer:
+        return methods.Answer(weak.guided(x_t, 3.0)[None])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"weak_negative_prompt": "a bird"},
+        {"weak_prompt": "a dog", "weak_negative_prompt": "a bird"},
+        {"weak_text_encoder": 7},
+    ],
+    ids=", ".join,
+)
+def test_a_method_gets_the_weak_arm_s_own_negative_prompt_at_weak_guidance_1_too(told):
+    """As at another weak guidance, and at the same number of evaluations."""
+    told = dict(told)
+    pipe, x = FAMILIES[3].pipeline(), FAMILIES[3].latents()
+    if seed := told.pop("weak_text_encoder", None):
+        pipe.register_modules(weak_text_encoder=tiny.text_encoders(seed)[0].double())
+
+    def guided(weak_guidance: float, **more: Any) -> Tensor:
+        method = WeakGuided(weak_guidance=weak_guidance, reflection_steps=4)
+        return FAMILIES[3](pipe, latents=x, method=method, **{**told, **more})
+
+    at_1 = guided(1.0)
+    assert torch.equal(at_1, guided(3.0))
+    assert pipe.evaluations == {"strong": 0, "weak": 8, "total": 8}
+    assert not close(at_1, guided(1.0, weak_negative_prompt="a cow"))
+
+
 @pytest.mark.slow
 def test_several_controlnets_are_the_sum_of_their_residuals():
     family = CONTROL[0]
