@@ -20,7 +20,7 @@ from torch import Tensor
 
 from w2sd_video import arms
 from w2sd_video.families import least_steps
-from w2sd_video.hook import Conditioning, check_multiple, check_perturbation
+from w2sd_video.hook import Conditioning, check_multiple, check_perturbation, check_same_casting
 from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
@@ -281,6 +281,7 @@ class Checks(WeakArm):
         for name, strong in self._strong_networks().items():
             weak = getattr(self, f"weak_{name}")
             if weak is not None:
+                check_same_casting(type(self).__name__, weak, strong)
                 self._check_networks(name, strong, weak)
 
     @classmethod

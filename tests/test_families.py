@@ -784,6 +784,30 @@ def test_several_images_a_prompt_are_those_of_several_prompts():
     assert close(several, IMAGE(pipe, prompt=["a cat"] * 2, generator=seeds(), **told))
 
 
+def test_layerwise_casting_of_one_of_two_networks_that_share_parameters_is_refused_by_name():
+    """In both, or of a network of its own, it is as without shared parameters."""
+    cast = partial(dict, storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    shared, apart, both = (VIDEO.pipeline(dtype=torch.float32) for _ in range(3))
+    shared.unet.enable_layerwise_casting(**cast())
+    says = (
+        "W2SDAnimateDiffPipeline's denoiser has layerwise casting, and `weak`, which shares .* does not cast them back"
+    )
+    with pytest.raises(ValueError, match=says):
+        VIDEO(shared)
+    with pytest.raises(ValueError, match="AnimateDiffPipeline's denoiser has layerwise casting, and `weak`"):
+        with apply_reflection(VIDEO.stock_of(shared), W2SD(), weak=shared.weak_unet):
+            pass
+    apart.unshare()
+    for pipe in (apart, both):
+        pipe.unet.enable_layerwise_casting(**cast())
+        pipe.weak_unet.enable_layerwise_casting(**cast())
+    assert close(VIDEO(both), VIDEO(apart), 1e-5)
+    alone = VIDEO.pipeline(dtype=torch.float32)
+    alone.unshare()
+    alone.unet.enable_layerwise_casting(**cast())
+    assert VIDEO(alone).isfinite().all()
+
+
 @dataclass(frozen=True)
 class WeakGuided(Method):
     """The weak arm at guidance 3, whatever its guidance in the reflection is."""

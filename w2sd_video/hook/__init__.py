@@ -21,6 +21,7 @@ If the pipeline calls its denoiser once for each branch, the first answers have 
 when it has seen the last call, or when the pipeline reads one.
 """
 
+from .arguments import check_same_casting
 from .arm import Evaluations, branches, parameters_of
 from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
 from .binding import Arms, check_perturbation
@@ -51,6 +52,7 @@ __all__ = [
     "check_free",
     "check_multiple",
     "check_perturbation",
+    "check_same_casting",
     "parameters_of",
     "stepping",
 ]

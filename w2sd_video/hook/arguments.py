@@ -144,6 +144,26 @@ def check_same_texts(name: str, weak: nn.Module, strong: nn.Module) -> None:
             )
 
 
+def check_same_casting(name: str, weak: nn.Module, strong: nn.Module) -> None:
+    """Refuse a weak network that shares parameters with the pipeline's own which layerwise casting stores in another
+    dtype, if only one of the two networks casts them back."""
+    shared = {id(each) for each in weak.parameters()} & {id(each) for each in strong.parameters()}
+    ours, theirs = (shared & _cast_layerwise(network) for network in (weak, strong))
+    if ours != theirs:
+        casts, other = (f"{name}'s denoiser", "`weak`")[:: -1 if ours - theirs else 1]
+        raise ValueError(
+            f"{casts} has layerwise casting, and {other}, which shares {len(ours ^ theirs)} of the cast parameters,"
+            " does not cast them back. Accepted: `enable_layerwise_casting` on both networks; or networks without"
+            " shared parameters, as after the pipeline's `unshare()`, which has to be called before the casting."
+        )
+
+
+def _cast_layerwise(network: nn.Module) -> set[int]:
+    """The parameters that layerwise casting casts before they are used, by id."""
+    hooked = (m for m in network.modules() if "layerwise_casting" in getattr(_registry(m), "hooks", {}))
+    return {id(parameter) for module in hooked for parameter in module.parameters()}
+
+
 def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torch.device | None) -> None:
     """Refuse a weak network that cannot take the inputs of the pipeline's own.
 
@@ -177,8 +197,13 @@ def _is_moved(network: nn.Module) -> bool:
 
 def hooks_of(network: nn.Module) -> list[tuple[str, ModelHook]]:
     """The diffusers hooks in a network, each with its name."""
-    registries = [getattr(module, "_diffusers_hook", None) for module in network.modules()]
+    registries = [_registry(module) for module in network.modules()]
     return [named for each in registries for named in getattr(each, "hooks", {}).items()]
+
+
+def _registry(module: nn.Module) -> Any:
+    """What holds a module's diffusers hooks. None: it has none."""
+    return getattr(module, "_diffusers_hook", None)
 
 
 def second_guidance(

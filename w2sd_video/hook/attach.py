@@ -20,6 +20,7 @@ from ..methods import Method
 from .arguments import (
     check_arguments,
     check_inputs,
+    check_same_casting,
     check_same_inputs,
     check_same_place,
     check_same_texts,
@@ -369,6 +370,7 @@ def _check_denoisers(
     name = type(pipeline).__name__
     for each, network in weak.items():
         check_same_inputs(name, network, denoisers[each])
+        check_same_casting(name, network, denoisers[each])
         for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
             if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(

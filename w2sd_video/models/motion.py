@@ -63,9 +63,11 @@ def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:
     """Makes `model` hold `other`'s parameter wherever both have one of the same name, dtype, device and value.
 
     The two models share the `Parameter` object, not the module around it. So `.to()` moves and casts it once for both
-    (`Module.to` replaces a parameter's data in place), while group offload, layerwise casting, LoRA and hooks attach to
-    modules and stay separate. In-place changes of weights affect both models, and group offload to disk would save one
-    model's tensors after the other has emptied them: call `unshare_parameters` before either.
+    (`Module.to` replaces a parameter's data in place), while group offload, LoRA and hooks attach to modules and stay
+    separate. In-place changes of weights affect both models: call `unshare_parameters` before. Group offload to disk
+    would save one model's tensors after the other has emptied them: call it there too. Layerwise casting stores shared
+    parameters in its dtype for both models, and only a model that has its hooks casts them back: enable it in both, or
+    call `unshare_parameters` before.
 
     Returns:
         How many bytes are stored once instead of twice.
