@@ -149,9 +149,10 @@ class Reflection(Checks, Weights):
                 [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype`, models load in float32.
             cache_dir, token, local_files_only, force_download, proxies: options of the hub.
             revision (`str`, *optional*): the revision of the strong model's repository.
-            kwargs: components that replace those of `strong`, such as `scheduler` or `vae`. Without a `scheduler`, an
-                image model gets AnimateDiff's for videos, as diffusers documents it (DDIM, linear betas, linspace
-                spacing). For images it keeps its own, or gets DDIM if a reflection cannot read its own scheduler.
+            kwargs: components that replace those of `strong`, such as `scheduler`, `vae` or `unet`. Without a
+                `scheduler`, an image model gets AnimateDiff's for videos, as diffusers documents it (DDIM, linear
+                betas, linspace spacing). For images it keeps its own, or gets DDIM if a reflection cannot read its own
+                scheduler.
 
         Raises:
             WeightsNotFound: a file is not on this machine; the message says how to get it. It is a `FileNotFoundError`.
@@ -159,8 +160,8 @@ class Reflection(Checks, Weights):
                 `ValueError`.
             TypeError: neither this method nor the pipeline has the argument.
         """
-        unets = {cls.denoiser_name, f"weak_{cls.denoiser_name}"}
-        components = inspect.signature(cls.__init__).parameters.keys() - {"self", "args", *unets}
+        apart = {"self", "args", f"weak_{cls.denoiser_name}"}
+        components = inspect.signature(cls.__init__).parameters.keys() - apart
         adapters = {"motion_adapter": motion_adapter, "weak_motion_adapter": weak_motion_adapter}
         for name, value in {**adapters, "controlnet": kwargs.get("controlnet")}.items():
             if value is not None and name.removeprefix("weak_") not in components:

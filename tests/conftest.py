@@ -58,19 +58,23 @@ def _one_command_line() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _models_read_once() -> Iterator[None]:
     """A pipeline of models that no test changes is read once by a process: after that, a copy of it as it was read."""
-    from copies import UNCHANGED, copier  # it loads torch, which the process that starts the workers does without
+    import torch  # which the process that starts the workers does without
+    from copies import UNCHANGED, copier
 
     load = importlib.import_module("w2sd_video.sampling.load")  # the module; the package has its function of that name
     read, kept = load._load, {}
 
     def copied(request: Any, strong: str, **pair: object) -> object:
         names = (strong, request.family, request.dtype, request.motion_adapter, request.vae, request.controlnet)
-        key = repr((*names, sorted(pair.items())))
+        networks = {name: part for name, part in pair.items() if isinstance(part, torch.nn.Module)}
+        key = repr((*names, sorted(networks), sorted(pair.items() - networks.items())))
         if not all(str(model).startswith(tuple(UNCHANGED)) for model in (strong, pair.get("weak", strong))):
             return read(request, strong, **pair)
         if key not in kept:
             kept[key] = copier(read(request, strong, **pair))
-        return kept[key]()
+        pipe = kept[key]()
+        pipe.register_modules(**networks)
+        return pipe
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "_load", copied)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from transformers import BitsAndBytesConfig as OfTransformers
 from transformers import T5EncoderModel
 
 from w2sd_video.errors import Refused, WeightsNotFound
+from w2sd_video.models import networks, pair
 from w2sd_video.models.options import Options
+from w2sd_video.provenance import weight_hashes
 from w2sd_video.runs import Request
 from w2sd_video.sampling import evaluations, load
 from w2sd_video.sampling import sample as make
@@ -85,6 +88,39 @@ def test_a_weak_file_is_sampled_with_its_configuration_and_alone_as_the_network_
     assert near(pipelines["w2sd"].weak_transformer.proj_out.weight, WAN.weak().proj_out.weight)
     with pytest.raises(Refused, match="weak_config: .* it is for a weak transformer that is a file: give none"):
         Request.of("a cat", **fields | {"weak": str(whole)})
+
+
+@pytest.mark.parametrize("name", ["shapes-image", "shapes", "wan21-14b-1.3b"])
+def test_a_comparison_reads_every_network_once(name, models, tmp_path, monkeypatch):
+    """The weak model alone has the pair's weak network, the motion module, and the autoencoder that both have."""
+    strong, weak, fields = tmp_path / "strong", tmp_path / "weak", {"preset": name, **SMALL}
+    if name.startswith("wan"):
+        saved(WAN, strong, **textual("WanPipeline"))
+        saved(WAN, weak, WAN.weak(), **textual("WanPipeline"))
+    else:
+        for folder in (strong, weak):
+            shutil.copytree(Path(models[1]).with_name(folder.name), folder)
+        fields |= {"motion_adapter": models[5]} if name == "shapes" else {"num_frames": None}
+    shutil.rmtree(weak / "vae")
+    fields |= {"strong": str(strong), "weak": str(weak)}
+    read: Counter[str] = Counter()
+    component = networks.component
+
+    def counted(kind: Any, source: Any, folder: Path, options: Any) -> Any:
+        read[str(folder)] += 1
+        return component(kind, source, folder, options)
+
+    monkeypatch.setattr(networks, "component", counted)
+    monkeypatch.setattr(pair, "component", counted)
+    of = load(Request.of("a cat", **fields, variant="compare", device="cpu"))
+    assert len(read) >= 5 and set(read.values()) == {1}
+    alone, both = of["weak"], of["w2sd"]
+    denoiser = both.denoiser_name
+    assert getattr(alone, denoiser) is getattr(both, f"weak_{denoiser}") and alone.vae is both.vae
+    assert alone.text_encoder is not both.text_encoder
+    hashes = weight_hashes(alone), weight_hashes(both)
+    assert hashes[0][denoiser] == hashes[1][f"weak_{denoiser}"] != hashes[1][denoiser]
+    assert all(each.startswith("sha256:") for each in hashes[0].values())
 
 
 def test_a_size_that_the_model_would_cut_is_refused(tmp_path):

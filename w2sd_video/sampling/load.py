@@ -60,20 +60,7 @@ def load(request: Request) -> dict[str, Pipeline]:
         _adapt(pipe, request)
         pipelines = dict.fromkeys(both, pipe)
     if apart:
-        assert request.weak is not None
-        try:
-            alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
-            pipelines["weak"] = _load(replace(alone, vae=request.vae or _shared_vae(request)), request.weak)
-        except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
-            called = {"strong": "weak"}
-            if request.weak_motion_adapter is not None:
-                called["motion_adapter"] = "weak_motion_adapter"
-            error.argument = called.get(error.argument, error.argument)
-            raise
-        if "w2sd" in pipelines:  # the same network with its own text encoders and VAE
-            pair_of, alone_of = pipelines["w2sd"], pipelines["weak"]
-            names = [name for name in alone_of.denoiser_names if getattr(alone_of, name) is not None]
-            alone_of.register_modules(**{name: getattr(pair_of, f"weak_{name}") for name in names})
+        pipelines["weak"] = _weak_alone(request, pipelines.get("w2sd"))
     for pipe in pipelines.values():
         _check_loaded(request, pipe)
         _place(pipe, device, request.offload)
@@ -83,6 +70,34 @@ def load(request: Request) -> dict[str, Pipeline]:
             pipe.vae.enable_slicing()  # frames are decoded one by one: memory does not grow with their number
         pipe.set_progress_bar_config(disable=True)
     return pipelines
+
+
+def _weak_alone(request: Request, pair: Pipeline | None) -> Pipeline:
+    """The pipeline of the weak model alone, with its own text encoders and autoencoder.
+
+    Args:
+        pair: the pair's pipeline, if there is one. Its networks that are the weak model's are not read again.
+    """
+    assert request.weak is not None
+    alone = replace(request, motion_adapter=request.weak_motion_adapter or request.motion_adapter)
+    alone = replace(alone, vae=request.vae or _shared_vae(request))
+    parts: dict[str, Any] = {}
+    for name in (*pair.denoiser_names, *pair.encoder_names) if pair is not None else ():
+        network = getattr(pair, f"weak_{name}")
+        if not any(network is each for each in (None, *parts.values())):  # one may serve beside two experts
+            parts[name] = network
+    if pair is not None and alone.vae is not None:
+        parts["vae"] = pair.vae
+    if pair is not None and alone.motion_adapter is not None and request.weak_motion_adapter is None:
+        parts["motion_adapter"] = pair.motion_adapter
+    try:
+        return _load(alone, request.weak, **parts)
+    except (WeightsError, WeightsNotFound) as error:  # the loader calls the model that leads `strong`
+        called = {"strong": "weak"}
+        if request.weak_motion_adapter is not None:
+            called["motion_adapter"] = "weak_motion_adapter"
+        error.argument = called.get(error.argument, error.argument)
+        raise
 
 
 def _check_experts(request: Request) -> None:
@@ -175,14 +190,18 @@ def _check_branches(request: Request) -> None:
 
 
 def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
-    """A pipeline of the request's family."""
+    """A pipeline of the request's family.
+
+    Args:
+        pair: more arguments of its `from_pretrained`. Components that are loaded already replace the request's.
+    """
     import torch
 
     family, cls = FAMILIES[request.family], _class(request)
     if request.motion_adapter is not None:
-        pair["motion_adapter"] = request.motion_adapter
+        pair.setdefault("motion_adapter", request.motion_adapter)
     if request.vae is not None:
-        pair["vae"] = request.vae
+        pair.setdefault("vae", request.vae)
     if request.controlnet is not None:
         pair["controlnet"] = request.controlnet["model"]
     if family.transformer and "weak" in pair:
