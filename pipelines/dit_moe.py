@@ -13,7 +13,8 @@ from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
-from w2sd_video.models.loading import autoencoder, find
+from w2sd_video.models.networks import autoencoder
+from w2sd_video.models.sources import find
 
 from .reflection import Reflection
 

@@ -37,7 +37,7 @@ class Reflection(Checks, Weights):
     scales). With one, `cross_attention_kwargs` still reach both arms.
 
     Parameters that are equal in both arms are stored once, so a change of weights in place affects both arms.
-    `motion.unshare_parameters` separates them; `fuse_lora`, model offload and sequential offload call it themselves.
+    `unshare` separates them; `fuse_lora`, model offload and sequential offload call it themselves.
 
     It adds these components to the stock pipeline's, all optional:
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2sd_video.models import adapters, checkpoints, loading
+from w2sd_video.models import adapters, checkpoints
 from w2sd_video.models.checkpoints import explained
 from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.models.networks import image_encoder
+from w2sd_video.models.options import HUB_OPTIONS
 from w2sd_video.models.sources import Source
 
 from .weak_arm import WeakArm
@@ -51,7 +53,7 @@ class Weights(WeakArm):
             raise ValueError(
                 f"offload_to_disk_path={kwargs['offload_to_disk_path']!r}: diffusers names the files after a"
                 f" model's parts, so `{name}` and `weak_{name}` would read each other's. Accepted: None; or"
-                " separate the two with `motion.unshare_parameters` and offload each to a folder of its own."
+                " separate the two by `unshare()` and offload each to a folder of its own."
             )
         super().enable_group_offload(*args, **kwargs)
 
@@ -92,7 +94,7 @@ class Weights(WeakArm):
 
         reference, source = pretrained_model_name_or_path_or_dict, None
         if not isinstance(reference, Mapping):
-            hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
+            hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision") if name in kwargs}
             weight_name, subfolder = kwargs.pop("weight_name", None), kwargs.pop("subfolder", None)
             source = adapters.lora_file(reference, weight_name, subfolder, hub)
         reference, source = self._in_known_layout(reference, source)
@@ -139,7 +141,7 @@ class Weights(WeakArm):
                 embeddings of faces (FaceID) and an image encoder is to be loaded.
         """
         unet = getattr(self, self.denoiser_name)
-        hub = {name: kwargs[name] for name in (*loading.HUB_OPTIONS, "revision") if name in kwargs}
+        hub = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision") if name in kwargs}
         reference = pretrained_model_name_or_path_or_dict
         several = isinstance(reference, list) or isinstance(weight_name, list)
         listed = [each if isinstance(each, list) else [each] for each in (reference, subfolder, weight_name)]
@@ -153,7 +155,7 @@ class Weights(WeakArm):
             sources.append(source)
         encoder = self.image_encoder
         if encoder is None and image_encoder_folder is not None:
-            encoder = loading.image_encoder(image_encoder_folder, sources[0], self.dtype, hub)
+            encoder = image_encoder(image_encoder_folder, sources[0], self.dtype, hub)
         for source, tensors in zip(sources, parts, strict=True) if encoder is not None else ():
             adapters.ip_adapter_encoder(source, tensors, encoder.config.to_dict())
         if self.image_encoder is None and encoder is not None:

@@ -28,7 +28,7 @@ FLOORS = (
     "levels presets progress provenance setting_options setting_types settings terminal",
     "methods",
     "alignment arms hook strength",
-    "dit_moe loading models motion",
+    "dit_moe models",
     "pipelines",
     "generate refine runs sampling video",
     "eval shapes",
@@ -40,7 +40,7 @@ FLOORS = (
 LOAD_DIFFUSERS = tuple(
     f"w2sd_video.{name}"
     for name in (
-        "arms bench.models bench.transformers dit_moe hook loading models motion pipelines"
+        "arms bench.models bench.transformers dit_moe hook models pipelines"
         " shapes.denoising shapes.miniatures shapes.model shapes.reading shapes.run shapes.train studies"
     ).split()
 )

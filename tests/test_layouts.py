@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from w2sd_video import arms
 from w2sd_video.errors import WeightsError, WeightsNotFound
-from w2sd_video.models import checks, layouts, loading
+from w2sd_video.models import checks, layouts
 from w2sd_video.models.bases import BASES, SD15
+from w2sd_video.models.networks import autoencoder
 from w2sd_video.models.sources import Source
 from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 
@@ -179,9 +180,7 @@ def test_the_scale_of_an_autoencoders_latents_is_that_of_the_base():
     names = {n.removeprefix("first_stage_model."): t for n, t in vae_names(vae.state_dict(), 4).items()}
     zeros = {name: torch.zeros(1, dtype=torch.float16).expand(tensor.shape) for name, tensor in names.items()}
     torch.save(zeros, "vae.pt")
-    scales = {
-        name: loading.autoencoder("vae.pt", torch.float16, base).config.scaling_factor for name, base in BASES.items()
-    }
+    scales = {name: autoencoder("vae.pt", torch.float16, base).config.scaling_factor for name, base in BASES.items()}
     assert scales == {"SDXL": 0.13025, "Stable Diffusion": 0.18215}
 
 

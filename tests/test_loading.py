@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from w2sd_video.errors import WeightsError, WeightsNotFound
-from w2sd_video.models import loading
+from w2sd_video.models import pair
 from w2sd_video.models.bases import SD15, SDXL, clip_tokenizer
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.models.sources import download_command
@@ -554,7 +554,7 @@ def test_bad_input_is_one_clear_error(shelf, bad_files, tmp_path, monkeypatch, c
 )
 def test_arms_that_do_not_go_together_are_refused_before_loading(shelf, tmp_path, monkeypatch, change, says):
     image_pipeline(10, **change).save_pretrained(tmp_path / "weak")
-    monkeypatch.setattr(loading.Pair, "components", lambda self: pytest.fail("loaded"))
+    monkeypatch.setattr(pair.Pair, "components", lambda self: pytest.fail("loaded"))
     with pytest.raises(WeightsError, match=f"strong: .* and weak: .*{says}"):
         load(shelf.strong, tmp_path / "weak", shelf.motion)
 
@@ -694,7 +694,7 @@ def two_bases(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("family", "arguments", "says"), WRONG_FAMILY.values(), ids=WRONG_FAMILY)
 def test_what_is_of_another_family_is_refused_before_loading(two_bases, monkeypatch, family, arguments, says):
-    monkeypatch.setattr(loading.Pair, "components", lambda self: pytest.fail("loaded"))
+    monkeypatch.setattr(pair.Pair, "components", lambda self: pytest.fail("loaded"))
     paths = {name: value if name == "motion_adapter" else two_bases / value for name, value in arguments.items()}
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=says):
         FAMILIES[family].cls.from_pretrained(**paths)

@@ -19,7 +19,9 @@ from test_layouts import ANIMATE, SD, control_names, controlnet, image_model, ip
 
 from w2sd_video import arms
 from w2sd_video.errors import NotFinite, Refused, WeightsError
-from w2sd_video.models import checkpoints, checks, layouts, loading
+from w2sd_video.models import checkpoints, checks, layouts
+from w2sd_video.models.bases import BASES
+from w2sd_video.models.networks import image_encoder
 from w2sd_video.models.sources import Source, resolve
 from w2sd_video.pipelines import W2SDStableDiffusionControlNetPipeline
 from w2sd_video.runs import Request
@@ -92,8 +94,8 @@ def test_a_checkpoint_of_scaled_weights_is_refused_before_it_is_read(name):
     extra = {name: torch.ones(1), "model.diffusion_model.out.2.weight": torch.ones(2, 2)}
     save_file(extra, "q.safetensors")
     with pytest.raises(WeightsError, match=f"strong: 'q.safetensors' holds quantised weights, {name} first"):
-        checks.arm_of_file(source(Path("q.safetensors"), "strong"), Path("q.safetensors"), loading.BASES["SDXL"].config,
-                           loading.BASES["SDXL"])  # fmt: skip
+        sdxl, file = BASES["SDXL"], Path("q.safetensors")
+        checks.arm_of_file(source(file, "strong"), file, sdxl.config, sdxl)
 
 
 def test_a_pipe_is_no_file_of_weights():
@@ -277,7 +279,7 @@ def test_an_ip_adapter_on_the_hub_takes_an_encoder_from_another_repository_or_fo
         ("someone/encoders/small", 10),
         ("here/encoder", 12),
     ):
-        assert loading.image_encoder(name, adapter, hub=hub).config.projection_dim == width, name
+        assert image_encoder(name, adapter, hub=hub).config.projection_dim == width, name
 
 
 @pytest.mark.slow

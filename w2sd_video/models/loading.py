@@ -22,13 +22,11 @@ from . import checkpoints, layouts
 from .arm import arm
 from .bases import BASES, Base
 from .checks import UNetArm, check_arms, check_controlnet, check_motion, motion_channels
-from .networks import autoencoder, configuration_of, image_encoder
+from .networks import configuration_of
 from .options import HUB_OPTIONS, MODEL_OPTIONS, Options
 from .pair import Pair
 from .sources import Source, download_command, find
 from .weight_files import usual_variant, weight_files
-
-__all__ = ["BASES", "HUB_OPTIONS", "MODEL_OPTIONS", "Base", "Pair", "autoencoder", "find", "image_encoder", "plan"]
 
 Reference = str | PathLike[str]
 
