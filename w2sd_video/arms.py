@@ -17,7 +17,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .methods.perturbed import check_layers, named
+from .methods.perturbed import check_layers, select_layers
 
 if TYPE_CHECKING:
     from .models.dit_moe import DiTMoETransformer2DModel, Routing
@@ -114,7 +114,7 @@ def routing(network: DiTMoETransformer2DModel, value: Routing) -> Overrides:
     return [(network.__dict__, "active_routing", value)]
 
 
-def within(network: Any) -> Any:
+def without_peft(network: Any) -> Any:
     """The network that PEFT's `get_peft_model` has wrapped, with its adapters; any other network as it is."""
     return network.get_base_model() if isinstance(network, PeftModel) else network
 
@@ -129,7 +129,7 @@ def transformer_blocks(network: nn.Module) -> dict[str, nn.Module]:
     A block is a member of an `nn.ModuleList` that has an attention among its direct parts. Blocks that prepare texts or
     pictures and do not see the latents are left out, such as those of text refiners and of IP-Adapters' projections.
     """
-    network = unwrap_module(within(network))
+    network = unwrap_module(without_peft(network))
     parents = {f"{name}." * bool(name): module for name, module in network.named_modules()}
     blocks = {
         name: module
@@ -163,7 +163,7 @@ def skip_layers(network: nn.Module, layers: Any) -> Overrides:
     """
     check_layers(layers, "weak_skip_layers")
     blocks = transformer_blocks(network)
-    return skipped({name: blocks[name] for name in named(layers, list(blocks), "weak_skip_layers")})
+    return skipped({name: blocks[name] for name in select_layers(layers, list(blocks), "weak_skip_layers")})
 
 
 def skipped(blocks: Mapping[str, nn.Module]) -> Overrides:

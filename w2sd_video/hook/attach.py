@@ -14,7 +14,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
-from ..arms import Overrides, switched, within
+from ..arms import Overrides, switched, without_peft
 from ..levels import check_scheduler
 from ..methods import Method
 from .arguments import (
@@ -277,7 +277,8 @@ def _denoisers(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
             f"`pipeline` is a {type(pipeline).__name__}; accepted: a `DiffusionPipeline`, of docs/pipelines.md or with"
             " `form`. A modular pipeline is none."
         )
-    denoisers = {n: network for n in DENOISERS if isinstance(network := within(getattr(pipeline, n, None)), nn.Module)}
+    networks = {name: without_peft(getattr(pipeline, name, None)) for name in DENOISERS}
+    denoisers = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
     if not denoisers:
         raise ValueError(f"{type(pipeline).__name__} has neither `unet` nor `transformer`.")
     return denoisers
@@ -301,7 +302,7 @@ def _weak(
                 f" network for each, {{{', '.join(f'{each!r}: …' for each in denoisers)}}}, or None."
             )
         weak = {next(iter(denoisers)): weak}
-    weak = {each: within(network) for each, network in weak.items()}
+    weak = {each: without_peft(network) for each, network in weak.items()}
     if unknown := [each for each in weak if each not in denoisers]:
         raise ValueError(f"`weak` has a network for {unknown[0]!r}; {name} has {', '.join(map(repr, denoisers))}.")
     for each, network in weak.items():

@@ -11,7 +11,7 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
-from ..arms import within
+from ..arms import without_peft
 from ..levels import Axes, full_precision
 from .control import Deferred
 from .inputs import copied, parameters
@@ -65,7 +65,7 @@ class Call:
 
 def named_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name of the argument with the latents, and all arguments by name."""
-    names = parameters(type(within(unwrap_module(module))).forward)
+    names = parameters(type(without_peft(unwrap_module(module))).forward)
     return names[0], {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -84,7 +84,7 @@ def read_call(
     Args:
         name: the name of the argument with the latents.
         inputs: all arguments by name.
-        axis: the axis of the channels in the latents; see `Form`.
+        axis: the axis along which something may follow the latents; see `Form`.
 
     Raises:
         ValueError: the input is not one tensor of latents, or holds more than latents in an unknown layout.
@@ -135,7 +135,7 @@ def axes_of(x_t: Tensor, network: nn.Module, axis: int | None) -> Axes:
     five axes it is.
 
     Args:
-        axis: the axis of the channels by the pipeline's form. A network with another number of channels overrules it.
+        axis: the form's; see `Form`. Of a video at 1, a network with another number of channels overrules it.
     """
     counts = channels(network)
 
@@ -166,7 +166,7 @@ def shape_in_order(x_t: Tensor, network: nn.Module, axes: Axes) -> tuple[int, ..
 
 def _takes_frames(network: nn.Module) -> bool:
     """Whether a network is told the number of frames, as one of a video's tokens is."""
-    return "num_frames" in parameters(type(within(unwrap_module(network))).forward)
+    return "num_frames" in parameters(type(without_peft(unwrap_module(network))).forward)
 
 
 def check_reflectable(inputs: Mapping[str, Any]) -> None:

@@ -27,10 +27,11 @@ class Form:
         conditional_first: for "batch", whether the rows are [conditional; unconditional].
         flag: for "batch", the pipeline's attribute that says whether it guides. None: no attribute is right at every
             step, so the hook compares the number of rows with that of the latents that the scheduler steps.
-        axis: the axis of the channels in the denoiser's input. If the network takes more channels than it predicts, the
-            latents come first, and what follows them (a mask, a picture) is kept. For videos, 1 means (B, C, F, H, W);
-            any other number means that time is not the third axis. None: as 1, but nothing follows the latents, because
-            the network's two numbers of channels are not comparable.
+        axis: the axis of the denoiser's input along which something may follow the latents (a mask, a picture), which
+            is kept: it does if the network takes more channels than it predicts. 1: the input is (B, C, …), or tokens
+            (B, N, C) that nothing follows. Any other number: the axis of the channels, in tokens or in a video with
+            another order than (B, C, F, H, W). None: as 1, but nothing follows the latents, because the network's two
+            numbers of channels are not comparable.
         sign: -1 if the pipeline negates the network's prediction before it hands it to its scheduler.
         holds: whether the scheduler steps only a part of the denoiser's input along one axis, and the rest (tokens of
             reference images, or a first frame) is held still.

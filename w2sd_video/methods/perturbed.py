@@ -67,7 +67,7 @@ class SkipLayerGuidance(Perturbed):
         check_layers(self.layers)
 
     def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
-        return named(self.layers, layers)
+        return select_layers(self.layers, layers)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def check_layers(layers: object, argument: str = "layers") -> None:
         raise ValueError(f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
 
 
-def named(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
+def select_layers(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
     """The names of the transformer blocks that `layers` selects.
 
     Args:
