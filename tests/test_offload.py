@@ -1,4 +1,4 @@
-"""Layer by layer in the computer's memory: sequential offload of both arms gives the same output.
+"""Parts of a pair in the computer's memory: sequential and group offload of both arms give the same output.
 
 The CPU stands in for the accelerator: accelerate's hooks run, and the transfers move nothing. diffusers' own loop over
 the components is written out here, since it takes `cpu` as `cpu:0`, which no tensor is on.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.group_offloading import _LAZY_PREFETCH_GROUP_OFFLOADING, LazyPrefetchGroupOffloadingHook
+from families import FAMILIES
 from typer.testing import CliRunner
 
 from w2sd_video.cli import app
@@ -74,3 +77,50 @@ def test_a_pipeline_refuses_sequential_offload_to_a_cpu_by_name():
         with pytest.raises(ValueError, match="^`device` is .*cpu.*, and sequential offload needs an accelerator"):
             pipe.enable_sequential_cpu_offload(device=device)
     assert not any(hasattr(each, "_hf_hook") for each in pipe.denoisers())
+
+
+def stream_groups(network) -> None:
+    """Group offload as with streams: diffusers registers a hook that removes itself in the first evaluation."""
+    where = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
+    network.enable_group_offload(**where, offload_type="block_level", num_blocks_per_group=1)
+    registry = HookRegistry.check_if_exists_or_initialize(network)
+    registry.register_hook(LazyPrefetchGroupOffloadingHook(), _LAZY_PREFETCH_GROUP_OFFLOADING)
+
+
+def hooks(network) -> list[str]:
+    return list(network._diffusers_hook.hooks)
+
+
+@pytest.mark.parametrize("method", ["w2sd", None])
+@pytest.mark.parametrize("parts", [["unet"], ["weak_unet"], ["unet", "weak_unet", "controlnet"]], ids=str)
+def test_a_hook_that_diffusers_removes_in_the_first_evaluation_leaves_the_method_in_place(parts, method):
+    """Group offload with streams, on the denoisers and a ControlNet, without the stream itself."""
+    named = next(each for each in FAMILIES if each.name == "W2SDStableDiffusionControlNetPipeline")
+    pipe = named.pipeline(dtype=torch.float32)
+    expected, evaluations = named(pipe, method=method), pipe.evaluations
+    for part in parts:
+        stream_groups(getattr(pipe, part))
+        assert _LAZY_PREFETCH_GROUP_OFFLOADING in hooks(getattr(pipe, part))
+    for _ in range(2):
+        assert torch.allclose(named(pipe, method=method), expected, atol=1e-5)
+        assert pipe.evaluations == evaluations
+    if method is not None:
+        assert not any(_LAZY_PREFETCH_GROUP_OFFLOADING in hooks(getattr(pipe, part)) for part in parts)
+
+
+def test_a_hook_that_a_callback_removes_leaves_the_method_in_place():
+    named = next(each for each in FAMILIES if each.name == "W2SDStableDiffusionPipeline")
+    pipe = named.pipeline(dtype=torch.float32)
+    expected, evaluations = named(pipe), pipe.evaluations
+    forward = type(pipe.unet).forward
+    for last in (1, 3):
+        registry = HookRegistry.check_if_exists_or_initialize(pipe.unet)
+        registry.register_hook(ModelHook(), "other")
+
+        def remove(_pipe, index, _time, kwargs, last=last, registry=registry):
+            if index == last:
+                registry.remove_hook("other")
+            return kwargs
+
+        assert torch.equal(named(pipe, callback_on_step_end=remove), expected) and pipe.evaluations == evaluations
+        assert hooks(pipe.unet) == [] and pipe.unet.forward.__func__ is forward

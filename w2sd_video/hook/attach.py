@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry
 from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ from .denoiser import DenoiserHook
 from .form import Form, form_of, known
 from .group import Group
 from .host import host_of
+from .outermost import OutermostHook
 from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
 
@@ -42,7 +43,7 @@ HOOK_NAME = "w2sd_video"
 DENOISERS = ("unet", "transformer", "transformer_2")
 _NOISE = 0x5DEECE66D  # keeps a method's noise apart from the initial latents, which the same generator draws
 
-Hook = TypeVar("Hook", bound=ModelHook)
+Hook = TypeVar("Hook", bound=OutermostHook)
 
 _busy: set[int] = set()  # networks that a call is using, by id
 _lock = threading.Lock()
@@ -54,9 +55,11 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
     had_registry, had_forward = hasattr(network, "_diffusers_hook"), "forward" in vars(network)
     registry = HookRegistry.check_if_exists_or_initialize(network)
     registry.register_hook(hook, HOOK_NAME)
+    hook.registered(network)
     try:
         yield hook
     finally:
+        hook.restore()  # what it wraps by now is what the registry gives the network
         registry.remove_hook(HOOK_NAME, recurse=False)
         if not registry.hooks and not had_forward:
             del network.forward  # the registry leaves the bound method behind as an attribute

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from .inputs import parameters
+from .outermost import OutermostHook
 
 
-class ControlHook(ModelHook):
+class ControlHook(OutermostHook):
     """Defers a ControlNet's call, so that its residuals are computed at the x at which an arm is evaluated.
 
     The pipeline gets a `Deferred` in place of the residuals and passes it to its denoiser, whose hook makes the call.
@@ -41,7 +41,7 @@ class ControlHook(ModelHook):
                 " Accepted: False, no guidance, or `method=None`."
             )
         x = inputs.pop(names[0])
-        deferred = Deferred(self.fn_ref.original_forward, names[0], x.ndim, inputs)
+        deferred = Deferred(self.evaluate, names[0], x.ndim, inputs)
         return deferred, deferred
 
 

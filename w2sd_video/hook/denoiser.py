@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import nn
 
 from ..arms import switched
 from .group import Group
+from .outermost import OutermostHook
 
 
-class DenoiserHook(ModelHook):
+class DenoiserHook(OutermostHook):
     """Passes one denoiser's calls to its group, which answers them.
 
     Networks may be compiled before or after the hook is attached, by `network.compile()`, `torch.compile(network)` or,
@@ -32,16 +32,11 @@ class DenoiserHook(ModelHook):
 
     @torch.compiler.disable
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.group.answer(module, self._evaluation(module), self.weak, args, kwargs)
+        return self.group.answer(module, self.evaluate, self.weak, args, kwargs)
 
-    def _evaluation(self, module: nn.Module) -> Callable[..., Any]:
+    def _run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's own forward; the compiled one after `module.compile()`, so that the method is not compiled."""
-        forward = self.fn_ref.original_forward
         if self.compiled is None:
-            return forward
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with switched([(vars(module), "forward", forward)]):
-                return self.compiled(*args, **kwargs)
-
-        return run
+            return forward(*args, **kwargs)
+        with switched([(vars(self.network), "forward", forward)]):
+            return self.compiled(*args, **kwargs)
