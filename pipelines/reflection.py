@@ -13,7 +13,7 @@ from diffusers import MotionAdapter
 from torch import Tensor
 from typing_extensions import Self
 
-from w2sd_video.hook import DENOISERS, Conditioning, Evaluations, Group, Recorder, apply_reflection, check_free
+from w2sd_video.hook import DENOISERS, Conditioning, Evaluations, Recorder, apply_reflection, check_free
 from w2sd_video.methods import METHODS, OPTIONS, Method
 from w2sd_video.models import loading
 from w2sd_video.models.bases import BASES
@@ -113,7 +113,7 @@ class Reflection(Checks, Weights):
         self.register_modules(**weak)
         for ours, theirs in self._pairs():
             share_parameters(ours, theirs)
-        self._hook: Group | None = None
+        self._evaluations: Evaluations | None = None  # of the last call
         self._forced_halves = False
 
     @classmethod
@@ -313,7 +313,7 @@ class Reflection(Checks, Weights):
         self._check_numbers(call)
         self._check_first_noise(call)
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
-        self._hook = None
+        self._evaluations = None
         if method is not None:
             guidances = (strong_guidance_scale, weak_guidance_scale)
             chosen = self._chosen(method, call, guidances, options)
@@ -334,8 +334,8 @@ class Reflection(Checks, Weights):
             generator=call.get("generator"),
             recorder=recorder,
         )
-        with applied as self._hook:
-            self._forced_halves = forced_halves
+        with applied as group:
+            self._evaluations, self._forced_halves = group.evaluations, forced_halves
             try:
                 with finite_frames(self) if chosen is not None else nullcontext():
                     return self._sample(call, *args, **kwargs)
@@ -432,9 +432,9 @@ class Reflection(Checks, Weights):
 
     def _counted(self, name: str) -> Evaluations:
         """The last call's evaluations; `name` is the property that needs them, for the message."""
-        if self._hook is None:
+        if self._evaluations is None:
             raise RuntimeError(f"`{name}` is known after a call of the pipeline; there was none.")
-        return self._hook.evaluations
+        return self._evaluations
 
     @property
     def do_classifier_free_guidance(self) -> bool:

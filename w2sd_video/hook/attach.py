@@ -65,6 +65,7 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
             del network.forward  # the registry leaves the bound method behind as an attribute
         if not registry.hooks and not had_registry:
             del network._diffusers_hook
+        hook.removed()
 
 
 @contextmanager
@@ -250,20 +251,7 @@ def apply_reflection(
         second=second,
     )
     group = Group(method, host_of(pipeline, form), arms, following_noise(generator), recorder)
-    free = pipeline.maybe_free_model_hooks
-    stack = ExitStack()
-
-    def attach() -> None:
-        _attach(stack, group, pipeline, denoisers, weaks)
-        stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", freed)]))
-
-    def freed() -> None:
-        stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
-        free()
-        attach()  # for the next call while the context lasts
-
-    with stack:
-        attach()
+    with _Attachment(group, pipeline, denoisers, weaks):
         yield group
 
 
@@ -345,26 +333,55 @@ def check_multiple(name: str, number: float, guidance: float) -> None:
         )
 
 
-def _attach(
-    stack: ExitStack,
-    group: Group,
-    pipeline: DiffusionPipeline,
-    denoisers: Mapping[str, nn.Module],
-    weak: Mapping[str, nn.Module],
-) -> None:
-    """Hooks a group to the pipeline's networks and its scheduler, until the stack is closed."""
-    stack.enter_context(used(group.host.name, [*denoisers.values(), *weak.values()]))
-    for name, network in denoisers.items():
-        hook = DenoiserHook(group, weak.get(name))
-        if (compiled := vars(network).get("_compiled_call_impl")) is not None:
-            hook.compiled = compiled
-            stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
-        stack.enter_context(attached(network, hook))
-    silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
-    if group.method is not None or silent:  # without a flag, the scheduler's step shows how many videos there are
-        stack.enter_context(stepping(group))
-    if group.method is not None and getattr(pipeline, "controlnet", None) is not None:
-        stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(group.host.doubled()))))
+class _Attachment:
+    """Hooks a group to a pipeline's networks and its scheduler while the context lasts.
+
+    It is an object so that no function of it refers to another: such a circle would keep the pipeline, with its
+    networks, in memory until Python's collector of circles runs.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        pipeline: DiffusionPipeline,
+        denoisers: Mapping[str, nn.Module],
+        weak: Mapping[str, nn.Module],
+    ):
+        self.group, self.pipeline, self.denoisers, self.weak = group, pipeline, denoisers, weak
+        self.free = pipeline.maybe_free_model_hooks
+        self.stack = ExitStack()
+
+    def __enter__(self) -> None:
+        with ExitStack() as stack:  # undoes what is attached so far, if an error ends this
+            self._attach(stack)
+            self.stack = stack.pop_all()
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+        self.group.end()
+
+    def freed(self) -> None:
+        """The pipeline's `maybe_free_model_hooks`, which ends its call."""
+        self.stack.close()  # model offload takes away the forward that our hook wraps: ours goes first
+        self.free()
+        self.__enter__()  # for the next call while the context lasts
+
+    def _attach(self, stack: ExitStack) -> None:
+        group, pipeline = self.group, self.pipeline
+        stack.enter_context(used(group.host.name, [*self.denoisers.values(), *self.weak.values()]))
+        for name, network in self.denoisers.items():
+            hook = DenoiserHook(group, self.weak.get(name))
+            if (compiled := vars(network).get("_compiled_call_impl")) is not None:
+                hook.compiled = compiled
+                stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
+            stack.enter_context(attached(network, hook))
+        silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
+        if group.method is not None or silent:  # without a flag, the scheduler's step shows how many videos there are
+            stack.enter_context(stepping(group))
+        if group.method is not None and getattr(pipeline, "controlnet", None) is not None:
+            doubled = group.host.doubled
+            stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(doubled()))))
+        stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", self.freed)]))
 
 
 def _check_denoisers(

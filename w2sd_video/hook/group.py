@@ -89,6 +89,13 @@ class Group:
         self._loop.restart()
         self._foreign, self._checked = not self.host.running(), False
 
+    def end(self) -> None:
+        """Lets go of the pipeline and of all tensors. The method, the form and the evaluations stay."""
+        self.host = Host(None, self.form, self.host.name)
+        self._arms = Arms(evaluations=self.evaluations)
+        self._loop, self.noise = Loop(None), torch.randn_like
+        self._turn, self._unconditional, self._carried = None, {}, (-1, None)
+
     def answer(
         self,
         module: nn.Module,

@@ -26,6 +26,11 @@ class OutermostHook(ModelHook):
         """To be called when the hook is in the network's registry, before it is used."""
         self.network, self._own = network, self.fn_ref.forward
 
+    def removed(self) -> None:
+        """To be called when the hook has left the registry: it lets go of the network, which it refers to in a circle
+        that would keep the network in memory."""
+        self.network = self._own = self.fn_ref = None
+
     def restore(self) -> None:
         """Puts this hook back on top, if the registry replaced it."""
         if self.fn_ref.forward is not self._own:
