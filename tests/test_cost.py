@@ -65,6 +65,16 @@ def test_the_number_is_what_is_counted_at_the_networks(name, method, settings):
     assert evaluations(of)["total"] == counted["total"]
 
 
+@pytest.mark.parametrize("settings", [{}, {"reflection_steps": 3}, {"options": {"interval": [0.3, 0.9]}}], ids=str)
+def test_the_number_under_the_published_convention_is_counted_too(settings):
+    """By default all steps but the last reflect, which has no inverse in that convention."""
+    of, pipelines = loaded("shapes")
+    schedule = {**of.scheduler, "timestep_spacing": "leading", "prediction_type": "epsilon"}  # as if it predicted noise
+    of = replace(of, variant="w2sd", convention="published", scheduler=schedule, **settings)
+    _, counted = sample(pipelines["w2sd"], of, "w2sd")
+    assert evaluations(of) == counted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shapes", *(pytest.param(p, marks=pytest.mark.exhaustive) for p in [*PROMPTS][1:])])
 @pytest.mark.parametrize("variant", ["plain", "weak"])

@@ -257,6 +257,11 @@ def _time(time: Any, now: float, then: float, sign: float) -> Any:
     return time * (then / now) if sign > 0 else 1 - (1 - time) * (then / now)
 
 
+def version(x: Tensor) -> int:
+    """torch's count of in-place changes of a tensor; 0 where torch keeps none, as under `torch.inference_mode`."""
+    return 0 if x.is_inference() else x._version
+
+
 def check_finite(x: Tensor, where: str) -> None:
     """Raise a FloatingPointError if x has values that are not finite; `where` is part of the message."""
     finite = torch.isfinite(x)

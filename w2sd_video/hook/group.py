@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from ..arms import switched
 from ..levels import full_precision
-from ..methods import Answer, Method
-from .arm import BoundArm, Evaluations, branches, check_finite
+from ..methods import Method
+from .arm import BoundArm, Evaluations, branches, check_finite, version
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .host import Host
@@ -42,7 +42,7 @@ from .recording import Recorder
 from .sent import BOTH, Branches, Sent
 from .stepped import check_stepped, sends_both, stepped_dtype, stepped_part, tolerance, without_corrector
 from .tape import Tape, Traced, value
-from .turn import Pending, Turn, check_answer, unconditional_inputs, version
+from .turn import Pending, Turn, check_answer, unconditional_inputs
 
 
 class Group:
@@ -76,7 +76,6 @@ class Group:
         self._checked = False  # what this loop guides by
         self._seen: torch.Size | None = None  # without a method, the shape of the denoiser's last input
         self._unconditional: dict[str, Any] = {}  # inputs of the last unconditional call that differ
-        self._carried: tuple[int, Any] = (-1, None)  # the last step's index, and the `carry` of its answer
 
     @property
     def evaluations(self) -> Evaluations:
@@ -94,7 +93,7 @@ class Group:
         self.host = Host(None, self.form, self.host.name)
         self._arms = Arms(evaluations=self.evaluations)
         self._loop, self.noise = Loop(None), torch.randn_like
-        self._turn, self._unconditional, self._carried = None, {}, (-1, None)
+        self._turn, self._unconditional = None, {}
 
     def answer(
         self,
@@ -188,23 +187,17 @@ class Group:
         sent = self._sent(turn, bool(doubled), x_t, moving)
         sign = self.form.sign * step.sign
         strong, weak = self._arms.bind(self.method, first, sent, step, where, self._final_branches(guided), sign)
-        arm = strong
         if self.method.reflects(step.index, step.num_steps, step.level):
-            before, carried = self._carried
-            step = replace(step, carried=carried if before == step.index - 1 else None)
             check_reflectable(strong.sent[0].inputs)
             self.method.check(shape_in_order(x_t, first.module, axes))
-            untouched = version(x_t)
-            answer = self.method(x_t, step, strong, weak, lambda: self.noise(x_t))
-            if version(x_t) != untouched:
-                raise ValueError(f"{type(self.method).__name__} changes x_t in place: a method makes new tensors.")
-            arm = strong if strong.evaluated else weak
-        else:
-            answer = Answer(strong.denoise(x_t))
+        untouched = version(x_t)
+        answer = self._loop.answer(self.method, x_t, step, strong, weak, lambda: self.noise(x_t))
+        if version(x_t) != untouched:
+            raise ValueError(f"{type(self.method).__name__} changes x_t in place: a method makes new tensors.")
+        arm = strong if strong.evaluated else weak
         check_answer(answer, type(self.method).__name__, x_t, guided, where)
         if moving is not None:
             answer = replace(answer, d=None if answer.d is None else sent[0].latents.only_moving(answer.d))
-        self._carried = (step.index, answer.carry)
         if self.recorder is not None:
             self.recorder.add(step.index, step, x_t, answer, time=axes.frames)
         turn.pending = Pending(step, x_t, answer, tuple(sent[: len(turn.calls)]))

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from ..levels import Step, check_invertible, read_step, step_index
-from ..methods import Method
+from ..methods import Answer, Method
+from ..methods.method import Arm, Noise
 
 
 class Loop:
@@ -27,15 +30,13 @@ class Loop:
     def restart(self) -> None:
         """Begins a new loop."""
         self._first = self._last = -1  # the scheduler's index of the loop's first step, and of the last one seen
+        self._carried: tuple[int, Any] = (-1, None)  # the last step's index, and the `carry` of its answer
 
     def step(self, time: Any, method: Method) -> Step:
-        """The step that the pipeline is at, with its place in the loop and the inverse of the method's convention.
+        """The step that the pipeline is at; see `step_at`.
 
         Args:
             time: the denoiser's time input. None: it has none.
-
-        Raises:
-            ValueError: it is the first step, and the method reflects the last one, which cannot be inverted.
         """
         try:
             if time is None:
@@ -56,14 +57,51 @@ class Loop:
             num_steps = known or num_steps - self._first
             self._last = place
             index = place - self._first
-        step = read_step(self.scheduler, timesteps[place], index=place)
-        last = place - index + num_steps - 1
-        if index == 0 and method.inverts and method.reflects(num_steps - 1, num_steps) and last < len(timesteps):
-            check_invertible(read_step(self.scheduler, timesteps[last], index=last))
+        return self.step_at(place, index, num_steps, method)
+
+    def step_at(self, place: int, index: int, num_steps: int, method: Method) -> Step:
+        """A step of the loop, with the inverse of the method's convention if the method changes the step.
+
+        Args:
+            place: the step's index in the scheduler's timesteps.
+            index: its index in the loop of `num_steps` steps.
+
+        Raises:
+            ValueError: it is the first step, and the method reflects the last one, which cannot be inverted.
+        """
+        step = read_step(self.scheduler, self.scheduler.timesteps[place], index=place)
+        if index == 0 and method.inverts and method.reflects(num_steps - 1, num_steps):
+            self._check_last(place + num_steps - 1, num_steps, method)
         if method.convention != "exact" and method.reflects(index, num_steps, step.level):
-            step = read_step(self.scheduler, timesteps[place], convention=method.convention, index=place)
-        steps_left = num_steps - 1 - index
-        return replace(step, index=index, num_steps=num_steps, later=later(self.scheduler, place, steps_left))
+            step = read_step(self.scheduler, step.timestep, convention=method.convention, index=place)
+        before, carried = self._carried
+        return replace(
+            step,
+            index=index,
+            num_steps=num_steps,
+            later=later(self.scheduler, place, num_steps - 1 - index),
+            carried=carried if before == index - 1 else None,
+        )
+
+    def _check_last(self, place: int, num_steps: int, method: Method) -> None:
+        if place < len(self.scheduler.timesteps):
+            step = read_step(self.scheduler, self.scheduler.timesteps[place], index=place)
+            if method.reflects(num_steps - 1, num_steps, step.level):
+                check_invertible(step)
+
+    def answer(self, method: Method, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
+        """The method's answer to a step from x_t (B, …); in a step that it leaves alone, the strong arm's prediction.
+
+        Raises:
+            ValueError: the method returns something else.
+        """
+        reflects = method.reflects(step.index, step.num_steps, step.level)
+        answer: Any = method(x_t, step, strong, weak, noise) if reflects else Answer(strong.denoise(x_t))
+        if not isinstance(answer, Answer):
+            name = type(method).__name__
+            raise ValueError(f"{name} returns a {type(answer).__name__}: a method returns an `Answer`.")
+        self._carried = (step.index, answer.carry)
+        return answer
 
 
 def later(scheduler: Any, index: int, most: int) -> Callable[[int], Step]:

@@ -120,12 +120,7 @@ def unconditional_inputs(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> 
     return {key: uncond[key] for key in own}
 
 
-def version(x: Tensor) -> int:
-    """torch's count of in-place changes of a tensor; 0 where torch keeps none, as under `torch.inference_mode`."""
-    return 0 if x.is_inference() else x._version
-
-
-def check_answer(answer: Any, name: str, x_t: Tensor, guided: bool, where: str) -> None:
+def check_answer(answer: Answer, name: str, x_t: Tensor, guided: bool, where: str) -> None:
     """Refuse an answer that the scheduler cannot step with, or whose values are not finite.
 
     Args:
@@ -133,8 +128,6 @@ def check_answer(answer: Any, name: str, x_t: Tensor, guided: bool, where: str) 
         guided: whether the pipeline needs both branches.
         where: the step in words, for messages.
     """
-    if not isinstance(answer, Answer):
-        raise ValueError(f"{name} returns a {type(answer).__name__}: a method returns an `Answer`.")
     shape = tuple(x_t.shape)
     for part, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
         if tensor is None and part != "prediction":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -127,10 +126,9 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     import torch
 
     from ..hook.arm import BoundArm, Evaluations
-    from ..hook.loop import later
+    from ..hook.loop import Loop
     from ..hook.sent import BOTH, Latents, Sent
-    from ..levels import read_step, shifted
-    from ..methods import Answer
+    from ..levels import shifted
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
@@ -146,18 +144,12 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
 
     x = torch.zeros((1, 1, 2, 1, 1) if request.video else (1, 1, 1, 1))
     sent = Sent(BOTH, Latents("x", x.dtype), {})
-    carried: deque[Any] = deque([None], maxlen=1)
-    for index, timestep in enumerate(built.timesteps[:steps]):
-        step = replace(read_step(built, timestep, convention=method.convention, index=index), index=index)
+    loop = Loop(built)
+    for index in range(min(steps, len(built.timesteps))):
+        step = loop.step_at(index, index, steps, method)
         strong, weak = (
             BoundArm(name, network, w, [sent], step, "", final, counts)
             for name, w in (("strong", method.strong_guidance), ("weak", method.weak_guidance))
         )
-        if not method.reflects(index, steps, step.level):
-            carried.append(None)
-            strong.denoise(x)
-            continue
-        step = replace(step, num_steps=steps, later=later(built, index, steps - 1 - index), carried=carried[0])
-        answer: Answer = method(x, step, strong, weak, lambda: torch.zeros_like(x))
-        carried.append(answer.carry)
+        loop.answer(method, x, step, strong, weak, lambda: torch.zeros_like(x))
     return {name: count for name, count in counts.per_video().items() if name != "controlnet"}
