@@ -459,3 +459,46 @@ def test_a_displacement_that_all_frames_share_is_added_to_each():
     group = Group(Mine(), Host(scheduler))
     with attached(network, DenoiserHook(group)), stepping(group):
         assert torch.equal(scheduler.step(network(x, t)[0], t, x).prev_sample, expected)
+
+
+class Recorded(nn.Module):
+    """A network whose prediction depends on x, and that counts its evaluations."""
+
+    def __init__(self):
+        super().__init__()
+        self.evaluations = 0
+
+    def forward(self, sample, timestep, return_dict=True):
+        self.evaluations += 1
+        return (torch.tanh(sample),)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_arm_predicts_anew_where_its_argument_or_its_answer_was_changed_in_place(mode):
+    @dataclass(frozen=True)
+    class Mine(Method):
+        def __call__(self, x_t, step, strong, weak, noise):
+            x = x_t.clone()
+            first = strong.reflect(x)
+            first *= 2
+            assert torch.equal(strong.reflect(x), torch.tanh(x_t)) and network.evaluations == 1
+            x += 1
+            assert torch.equal(strong.reflect(x), torch.tanh(x_t + 1)) and network.evaluations == 2
+            return Answer(strong.denoise(x_t))
+
+    @dataclass(frozen=True)
+    class Changes(Method):
+        def __call__(self, x_t, step, strong, weak, noise):
+            x_t += 1
+            return Answer(strong.denoise(x_t))
+
+    with mode():
+        scheduler, network = ddim(4), Recorded()
+        t, x = scheduler.timesteps[0], draw(2, 4, 3)
+        group = Group(Mine(), Host(scheduler))
+        with attached(network, DenoiserHook(group)), stepping(group):
+            assert torch.equal(network(x, t)[0], torch.tanh(x)) and network.evaluations == 3
+        group = Group(Changes(), Host(scheduler))
+        with attached(network, DenoiserHook(group)), stepping(group):
+            with pytest.raises(ValueError, match="^Changes changes x_t in place"):
+                network(x, t)

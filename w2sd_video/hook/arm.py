@@ -113,15 +113,15 @@ class BoundArm:
     parameters: int = 0
     output_type: Callable[..., Any] = tuple
     learned_sigma: bool = False
-    _x: Tensor | None = None
-    # Predictions at _x, by branch and whether in the reflection.
+    _at: Unchanged | None = None  # the last x
+    # Predictions at this x, by branch and whether in the reflection.
     _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
     _inputs: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> bool:
         """Whether the arm's network has run."""
-        return self._x is not None
+        return self._at is not None
 
     def reflect(self, x: Tensor) -> Tensor:
         """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
@@ -132,7 +132,7 @@ class BoundArm:
         p = self._predict(x, branches(w), self.in_reflection is not None, f"at guidance {w:g}")
         p = [self.only_moving(each) for each in p]
         if len(p) == 1:
-            return p[0]
+            return p[0].clone()  # so that changing it in place changes no other answer
         uncond, cond = p
         return uncond + w * (cond - uncond)
 
@@ -170,7 +170,7 @@ class BoundArm:
             )
             for each in self.sent
         ]
-        return replace(self, step=step, sent=sent, _inputs={}, _x=None, _known={})
+        return replace(self, step=step, sent=sent, _inputs={}, _at=None, _known={})
 
     def _predict(self, x: Tensor, which: Branches, reflecting: bool, what: str) -> list[Tensor]:
         """Predictions (B, …) at x (B, …) of these branches, in float32 or better. Each is evaluated once at each x.
@@ -179,8 +179,8 @@ class BoundArm:
             reflecting: whether to use the inputs `in_reflection`.
             what: the evaluation in words, for messages.
         """
-        if x is not self._x:
-            self._x, self._known = x, {}
+        if self._at is None or x is not self._at.x or not self._at.holds():
+            self._at, self._known = Unchanged(x), {}
         new = tuple(branch for branch in which if (branch, reflecting) not in self._known)
         missing = [branch for branch in new if not any(branch in sent.branches for sent in self.sent)]
         if missing:
@@ -257,9 +257,18 @@ def _time(time: Any, now: float, then: float, sign: float) -> Any:
     return time * (then / now) if sign > 0 else 1 - (1 - time) * (then / now)
 
 
-def version(x: Tensor) -> int:
-    """torch's count of in-place changes of a tensor; 0 where torch keeps none, as under `torch.inference_mode`."""
-    return 0 if x.is_inference() else x._version
+class Unchanged:
+    """Whether a tensor is still as it was when this was made."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+        # torch counts a tensor's changes in place, except under `torch.inference_mode`.
+        self._before: int | Tensor = x.clone() if x.is_inference() else x._version
+
+    def holds(self) -> bool:
+        """Whether the tensor was not changed in place since."""
+        before = self._before
+        return torch.equal(self.x, before) if isinstance(before, Tensor) else self.x._version == before
 
 
 def check_finite(x: Tensor, where: str) -> None:

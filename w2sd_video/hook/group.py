@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..arms import switched
 from ..levels import full_precision
 from ..methods import Method
-from .arm import BoundArm, Evaluations, branches, check_finite, version
+from .arm import BoundArm, Evaluations, Unchanged, branches, check_finite
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .host import Host
@@ -190,9 +190,9 @@ class Group:
         if self.method.reflects(step.index, step.num_steps, step.level):
             check_reflectable(strong.sent[0].inputs)
             self.method.check(shape_in_order(x_t, first.module, axes))
-        untouched = version(x_t)
+        untouched = Unchanged(x_t)
         answer = self._loop.answer(self.method, x_t, step, strong, weak, lambda: self.noise(x_t))
-        if version(x_t) != untouched:
+        if not untouched.holds():
             raise ValueError(f"{type(self.method).__name__} changes x_t in place: a method makes new tensors.")
         arm = strong if strong.evaluated else weak
         check_answer(answer, type(self.method).__name__, x_t, guided, where)
