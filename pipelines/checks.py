@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from w2sd_video import arms
 from w2sd_video.families import least_steps
 from w2sd_video.hook import Conditioning, check_multiple, check_perturbation, check_same_casting
-from w2sd_video.levels import Step, check_invertible, check_scheduler, read_step, shifted
+from w2sd_video.levels import Level, Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
@@ -86,7 +86,8 @@ class Checks(WeakArm):
                 f"`{named[0]}` is given, but {type(method).__name__} uses the strong model in both arms, which"
                 f" {apart} apart: leave it out."
             )
-        num_steps = self._check_method(method, call, weak_inputs)
+        levels = self._check_method(method, call, weak_inputs)
+        num_steps = len(levels)
         self._check_scales(method, scales)
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
             if scales[name] is not None:
@@ -107,7 +108,7 @@ class Checks(WeakArm):
             encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
             loras, guides = scales["weak_adapter_scales"] or {}, forced_halves or self._guides(call)
             conditioning = self._weak_conditioning(encoding, call, weak_inputs, loras, guides)
-        self._check_callback(method, call, num_steps, forced_halves)
+        self._check_callback(method, call, levels, forced_halves)
         return conditioning, forced_halves
 
     def _guidance(self, call: dict[str, Any]) -> float:
@@ -171,8 +172,10 @@ class Checks(WeakArm):
                 " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
             )
 
-    def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
-        """Refuse a call that the method cannot serve; return its number of steps."""
+    def _check_method(
+        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]
+    ) -> Sequence[Level | None]:
+        """Refuse a call that the method cannot serve; return the levels of its steps, as `_steps` does."""
         self._check_inputs(call)
         denoisers = self._strong_networks().values()
         if any(denoiser.config.get("time_cond_proj_dim") is not None for denoiser in denoisers):  # type: ignore[union-attr, operator]
@@ -189,7 +192,8 @@ class Checks(WeakArm):
                 f" conditioning of a batch wrongly; got {batch_size(call)} prompts."
             )
         check_scheduler(self.scheduler, convention=method.convention)
-        num_steps, last = self._steps(call)
+        levels, last = self._steps(call)
+        num_steps = len(levels)
         lam = method.reflection_steps
         most = most_reflected(num_steps, method.convention)
         if lam is not None and lam > most:
@@ -197,11 +201,11 @@ class Checks(WeakArm):
             if lam <= num_steps:
                 limit = f"{most} under `convention={method.convention!r}`, which cannot reflect the last step"
             raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
-        if method.inverts and method.reflects(num_steps - 1, num_steps):
+        if last is not None and method.inverts and method.reflects(num_steps - 1, num_steps, last.level):
             check_invertible(last)
         method.check((1,) * (3 if self.tokens else 5 if "num_frames" in call else 4))
         self._check_weak_inputs(call, weak_inputs)
-        return num_steps
+        return levels
 
     def _check_inputs(self, call: dict[str, Any]) -> None:
         """Runs the stock pipeline's own check, which its call repeats, before the weak arm's prompt is encoded."""
@@ -235,39 +239,44 @@ class Checks(WeakArm):
             return None
         return int(scale * (size if isinstance(size, int) else size[name == "width"]))
 
-    def _steps(self, call: dict[str, Any]) -> tuple[int, Step]:
-        """How many steps the run has, and the last step, from a copy of the scheduler.
+    def _steps(self, call: dict[str, Any]) -> tuple[Sequence[Level | None], Step | None]:
+        """The level that each step of the run starts from, and its last step, from a copy of the scheduler.
+
+        Returns:
+            None in place of a level that depends on the sample's size; and of the step in a run without steps.
 
         Raises:
-            ValueError: the first or the last step cannot be read.
+            ValueError: a step cannot be read.
         """
         scheduler = copy.deepcopy(self.scheduler)
+        shift = shifted(scheduler)
         timesteps, _ = retrieve_timesteps(
-            scheduler,
-            call["num_inference_steps"],
-            "cpu",
-            call.get("timesteps"),
-            call.get("sigmas"),
-            **shifted(scheduler),
+            scheduler, call["num_inference_steps"], "cpu", call.get("timesteps"), call.get("sigmas"), **shift
         )
         read_step(scheduler, timesteps[0])
         num_steps, end = len(timesteps), call.get("denoising_end")
         if isinstance(end, float) and 0 < end < 1:  # the stock pipelines' own rule
             total = scheduler.config.num_train_timesteps
             num_steps = sum(float(t) >= int(round(total - end * total)) for t in timesteps)
-        last = max(num_steps - 1, 0)
-        return num_steps, read_step(scheduler, timesteps[last], index=last)
+        steps = [read_step(scheduler, timesteps[index], index=index) for index in range(num_steps)]
+        return [None if shift else step.level for step in steps], steps[-1] if steps else None
 
-    def _check_callback(self, method: Method, call: dict[str, Any], num_steps: int, forced_halves: bool) -> None:
-        """Refuse a diffusers callback that ends guidance before the last step that needs it."""
-        callback = call.get("callback_on_step_end")
+    def _check_callback(
+        self, method: Method, call: dict[str, Any], levels: Sequence[Level | None], forced_halves: bool
+    ) -> None:
+        """Refuse a diffusers callback that ends guidance before the last step that needs it.
+
+        Args:
+            levels: the levels of the steps, as `_steps` returns them.
+        """
+        callback, num_steps = call.get("callback_on_step_end"), len(levels)
         for each in getattr(callback, "callbacks", [callback]):
             if not isinstance(each, CUTOFFS):
                 continue
             at, ratio = each.config.cutoff_step_index, each.config.cutoff_step_ratio
             after = (int(num_steps * ratio) if at is None else at) + 1  # the first step without guidance
             guided = any(w != 1 for w in method.guidances)
-            reflects = [i for i in range(num_steps) if method.reflects(i, num_steps) and guided]
+            reflects = [i for i, level in enumerate(levels) if method.reflects(i, num_steps, level) and guided]
             if after < num_steps and (forced_halves or (reflects and reflects[-1] >= after)):
                 raise ValueError(
                     f"`callback_on_step_end` is a {type(each).__name__}, which ends guidance after step {after} of"

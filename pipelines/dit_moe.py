@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -10,6 +11,7 @@ from diffusers import DDIMScheduler, DiTPipeline
 
 from w2sd_video.dit_moe import load  # saved pipelines name that module, and diffusers wants it imported
 from w2sd_video.errors import Refused, did_you_mean
+from w2sd_video.levels import Level
 from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
@@ -97,7 +99,9 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
         self._guidance_scale = call["guidance_scale"]
         return super()._sample(call, *args, **kwargs)
 
-    def _check_method(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> int:
+    def _check_method(
+        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]
+    ) -> Sequence[Level | None]:
         arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
         if call["guidance_scale"] < 1:
             raise ValueError(

@@ -313,7 +313,15 @@ def test_a_tensor_that_may_be_halves_or_not_is_refused_and_not_guessed():
         half("encoder_hidden_states", torch.zeros(3, 5, 8), True, 2)
 
 
-@pytest.mark.parametrize(("arguments", "served"), [({}, False), ({"reflection_steps": 2}, True)])
+@pytest.mark.parametrize(
+    ("arguments", "served"),
+    [
+        ({}, False),
+        ({"reflection_steps": 2}, True),
+        ({"interval": (0.98, 1.0)}, True),
+        ({"interval": (0.0, 0.98)}, False),
+    ],
+)
 def test_a_callback_that_ends_guidance_while_steps_reflect_is_refused_at_the_start(arguments, served):
     pipe = SDXL.pipeline()
     callback = SDXLCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
@@ -327,6 +335,25 @@ def test_a_callback_that_ends_guidance_while_steps_reflect_is_refused_at_the_sta
     with pytest.raises(ValueError, match="SDXLCFGCutoffCallback, which ends guidance after step 2 of 4"):
         SDXL(pipe, **call)
     assert not ran
+
+
+@pytest.mark.parametrize(("interval", "refused"), [((0.0, 1.0), True), ((0.8, 1.0), False)])
+def test_a_last_step_without_an_inverse_is_refused_only_if_it_is_in_the_interval(interval, refused):
+    """A network that predicts z has none where no noise is left; the last step starts from sigma 0.69."""
+    scheduler = tiny.scheduler(timestep_spacing="trailing", prediction_type="sample", set_alpha_to_one=True)
+    pipe = SDXL.pipeline(dtype=torch.float32, scheduler=scheduler)
+    stock = SDXL.stock_of(pipe)
+    call = {**SDXL.call(), "num_inference_steps": 4}
+    method = W2SD(3.0, 1.0, reflection_steps=4, interval=interval)
+    if refused:
+        with pytest.raises(ValueError, match="cannot be reflected: the network predicts 'sample'"):
+            pipe(**call, method=method)
+        with apply_reflection(stock, method), pytest.raises(ValueError, match="the network predicts 'sample'"):
+            stock(**call)
+        return
+    expected = pipe(**call, method=replace(method, reflection_steps=3))[0]
+    call["generator"] = torch.Generator().manual_seed(0)
+    assert torch.equal(pipe(**call, method=method)[0], expected) and pipe.evaluations["weak"] == 3
 
 
 def test_two_calls_at_once_on_one_pipeline_are_refused_and_the_first_is_unchanged():
