@@ -95,9 +95,8 @@ class Checks(WeakArm):
         own: dict[str, Any] = {
             name.removesuffix("_scale_2"): number for name, number in second.items() if number is not None
         }
-        for name, number in second.items():
-            if number is not None:
-                _check_scale(name, number)
+        for name, number in [each for each in second.items() if each[1] is not None]:
+            _check_scale(name, number)
         there = replace(method, **own) if own else method
         conditioning = Conditioning()
         reflection = [*method.guidances, *there.guidances] if method.reflects(0, num_steps) else ()
@@ -194,8 +193,7 @@ class Checks(WeakArm):
         check_scheduler(self.scheduler, convention=method.convention)
         levels, last = self._steps(call)
         num_steps = len(levels)
-        lam = method.reflection_steps
-        most = most_reflected(num_steps, method.convention)
+        lam, most = method.reflection_steps, most_reflected(num_steps, method.convention)
         if lam is not None and lam > most:
             limit = f"the number of steps, {num_steps}"
             if lam <= num_steps:

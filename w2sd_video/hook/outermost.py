@@ -19,6 +19,7 @@ class OutermostHook(ModelHook):
 
     def __init__(self) -> None:
         super().__init__()
+        self.fn_ref: Any = None  # the registry sets it
         self.network: Any = None
         self._own: Any = None
 
