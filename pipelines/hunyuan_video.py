@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers import HunyuanVideo15Pipeline, HunyuanVideoPipeline
@@ -42,9 +44,16 @@ class W2SDHunyuanVideo15Pipeline(TransformerReflection, HunyuanVideo15Pipeline):
     guided_by = "a `guider` that is enabled and whose guidance is not 1"
 
     def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
-        """Sets the guider, which no argument of a call does."""
-        self.guider = self.guider.new(guidance_scale=guidance - self._counted_from)
-        return {}
+        return {}  # no argument of a call sets it: `guiding` does
+
+    @contextmanager
+    def guiding(self, guidance: float) -> Iterator[None]:
+        before = self.guider
+        self.guider = before.new(guidance_scale=guidance - self._counted_from)
+        try:
+            yield
+        finally:
+            self.guider = before
 
     def _guidance(self, call: dict[str, Any]) -> float:
         scale = float(getattr(self.guider, "guidance_scale", 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -361,12 +361,16 @@ class Reflection(Checks, Weights):
         return method_of(method, {"strong_guidance": strong, "weak_guidance": weak, **options})
 
     def guided(self, guidance: float, embedded: float | None = None) -> dict[str, Any]:
-        """The arguments of a call that set the guidance of the final step.
+        """The arguments of a call that set the guidance of the final step; `guiding` sets it if none does.
 
         Args:
             embedded: the number for a network that embeds its guidance. None: the pipeline's default.
         """
         return {self.guidance_name: guidance} | ({} if embedded is None else {"guidance_scale": embedded})
+
+    def guiding(self, guidance: float) -> AbstractContextManager[None]:
+        """Sets the guidance of the final step while the context lasts, if no argument of a call does."""
+        return nullcontext()
 
     @property
     def denoised_channels(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -19,6 +20,7 @@ from w2sd_video.errors import Refused
 from w2sd_video.hook import apply_reflection
 from w2sd_video.methods import W2SD
 from w2sd_video.runs.request import Request
+from w2sd_video.sampling import sample as make
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -103,8 +105,13 @@ def test_a_guider_that_counts_from_the_conditional_prediction_has_one_more_guida
     usual = sample(pipe, of.of(pipe))[0]
     pipe.guider = diffusers.ClassifierFreeGuidance(guidance_scale=2.0, use_original_formulation=True)
     assert near(sample(pipe, of.of(pipe))[0], usual)
-    pipe.guided(1.0)
-    alone = sample(pipe, of.of(pipe))[0]
+    guider = pipe.guider
+    for fails in (True, False):
+        with contextlib.suppress(KeyboardInterrupt), pipe.guiding(1.0):
+            alone = sample(pipe, of.of(pipe, **pipe.guided(1.0)))[0]
+            if fails:
+                raise KeyboardInterrupt
+        assert pipe.guider is guider
     assert pipe.evaluations == {"strong": 7, "weak": 3, "total": 10}
     pipe.guider = diffusers.ClassifierFreeGuidance(guidance_scale=1.0)
     assert near(sample(pipe, of.of(pipe))[0], alone)
@@ -133,3 +140,18 @@ def test_another_scheduler_of_a_flow_model_is_one_of_flows_with_its_shift(name):
 def test_a_scheduler_that_would_lose_the_levels_of_a_flow_is_refused(name, lost):
     with pytest.raises(Refused, match=f"it cannot be told the {lost}.* of the preset's schedule"):
         Request.of("a cat", 0, presets.load(name), scheduler="UniPCMultistepScheduler")
+
+
+def test_a_request_sets_the_guider_for_its_call_alone(monkeypatch):
+    """No argument of HunyuanVideo 1.5's call sets the guidance of the final step."""
+    of = transformer_families.family("HunyuanVideo15Pipeline", LARGER["HunyuanVideo15Pipeline"])
+    embeddings = CASES["HunyuanVideo15Pipeline"].call(None)
+    monkeypatch.setattr("w2sd_video.sampling.call.inputs", lambda *_: embeddings)
+    pipe = of.pipeline(of.weak())
+    numbers: list[float] = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: numbers.append(pipe.guider.guidance_scale))
+    size = {"height": 64, "width": 64, "num_frames": 5, "num_inference_steps": 2, "dtype": "float32", "device": "cpu"}
+    request = Request.of("a cat", preset="hunyuan-video-15-guidance", guidance_scale=4.0, **size)
+    before = pipe.guider
+    make(pipe, request, "strong")
+    assert {*numbers} == {4.0} and before.guidance_scale == 3.0 and pipe.guider is before

@@ -115,7 +115,8 @@ def test_the_statistics_are_those_of_the_family_s_own_noising_and_prediction(cas
 
     pipe.transformer.forward = functools.wraps(forward)(seeing)
     probe = Probe(strong_guidance=1.0, weak_guidance=1.0, reflection_steps=4, data=z, generator=generator)
-    sample(pipe, of.of(pipe, **pipe.guided(1.0, None), method=probe))
+    with pipe.guiding(1.0):
+        sample(pipe, of.of(pipe, **pipe.guided(1.0, None), method=probe))
     assert len(probe.alignments) == 4 and pipe.evaluations == {"strong": 4, "weak": 4, "total": 8}
     generator = torch.Generator().manual_seed(7)
     sign = -1 if case == "MochiPipeline" else 1  # which predicts z - eps
@@ -159,7 +160,8 @@ def test_data_is_encoded_to_what_the_pipeline_decodes(case):
         return (z.to(out[0]),)
 
     pipe.scheduler.step = stepped
-    out = pipe(**{**call, **told})[0]
+    with pipe.guiding(1.0):
+        out = pipe(**{**call, **told})[0]
     assert made == [z.shape] * 2
     vae = pipe.vae
     pixels = torch.as_tensor(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1

@@ -217,5 +217,6 @@ def test_what_a_dry_run_counts_is_what_a_pipeline_evaluates_at_every_kind_of_gui
         return
     pipe = of_case.pipeline(of_case.weak())
     told = pipe.guided(main) | {"strong_guidance_scale": strong, "weak_guidance_scale": weak}
-    sample(pipe, of_case.of(pipe, **told))
+    with pipe.guiding(main):
+        sample(pipe, of_case.of(pipe, **told))
     assert pipe.evaluations == evaluations(request)

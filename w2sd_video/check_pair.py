@@ -126,7 +126,8 @@ def alignment(
             resized = resized[: (len(resized) - 1) // stride * stride + 1]
             request = replace(request, num_frames=len(resized))
         call = inputs(pipe, request) | weak_arm(request) | pipe.guided(1.0, request.embedded_guidance)
-        alignments.append(align(pipe, latents_of(pipe, np.stack(resized)), LEVELS, seed=n, **call))
+        with pipe.guiding(1.0):
+            alignments.append(align(pipe, latents_of(pipe, np.stack(resized)), LEVELS, seed=n, **call))
         progress(n + 1)
     return alignments
 

@@ -161,7 +161,8 @@ def _sample(
     )
     if first:
         results["files"] = files(pipe, request)
-    stock = _stock(pipe)
+    with pipe.guiding(request.guidance_scale):
+        stock = _stock(pipe)  # with the same guider, if it has one
     calls = {"off": arguments(pipe, request, "strong"), "on": arguments(pipe, request, "w2sd")}
     calls["stock"] = {name: value for name, value in calls["off"].items() if name != "method"}
     for kind in ("stock", "off", "on"):
@@ -177,7 +178,8 @@ def _sample(
         measure.start_peak(device)
         began = time.perf_counter()
         try:
-            output = runner(**call)
+            with pipe.guiding(request.guidance_scale):
+                output = runner(**call)
             samples[kind] = torch.as_tensor(output.frames if hasattr(output, "frames") else output.images).cpu()
             measure.synchronize(device)
             row |= {"seconds": time.perf_counter() - began, "peak_gib": _peak(device)}

@@ -69,7 +69,8 @@ def sample(
     if request.free_init is not None:
         pipe.enable_free_init(num_iters=request.free_init)
     try:
-        output = pipe(**call)
+        with pipe.guiding(request.guidance_scale):
+            output = pipe(**call)
     except NotFinite as error:
         raise NotFinite(f"{name}: {error.frames}", way) from None
     finally:
@@ -87,7 +88,10 @@ def sample(
 
 
 def arguments(pipe: Pipeline, request: Request, variant: str) -> dict[str, Any]:
-    """The arguments of a pipeline's call for one video of a request, without steps, noise and output."""
+    """The arguments of a pipeline's call for one video of a request, without steps, noise and output.
+
+    The call is to be made in the context `pipe.guiding(request.guidance_scale)`.
+    """
     alone = variant == "weak" and request.weak_alone
     call = inputs(pipe, request, alone) | method_call(request, variant)
     embedded = request.embedded_guidance
