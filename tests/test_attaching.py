@@ -29,7 +29,7 @@ from diffusers.hooks import apply_first_block_cache
 from test_hook import draw, stable_diffusion_3
 from torch import Tensor
 
-from w2sd_video.hook import apply_reflection
+from w2sd_video.hook import Form, apply_reflection
 from w2sd_video.hook.inputs import half
 from w2sd_video.methods import S2WD, W2SD, AutoGuidance, ReSampling
 
@@ -354,6 +354,22 @@ def test_a_last_step_without_an_inverse_is_refused_only_if_it_is_in_the_interval
     expected = pipe(**call, method=replace(method, reflection_steps=3))[0]
     call["generator"] = torch.Generator().manual_seed(0)
     assert torch.equal(pipe(**call, method=method)[0], expected) and pipe.evaluations["weak"] == 3
+
+
+@pytest.mark.parametrize("method", [None, W2SD(2.0, 1.0)], ids=["off", "on"])
+@pytest.mark.parametrize("form", [None, Form(flag=None)], ids=["by its flag", "by the scheduler"])
+def test_evaluations_of_calls_of_several_numbers_of_videos_are_summed_for_each_video(method, form):
+    pipe, counts = stable_diffusion_3(), []
+    call = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 3.0}
+    for videos in (1, 3):
+        with apply_reflection(pipe, method, form=form) as group:
+            pipe(["a cat"] * videos, **call)
+        counts.append(group.evaluations.per_video())
+    assert counts[0] == counts[1]
+    with apply_reflection(pipe, method, form=form) as group:
+        for videos in (2, 3, 1):
+            pipe(["a cat"] * videos, **call)
+    assert group.evaluations.per_video() == {name: 3 * count for name, count in counts[0].items()}
 
 
 def test_two_calls_at_once_on_one_pipeline_are_refused_and_the_first_is_unchanged():

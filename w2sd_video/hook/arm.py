@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,12 +16,17 @@ from ..levels import Step, full_precision
 from .inputs import copied
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
+_COUNTED = ("strong", "weak", "controlnet")
+
 
 @dataclass
 class Evaluations:
     """Counts of network evaluations. One latent video through one network once is one evaluation.
 
-    `parameters` sums, for each arm, the parameters of its network over its evaluations.
+    Args:
+        strong, weak, controlnet: the evaluations of all videos.
+        videos: how many videos the evaluations are of since `settle` was last called.
+        parameters: for each arm, the sum of the parameters of its network over its evaluations.
     """
 
     strong: int = 0
@@ -28,6 +34,8 @@ class Evaluations:
     controlnet: int = 0
     videos: int = 1
     parameters: dict[str, int] = field(default_factory=lambda: {"strong": 0, "weak": 0})
+    _settled: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
+    _each: dict[str, Fraction] = field(default_factory=lambda: dict.fromkeys(_COUNTED, Fraction(0)))
 
     def add(self, arm: str, count: int, parameters: int) -> None:
         """Counts evaluations of an arm's network, which has `parameters` parameters."""
@@ -40,10 +48,18 @@ class Evaluations:
         counts = {"strong": self.strong, "weak": self.weak}
         return {arm: round(self.parameters[arm] / count) for arm, count in counts.items() if count}
 
+    def settle(self) -> None:
+        """Shares the evaluations since the last call of this among the `videos`, before their number changes."""
+        for name in _COUNTED:
+            count = getattr(self, name)
+            self._each[name] += Fraction(count - self._settled[name], self.videos)
+            self._settled[name] = count
+
     def per_video(self) -> dict[str, int]:
-        """Evaluations for one video, by arm: "strong", "weak", "total", and "controlnet" if there is one. If there were
-        several calls, each must have made the same number of videos."""
-        strong, weak, controlnet = (n // self.videos for n in (self.strong, self.weak, self.controlnet))
+        """Evaluations for one video, by arm: "strong", "weak", "total", and "controlnet" if there is one. Of several
+        calls, it is the sum over the calls, whatever number of videos each made."""
+        self.settle()
+        strong, weak, controlnet = (int(self._each[name]) for name in _COUNTED)
         counts = {"strong": strong, "weak": weak, "total": strong + weak}
         return counts | {"controlnet": controlnet} if controlnet else counts
 

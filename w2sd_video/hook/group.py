@@ -119,7 +119,10 @@ class Group:
             )
         if self.method is None:
             x = inputs[name]
-            self.evaluations.videos = len(x) // 2 if self.form.calls == "batch" and self.host.doubled() else len(x)
+            twice = self.form.calls == "batch" and self.host.doubled()
+            if twice is not None:  # else the scheduler's step shows how many videos there are
+                self.evaluations.settle()
+            self.evaluations.videos = len(x) // 2 if twice else len(x)
             self.evaluations.add("strong", len(x), self._arms.parameters(module))
             self._seen = x.shape if isinstance(x, Tensor) else None
             return forward(*args, **kwargs)
@@ -176,6 +179,7 @@ class Group:
         assert self.method is not None
         first, guided = turn.calls[0], bool(doubled) or len(turn.calls) == 2
         x_t = turn.latents(bool(doubled), self._refuse)
+        self.evaluations.settle()
         self.evaluations.videos = len(x_t)
         time, moving = read_time(first.module, first.inputs, x_t, self._refuse)
         axes = axes_of(x_t, first.module, self.form.axis)
@@ -234,6 +238,7 @@ class Group:
             self.evaluations.videos = len(sample) if isinstance(sample, Tensor) else 1
             if isinstance(sample, Tensor) and self._seen is not None and len(self._seen) == sample.ndim + 1:
                 self.evaluations.videos = sample.numel() // self._seen[1:].numel()  # frames are stepped as rows
+            self.evaluations.settle()
             return scheduler_step(*args, **kwargs)
         if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
             self._refuse("steps its scheduler with something other than tensors")
