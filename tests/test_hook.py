@@ -502,3 +502,16 @@ def test_an_arm_predicts_anew_where_its_argument_or_its_answer_was_changed_in_pl
         with attached(network, DenoiserHook(group)), stepping(group):
             with pytest.raises(ValueError, match="^Changes changes x_t in place"):
                 network(x, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_pipeline_that_scales_its_latents_a_little_is_refused_in_half_precision_too(dtype):
+    """By 2 %; rounding to the network's dtype is accepted."""
+    scheduler, network = ddim(4), Recorded()
+    t, x = scheduler.timesteps[0], draw(2, 4, 8, 8)
+    group = Group(W2SD(), Host(scheduler))
+    with torch.no_grad(), attached(network, DenoiserHook(group)), stepping(group):
+        scheduler.step(network(x.to(dtype), t)[0], t, x)
+        for scale in (1.02, 0.98):
+            with pytest.raises(ValueError, match="hands its scheduler other latents than its denoiser"):
+                scheduler.step(network(x.to(dtype), t)[0], t, scale * x)
