@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 from dataclasses import dataclass, replace
@@ -300,6 +301,35 @@ def test_an_arm_embeds_its_own_guidance(case):
         sample(WAN.pipeline(), WAN.of(None, weak_embedded_guidance=1.0))
     with pytest.raises(ValueError, match="a guidance of 0 needs the unconditional branch.*a `true_cfg_scale` over 1"):
         sample(pipe, of.of(pipe, weak_guidance_scale=0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", ["FluxPipeline", "HunyuanVideoPipeline"])
+def test_an_arm_is_told_its_embedded_guidance_as_the_pipeline_would_tell_it(case, dtype):
+    """HunyuanVideo computes 1000 times the number in bfloat16, which has 6016 for 6000, and 1000 itself."""
+    of = family(f"{case}, with embedded guidance alone", {})
+    pipe = of.pipeline().to(dtype)
+    told: list[float] = []
+
+    inside = pipe.transformer.forward
+
+    def forward(*args: Any, **inputs: Any) -> Any:
+        told.append(float(inputs["guidance"]))
+        return inside(*args, **inputs)
+
+    pipe.transformer.forward = functools.wraps(inside)(forward)
+
+    def numbers(**call: Any) -> list[float]:
+        told.clear()
+        prompts = {
+            n: t.to(dtype) for n, t in CASES[of.case].call(pipe).items() if torch.is_tensor(t) and t.is_floating_point()
+        }
+        sample(pipe, replace(of.of(pipe, **prompts, **call), steps=2))
+        return list(told)
+
+    apart = numbers(guidance_scale=6.0, strong_embedded_guidance=9.3, weak_embedded_guidance=1.0, reflection_steps=1)
+    alone = [numbers(guidance_scale=number, method=None)[0] for number in (9.3, 1.0, 6.0)]
+    assert apart == [*alone, alone[2]]
 
 
 @pytest.mark.parametrize("method", ["w2sd", None])

@@ -27,7 +27,7 @@ from .arguments import (
     hooks_of,
     second_guidance,
 )
-from .binding import Arms
+from .binding import Arms, Embedded
 from .calls import channels
 from .control import ControlHook
 from .denoiser import DenoiserHook
@@ -245,8 +245,8 @@ def apply_reflection(
         weak_controlnet_conditioning_scale,
         strong_conditioning,
         embedded=lambda: (
-            _multiple(pipeline, "strong_embedded_guidance", strong_embedded_guidance),
-            _multiple(pipeline, "weak_embedded_guidance", weak_embedded_guidance),
+            _embedded(pipeline, "strong_embedded_guidance", strong_embedded_guidance),
+            _embedded(pipeline, "weak_embedded_guidance", weak_embedded_guidance),
         ),
         second=second,
     )
@@ -305,8 +305,8 @@ def _weak(
     return {each: network for each, network in weak.items() if network is not denoisers[each]}
 
 
-def _multiple(pipeline: DiffusionPipeline, name: str, number: float | None) -> float | None:
-    """An embedded guidance as a multiple of the pipeline's `guidance_scale`.
+def _embedded(pipeline: DiffusionPipeline, name: str, number: float | None) -> Embedded | None:
+    """An arm's embedded guidance beside the pipeline's `guidance_scale`.
 
     Args:
         name: the argument's name, for the message.
@@ -317,7 +317,7 @@ def _multiple(pipeline: DiffusionPipeline, name: str, number: float | None) -> f
     if number is None:
         return None
     check_multiple(name, number, pipeline.guidance_scale)
-    return number / (pipeline.guidance_scale or 1.0)
+    return number, pipeline.guidance_scale
 
 
 def check_multiple(name: str, number: float, guidance: float) -> None:

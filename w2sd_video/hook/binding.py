@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..arms import Overrides, identity_attention, skipped, transformer_blocks
@@ -14,6 +15,8 @@ from ..methods import Method
 from .arm import BoundArm, Evaluations, parameters_of
 from .calls import Call
 from .sent import PIPELINES_OWN, Branches, Conditioning, Sent
+
+Embedded = tuple[float, float]  # an arm's guidance number that its network embeds, and the pipeline's
 
 
 @dataclass
@@ -27,8 +30,8 @@ class Arms:
         weak_control_scale: the weak arm's `controlnet_conditioning_scale`, where a `ControlHook` defers the ControlNet.
             Default: the pipeline's.
         strong_conditioning: denoiser inputs of the strong arm that replace the pipeline's in the reflection.
-        embedded: for networks that embed their guidance, the factors on the pipeline's `guidance` input for the strong
-            arm (in the reflection alone) and the weak arm. A factor of None leaves the input as it is.
+        embedded: for networks that embed their guidance, the numbers of the strong arm (in the reflection alone) and of
+            the weak arm, each with the pipeline's number. None leaves the `guidance` input as it is.
         second: by the second denoiser, where there is one, the guidance of the strong and the weak arm in the
             reflection while it runs. None: the method's.
         evaluations: counts the evaluations of both.
@@ -39,7 +42,7 @@ class Arms:
     weak_settings: Overrides = field(default_factory=list)
     weak_control_scale: float | list[float] | None = None
     strong_conditioning: Conditioning | None = None
-    embedded: Callable[[], tuple[float | None, float | None]] = lambda: (None, None)
+    embedded: Callable[[], tuple[Embedded | None, Embedded | None]] = lambda: (None, None)
     second: Mapping[nn.Module, tuple[float | None, float | None]] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
     _sizes: dict[int, int] = field(default_factory=dict)  # parameters of the networks, by id
@@ -64,7 +67,7 @@ class Arms:
         """
         common: dict[str, Any] = {"sent": sent, "step": step, "where": where, "final": final, "sign": sign}
         common["evaluations"] = self.evaluations
-        numbers = [_embedding(sent[0].inputs, number, self.name) for number in self.embedded()]
+        numbers = [_embedding(sent[0].inputs, each, self.name) for each in self.embedded()]
         strong_guidance, weak_guidance = self.second.get(call.module, (None, None))
         in_reflection, conditioning = self.strong_conditioning, self.weak_conditioning
         if numbers[0] is not None:
@@ -125,15 +128,29 @@ def _perturbed(blocks: Mapping[str, nn.Module], method: Method, index: int) -> O
     return skipped(chosen) if method.perturbation == "skip" else identity_attention(chosen)
 
 
-def _embedding(inputs: Mapping[str, Any], factor: float | None, name: str) -> dict[str, Tensor] | None:
-    """The `guidance` input of a network that embeds it, times a factor. None: the input stays as it is."""
-    if factor is None:
+def _embedding(inputs: Mapping[str, Any], embedded: Embedded | None, name: str) -> dict[str, Tensor] | None:
+    """The `guidance` input of a network that embeds it, for another number. None: the input stays as it is."""
+    if embedded is None:
         return None
-    if not isinstance(inputs.get("guidance"), Tensor):
+    value = inputs.get("guidance")
+    if not isinstance(value, Tensor):
         raise ValueError(
             f"{name} gives its denoiser no `guidance` input to embed: leave out the arms' embedded guidance."
         )
-    return {"guidance": factor * inputs["guidance"]}
+    number, own = embedded
+    return {"guidance": value if number == own else torch.full_like(value, number) * _unit(value, own)}
+
+
+def _unit(value: Tensor, number: float) -> float:
+    """What a pipeline multiplies its guidance number by to get the input `value` of its network.
+
+    It is the roundest factor that gives the value up to its rounding: HunyuanVideo multiplies by 1000 in the network's
+    dtype, and bfloat16 has 6016 for 6000.
+    """
+    sent = float(value.flatten()[0])
+    rounding = torch.finfo(value.dtype).eps * abs(sent) if value.is_floating_point() else 0.0
+    units = (float(f"{sent / number:.{digits}g}") for digits in range(1, 17))
+    return next((unit for unit in units if abs(unit * number - sent) <= rounding), sent / number)
 
 
 def _with(conditioning: Conditioning, inputs: Mapping[str, Any]) -> Conditioning:
