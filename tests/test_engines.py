@@ -142,6 +142,7 @@ def test_a_machine_that_would_make_other_videos_or_elsewhere_is_named(tmp_path):
 
 def _waiting(connection, start, threads, files):
     """A worker whose cells only wait. It writes what a cell's sidecar would say of when."""
+    connection.send(None)  # it is ready
     try:
         while True:
             task, began = connection.recv(), time.monotonic()

@@ -198,7 +198,7 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
     assert more["left"] == 8 and more["bytes_left"] == 4 * about["bytes"] and 2**26 < about["memory"] < 2**36
     assert 0 < more["seconds_left"] < 3600
     text = run("score", tmp_path / "plan", "--dimensions", "clipped", "--power", "0.02", "--threads", 1)
-    assert "difference of 0.02 from strong is shown in 80 of 100 runs" in text and "clipped, w2sd: it cannot be" in text
+    assert "difference of 0.02 from strong is shown in 80 of 100 runs" in text and "w2sd, cannot be told" in text
     assert "--power: -1.0 is not accepted; give" in run("score", tmp_path / "plan", "--power", "-1", code=2)
     assert "left: 0 cells" in run("run", tmp_path / "plan")  # a run's folder goes on
     assert "--dimensions is missing; the plan names none" in run("score", tmp_path / "plan", code=2)

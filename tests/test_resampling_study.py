@@ -55,7 +55,7 @@ def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
     kept = tmp_path / "rows.jsonl.xz"
     kept.write_bytes(lzma.compress((tmp_path / "resampling-quick.jsonl").read_bytes()))
     again = study.perform("resampling", study.Run(quick=True, cache=tmp_path / "other", workers=0, rows=[kept]))
-    assert str(again.rows) == str(first.rows) and "On 2 fresh prompts." in again.outcome
+    assert str(again.rows) == str(first.rows) and "On 2 fresh prompts, of 4 columns." in again.outcome
 
 
 def test_prompts_on_which_nothing_is_fresh_and_rows_that_lack_are_refused(tmp_path):
