@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import os
 import signal
@@ -58,14 +59,14 @@ class Decoder:
         """The answer to a request, or the pixels of the frames that it announces."""
         try:
             process = self._process = self._process or _started()
-            assert process.stdin and process.stdout
+            assert process.stdin and isinstance(process.stdout, io.BufferedReader)
             with suppress(OSError):  # of a process that has ended, which its answer then shows
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline()
             answer = json.loads(line) if line.endswith(b"\n") else {}
             pixels = bytearray(bytes_of_frame * answer.get("read", 0))
-            if not answer or process.stdout.readinto(pixels) < len(pixels):  # type: ignore[attr-defined]
+            if not answer or process.stdout.readinto(pixels) < len(pixels):
                 self.close()
                 raise Crashed("its decoder crashes on it")
         except (KeyboardInterrupt, SystemExit):  # the rest of the answer would be taken for the next one

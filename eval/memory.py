@@ -192,7 +192,7 @@ def _pixels(frames: Any, argument: str) -> tuple[Frames, bool]:
     said = _of(frames)
     if isinstance(frames, np.ma.MaskedArray):
         raise Refused(argument, said, "it is masked: give all values, such as by `.filled(0)`")
-    if not isinstance(frames, np.ndarray) and (frames.device.type == "meta" or frames.layout is not _dense()):
+    if not isinstance(frames, np.ndarray) and (frames.device.type == "meta" or str(frames.layout) != "torch.strided"):
         raise Refused(argument, said, "it has no values, or is sparse: give a dense tensor")
     array = frames if isinstance(frames, np.ndarray) else _to_numpy(frames)
     if array.ndim != 4:
@@ -217,12 +217,6 @@ def _pixels(frames: Any, argument: str) -> tuple[Frames, bool]:
     if low < 0 or high > 1:
         raise Refused(argument, said, f"its values go from {low:g} to {high:g}: give float in [0, 1], or uint8")
     return np.ascontiguousarray((array * 255).round().astype(np.uint8)), False
-
-
-def _dense() -> Any:
-    import torch
-
-    return torch.strided
 
 
 def _to_numpy(tensor: Any) -> np.ndarray[Any, Any]:

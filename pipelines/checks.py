@@ -92,11 +92,11 @@ class Checks(WeakArm):
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
             if scales[name] is not None:
                 check_multiple(name, scales[name], call["guidance_scale"])
-        own: dict[str, Any] = {
-            name.removesuffix("_scale_2"): number for name, number in second.items() if number is not None
-        }
-        for name, number in [each for each in second.items() if each[1] is not None]:
-            _check_scale(name, number)
+        own: dict[str, Any] = {}
+        for name, number in second.items():
+            if number is not None:
+                _check_scale(name, number)
+                own[name.removesuffix("_scale_2")] = number
         there = replace(method, **own) if own else method
         conditioning = Conditioning()
         reflection = [*method.guidances, *there.guidances] if method.reflects(0, num_steps) else ()

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 from videofiles import encode
 
-from w2sd_video import doctor, methods, plans, plugins, presets, prompts, video
+from w2sd_video import doctor, errors, methods, plans, plugins, presets, prompts, video
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
 from w2sd_video.eval import dimensions
@@ -224,7 +224,7 @@ def test_a_plug_in_with_a_built_in_name_is_refused_and_the_built_in_one_is_used(
 
 def test_use_of_a_built_in_one_says_once_that_a_plug_in_has_its_name(install, caplog):
     install("thief", {"from_outside_thief.py": "raise SystemExit"}, {"presets": {"shapes": "from_outside_thief"}})
-    plugins._note.cache_clear()
+    errors.note_once.cache_clear()
     for _ in range(2):
         presets.load("shapes")
     assert [record.message for record in caplog.records] == [

@@ -1,4 +1,4 @@
-"""The errors of this package: for arguments, for weights, and for frames that are not finite.
+"""The errors of this package: for arguments, for weights, and for frames that are not finite; and its notes.
 
 A message names the argument, the value, and what is accepted.
 """
@@ -6,11 +6,16 @@ A message names the argument, the value, and what is accepted.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .models.sources import Source
+
+
+logger = logging.getLogger("w2sd_video")
 
 
 def shown(value: object, longest: int = 300) -> str:
@@ -61,6 +66,18 @@ class Refused(ArgumentError):
     def __init__(self, argument: str, value: object, accepted: str):
         super().__init__(argument, f"{shown(value)} is not accepted; {accepted}")
         self.value, self.accepted = value, accepted
+
+
+def check_whole(argument: str, value: object, least: int, most: int) -> None:
+    """Refuses what is not a whole number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Refused(argument, value, f"give a whole number from {least} to {most}")
+
+
+@lru_cache
+def note_once(text: str) -> None:
+    """Says something, once."""
+    logger.warning("note: %s", text)
 
 
 class OfWeights(Named):

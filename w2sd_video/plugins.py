@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import logging
 import os
 import re
 import sys
@@ -27,7 +26,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from .documents import read_bytes
-from .errors import Refused, did_you_mean
+from .errors import Refused, did_you_mean, note_once
 
 Kind = Literal["method", "dimension", "preset", "prompts"]
 GROUPS: dict[Kind, str] = {
@@ -39,7 +38,6 @@ GROUPS: dict[Kind, str] = {
 ARGUMENTS: dict[Kind, str] = {"method": "method", "dimension": "dimensions", "preset": "preset", "prompts": "prompts"}
 NAME = re.compile(r"\w[\w.-]*")
 OURS = "w2sd-video"
-logger = logging.getLogger("w2sd_video")
 
 
 @dataclass(frozen=True)
@@ -219,12 +217,6 @@ def taken(kind: Kind, builtin: Collection[str]) -> list[Refused]:
     return [Refused(ARGUMENTS[kind], name, problem(name, installed(kind)[name], builtin)) for name in names]
 
 
-@lru_cache
-def _note(text: str) -> None:
-    """Says something once."""
-    logger.warning("note: %s", text)
-
-
 def problem(name: str, points: list[EntryPoint], builtin: Collection[str]) -> str:
     """Why the installed plug-ins of one name cannot be used; empty if there is exactly one that can."""
     owners = " and ".join(_owner(point) for point in points)
@@ -279,7 +271,7 @@ def find(
     points = installed(kind).get(name, [])
     if name in builtin:  # also if a plug-in has this name
         for error in taken(kind, [name]):
-            _note(str(error.accepted))
+            note_once(str(error.accepted))
         return None
     if why := problem(name, points, builtin):
         raise Refused(argument, name, why)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from .. import runs
-from ..errors import Refused
+from ..errors import Refused, check_whole
 from ..settings import Variant
 from .arms import Cell
 from .cells import Cells, CellTask
@@ -143,7 +143,7 @@ def run(
 def check_threads(threads: int | None) -> None:
     """Refuses a number of threads that is not a whole one from 1; None is the default."""
     if threads is not None:
-        _whole("threads", threads, MOST_THREADS)
+        check_whole("threads", threads, 1, MOST_THREADS)
 
 
 def check_shard(shard: object) -> None:
@@ -153,13 +153,8 @@ def check_shard(shard: object) -> None:
         raise Refused("shard", shard, "give (i, n), with i from 1 to n")
 
 
-def _whole(name: str, count: object, most: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
-        raise Refused(name, count, f"give a whole number from 1 to {most}")
-
-
 def on_this_machine(workers: int) -> Engine:
-    _whole("workers", workers, MOST_WORKERS)
+    check_whole("workers", workers, 1, MOST_WORKERS)
     return Here() if workers == 1 else SideBySide(workers)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import plugins, presets, settings
 from ..documents import parse_yaml, read_json, words_as_booleans
-from ..errors import ArgumentError, Refused, WeightsNotFound, did_you_mean
+from ..errors import ArgumentError, Refused, WeightsNotFound, check_whole, did_you_mean
 from ..families import FAMILIES, least_steps
 from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
@@ -127,11 +127,11 @@ class Request(Settings):
             OSError: a model of the package, or a folder, is missing.
         """
         trained = self.scheduler.get("num_train_timesteps", 1000)
-        _whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
+        check_whole("scheduler.num_train_timesteps", trained, 1, MOST_STEPS)
         least = least_steps(FAMILIES[self.family].least_steps, self.scheduler)
-        _whole("num_inference_steps", self.num_inference_steps, least, trained)
+        check_whole("num_inference_steps", self.num_inference_steps, least, trained)
         most = settings.most_reflected(self.num_inference_steps, self.convention)
-        _whole("reflection_steps", self.reflection_steps, 0, most)
+        check_whole("reflection_steps", self.reflection_steps, 0, most)
         self._check_method()
         self.check_words()
         self._check_models()
@@ -168,7 +168,7 @@ class Request(Settings):
         if family.motion and self.motion_adapter is None:
             raise Refused("motion_adapter", None, f"give one: {self.family} makes {self.kind}s")
         if self.motion_adapter is not None:
-            _whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
+            check_whole("num_frames", self.num_frames, 1, _most_frames(self.motion_adapter))
         for name in settings.names():
             having = settings.of(name).families
             value = getattr(self, name)
@@ -420,11 +420,6 @@ def _most_frames(motion_adapter: str) -> int:
     except (OSError, ValueError, AttributeError):
         return WIDEST
     return length if isinstance(length, int) else WIDEST
-
-
-def _whole(argument: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise Refused(argument, value, f"give a whole number from {least} to {most}")
 
 
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import presets
-from ..errors import ArgumentError
+from ..errors import ArgumentError, note_once
 from ..runs import alone
 from ..shapes import bench, rows
 from ..shapes.bench import Row, seed_of
 from ..shapes.columns import ALWAYS, OF_EVERY
 from ..shapes.pairs import prompt_of
 from .study import Run
-
-logger = logging.getLogger("w2sd_video")
 
 
 @contextmanager
@@ -148,7 +145,7 @@ class Videos:
         pair = [line for line in lines if line["pair"] == self.pair and line.get("tuning", False) == tuned]
         if len(own) < len(pair):
             other = f"{len(pair) - len(own)} of {len(pair)} rows of {path}"
-            _note(f"{other} are of another model, judge or preset: not used")
+            note_once(f"{other} are of another model, judge or preset: not used")
         return own
 
     def read(self, path: Path, tuned: bool, mend: bool = False) -> list[dict[str, Any]]:
@@ -159,9 +156,3 @@ class Videos:
         of = bench.origin(self.pair)
         own = [line for line in lines if line["pair"] == self.pair and line.get("of") == of]
         return [line for line in own if line.get("tuning", False) == tuned]
-
-
-@lru_cache
-def _note(text: str) -> None:
-    """Says something once."""
-    logger.warning("note: %s", text)
