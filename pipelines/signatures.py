@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from w2sd_video import plugins
-from w2sd_video.errors import did_you_mean
+from w2sd_video.errors import did_you_mean, shown
 from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
 
@@ -110,6 +110,8 @@ def method_of(name: Any, options: dict[str, Any]) -> Method:
         defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
         if option not in takes and value not in defaults:
             accepted = ", ".join(key for key in takes if not key.endswith("_guidance"))
-            raise ValueError(f"`{option}` is {value!r}, and is no option of `method={name!r}`, which has {accepted}.")
+            raise ValueError(
+                f"`{option}` is {shown(value)}, and is no option of `method={name!r}`, which has {accepted}."
+            )
     own = {name: value for name, value in options.items() if name in takes}
     return cls(**{name: value for name, value in own.items() if value is not None or OPTIONS.get(name, 0) is not None})

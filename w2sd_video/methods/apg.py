@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step, convert
 from .method import Answer, Arm, Method, Noise, finite
 
@@ -52,7 +53,7 @@ class APG(Method):
         finite("momentum", self.momentum)
         finite("norm_threshold", self.norm_threshold, 0)
         if self.of not in ("sample", "network"):
-            raise ValueError(f"`of` has to be 'sample' or 'network', but is {self.of!r}.")
+            raise ValueError(f"`of` has to be 'sample' or 'network', but is {shown(self.of)}.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step
 from .method import Answer, Arm, Method, Noise
 
@@ -40,7 +41,7 @@ class CFGZeroStar(Method):
         super().__post_init__()
         steps = self.zero_init_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"`zero_init_steps` has to be a whole number from 0, but is {steps!r}.")
+            raise ValueError(f"`zero_init_steps` has to be a whole number from 0, but is {shown(steps)}.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step, convert, first_order
 from .method import Answer, Arm, Method, Noise, finite
 
@@ -61,7 +62,7 @@ class Foresight(Method):
         if not fits or not all(_whole(start, 0) and _whole(n, 1) and _whole(k, 1) for start, n, k in rows):
             raise ValueError(
                 "`schedule` has to be rows of three whole numbers, the step from 0, the interval from 1 and the"
-                f" iterations from 1, but is {self.schedule!r}."
+                f" iterations from 1, but is {shown(self.schedule)}."
             )
 
     @property

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step
 from .method import Answer, Arm, Method, Noise, finite
 
@@ -34,7 +35,7 @@ class GuidanceSchedule(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.guidance, (tuple, list)) or not self.guidance:
-            raise ValueError(f"`guidance` has to be a list of numbers, one or more, but is {self.guidance!r}.")
+            raise ValueError(f"`guidance` has to be a list of numbers, one or more, but is {shown(self.guidance)}.")
         for number in self.guidance:
             finite("guidance", number)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import CONVENTIONS, Level, Step
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
@@ -104,14 +105,14 @@ class Method:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise ValueError(
                 f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all"
-                f" but the last, but is {steps!r}."
+                f" but the last, but is {shown(steps)}."
             )
         ends = self.interval
         numbers = isinstance(ends, (tuple, list)) and len(ends) == 2 and all(isinstance(e, (int, float)) for e in ends)
         if not numbers or not 0 <= ends[0] <= ends[1] <= 1:
-            raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {ends!r}.")
+            raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {shown(ends)}.")
         if self.convention not in CONVENTIONS:
-            raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {self.convention!r}.")
+            raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {shown(self.convention)}.")
         ours = type(self).__module__.startswith(f"{__package__}.")  # which check their fields in their own words
         for field in () if ours else fields(self):  # a subclass of one's own need not
             kind, _, rest = str(getattr(field.type, "__name__", field.type)).partition(" | ")
@@ -119,7 +120,9 @@ class Method:
             if kind in KINDS and rest in ("", "None") and not (rest and value is None):
                 types, words = KINDS[kind]
                 if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                    raise ValueError(f"`{field.name}` has to be {words}{', or None' * bool(rest)}, but is {value!r}.")
+                    raise ValueError(
+                        f"`{field.name}` has to be {words}{', or None' * bool(rest)}, but is {shown(value)}."
+                    )
 
     @property
     def guidances(self) -> list[float]:
@@ -178,4 +181,4 @@ def finite(name: str, value: object, least: float = -math.inf) -> None:
     """Refuse a value that is not a finite number, or is under `least`; `name` is the argument."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
         bound = f" from {least:g}" if least > -math.inf else ""
-        raise ValueError(f"`{name}` has to be a finite number{bound}, but is {value!r}.")
+        raise ValueError(f"`{name}` has to be a finite number{bound}, but is {shown(value)}.")

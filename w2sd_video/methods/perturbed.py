@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step
 from .method import Answer, Arm, Method, Noise, finite
 
@@ -111,9 +112,9 @@ class S2Guidance(Perturbed):
         super().__post_init__()
         finite("drop", self.drop, 0)
         if not 0 < self.drop <= 1:
-            raise ValueError(f"`drop` has to be over 0 and at most 1, but is {self.drop!r}.")
+            raise ValueError(f"`drop` has to be over 0 and at most 1, but is {shown(self.drop)}.")
         if isinstance(self.mask_seed, bool) or not isinstance(self.mask_seed, int):
-            raise ValueError(f"`mask_seed` has to be a whole number, but is {self.mask_seed!r}.")
+            raise ValueError(f"`mask_seed` has to be a whole number, but is {shown(self.mask_seed)}.")
 
     def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
         droppable = layers[1:]
@@ -131,7 +132,9 @@ def check_layers(layers: object, argument: str = "layers") -> None:
     listed = layers if isinstance(layers, (tuple, list)) else [] if layers is None else [layers]
     each_fits = all(isinstance(n, str) or (isinstance(n, int) and not isinstance(n, bool) and n >= 0) for n in listed)
     if not each_fits or (layers is not None and not listed):
-        raise ValueError(f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {layers!r}.")
+        raise ValueError(
+            f"`{argument}` has to be numbers from 0 or names of transformer blocks, but is {shown(layers)}."
+        )
 
 
 def select_layers(layers: Layers | list[int | str], known: Sequence[str], argument: str = "layers") -> list[str]:
@@ -159,7 +162,7 @@ def select_layers(layers: Layers | list[int | str], known: Sequence[str], argume
         if not matching:
             examples = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
             raise ValueError(
-                f"`{argument}` names {each!r}, which is no transformer block of this network; accepted: 0 to"
+                f"`{argument}` names {shown(each)}, which is no transformer block of this network; accepted: 0 to"
                 f" {len(known) - 1}, or names: {examples}"
             )
         chosen += [name for name in matching if name not in chosen]

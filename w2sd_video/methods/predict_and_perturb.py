@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step, convert
 from .method import Answer, Arm, Method, Noise, finite
 
@@ -44,7 +45,7 @@ class PredictAndPerturb(Method):
         super().__post_init__()
         n = self.iterations
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"`iterations` has to be a whole number from 1, but is {n!r}.")
+            raise ValueError(f"`iterations` has to be a whole number from 1, but is {shown(n)}.")
         if self.threshold is not None:
             finite("threshold", self.threshold, 0)
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step
 from .method import Answer, Arm, Method, Noise, displaced
 from .w2sd import reflection
@@ -55,7 +56,7 @@ class AdvancedReSampling(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.adverse, bool):
-            raise ValueError(f"`adverse` has to be true or false, but is {self.adverse!r}.")
+            raise ValueError(f"`adverse` has to be true or false, but is {shown(self.adverse)}.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:

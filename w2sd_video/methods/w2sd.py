@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ..errors import shown
 from ..levels import Step, check_invertible
 from .method import Answer, Arm, Method, Noise, displaced, finite
 
@@ -106,7 +107,8 @@ class W2SD(Method):
         n = self.inversion
         if isinstance(n, bool) or not (n in ("x_s", "x_t") or (isinstance(n, int) and n >= 0)):
             raise ValueError(
-                f"`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but is {n!r}."
+                "`inversion` has to be 'x_s', 'x_t' or a whole number of extra fixed-point iterations, but is"
+                f" {shown(n)}."
             )
         finite("inversion_noise", self.inversion_noise, 0)
         finite("still_gain", self.still_gain)
