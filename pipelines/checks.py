@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,18 +16,17 @@ from diffusers.callbacks import (
     SDXLControlnetCFGCutoffCallback,
 )
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
-from torch import Tensor
 
 from w2sd_video import arms
+from w2sd_video.errors import shown
 from w2sd_video.families import least_steps
 from w2sd_video.hook import Conditioning, check_multiple, check_perturbation, check_same_casting
 from w2sd_video.levels import Level, Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
 from w2sd_video.settings import most_reflected
 
-from .weak_arm import NEGATIVE, WeakArm, batch_size, check_beside
+from .weak_arm import WeakArm, batch_size, is_of
 
-SIZES = 6  # numbers in the size conditioning of SDXL's network
 # Callbacks of diffusers that end guidance during a call.
 CUTOFFS = (SDCFGCutoffCallback, SDXLCFGCutoffCallback, SDXLControlnetCFGCutoffCallback, SD3CFGCutoffCallback)
 
@@ -42,8 +41,6 @@ class Checks(WeakArm):
     - `guided_by`: the arguments, in words, that make it evaluate the unconditional branch, if nothing else can.
     - `scales_noise`: whether it scales its initial noise by the scheduler's `init_noise_sigma`.
     - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
-    - `text_widths`: by the call's arguments for text embeddings, the entry of the denoiser's configuration that is
-      their width.
     - `tokens`: whether frames, height and width share one axis of its videos' latents.
     - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
@@ -53,7 +50,6 @@ class Checks(WeakArm):
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
-    text_widths: ClassVar[Mapping[str, str]] = {"prompt_embeds": "cross_attention_dim"}
     tokens: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
 
@@ -184,6 +180,12 @@ class Checks(WeakArm):
                 " without it."
             )
         self._check_weak(call)
+        videos = call.get("num_videos_per_prompt")
+        if self.one_per_prompt and videos not in (None, 1):
+            raise ValueError(
+                f"`num_videos_per_prompt` is {shown(videos)}, and {self.stock.__name__} makes one video of a prompt,"
+                " whatever it is: give the prompt several times, in a list, and a list of generators."
+            )
         sizes = [n for n in ("negative_original_size", "negative_target_size") if call.get(n) is not None]
         if sizes and batch_size(call) > 1:
             raise ValueError(
@@ -376,64 +378,6 @@ class Checks(WeakArm):
         way = "" if loaded else ": `load_lora_weights` loads one"
         return f"`weak_adapter_scales` names {name!r}, which is no active LoRA of `{where}`; {accepted}{way}."
 
-    def _check_weak_inputs(self, call: dict[str, Any], weak: dict[str, Any]) -> None:
-        batch = batch_size(call)
-        for name in ("weak_prompt", "weak_negative_prompt"):
-            value = weak[name]
-            if value is None or isinstance(value, str):
-                continue
-            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
-                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
-        embeds = {name: value for name, value in weak.items() if isinstance(value, Tensor)}
-        pools = "pooled_prompt_embeds" in call
-        for name, other in (
-            ("weak_prompt", "weak_prompt_embeds"),
-            ("weak_negative_prompt", "weak_negative_prompt_embeds"),
-        ):
-            if weak[name] is not None and weak[other] is not None:
-                raise ValueError(f"`{name}` and `{other}` are both given; accepted: one of them.")
-            pooled = other.replace("prompt_embeds", "pooled_prompt_embeds")
-            if pools and (weak[other] is None) != (weak[pooled] is None):
-                raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
-        check_beside(weak)
-        for name, value in embeds.items():
-            if len(value) != batch:
-                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
-        for name, value in {**call, **embeds}.items():
-            if isinstance(value, Tensor):
-                self._check_embeddings(name, value)
-        if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
-            raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
-        speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
-        if call.get("prompt") is None and "prompt" in call and not speaks:
-            if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
-                raise ValueError(
-                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
-                    " encode its own prompt: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
-                    " use them for both arms)."
-                )
-
-    def _check_embeddings(self, name: str, value: Tensor) -> None:
-        """Refuse text embeddings of another width than the network takes.
-
-        Args:
-            name: an argument of a call.
-            value: its tensor.
-        """
-        for each, strong in self._strong_networks().items():
-            own = getattr(self, f"weak_{each}") if name.startswith("weak_") else None
-            network: Any = strong if own is None else own
-            width = self._text_width(name.removeprefix("weak_").removeprefix(NEGATIVE), network.config)
-            if is_of(width, int) and value.shape[-1] != width:
-                raise ValueError(f"`{name}` has width {value.shape[-1]}; accepted: {width}, that of its network.")
-
-    def _text_width(self, name: str, config: Any) -> Any:
-        """The width of text embeddings that a network with this configuration takes. None: not known."""
-        if name == "pooled_prompt_embeds" and config.get("addition_embed_type") == "text_time":
-            return config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
-        projected = config.get("encoder_hid_dim") if name == "prompt_embeds" else None  # a UNet may project them first
-        return projected or config.get(self.text_widths.get(name))
-
 
 def _check_scale(name: str, value: Any) -> None:
     if not is_of(value, int, float) or not math.isfinite(value):
@@ -443,8 +387,3 @@ def _check_scale(name: str, value: Any) -> None:
 def _plain(value: Any) -> Any:
     """A value of a configuration. A list, as JSON has it, becomes a tuple."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def is_of(value: Any, *kinds: type) -> bool:
-    """Whether a value is of one of these types, without taking a bool for a number."""
-    return isinstance(value, kinds) and not isinstance(value, bool)

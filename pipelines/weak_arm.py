@@ -19,6 +19,7 @@ from w2sd_video.methods import Method
 # Arguments of a call that are texts, or embeddings and masks of texts.
 TEXTS = re.compile(r"(negative_)?(pooled_)?prompt(_\d|_embeds\w*|_attention_mask)?")
 NEGATIVE = "negative_"
+SIZES = 6  # numbers in the size conditioning of SDXL's network
 PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")  # a call has one of them, if any
 
 
@@ -30,6 +31,8 @@ class WeakArm(DiffusionPipeline):
     - `encoded`: the return values of `encode_prompt`, in order, by the names of the call's arguments for them. If the
       negative prompt is encoded by a call of its own, the return values of one call.
     - `text_inputs`: by these names, the denoiser's argument for each; a dot leads to an entry of a dictionary.
+    - `text_widths`: by the call's arguments for text embeddings, the entry of the denoiser's configuration that is
+      their width.
     - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` is.
     """
 
@@ -41,6 +44,7 @@ class WeakArm(DiffusionPipeline):
     arguments: ClassVar[tuple[str, ...]]  # of a call, by name
     _weak_components: ClassVar[tuple[str, ...]]
     one_per_prompt: ClassVar[bool] = False
+    text_widths: ClassVar[Mapping[str, str]] = {"prompt_embeds": "cross_attention_dim"}
     encoded: ClassVar[tuple[str, ...]] = (
         "prompt_embeds",
         "negative_prompt_embeds",
@@ -194,7 +198,65 @@ class WeakArm(DiffusionPipeline):
 
     def _per_prompt(self, call: dict[str, Any]) -> int:
         """How many videos or images a call makes of each prompt."""
-        return 1 if self.one_per_prompt else next((call[name] or 1 for name in PER_PROMPT if name in call), 1)
+        return next((call[name] or 1 for name in PER_PROMPT if name in call), 1)
+
+    def _check_weak_inputs(self, call: dict[str, Any], weak: dict[str, Any]) -> None:
+        batch = batch_size(call)
+        for name in ("weak_prompt", "weak_negative_prompt"):
+            value = weak[name]
+            if value is None or isinstance(value, str):
+                continue
+            if not isinstance(value, list) or len(value) != batch or not all(isinstance(v, str) for v in value):
+                raise ValueError(f"`{name}` has to be a string or a list of {batch} strings, but is {value!r}.")
+        embeds = {name: value for name, value in weak.items() if isinstance(value, Tensor)}
+        pools = "pooled_prompt_embeds" in call
+        for name, other in (
+            ("weak_prompt", "weak_prompt_embeds"),
+            ("weak_negative_prompt", "weak_negative_prompt_embeds"),
+        ):
+            if weak[name] is not None and weak[other] is not None:
+                raise ValueError(f"`{name}` and `{other}` are both given; accepted: one of them.")
+            pooled = other.replace("prompt_embeds", "pooled_prompt_embeds")
+            if pools and (weak[other] is None) != (weak[pooled] is None):
+                raise ValueError(f"`{other}` and `{pooled}` go together: give both, or neither.")
+        check_beside(weak)
+        for name, value in embeds.items():
+            if len(value) != batch:
+                raise ValueError(f"`{name}` has to hold {batch} embeddings, one for a video, but holds {len(value)}.")
+        for name, value in {**call, **embeds}.items():
+            if isinstance(value, Tensor):
+                self._check_embeddings(name, value)
+        if weak["weak_negative_prompt_embeds"] is not None and weak["weak_prompt_embeds"] is None:
+            raise ValueError("`weak_negative_prompt_embeds` needs `weak_prompt_embeds` beside it.")
+        speaks = weak["weak_prompt"] is not None or weak["weak_prompt_embeds"] is not None
+        if call.get("prompt") is None and "prompt" in call and not speaks:
+            if weak["weak_negative_prompt"] is not None or self._has_weak_text_encoder:
+                raise ValueError(
+                    "`prompt_embeds` come from the strong arm's text encoders, and the weak arm has to"
+                    " encode its own prompt: pass `weak_prompt`, or `weak_prompt_embeds` (the same embeddings, to"
+                    " use them for both arms)."
+                )
+
+    def _check_embeddings(self, name: str, value: Tensor) -> None:
+        """Refuse text embeddings of another width than the network takes.
+
+        Args:
+            name: an argument of a call.
+            value: its tensor.
+        """
+        for each, strong in self._strong_networks().items():
+            own = getattr(self, f"weak_{each}") if name.startswith("weak_") else None
+            network: Any = strong if own is None else own
+            width = self._text_width(name.removeprefix("weak_").removeprefix(NEGATIVE), network.config)
+            if is_of(width, int) and value.shape[-1] != width:
+                raise ValueError(f"`{name}` has width {value.shape[-1]}; accepted: {width}, that of its network.")
+
+    def _text_width(self, name: str, config: Any) -> Any:
+        """The width of text embeddings that a network with this configuration takes. None: not known."""
+        if name == "pooled_prompt_embeds" and config.get("addition_embed_type") == "text_time":
+            return config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
+        projected = config.get("encoder_hid_dim") if name == "prompt_embeds" else None  # a UNet may project them first
+        return projected or config.get(self.text_widths.get(name))
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """The weak arm's own networks and text encoders, each with the strong arm's."""
@@ -228,3 +290,8 @@ def check_beside(weak: Mapping[str, Any]) -> None:
                 raise ValueError(
                     f"`{name}` has {value.shape[1]} tokens, and `{embeds}` {other.shape[1]}; accepted: the same."
                 )
+
+
+def is_of(value: Any, *kinds: type) -> bool:
+    """Whether a value is of one of these types, without taking a bool for a number."""
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -52,14 +52,16 @@ def test_embeddings_of_the_weak_arm_are_those_of_every_video_of_their_prompt(cas
     assert near(run(slice(None), 2, [0, 1, 2, 3]), torch.cat(alone))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["W2SDAnimateDiffSDXLPipeline", "W2SDAnimateDiffPipeline"])
-def test_a_weak_prompt_where_the_stock_pipeline_makes_one_video_whatever_it_is_told(name):
-    family = next(each for each in families.FAMILIES if each.name == name)
-    pipe = family.pipeline(dtype=torch.float32)
-    call = family.call(weak_prompt="a dog", num_inference_steps=2)
-    first = pipe(**call)[0]
-    assert torch.equal(pipe(**{**call, "generator": generator()}, num_videos_per_prompt=2)[0], first)
+@pytest.mark.parametrize("name", ["W2SDAnimateDiffSDXLPipeline", "W2SDAnimateDiffPipeline", "CogVideoXPipeline"])
+def test_several_videos_of_a_prompt_where_the_stock_pipeline_makes_one_are_refused(name):
+    if name in LARGER:
+        of = transformer_families.family(name, LARGER[name])
+        pipe, call = of.pipeline(of.weak(), **textual(name)), {"prompt": "a cat", **CALLS.get(name, {})}
+    else:
+        family = next(each for each in families.FAMILIES if each.name == name)
+        pipe, call = family.pipeline(dtype=torch.float32), family.call()
+    with pytest.raises(ValueError, match="`num_videos_per_prompt` is 2, and .* makes one video of a prompt"):
+        pipe(**call, num_videos_per_prompt=2)
 
 
 @pytest.mark.parametrize("number", ["strong_embedded_guidance", "weak_embedded_guidance"])
