@@ -54,7 +54,12 @@ def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
     first = study.perform("resampling", study.Run(quick=True, cache=tmp_path))
     kept = tmp_path / "rows.jsonl.xz"
     kept.write_bytes(lzma.compress((tmp_path / "resampling-quick.jsonl").read_bytes()))
-    again = study.perform("resampling", study.Run(quick=True, cache=tmp_path / "other", workers=0, rows=[kept]))
+    shares: list[float] = []
+    show = study.Run(
+        quick=True, cache=tmp_path / "other", rows=[kept], progress=lambda what, share: shares.append(share)
+    )
+    again = study.perform("resampling", show)
+    assert shares == [1], "no time was taken by what is kept, so none is estimated from it"
     assert str(again.rows) == str(first.rows) and "On 2 fresh prompts, of 4 columns." in again.outcome
 
 

@@ -176,7 +176,8 @@ def run(
         out: a JSON Lines file.
         wanted: the rows by name.
         settings: fields that replace the preset's.
-        progress: called with the name of a row and how many more of its samples are done.
+        progress: called with the name of a row and how many more of its samples are done. First of all it is called
+            for each row with how many the file has.
         processes: how many processes run in parallel, with one thread each. Samples do not depend on it.
         tuning: whether the samples are for tuning settings.
         by_prompt: whether to finish all rows of a prompt before the next, so that an interrupted run has whole prompts.

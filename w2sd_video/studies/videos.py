@@ -76,13 +76,15 @@ class Videos:
         self, wanted: Mapping[str, Row], texts: Sequence[str], count: int, tuned: bool = False
     ) -> dict[str, dict[int, dict[str, Any]]]:
         """The lines of rows for the first `count` texts, by name and number, after sampling those that are missing."""
-        done = 0
+        done, unread = 0, set(wanted)  # rows of which is not known yet how many samples are kept
         self.adopt({name: bench.arguments_of(name, row, self.settings) for name, row in wanted.items()}, texts, tuned)
 
         def progress(name: str, more: int) -> None:
             nonlocal done
             done += more
-            self.run.progress("tuning guidance" if tuned else "sampling", done / (count * len(wanted)))
+            unread.discard(name)
+            if not unread:  # else the time left would be estimated from samples that took none
+                self.run.progress("tuning guidance" if tuned else "sampling", done / (count * len(wanted)))
 
         if workers := self.run.workers:
             bench.run(
