@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,17 @@ def test_a_dimension_is_scored_on_its_own_prompts_and_what_is_of_vbench_alone_is
     assert (means["temporal_flickering"].n, means["clipped"].n) == (1, 2)
     together = plans.score(replace(plan, by_dimension=False), tmp_path / "run")
     assert Summary(together).means["all"]["temporal_flickering"].n == 2
+
+
+def test_a_tag_that_is_the_name_of_no_dimension_is_said(tmp_path, caplog):
+    rows = [{"prompt": "a red circle", "dimension": [name]} for name in ("clipped", "color", "a tag")]
+    (tmp_path / "suite.json").write_text(json.dumps(rows))
+    told = {"prompts": str(tmp_path / "suite.json"), "dimensions": ["clipped"]}
+    with caplog.at_level(logging.WARNING, "w2sd_video"):
+        Plan(**told).check()
+        assert not caplog.text
+        Plan(**told, by_dimension=True).check()
+    assert caplog.text.count("no dimension has this name") == 1 and "tag dimension=a tag, and" in caplog.text
 
 
 def test_by_dimension_what_lacks_weights_is_skipped_and_the_rest_is_scored(tmp_path):

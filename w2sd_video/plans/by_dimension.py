@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..eval.dimensions import OFFICIAL, VBENCH, AllSkipped, Skipped
+from ..eval.dimensions import OFFICIAL, VBENCH, AllSkipped, Skipped, known
 from ..eval.evaluate import Scores, evaluate
 from ..eval.videos import Video
 
@@ -63,6 +63,12 @@ def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
     tags = {p.text: p.tags.get("dimension", ()) for p in plan.suite.prompts}
     own = frozenset(text for text, dimensions in tags.items() if dimension in dimensions)
     return own if own or (dimension in (*VBENCH, *OFFICIAL) and any(tags.values())) else None
+
+
+def names_of_none(plan: Plan) -> list[str]:
+    """What the prompts' tag `dimension` says that is the name of no dimension, neither of the plan nor known here."""
+    said = {name for prompt in plan.suite.prompts for name in prompt.tags.get("dimension", ())}
+    return sorted(said - {*known(), *plan.dimensions})
 
 
 def _joined(parts: Sequence[Scores], videos: Sequence[Video], skipped: Sequence[Skipped]) -> Scores:

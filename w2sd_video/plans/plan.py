@@ -32,7 +32,7 @@ from pydantic import BeforeValidator, Field
 
 from .. import plugins, presets, prompts, setting_options, settings
 from ..documents import read_yaml
-from ..errors import ArgumentError, Named, Refused, did_you_mean
+from ..errors import ArgumentError, Named, Refused, did_you_mean, note_once
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
 from ..setting_types import seed_ranges
@@ -285,8 +285,10 @@ class Plan:
         if not self.dimensions:
             return
         from ..eval.dimensions import Compared, chosen
-        from .by_dimension import UNASKED, scored_on
+        from .by_dimension import UNASKED, names_of_none, scored_on
 
+        for name in names_of_none(self) if self.by_dimension else ():
+            note_once(f"prompts have the tag dimension={name}, and no dimension has this name")
         for name in self.dimensions:
             if scored_on(self, name) == frozenset():
                 raise Refused("dimensions", name, UNASKED.format(name))
