@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def run(
         def progress(done: int, total: int, video: Video) -> None:
             show(done, total, doing=video.path.name[-40:])
 
-        scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
+        # What a dimension of one's own prints is not among the data.
+        with redirect_stdout(sys.stderr) if form != "text" else nullcontext():
+            scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     _print(out, summary, form, worst, results, lists)
