@@ -113,8 +113,9 @@ def check_free(name: str, networks: list[nn.Module]) -> None:
     """Raise the RuntimeError if a call is using one of the networks: two would change the same hooks and settings."""
     if any(id(network) in _busy for network in networks):
         raise RuntimeError(
-            f"{name} is in use: another call of it, or of a pipeline that shares a network with it, has not ended."
-            " Make one call at a time, or give each thread a pipeline of its own (`copy.deepcopy`)."
+            f"{name} is in use: a call of it, or an `apply_reflection` around it, or one of a pipeline that shares a"
+            " network with it, has not ended. Make one at a time, or give each thread a pipeline of its own"
+            " (`copy.deepcopy`)."
         )
 
 
