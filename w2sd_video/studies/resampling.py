@@ -48,6 +48,7 @@ PAIR = "shapes"
 PROMPTS, PICKED = 200, 75  # the methods were picked on the first of them
 BASE, TUNED, W2SD = "plain", "tuned guidance", "W2SD"
 RE, ADVANCED, NOISE, NOISE_49 = "Re-Sampling", "Advanced Re-Sampling", "ancestral noise", "ancestral noise, 49 steps"
+EULER = "Euler, without noise"
 NOISY, NOISY_TUNED, NOISY_W2SD = "eta 1", "tuned guidance, eta 1", "W2SD, eta 1"
 ANCESTRAL = PLAIN | {"scheduler": "EulerAncestralDiscreteScheduler"}
 SAMPLED = {
@@ -57,6 +58,7 @@ SAMPLED = {
     W2SD: {},
     RE: OTHERS["re-sampling"].says,
     ADVANCED: OTHERS["advanced-re-sampling"].says,
+    EULER: PLAIN | {"scheduler": "EulerDiscreteScheduler"},
     NOISE: ANCESTRAL,
     NOISE_49: ANCESTRAL | {"num_inference_steps": 49},
     NOISY: PLAIN | {"eta": 1.0},
