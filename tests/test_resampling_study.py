@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def lines(right: float, form: float, seed: int, count: int = 60) -> resampling.L
     return made
 
 
-def test_verdicts_are_of_fresh_prompts_alone_in_the_families_that_were_fixed():
+def test_verdicts_are_of_fresh_prompts_alone_and_adjusted_together():
     by = {name: lines(0.3, 0.9, n) for n, name in enumerate(resampling.SAMPLED)}
     by[resampling.ADVANCED] = lines(0.9, 0.95, 7)
     found = resampling.result(by, picked=20)
@@ -33,20 +34,28 @@ def test_verdicts_are_of_fresh_prompts_alone_in_the_families_that_were_fixed():
     better = of[resampling.ADVANCED, "plain", "right"]
     assert better["difference"] == pytest.approx(0.6) and better["verdict"] == "better" and better["prompts"] == 40
     assert better["difference_where_picked"] == 0
-    assert (
-        of[resampling.RE, "plain", "form"]["verdict"] == "" and of[resampling.RE, "plain", "right"]["difference"] == 0
-    )
-    # Twelve comparisons of each method with the others, four of the two, twelve each of ancestral noise and of eta.
-    assert len([row for row in found.rows if row["method"] == resampling.ADVANCED]) == 16 and len(found.rows) == 52
-    ps = sorted(row["p"] for key, row in of.items() if key[0] == resampling.ADVANCED and key[1] != resampling.RE)
-    least = of[min(of, key=lambda key: (of[key]["p"], key[1] == resampling.RE))]
-    assert least["p_adjusted"] == pytest.approx(12 * ps[0])
+    without = of[resampling.RE, "plain", "right"]
+    assert without["verdict"] == "" and without["difference"] == 0
+    assert len(found.rows) == 4 * 18  # eighteen pairs of methods
+    least = min(found.rows, key=lambda row: row["p"])
+    assert least["p_adjusted"] == pytest.approx(72 * least["p"])
     assert "Advanced Re-Sampling against W2SD: better in right, objects, form." in found.outcome
-    assert "Re-Sampling against plain: nothing is decided." in found.outcome
+    assert "There is no verdict on: Re-Sampling against plain; " in found.outcome
     some = {name: own for name, own in by.items() if not name.startswith("ancestral")}
     del some["W2SD, eta 1"]
     outcome = resampling.result(some, picked=20).outcome
     assert outcome.endswith("Not sampled yet on all of them: ancestral noise, ancestral noise, 49 steps, W2SD, eta 1.")
+
+
+def test_a_method_that_shows_fewer_objects_has_no_verdict_in_its_favour():
+    by = {name: lines(0.3, 0.9, n) for n, name in enumerate(resampling.SAMPLED)}
+    by[resampling.RE] = lines(0.3, 0.95, 7)
+    for n in (25, 35, 45):
+        by[resampling.RE][n]["scores"]["form"] = math.nan
+    found = resampling.result(by, picked=20)
+    (form,) = [r for r in found.rows if (r["method"], r["base"], r["column"]) == (resampling.RE, "plain", "form")]
+    assert form["verdict"] == "" and form["p_adjusted"] < 1e-6 and "shows less often than plain" in form["reason"]
+    assert "(no verdict of 37)" in str(found.tables)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from ..errors import ArgumentError
 from ..shapes.bench import Row
 from ..shapes.columns import SHAPES
 from ..shapes.table import compare_all, values_of
-from ..verdicts import ENOUGH, Comparison, Interval, compare, mean
+from ..verdicts import ENOUGH, NO_VERDICT, Comparison, Interval, compare, mean
 from .figures import COLOURS, figure
 from .study import Result
 
@@ -199,7 +199,8 @@ def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
 
 def cell_of(compared: Comparison, count: int) -> str:
     """A difference with its verdict, and of how many of `count` prompts it is, if not of all."""
-    verdict = compared.verdict or ("no verdict" if compared.difference.units < ENOUGH else "not decided")
+    barred = compared.difference.units < ENOUGH or compared.reason.startswith(NO_VERDICT)
+    verdict = compared.verdict or ("no verdict" if barred else "not decided")
     of = f" of {compared.difference.units}" * (compared.difference.units < count)
     return f"{compared.difference.text(3, '+')} ({verdict}{of})"
 

@@ -2,27 +2,27 @@
 
 Of the 19 rows that [cost](cost.md) had on the first 75 prompts, Advanced Re-Sampling (Algorithm 3) has the highest mean
 of `right`. A row that is picked as the best of many looks better than it is. So it is sampled on the next 125 prompts,
-and compared on them alone: with plain sampling, with tuned guidance and with W2SD, in `right`, `objects`, `form` and
-`jerk`. These twelve comparisons were fixed before any of the 125 videos was finished, and are adjusted together. The
-same twelve of Re-Sampling (Algorithm 2) are a family of their own.
+and compared on them alone, in `right`, `objects`, `form` and `jerk`.
 
-Both methods take a step with the strong model, go back to the step's noise level by fresh noise, and step from there.
-Re-Sampling takes the noise as it is drawn, and has no weak model. Advanced Re-Sampling turns noise round that points
-away from W2SD's displacement, for which it evaluates the weak model. So what Re-Sampling gains is of the noise, and
-only what Advanced Re-Sampling gains beyond it can be of the direction. For that, the two are compared too, as a third
-family, which was fixed before any of these videos was looked at.
+Both Re-Samplings take a step with the strong model, go back to the step's noise level by fresh noise, and step from
+there. Re-Sampling (Algorithm 2) takes the noise as it is drawn, and has no weak model. Advanced Re-Sampling turns noise
+round that points away from W2SD's displacement, for which it evaluates the weak model. So only what Advanced
+Re-Sampling gains beyond Re-Sampling can be of the direction.
 
-Fresh noise at every step is no invention of Re-Sampling: an ancestral sampler adds it (Euler's is DDIM at eta 1), and
-costs no evaluation more. So plain sampling with ancestral noise is a fourth family, at 25 steps and at the 49 that cost
-what Re-Sampling costs. It was fixed when the three were known, before any of its videos was looked at. W2SD steps by
-DDIM, whose eta 1 is the same noise in its final steps. Whether it gains anything beside that noise is the fifth family:
-W2SD, plain sampling and tuned guidance, all at eta 1, fixed when the four were known.
+Fresh noise at every step is no invention of Re-Sampling: an ancestral sampler adds it, and so does DDIM at eta 1, by
+the same formula, without an evaluation more. Euler's ancestral sampler also has other timesteps than this preset's DDIM
+and ends at no noise, so Euler without noise is a control. At eta 1 all but the noise stays as it was. Is there anything
+that W2SD or guidance gain beside that noise? For this they are sampled at eta 1 too.
+
+The first thirteen comparisons of the table were fixed one group after another, each before its videos were looked at;
+the last five were added when all others were known. All are adjusted together, each column of each comparison.
 
 All are of the shipped model of shapes with its preset's 25 steps at guidance 1.5. Tuned guidance is 5, which had most
-right on 200 other prompts; nothing else is tuned. The videos of plain sampling, tuned guidance and W2SD are those of
-[results](../results.md), where plain sampling with as many evaluations is too. Every method starts from the same noise
-for a prompt. Prompts are the units. `form` and `jerk` (px/frame³) are compared where both videos show all objects; no
-verdict is in favour of a method that shows them in fewer.
+right on 200 other prompts without noise; nothing else is tuned. The videos of plain sampling, tuned guidance and W2SD
+are those of [results](../results.md), where plain sampling with as many evaluations is too; some of them were looked at
+while they were made. Every method starts from the same noise for a prompt. Prompts are the units. `form` and `jerk`
+(px/frame³) are compared where both videos show all objects; no verdict is in favour of a method that shows them in
+fewer.
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ SAMPLED = {
     NOISY_TUNED: PLAIN | {"guidance_scale": 5.0, "eta": 1.0},
     NOISY_W2SD: {"eta": 1.0},
 }
-FAMILIES = (
-    [(base, ADVANCED) for base in (BASE, TUNED, W2SD)],
-    [(base, RE) for base in (BASE, TUNED, W2SD)],
-    [(RE, ADVANCED)],
-    [(BASE, NOISE), (BASE, NOISE_49), (NOISE_49, RE)],
-    [(NOISY, NOISY_W2SD), (NOISY_TUNED, NOISY_W2SD), (NOISY, NOISY_TUNED)],
-)
+PAIRS = [
+    *[(base, ADVANCED) for base in (BASE, TUNED, W2SD)],
+    *[(base, RE) for base in (BASE, TUNED, W2SD)],
+    (RE, ADVANCED),
+    *[(BASE, NOISE), (BASE, NOISE_49), (NOISE_49, RE)],
+    *[(NOISY, NOISY_W2SD), (NOISY_TUNED, NOISY_W2SD), (NOISY, NOISY_TUNED)],
+    *[(BASE, NOISY), (W2SD, NOISY), (TUNED, NOISY), (BASE, EULER), (EULER, NOISE)],  # added when the others were known
+]
 COLUMNS = tuple(column for column in SHAPES if column.name in ("right", "objects", "form", "jerk"))
 QUICK = {"num_inference_steps": 3, "num_frames": 4}
 Lines = dict[int, dict[str, Any]]
@@ -109,8 +110,8 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
     fresh = {name: {n: line for n, line in own.items() if n >= picked} for name, own in by.items()}
     first = {name: {n: line for n, line in own.items() if n < picked} for name, own in by.items()}
     count = len(fresh[BASE])
-    decided = [c for family in FAMILIES for c in compare_all(fresh, family, COLUMNS)]
-    before = {(c.base, c.group, c.column): c for family in FAMILIES for c in compare_all(first, family, COLUMNS)}
+    decided = compare_all(fresh, PAIRS, COLUMNS)
+    before = {(c.base, c.group, c.column): c for c in compare_all(first, PAIRS, COLUMNS)}
     table, text = [], [["", *(column.label for column in COLUMNS)]]
     for base, group in _pairs(by):
         own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
@@ -119,7 +120,7 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
             earlier = before.get((base, group, c.column))
             row = {"method": group, "base": base, "column": c.column, "prompts": count, "pairs": c.difference.units}
             row |= {"difference": c.difference.mean, "low": c.difference.low, "high": c.difference.high}
-            row |= {"p": c.p, "p_adjusted": c.p_adjusted, "verdict": c.verdict}
+            row |= {"p": c.p, "p_adjusted": c.p_adjusted, "verdict": c.verdict, "reason": c.reason}
             row["difference_where_picked"] = earlier.difference.mean if earlier else ""
             table.append(row)
     means = [["", "evaluations", *(column.label for column in COLUMNS)]]
@@ -132,7 +133,7 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
     )
     return Result(
         table,
-        _outcome(decided, count, _pairs(by)),
+        _outcome(decided, count, by),
         _agrees(decided),
         _figure(decided, before, _pairs(by)),
         caption,
@@ -142,35 +143,40 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
 
 def _pairs(by: Mapping[str, Lines]) -> list[tuple[str, str]]:
     """The pairs that are compared, of methods for which there are rows."""
-    return [pair for family in FAMILIES for pair in family if set(pair) <= by.keys()]
+    return [pair for pair in PAIRS if set(pair) <= by.keys()]
 
 
-def _outcome(decided: list[Comparison], count: int, pairs: list[tuple[str, str]]) -> str:
-    parts = []
-    for base, group in pairs:
+def _outcome(decided: list[Comparison], count: int, by: Mapping[str, Lines]) -> str:
+    parts, undecided = [], []
+    for base, group in _pairs(by):
         own = [c for c in decided if (c.base, c.group) == (base, group)]
         said = [
             f"{verdict} in {', '.join(c.column for c in own if c.verdict == verdict)}"
             for verdict in ("worse", "better")
             if any(c.verdict == verdict for c in own)
         ]
-        parts.append(f"{group} against {base}: {'; '.join(said) or 'nothing is decided'}")
-    of_families = dict.fromkeys(group for family in FAMILIES for _, group in family)
-    absent = [group for group in of_families if not any(group in pair for pair in pairs)]
-    lacking = f" Not sampled yet on all of them: {', '.join(absent)}." if absent else ""
-    return f"On {count} fresh prompts, of {len(COLUMNS)} columns. {'. '.join(parts)}.{lacking}"
+        if said:
+            parts.append(f"{group} against {base}: {'; '.join(said)}")
+        else:
+            undecided.append(f"{group} against {base}")
+    if undecided:
+        parts.append(f"There is no verdict on: {'; '.join(undecided)}")
+    if absent := [name for name in SAMPLED if name not in by]:
+        parts.append(f"Not sampled yet on all of them: {', '.join(absent)}")
+    return f"On {count} fresh prompts, of {len(COLUMNS)} columns. {'. '.join(parts)}."
 
 
 def _agrees(decided: list[Comparison]) -> str:
     text = (
-        "The paper's Table 14, of pictures by SDXL, has Advanced Re-Sampling below W2SD in three of four scores, and"
-        " the same with noise against the displacement below both; it has no Re-Sampling with noise as drawn."
+        "In the paper's Table 14, of pictures by SDXL, Advanced Re-Sampling is below W2SD in two of three comparable"
+        " scores; the same with noise against the displacement is below W2SD in all three. It has no"
+        " Re-Sampling with noise as drawn."
     )
-    for base, group in ((W2SD, ADVANCED), (RE, ADVANCED)):
-        right = next((c for c in decided if (c.base, c.group, c.column) == (base, group, "objects")), None)
-        if right is not None:
-            verdict = right.verdict or "not decided"
-            text += f" Here {group} less {base} is {right.difference.text(3, '+')} of the objects ({verdict})."
+    for base, group in ((BASE, ADVANCED), (W2SD, ADVANCED), (RE, ADVANCED)):
+        objects = next((c for c in decided if (c.base, c.group, c.column) == (base, group, "objects")), None)
+        if objects is not None:
+            verdict = objects.verdict or "not decided"
+            text += f" Here {group} less {base} is {objects.difference.text(3, '+')} of the objects ({verdict})."
     return text
 
 
