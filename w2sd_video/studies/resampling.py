@@ -49,7 +49,7 @@ PROMPTS, PICKED = 200, 75  # the methods were picked on the first of them
 BASE, TUNED, W2SD = "plain", "tuned guidance", "W2SD"
 RE, ADVANCED, NOISE, NOISE_49 = "Re-Sampling", "Advanced Re-Sampling", "ancestral noise", "ancestral noise, 49 steps"
 EULER = "Euler, without noise"
-NOISY, NOISY_TUNED, NOISY_W2SD = "eta 1", "tuned guidance, eta 1", "W2SD, eta 1"
+NOISY, NOISY_TUNED, NOISY_W2SD = "plain, eta 1", "tuned guidance, eta 1", "W2SD, eta 1"
 ANCESTRAL = PLAIN | {"scheduler": "EulerAncestralDiscreteScheduler"}
 SAMPLED = {
     BASE: PLAIN,
@@ -183,7 +183,7 @@ def _agrees(decided: list[Comparison]) -> str:
 def _figure(
     decided: list[Comparison], before: Mapping[tuple[str, str, str], Comparison], pairs: list[tuple[str, str]]
 ) -> Any:
-    drawn, axes = figure(columns=len(COLUMNS), height=2.8, sharey=True)
+    drawn, axes = figure(columns=len(COLUMNS), height=1 + 0.2 * len(pairs), sharey=True)
     for ax, column in zip(axes[0], COLUMNS, strict=True):
         for place, (base, group) in enumerate(pairs):
             colour = COLOURS["w2sd" if group == ADVANCED else "other"]
