@@ -69,7 +69,7 @@ def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
     )
     again = study.perform("resampling", show)
     assert shares == [1], "no time was taken by what is kept, so none is estimated from it"
-    assert str(again.rows) == str(first.rows) and "On 2 fresh prompts, of 4 columns." in again.outcome
+    assert str(again.rows) == str(first.rows) and "On 1 fresh prompts, of 4 columns." in again.outcome
 
 
 def test_prompts_on_which_nothing_is_fresh_and_rows_that_lack_are_refused(tmp_path):

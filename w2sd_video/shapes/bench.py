@@ -332,7 +332,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-CALLED = ("method", "options", "num_inference_steps", "guidance_scale")  # settings that need no other pipeline
+CALLED = ("method", "options", "num_inference_steps", "guidance_scale", "eta")  # settings that need no other pipeline
+LOADED = 4  # how many rows' pipelines a process keeps, since studies go from row to row; some 20 MB each
 _loaded: dict[str, dict[str, Any]] = {}  # the pipelines that this process used last, by key
 
 
@@ -376,6 +377,7 @@ def merit(scores: Mapping[str, float]) -> tuple[float, ...]:
 def _pipelines(key: str, request: Request) -> dict[str, Any]:
     """The pipelines for a row's requests, loaded at the first one."""
     if key not in _loaded:
-        _loaded.clear()
+        if len(_loaded) == LOADED:
+            del _loaded[next(iter(_loaded))]
         _loaded[key] = load(request)
     return _loaded[key]

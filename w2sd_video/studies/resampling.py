@@ -74,20 +74,23 @@ PAIRS = [
     *[(BASE, NOISY), (W2SD, NOISY), (TUNED, NOISY), (BASE, EULER), (EULER, NOISE)],  # added when the others were known
 ]
 COLUMNS = tuple(column for column in SHAPES if column.name in ("right", "objects", "form", "jerk"))
-QUICK = {"num_inference_steps": 3, "num_frames": 4}
+STEPS = "num_inference_steps"
+QUICK, MORE = {STEPS: 3, "num_frames": 4}, {STEPS: 4}  # the latter for rows of more steps
 Lines = dict[int, dict[str, Any]]
 
 
 def run(run: Run) -> Result:
     if run.seed:
         raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be combined: give 0")
-    count, picked = run.prompts or (4 if run.quick else PROMPTS), 2 if run.quick else PICKED
+    count, picked = run.prompts or (3 if run.quick else PROMPTS), 2 if run.quick else PICKED
     if not picked < count <= tuning.FIRST:
         accepted = f"give {picked + 1} to {tuning.FIRST}: the first {picked} are those on which the methods were picked"
         raise Refused("--prompts", count, accepted)
     with kept_rows(run, "resampling") as path:
         videos = Videos(run, path, PAIR, QUICK if run.quick else {})
-        wanted = {name: Row(name, dict(says)) for name, says in SAMPLED.items()}
+        wanted = {
+            name: Row(name, {**says, **(MORE if run.quick and STEPS in says else {})}) for name, says in SAMPLED.items()
+        }
         lines = videos.lines({videos.name_of(row): row for row in wanted.values()}, prompts(tuning.FIRST), count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
     every = {name: lines[videos.name_of(row)] for name, row in wanted.items()}
