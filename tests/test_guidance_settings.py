@@ -14,7 +14,7 @@ from w2sd_video import pipelines
 from w2sd_video.cli import app
 from w2sd_video.errors import Refused
 from w2sd_video.families import FAMILIES
-from w2sd_video.generate import generate
+from w2sd_video.generation import generate
 from w2sd_video.runs import Request
 from w2sd_video.sampling import arguments, evaluations, load
 

@@ -12,7 +12,7 @@ import pytest
 
 from w2sd_video import hashing, runs, video
 from w2sd_video.eval.evaluate import evaluate
-from w2sd_video.generate import conflicts, generate
+from w2sd_video.generation import conflicts, generate
 
 OPENED: list[str] = []
 sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)

@@ -30,7 +30,7 @@ FLOORS = (
     "alignment arms hook strength",
     "dit_moe models",
     "pipelines",
-    "generate refine runs sampling video",
+    "generation refine runs sampling video",
     "eval shapes",
     "check_pair doctor",
     "bench plans reproduce studies trial",
@@ -47,7 +47,10 @@ LOAD_DIFFUSERS = tuple(
 # Who else may know it, within functions.
 KNOW_DIFFUSERS = (
     *LOAD_DIFFUSERS,
-    *(f"w2sd_video.{name}" for name in ("generate", "refine", "runs.request", "sampling", "shapes.digits", "terminal")),
+    *(
+        f"w2sd_video.{name}"
+        for name in ("generation", "refine", "runs.request", "sampling", "shapes.digits", "terminal")
+    ),
 )
 
 

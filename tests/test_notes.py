@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from original_layout import vae_names
 from safetensors.torch import load_file, save_file
 
-from w2sd_video.generate import generate
+from w2sd_video.generation import generate
 from w2sd_video.pipelines import W2SDStableDiffusionPipeline
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, scheduler

@@ -19,7 +19,7 @@ import pytest
 import typer
 
 from w2sd_video import runs, terminal, video
-from w2sd_video.generate import conflicts
+from w2sd_video.generation import conflicts
 from w2sd_video.runs import Refused, Request
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)

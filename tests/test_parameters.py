@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import doctor, presets
 from w2sd_video.cli import app
-from w2sd_video.generate import generate
+from w2sd_video.generation import generate
 from w2sd_video.hook import parameters_of
 from w2sd_video.models import sizes
 from w2sd_video.runs import Request

@@ -37,7 +37,7 @@ def test_cells_are_the_videos_that_generate_makes(tmp_path):
     plans.run(plan(prompts=TEXTS[:1]), tmp_path / "run", threads=1)
     for path in sorted((tmp_path / "run").rglob("videos/*/*.json")):
         request, record = runs.read_sidecar(path)
-        from w2sd_video.generate import generate
+        from w2sd_video.generation import generate
 
         (alone,) = generate([request], tmp_path / "alone")
         assert alone.record["videos"].keys() == record["videos"].keys()

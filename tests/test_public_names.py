@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -73,23 +72,6 @@ def test_the_names_of_methods_that_need_no_torch_are_those_of_the_methods():
 def test_another_name_is_no_attribute():
     with pytest.raises(AttributeError, match="'w2sd_video' has no attribute 'W2SDPipeline'"):
         w2sd_video.W2SDPipeline  # noqa: B018
-
-
-def test_generate_is_the_module_and_can_be_called_as_its_function(tmp_path):
-    module = import_module("w2sd_video.generate")
-    assert w2sd_video.generate is module
-    assert inspect.signature(w2sd_video.generate) == inspect.signature(module.generate)
-    with pytest.raises(w2sd_video.Refused, match="avi"):
-        w2sd_video.generate([], tmp_path, formats=["avi"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", ["w2sd_video.generate", "w2sd_video"])
-def test_generate_can_be_called_whichever_is_imported_first(first):
-    code = (
-        f"import {first}; import w2sd_video; from w2sd_video.generate import load; print(callable(w2sd_video.generate))"
-    )
-    assert run("-c", code) == "True"
 
 
 COMMANDS = {"module": [sys.executable, "-m", "w2sd_video"], "script": [Path(sys.executable).parent / "w2sd-video"]}

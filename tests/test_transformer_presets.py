@@ -16,7 +16,7 @@ from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
 from w2sd_video import check_pair, doctor, presets, settings
 from w2sd_video.errors import Refused, WeightsNotFound
 from w2sd_video.families import FAMILIES
-from w2sd_video.generate import generate
+from w2sd_video.generation import generate
 from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Request
 from w2sd_video.sampling import evaluations, load, scheduler

@@ -24,7 +24,7 @@ _MODULES = {
     "__version__": "",
     "apply_reflection": "hook",
     "evaluate": "eval.evaluate",
-    "generate": "generate",
+    "generate": "generation",
     **dict.fromkeys(_METHODS.values(), "methods"),
     **{name: "pipelines" for each in _FAMILIES.values() for name in (each.pipeline, each.with_controlnet) if name},
 }
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .errors import WeightsError as WeightsError
     from .errors import WeightsNotFound as WeightsNotFound
     from .eval.evaluate import evaluate as evaluate
-    from .generate import generate as generate
+    from .generation import generate as generate
     from .hook import apply_reflection as apply_reflection
     from .methods import *  # noqa: F403
     from .pipelines import *  # noqa: F403
@@ -51,8 +51,6 @@ def __getattr__(name: str) -> Any:
     value: Any
     if name == "__version__":
         value = metadata.version("w2sd-video")
-    elif name == "generate":  # the module, which can be called as its function; an import of it sets the name as well
-        value = import_module(".generate", __name__)
     else:
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value

@@ -15,8 +15,8 @@ from .. import presets, runs
 from ..doctor import check_there, missing
 from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
-from ..generate import Made, conflicts
-from ..generate import generate as make
+from ..generation import Made, conflicts
+from ..generation import generate as make
 from ..progress import bar
 from ..runs import Request
 from ..sampling import differences, evaluations, strong_evaluations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsNotFound
-from ..generate import Maker
+from ..generation import Maker
 from ..interrupts import of_plugin
 from ..plugins import place_of
 from ..runs import Output, Request

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import textwrap
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from pathlib import Path
 from statistics import fmean
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import runs
@@ -107,19 +104,6 @@ def generate(
             _usable_state(output, overwrite, hashed)
         outputs.append((output, state == "made" and not overwrite))
     return _generate(outputs, out, overwrite, on_step, command)
-
-
-class _CallableModule(ModuleType):
-    """This module under its package's public name: `w2sd_video.generate(…)` is `w2sd_video.generate.generate(…)`.
-
-    An import of this module sets that name to the module, so a function could not keep it.
-    """
-
-    __call__ = staticmethod(generate)
-
-
-__signature__ = signature(generate)
-sys.modules[__name__].__class__ = _CallableModule
 
 
 def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:
