@@ -28,7 +28,11 @@ def renoised(x_t: Tensor, step: Step, p: Tensor, noise: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ReSampling(Method):
-    """Algorithm 2: steps to x_s = M^s(x_t), noises it back to level t, and steps from there. There is no weak arm."""
+    """Algorithm 2: steps to x_s = M^s(x_t), noises it back to level t, and steps from there. There is no weak arm.
+
+    The paper has one M^s. Here the first step has the strong arm's guidance in the reflection, and the second that of
+    the final step, as in W2SD.
+    """
 
     uses_weak: ClassVar[bool] = False
 
