@@ -15,6 +15,8 @@ are counted; the autoencoder, the text encoders and the tuning are not.
   schedules](matched.md): κ_t is fitted by least squares to W2SD at the same budget on 8 of the other prompts, and
   stretched to the control's steps. The share of the square of W2SD's change that it explains is said above; the rest
   no schedule of guidance can do.
+- **eta 1** is plain sampling, or W2SD, with fresh noise in each step of DDIM. Both rows were added when they were known
+  from [another study](resampling.md).
 - **Best of N** samples as many videos as the budget allows and keeps the best one by the same judge that scores here.
   It is an upper bound, not a method.
 
@@ -58,9 +60,18 @@ from .videos import Videos, kept_rows, named
 PAPER = "Fig. 13, against more rivals"
 PAIR = "shapes"
 PROMPTS = 100
-METHODS = {PLAIN: PLAIN_SETTINGS, W2SD: {}, **{row.label: row.says for row in OTHERS.values()}}
+NOISE, W2SD_NOISE = "plain, eta 1", "W2SD, eta 1"
+METHODS = {
+    PLAIN: PLAIN_SETTINGS,
+    W2SD: {},
+    NOISE: PLAIN_SETTINGS | {"eta": 1.0},
+    W2SD_NOISE: {"eta": 1.0},
+    **{row.label: row.says for row in OTHERS.values()},
+}
 OWN: tuple[float, ...] = ()  # in place of budgets: what the preset's steps cost
-RIVALS = dict.fromkeys([label for label in bench.METHODS.values() if label not in (OPTIMISTIC, AUTO)], OWN)
+RIVALS = dict.fromkeys(
+    [*(label for label in bench.METHODS.values() if label not in (OPTIMISTIC, AUTO)), NOISE, W2SD_NOISE], OWN
+)
 CHANGES = "what W2SD changes"  # replaces the method's name in lines that hold a video's κ_t
 
 Stage = Mapping[str, Sequence[float]]  # by method, its budgets as multiples of plain sampling's evaluations
