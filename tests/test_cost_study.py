@@ -48,8 +48,9 @@ def test_methods_run_with_the_most_steps_that_do_not_exceed_the_budget(tmp_path)
     assert [steps[W2SD, b] for b in budgets] == [10, 15, 20, 25, 30]
     assert [steps[OPTIMISTIC, b] for b in budgets] == [17, 25, 33, 41, 50]
     others = {p.label: p for p in sampling(tmp_path).points(sampling(tmp_path).stages[1])}
-    assert len(others) == 11 and all("25 steps" in p.name for p in others.values())
+    assert len(others) == 13 and all("25 steps" in p.name for p in others.values())
     assert [others[each].budget for each in ("APG", "P&P", "SLG", "S2WD", "FSG")] == [1, 1.4, 1.5, 2.44, 2.5]
+    assert [others[each].budget for each in ("plain, eta 1", "W2SD, eta 1")] == [1, 2.44]
     ceiling = sampling(tmp_path).points({CEILING: (2, 3)})
     assert [p.row.tries for p in ceiling] == [2, 3]
 
