@@ -164,7 +164,8 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
     whole = bool(few) and all(each.reason == few for each in summary.comparisons)
     if few:
         where = "" if whole else ", where a cell says nothing else"
-        _say(out, f"{few[0].upper()}{few[1:]}{where}. The intervals, which are wide then, are in {results}")
+        lacking = f"With so few, intervals are wide: the table leaves them out, and they are in {results}"
+        _say(out, f"{few[0].upper()}{few[1:]}{where}. {lacking}")
     out.print(table(summary, out.width))
     for line in summary.legend_of(summary.has_intervals and not whole):
         _say(out, line)

@@ -162,7 +162,7 @@ class Checks(WeakArm):
         """Refuse a scheduler without the scale of the initial noise that the stock pipeline needs."""
         if self.scales_noise and not hasattr(self.scheduler, "init_noise_sigma"):
             raise ValueError(
-                f"`scheduler` is a {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
+                f"`scheduler` has the class {type(self.scheduler).__name__}, which {self.stock.__name__} does not take;"
                 " accepted: one that scales its first noise, as EulerDiscreteScheduler, or for flow matching"
                 " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
             )

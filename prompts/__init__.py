@@ -226,8 +226,9 @@ def sample(suite: Suite, count: int, seed: int = 0) -> Suite:
     Raises:
         Refused: the suite has fewer prompts.
     """
-    if not 1 <= count <= len(suite.prompts):
-        raise Refused("n", count, f"{suite.name} has {len(suite.prompts)} prompts: give a number from 1 to that")
+    if not 1 <= count <= (most := len(suite.prompts)):
+        few = f"{suite.name} has {most} prompt{'s' * (most != 1)}"
+        raise Refused("n", count, f"{few}: give {'a number from 1 to ' * (most > 1)}{most}")
     by_hash = sorted(suite.prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.text}".encode()).digest())
     chosen = {prompt.text for prompt in by_hash[:count]}
     return replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text in chosen))

@@ -163,7 +163,7 @@ def test_a_conversion_that_is_not_determined_is_refused():
     ids=lambda s: type(s).__name__,
 )
 def test_other_schedulers_are_refused_by_name(scheduler):
-    with pytest.raises(ValueError, match=f"`scheduler` is a {type(scheduler).__name__}, which .*DDIMScheduler"):
+    with pytest.raises(ValueError, match=f"has the class {type(scheduler).__name__}, which .*DDIMScheduler"):
         check_scheduler(scheduler)
 
 

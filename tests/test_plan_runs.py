@@ -184,9 +184,10 @@ def test_the_command_says_what_is_made_and_what_is_left(tmp_path):
         return " ".join(result.output.split())
 
     said = run("run", tmp_path / "plan.yaml", "--dry-run")
-    assert "1 prompt x 1 seed x 2 arms" in said and "left: 2 cells, 11 network evaluations; for an unknown time" in said
+    assert "1 prompt x 1 seed x 2 arms" in said
+    assert "left: 2 cells, 11 network evaluations; the time is unknown until each arm has a cell" in said
     assert not (tmp_path / "plan").exists()
-    assert "on disk 0 B, and unknown for what is left; memory of a worker: unknown" in said
+    assert "on disk: 0 B so far, still to come: unknown; memory of a worker: unknown" in said
     said = run("run", tmp_path / "plan.yaml", "--threads", 1)
     assert "strong: 1/1 made, 4 network evaluations each" in said and "w2sd: 1/1 made, 7 network" in said
     about = json.loads(run("status", tmp_path / "plan", "--format", "json"))

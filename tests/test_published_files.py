@@ -131,7 +131,7 @@ def test_schedulers_of_flow_matching_are_refused_for_stable_diffusion():
     own = json.loads(file.read_text())
     file.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
     for method in ("w2sd", None):
-        with pytest.raises(ValueError, match="`scheduler` is a FlowMatchEulerDiscreteScheduler, which "):
+        with pytest.raises(ValueError, match="`scheduler` has the class FlowMatchEulerDiscreteScheduler, which "):
             load("model")(**SD.call(method=method))
     for config in ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, own | {"prediction_type": "flow_prediction"}):
         file.write_text(json.dumps(config))

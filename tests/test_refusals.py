@@ -108,7 +108,7 @@ def test_all_missing_weights_are_named_at_once_and_before_torch_is_needed(offlin
     assert both[1] not in generate("a cat", "--preset", "wan21-14b-1.3b", "--plain", code=2)
     (tmp_path / "wan.yaml").write_text("prompts: [a cat]\npreset: wan21-14b-1.3b\n")
     said = run("run", tmp_path / "wan.yaml", "--dry-run")
-    assert "left: 1 cells" in said and all(each in said for each in both)
+    assert "left: 1 cell," in said and all(each in said for each in both)
     assert all(each in run("run", tmp_path / "wan.yaml", code=2) for each in both)
     assert not (tmp_path / "wan").exists()
 

@@ -382,8 +382,8 @@ def _supported(scheduler: Any) -> str:
         if cls.__name__ in _READERS:
             return cls.__name__
     raise ValueError(
-        f"`scheduler` is a {type(scheduler).__name__}, which is not supported: a reflection needs a deterministic"
-        f" first-order step with an exact inverse. Accepted: {', '.join(_READERS)}."
+        f"`scheduler` has the class {type(scheduler).__name__}, which is not supported: a reflection needs a"
+        f" deterministic first-order step with an exact inverse. Accepted: {', '.join(_READERS)}."
     )
 
 

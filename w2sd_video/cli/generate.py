@@ -130,7 +130,9 @@ def generate(
             "--record",
         ),
     ] = False,
-    overwrite: Annotated[bool, option(OUTPUT, "Replace files without asking.", "--overwrite")] = False,
+    overwrite: Annotated[
+        bool, option(OUTPUT, "Replace existing files, whatever settings made them.", "--overwrite")
+    ] = False,
     verify: Annotated[
         bool,
         option(

@@ -280,15 +280,15 @@ def _say(about: dict[str, Any], as_json: bool) -> None:
         parts += [f"{arm['seconds']:.3g} s each"] if arm["seconds"] is not None else []
         out.print(f"  {name}: {', '.join(parts)}", markup=False)
     left = about["seconds_left"]
-    unknown = "for an unknown time, until a cell of each arm is made"
-    words = unknown if left is None else str(timedelta(seconds=round(left)))
-    cells = f"{about['left']} cells, {about['evaluations_left']} network evaluations"
+    unknown = "the time is unknown until each arm has a cell"
+    words = unknown if left is None else f"{timedelta(seconds=round(left))} on one worker"
+    cells = f"{about['left']} cell{'s' * (about['left'] != 1)}, {about['evaluations_left']} network evaluations"
     if about["tuning_evaluations"]:
         out.print(f"tuning before: {about['tuning_evaluations']} network evaluations or more", markup=False)
-    out.print(f"left: {cells}; {words} on one worker", markup=False)
+    out.print(f"left: {cells}; {words}", markup=False)
     more, memory = ("unknown" if about[name] is None else _unit(about[name]) for name in ("bytes_left", "memory"))
     out.print(
-        f"on disk {_unit(about['bytes'])}, and {more} for what is left; memory of a worker: {memory}", markup=False
+        f"on disk: {_unit(about['bytes'])} so far, still to come: {more}; memory of a worker: {memory}", markup=False
     )
 
 

@@ -226,7 +226,7 @@ def check_pair(
     form: Annotated[str, FORMAT] = "text",
     **fields: Any,
 ) -> None:
-    """Say whether a pair helps: is its difference aligned with data, and what does it change in the scores?
+    """Measure whether a pair's difference points towards data, and what the pair changes in the scores.
 
     Asks both models at noised data, then samples with the strong model alone and with the pair, and compares.
     """
@@ -326,7 +326,8 @@ def _ask(
     best = proposal(*products(said, units), sigmas) if whole.prompts >= ENOUGH else None
     check.write(folder, said, check.proposed(pair, best, fields) if best else None)
     verdict = check.verdict(whole, levels)
-    console.print("strength g* of the models' difference, by noise level (guidance 1); W2SD helps where it is over 0.5")
+    console.print("strength g* of the models' difference, by noise level (guidance 1)")
+    console.print("to first order, W2SD helps where g* is over 0.5")
     for level in levels:
         console.print(f"  sigma {level.sigma:.3f}  {level.strength}", markup=False)
     console.print(f"  all          {whole}, {len(data)} samples of {whole.prompts} prompts: {verdict}", markup=False)

@@ -102,7 +102,8 @@ def texts(plan: Plan, tuning: Tuning) -> list[str]:
     own = {prompt.text for prompt in plan.suite.prompts}
     left = replace(suite, prompts=tuple(prompt for prompt in suite.prompts if prompt.text not in own))
     if not left.prompts or (tuning.n or 1) > len(left.prompts):
-        accepted = f"{suite.name} has {len(left.prompts)} prompts besides the plan's: give fewer, or tuning.prompts"
+        has = f"{suite.name} has {len(left.prompts)} prompt{'s' * (len(left.prompts) != 1)}"
+        accepted = f"{has} besides the plan's: give fewer, or tuning.prompts"
         raise Refused("tuning.n", tuning.n, accepted)
     drawn = left if tuning.n is None else prompts.sample(left, tuning.n, tuning.sample_seed)
     return [prompt.text for prompt in drawn.prompts]
