@@ -43,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Commands, tables, example scripts and the picture in their places; and numbers that do not break at their ±."""
     markdown = markdown.replace("../w2sd_video/shapes/comparison.png", "assets/comparison.png")
+    markdown = re.sub(r"\[(examples/\w+\.py)\]\(\.\./\1\)", r"`\1`:", markdown)  # the site has no other files
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
 
