@@ -100,7 +100,7 @@ def test_compiled_blocks_sample_what_the_uncompiled_ones_do(monkeypatch):
     --device cpu => --small
     --minutes 0 => more than 0
     --minutes nan => more than 0
-    --minutes soon => not a number
+    --minutes soon => not accepted; give a number
     --size 100 => multiple of 8
     --size 64 --size 64 => once
     --frames 33 => from 1 to 32

@@ -291,7 +291,7 @@ def test_options_that_count_are_not_remarked_on():
     --frames 1000000000 => --frames: 1000000000 is not accepted
     --height 8000000000 => --height: 8000000000 is not accepted
     --fps 99999999999999999999 => --fps: 99999999999999999999 is not accepted
-    --fps {"9" * 5000} => is not a whole number
+    --fps {"9" * 5000} => is not accepted; give a whole number
     --guidance 1e300 => --guidance: 1e+300 is not accepted
     --seed {"9" * 5000} => --seed: '999
     --inversion {"9" * 5000} => --inversion: '999
@@ -303,6 +303,25 @@ def test_options_that_count_are_not_remarked_on():
 """)
 def test_huge_numbers_are_refused_by_option(options, says):
     assert says in generate(PROMPT, *options).replace("\n", "")
+
+
+@command_lines("""
+    eval v.mp4 --worst -2 => -2 is not accepted; give a whole number from 0
+    check-pair --samples 0 => 0 is not accepted; give a whole number from 2 to 1000
+    check-pair --samples x => 'x' is not accepted; give a whole number from 2 to 1000
+    run p.yaml --workers 0 => 0 is not accepted; give a whole number from 1 to 1024
+    run p.yaml --workers many => 'many' is not accepted; give a whole number from 1 to 1024
+    run p.yaml --gpus-per-worker nan => nan is not accepted; give a number from 0
+    score r --power much => 'much' is not accepted; give a number
+    reproduce ls --n 1.5 => '1.5' is not accepted; give a whole number from 1
+    prompts sample smoke --n 0 => 0 is not accepted; give a whole number from 1
+    study ls --workers 257 => 257 is not accepted; give a whole number from 0 to 256
+    shapes render x --fps inf => 'inf' is not accepted; give a whole number from 1 to 1000
+    bench true-size --minutes x => 'x' is not accepted; give a number
+""")
+def test_an_option_that_is_a_number_names_the_value_and_what_is_accepted(options, says):
+    said = " ".join(run(*options, code=2).replace("│", " ").split())
+    assert says in said and f"'{next(o for o in options if o.startswith('--'))}'" in said
 
 
 # Training and rendering

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,26 @@ def check_file(path: Path, overwrite: bool) -> None:
         raise Refused("--out", str(path), "it already exists: give another file, or --overwrite")
 
 
-def number(kind: type) -> Callable[[str], Any]:
-    """A parser of numbers whose error names the text that it got."""
+def number(kind: type, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """Arguments of an option that is a number: a parser whose error names the value and what is accepted.
 
-    def parse(value: str) -> Any:
+    Args:
+        kind: int or float.
+        least, most: the bounds, both included. None: there is none, or it is checked with the other settings.
+    """
+    accepted = f"give a {'whole ' * (kind is int)}number"
+    accepted += "".join(f" {way} {end}" for way, end in (("from", least), ("to", most)) if end is not None)
+
+    def parse(value: Any) -> Any:
         try:
-            return kind(value)
-        except ValueError:
-            raise typer.BadParameter(f"{shown(value)} is not a {'whole ' * (kind is int)}number") from None
+            read: Any = kind(value)
+        except (ValueError, OverflowError):
+            raise typer.BadParameter(f"{shown(value)} is not accepted; {accepted}") from None
+        if (least is not None and not read >= least) or (most is not None and not read <= most):
+            raise typer.BadParameter(f"{read} is not accepted; {accepted}")
+        return read
 
-    return parse
+    return {"parser": parse, "metavar": "N" if kind is int else "NUMBER"}
 
 
 @contextmanager

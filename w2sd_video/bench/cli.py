@@ -37,22 +37,17 @@ def true_size(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option(
-            help="Time for the whole run; parts that would take longer are cut.", parser=number(float), metavar="N"
-        ),
+        typer.Option(help="Time for the whole run; parts that would take longer are cut.", **number(float)),
     ] = 5.0,
     sizes: Annotated[
         list[int] | None,
         typer.Option(
             "--size",
             help="Pixels a side, a multiple of 8; repeatable (default: 1024 and 512).",
-            parser=number(int),
-            metavar="N",
+            **number(int),
         ),
     ] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames of a video (default: 16).", parser=number(int), metavar="N")
-    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a video (default: 16).", **number(int))] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cuda:N; or cpu with --small.")] = "auto",
     small: Annotated[
         bool, typer.Option("--small", help="Tiny networks of the same classes: whether everything runs, on a CPU too.")

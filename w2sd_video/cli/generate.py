@@ -77,15 +77,12 @@ def generate(
             MODELS,
             "The LoRA's scale in the strong arm.",
             "--strong_lora_scale",
-            parser=number(float),
-            metavar="NUMBER",
+            **number(float),
         ),
     ] = None,
     weak_lora_scale: Annotated[
         float | None,
-        option(
-            MODELS, "The LoRA's scale in the weak arm.", "--weak_lora_scale", parser=number(float), metavar="NUMBER"
-        ),
+        option(MODELS, "The LoRA's scale in the weak arm.", "--weak_lora_scale", **number(float)),
     ] = None,
     image_encoder: Annotated[
         str | None,
@@ -116,7 +113,7 @@ def generate(
             **words("shapes"),
         ),
     ] = None,
-    size: Annotated[int | None, option(SIZE, "Height and width.", parser=number(int), metavar="N")] = None,
+    size: Annotated[int | None, option(SIZE, "Height and width.", **number(int))] = None,
     out_folder: Annotated[Path, option(OUTPUT, "The folder to write to.", "--out", "--save_dir", **PATH)] = Path(
         "outputs"
     ),

@@ -99,7 +99,7 @@ def _parameter(name: str, of: type) -> inspect.Parameter:
     elif name in COMPLETED:
         more |= {"autocompletion": COMPLETED[name]}
     if kind:
-        more = {"parser": number(kind), "metavar": "N" if kind is int else "NUMBER"}
+        more = number(kind)
     value: Any = list[str] if name in REPEATED else kind or (bool if "/" in about.options[0] else str)
     annotation = Annotated[value | None, option(about.panel, about.help, *about.options, **more)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -16,7 +16,7 @@ import typer
 
 from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
-from ..terminal import FORMAT, PATH, err, messages, out, quiet, say, wants_json
+from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json
 from .options import dimension_names
 from .progress import FAILURES, cells, cost, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
@@ -35,15 +35,13 @@ METHOD_AGAIN = typer.Option(
 ENGINE = typer.Option("--engine", metavar="local|ray", help="local: this machine; ray: a Ray cluster.")
 WORKERS = typer.Option(
     "--workers",
-    min=1,
-    max=1024,
     help="Processes side by side, each with models of its own (default: 1; on Ray, one for each GPU).",
+    **number(int, 1, 1024),
 )
 THREADS = typer.Option(
     "--threads",
-    min=1,
-    max=1024,
     help="Threads of each worker (default: the run's, or the cores shared among the workers).",
+    **number(int, 1, 1024),
 )
 ADDRESS = typer.Option(
     "--address",
@@ -52,8 +50,8 @@ ADDRESS = typer.Option(
 )
 GPUS = typer.Option(
     "--gpus-per-worker",
-    min=0,
     help="GPUs of each worker on Ray; a fraction shares one (default: 1 if the cluster has any).",
+    **number(float, 0),
 )
 
 
@@ -153,7 +151,10 @@ def score(
     address: Annotated[str | None, ADDRESS] = None,
     gpus: Annotated[float | None, GPUS] = None,
     power: Annotated[
-        float | None, typer.Option(metavar="SIZE", help="Say how many prompts show a difference of this size.")
+        float | None,
+        typer.Option(
+            help="Say how many prompts show a difference of this size.", **number(float) | {"metavar": "SIZE"}
+        ),
     ] = None,
     worst: Annotated[int | None, WORST] = None,
     methods: Annotated[list[str] | None, METHOD_AGAIN] = None,

@@ -15,7 +15,7 @@ from rich.markup import escape
 from .. import prompts, runs
 from ..errors import Refused
 from ..prompts import Suite
-from ..terminal import FORMAT, PATH, messages, out, say, wants_json
+from ..terminal import FORMAT, PATH, messages, number, out, say, wants_json
 
 app = typer.Typer(help="Prompt suites: what there is, what is in them, and draws from them.", no_args_is_help=True)
 
@@ -89,8 +89,8 @@ def show(
 @app.command()
 def sample(
     name: Annotated[str, NAME],
-    n: Annotated[int, typer.Option("--n", min=1, help="How many prompts.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    n: Annotated[int, typer.Option("--n", help="How many prompts.", **number(int, 1))],
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", **number(int, 0))] = 0,
     tag: Annotated[list[str] | None, TAG] = None,
     form: Annotated[str | None, FORM] = None,
     path: Annotated[Path | None, OUT] = None,

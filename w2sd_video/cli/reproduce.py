@@ -19,7 +19,7 @@ from rich.table import Table as Grid
 
 from .. import runs, tables
 from ..errors import Refused
-from ..terminal import PATH, check_file, err, messages, out, quiet, say, wants_json
+from ..terminal import PATH, check_file, err, messages, number, out, quiet, say, wants_json
 from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 
@@ -37,16 +37,18 @@ def reproduce(
     shapes: Annotated[
         bool, typer.Option("--shapes", help="On the models of this package, which stand for the paper's.")
     ] = False,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="How many prompts, in place of the table's.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="How many prompts, in place of the table's.", **number(int, 1))
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds of each prompt, such as 0-4.")] = None,
     prompts: Annotated[
         str | None, typer.Option("--prompts", help="The prompts: a suite or a file, in place of the table's.")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder (default: TABLE).", **PATH)] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes side by side, each with models.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes side by side, each with models.", **number(int, 1, 256))] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Of each worker (default: the cores shared among the workers)."),
+        typer.Option(help="Of each worker (default: the cores shared among the workers).", **number(int, 1, 1024)),
     ] = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",

@@ -11,7 +11,7 @@ import typer
 from ..documents import read_json
 from ..errors import Refused
 from ..progress import bar
-from ..terminal import PATH, err, out
+from ..terminal import PATH, err, number, out
 
 if TYPE_CHECKING:
     from ..eval.evaluate import Scores
@@ -27,9 +27,8 @@ OFFICIAL = typer.Option(
 )
 WORST = typer.Option(
     "--worst",
-    min=0,
-    metavar="N",
     help="For each column, list N prompts on which a group is worse than the first (default: 3, only in the files).",
+    **number(int, 0),
 )
 DEVICE = typer.Option(
     "--device", help="Where videos are scored: auto, cpu, cuda or cuda:N. The plan's settings say where they are made."

@@ -18,7 +18,7 @@ from ..errors import Refused
 from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
-from ..terminal import FORMAT, PATH, err, messages, out, quiet, say, wants_json, words
+from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json, words
 from .generate import confirm_writable, sample
 from .options import DEVICES, OUTPUT, adapters, dimension_names, option, refuse_empty, with_settings
 from .requests import refine_prompts
@@ -199,7 +199,7 @@ def check_pair(
             help="Real videos, or pictures, with prompts, as files or folders (shipped models: drawn).",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many prompts.", min=2, max=1000)] = 16,
+    samples: Annotated[int, typer.Option(help="How many prompts.", **number(int, 2, 1000))] = 16,
     preset: Annotated[
         str,
         option(

@@ -23,7 +23,7 @@ def study(
     folder: Annotated[
         Path, typer.Option("--out", help="Where the table, the figure and the trained networks go.", **PATH)
     ] = Path("studies"),
-    seed: Annotated[int, typer.Option(parser=number(int), metavar="N", help="Seed of everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is random.", **number(int))] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small size, to see that it runs; its numbers mean nothing.")
     ] = False,
@@ -32,14 +32,13 @@ def study(
     ] = None,
     prompts: Annotated[
         int | None,
-        typer.Option(min=1, max=500, help="Of a study that samples videos: the first N prompts of its list."),
+        typer.Option(help="Of a study that samples videos: the first N prompts of its list.", **number(int, 1, 500)),
     ] = None,
     workers: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=256,
             help="Of a study that samples videos: processes side by side. 0: only what its rows say already.",
+            **number(int, 0, 256),
         ),
     ] = 1,
     rows: Annotated[

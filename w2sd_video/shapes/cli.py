@@ -14,7 +14,20 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import Refused, did_you_mean
-from ..terminal import FORMAT, PATH, check_file, err, flowing, messages, out, quiet, read_settings, say, wants_json
+from ..terminal import (
+    FORMAT,
+    PATH,
+    check_file,
+    err,
+    flowing,
+    messages,
+    number,
+    out,
+    quiet,
+    read_settings,
+    say,
+    wants_json,
+)
 
 app = typer.Typer(
     help="The shipped world of moving shapes: train its models, render it, judge videos of it.", no_args_is_help=True
@@ -43,14 +56,16 @@ def render(
     path: Annotated[Path, typer.Option("--out", help="The MP4 to write, or a PNG of the first frame.", **PATH)] = Path(
         "rendered.mp4"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of what the prompt leaves open.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what the prompt leaves open.", **number(int, 0))] = 0,
     frames: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Frames (default: as many as the shipped model makes).")
+        int | None,
+        typer.Option(help="Frames (default: as many as the shipped model makes).", **number(int, 1, 100_000)),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=16, max=8192, help="Height and width in pixels (default: the shipped model's).")
+        int | None,
+        typer.Option(help="Height and width in pixels (default: the shipped model's).", **number(int, 16, 8192)),
     ] = None,
-    fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames a second.")] = 8,
+    fps: Annotated[int, typer.Option(help="Frames a second.", **number(int, 1, 1000))] = 8,
     edges: Annotated[bool, typer.Option("--edges", help="Its edges, as the shipped ControlNet is shown them.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
@@ -185,7 +200,7 @@ def bench(
         str, typer.Option("--pair", "--preset", help="What is measured: a preset of the shipped models.")
     ] = "shapes",
     samples: Annotated[
-        int, typer.Option("--videos", "--samples", min=1, max=100_000, help="Videos, or pictures, a row.")
+        int, typer.Option("--videos", "--samples", help="Videos, or pictures, a row.", **number(int, 1, 100_000))
     ] = 200,
     method: Annotated[
         list[str] | None, typer.Option(help="Only this row, or one of another method; may be repeated.")
@@ -193,9 +208,8 @@ def bench(
     tune: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=100_000,
             help="Add rows of guidance and of W2SD as they are best on so many other prompts, of a grid of settings.",
+            **number(int, 0, 100_000),
         ),
     ] = 0,
     settings: Annotated[
@@ -207,7 +221,8 @@ def bench(
     processes: Annotated[
         int,
         typer.Option(
-            min=1, max=256, help="Processes that make samples side by side, one thread each; rows do not depend on it."
+            help="Processes that make samples side by side, one thread each; rows do not depend on it.",
+            **number(int, 1, 256),
         ),
     ] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
@@ -220,8 +235,8 @@ def bench(
     """
     # One function because its options are declared here, and most of it checks them.
     from .. import presets, tables
+    from .. import settings as known
     from ..documents import finite
-    from ..settings import names, number
     from . import bench as measure
     from . import pairs, rows, table, tuning
 
@@ -236,7 +251,7 @@ def bench(
         if path.suffix == ".xz" and pack:
             raise Refused("--pack", str(path), "it is packed already")
         chosen = read_settings(settings or [])
-        numbers = [name for name in names(presets.Preset) if number(name, presets.Preset)]
+        numbers = [name for name in known.names(presets.Preset) if known.number(name, presets.Preset)]
         for name, value in chosen.items():
             if name not in numbers:
                 raise Refused("--set", name, f"it is no number of a preset; {did_you_mean(name, numbers)}")
