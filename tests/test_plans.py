@@ -28,6 +28,29 @@ def test_the_cells_are_the_product_of_prompts_seeds_and_axes():
     assert len({(c.arm.folder, c.stem) for c in cells}) == 24
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda of: plans.run(of, "run"),
+        lambda of: plans.score(of, "run"),
+        lambda of: plans.status(of, "run"),
+        lambda of: plans.videos(of, "run"),
+        lambda of: plans.experiment(of, "title"),
+        plans.check_tuning,
+    ],
+)
+def test_what_uses_a_plan_refuses_the_name_of_its_file_and_says_how_it_is_read(use):
+    for file in ("mine.yaml", Path("mine.yaml")):
+        with pytest.raises(Refused, match=r"plan: .*'mine.yaml'\)? is not accepted; .* `plans.read\('mine.yaml'\)`"):
+            use(file)
+
+
+@pytest.mark.parametrize("use", [plans.read, plans.read_run, lambda path: plans.run(plan(), path)])
+def test_what_reads_a_plan_or_a_run_refuses_what_is_no_path(use):
+    with pytest.raises(Refused, match="path: 3 is not accepted; give the (path|folder) of a"):
+        use(3)
+
+
 def test_what_is_no_setting_is_an_option_of_the_method_and_options_add_up():
     of = plan(settings={**SMALL, "still_gain": 0.5}, axes={"motion_gain": [0, 1, 2]})
     assert [arm.template.options for arm in of.arms] == [{"still_gain": 0.5, "motion_gain": gain} for gain in (0, 1, 2)]

@@ -30,6 +30,22 @@ def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ({"requests": "a red circle"}, "requests: 'a red circle' .* such as `Request.of\\('a red circle'\\)`"),
+        ({"requests": ["a cat"]}, "requests: 'a cat' is not accepted; .* such as `Request.of\\('a cat'\\)`"),
+        ({"requests": 3}, "requests: 3 is not accepted; give a `Request`"),
+        ({"out": 3}, "out: 3 is not accepted; give the path of a folder"),
+        ({"formats": "png, gif"}, "formats: 'png, gif' is not accepted; give some of mp4, gif, png, .*, in a list"),
+        ({"formats": 3}, "formats: 3 is not accepted; give some of mp4, gif, png"),
+    ],
+)
+def test_generate_refuses_other_things_than_requests_a_folder_and_formats_by_name(arguments, says):
+    with pytest.raises(w2sd_video.Refused, match=says):
+        w2sd_video.generate(**{"requests": [], **arguments})
+
+
 def test_an_import_of_the_package_loads_no_library_of_models():
     heavy = "{'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'} & sys.modules.keys()"
     code = f"import sys, w2sd_video; dir(w2sd_video); w2sd_video.__version__; w2sd_video.Refused; print({heavy})"

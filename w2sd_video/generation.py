@@ -6,9 +6,10 @@ import hashlib
 import logging
 import textwrap
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -86,14 +87,18 @@ def generate(
             meanwhile.
         OSError: weights are missing or cannot be read, or a file cannot be written.
     """
-    out = Path(out)
-    requests = [requests] if isinstance(requests, Request) else requests
+    if not isinstance(out, (str, PathLike)):
+        raise Refused("out", out, "give the path of a folder")
+    out, formats, requests = Path(out), _listed(formats), _listed(requests)
     for kind in formats:
         if kind not in runs.FORMATS:
-            raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}")
+            raise Refused("formats", kind, f"give some of {', '.join(runs.FORMATS)}, in a list")
     if "differences" in formats:
         import matplotlib  # noqa: F401 - which draws them, and may be missing
     for request in requests:
+        if not isinstance(request, Request):
+            text = request if isinstance(request, str) else "a red circle"
+            raise Refused("requests", request, f"give a `Request`, such as `Request.of({text!r})`")
         request.check()
     runs.writable(out)
     outputs = []
@@ -104,6 +109,11 @@ def generate(
             _usable_state(output, overwrite, hashed)
         outputs.append((output, state == "made" and not overwrite))
     return _generate(outputs, out, overwrite, on_step, command)
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is iterated over as a list; a text, or anything else, as the one thing in it."""
+    return [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
 
 
 def _usable_state(output: Output, overwrite: bool, hashed: bool = False) -> str:

@@ -12,7 +12,7 @@ from ..documents import read_json
 from ..errors import Refused
 from ..eval import report
 from ..eval.report import Experiment, Published
-from .plan import Plan
+from .plan import Plan, check_plan
 from .record import Folder
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def experiment(plan: Plan, title: str, paper: Mapping[str, Mapping[str, Publishe
     Args:
         paper: published numbers by arm and column, on the scale of the page's means.
     """
+    check_plan(plan)
     axes: dict[str, dict[str, None]] = {name: {} for name in plan.axes}
     for arm in plan.arms:
         for name, label in arm.labels.items():

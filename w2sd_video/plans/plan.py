@@ -352,6 +352,13 @@ def _as_costly(template: Request, rival: Request) -> Request:
     return template.of_steps(steps_for(template, evaluations(rival)["total"]))
 
 
+def check_plan(plan: object) -> None:
+    """Refuses what is no plan, such as the name of its file."""
+    if not isinstance(plan, Plan):
+        file = str(plan) if isinstance(plan, (str, os.PathLike)) else "arms.yaml"
+        raise Refused("plan", plan, f"give a `Plan`; `plans.read({file!r})` reads one from a file")
+
+
 def read(path: str | os.PathLike[str]) -> Plan:
     """Reads a plan from a YAML file. Relative paths in it that exist beside the file become absolute.
 
@@ -359,6 +366,8 @@ def read(path: str | os.PathLike[str]) -> Plan:
         OSError: the file cannot be read.
         Refused, ValueError: it is no plan.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise Refused("path", path, "give the path of a plan's file")
     data = read_yaml(path, MOST_BYTES, MOST_VALUES)
     if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
         raise ValueError(f"{path}: give names and values, such as prompts: smoke")

@@ -23,7 +23,7 @@ from .arms import Cell
 from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
 from .names import check_names, link
-from .plan import MOST_BYTES, Plan
+from .plan import MOST_BYTES, Plan, check_plan
 from .prepare import prepared
 from .processes import SideBySide
 from .record import MOST_THREADS, NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
@@ -92,6 +92,7 @@ def run(
         Failed: a video for the tuning of an arm could not be generated.
         OSError: weights are missing, or the disk is full; complete cells are kept.
     """
+    check_plan(plan)
     folder = Folder(path)
     path = folder.path
     check_threads(threads)

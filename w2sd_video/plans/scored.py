@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import Refused
 from ..eval.videos import Video
 from ..runs import check_files, read_sidecar
-from .plan import Plan
+from .plan import Plan, check_plan
 from .record import Folder, Keys
 from .stored import with_stored
 
@@ -22,6 +22,7 @@ def videos(plan: Plan, path: str | Path) -> list[Video]:
     Raises:
         Refused: no cell of the plan is complete yet, or a file differs from its sidecar's hash.
     """
+    check_plan(plan)
     folder = Folder(path)
     if "mp4" not in plan.formats:
         raise Refused("formats", plan.formats, "videos are scored as mp4: add it, and run the plan again")

@@ -21,7 +21,7 @@ from ..runs import usable_device, writable
 from ..threads import torch_threads
 from .by_dimension import by_dimension, scored_on
 from .engine import Engine, Here, Outcome
-from .plan import Plan
+from .plan import Plan, check_plan
 from .record import Folder
 from .run import check_threads, on_this_machine
 from .scored import videos
@@ -92,6 +92,7 @@ def score(
         Refused: nothing of the plan is generated yet, or an argument cannot be used.
         FileNotFoundError: the weights of every dimension are missing; or `official` does not have VBench's package.
     """
+    check_plan(plan)
     folder = Folder(path)
     path = folder.path
     if dimensions is None and not plan.dimensions:

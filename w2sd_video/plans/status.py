@@ -9,7 +9,7 @@ from typing import Any
 
 from ..sampling import evaluations
 from ..threads import threads_for
-from .plan import Plan
+from .plan import Plan, check_plan
 from .record import Folder, Keys
 from .run import WHOLE, Shard, check_shard, check_threads, mine
 from .stored import cost_of, with_stored
@@ -32,6 +32,7 @@ def status(plan: Plan, path: str | Path, shard: Shard = WHOLE, threads: int | No
         tuning_evaluations: the fewest network evaluations that the arms' tuning still takes.
         errors: how many cells failed with each error, the most frequent first.
     """
+    check_plan(plan)
     check_threads(threads)
     check_shard(shard)
     folder = Folder(path)

@@ -54,7 +54,7 @@ def read_run(path: str | Path) -> Plan:
     Raises:
         OSError, Refused, ValueError: see `read`.
     """
-    path = Path(path)
+    path = Folder(path).path
     plan = read(path / "plan.yaml")
     try:
         note = read_json(path / NOTE)

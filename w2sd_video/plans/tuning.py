@@ -29,7 +29,7 @@ from .. import prompts, settings
 from ..errors import Refused
 from ..validation import Setting, validated
 from .arms import AS_COSTLY, TUNE, Arm, Grid, label_of
-from .plan import MOST_CELLS, Plan, Texts
+from .plan import MOST_CELLS, Plan, Texts, check_plan
 
 SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
 
@@ -81,6 +81,7 @@ def check_tuning(plan: Plan) -> None:
     Raises:
         Refused: it cannot be used.
     """
+    check_plan(plan)
     if plan.tuning:
         tuning_of(plan)
     for grid in (arm.grid for arm in plan.arms if arm.grid):
