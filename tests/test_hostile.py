@@ -96,7 +96,7 @@ def test_no_code_of_a_pipelines_folder_runs(tmp_path):
 
 
 @command_lines(f"""
-    --preset pipe.yaml => preset 'pipe.yaml' is not a file
+    --preset pipe.yaml => --preset: 'pipe.yaml' is not accepted; there is no such file
     --from pipe => --from: pipe is not a sidecar
     --prompts pipe => --prompts: 'pipe' is not accepted; it holds no prompt
     --prompts /dev/zero => --prompts: '/dev/zero' is not accepted; give a text file in UTF-8
@@ -107,7 +107,7 @@ def test_no_code_of_a_pipelines_folder_runs(tmp_path):
     --from latin => --from: latin is not a sidecar
     --from . => --from: '.' is not accepted
     --preset shapes-control --control pipe => --control: '/
-    --preset ~nosuchuser/a.yaml => preset '~nosuchuser/a.yaml' is not a file
+    --preset ~nosuchuser/a.yaml => --preset: '~nosuchuser/a.yaml' is not accepted; there is no such file
     --strong ~nosuchuser/a => --strong: '~nosuchuser/a' is not accepted; it is no path
     --from ~nosuchuser/a => --from: '~nosuchuser/a' is not accepted
     --prompts ~nosuchuser/a => --prompts: '~nosuchuser/a' is not accepted

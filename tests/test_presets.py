@@ -163,7 +163,7 @@ def test_a_preset_extends_another_and_says_of_itself_what_is_its_own(tmp_path):
     path.write_text("extends: sdxl-juggernaut\n")
     with pytest.raises(ValueError, match="description, source missing"):
         presets.load(str(path))
-    with pytest.raises(ValueError, match="is not a file"):
+    with pytest.raises(ValueError, match="there is no such file"):
         presets.load(str(tmp_path / "none.yaml"))
 
 
@@ -225,8 +225,16 @@ def test_a_schedule_that_is_not_there_is_refused(tmp_path):
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_one():
-    with pytest.raises(ValueError, match="'shape' is unknown; did you mean 'shapes'.*animatediff"):
+    says = "preset: 'shape' is not accepted; did you mean 'shapes'.*animatediff"
+    with pytest.raises(Refused, match=says):
         presets.load("shape")
+    with pytest.raises(Refused, match=says):
+        Request.of("a cat", preset="shape")
+
+
+def test_what_is_no_preset_and_no_name_of_one_is_refused_by_name():
+    with pytest.raises(Refused, match="preset: 3 is not accepted; give the name of a preset"):
+        Request.of("a cat", preset=3)
 
 
 def test_an_unknown_schedule_is_answered_with_those_there_are():

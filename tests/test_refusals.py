@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
     'a cat' --height 63 => --height: 63 is not accepted; give a multiple of 8
     'a cat' --steps -3 => --steps: -3 is not accepted; give a whole number from 1 to 1000
     'a cat' --steps many => '--steps' / '--T' / '--num_inference_steps': 'many' is not accepted; give a whole number
-    'a cat' --preset shape => preset 'shape' is unknown; did you mean 'shapes'?
+    'a cat' --preset shape => --preset: 'shape' is not accepted; did you mean 'shapes'?
     'a cat' --schedule cosine => --schedule: 'cosine' is not accepted
     'a cat' --frames 9 => --frames: 9 is not accepted; give a whole number from 1 to 8
     'a cat' --guidance nan => --guidance: nan is not accepted; give a finite number
@@ -58,6 +58,16 @@ def test_bad_input_is_refused_in_words_before_anything_is_written(small, options
         small = []
     assert says in generate(*small, *options, code=2)
     assert listing(".") == []
+
+
+@command_lines("""
+    presets shape => NAME: 'shape' is not accepted; did you mean 'shapes'?
+    doctor shape => PRESET: 'shape' is not accepted; did you mean 'shapes'?
+    doctor --try none.yaml => --try: 'none.yaml' is not accepted; there is no such file
+    check-pair --preset shape => --preset: 'shape' is not accepted; did you mean 'shapes'?
+""")
+def test_an_unknown_preset_is_called_what_the_command_calls_it(options, says):
+    assert says in run(*options, code=2)
 
 
 def test_damaged_weights_are_refused_by_name(small, models):

@@ -52,7 +52,7 @@ def test_an_empty_path_is_refused_by_name_and_is_not_the_current_folder(command,
 
 
 def test_an_empty_name_is_no_preset():
-    assert "preset '' is unknown" in said("presets", "")
+    assert "NAME: '' is not accepted; Available: shapes" in said("presets", "")
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_by_its_path(tmp_path):

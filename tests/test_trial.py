@@ -106,7 +106,7 @@ def test_a_preset_whose_weights_are_not_here_is_refused_by_name_at_once(name, tm
 @command_lines("""
     --try shape => did you mean 'shapes'
     --try '' => --try
-    --try none.yaml => not a file
+    --try none.yaml => --try: 'none.yaml' is not accepted; there is no such file
     --try shapes --out . => folder
     --try shapes --device gpu => --device
     --out report.md => --try

@@ -26,7 +26,8 @@ def show_presets(
     form: Annotated[str, FORMAT] = "text",
 ) -> None:
     """List the pairs of models and their settings."""
-    with messages():
+    with messages() as arguments:
+        arguments["preset"] = "NAME"
         as_json = wants_json(form)
         if name is not None and not as_json:
             out.print(presets.text(presets.load(name)), markup=False, end="")
@@ -155,7 +156,8 @@ def doctor(
     With --try, whether a preset's weights work here: hashes of their files, the method off against the stock pipeline,
     half precision against float32, seconds and memory; in one report to send to the project.
     """
-    with messages(context):
+    with messages(context) as options:
+        options["preset"] = "PRESET" if trial is None else "--try"
         as_json = wants_json(form)
         if trial is not None and preset is not None:
             raise Refused("PRESET", preset, "give it alone, or --try PRESET")

@@ -85,15 +85,18 @@ def load(name: str) -> Preset:
     """Loads a preset by its name, or from a file (`*.yaml`).
 
     Raises:
-        ValueError: there is no preset of that name; or its file lacks a key, or has an unknown one.
+        Refused: there is no preset of that name.
+        ValueError: its file lacks a key, or has an unknown one.
     """
+    if not isinstance(name, str):
+        raise Refused("preset", name, "give the name of a preset or of its YAML file, a text")
     if name.endswith((".yaml", ".yml")):
         path = Path(os.path.expanduser(name))
         if not os.path.isfile(path):
-            raise ValueError(f"preset {name!r} is not a file; {did_you_mean(path.stem, names())}")
+            raise Refused("preset", name, f"there is no such file; {did_you_mean(path.stem, names())}")
         return read(path)
     if name not in names() and not plugins.installed("preset").get(name):
-        raise ValueError(f"preset {name!r} is unknown; {did_you_mean(name, names())}")
+        raise Refused("preset", name, did_you_mean(name, names()))
     plugin = plugins.find("preset", name, builtin())
     if plugin is None:
         return read(FOLDER / f"{name}.yaml")

@@ -68,9 +68,8 @@ class Request(Settings):
 
         Raises:
             Refused: a value is not accepted.
-            ValueError: the preset is unknown.
         """
-        pair = presets.load(preset) if isinstance(preset, str) else preset
+        pair = preset if isinstance(preset, presets.Preset) else presets.load(preset)
         schedule = schedule or pair.schedule
         if not isinstance(schedule, str) or schedule not in pair.schedules:
             raise Refused("schedule", schedule, did_you_mean(str(schedule), pair.schedules))
