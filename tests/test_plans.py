@@ -153,6 +153,8 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
         ({"axes": {"motion_gain": 3}}, "axes.motion_gain: 3 is not accepted"),
         ({"axes": {"arm": {"a": 3}}}, "axes.arm.a: 3 is not accepted; give settings"),
         ({"axes": {"arm": {"a": {"motion_gian": 1}}}}, "did you mean 'motion_gain'?"),
+        ({"settings": {"steps": 4}}, "settings: 'steps' is no setting (did you mean 'num_inference_steps'?)"),
+        ({"axes": {"frames": [4]}}, "axes (frames 4): 'frames' is no setting (did you mean 'num_frames'?)"),
         ({"settings": {**SMALL, "num_inference_step": 2}},
          "settings: 'num_inference_step' is no setting (did you mean 'num_inference_steps'?) and no option of w2sd"),
         ({"axes": {"arm": {"a": {"nothing": 1}}}},

@@ -160,6 +160,9 @@ def test_a_preset_extends_another_and_says_of_itself_what_is_its_own(tmp_path):
     path.write_text("extends: sdxl-juggernaut\nweak_guidance: 0\n")
     with pytest.raises(ValueError, match="'weak_guidance' is unknown; did you mean 'weak_guidance_scale'"):
         presets.load(str(path))
+    path.write_text("extends: sdxl-juggernaut\nsteps: 4\n")
+    with pytest.raises(ValueError, match="'steps' is unknown; did you mean 'num_inference_steps'"):
+        presets.load(str(path))
     path.write_text("extends: sdxl-juggernaut\n")
     with pytest.raises(ValueError, match="description, source missing"):
         presets.load(str(path))

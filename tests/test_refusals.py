@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
     'a cat' --inversion x_0 => --inversion: 'x_0' is not accepted
     'a red cat' --method s2w => --method: 's2w' is not accepted; did you mean 's2wd'?
     'a red cat' --set motion_gian=2 => --set: 'motion_gian' is no option of w2sd; did you mean 'motion_gai
+    'a red cat' --set steps=3 => --set: 'steps' is no option of w2sd; give --steps
     'a red cat' --set inversion=x_t => --set: 'inversion' is no option of w2sd; give --inversion
     'a red cat' --set cap=-1 => `cap` has to be a finite number from 0, but is -1
     'a red cat' --set cap => --set: 'cap' is not accepted; give NAME=VALUE

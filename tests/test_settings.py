@@ -91,6 +91,22 @@ def test_a_request_is_a_frozen_value_that_dataclasses_copy():
         request(sed=1)
 
 
+@pytest.mark.parametrize(
+    "word, setting",
+    [
+        ("steps", "num_inference_steps"),
+        ("T", "num_inference_steps"),
+        ("guidance", "guidance_scale"),
+        ("weak_guidence", "weak_guidance_scale"),
+        ("frames", "num_frames"),
+        ("lora", "adapters"),
+    ],
+)
+def test_a_setting_that_is_called_as_its_option_is_answered_with_its_name(word, setting):
+    with pytest.raises(Refused, match=f"^{word}: 4 is not accepted; .*did you mean '{setting}'"):
+        Request.of("a cat", **{word: 4})
+
+
 LORA = {"model": "a/lora", "strong": 0.8, "weak": 0.0}
 BAD = [
     ("guidance_scale", "3", "guidance_scale", "a finite number from"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +131,24 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known word nearest to `word`, and the known words, at most sixty."""
+def nearest(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str | None:
+    """The known word that `word` is another name of, or else is nearest to it; None if none is near.
+
+    Args:
+        others: other names of words, such as those of the settings' options.
+    """
     known = list(known)
-    near = difflib.get_close_matches(word, known, 1)
+    meant = (others or {}).get(word)
+    return meant if meant in known else next(iter(difflib.get_close_matches(word, known, 1)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """The end of an error message: the known word nearest to `word`, and the known words, at most sixty.
+
+    Args:
+        others: see `nearest`.
+    """
+    known = list(known)
+    near = nearest(word, known, others)
     more = f" and {len(known) - 60} more" if len(known) > 60 else ""
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Available: {', '.join(known[:60])}{more}"
+    return (f"did you mean {near!r}? " if near else "") + f"Available: {', '.join(known[:60])}{more}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .settings import names, of
+from .settings import Settings, names, of
+from .validation import by_option
 
 OF_METHOD = "option of "  # what the argument of an error begins with that is of an option which a method does not have
 
@@ -22,3 +23,9 @@ def option(argument: str) -> str:
     if name in names() and (options := of(name).options):
         return options[0].partition("/")[0]
     return argument
+
+
+def of_setting(name: str) -> str:
+    """The usual option of a setting that is called by its name or by that of any of its options; else empty."""
+    said = option(by_option(Settings).get(name, name))
+    return said if said.startswith("--") else ""

@@ -228,7 +228,7 @@ def _problem(error: Named, context: typer.Context | None) -> str:
     if error.origin or context is None or not error.argument.startswith(setting_options.OF_METHOD):
         return error.problem
     method = error.argument.removeprefix(setting_options.OF_METHOD)
-    if (own := setting_options.option(str(error.value))).startswith("--"):  # of a setting, as `inversion` is
+    if own := setting_options.of_setting(str(error.value)):  # as of `inversion`
         return f"{shown(error.value)} is no option of {method}; give {own}"
     said = f"{shown(error.value)} is no option of {method}; {error.accepted}"
     other = "method" in context.params and context.params["method"] is None

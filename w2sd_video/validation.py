@@ -151,6 +151,16 @@ def names(cls: type) -> list[str]:
     return list(cls.__pydantic_fields__)  # type: ignore[attr-defined]
 
 
+def by_option(cls: type) -> dict[str, str]:
+    """The fields of a validated class by the names of their options: `num_inference_steps` by `steps`."""
+    found: dict[str, str] = {}
+    for name in names(cls):
+        for about in (each for each in info(cls, name).metadata if isinstance(each, Setting)):
+            options = (option.partition("/")[0].lstrip("-").replace("-", "_") for option in about.options)
+            found |= {option: name for option in options if option != name}
+    return found
+
+
 def refusal(error: ValidationError, cls: type) -> Refused:
     """The first of pydantic's errors as a refusal: which setting, the value, and what is accepted."""
     first = min(error.errors(include_url=False), key=lambda each: each["type"] == "missing")
@@ -162,7 +172,8 @@ def refusal(error: ValidationError, cls: type) -> Refused:
         return Refused(_dotted(loc), value, f"{lacking}; {_accepted(first, loc, cls)}")
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         if len(loc) == 1:
-            return Refused(str(loc[0]), value, f"no setting has this name; {did_you_mean(str(loc[0]), names(cls))}")
+            known = did_you_mean(str(loc[0]), names(cls), by_option(cls))
+            return Refused(str(loc[0]), value, f"no setting has this name; {known}")
         return Refused(_dotted(loc), value, _accepted(first, loc, cls))
     if loc and loc[-1] == "[key]":
         loc = loc[:-2]

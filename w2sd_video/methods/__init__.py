@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
-from difflib import get_close_matches
 from typing import Any
 
 from .. import method_names, plugins
-from ..errors import Refused, shown
+from ..errors import Refused, nearest, shown
 from .apg import APG
 from .auto_guidance import AutoGuidance
 from .cfg_zero_star import CFGZeroStar
@@ -93,22 +92,25 @@ def find(name: str, sha256: str | None = None) -> type[Method]:
     return cls
 
 
-def refuse_options(method: str, sha256: str | None, unknown: Mapping[str, Any], settings: Collection[str]) -> None:
+def refuse_options(
+    method: str, sha256: str | None, unknown: Mapping[str, Any], settings: Collection[str], others: Mapping[str, str]
+) -> None:
     """Refuses names that are no settings where they are, or are nearly, options of a method.
 
     Args:
         unknown: their values by name.
         settings: the names of all settings.
+        others: further names of settings; see `errors.nearest`.
     """
     try:
         cls = find(method, sha256)
     except Refused:  # the request's check says why
         return
-    options = [field.name for field in fields(cls) if field.name not in settings]
+    options = [field.name for field in fields(cls) if field.name not in (*settings, *ARMS)]
     for name, value in unknown.items():
-        near = get_close_matches(name, [*options, *settings], 1)
-        if near and near[0] in options:
-            accepted = f"it is no setting. Options of {method} are given as options={{{near[0]!r}: ...}}"
+        near = nearest(name, [*options, *settings], others)
+        if near in options:
+            accepted = f"it is no setting. Options of {method} are given as options={{{near!r}: ...}}"
             raise Refused(name, value, accepted)
 
 

@@ -23,7 +23,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,11 +31,11 @@ from pydantic import BeforeValidator, Field
 
 from .. import plugins, presets, prompts, setting_options, settings
 from ..documents import read_yaml
-from ..errors import ArgumentError, Named, Refused, did_you_mean, note_once
+from ..errors import ArgumentError, Named, Refused, did_you_mean, nearest, note_once
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
 from ..setting_types import seed_ranges
-from ..validation import Setting, plain, validated
+from ..validation import Setting, by_option, plain, validated
 from .arms import (
     AS_COSTLY,
     SETTINGS,
@@ -198,12 +197,12 @@ class Plan:
         place = next((place for place, own in places if name in own or name in (own.get(TUNE) or ())), None)
         if place is None:  # under `options`, or the preset's
             return error
-        from ..methods import find
+        from ..methods import ARMS, find
 
-        options = [option.name for option in fields(find(method))]
-        near = get_close_matches(name, [*SETTINGS, AS_COSTLY, TUNE, *options], 1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        setting, option = ("", meant) if near and near[0] in options else (meant, "")
+        options = [option.name for option in fields(find(method)) if option.name not in ARMS]
+        near = nearest(name, [*SETTINGS, AS_COSTLY, TUNE, *options], by_option(Request))
+        meant = f" (did you mean {near!r}?)" if near else ""
+        setting, option = ("", meant) if near in options else (meant, "")
         end = "" if near else f"; {error.accepted}"
         return ArgumentError(place, f"{name!r} is no setting{setting} and no option of {method}{option}{end}")
 

@@ -23,7 +23,7 @@ from ..errors import Named, OfWeights, Refused, did_you_mean, shown
 from ..families import FAMILIES, Family
 from ..setting_types import Names, Note, Text
 from ..settings import Pair
-from ..validation import Setting, plain, validated
+from ..validation import Setting, by_option, plain, validated
 
 __all__ = ["DEFAULT", "FAMILIES", "FOLDER", "Family", "Pair", "Preset", "load", "names", "naming", "read", "text"]
 
@@ -143,7 +143,9 @@ def _said(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     known = ["extends", *(field.name for field in fields(Preset) if field.name != "name")]
     for key in data:
         if key not in known:
-            raise ValueError(f"{path}: key {shown(key)} is unknown; {did_you_mean(str(key)[:100], known)}")
+            raise ValueError(
+                f"{path}: key {shown(key)} is unknown; {did_you_mean(str(key)[:100], known, by_option(Preset))}"
+            )
     if path.parent != FOLDER:
         find_beside(data, path.parent)
     base = data.pop("extends", None)
@@ -180,6 +182,8 @@ def naming(pair: Preset, overrides: Mapping[str, Any]) -> Iterator[None]:
 def _is_own(pair: Preset, overrides: Mapping[str, Any], error: Named) -> bool:
     """Whether an error is about a value of the preset, and not about one that replaces it."""
     name, parts = setting_options.whole(error.argument), error.argument.split(".")[1:]
+    if error.argument in overrides and name != error.argument:  # no setting at all, such as `lora`
+        return False
     if error.argument.startswith(setting_options.OF_METHOD):  # and then the method's name, which may have a dot
         parts = []
     if name not in {"scheduler", *(field.name for field in fields(Preset))}:

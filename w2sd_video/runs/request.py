@@ -21,6 +21,7 @@ from ..hashing import sha256, sha256_of
 from ..models.sources import absolute, resolve
 from ..setting_types import MOST_STEPS, WIDEST
 from ..settings import Settings
+from ..validation import by_option
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ class Request(Settings):
         if unknown := {name: value for name, value in overrides.items() if name not in settings.names()}:
             from ..methods import refuse_options
 
-            refuse_options(values["method"], values.get("method_sha256"), unknown, settings.names())
+            refuse_options(values["method"], values.get("method_sha256"), unknown, settings.names(), by_option(cls))
         values |= unknown  # which the class refuses, None too
         return cls(prompt=prompt, seed=seed, **values)
 

@@ -237,6 +237,7 @@ def bench(
     from .. import presets, tables
     from .. import settings as known
     from ..documents import finite
+    from ..validation import by_option
     from . import bench as measure
     from . import pairs, rows, table, tuning
 
@@ -254,7 +255,11 @@ def bench(
         numbers = [name for name in known.names(presets.Preset) if known.number(name, presets.Preset)]
         for name, value in chosen.items():
             if name not in numbers:
-                raise Refused("--set", name, f"it is no number of a preset; {did_you_mean(name, numbers)}")
+                raise Refused(
+                    "--set",
+                    name,
+                    f"it is no number of a preset; {did_you_mean(name, numbers, by_option(presets.Preset))}",
+                )
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise Refused("--set", f"{name}={value}", "give a number")
         pair_preset = _of_set(lambda: measure.preset(pair, chosen))
