@@ -51,6 +51,8 @@ def test_a_column_is_found_with_its_dimension_and_has_to_rank_videos():
     assert ranking("shapes_jerk", "shapes").sign == -1 and ranking("clipped", "clipped").sign == -1
     with pytest.raises(Refused, match="by: 'shapes_jrek' is not accepted; .*shapes_jerk"):
         dimension_of("shapes_jrek")
+    with pytest.raises(Refused, match="by: 'jerk' is not accepted; did you mean 'shapes_jerk'"):
+        dimension_of("jerk")
     with pytest.raises(Refused, match="by: 'x' is not accepted"):
         ranking("x", "clipped")
     with pytest.raises(Refused, match="of which more, or less, is better"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -132,14 +133,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str | None:
-    """The known word that `word` is another name of, or else is nearest to it; None if none is near.
+    """The known word that `word` is another name of, or else is nearest to it, or has it as a part; None if none is.
 
     Args:
         others: other names of words, such as those of the settings' options.
     """
     known = list(known)
     meant = (others or {}).get(word)
-    return meant if meant in known else next(iter(difflib.get_close_matches(word, known, 1)), None)
+    if meant in known:
+        return meant
+    near = difflib.get_close_matches(word, known, 1) or [each for each in known if word in re.split("[_-]", each)]
+    return near[0] if near and word else None
 
 
 def did_you_mean(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
