@@ -214,10 +214,11 @@ class Plan:
             costly: a request whose network evaluations the steps have to match. None: the steps stay.
 
         Raises:
-            Refused: the settings cannot be used, or the variant is "compare".
+            Refused: the settings cannot be used, or the variant is no single video.
         """
         fields = dict(fields)
         preset, schedule = fields.pop("preset", None) or self.preset, fields.pop("schedule", None)
+        single = [name for name, videos in settings.VARIANTS.items() if len(videos) == 1]
         if not isinstance(preset, str):
             raise Refused("preset", preset, "give a text")
         if isinstance(method := fields.get("method"), str) and plugins.is_file(method):
@@ -226,9 +227,10 @@ class Plan:
         refiner = presets.load(preset).refine if fields.get("weak_prompt") is None else None
         if refiner:
             fields["weak_prompt"] = first
+        if (variant := fields.get("variant")) not in (None, *single):
+            accepted = "give w2sd, plain (the strong model alone) or weak; an arm of each compares them"
+            raise Refused("variant", variant, accepted)
         request = Request.of(first, self.all_seeds[0], preset, schedule, **fields)
-        if request.variant == "compare":
-            raise Refused("variant", "compare", "give w2sd, plain or weak: an arm of each compares them")
         return request if costly is None else _as_costly(request, costly), refiner
 
     def _rival(self, label: str, point: Sequence[Value], axes: Sequence[Sequence[Value]]) -> Request:
