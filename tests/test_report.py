@@ -307,6 +307,11 @@ def test_votes_that_are_cut_or_of_another_run_are_refused_by_name(tmp_path, made
     assert says in str(refused.value)
 
 
+def test_a_file_of_votes_that_is_not_there_is_said_not_to_be(tmp_path, made):
+    with pytest.raises(Refused, match=r"^--votes: '.*none\.json' is not accepted; there is no such file$"):
+        votes.read([tmp_path / "none.json"], made)
+
+
 # The command line
 
 
@@ -332,7 +337,7 @@ def test_a_run_has_a_page_and_what_cannot_be_used_is_refused_with_2(tmp_path):
     (tmp_path / "votes.json").write_text('{"votes": [')
     for options, says in (
         (["--votes", str(tmp_path / "votes.json")], "cut short"),
-        (["--votes", str(tmp_path / "none.json")], "none.json"),
+        (["--votes", str(tmp_path / "none.json")], "none.json' is not accepted; there is no such file"),
         (["--out", str(figure)], "give a folder"),
         (["--figure", str(tmp_path / "x.bmp")], ".svg, .png, .pdf"),
         (["--across", "clipped"], "give --figure FILE, too"),

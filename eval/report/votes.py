@@ -139,6 +139,8 @@ def _listed(path: Path) -> tuple[str, list[Any]]:
     """The voter and the votes of a file."""
     try:
         data = read_json(path)
+    except FileNotFoundError:
+        raise _refused(path, "there is no such file") from None
     except (OSError, ValueError) as error:
         raise _refused(path, f"it is cut short or no file that the page saved ({error})") from None
     if not isinstance(data, dict) or data.get("kind") != KIND or not isinstance(data.get("votes"), list):
