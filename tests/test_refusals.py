@@ -50,7 +50,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
     'a cat' --method weak => --method: 'weak' is not accepted; Available: w2sd
     'a cat' --set cap=-1 => --set: cap=-1 is not accepted
     'a cat' --prompts none.txt => --prompts: 'none.txt' is not accepted
-    'a cat' --from x.json => --from takes everything from the sidecar
+    'a cat' --from x.json => PROMPT: --from takes everything from the sidecar
+    --size 64 --from x.json => --size: --from takes everything from the sidecar
+    --lora a/b --compare --from x.json => --lora: --from takes everything from the sidecar
+    --weak-only --from x.json => --weak-only: --from takes everything from the sidecar
     --from none.json => --from: 'none.json' is not accepted
     => PROMPT is missing
 """)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 
 from .. import plugins, presets, runs, setting_options, settings
-from ..errors import Named, Refused
+from ..errors import ArgumentError, Named, Refused
 from ..runs import Request
 from ..sampling import weak_arm
 from ..terminal import err, quiet
@@ -129,14 +129,22 @@ class Line:
             file: the method, if it is in a file.
         """
         free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
-        others = (self.suite, self.preset, self.refine, self.seed, self.image_encoder)
-        replaced = self.prompts or self.variants or self.loras or self.scales or fields.keys() - free
-        if replaced or any(each is not None for each in others):
+        others: dict[str, object] = {
+            "--prompts": self.suite,
+            "--preset": self.preset,
+            "--refine": self.refine,
+            "--seed": self.seed,
+        }
+        others |= {"image_encoder": self.image_encoder, "PROMPT": self.prompts or None, "adapters": self.loras or None}
+        others |= {f"--{'weak-only' if each == 'weak' else each}": each for each in self.variants}
+        others |= {f"--{arm}_lora_scale": scale for arm, scale in self.scales.items()}
+        given = [name for name, value in others.items() if value is not None]
+        if given := [*given, *(name for name in fields if name not in free)]:
             accepted = (
                 "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
                 " FILE.py:CLASS"
             )
-            raise ValueError(f"--from takes everything from the sidecar; only {accepted} go with it")
+            raise ArgumentError(given[0], f"--from takes everything from the sidecar; only {accepted} go with it")
         request, before = _recorded(sidecar, self.kind, fields, file)
         if self.record and request.variant not in ("w2sd", "compare"):
             raise ValueError(f"--record: {sidecar} was sampled without a method, and there is nothing to record")
