@@ -64,6 +64,21 @@ def test_bad_input_is_refused_in_words_before_anything_is_written(small, options
     assert listing(".") == []
 
 
+def test_a_prompt_of_a_suite_that_the_model_does_not_know_is_called_a_prompt_of_the_suite():
+    assert "Error: --prompts: 'A red ball rolls across" in run("generate", "--prompts", "smoke", code=2)
+
+
+@command_lines("""
+    a fox => note: several prompts of one word each: quote a prompt of several words
+    'a fox' cat => 2 videos
+    fox => 1 video
+    --prompt fox --prompt cat => 2 videos
+""")
+def test_several_prompts_of_one_word_each_are_remarked_on_as_one_without_quotes(small, options, says):
+    said = generate(*options, *small, "--dry-run")
+    assert says in said and ("note: several" in said) == says.startswith("note")
+
+
 @command_lines("""
     presets shape => NAME: 'shape' is not accepted; did you mean 'shapes'?
     doctor shape => PRESET: 'shape' is not accepted; did you mean 'shapes'?

@@ -152,6 +152,7 @@ def generate(
     line = Line(
         kind=kind,
         prompts=[*(prompts or []), *(prompt or [])],
+        unquoted=len(prompts or []) > 1 and all(len(each.split()) == 1 for each in prompts or []),
         suite=suite,
         seed=seed,
         sidecar=again,

@@ -48,10 +48,12 @@ class Line:
         lora_scales: by arm, a scale that replaces those of the LoRAs, or None.
         variants: which of "plain", "weak" and "compare" are set.
         record: whether to record what the method does.
+        unquoted: whether the prompts may be the words of one that was typed without quotes.
     """
 
     kind: str
     prompts: list[str]
+    unquoted: bool
     suite: Path | None
     seed: str | None
     sidecar: Path | None
@@ -110,6 +112,10 @@ class Line:
             fields["adapters"] = named
             flags |= {f"adapters.{name}.{arm}": f"--{arm}_lora_scale" for name in named for arm in self.scales}
         texts = read_prompts(self.prompts, self.suite, self.kind)
+        if not self.prompts:
+            flags["prompt"] = "--prompts"
+        if self.unquoted and pair.textual:
+            err.print("note: several prompts of one word each: quote a prompt of several words", markup=False)
         if len(texts) * len(seeds) > MOST_REQUESTS:
             accepted = f"{len(texts)} prompts with each are more than {MOST_REQUESTS} {self.kind}s: give fewer at once"
             raise Refused("seed", self.seed, accepted)
