@@ -9,8 +9,9 @@ from typing import Any
 
 from w2sd_video import plugins
 from w2sd_video.errors import did_you_mean, shown
-from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
+from w2sd_video.methods import ARMS, METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
+from w2sd_video.methods.method import finite
 
 # Arguments that a call has only if the stock pipeline has the argument on the right, or one of several.
 NEEDS = {
@@ -114,4 +115,6 @@ def method_of(name: Any, options: dict[str, Any]) -> Method:
                 f"`{option}` is {shown(value)}, and is no option of `method={name!r}`, which has {accepted}."
             )
     own = {name: value for name, value in options.items() if name in takes}
+    for arm in (arm for arm in ARMS if arm in own):
+        finite(f"{arm}_scale", own[arm])  # as a call has it
     return cls(**{name: value for name, value in own.items() if value is not None or OPTIONS.get(name, 0) is not None})

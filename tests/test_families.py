@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pydoc
 import re
 from contextlib import contextmanager
@@ -691,6 +692,8 @@ REFUSED: dict[str, tuple[Family, dict[str, Any], str]] = {
     ),
     "class of a method": (IMAGE, {"method": W2SD}, r"one of 'w2sd'.*an object.*but is the class W2SD: write W2SD\(\)"),
     "no method": (IMAGE, {"method": 3}, "`method` has to be one of .*, None, or an object of a method.*, but is 3"),
+    "strong guidance": (IMAGE, {"strong_guidance_scale": "2"}, "`strong_guidance_scale` has to be a finite .* '2'"),
+    "weak guidance": (IMAGE, {"weak_guidance_scale": math.nan}, "`weak_guidance_scale` has to be a finite .* nan"),
     "another's option": (IMAGE, {"weight": 2.0}, "`weight` is 2.0, and is no option of `method='w2sd'`, which has"),
     "interval": (IMAGE, {"interval": (0.5, 2)}, r"`interval` has to be two noise levels.*but is \(0.5, 2\)"),
     "cap": (IMAGE, {"cap": -1}, "`cap` has to be a finite number from 0, but is -1"),

@@ -335,7 +335,7 @@ def test_a_bad_setting_is_refused_with_its_name_value_and_what_is_accepted(name,
     with pytest.raises(ValueError) as caught:
         W2SD(**{name: value})
     message = str(caught.value)
-    assert name in message and repr(value) in message and accepted in message
+    assert f"`{name}`" in message and repr(value) in message and accepted in message
 
 
 @pytest.mark.parametrize(

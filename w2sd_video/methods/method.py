@@ -100,7 +100,7 @@ class Method:
 
     def __post_init__(self) -> None:
         for name in ("strong_guidance", "weak_guidance"):
-            finite(f"{name}_scale", getattr(self, name))
+            finite(name, getattr(self, name))
         steps = self.reflection_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise ValueError(
