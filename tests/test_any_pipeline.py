@@ -361,6 +361,12 @@ def test_what_apply_reflection_does_not_accept_is_refused_by_name_before_the_pip
     assert set(vars(pipe.transformer)) == before
 
 
+def test_a_pipeline_as_the_weak_arm_is_answered_with_its_network():
+    says = r"^`weak` is a WanPipeline: give its network, such as `pipe\.transformer`\.$"
+    with pytest.raises(ValueError, match=says), apply_reflection(wan(), W2SD(), weak=wan()):
+        pass
+
+
 def test_a_subclass_that_inherits_its_call_is_served():
     class Mine(FluxPipeline):
         pass

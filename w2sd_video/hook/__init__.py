@@ -21,9 +21,9 @@ If the pipeline calls its denoiser once for each branch, the first answers have 
 when it has seen the last call, or when the pipeline reads one.
 """
 
-from .arguments import check_same_casting
+from .arguments import DENOISERS, check_same_casting
 from .arm import Evaluations, branches, parameters_of
-from .attach import DENOISERS, HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
+from .attach import HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
 from .binding import Arms, check_perturbation
 from .control import ControlHook
 from .denoiser import DenoiserHook

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
@@ -18,6 +19,8 @@ from .form import Form
 from .recording import Recorder
 from .sent import Conditioning
 
+# A pipeline's components that predict; the last is a second expert.
+DENOISERS = ("unet", "transformer", "transformer_2")
 # Entries of denoisers' configurations that are widths of text embeddings.
 TEXT_WIDTHS = (
     "text_dim",
@@ -51,6 +54,9 @@ def check_arguments(
     if method is not None and not isinstance(method, Method):
         raise no_method(method, by_name=False)
     for each in weak.values() if isinstance(weak, Mapping) else [weak]:
+        if isinstance(each, DiffusionPipeline):
+            part = next((name for name in DENOISERS if getattr(each, name, None) is not None), DENOISERS[0])
+            raise ValueError(f"`weak` is a {type(each).__name__}: give its network, such as `pipe.{part}`.")
         _check("weak", each, nn.Module, "the weak arm's network, loaded, such as by its class's `from_pretrained`")
     _check("form", form, Form, "a `Form`")
     _check("weak_conditioning", weak_conditioning, Conditioning, CONDITIONING)

@@ -18,6 +18,7 @@ from ..arms import Overrides, switched, without_peft
 from ..levels import check_scheduler
 from ..methods import Method
 from .arguments import (
+    DENOISERS,
     check_arguments,
     check_inputs,
     check_same_casting,
@@ -39,8 +40,6 @@ from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
 
 HOOK_NAME = "w2sd_video"
-# A pipeline's components that predict; the last is a second expert.
-DENOISERS = ("unet", "transformer", "transformer_2")
 _NOISE = 0x5DEECE66D  # keeps a method's noise apart from the initial latents, which the same generator draws
 
 Hook = TypeVar("Hook", bound=OutermostHook)
