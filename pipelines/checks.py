@@ -23,7 +23,6 @@ from w2sd_video.families import least_steps
 from w2sd_video.hook import Conditioning, check_multiple, check_perturbation, check_same_casting
 from w2sd_video.levels import Level, Step, check_invertible, check_scheduler, read_step, shifted
 from w2sd_video.methods import Method
-from w2sd_video.settings import most_reflected
 
 from .weak_arm import WeakArm, batch_size, is_of
 
@@ -195,12 +194,7 @@ class Checks(WeakArm):
         check_scheduler(self.scheduler, convention=method.convention)
         levels, last = self._steps(call)
         num_steps = len(levels)
-        lam, most = method.reflection_steps, most_reflected(num_steps, method.convention)
-        if lam is not None and lam > most:
-            limit = f"the number of steps, {num_steps}"
-            if lam <= num_steps:
-                limit = f"{most} under `convention={method.convention!r}`, which cannot reflect the last step"
-            raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
+        method.check_steps(num_steps)
         if last is not None and method.inverts and method.reflects(num_steps - 1, num_steps, last.level):
             check_invertible(last)
         method.check((1,) * (3 if self.tokens else 5 if "num_frames" in call else 4))

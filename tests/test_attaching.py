@@ -337,6 +337,24 @@ def test_a_callback_that_ends_guidance_while_steps_reflect_is_refused_at_the_sta
     assert not ran
 
 
+@pytest.mark.parametrize(
+    "lam, convention, says",
+    [
+        (99, "exact", "`reflection_steps` has to be from 0 to the number of steps, 4, but is 99"),
+        (4, "published", "`reflection_steps` has to be from 0 to 3 under `convention='published'`.*, but is 4"),
+    ],
+)
+def test_more_reflected_steps_than_there_are_are_refused_before_any_network_runs(lam, convention, says):
+    pipe = SDXL.pipeline()
+    stock = SDXL.stock_of(pipe)
+    pipe.unet.forward = None
+    method = W2SD(3.0, 1.0, reflection_steps=lam, convention=convention)
+    with pytest.raises(ValueError, match=says):
+        pipe(**SDXL.call(), method=method)
+    with apply_reflection(stock, method), pytest.raises(ValueError, match=says):
+        stock(**SDXL.call())
+
+
 @pytest.mark.parametrize(("interval", "refused"), [((0.0, 1.0), True), ((0.8, 1.0), False)])
 def test_a_last_step_without_an_inverse_is_refused_only_if_it_is_in_the_interval(interval, refused):
     """A network that predicts z has none where no noise is left; the last step starts from sigma 0.69."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import shown
 from ..levels import CONVENTIONS, Level, Step
+from ..settings import most_reflected
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
     "float": ((int, float), "a number"),
@@ -136,6 +137,19 @@ class Method:
         if level is not None and not self.interval[0] <= level.sigma <= self.interval[1]:
             return False
         return index < (self.default_steps(num_steps) if self.reflection_steps is None else self.reflection_steps)
+
+    def check_steps(self, num_steps: int) -> None:
+        """Refuse more steps that reflect than a loop of `num_steps` steps has.
+
+        Raises:
+            ValueError: names `reflection_steps`, and how many there can be.
+        """
+        lam, most = self.reflection_steps, most_reflected(num_steps, self.convention)
+        if lam is not None and lam > most:
+            limit = f"the number of steps, {num_steps}"
+            if lam <= num_steps:
+                limit = f"{most} under `convention={self.convention!r}`, which cannot reflect the last step"
+            raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
 
     @classmethod
     def default_steps(cls, num_steps: int) -> int:
