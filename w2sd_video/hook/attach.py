@@ -32,6 +32,7 @@ from .binding import Arms, Embedded
 from .calls import channels
 from .control import ControlHook
 from .denoiser import DenoiserHook
+from .equal import equal_arms
 from .form import Form, form_of, known
 from .group import Group
 from .host import host_of
@@ -223,6 +224,7 @@ def apply_reflection(
     elif form is None:
         form = form_of(type(pipeline))
     form = form or Form()
+    note = None
     if method is not None:
         if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
             raise ValueError(
@@ -238,6 +240,9 @@ def apply_reflection(
                 f"{type(method).__name__} evaluates the network at the times of later steps, some of which belong to"
                 f" another of the {len(denoisers)} denoisers of {type(pipeline).__name__}. Use another method."
             )
+        own: list[object] = [weak_conditioning.cond, weak_conditioning.uncond, weak_settings, strong_conditioning]
+        own += [weak_controlnet_conditioning_scale, weak_embedded_guidance, strong_embedded_guidance]
+        note = equal_arms(method, denoisers, weaks, second.values(), own)
     arms = Arms(
         type(pipeline).__name__,
         weak_conditioning,
@@ -250,7 +255,7 @@ def apply_reflection(
         ),
         second=second,
     )
-    group = Group(method, host_of(pipeline, form), arms, following_noise(generator), recorder)
+    group = Group(method, host_of(pipeline, form), arms, following_noise(generator), recorder, note)
     with _Attachment(group, pipeline, denoisers, weaks):
         yield group
 

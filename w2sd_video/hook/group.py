@@ -31,6 +31,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from ..arms import switched
+from ..errors import note_once
 from ..levels import full_precision
 from ..methods import Method
 from .arm import BoundArm, Evaluations, Unchanged, branches, check_finite
@@ -54,6 +55,7 @@ class Group:
         arms: the settings of the strong and the weak arm. Default: the pipeline's own.
         noise: draws standard normal noise of a tensor's shape. Default: from torch's global generator.
         recorder: records, in numbers, what the method does.
+        note: what to say, once, where the method changes a step. None: nothing.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Group:
         arms: Arms | None = None,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
         recorder: Recorder | None = None,
+        note: str | None = None,
     ):
         self.method = method
         self.host = host
         self.form = host.form
         self.noise = noise
         self.recorder = recorder
+        self._note = note
         self._arms = arms or Arms()
         self._loop = Loop(host.scheduler, host.num_steps)
         self._turn: Turn | None = None
@@ -193,6 +197,8 @@ class Group:
         strong, weak = self._arms.bind(self.method, first, sent, step, where, self._final_branches(guided), sign)
         if self.method.reflects(step.index, step.num_steps, step.level):
             check_reflectable(strong.sent[0].inputs)
+            if self._note:
+                note_once(self._note)
             self.method.check(shape_in_order(x_t, first.module, axes))
         untouched = Unchanged(x_t)
         answer = self._loop.answer(self.method, x_t, step, strong, weak, lambda: self.noise(x_t))
