@@ -89,6 +89,18 @@ def test_an_unknown_preset_is_called_what_the_command_calls_it(options, says):
     assert says in run(*options, code=2)
 
 
+@command_lines("""
+    check-pair nofolder => VIDEO: 'nofolder' is not accepted; there is no such file or folder
+    check-pair --frames 99 => --frames: 99 is not accepted
+    best none.mp4 --by clipped --out best => there is no such file or folder
+    generate x --preset sdxl-juggernaut => w2sd-video image
+    generate x --preset animatediff-sdxl-juggernaut --out a/b => is missing
+    study alignment --rows none.jsonl => --rows: 'none.jsonl' is not accepted
+""")
+def test_what_is_refused_leaves_no_folder(elsewhere, options, says):
+    assert says in run(*options, code=2) and listing(".") == []
+
+
 def test_damaged_weights_are_refused_by_name(small, models):
     shutil.copytree(models[1], "damaged")
     (unet,) = Path("damaged/unet").glob("*.safetensors")

@@ -244,7 +244,7 @@ def confirm_writable(
     Raises:
         FileExistsError: they are taken.
     """
-    runs.writable(folder)
+    runs.usable(folder)
     states = conflicts(requests, folder, formats, verify)
     never = [reason for state, reason in states if state == "blocked"]
     taken = never or [reason for _, reason in states if not overwrite]

@@ -157,7 +157,7 @@ def best(
         named = named_by_user(dimensions or ranked.dimension_of(by))
         column = ranked.ranking(by, named)
         if out_folder is not None:
-            runs.writable(out_folder)
+            runs.usable(out_folder)
 
         def note(line: str) -> None:
             err.print(line, markup=False)
@@ -249,7 +249,7 @@ def check_pair(
         strong = fields.get("strong", pair.strong)
         if not videos and strong != pair.strong and not strong.startswith(check.SHIPPED):
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
-        runs.writable(out_folder)
+        runs.usable(out_folder)
         if loras := fields.pop("adapters", []):
             fields["adapters"] = adapters(loras, pair, {}, alone="weak" not in fields)
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
@@ -262,6 +262,7 @@ def check_pair(
             confirm_writable(batch, folder, ["mp4"], False, way="Give another --out")
         if batches:
             refuse_taken(out_folder / "scores.json")
+        runs.writable(out_folder)
         quiet()
         with presets.naming(pair, fields):
             result = _ask(requests, data, out_folder, console, pair, fields)

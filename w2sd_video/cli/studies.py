@@ -66,9 +66,6 @@ def study(
             return
         if name not in STUDIES:
             raise Refused("NAME", name, did_you_mean(name, ["ls", *STUDIES]))
-        for to in (folder, page):
-            if to is not None:
-                runs.writable(to)
         from ..studies import study as studies
 
         quiet()
@@ -76,6 +73,9 @@ def study(
         kept = list(rows or [])
         if wrong := [path for path in kept if not path.is_file()]:
             raise Refused("--rows", str(wrong[0]), "give a file of rows")
+        for to in (folder, page):
+            if to is not None:
+                runs.writable(to)
         if page is not None and (beside := studies.rows_beside(name, page)).exists():
             kept.append(beside)
 

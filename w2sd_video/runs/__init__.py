@@ -3,7 +3,7 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, locked, naming, placeable, rows, whole, writable
+from .files import alone, locked, naming, placeable, rows, usable, whole, writable
 from .outputs import FORMATS, Output, claimed, place
 from .request import (
     Request,
@@ -31,5 +31,6 @@ __all__ = [
     "sidecar",
     "usable_device",
     "whole",
+    "usable",
     "writable",
 ]

@@ -80,6 +80,15 @@ def writable(out: Path) -> None:
         raise _unwritable(out, error.strerror) from None
 
 
+def usable(out: Path) -> None:
+    """Refuses what `writable` refuses, and makes no folder yet: for what may still be refused for another reason.
+
+    Raises:
+        Refused, OSError: see `writable`.
+    """
+    (writable if out.is_dir() else placeable)(out)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Names the file in an error of writing to it, as of a full disk."""
