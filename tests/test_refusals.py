@@ -101,6 +101,15 @@ def test_what_is_refused_leaves_no_folder(elsewhere, options, says):
     assert says in run(*options, code=2) and listing(".") == []
 
 
+@pytest.mark.parametrize("role", ["strong", "weak"])
+def test_a_folder_that_is_no_model_is_refused_in_a_dry_run_too(elsewhere, role):
+    Path("none").mkdir()
+    Path("plan.yaml").write_text(f"prompts: [a red circle]\nsettings: {{{role}: none}}\n")
+    for command in (["generate", "a red circle", f"--{role}", "none"], ["run", "plan.yaml"]):
+        said = run(*command, "--dry-run", code=2)
+        assert f"{role}: '{Path('none').resolve()}' has no model_index.json. Accepted: a folder" in said
+
+
 def test_damaged_weights_are_refused_by_name(small, models):
     shutil.copytree(models[1], "damaged")
     (unet,) = Path("damaged/unet").glob("*.safetensors")

@@ -223,13 +223,22 @@ def check_there(requests: Iterable[Request]) -> None:
         WeightsError: a model belongs to another family.
     """
     requests = list(requests)
+    check_models(requests)
+    if lacking := missing(requests):
+        raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
+
+
+def check_models(requests: Iterable[Request]) -> None:
+    """Refuses requests whose models belong to another family or are folders of none, before torch is imported.
+
+    Raises:
+        WeightsNotFound, WeightsError: see `check_there`.
+    """
     for role, model, family in dict.fromkeys(
         (role, getattr(each, role), each.family) for each in requests for role in ("strong", "weak")
     ):
         if model is not None:
             _check_family(role, model, family)
-    if lacking := missing(requests):
-        raise WeightsNotFound("", "\n  ".join(["not all weights are on this machine", *lacking]))
 
 
 def _check_family(role: str, model: str, family: str) -> None:
@@ -237,6 +246,7 @@ def _check_family(role: str, model: str, family: str) -> None:
 
     Raises:
         WeightsError: names that family, and presets of it.
+        WeightsNotFound: it is a folder that holds no model.
     """
     from .models.sources import cached, resolve
 
@@ -258,6 +268,10 @@ def _check_family(role: str, model: str, family: str) -> None:
         loaded = map(presets.load, presets.builtin())
         known = [each.family for each in loaded if model in (each.strong, each.weak)]
         is_ = "is of the family"
+    elif not (source.path / "config.json").is_file():  # which a network alone has
+        file = "" if FAMILIES[family].transformer else ", or a single file in the original layout"
+        accepted = f"a folder that a diffusers pipeline was saved to, a hub id{file}"
+        raise WeightsNotFound(source, f"has no model_index.json. Accepted: {accepted}")
     else:
         return
     if known and kin(family) not in map(kin, known):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from .. import presets, runs
-from ..doctor import check_there, missing
+from ..doctor import check_models, check_there, missing
 from ..errors import Refused
 from ..families import FAMILIES, VIDEOS
 from ..generation import Made, conflicts
@@ -178,6 +178,7 @@ def generate(
         batch = line.batch({name for name, wanted in formats.items() if wanted}, fields, flags)
         with batch.origin:
             if dry_run:
+                check_models(batch.requests)
                 _say_cost(batch.requests)
                 return
             sample(batch.requests, out_folder, batch.formats, overwrite, batch.before, verify or batch.verify)

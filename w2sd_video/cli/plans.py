@@ -102,7 +102,9 @@ def run(
         plans.check_tuning(plan)
         runs.placeable(to)
         if dry_run:
-            _say(_status(plan, to, part, threads), as_json)
+            if (about := _status(plan, to, part, threads))["left"]:
+                doctor.check_models(arm.template for arm in plan.arms)
+            _say(about, as_json)
             for line in doctor.missing(arm.template for arm in plan.arms):
                 err.print(f"note: {line}", markup=False)
             return
