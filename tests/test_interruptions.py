@@ -68,16 +68,16 @@ def fork(cli, arguments: list[str], out: Path, log: Path, at: int = 0, by: int =
 def drive(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:
     """Interrupts commands as many times as `kinds` says, and compares what they end with; what was done, by signal."""
     os.environ.update(TOKENIZERS_PARALLELISM="false", TRANSFORMERS_VERBOSITY="error")
-    from w2sd_video import cli, generate
+    from w2sd_video import cli, generation
     from w2sd_video.runs import Request
 
-    seen, load = {}, generate.load
+    seen, load = {}, generation.load
     for kind, wanted in kinds.items():
         arguments = KINDS[kind]
         variant = "compare" if kind == "compare" else "w2sd"
         small = {"num_inference_steps": 2, "num_frames": 2, "height": 16, "width": 16, "device": "cpu"}
         pipelines = load(Request.of(BATCH[1], variant=variant, **small))
-        generate.load = lambda request, pipelines=pipelines: dict(pipelines)
+        generation.load = lambda request, pipelines=pipelines: dict(pipelines)
         former, log = folder / f"former-{kind}", folder / "said"
         former.mkdir()
         if kind == "overwrite":

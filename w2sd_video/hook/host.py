@@ -33,6 +33,7 @@ class Host:
             step.
         rescaled: whether it rescales its mixture by the conditional prediction (`guidance_rescale`).
         guides_by_more: what its call guides by that no step of a method supports, in words. None: nothing.
+        repeats: whether its call runs several loops, of which the first ones may be shorter (FreeInit).
         num_steps: the steps of the current loop. None: not known; the loop goes on to the end of `scheduler.timesteps`.
             Default: all of them.
     """
@@ -47,6 +48,7 @@ class Host:
     doubled: Callable[[], bool | None] = lambda: False
     rescaled: Callable[[], bool] = lambda: False
     guides_by_more: Callable[[], str | None] = lambda: None
+    repeats: Callable[[], bool] = lambda: False
     num_steps: Callable[[], int | None] | None = None
 
 
@@ -84,6 +86,7 @@ def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
         doubled=doubled,
         rescaled=positive("guidance_rescale"),
         guides_by_more=lambda: _guides_by_more(pipeline, form),
+        repeats=lambda: bool(getattr(pipeline, "free_init_enabled", False)),
         num_steps=lambda: getattr(pipeline, "num_timesteps", None),
     )
 

@@ -67,11 +67,8 @@ class Loop:
             index: its index in the loop of `num_steps` steps.
 
         Raises:
-            ValueError: it is the first step, and the method reflects more steps than there are, or the last one, which
-                cannot be inverted.
+            ValueError: it is the first step, and the method reflects the last one, which cannot be inverted.
         """
-        if index == 0:
-            method.check_steps(num_steps)
         step = read_step(self.scheduler, self.scheduler.timesteps[place], index=place)
         if index == 0 and method.inverts and method.reflects(num_steps - 1, num_steps):
             self._check_last(place + num_steps - 1, num_steps, method)
