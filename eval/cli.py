@@ -82,7 +82,7 @@ def run(
             show(done, total, doing=video.path.name[-40:])
 
         # What a dimension of one's own prints is not among the data.
-        with redirect_stdout(sys.stderr) if form != "text" else nullcontext():
+        with redirect_stdout(sys.stderr) if form != "text" or out.stderr else nullcontext():
             scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])

@@ -315,6 +315,8 @@ def test_huge_numbers_are_refused_by_option(options, says):
     score r --power much => 'much' is not accepted; give a number
     reproduce ls --n 1.5 => '1.5' is not accepted; give a whole number from 1
     prompts sample smoke --n 0 => 0 is not accepted; give a whole number from 1
+    prompts sample smoke --n -{"9" * 3000} => is not accepted; give a whole number from 1
+    score p --gpus-per-worker inf => inf is not accepted; give a number from 0
     study ls --workers 257 => 257 is not accepted; give a whole number from 0 to 256
     shapes render x --fps inf => 'inf' is not accepted; give a whole number from 1 to 1000
     bench true-size --minutes x => 'x' is not accepted; give a number

@@ -56,9 +56,12 @@ def test_eval_prints_the_results_file(tmp_path):
 
 def test_what_a_dimension_prints_is_not_among_the_data(tmp_path):
     video.write_pngs(np.full((2, 16, 16, 3), 51, np.uint8), tmp_path / "grey")
-    (tmp_path / "own.py").write_text("def bright(frames):\n    print('bright')\n    return float(frames.mean())\n")
-    asked = ("--dimensions", f"{tmp_path / 'own.py'}:bright", "--out", tmp_path / "results.json")
-    assert read("eval", tmp_path / "grey", *asked)["dimensions"]
+    (tmp_path / "own.py").write_text(
+        "print('read')\n\ndef bright(frames):\n    print('bright')\n    return float(frames.mean())\n"
+    )
+    own = ("--dimensions", f"{tmp_path / 'own.py'}:bright")
+    assert read("eval", tmp_path / "grey", *own, "--out", tmp_path / "results.json")["dimensions"]
+    assert read("best", tmp_path / "grey", "--by", "bright", *own)
 
 
 def test_shapes_says_of_a_thing_that_grows_that_it_grows(tmp_path):

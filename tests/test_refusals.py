@@ -110,6 +110,16 @@ def test_a_folder_that_is_no_model_is_refused_in_a_dry_run_too(elsewhere, role):
         assert f"{role}: '{Path('none').resolve()}' has no model_index.json. Accepted: a folder" in said
 
 
+def test_a_weak_folder_that_plain_sampling_does_not_need_is_not_looked_at(small):
+    Path("none").mkdir()
+    said = generate(PROMPT, *small, "--plain", "--weak", "none", "--dry-run")
+    assert "1 video" in said
+
+
+def test_a_folder_of_too_long_a_name_is_refused_by_option(small):
+    assert "--out: 'xxx" in generate(PROMPT, *small, "--out", "x" * 300, code=2)
+
+
 def test_damaged_weights_are_refused_by_name(small, models):
     shutil.copytree(models[1], "damaged")
     (unet,) = Path("damaged/unet").glob("*.safetensors")

@@ -235,7 +235,10 @@ def check_models(requests: Iterable[Request]) -> None:
         WeightsNotFound, WeightsError: see `check_there`.
     """
     for role, model, family in dict.fromkeys(
-        (role, getattr(each, role), each.family) for each in requests for role in ("strong", "weak")
+        (role, getattr(each, role), each.family)
+        for each in requests
+        for role in ("strong", "weak")
+        if each.variant != "plain" or role in STRONG
     ):
         if model is not None:
             _check_family(role, model, family)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -142,8 +143,8 @@ def number(kind: type, least: float | None = None, most: float | None = None) ->
             read: Any = kind(value)
         except (ValueError, OverflowError):
             raise typer.BadParameter(f"{shown(value)} is not accepted; {accepted}") from None
-        if (least is not None and not read >= least) or (most is not None and not read <= most):
-            raise typer.BadParameter(f"{read} is not accepted; {accepted}")
+        if (least is not None and not least <= read < math.inf) or (most is not None and not read <= most):
+            raise typer.BadParameter(f"{shown(read)} is not accepted; {accepted}")
         return read
 
     return {"parser": parse, "metavar": "N" if kind is int else "NUMBER"}

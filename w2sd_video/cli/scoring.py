@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -162,7 +163,12 @@ def best(
         def note(line: str) -> None:
             err.print(line, markup=False)
 
-        scores = score(videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note)
+        with (
+            redirect_stdout(sys.stderr) if as_json else nullcontext()
+        ):  # what a dimension of one's own prints is no data
+            scores = score(
+                videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note
+            )
         bests = ranked.best(scores, column)
         copied = ranked.copy(bests, out_folder) if out_folder is not None else []
         for video, dimension, problem in scores.problems:

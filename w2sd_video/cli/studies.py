@@ -75,7 +75,7 @@ def study(
             raise Refused("--rows", str(wrong[0]), "give a file of rows")
         for to in (folder, page):
             if to is not None:
-                runs.writable(to)
+                runs.usable(to)
         if page is not None and (beside := studies.rows_beside(name, page)).exists():
             kept.append(beside)
 

@@ -242,7 +242,7 @@ def apply_reflection(
             )
         own: list[object] = [weak_conditioning.cond, weak_conditioning.uncond, weak_settings, strong_conditioning]
         own += [weak_controlnet_conditioning_scale, weak_embedded_guidance, strong_embedded_guidance]
-        note = equal_arms(method, denoisers, weaks, second.values(), own)
+        note = equal_arms(method, weaks, second.values(), own)
     arms = Arms(
         type(pipeline).__name__,
         weak_conditioning,

@@ -51,8 +51,13 @@ def placeable(out: Path) -> None:
     Raises:
         Refused: it is not a folder that can be written to, nor can be made one.
     """
+    try:
+        os.lstat(out)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise _unwritable(out, error.strerror) from None
     there = next(each for each in (out, *out.parents) if os.path.lexists(each))
-    reason = None if there.is_dir() else errno.ENOTDIR
+    reason = None if os.path.isdir(there) else errno.ENOTDIR
     if reason is None and not os.access(there, os.W_OK | os.X_OK):
         reason = errno.EACCES
     if reason:
@@ -86,7 +91,7 @@ def usable(out: Path) -> None:
     Raises:
         Refused, OSError: see `writable`.
     """
-    (writable if out.is_dir() else placeable)(out)
+    (writable if os.path.isdir(out) else placeable)(out)
 
 
 @contextmanager
