@@ -355,6 +355,20 @@ def test_more_reflected_steps_than_there_are_are_refused_before_any_network_runs
         stock(**SDXL.call())
 
 
+class First(W2SD):
+    """A method of one's own, with its own rule of which steps reflect."""
+
+    def reflects(self, index, num_steps, level=None):
+        return index == 0
+
+
+def test_a_rule_of_ones_own_for_which_steps_reflect_is_not_held_to_their_number():
+    pipe = SDXL.stock_of(SDXL.pipeline())
+    with apply_reflection(pipe, First(3.0, 1.0, reflection_steps=99)) as group:
+        pipe(**SDXL.call())
+    assert group.evaluations.per_video()["weak"] == 1
+
+
 @pytest.mark.parametrize(("interval", "refused"), [((0.0, 1.0), True), ((0.8, 1.0), False)])
 def test_a_last_step_without_an_inverse_is_refused_only_if_it_is_in_the_interval(interval, refused):
     """A network that predicts z has none where no noise is left; the last step starts from sigma 0.69."""
