@@ -8,7 +8,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
 from w2sd_video.progress import bar
+from w2sd_video.terminal import prints_aside
 from w2sd_video.verdicts import ENOUGH, TOO_FEW
 
 from . import report
@@ -81,8 +81,7 @@ def run(
         def progress(done: int, total: int, video: Video) -> None:
             show(done, total, doing=video.path.name[-40:])
 
-        # What a dimension of one's own prints is not among the data.
-        with redirect_stdout(sys.stderr) if form != "text" or out.stderr else nullcontext():
+        with prints_aside(form != "text" or out.stderr):
             scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])

@@ -40,6 +40,7 @@ class Checks(WeakArm):
     - `guided_by`: the arguments, in words, that make it evaluate the unconditional branch, if nothing else can.
     - `scales_noise`: whether it scales its initial noise by the scheduler's `init_noise_sigma`.
     - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
+    - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` is.
     - `tokens`: whether frames, height and width share one axis of its videos' latents.
     - `least_steps`: the fewest steps, whatever the scheduler; see `families.least_steps`.
     """
@@ -49,6 +50,7 @@ class Checks(WeakArm):
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
+    one_per_prompt: ClassVar[bool] = False
     tokens: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
 

@@ -33,7 +33,6 @@ class WeakArm(DiffusionPipeline):
     - `text_inputs`: by these names, the denoiser's argument for each; a dot leads to an entry of a dictionary.
     - `text_widths`: by the call's arguments for text embeddings, the entry of the denoiser's configuration that is
       their width.
-    - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` is.
     """
 
     stock: ClassVar[type[DiffusionPipeline]]
@@ -43,7 +42,6 @@ class WeakArm(DiffusionPipeline):
     text_names: ClassVar[tuple[str, ...]]
     arguments: ClassVar[tuple[str, ...]]  # of a call, by name
     _weak_components: ClassVar[tuple[str, ...]]
-    one_per_prompt: ClassVar[bool] = False
     text_widths: ClassVar[Mapping[str, str]] = {"prompt_embeds": "cross_attention_dim"}
     encoded: ClassVar[tuple[str, ...]] = (
         "prompt_embeds",

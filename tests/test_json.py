@@ -54,7 +54,8 @@ def test_eval_prints_the_results_file(tmp_path):
     assert data["videos"][0]["path"].endswith("grey:cat:")
 
 
-def test_what_a_dimension_prints_is_not_among_the_data(tmp_path):
+def test_what_a_dimension_prints_is_not_among_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # `best` keeps its scores in the current folder
     video.write_pngs(np.full((2, 16, 16, 3), 51, np.uint8), tmp_path / "grey")
     (tmp_path / "own.py").write_text(
         "print('read')\n\ndef bright(frames):\n    print('bright')\n    return float(frames.mean())\n"

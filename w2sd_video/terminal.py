@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ def say(*lines: str) -> None:
     except OSError as error:
         give_up("stdout")
         raise unwritable(error) from None
+
+
+def prints_aside(data: bool) -> AbstractContextManager[object]:
+    """Sends what others' code prints, such as a dimension of one's own, to stderr, if stdout is for data."""
+    return redirect_stdout(sys.stderr) if data else nullcontext()
 
 
 def parse_path(value: str | Path) -> Path:

@@ -135,22 +135,23 @@ class Line:
             file: the method, if it is in a file.
         """
         free = {"device", "offload", "compile", *(("method", "method_sha256") if file else ())}
-        others: dict[str, object] = {
-            "--prompts": self.suite,
-            "--preset": self.preset,
-            "--refine": self.refine,
+        others: dict[str, object] = {"--prompts": self.suite, "--preset": self.preset, "--refine": self.refine}
+        others |= {
             "--seed": self.seed,
+            "image_encoder": self.image_encoder,
+            "PROMPT": self.prompts or None,
+            "adapters": self.loras or None,
         }
-        others |= {"image_encoder": self.image_encoder, "PROMPT": self.prompts or None, "adapters": self.loras or None}
         others |= {f"--{'weak-only' if each == 'weak' else each}": each for each in self.variants}
         others |= {f"--{arm}_lora_scale": scale for arm, scale in self.scales.items()}
-        given = [name for name, value in others.items() if value is not None]
-        if given := [*given, *(name for name in fields if name not in free)]:
+        refused = [name for name, value in others.items() if value is not None]
+        refused += [name for name in fields if name not in free]
+        if refused:
             accepted = (
                 "--out, --overwrite, --verify, --gif, --png, --record, --device, --offload, --compile and --method"
                 " FILE.py:CLASS"
             )
-            raise ArgumentError(given[0], f"--from takes everything from the sidecar; only {accepted} go with it")
+            raise ArgumentError(refused[0], f"--from takes everything from the sidecar; only {accepted} go with it")
         request, before = _recorded(sidecar, self.kind, fields, file)
         if self.record and request.variant not in ("w2sd", "compare"):
             raise ValueError(f"--record: {sidecar} was sampled without a method, and there is nothing to record")

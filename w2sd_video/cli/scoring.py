@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..errors import Refused
 from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
-from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json, words
+from ..terminal import FORMAT, PATH, err, messages, number, out, prints_aside, quiet, say, wants_json, words
 from .generate import confirm_writable, sample
 from .options import DEVICES, OUTPUT, adapters, dimension_names, option, refuse_empty, with_settings
 from .requests import refine_prompts
@@ -163,9 +162,7 @@ def best(
         def note(line: str) -> None:
             err.print(line, markup=False)
 
-        with (
-            redirect_stdout(sys.stderr) if as_json else nullcontext()
-        ):  # what a dimension of one's own prints is no data
+        with prints_aside(as_json):
             scores = score(
                 videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note
             )
