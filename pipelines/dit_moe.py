@@ -16,6 +16,7 @@ from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
 from w2sd_video.models.networks import autoencoder
+from w2sd_video.models.options import DTYPE, dtype_among
 from w2sd_video.models.sources import find
 
 from .reflection import Reflection
@@ -44,7 +45,7 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
             ValueError: `vae` is missing.
             WeightsNotFound, WeightsError: see `dit_moe.load_published`.
         """
-        dtype = kwargs.pop("torch_dtype", None)
+        dtype = dtype_among(kwargs)
         if isinstance(kwargs.get("vae"), (str, PathLike)):
             kwargs["vae"] = autoencoder(kwargs["vae"], dtype, BASES["Stable Diffusion"])
         if weak is not None:
@@ -53,7 +54,7 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
         if not source.is_file:
             with explained(source):
                 return super(Reflection, cls).from_pretrained(
-                    source.path or source.value, *args, torch_dtype=dtype, trust_remote_code=False, **kwargs
+                    source.path or source.value, *args, **{DTYPE: dtype}, trust_remote_code=False, **kwargs
                 )
         components = {"scheduler": DDIMScheduler(clip_sample=False), **kwargs}
         if components.get("vae") is None:

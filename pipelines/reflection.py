@@ -145,8 +145,8 @@ class Reflection(Checks, Weights):
                 They are dropped if they equal the strong model's.
             config (path, *optional*): configurations for single files, in diffusers' layout. Default: those of the
                 family's base.
-            torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
-                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype`, models load in float32.
+            dtype (`torch.dtype`, *optional*): of all models; float32 if none is given. `torch_dtype` is its older name.
+            variant, use_safetensors, low_cpu_mem_usage: as in [`DiffusionPipeline.from_pretrained`], for all models.
             cache_dir, token, local_files_only, force_download, proxies: options of the hub.
             revision (`str`, *optional*): the revision of the strong model's repository.
             kwargs: components that replace those of `strong`, such as `scheduler`, `vae` or `unet`. Without a

@@ -51,8 +51,8 @@ class TransformerReflection(Reflection):
             same_shift (`bool`, defaults to True): whether the flow shifts of the two models' schedulers have to agree.
                 False is for callers that set the scheduler later. With a `scheduler` among `kwargs`, the shifts may
                 differ.
-            torch_dtype, variant, use_safetensors, low_cpu_mem_usage: as in
-                [`DiffusionPipeline.from_pretrained`], for all models. Without `torch_dtype`, models load in float32.
+            dtype (`torch.dtype`, *optional*): of all models; float32 if none is given. `torch_dtype` is its older name.
+            variant, use_safetensors, low_cpu_mem_usage: as in [`DiffusionPipeline.from_pretrained`], for all models.
             quantization_config ([`PipelineQuantizationConfig`], *optional*): as in diffusers. Its settings of a
                 `transformer` apply to both arms.
             cache_dir, token, local_files_only, force_download, proxies: options of the hub.

@@ -554,7 +554,12 @@ def test_a_published_checkpoint_is_run_from_where_the_hub_keeps_it(tmp_path, mon
     with pytest.raises(ValueError, match=f"`vae` is None, and {str(published)!r} has none"):
         W2SDDiTMoEPipeline.from_pretrained(published)
     pipeline(load_published(published)).save_pretrained(tmp_path / "folder")
-    for strong, weak in ((published, tmp_path / "folder"), (tmp_path / "folder", published)):
+    for strong, weak, name in (
+        (published, tmp_path / "folder", "dtype"),
+        (tmp_path / "folder", published, "torch_dtype"),
+    ):
+        half = W2SDDiTMoEPipeline.from_pretrained(strong, weak=weak, vae=vae(), **{name: torch.float16})
+        assert half.transformer.dtype == half.weak_transformer.dtype == torch.float16
         pair = W2SDDiTMoEPipeline.from_pretrained(strong, weak=weak, vae=vae())
         theirs, ours = (net.state_dict() for net in (pair.weak_transformer, pair.transformer))
         assert pair.weak_transformer is not pair.transformer

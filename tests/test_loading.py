@@ -33,6 +33,7 @@ from w2sd_video.errors import WeightsError, WeightsNotFound
 from w2sd_video.models import pair
 from w2sd_video.models.bases import SD15, SDXL, clip_tokenizer
 from w2sd_video.models.motion import unshare_parameters
+from w2sd_video.models.options import dtype_among
 from w2sd_video.models.sources import download_command
 from w2sd_video.pipelines import W2SDAnimateDiffSDXLPipeline
 from w2sd_video.provenance import file_sha256, weight_hashes
@@ -379,9 +380,17 @@ def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
     with pytest.raises(WeightsNotFound, match="weak: .*has no 'fp16' weights"):
         load(paths[0], shelf.weak, paths[2], variant="fp16")
     paths = [shelf.strong_file, shelf.weak_file, shelf.motion_file]
-    files = load(*paths, config=shelf.config, torch_dtype=torch.bfloat16)
+    files = load(*paths, config=shelf.config, dtype=torch.bfloat16)
     for name in ("unet", "weak_unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter"):
         assert getattr(files, name).dtype == torch.bfloat16, name
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_dtype_that_is_none_is_refused_by_the_name_it_has(name):
+    with pytest.raises(ValueError, match=rf"^{name}='fp16'\. Accepted: a torch\.dtype"):
+        dtype_among({name: "fp16"})
+    with pytest.raises(ValueError, match="`dtype` and `torch_dtype` are both given"):
+        dtype_among({"dtype": torch.float16, "torch_dtype": torch.float16})
 
 
 @pytest.mark.slow

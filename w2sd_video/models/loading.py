@@ -14,7 +14,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import ControlNetModel, MotionAdapter
 
 from ..errors import WeightsError, WeightsNotFound
@@ -23,7 +22,7 @@ from .arm import arm
 from .bases import BASES, Base
 from .checks import UNetArm, check_arms, check_controlnet, check_motion, motion_channels
 from .networks import configuration_of
-from .options import HUB_OPTIONS, MODEL_OPTIONS, Options
+from .options import HUB_OPTIONS, MODEL_OPTIONS, Options, dtype_among
 from .pair import Pair
 from .sources import Source, download_command, find
 from .weight_files import usual_variant, weight_files
@@ -42,7 +41,6 @@ def plan(
     controlnet: Any = None,
     config: Reference | None = None,
     weak_text_encoders: bool = False,
-    torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     accepted: Collection[str] = (),
     **kwargs: Any,
@@ -57,20 +55,16 @@ def plan(
     """
     if weak is None and weak_text_encoders:
         raise ValueError("weak_text_encoders=True needs `weak`, which is None.")
-    if "dtype" in kwargs:
-        torch_dtype = kwargs.pop("dtype")
-    if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
-        raise ValueError(f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.float16, or None.")
     options = Options(
         hub={name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
         model={name: kwargs.pop(name) for name in MODEL_OPTIONS if name in kwargs},
-        torch_dtype=torch_dtype,
+        torch_dtype=dtype_among(kwargs),
         weak_text_encoders=weak_text_encoders,
         base=base,
         video=video,
     )
     if unknown := sorted(kwargs.keys() - set(accepted)):
-        options_ = ("config", "weak_text_encoders", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
+        options_ = ("config", "weak_text_encoders", "dtype", "torch_dtype", "revision", *HUB_OPTIONS, *MODEL_OPTIONS)
         raise TypeError(
             f"from_pretrained() got an unexpected argument {unknown[0]!r}. Accepted, beside `strong`, `weak`"
             f"{' and `motion_adapter`' * video}: {', '.join((*options_, *sorted(accepted)))}."

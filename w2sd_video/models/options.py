@@ -18,6 +18,22 @@ MODEL_OPTIONS = ("variant", "use_safetensors", "low_cpu_mem_usage")
 DTYPE = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 
 
+def dtype_among(arguments: dict[str, Any]) -> torch.dtype | None:
+    """Takes the dtype of all networks out of a loader's arguments: `dtype`, or by its older name `torch_dtype`.
+
+    Raises:
+        ValueError: both are there, or it is no dtype.
+    """
+    values = {name: arguments.pop(name, None) for name in ("dtype", "torch_dtype")}
+    given = {name: value for name, value in values.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError("`dtype` and `torch_dtype` are both given; accepted: one of them.")
+    for name, value in given.items():
+        if not isinstance(value, torch.dtype):
+            raise ValueError(f"{name}={value!r}. Accepted: a torch.dtype, such as torch.bfloat16, or None.")
+    return next(iter(given.values()), None)
+
+
 @dataclass
 class Options:
     """The options of loading.

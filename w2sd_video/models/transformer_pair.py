@@ -26,7 +26,7 @@ from .arm import components_of
 from .checkpoints import explained
 from .checks import complete
 from .networks import hint, networks, single
-from .options import DTYPE, HUB_OPTIONS, MODEL_OPTIONS, Options
+from .options import DTYPE, HUB_OPTIONS, MODEL_OPTIONS, Options, dtype_among
 from .sources import GGUF, SUFFIXES, Source, cached, local, resolve
 from .weight_files import usual_variant, weight_files
 
@@ -84,7 +84,6 @@ def load_pair(
     *,
     weak_config: Reference | None = None,
     same_shift: bool = True,
-    torch_dtype: torch.dtype | None = None,
     quantization_config: diffusers.PipelineQuantizationConfig | None = None,
     revision: str | None = None,
     **kwargs: Any,
@@ -98,9 +97,7 @@ def load_pair(
     Raises:
         WeightsNotFound, WeightsError, TypeError: see there.
     """
-    torch_dtype = kwargs.pop("dtype", torch_dtype)
-    if torch_dtype is not None and not isinstance(torch_dtype, torch.dtype):
-        raise ValueError(f"torch_dtype={torch_dtype!r}. Accepted: a torch.dtype, such as torch.bfloat16, or None.")
+    torch_dtype = dtype_among(kwargs)
     if not isinstance(quantization_config, diffusers.PipelineQuantizationConfig | None):
         raise ValueError(
             f"quantization_config is a {type(quantization_config).__name__}. Accepted: a"
@@ -117,6 +114,7 @@ def load_pair(
         own = (
             "weak_config",
             "same_shift",
+            "dtype",
             "torch_dtype",
             "quantization_config",
             "revision",

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..models.motion import motion_unet
+from ..models.options import DTYPE
 from ..runs import whole
 from ..validation import validated
 from . import WEIGHTS, digits
@@ -115,7 +116,7 @@ class MiniatureTrainer(Denoising):
 
     def _load(self, name: str) -> StableDiffusionXLPipeline:
         pipe = StableDiffusionXLPipeline.from_pretrained(
-            WEIGHTS / name, add_watermarker=False, torch_dtype=torch.float32
+            WEIGHTS / name, add_watermarker=False, **{DTYPE: torch.float32}
         )
         for module in (pipe.vae, pipe.unet, pipe.text_encoder, pipe.text_encoder_2):
             module.requires_grad_(False)
