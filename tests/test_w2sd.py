@@ -341,8 +341,9 @@ def test_a_bad_setting_is_refused_with_its_name_value_and_what_is_accepted(name,
 @pytest.mark.parametrize(
     "options, accepted",
     [
-        ({"gain": "much"}, "a number"),
-        ({"gain": True}, "a number"),
+        ({"gain": "much"}, "a finite number"),
+        ({"gain": True}, "a finite number"),
+        ({"gain": float("inf")}, "a finite number"),
         ({"every": 2.0}, "a whole number, or None"),
         ({"late": 1}, "true or false"),
         ({"mode": 3}, "a text"),

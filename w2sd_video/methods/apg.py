@@ -49,8 +49,6 @@ class APG(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        finite("parallel", self.parallel)
-        finite("momentum", self.momentum)
         finite("norm_threshold", self.norm_threshold, 0)
         if self.of not in ("sample", "network"):
             raise ValueError(f"`of` has to be 'sample' or 'network', but is {shown(self.of)}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..levels import Step
-from .method import Answer, Arm, Method, Noise, finite
+from .method import Answer, Arm, Method, Noise
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,6 @@ class AutoGuidance(Method):
     """
 
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        finite("weight", self.weight)
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)

@@ -39,9 +39,10 @@ class CFGZeroStar(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = self.zero_init_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"`zero_init_steps` has to be a whole number from 0, but is {shown(steps)}.")
+        if self.zero_init_steps < 0:
+            raise ValueError(
+                f"`zero_init_steps` has to be a whole number from 0, but is {shown(self.zero_init_steps)}."
+            )
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)

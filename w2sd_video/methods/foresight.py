@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import shown
 from ..levels import Step, convert, first_order
-from .method import Answer, Arm, Method, Noise, finite
+from .method import Answer, Arm, Method, Noise
 
 Schedule = tuple[tuple[int, int, int], ...]
 
@@ -56,7 +56,6 @@ class Foresight(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        finite("strength", self.strength)
         rows = () if self.schedule is None else self.schedule
         fits = isinstance(rows, (tuple, list)) and all(isinstance(row, (tuple, list)) and len(row) == 3 for row in rows)
         if not fits or not all(_whole(start, 0) and _whole(n, 1) and _whole(k, 1) for start, n, k in rows):

@@ -14,7 +14,7 @@ from ..levels import CONVENTIONS, Level, Step
 from ..settings import most_reflected
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
-    "float": ((int, float), "a number"),
+    "float": ((int, float), "a finite number"),
     "int": ((int,), "a whole number"),
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
@@ -100,10 +100,10 @@ class Method:
     convention: str = "exact"
 
     def __post_init__(self) -> None:
-        for name in ("strong_guidance", "weak_guidance"):
-            finite(name, getattr(self, name))
+        for field in fields(self):
+            self._check_kind(field.name, str(getattr(field.type, "__name__", field.type)))
         steps = self.reflection_steps
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
+        if steps is not None and steps < 0:
             raise ValueError(
                 f"`reflection_steps` has to be a whole number from 0 to the number of steps, or None for all"
                 f" but the last, but is {shown(steps)}."
@@ -114,16 +114,17 @@ class Method:
             raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {shown(ends)}.")
         if self.convention not in CONVENTIONS:
             raise ValueError(f"`convention` has to be one of {CONVENTIONS}, but is {shown(self.convention)}.")
-        ours = type(self).__module__.startswith(f"{__package__}.")  # which check their fields in their own words
-        for field in () if ours else fields(self):  # a subclass of one's own need not
-            kind, _, rest = str(getattr(field.type, "__name__", field.type)).partition(" | ")
-            value = getattr(self, field.name)
-            if kind in KINDS and rest in ("", "None") and not (rest and value is None):
-                types, words = KINDS[kind]
-                if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                    raise ValueError(
-                        f"`{field.name}` has to be {words}{', or None' * bool(rest)}, but is {shown(value)}."
-                    )
+
+    def _check_kind(self, name: str, annotation: str) -> None:
+        """Refuse a field's value of another kind than its annotation says, if that is in `KINDS`, or one `| None`."""
+        kind, _, rest = annotation.partition(" | ")
+        value = getattr(self, name)
+        if kind not in KINDS or rest not in ("", "None") or (rest and value is None):
+            return
+        types, words = KINDS[kind]
+        wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
+        if wrong or (kind == "float" and not math.isfinite(value)):
+            raise ValueError(f"`{name}` has to be {words}{', or None' * bool(rest)}, but is {shown(value)}.")
 
     @property
     def guidances(self) -> list[float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import shown
 from ..levels import Step
-from .method import Answer, Arm, Method, Noise, finite
+from .method import Answer, Arm, Method, Noise
 
 Layers = int | str | tuple[int | str, ...] | None
 
@@ -31,10 +31,6 @@ class Perturbed(Method):
     every_step: ClassVar[bool] = True
 
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        finite("weight", self.weight)
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         p = strong.denoise(x_t)
@@ -110,11 +106,8 @@ class S2Guidance(Perturbed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        finite("drop", self.drop, 0)
         if not 0 < self.drop <= 1:
             raise ValueError(f"`drop` has to be over 0 and at most 1, but is {shown(self.drop)}.")
-        if isinstance(self.mask_seed, bool) or not isinstance(self.mask_seed, int):
-            raise ValueError(f"`mask_seed` has to be a whole number, but is {shown(self.mask_seed)}.")
 
     def perturbed(self, index: int, layers: Sequence[str]) -> list[str]:
         droppable = layers[1:]

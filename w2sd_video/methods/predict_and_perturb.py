@@ -43,9 +43,8 @@ class PredictAndPerturb(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        n = self.iterations
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"`iterations` has to be a whole number from 1, but is {shown(n)}.")
+        if self.iterations < 1:
+            raise ValueError(f"`iterations` has to be a whole number from 1, but is {shown(self.iterations)}.")
         if self.threshold is not None:
             finite("threshold", self.threshold, 0)
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..errors import shown
 from ..levels import Step
 from .method import Answer, Arm, Method, Noise, displaced
 from .w2sd import reflection
@@ -56,11 +55,6 @@ class AdvancedReSampling(Method):
     inverts: ClassVar[bool] = True
 
     adverse: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.adverse, bool):
-            raise ValueError(f"`adverse` has to be true or false, but is {shown(self.adverse)}.")
 
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         if step.stays:

@@ -111,8 +111,6 @@ class W2SD(Method):
                 f" {shown(n)}."
             )
         finite("inversion_noise", self.inversion_noise, 0)
-        finite("still_gain", self.still_gain)
-        finite("motion_gain", self.motion_gain)
         if self.cap is not None:
             finite("cap", self.cap, 0)
 
