@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
+import pytest
 import tiny
 import torch
 from copies import copier
@@ -361,3 +362,25 @@ def nothing() -> Any:
 def algorithm_1(run: Literal, x: Tensor, t: Tensor) -> Tensor:
     x_s = run.move(run.strong_at(x, t), t, x)
     return run.inverse(run.weak_at(x_s, t), t, x_s)
+
+
+IMAGE, VIDEO = FAMILIES[2], FAMILIES[1]
+CONTROL = [family for family in FAMILIES if family.control]
+CLASSES = FAMILIES[7]
+TEXT = [family for family in FAMILIES if family.text]
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
+each_of_text = pytest.mark.parametrize("family", TEXT, ids=str)
+
+
+def every_family_or_form(name: str, options: list[Any]) -> Any:
+    """Cases: the first of some options on every family, and the others on one family of each form."""
+    cases = [(family, option) for option in options for family in (FAMILIES if option is options[0] else FORMS)]
+    return pytest.mark.parametrize(("family", name), cases, ids=str)
+
+
+def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-9) -> bool:
+    return float((ours - theirs).abs().max()) <= rtol * float(theirs.abs().max())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

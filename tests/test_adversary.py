@@ -12,6 +12,7 @@ import pytest
 import test_transformer_families as transformer_families
 import torch
 from any_pipeline import CASES, TEXT, draw, sample
+from families import generator
 from test_transformer_families import CALLS, LARGER, near, textual
 from torch import Tensor
 
@@ -23,10 +24,6 @@ from w2sd_video.runs.request import Request
 from w2sd_video.sampling import sample as make
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNetMotionModel,
 )
-from families import ip_adapter
+from families import close, generator, ip_adapter
 from peft import LoraConfig
 from torch import Tensor
 
@@ -38,10 +38,6 @@ def parent_of(pipe: W2SDAnimateDiffSDXLPipeline) -> AnimateDiffSDXLPipeline:
 
 def frames(pipe, **overrides) -> Tensor:
     return pipe(**tiny.call(**overrides)).frames
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # Method off -------------------------------------------------------------------------------------------------
@@ -209,10 +205,6 @@ def in_float64(**overrides) -> W2SDAnimateDiffSDXLPipeline:
 
 def noise(batch: int = 1, dtype=torch.float64) -> Tensor:
     return torch.randn(batch, 4, tiny.FRAMES, tiny.SIZE, tiny.SIZE, generator=generator(3), dtype=dtype)
-
-
-def close(ours: Tensor, theirs: Tensor, rtol: float) -> bool:
-    return float((ours - theirs).abs().max()) <= rtol * float(theirs.abs().max())
 
 
 def assert_literal(pipe, *, rtol, steps=4, main=3.0, strong=3.0, weak=1.0, lam=None, **more) -> None:

@@ -26,6 +26,7 @@ from diffusers import (
 )
 from diffusers.callbacks import SDXLCFGCutoffCallback
 from diffusers.hooks import apply_first_block_cache
+from families import generator
 from test_hook import draw, stable_diffusion_3
 from torch import Tensor
 
@@ -35,10 +36,6 @@ from w2sd_video.methods import S2WD, W2SD, AutoGuidance, ReSampling
 
 SDXL = families.FAMILIES[2]
 DPM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def wan(experts: int = 1) -> WanPipeline:

@@ -17,9 +17,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.callbacks import SDXLCFGCutoffCallback
-from families import FAMILIES, Literal
+from families import CLASSES, FAMILIES, IMAGE, VIDEO, Literal, close, generator
 from test_attaching import rescaled
-from test_families import close, generator
 from test_w2sd import At, mixture
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ from w2sd_video.hook import DenoiserHook, Group, Host, apply_reflection, attache
 from w2sd_video.levels import Step, read_step
 from w2sd_video.methods import W2SD, Answer, AutoGuidance, Method, Optimistic
 
-VIDEO, IMAGE, CLASSES = FAMILIES[1], FAMILIES[2], FAMILIES[7]
 STEPS = 5  # of 1000 timesteps, so that DDIM's stride is the distance of its timesteps
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TRAILING = {**SCHEDULE, "timestep_spacing": "trailing"}

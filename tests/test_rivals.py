@@ -17,9 +17,8 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from diffusers.hooks import HookRegistry, LayerSkipConfig, apply_layer_skip
-from families import FAMILIES, FORMS, Literal
+from families import CLASSES, FORMS, IMAGE, VIDEO, Literal, close, generator
 from families import algorithm_1 as w2sd_by_hand
-from test_families import close, generator
 from torch import Tensor
 
 from w2sd_video import arms
@@ -29,7 +28,6 @@ from w2sd_video.methods import APG, METHODS, Foresight, PerturbedAttentionGuidan
 from w2sd_video.runs import Request
 from w2sd_video.sampling import evaluations, load, sample
 
-VIDEO, IMAGE, CLASSES = FAMILIES[1], FAMILIES[2], FAMILIES[7]
 each_form = pytest.mark.parametrize("family", FORMS, ids=str)
 
 
