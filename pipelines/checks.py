@@ -21,8 +21,9 @@ from w2sd_video import arms
 from w2sd_video.errors import shown
 from w2sd_video.families import least_steps
 from w2sd_video.hook import Conditioning, check_multiple, check_perturbation, check_same_casting
-from w2sd_video.levels import Level, Step, check_invertible, check_scheduler, read_step, shifted
+from w2sd_video.levels import Level, Step, check_invertible
 from w2sd_video.methods import Method
+from w2sd_video.schedulers import check_scheduler, read_step, shifted
 
 from .weak_arm import WeakArm, batch_size, is_of
 

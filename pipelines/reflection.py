@@ -231,7 +231,7 @@ class Reflection(Checks, Weights):
                 T. Default: T - 1.
             interval: the lowest and the highest noise level sigma, in [0, 1], at which a step reflects.
             convention: "exact", or "published" for the level that the published code inverts to; see
-                `levels.read_step`.
+                `schedulers.read_step`.
             inversion, inversion_noise, still_gain, motion_gain, cap: options of W2SD, S2WD, Z-Sampling and optimistic
                 reflection; see `methods.W2SD`.
             adverse: see `methods.AdvancedReSampling`.

@@ -30,8 +30,8 @@ from w2sd_video.hook import (
     branches,
     stepping,
 )
-from w2sd_video.levels import read_step
 from w2sd_video.methods import METHODS, W2SD, Answer, Method
+from w2sd_video.schedulers import read_step
 
 DDIM = {
     "beta_schedule": "scaled_linear",

@@ -18,7 +18,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from w2sd_video.levels import Level, check_invertible, check_scheduler, convert, first_order, read_step, step_index
+from w2sd_video.levels import Level, check_invertible, convert, first_order
+from w2sd_video.schedulers import check_scheduler, read_step, step_index
 
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIM = {**SDXL, "clip_sample": False, "steps_offset": 1}

@@ -23,8 +23,9 @@ from test_w2sd import At, mixture
 from torch import Tensor, nn
 
 from w2sd_video.hook import DenoiserHook, Group, Host, apply_reflection, attached, stepping
-from w2sd_video.levels import Step, read_step
+from w2sd_video.levels import Step
 from w2sd_video.methods import W2SD, Answer, AutoGuidance, Method, Optimistic
+from w2sd_video.schedulers import read_step
 
 STEPS = 5  # of 1000 timesteps, so that DDIM's stride is the distance of its timesteps
 SCHEDULE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -18,9 +18,9 @@ from w2sd_video import plugins, presets, settings
 from w2sd_video.cli import app
 from w2sd_video.cli.options import SCHEDULERS, having
 from w2sd_video.families import FAMILIES
-from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
+from w2sd_video.schedulers import check_scheduler
 
 PROMPT = "a red circle moving right"
 SMALL = ["--steps", "1", "--frames", "2"]

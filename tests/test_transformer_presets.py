@@ -17,9 +17,9 @@ from w2sd_video import check_pair, doctor, presets, settings
 from w2sd_video.errors import Refused, WeightsNotFound
 from w2sd_video.families import FAMILIES
 from w2sd_video.generation import generate
-from w2sd_video.levels import check_scheduler
 from w2sd_video.runs import Request
 from w2sd_video.sampling import evaluations, load, scheduler
+from w2sd_video.schedulers import check_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

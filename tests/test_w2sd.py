@@ -12,9 +12,10 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from w2sd_video.levels import FirstOrder, Level, Step, convert, first_order, read_step
+from w2sd_video.levels import FirstOrder, Level, Step, convert, first_order
 from w2sd_video.methods import W2SD, Answer, Method, w2sd
 from w2sd_video.methods.w2sd import displacement
+from w2sd_video.schedulers import read_step
 
 SDXL = {
     "beta_start": 0.00085,

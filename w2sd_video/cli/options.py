@@ -17,7 +17,7 @@ from ..setting_types import SCALED, SCALES, Scaled, seed_ranges
 from ..terminal import number, read_settings, words
 
 OUTPUT = "Output"
-# Those that `levels.check_scheduler` accepts, known here without torch.
+# Those that `schedulers.check_scheduler` accepts, known here without torch.
 SCHEDULERS = (
     "DDIMScheduler",
     "CogVideoXDDIMScheduler",

@@ -15,8 +15,8 @@ from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor, nn
 
 from ..arms import Overrides, switched, without_peft
-from ..levels import check_scheduler
 from ..methods import Method
+from ..schedulers import check_scheduler
 from .arguments import (
     DENOISERS,
     check_arguments,
@@ -158,7 +158,7 @@ def apply_reflection(
     """Applies a method to any supported diffusers pipeline while the context lasts.
 
     Supported are the pipelines listed in docs/pipelines.md and subclasses that inherit their `__call__`; any other
-    pipeline needs a `form`. The scheduler has to be one that `levels.read_step` reads. Every step checks what the
+    pipeline needs a `form`. The scheduler has to be one that `schedulers.read_step` reads. Every step checks what the
     pipeline does between its denoiser and its scheduler, and refuses by name what is not supported.
 
     An arm's guidance in the reflection can differ from 1 only while the pipeline itself guides, that is, while its own

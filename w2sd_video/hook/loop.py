@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..levels import Step, check_invertible, read_step, step_index
+from ..levels import Step, check_invertible
 from ..methods import Answer, Method
 from ..methods.method import Arm, Noise
+from ..schedulers import read_step, step_index
 
 
 class Loop:

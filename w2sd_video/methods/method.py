@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from torch import Tensor
 
 from ..errors import shown
-from ..levels import CONVENTIONS, Level, Step
+from ..levels import Level, Step
+from ..schedulers import CONVENTIONS
 from ..settings import most_reflected
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotated so; what each accepts
@@ -78,7 +79,7 @@ class Method:
             the method's own `default_steps`.
         interval: the lowest and the highest noise level sigma, of x = alpha z + sigma eps, at which a step reflects;
             both ends are included. Pure noise has sigma = 1.
-        convention: "exact", or "published" for the published code's inverse; see `levels.read_step`.
+        convention: "exact", or "published" for the published code's inverse; see `schedulers.read_step`.
 
     Raises:
         ValueError: a value is not accepted.

@@ -17,8 +17,8 @@ import transformers
 from diffusers import ControlNetModel, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
 from ..errors import WeightsError
-from ..levels import check_scheduler
 from ..provenance import files_of, note_files, remember_files
+from ..schedulers import check_scheduler
 from . import checkpoints, layouts
 from .bases import clip_tokenizer
 from .checkpoints import explained

@@ -128,7 +128,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     from ..hook.arm import BoundArm, Evaluations
     from ..hook.loop import Loop
     from ..hook.sent import BOTH, Latents, Sent
-    from ..levels import shifted
+    from ..schedulers import shifted
 
     steps = request.num_inference_steps
     method = method_of(request, variant)
