@@ -77,36 +77,41 @@ class Checks(WeakArm):
             The weak arm's conditioning; and whether the denoiser needs both branches where the stock pipeline would
             send one alone.
         """
-        named = [name for name, value in (weak_inputs | scales).items() if value is not None]
-        if method.one_model and named:
-            apart = "guidance alone tells" if method.guides else "perturbed layers alone tell"
-            raise ValueError(
-                f"`{named[0]}` is given, but {type(method).__name__} uses the strong model in both arms, which"
-                f" {apart} apart: leave it out."
-            )
+        self._check_weak_arm(method, weak_inputs | scales)
         levels = self._check_method(method, call, weak_inputs)
         num_steps = len(levels)
         self._check_scales(method, scales)
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
             if scales[name] is not None:
                 check_multiple(name, scales[name], call["guidance_scale"])
-        own: dict[str, Any] = {}
+        guidance_2: dict[str, Any] = {}
         for name, number in second.items():
             if number is not None:
                 _check_scale(name, number)
-                own[name.removesuffix("_scale_2")] = number
-        there = replace(method, **own) if own else method
+                guidance_2[name.removesuffix("_scale_2")] = number
+        of_second = replace(method, **guidance_2) if guidance_2 else method
         conditioning = Conditioning()
-        reflection = [*method.guidances, *there.guidances] if method.reflects(0, num_steps) else ()
+        reflection = [*method.guidances, *of_second.guidances] if method.reflects(0, num_steps) else ()
         forced_halves = self._unconditional(call, reflection)
         if method.reflects(0, num_steps) and method.uses_weak:
-            for network in self._strong_networks().values():
+            for network in self._strong_networks().values() if method.perturbation else ():
                 check_perturbation(network, method, num_steps)
-            encoding = there if method.weak_guidance == 1 else method  # the one that may need a negative prompt
+            encoding = of_second if method.weak_guidance == 1 else method  # the one that may need a negative prompt
             loras, guides = scales["weak_adapter_scales"] or {}, forced_halves or self._guides(call)
             conditioning = self._weak_conditioning(encoding, call, weak_inputs, loras, guides)
         self._check_callback(method, call, levels, forced_halves)
         return conditioning, forced_halves
+
+    def _check_weak_arm(self, method: Method, arguments: dict[str, Any]) -> None:
+        """Refuse arguments that tell apart arms which the method does not have."""
+        name = next((name for name, value in arguments.items() if value is not None and not method.takes(name)), None)
+        if name is None:
+            return
+        arms = "has no weak arm" if name.startswith("weak_") else "has no guidance of the reflection"
+        if method.uses_weak and name.startswith("weak_"):
+            apart = "guidance alone tells" if method.guides else "perturbed layers alone tell"
+            arms = f"uses the strong model in both arms, which {apart} apart"
+        raise ValueError(f"`{name}` is given, but {type(method).__name__} {arms}: leave it out.")
 
     def _guidance(self, call: dict[str, Any]) -> float:
         """The effective guidance of the final step: 1 if the call gives the stock pipeline no unconditional branch."""
@@ -302,9 +307,11 @@ class Checks(WeakArm):
                 " dtype for both, as after `pipe.to(dtype)`."
             )
         for key in self.agree_in():
-            ours, theirs = (_plain(network.config.get(key)) for network in (strong, weak))
-            if ours != theirs:
-                raise ValueError(f"`weak_{name}` has {key} {theirs}, and `{name}` {ours}; accepted: the same.")
+            strong_value, weak_value = (_plain(network.config.get(key)) for network in (strong, weak))
+            if strong_value != weak_value:
+                raise ValueError(
+                    f"`weak_{name}` has {key} {weak_value}, and `{name}` {strong_value}; accepted: the same."
+                )
 
     def _check_scales(self, method: Method, scales: dict[str, Any]) -> None:
         """Refuse scales of adapters or modules that the weak arm does not have."""

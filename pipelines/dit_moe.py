@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,8 +10,6 @@ from diffusers import DDIMScheduler, DiTPipeline
 
 from w2sd_video.dit_moe import load  # saved pipelines name that module, and diffusers wants it imported
 from w2sd_video.errors import Refused, did_you_mean
-from w2sd_video.levels import Level
-from w2sd_video.methods import Method
 from w2sd_video.models.bases import BASES
 from w2sd_video.models.checkpoints import explained
 from w2sd_video.models.networks import autoencoder
@@ -99,20 +96,3 @@ class W2SDDiTMoEPipeline(Reflection, DiTPipeline):
     def _sample(self, call: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._guidance_scale = call["guidance_scale"]
         return super()._sample(call, *args, **kwargs)
-
-    def _check_method(
-        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]
-    ) -> Sequence[Level | None]:
-        arms = {"strong": method.strong_guidance, "weak": method.weak_guidance}
-        if call["guidance_scale"] < 1:
-            raise ValueError(
-                f"`guidance_scale` is {call['guidance_scale']}, and DiTPipeline treats a guidance below 1 as 1: give 1"
-                " or more."
-            )
-        for arm, guidance in arms.items():
-            if call["guidance_scale"] <= 1 and guidance != 1:
-                raise ValueError(
-                    f"`{arm}_guidance_scale` is {guidance}, and DiTPipeline has no unconditional branch at"
-                    f" `guidance_scale` {call['guidance_scale']}: give 1, or a `guidance_scale` over 1."
-                )
-        return super()._check_method(method, call, weak_inputs)

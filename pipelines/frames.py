@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from w2sd_video.errors import NotFinite
+from w2sd_video.levels import all_finite
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def finite_frames(pipeline: Any) -> Iterator[None]:
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        if not all(bool(frames.isfinite().all()) for frames in tensors):
+        if not all(map(all_finite, tensors)):
             raise NotFinite("frames of the autoencoder")
         return postprocess(*args, **kwargs)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from w2sd_video import plugins
 from w2sd_video.errors import did_you_mean, shown
-from w2sd_video.methods import ARMS, METHODS, OPTIONS, Method, no_method
+from w2sd_video.methods import GUIDANCES, METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
 from w2sd_video.methods.method import finite
 
@@ -72,7 +72,7 @@ def options_of(method: Any, stock: Collection[str]) -> list[str]:
         cls = find_method(method)
     if not issubclass(cls, Method):
         return list(OPTIONS)
-    own = [field.name for field in fields(cls) if not field.name.endswith("_guidance")]
+    own = [field.name for field in fields(cls) if field.name not in GUIDANCES]
     return [*OPTIONS, *(name for name in own if name not in OPTIONS and name not in stock)]
 
 
@@ -110,11 +110,11 @@ def method_of(name: Any, options: dict[str, Any]) -> Method:
     for option, value in options.items():
         defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
         if option not in takes and value not in defaults:
-            accepted = ", ".join(key for key in takes if not key.endswith("_guidance"))
+            accepted = ", ".join(key for key in takes if key not in GUIDANCES)
             raise ValueError(
                 f"`{option}` is {shown(value)}, and is no option of `method={name!r}`, which has {accepted}."
             )
     own = {name: value for name, value in options.items() if name in takes}
-    for arm in (arm for arm in ARMS if arm in own):
+    for arm in (arm for arm in GUIDANCES if arm in own):
         finite(f"{arm}_scale", own[arm])  # as a call has it
     return cls(**{name: value for name, value in own.items() if value is not None or OPTIONS.get(name, 0) is not None})

@@ -452,7 +452,7 @@ def test_a_callback_can_end_guidance_where_the_reflection_needs_none(pipe):
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds", "add_text_embeds", "add_time_ids"],
     }
     assert frames(pipe, strong_guidance_scale=1.0, **arguments).isfinite().all()
-    with pytest.raises(ValueError, match="strong arm's guidance 3 needs the unconditional branch"):
+    with pytest.raises(ValueError, match="the strong arm at guidance 3 needs the unconditional branch"):
         frames(pipe, **arguments)
 
 

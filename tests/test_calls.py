@@ -17,6 +17,7 @@ from accelerate import init_empty_weights
 from clock import fastest
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from families import (
+    CLASSES,
     CONTROL,
     FAMILIES,
     FORMS,
@@ -140,6 +141,13 @@ def test_a_fused_lora_cannot_be_switched():
     pipe.fuse_lora(components=["unet"])
     with pytest.raises(ValueError, match="names 'style', which is fused: `unfuse_lora"):
         IMAGE(pipe, weak_adapter_scales={"style": 0.5})
+
+
+def test_guidance_of_a_reflection_that_no_step_has_needs_no_branch():
+    pipe, x = CLASSES.pipeline(), CLASSES.latents()
+    told = {"latents": x, "guidance_scale": 1.0}
+    ours = CLASSES(pipe, reflection_steps=0, weak_guidance_scale=2.0, **told)
+    assert torch.equal(ours, CLASSES(pipe, method=None, **told))
 
 
 # The rest of what the stock pipelines take, under a method

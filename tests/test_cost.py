@@ -44,6 +44,8 @@ CASES = [
     and (name, method, settings) != ("shapes-digits", "foresight", WITHOUT_GUIDANCE)  # classes have no such branch
     and ("inversion" not in settings or method in ("w2sd", "s2wd", "optimistic", "z_sampling"))  # has a fixed point
 ]
+RESCALED = {"guidance_scale": 1.0, "strong_guidance_scale": 3.0, "guidance_rescale": 0.5}  # with both branches
+CASES.append(pytest.param("shapes", "w2sd", RESCALED, marks=FAST))
 
 
 @cache

@@ -30,6 +30,7 @@ from w2sd_video.hook import Conditioning, apply_reflection
 from w2sd_video.methods import W2SD
 
 
+@contextmanager
 def set_for_a_while(model: Any, name: str, scale: float, back: float) -> Any:
     model.set_adapters([name], [scale])
     try:
@@ -123,6 +124,8 @@ def test_a_controlnet_at_two_scales_is_algorithm_1_with_residuals_made_anew(fami
     numbers = {"strong": 0.5, "weak": 0.5, "control_scale": 0.8, "weak_control_scale": weak}
     assert close(ours, Literal(family, pipe, **numbers).run(x, algorithm_1))
     assert pipe.evaluations["controlnet"] == 3 * (4 if weak == 0 else 6) + 2
+    scales["weak_controlnet_conditioning_scale"] = [weak]  # a list, of one ControlNet
+    assert torch.equal(family(pipe, latents=x, strong_guidance_scale=0.5, weak_guidance_scale=0.5, **scales), ours)
 
 
 @pytest.mark.slow

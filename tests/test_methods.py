@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from families import (
@@ -15,6 +18,9 @@ from families import (
     generator,
 )
 from torch import Tensor
+
+from w2sd_video.levels import Step
+from w2sd_video.methods import Answer, Method
 
 
 def s2wd(run: Literal, x: Tensor, t: Tensor) -> Tensor:
@@ -178,3 +184,59 @@ def test_the_noise_of_a_method_follows_from_the_generator_and_leaves_it_be():
     IMAGE(pipe, method=None, generator=(plain := generator(4)))
     assert torch.equal(one.get_state(), plain.get_state())
     assert not close(IMAGE(pipe, method="re_sampling", generator=generator(5)), first, 1e-3)
+
+
+@dataclass(frozen=True)
+class Silent(Method):
+    """Answers without an evaluation."""
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Any, weak: Any, noise: Any) -> Answer:
+        return Answer(torch.zeros_like(x_t)[None])
+
+
+@dataclass(frozen=True)
+class Ahead(Method):
+    """Keeps the later steps that it is told of; a field of its own ends as the arms' guidance does."""
+
+    looks_ahead = True
+    picture_guidance: float = 1.0
+
+    def __call__(self, x_t: Tensor, step: Step, strong: Any, weak: Any, noise: Any) -> Answer:
+        seen.append((step.index, [(later.index, later.num_steps) for later in map(step.later, (0, 1, 9))]))
+        return Answer(strong.at(step.later(1)).denoise(x_t))
+
+
+seen: list[tuple[int, list[tuple[int, int]]]] = []
+
+
+@pytest.mark.parametrize("family", [IMAGE, VIDEO, CLASSES], ids=str)
+def test_a_method_need_not_evaluate_the_arms_it_is_given(family):
+    pipe = family.pipeline()
+    for method in (Silent(), Ahead()):
+        assert family(pipe, method=method).isfinite().all()
+    seen.clear()
+    family(pipe, method=Ahead(), num_inference_steps=3)
+    assert seen == [(0, [(0, 3), (1, 3), (2, 3)]), (1, [(1, 3), (2, 3), (2, 3)])]
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "says"),
+    [
+        ("apg", "weak_prompt", "APG has no weak arm"),
+        ("re_sampling", "weak_skip_layers", "ReSampling has no weak arm"),
+        ("z_sampling", "weak_skip_layers", "ZSampling uses the strong model in both arms, which guidance alone tells"),
+        ("pag", "weak_prompt", "perturbed layers alone tell apart"),
+    ],
+)
+def test_what_tells_arms_apart_is_refused_by_a_method_that_has_one(method, name, says, monkeypatch):
+    pipe = IMAGE.pipeline()
+    monkeypatch.setattr(pipe.unet, "forward", lambda *args, **kwargs: pytest.fail("a network ran"))
+    with pytest.raises(ValueError, match=f"`{name}` is given, but .*{says}"):
+        IMAGE(pipe, method=method, **{name: "a dog" if "prompt" in name else 0})
+
+
+def test_a_field_of_ones_own_method_may_end_as_the_arms_guidance_does(monkeypatch):
+    monkeypatch.setattr("w2sd_video.plugins.installed", lambda kind: {"ahead": "test"})
+    monkeypatch.setattr("w2sd_video.pipelines.signatures.find_method", lambda name: Ahead)
+    pipe = IMAGE.pipeline()
+    assert IMAGE(pipe, method="ahead", picture_guidance=2.0).isfinite().all()

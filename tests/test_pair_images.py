@@ -162,7 +162,7 @@ def test_classes_by_experts(tmp_path):
         )
     for flags, says in (
         (["--size", 64], "--size: 64 is not accepted; the model makes pictures of 16x16"),
-        (["--guidance", 0], "DiTPipeline treats a guidance below 1 as 1"),
+        (["--guidance", 0], "a guidance of 0 needs the unconditional branch, which DiTPipeline evaluates only with"),
         (["--weak-routing", "wurst"], "--weak-routing: 'wurst' is not accepted; give worst, or two ranks"),
     ):
         assert says in run("image", "3", "--preset", "dit.yaml", "--device", "cpu", "--overwrite", *flags, code=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 from w2sd_video.cli import app
 from w2sd_video.hook import Recorder
+from w2sd_video.levels import FirstOrder, Level, Step
 from w2sd_video.methods import Answer
 from w2sd_video.runs import Request
 from w2sd_video.sampling import load, sample
 
 PROMPT = "a red circle moving right"
 SMALL = {"num_inference_steps": 3, "num_frames": 4}
-STEP = SimpleNamespace(timestep=500.0, level=SimpleNamespace(sigma=0.5))
+HALF = Level.from_flow(0.5)
+STEP = Step(500.0, "flow_prediction", HALF, HALF, FirstOrder(1.0, 0.0), FirstOrder(1.0, 0.0))
 
 
 def test_the_numbers_are_those_of_their_definitions():
@@ -26,7 +28,7 @@ def test_the_numbers_are_those_of_their_definitions():
     x, d, before = (rng.normal(size=(2, 3, 4, 5, 5)) for _ in range(3))
     recorder = Recorder(latents=True)
     for index, each in enumerate((before, d)):
-        recorder.add(index, STEP, torch.from_numpy(x), Answer(torch.zeros(1), torch.from_numpy(each)))
+        recorder.add(replace(STEP, index=index), torch.from_numpy(x), Answer(torch.zeros(1), torch.from_numpy(each)))
     row = recorder.steps[1]
     for b in range(2):
         flat = [each[b].ravel() for each in (x, d, before)]
@@ -44,8 +46,8 @@ def test_the_numbers_are_those_of_their_definitions():
 def test_what_is_added_to_the_prediction_is_recorded_too_and_nothing_of_a_plain_step():
     recorder = Recorder()
     p, e = torch.ones(2, 1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)
-    recorder.add(0, STEP, torch.zeros(1, 3, 2, 2), Answer(p))
-    recorder.add(1, STEP, torch.zeros(1, 3, 2, 2), Answer(p, e=e))
+    recorder.add(STEP, torch.zeros(1, 3, 2, 2), Answer(p))
+    recorder.add(replace(STEP, index=1), torch.zeros(1, 3, 2, 2), Answer(p, e=e))
     (row,) = recorder.steps
     assert (row.step, row.of, row.norm, row.frames, row.still) == (1, "prediction", [0.5], None, None)
 
@@ -92,5 +94,5 @@ def test_a_comparison_records_the_method_alone(tmp_path):
 def test_cosines_are_of_steps_that_follow_each_other():
     recorder, x = Recorder(), torch.ones(1, 3, 2, 2)
     for index in (0, 1, 0, 1, 3):
-        recorder.add(index, STEP, x, Answer(x[None], x))
+        recorder.add(replace(STEP, index=index), x, Answer(x[None], x))
     assert [row.cosine is None for row in recorder.steps] == [True, False, True, False, True]

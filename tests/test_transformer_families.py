@@ -294,9 +294,13 @@ def test_an_arm_embeds_its_own_guidance(case):
 
     pipe.transformer.time_text_embed.forward = hearing
     told = {"guidance_scale": 6.0, "strong_embedded_guidance": 9.0, "weak_embedded_guidance": 1.5}
-    sample(pipe, replace(of.of(pipe, reflection_steps=1, **told), steps=2))
-    assert [round(each, 3) for each in heard] in ([9.0, 1.5, 6.0, 6.0], [9000.0, 1500.0, 6000.0, 6000.0])
-    assert pipe.evaluations == {"strong": 3, "weak": 1, "total": 4}
+    for method in ("w2sd", "z_sampling"):
+        heard.clear()
+        sample(pipe, replace(of.of(pipe, method=method, reflection_steps=1, **told), steps=2))
+        assert [round(each, 3) for each in heard] in ([9.0, 1.5, 6.0, 6.0], [9000.0, 1500.0, 6000.0, 6000.0])
+        assert pipe.evaluations == {"strong": 3, "weak": 1, "total": 4}
+    with pytest.raises(ValueError, match="`strong_embedded_guidance` is given, but APG has no guidance of the"):
+        sample(pipe, of.of(pipe, method="apg", strong_embedded_guidance=9.0))
     with pytest.raises(ValueError, match="`weak_embedded_guidance` is no argument of W2SDWanPipeline"):
         sample(WAN.pipeline(), WAN.of(None, weak_embedded_guidance=1.0))
     with pytest.raises(ValueError, match="a guidance of 0 needs the unconditional branch.*a `true_cfg_scale` over 1"):

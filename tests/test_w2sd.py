@@ -13,7 +13,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from w2sd_video.levels import FirstOrder, Level, Step, convert, first_order
-from w2sd_video.methods import W2SD, Answer, Method, w2sd
+from w2sd_video.methods import W2SD, Answer, Method
 from w2sd_video.methods.w2sd import displacement
 from w2sd_video.schedulers import read_step
 
@@ -85,6 +85,10 @@ def solve(step: Callable[[Tensor], Tensor], x_s: Tensor) -> Tensor:
     zero, one = torch.zeros_like(x_s), torch.ones_like(x_s)
     c = step(zero)
     return (x_s - c) / (step(one) - c)
+
+
+def w2sd(x_t: Tensor, step: Step, strong: At, weak: At, inversion: str | int = "x_s") -> Answer:
+    return W2SD(inversion=inversion)(x_t, step, strong, weak, lambda: pytest.fail("noise is drawn"))
 
 
 def effective(answer: Answer, step: Step | FirstOrder) -> Tensor:

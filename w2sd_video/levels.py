@@ -19,12 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-Prediction = Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
 
 PREDICTIONS: tuple[str, ...] = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
@@ -181,6 +179,11 @@ class Step:
     sign: float = 1.0  # -1 if the scheduler expects -p, as with `invert_sigmas`
     axes: Axes | None = None  # of x_t. None: (B, C, H, W) or (B, C, F, H, W)
 
+    @property
+    def where(self) -> str:
+        """The step in words, for messages."""
+        return f"step {self.index + 1} of {self.num_steps} (timestep {self.timestep:g})"
+
     def axes_of(self, x_t: Tensor) -> Axes:
         """The axes of x_t (B, …)."""
         return self.axes or Axes(frames=2 if x_t.ndim == 5 else None)
@@ -200,6 +203,12 @@ def check_invertible(step: Step) -> None:
             " and no noise is left at the step's end, so the step has no inverse. Accepted `reflection_steps`: any that"
             " leave out the last step, as the default does."
         )
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether all values of x are finite, without a copy of x where they are: then so is their sum, if it fits."""
+    total = x.sum(dtype=torch.promote_types(x.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(x.isfinite().all())
 
 
 def full_precision(x: Tensor) -> Tensor:

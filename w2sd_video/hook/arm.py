@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arms import Overrides, switched
-from ..levels import Step, full_precision
+from ..levels import Step, all_finite, full_precision
 from .inputs import copied
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
@@ -100,7 +100,6 @@ class BoundArm:
         guidance: the arm's guidance number in the reflection.
         sent: the pipeline's calls in this step, from which the arm takes its inputs.
         step: the step being made.
-        where: that step in words, for messages.
         final: the branches that the pipeline needs for its own step.
         evaluations: counts the evaluations.
         conditioning: inputs of the arm that replace the pipeline's.
@@ -109,8 +108,6 @@ class BoundArm:
         in_reflection: inputs that replace the pipeline's in the reflection alone. None: `conditioning`.
         sign: -1 if the network predicts the opposite of the convention of `levels`.
         parameters: how many parameters the network has.
-        output_type: the type of the network's last output.
-        learned_sigma: whether the network's last output held a variance too, in as many channels again.
     """
 
     name: str
@@ -118,7 +115,6 @@ class BoundArm:
     guidance: float
     sent: Sequence[Sent]
     step: Step
-    where: str
     final: Branches
     evaluations: Evaluations
     conditioning: Conditioning = PIPELINES_OWN
@@ -127,17 +123,10 @@ class BoundArm:
     in_reflection: Conditioning | None = None
     sign: float = 1.0
     parameters: int = 0
-    output_type: Callable[..., Any] = tuple
-    learned_sigma: bool = False
     _at: Unchanged | None = None  # the last x
     # Predictions at this x, by branch and whether in the reflection.
     _known: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
     _inputs: dict[tuple[Branches, bool], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the arm's network has run."""
-        return self._at is not None
 
     def reflect(self, x: Tensor) -> Tensor:
         """The prediction (B, …) at x (B, …), with the guidance of the reflection."""
@@ -201,15 +190,15 @@ class BoundArm:
         missing = [branch for branch in new if not any(branch in sent.branches for sent in self.sent)]
         if missing:
             raise ValueError(
-                f"The {self.name} arm's guidance {self.guidance:g} needs the unconditional branch, and the"
-                f" pipeline sends the conditional one alone ({self.where}). Use a guidance of 1 for both"
-                " arms of the reflection, or a pipeline (or callback) that keeps classifier-free guidance on."
+                f"the {self.name} arm {what} needs the unconditional branch, and the pipeline sends the conditional one"
+                f" alone ({self.step.where}). Use a guidance of 1 for both arms of the reflection, or a pipeline (or"
+                " callback) that keeps classifier-free guidance on."
             )
         for sent in self.sent:
             rows = tuple(branch for branch in new if branch in sent.branches)
             if rows:
                 p = self._evaluate(x, rows, sent, reflecting)
-                check_finite(p, f"the {self.name} arm {what}, {self.where}")
+                check_finite(p, f"the {self.name} arm {what}, {self.step.where}")
                 self._known.update(zip([(branch, reflecting) for branch in rows], p, strict=True))
         return [self._known[branch, reflecting] for branch in which]
 
@@ -232,10 +221,8 @@ class BoundArm:
             # Copied because some networks empty lists, or change dictionaries.
             output = self.network(**{sent.latents.name: sent.input(x, which)}, **copied(inputs))
         self.evaluations.add(self.name, count, self.parameters)
-        self.output_type = type(output)
         p = self.sign * full_precision(self._only(output))
-        self.learned_sigma = p.shape[1] == 2 * x.shape[1] and p.shape[2:] == x.shape[2:]
-        if self.learned_sigma:
+        if p.shape[1] == 2 * x.shape[1] and p.shape[2:] == x.shape[2:]:  # a variance too
             p = p.chunk(2, 1)[0]
         if p.shape != shape:
             raise ValueError(
@@ -289,7 +276,6 @@ class Unchanged:
 
 def check_finite(x: Tensor, where: str) -> None:
     """Raise a FloatingPointError if x has values that are not finite; `where` is part of the message."""
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        bad = x.numel() - int(finite.sum())
+    if not all_finite(x):
+        bad = x.numel() - int(torch.isfinite(x).sum())
         raise FloatingPointError(f"Non-finite values ({bad} of {x.numel()}) in {where}.")

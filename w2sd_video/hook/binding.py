@@ -46,6 +46,7 @@ class Arms:
     second: Mapping[nn.Module, tuple[float | None, float | None]] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
     _sizes: dict[int, int] = field(default_factory=dict)  # parameters of the networks, by id
+    _blocks: dict[int, dict[str, nn.Module]] = field(default_factory=dict)  # of this loop's networks, by id
 
     def parameters(self, network: nn.Module) -> int:
         """How many parameters a network has."""
@@ -54,18 +55,17 @@ class Arms:
         return self._sizes[id(network)]
 
     def bind(
-        self, method: Method, call: Call, sent: Sequence[Sent], step: Step, where: str, final: Branches, sign: float
+        self, method: Method, call: Call, sent: Sequence[Sent], step: Step, final: Branches, sign: float
     ) -> tuple[BoundArm, BoundArm]:
         """The strong and the weak arm at one step.
 
         Args:
             call: the step's first call.
             sent: all of the step's calls, by branch.
-            where: the step in words, for messages.
             final: the branches that the pipeline needs for its own step.
             sign: -1 if the networks predict the opposite of the convention of `levels`.
         """
-        common: dict[str, Any] = {"sent": sent, "step": step, "where": where, "final": final, "sign": sign}
+        common: dict[str, Any] = {"sent": sent, "step": step, "final": final, "sign": sign}
         common["evaluations"] = self.evaluations
         numbers = [_embedding(sent[0].inputs, each, self.name) for each in self.embedded()]
         strong_guidance, weak_guidance = self.second.get(call.module, (None, None))
@@ -84,42 +84,48 @@ class Arms:
         )
         own = None if method.one_model else call.weak
         network = call.module if own is None else own
-        if step.index == 0:  # layers may be drawn anew in every step
-            check_perturbation(network, method, step.num_steps)
         weak = BoundArm(
             "weak",
             call.forward if own is None else own,
             method.weak_guidance if weak_guidance is None else weak_guidance,
             conditioning=conditioning,
-            settings=self.weak_settings + perturbation(network, method, step.index),
+            settings=self.weak_settings + self._perturbation(network, method, step),
             control_scale=self.weak_control_scale,
             parameters=self.parameters(network),
             **common,
         )
         return strong, weak
 
+    def _perturbation(self, network: nn.Module, method: Method, step: Step) -> Overrides:
+        """The settings by which a method perturbs layers of the weak arm's network at a step.
 
-def perturbation(network: nn.Module, method: Method, index: int) -> Overrides:
-    """The settings by which a method perturbs layers of the weak arm's network at step `index`.
+        Raises:
+            ValueError: see `check_perturbation`.
+        """
+        if method.perturbation is None:
+            return []
+        if step.index == 0:
+            self._blocks.clear()
+        if id(network) not in self._blocks:
+            self._blocks[id(network)] = check_perturbation(network, method, step.num_steps)
+        reflects = method.reflects(step.index, step.num_steps, step.level)
+        return _perturbed(self._blocks[id(network)], method, step.index) if reflects else []
+
+
+def check_perturbation(network: nn.Module, method: Method, num_steps: int) -> dict[str, nn.Module]:
+    """Refuse layers that a method cannot perturb in one of `num_steps` steps.
+
+    Returns:
+        The network's transformer blocks, by name.
 
     Raises:
         ValueError: it names a layer that the network does not have, or one that cannot be perturbed.
     """
-    return [] if method.perturbation is None else _perturbed(transformer_blocks(network), method, index)
-
-
-def check_perturbation(network: nn.Module, method: Method, num_steps: int) -> None:
-    """Refuse layers that a method cannot perturb in one of `num_steps` steps.
-
-    Raises:
-        ValueError: see `perturbation`.
-    """
-    if method.perturbation is None:
-        return
     blocks = transformer_blocks(network)
-    for index in range(num_steps):
+    for index in range(num_steps):  # layers may be drawn anew in every step
         if method.reflects(index, num_steps):
             _perturbed(blocks, method, index)
+    return blocks
 
 
 def _perturbed(blocks: Mapping[str, nn.Module], method: Method, index: int) -> Overrides:

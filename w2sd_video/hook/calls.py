@@ -183,7 +183,7 @@ def check_reflectable(inputs: Mapping[str, Any]) -> None:
 def read_time(module: nn.Module, inputs: Mapping[str, Any], x_t: Tensor, refuse: Refuse) -> tuple[Any, Tensor | None]:
     """The time of a call, None if it has none; and a mask of where x_t (B, …) moves, None if all of it does."""
     time = next((inputs[name] for name in TIMES if inputs.get(name) is not None), None)
-    if not isinstance(time, Tensor):
+    if not isinstance(time, Tensor) or time.numel() == 1:
         return time, None
     times = time[: len(x_t)] if time.ndim > 1 else time
     time = time.flatten().max()

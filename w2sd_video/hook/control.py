@@ -60,14 +60,13 @@ class Deferred:
         In steps outside of the ControlNet's own (`control_guidance_start`, `control_guidance_end`) the scale stays 0.
         """
         now = self.inputs["conditioning_scale"]
+        current = now if isinstance(now, list) else [now]
         if scale is not None:
-            several = [scale] * len(now) if isinstance(now, list) and not isinstance(scale, list) else scale
-            if isinstance(now, list) and isinstance(several, list):
-                now = [s * (current != 0) for s, current in zip(several, now, strict=True)]
-            else:
-                now = scale * (now != 0)
-        off = not any(now) if isinstance(now, list) else now == 0
-        return {} if off else {**self.inputs, "conditioning_scale": now}
+            scales = scale if isinstance(scale, list) else [scale] * len(current)
+            current = [other * (each != 0) for other, each in zip(scales, current, strict=True)]
+        if not any(current):
+            return {}
+        return {**self.inputs, "conditioning_scale": current if isinstance(now, list) else current[0]}
 
     def __call__(self, x: Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
         """The residuals at x (B, C, …), by the denoiser's argument names. Most ControlNets take frames as images."""

@@ -34,7 +34,7 @@ from ..arms import switched
 from ..errors import note_once
 from ..levels import full_precision
 from ..methods import Method
-from .arm import BoundArm, Evaluations, Unchanged, branches, check_finite
+from .arm import Evaluations, Unchanged, branches, check_finite
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .host import Host
@@ -150,8 +150,7 @@ class Group:
         if self.form.holds or more_may_follow or (self.form.calls == "batch" and guides is None):
             p = turn.tape.answer(torch.full(shape, torch.nan, dtype=call.latents.dtype, device=call.x.device))
         else:
-            replies, arm = self._evaluate(turn, guides)
-            output_type = arm.output_type
+            replies = self._evaluate(turn, guides)
             p = turn.tape.answer(replies[-1])
             turn.tape.fill(replies)
         reply: Any = list(p.unbind(0)) if call.latents.listed else p
@@ -166,11 +165,9 @@ class Group:
             self._refuse("reads values of what its denoiser predicts, and does not say whether it guides")
         if self.form.holds:
             self._refuse("reads values of what its denoiser predicts before its scheduler says which latents it steps")
-        turn.tape.fill(self._evaluate(turn, False)[0])
+        turn.tape.fill(self._evaluate(turn, False))
 
-    def _evaluate(
-        self, turn: Turn, doubled: bool | None, sample: Tensor | None = None
-    ) -> tuple[list[Tensor], BoundArm]:
+    def _evaluate(self, turn: Turn, doubled: bool | None, sample: Tensor | None = None) -> list[Tensor]:
         """Runs the method, or the strong arm alone in a step that does not reflect.
 
         Args:
@@ -178,7 +175,7 @@ class Group:
             sample: the latents that the scheduler steps, if they are known by now.
 
         Returns:
-            The replies to the turn's calls, each (rows, …); and the arm whose predictions they are.
+            The replies to the turn's calls, each (rows, …).
         """
         assert self.method is not None
         first, guided = turn.calls[0], bool(doubled) or len(turn.calls) == 2
@@ -192,11 +189,10 @@ class Group:
             self.method.check_steps(step.num_steps)
         if moving is None and self.form.holds and sample is not None:
             moving = stepped_part(x_t, sample, tolerance(first.latents.dtype))
-        where = f"step {step.index + 1} of {step.num_steps} (timestep {step.timestep:g})"
-        check_finite(x_t, f"the latents before {where}")
+        check_finite(x_t, f"the latents before {step.where}")
         sent = self._sent(turn, bool(doubled), x_t, moving)
         sign = self.form.sign * step.sign
-        strong, weak = self._arms.bind(self.method, first, sent, step, where, self._final_branches(guided), sign)
+        strong, weak = self._arms.bind(self.method, first, sent, step, self._final_branches(guided), sign)
         if self.method.reflects(step.index, step.num_steps, step.level):
             check_reflectable(strong.sent[0].inputs)
             if self._note:
@@ -206,16 +202,13 @@ class Group:
         answer = self._loop.answer(self.method, x_t, step, strong, weak, lambda: self.noise(x_t))
         if not untouched.holds():
             raise ValueError(f"{type(self.method).__name__} changes x_t in place: a method makes new tensors.")
-        arm = strong if strong.evaluated else weak
-        check_answer(answer, type(self.method).__name__, x_t, guided, where)
+        check_answer(answer, type(self.method).__name__, x_t, guided, step)
         if moving is not None:
             answer = replace(answer, d=None if answer.d is None else sent[0].latents.only_moving(answer.d))
         if self.recorder is not None:
-            self.recorder.add(step.index, step, x_t, answer, time=axes.frames)
+            self.recorder.add(step, x_t, answer, time=axes.frames)
         turn.pending = Pending(step, x_t, answer, tuple(sent[: len(turn.calls)]))
-        for call in turn.calls:
-            call.learned_sigma = arm.learned_sigma
-        return turn.replies(arm.sign * answer.p), arm
+        return turn.replies(sign * answer.p)
 
     def _sent(self, turn: Turn, doubled: bool, x_t: Tensor, moving: Tensor | None) -> list[Sent]:
         """The turn's calls by branch. After the pipeline stopped guiding, the last unconditional inputs are added."""
@@ -258,7 +251,7 @@ class Group:
         if turn.pending is None:
             x = turn.calls[0].x
             twice = self.form.calls == "batch" and sends_both(x, value(sample), self.form, self._refuse)
-            turn.tape.fill(self._evaluate(turn, twice, value(sample))[0])
+            turn.tape.fill(self._evaluate(turn, twice, value(sample)))
         try:
             return self._displaced_step(scheduler_step, bound, turn, output.slot)
         finally:
@@ -277,9 +270,8 @@ class Group:
         assert pending is not None
         answer = pending.answer
         mixture = value(arguments["model_output"])
-        if not bool(answer.p.any()):  # the pipeline may divide 0 by its own norm
-            mixture = torch.zeros_like(mixture)
-        arguments["model_output"] = mixture
+        # Of predictions of 0 it is 0, also where the pipeline divides by its own norm.
+        mixture = arguments["model_output"] = torch.where(answer.p.any(), mixture, torch.zeros_like(mixture))
         sample = value(arguments["sample"])
 
         def to_sample(v: Tensor) -> Tensor:

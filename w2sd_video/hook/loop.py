@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -80,9 +81,15 @@ class Loop:
             step,
             index=index,
             num_steps=num_steps,
-            later=later(self.scheduler, place, num_steps - 1 - index),
+            later=partial(self._later, place, index, num_steps),
             carried=carried if before == index - 1 else None,
         )
+
+    def _later(self, place: int, index: int, num_steps: int, n: int) -> Step:
+        """The n-th step after the one at `index` of the loop, or the loop's last; see `step_at`."""
+        n = min(n, num_steps - 1 - index)
+        step = read_step(self.scheduler, self.scheduler.timesteps[place + n], index=place + n)
+        return replace(step, index=index + n, num_steps=num_steps)
 
     def _check_last(self, place: int, num_steps: int, method: Method) -> None:
         if place < len(self.scheduler.timesteps):
@@ -103,13 +110,3 @@ class Loop:
             raise ValueError(f"{name} returns a {type(answer).__name__}: a method returns an `Answer`.")
         self._carried = (step.index, answer.carry)
         return answer
-
-
-def later(scheduler: Any, index: int, most: int) -> Callable[[int], Step]:
-    """A function from n to the n-th step after the one at `index`; of n over `most`, the last step."""
-
-    def step(n: int) -> Step:
-        at = index + min(n, most)
-        return read_step(scheduler, scheduler.timesteps[at], index=at)
-
-    return step

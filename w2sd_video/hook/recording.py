@@ -54,7 +54,7 @@ class Recorder:
         self._latents = latents
         self._last: Tensor | None = None
 
-    def add(self, index: int, step: Step, x_t: Tensor, answer: Answer, time: int | None = 2) -> None:
+    def add(self, step: Step, x_t: Tensor, answer: Answer, time: int | None = 2) -> None:
         """Records a step's answer, unless it leaves the step as it is.
 
         Args:
@@ -71,7 +71,7 @@ class Recorder:
         norm = _norms(difference, axes)
         cosine = still = frames = None
         before = self.steps[-1].step if self.steps else None
-        if self._last is not None and before == index - 1 and self._last.shape == difference.shape:
+        if self._last is not None and before == step.index - 1 and self._last.shape == difference.shape:
             both = (norm * _norms(self._last, axes)).clamp(min=1e-30)
             cosine = ((difference * self._last).sum(axes) / both).tolist()
         if difference.ndim == 5 and time is not None:
@@ -81,10 +81,10 @@ class Recorder:
             frames = (_norms(difference, of_frame) / _norms(whole, of_frame).clamp(min=1e-30)).tolist()
         share = (norm / _norms(whole, axes).clamp(min=1e-30)).tolist()
         self._last = difference
-        self.steps.append(Difference(index, step.timestep, step.level.sigma, of, share, cosine, still, frames))
+        self.steps.append(Difference(step.index, step.timestep, step.level.sigma, of, share, cosine, still, frames))
         if self._latents:
             # Copied because some pipelines, as Kandinsky 5, write each step into the same tensor.
-            self.tensors.append((index, x_t.to("cpu", copy=True), difference.cpu()))
+            self.tensors.append((step.index, x_t.to("cpu", copy=True), difference.cpu()))
 
     def rows(self) -> list[dict[str, Any]]:
         """The recorded steps as dictionaries, for JSON."""

@@ -46,8 +46,8 @@ def check_stepped(
         -1 if the pipeline negates what its denoiser predicts, else 1.
     """
     time, mixture, sample = arguments.get("timestep"), arguments["model_output"], arguments["sample"]
-    if time is not None and abs(float(time) - step.timestep) > 1e-3 * max(1.0, abs(float(time))):
-        refuse(f"tells its denoiser another time than its scheduler, which it steps from timestep {float(time):g}")
+    if time is not None and abs((at := float(time)) - step.timestep) > 1e-3 * max(1.0, abs(at)):
+        refuse(f"tells its denoiser another time than its scheduler, which it steps from timestep {at:g}")
     if mixture.shape != sample.shape:
         refuse("hands its scheduler a prediction of another shape than the latents that it steps, or of more branches")
     seen, expected = to_sample(latents.only_moving(x_t)), full_precision(sample)

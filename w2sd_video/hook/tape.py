@@ -55,19 +55,12 @@ class Tape:
         self.values = self.replay(values)
         self.filled = True
 
-    def replay(self, answers: Sequence[Tensor], instead: Mapping[int, Tensor] | None = None) -> list[Tensor]:
-        """All values, by slot, recomputed with other answers.
-
-        Args:
-            instead: replacements for tensors that are not answers, by the `id` of the tensor that they replace.
-        """
+    def replay(self, answers: Sequence[Tensor]) -> list[Tensor]:
+        """All values, by slot, recomputed with other answers."""
         known: dict[int, Tensor] = {slot: each.clone() for slot, each in zip(self.answers, answers, strict=True)}
-        instead = instead or {}
 
         def now(each: Any) -> Any:
-            if isinstance(each, _Slot):
-                return known[each.slot]
-            return instead.get(id(each), each)
+            return known[each.slot] if isinstance(each, _Slot) else each
 
         def keep(slot: Any, value: Any) -> None:
             if isinstance(slot, _Slot):

@@ -120,13 +120,12 @@ def unconditional_inputs(cond: Mapping[str, Any], uncond: Mapping[str, Any]) -> 
     return {key: uncond[key] for key in own}
 
 
-def check_answer(answer: Answer, name: str, x_t: Tensor, guided: bool, where: str) -> None:
+def check_answer(answer: Answer, name: str, x_t: Tensor, guided: bool, step: Step) -> None:
     """Refuse an answer that the scheduler cannot step with, or whose values are not finite.
 
     Args:
         name: the method's class, for messages.
         guided: whether the pipeline needs both branches.
-        where: the step in words, for messages.
     """
     shape = tuple(x_t.shape)
     for part, tensor in (("prediction", answer.p), ("displacement", answer.d), ("correction", answer.e)):
@@ -142,7 +141,7 @@ def check_answer(answer: Answer, name: str, x_t: Tensor, guided: bool, where: st
                 f"{name} answers with a {part} of shape {tuple(tensor.shape)}: give one of"
                 f" {' or '.join(map(str, accepted))}{way}."
             )
-        check_finite(tensor, f"the method's {part} at {where}")
+        check_finite(tensor, f"the method's {part} at {step.where}")
 
 
 def _equal(x: Tensor, y: Tensor) -> bool:

@@ -14,14 +14,13 @@ from .auto_guidance import AutoGuidance
 from .cfg_zero_star import CFGZeroStar
 from .foresight import Foresight
 from .guidance_schedule import GuidanceSchedule
-from .method import Answer, Method
+from .method import GUIDANCES, Answer, Method
 from .optimistic import Optimistic
 from .perturbed import PerturbedAttentionGuidance, S2Guidance, SkipLayerGuidance
 from .predict_and_perturb import PredictAndPerturb
 from .re_sampling import AdvancedReSampling, ReSampling
 from .s2wd import S2WD
 from .w2sd import W2SD
-from .w2sd import w2sd as w2sd
 from .weak import Weak
 from .z_sampling import ZSampling
 
@@ -35,6 +34,7 @@ __all__ = [
     "AutoGuidance",
     "CFGZeroStar",
     "Foresight",
+    "GUIDANCES",
     "GuidanceSchedule",
     "Method",
     "Optimistic",
@@ -49,14 +49,13 @@ __all__ = [
 
 # By name, in the order of `method_names`; "weak" is no method of a request, but its variant.
 METHODS: dict[str, type[Method]] = {name: globals()[cls] for name, cls in method_names.METHODS.items()} | {"weak": Weak}
-ARMS = ("strong_guidance", "weak_guidance")
 
 
 def _options() -> dict[str, Any]:
     """The options of all methods, beside the arms' guidance, with their defaults. Where methods have different
     defaults for one option, None stands for the method's own."""
     defaults: dict[str, Any] = {}
-    for field in (f for method in METHODS.values() for f in fields(method) if not f.name.endswith("_guidance")):
+    for field in (f for method in METHODS.values() for f in fields(method) if f.name not in GUIDANCES):
         same = defaults.setdefault(field.name, field.default) == field.default
         defaults[field.name] = field.default if same else None
     return defaults
@@ -106,7 +105,7 @@ def refuse_options(
         cls = find(method, sha256)
     except Refused:  # the request's check says why
         return
-    options = [field.name for field in fields(cls) if field.name not in (*settings, *ARMS)]
+    options = [field.name for field in fields(cls) if field.name not in (*settings, *GUIDANCES)]
     for name, value in unknown.items():
         near = nearest(name, [*options, *settings], others)
         if near in options:
@@ -140,7 +139,7 @@ def no_method(value: object, *, by_name: bool = True) -> ValueError:
 def described(name: str) -> dict[str, Any]:
     """The first paragraph of a method's docstring as its `summary`, and its `options` with their defaults."""
     cls = find(name)
-    options = {field.name: _default(field) for field in fields(cls) if field.name not in ARMS}
+    options = {field.name: _default(field) for field in fields(cls) if field.name not in GUIDANCES}
     return {"summary": plugins.first_paragraph(cls.__doc__ or cls.__name__), "options": options}
 
 

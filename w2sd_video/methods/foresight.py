@@ -82,10 +82,10 @@ class Foresight(Method):
             end = step.later(n) if step.later else step
             if end.level == step.level:  # the last step, from which there is nowhere to go
                 break
-            jump = first_order(step.level, end.level, step.prediction)
+            jump, weak_at_end = first_order(step.level, end.level, step.prediction), weak.at(end)
             for _ in range(iterations):
                 x_u = jump.forward(x, strong.reflect(x))
-                x = jump.inverse(x_u, weak.at(end).reflect(x_u))
+                x = jump.inverse(x_u, weak_at_end.reflect(x_u))
         uncond, cond = strong.guided(x, 0.0), strong.guided(x, 1.0)
         z = convert(uncond + self.strength * (cond - uncond), x, step.level, step.prediction, "sample")
         eps = convert(uncond, x, step.level, step.prediction, "epsilon")

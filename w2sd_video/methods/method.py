@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotat
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
 }
+GUIDANCES = ("strong_guidance", "weak_guidance")  # the fields that are the two arms' guidance
 # Standard normal noise of the shape of x_t, drawn anew at every call.
 Noise = Callable[[], Tensor]
 
@@ -152,6 +153,13 @@ class Method:
             if lam <= num_steps:
                 limit = f"{most} under `convention={self.convention!r}`, which cannot reflect the last step"
             raise ValueError(f"`reflection_steps` has to be from 0 to {limit}, but is {lam}.")
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether an argument of a pipeline's call that tells the arms apart, such as `weak_prompt`, has a meaning."""
+        if name.endswith("_embedded_guidance"):
+            return cls.guides and (cls.uses_weak or name.startswith("strong_"))
+        return cls.uses_weak and not cls.one_model
 
     @classmethod
     def default_steps(cls, num_steps: int) -> int:

@@ -14,29 +14,6 @@ from .method import Answer, Arm, Method, Noise, displaced, finite
 Inversion = Literal["x_s", "x_t"] | int
 
 
-def w2sd(x_t: Tensor, step: Step, strong: Arm, weak: Arm, inversion: Inversion = "x_s") -> Answer:
-    """The answer of Algorithm 1: the strong arm's step from x~_t, the point that the reflection leads to.
-
-    With x_s = a x_t + b p (see `levels.first_order`), Algorithm 1 reads
-
-        x_s  = M^s(x_t)      = a x_t + b p_s(x_t)
-        x~_t = M_inv^w(x_s)  = (x_s - b p_w(x_s)) / a  = x_t + d,     d = (b / a) (p_s(x_t) - p_w(x_s))
-        x_s' = M^s(x~_t)     = a x~_t + b p_s(x~_t)
-
-    Every network is queried with the time of x_t (the paper's Eq. 5). With a first-order scheduler the last line is one
-    plain step from x_t with the prediction p_s(x~_t) + (a / b) d.
-
-    Args:
-        x_t: (B, …), the network's input.
-        step: the step from x_t.
-        strong, weak: the two arms.
-        inversion: where the weak arm is evaluated; see `reflection`.
-    """
-    if step.stays:
-        return Answer(strong.denoise(x_t))
-    return displaced(x_t, strong, reflection(x_t, step, strong, weak, inversion)[0])
-
-
 def reflection(
     x_t: Tensor, step: Step, first: Arm, second: Arm, inversion: Inversion = "x_s"
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +57,15 @@ def displacement(x_t: Tensor, step: Step, p_s: Tensor, p_w: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class W2SD(Method):
     """Algorithm 1: a step with the strong arm, back with the weak arm, and the scheduler's own step from there.
+
+    With x_s = a x_t + b p (see `levels.first_order`), it reads
+
+        x_s  = M^s(x_t)      = a x_t + b p_s(x_t)
+        x~_t = M_inv^w(x_s)  = (x_s - b p_w(x_s)) / a  = x_t + d,     d = (b / a) (p_s(x_t) - p_w(x_s))
+        x_s' = M^s(x~_t)     = a x~_t + b p_s(x~_t)
+
+    Every network is queried with the time of x_t (the paper's Eq. 5). With a first-order scheduler the last line is one
+    plain step from x_t with the prediction p_s(x~_t) + (a / b) d.
 
     Args:
         inversion: "x_s", "x_t" or a number of extra fixed-point iterations; see `reflection`.

@@ -197,9 +197,9 @@ class Plan:
         place = next((place for place, own in places if name in own or name in (own.get(TUNE) or ())), None)
         if place is None:  # under `options`, or the preset's
             return error
-        from ..methods import ARMS, find
+        from ..methods import GUIDANCES, find
 
-        options = [option.name for option in fields(find(method)) if option.name not in ARMS]
+        options = [option.name for option in fields(find(method)) if option.name not in GUIDANCES]
         near = nearest(name, [*SETTINGS, AS_COSTLY, TUNE, *options], by_option(Request))
         meant = f" (did you mean {near!r}?)" if near else ""
         setting, option = ("", meant) if near in options else (meant, "")

@@ -110,7 +110,8 @@ def _final_branches(request: Request, method: Method | None) -> tuple[str, ...]:
 
     entry = known(getattr(pipelines, FAMILIES[request.family].pipeline))
     form = entry.form if entry else None
-    whole = form is not None and (form.calls == "apart" or form.flag is None)  # both branches, also at guidance 0
+    # Both branches, also at guidance 0.
+    whole = bool(request.guidance_rescale) or form is not None and (form.calls == "apart" or form.flag is None)
     if method is None:
         return branches(request.guidance_scale, whole)
     in_reflection = method.guidances if method.reflects(0, request.num_inference_steps) else []
@@ -148,7 +149,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     for index in range(min(steps, len(built.timesteps))):
         step = loop.step_at(index, index, steps, method)
         strong, weak = (
-            BoundArm(name, network, w, [sent], step, "", final, counts)
+            BoundArm(name, network, w, [sent], step, final, counts)
             for name, w in (("strong", method.strong_guidance), ("weak", method.weak_guidance))
         )
         loop.answer(method, x, step, strong, weak, lambda: torch.zeros_like(x))

@@ -46,7 +46,7 @@ def method_call(request: Request, variant: str) -> dict[str, Any]:
     from ..methods import find
 
     cls = find(request.method, request.method_sha256)
-    call = {} if variant == "w2sd" and cls.one_model else weak_arm(request)
+    call = {name: value for name, value in weak_arm(request).items() if variant != "w2sd" or cls.takes(name)}
     if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
         apart = call or request.weak_motion_adapter or request.weak
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
