@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .levels import FirstOrder, Level, Step, first_order
@@ -90,6 +91,35 @@ def step_index(scheduler: Any, timestep: Tensor | float) -> int:
     return int(places[0].item())
 
 
+def without_corrector(scheduler: Any) -> list[tuple[Any, str, Any]]:
+    """The settings (see `arms.Overrides`) that disable UniPC's corrector for the current step; none of others.
+
+    The corrector rebuilds x_t from the last sample, and so would lose the displacement. The predictor that is left is a
+    step like DPM-Solver++'s. Steps without a displacement keep the corrector.
+    """
+    before = getattr(scheduler, "disable_corrector", None)
+    if before is None or scheduler.step_index is None:
+        return []
+    return [(vars(scheduler), "disable_corrector", [*before, scheduler.step_index - 1])]
+
+
+def stepped_dtype(scheduler: Any, arguments: Mapping[str, Any]) -> torch.dtype:
+    """The dtype of what a scheduler steps to, by that of its sample and of the prediction.
+
+    Args:
+        arguments: the arguments of the scheduler's step, by name, as the pipeline gives them.
+    """
+    sample, prediction = arguments["sample"].dtype, arguments["model_output"].dtype
+    match _reader(scheduler).steps_in:
+        case "prediction" if arguments.get("per_token_timesteps") is not None:
+            return torch.promote_types(prediction, torch.float32)
+        case "prediction":
+            return prediction
+        case "sample":
+            return sample
+    return torch.promote_types(sample, prediction)
+
+
 # The levels (t, s) of the step at an index.
 Levels = tuple[Level, Level]
 
@@ -160,6 +190,7 @@ class _Reader:
         prediction: what the network predicts.
         scale: the scheduler's sample divided by the network's input, at the level where the step starts.
         sign: -1 if the scheduler expects the opposite of that prediction.
+        steps_in: whose dtype it steps to, the sample's or the prediction's; or the wider of both.
         accepted: by setting, the values under which the step is the deterministic first-order one, and why no other is
             accepted.
     """
@@ -168,6 +199,7 @@ class _Reader:
     prediction: Callable[[Any], str] = _configured
     scale: Callable[[Any, Level], float] = lambda scheduler, level: 1.0
     sign: Callable[[Any], float] = lambda scheduler: 1.0
+    steps_in: Literal["sample", "prediction", "wider"] = "wider"
     accepted: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
 
 
@@ -180,13 +212,16 @@ _SCHEDULERS = {
     ),
     "CogVideoXDDIMScheduler": _Reader(_ddim),
     "CogVideoXDPMScheduler": _Reader(_ddim),
-    "EulerDiscreteScheduler": _Reader(_sigmas(Level.from_sigma), scale=lambda scheduler, level: 1 / level.alpha),
+    "EulerDiscreteScheduler": _Reader(
+        _sigmas(Level.from_sigma), scale=lambda scheduler, level: 1 / level.alpha, steps_in="prediction"
+    ),
     "EDMEulerScheduler": _Reader(
         _edm,
         prediction=lambda scheduler: "v_prediction",
         scale=lambda scheduler, level: float(scheduler.config.sigma_data / level.alpha),
         # It expects -v of z / sigma_data, unless it is set to v.
         sign=lambda scheduler: -1.0 if scheduler.config.prediction_type == "epsilon" else 1.0,
+        steps_in="prediction",
     ),
     "DPMSolverMultistepScheduler": _Reader(
         _multistep,
@@ -198,6 +233,7 @@ _SCHEDULERS = {
     ),
     "UniPCMultistepScheduler": _Reader(
         _multistep,
+        steps_in="sample",
         accepted={
             "thresholding": ((False,), _CLIPPED),
             "solver_p": ((None,), "its predictor is another scheduler"),
@@ -208,6 +244,7 @@ _SCHEDULERS = {
         _flow,
         prediction=lambda scheduler: "flow_prediction",
         sign=lambda scheduler: -1.0 if _inverted(scheduler) else 1.0,
+        steps_in="prediction",
         accepted={"stochastic_sampling": ((False,), _RANDOM)},
     ),
 }

@@ -34,6 +34,7 @@ from ..arms import switched
 from ..errors import note_once
 from ..levels import full_precision
 from ..methods import Method
+from ..schedulers import stepped_dtype, without_corrector
 from .arm import Evaluations, Unchanged, branches, check_finite
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
@@ -41,7 +42,7 @@ from .host import Host
 from .loop import Loop
 from .recording import Recorder
 from .sent import BOTH, Branches, Sent
-from .stepped import check_stepped, sends_both, stepped_dtype, stepped_part, tolerance, without_corrector
+from .stepped import check_stepped, sends_both, stepped_part, tolerance
 from .tape import Tape, Traced, value
 from .turn import Pending, Turn, check_answer, unconditional_inputs
 

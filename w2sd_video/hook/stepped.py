@@ -6,21 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import (
-    EDMEulerScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
-from ..arms import Overrides
 from ..levels import Step, full_precision
 from .calls import Refuse
 from .form import Form
 from .sent import Latents
-
-_TO_DTYPE_OF_PREDICTION = (EulerDiscreteScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)
 
 
 def check_stepped(
@@ -105,31 +96,6 @@ def stepped_part(x: Tensor, sample: Tensor, within: float) -> Tensor | None:
     stepped = x.new_zeros(shape)
     stepped.narrow(axis, nearer * (x.shape[axis] - size), size).fill_(1)
     return stepped
-
-
-def without_corrector(scheduler: Any) -> Overrides:
-    """Disables UniPC's corrector for the current step; other schedulers need no settings.
-
-    The corrector rebuilds x_t from the last sample, and so would lose the displacement. The predictor that is left is a
-    step like DPM-Solver++'s. Steps without a displacement keep the corrector.
-    """
-    before = getattr(scheduler, "disable_corrector", None)
-    if before is None or scheduler.step_index is None:
-        return []
-    return [(vars(scheduler), "disable_corrector", [*before, scheduler.step_index - 1])]
-
-
-def stepped_dtype(scheduler: Any, arguments: Mapping[str, Any]) -> torch.dtype:
-    """The dtype of what the scheduler steps to, by that of its sample and of the prediction.
-
-    Args:
-        arguments: the arguments of the scheduler's step, by name, as the pipeline gives them.
-    """
-    sample, prediction = arguments["sample"].dtype, arguments["model_output"].dtype
-    if isinstance(scheduler, _TO_DTYPE_OF_PREDICTION):
-        per_token = arguments.get("per_token_timesteps") is not None
-        return torch.promote_types(prediction, torch.float32) if per_token else prediction
-    return sample if isinstance(scheduler, UniPCMultistepScheduler) else torch.promote_types(sample, prediction)
 
 
 def tolerance(dtype: torch.dtype) -> float:

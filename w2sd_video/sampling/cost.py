@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..families import FAMILIES, least_steps
 from ..runs import VARIANTS, Request
-from ..settings import Variant
+from ..runs.outputs import SINGLES
 from .load import scheduler
 from .method import method_of
 
@@ -68,9 +68,8 @@ def strong_evaluations(request: Request, counts: Mapping[str, int] | None = None
     if strong is None or weak is None:
         return None
     whole = 0.0
-    alone: dict[str, Variant] = {"strong": "plain", "weak": "weak", "w2sd": "w2sd"}
     for variant in VARIANTS[request.variant]:
-        of = evaluations(replace(request, variant=alone[variant]))
+        of = evaluations(replace(request, variant=SINGLES[variant]))
         own = {"strong": weak if variant == "weak" else strong, "weak": weak}
         whole += in_strong_evaluations(of, own, strong) or 0.0
     return whole
