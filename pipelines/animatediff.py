@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -73,6 +74,18 @@ class FreeNoiseReflection(VideoReflection):
     """For stock pipelines with FreeNoise, which changes a UNet's motion modules, here in both arms."""
 
     def enable_free_noise(self, *args: Any, **kwargs: Any) -> None:
+        """As the stock pipeline's, for both arms.
+
+        Raises:
+            ValueError: `context_length` is more than the motion modules of an arm take at once.
+        """
+        bound = inspect.signature(self.stock.enable_free_noise).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        length = bound.arguments["context_length"]
+        for name in ("unet", "weak_unet"):
+            unet = getattr(self, name)
+            if length and unet is not None and length > (most := unet.config.motion_max_seq_length):
+                raise ValueError(f"`context_length` is {length}, and `{name}` takes at most {most} frames at once.")
         self._on_both("enable_free_noise", *args, **kwargs)
 
     def disable_free_noise(self) -> None:

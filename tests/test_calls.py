@@ -240,6 +240,8 @@ def test_several_controlnets_are_the_sum_of_their_residuals():
 @pytest.mark.slow
 def test_free_noise_goes_beyond_the_motion_modules_length():
     pipe = VIDEO.pipeline()
+    with pytest.raises(ValueError, match="`context_length` is 16, and `unet` takes at most 8 frames at once"):
+        pipe.enable_free_noise()
     pipe.enable_free_noise(context_length=4, context_stride=2)
     arguments = {"num_frames": 12, "prompt": {0: "a cat", 8: "a dog"}}
     ours = VIDEO(pipe, **arguments)

@@ -197,6 +197,16 @@ EQUAL = {
 }
 
 
+def test_settings_made_of_a_network_that_the_weak_arm_has_not_are_refused():
+    pipe = VIDEO.pipeline()
+    stock, other = VIDEO.stock_of(pipe), pipe.weak_unet
+    with pytest.raises(ValueError, match="`weak_settings` set 'forward' in the pipeline's own network, which the weak"):
+        with apply_reflection(stock, W2SD(), weak=other, weak_settings=arms.motion_scale(stock.unet, 0.0)):
+            pass
+    with apply_reflection(stock, W2SD(), weak=other, weak_settings=arms.motion_scale(other, 0.0)):
+        pass
+
+
 def own_difference(family: Family) -> str:
     """The pair that a family has in the fast part: one that the cheapest, of images, does not have."""
     return "ControlNet" if family.control else "motion" if family is VIDEO else "weights"

@@ -25,7 +25,7 @@ FILES = {
 FLOORS = (
     "claims columns documents errors families hashing interrupts method_names plugins power prompts statistics tables"
     " threads validation verdicts",
-    "levels presets progress provenance setting_options setting_types settings terminal",
+    "levels presets progress provenance schedulers setting_options setting_types settings terminal",
     "methods",
     "alignment arms hook strength",
     "dit_moe models",

@@ -358,6 +358,59 @@ def test_a_saved_pipeline_takes_another_weak_model_and_motion_module(shelf, tmp_
         assert set(motion) <= set(shared(pipe.weak_unet, pipe.unet))
 
 
+MODULES = {
+    "plain": {},
+    "with a middle": {"use_motion_mid_block": True},
+    "longer": {"motion_max_seq_length": 12},
+    "more heads": {"motion_num_attention_heads": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("new", MODULES)
+@pytest.mark.parametrize("saved", ["plain", "with a middle"])
+def test_a_saved_video_model_takes_a_motion_module_of_another_layout(saved, new, shelf, tmp_path):
+    tiny.motion_adapter(**MODULES[saved]).save_pretrained(tmp_path / "own")
+    tiny.motion_adapter(seed=7, **MODULES[new]).save_pretrained(tmp_path / "motion")
+    load(shelf.strong, motion_adapter=tmp_path / "own").save_pretrained(tmp_path / "saved")
+    for strong, weak in (("saved", None), (shelf.weak, "saved")):
+        ours = load(tmp_path / strong, weak and tmp_path / weak, tmp_path / "motion")
+        theirs = load(shelf.strong if strong == "saved" else strong, weak and shelf.strong, tmp_path / "motion")
+        assert_same_video(video(ours), video(theirs))
+        hashes = weight_hashes(ours)
+        assert hashes["unet"].startswith("sha256:") and hashes.get("weak_unet", "sha256:").startswith("sha256:")
+
+
+@pytest.mark.slow
+def test_positions_in_a_motion_modules_file_are_those_it_is_evaluated_with(shelf, tmp_path):
+    adapter = tiny.motion_adapter()
+    computed = {name: buffer.clone() for name, buffer in adapter.named_buffers()}
+    for buffer in adapter.buffers():
+        buffer.mul_(3)
+    adapter.save_pretrained(tmp_path / "motion")
+    tensors = motion_names(adapter.state_dict())
+    torch.save(tensors, tmp_path / "motion.ckpt")
+    folder = load(shelf.strong, motion_adapter=tmp_path / "motion")
+    file = load(shelf.strong, motion_adapter=tmp_path / "motion.ckpt", config=shelf.config)
+    assert_same_video(video(file), video(folder))
+    assert all(torch.equal(b, 3 * computed[name]) for name, b in file.motion_adapter.named_buffers())
+    rounded = {name: (t / 3 if name.endswith(".pe") else t).to(torch.bfloat16) for name, t in tensors.items()}
+    torch.save(rounded, tmp_path / "motion.ckpt")
+    file = load(shelf.strong, motion_adapter=tmp_path / "motion.ckpt", config=shelf.config)
+    assert all(torch.equal(buffer, computed[name]) for name, buffer in file.motion_adapter.named_buffers())
+    first = next(name for name in tensors if name.endswith("blocks.1.pos_encoder.pe"))
+    torch.save({**tensors, first: tensors[first] / 3}, tmp_path / "motion.ckpt")
+    with pytest.raises(WeightsError, match="motion_adapter: .*has different positions in the two layers"):
+        load(shelf.strong, motion_adapter=tmp_path / "motion.ckpt", config=shelf.config)
+
+
+@pytest.mark.parametrize("argument", ["motion_adapter", "weak_motion_adapter"])
+def test_a_motion_module_of_other_layers_is_refused_by_name(argument, shelf, tmp_path):
+    tiny.motion_adapter(motion_layers_per_block=2).save_pretrained(tmp_path / "motion")
+    with pytest.raises(WeightsError, match=rf"{argument}: .*is made for UNet blocks of 2 layers\. Accepted"):
+        load(shelf.strong, **{"motion_adapter": shelf.motion, argument: tmp_path / "motion"})
+
+
 @pytest.mark.slow
 def test_another_weak_model_leaves_the_saved_weak_text_encoders_behind(shelf, tmp_path):
     load(shelf.strong, shelf.weak, shelf.motion, weak_text_encoders=True).save_pretrained(tmp_path / "pair")

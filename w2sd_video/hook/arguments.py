@@ -13,6 +13,7 @@ from diffusers.hooks import ModelHook
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
+from ..arms import Overrides
 from ..errors import did_you_mean, shown
 from ..methods import Method, no_method
 from .form import Form
@@ -113,26 +114,43 @@ def check_inputs(name: str, own: Conditioning, networks: list[nn.Module]) -> Non
             )
 
 
+def check_settings(settings: Overrides, weak: nn.Module, strong: nn.Module) -> None:
+    """Refuse settings of the weak arm that were made of the pipeline's own network, where the weak arm has another."""
+    foreign = _parts(strong) - _parts(weak)
+    if (name := next((name for owner, name, _ in settings if id(owner) in foreign), None)) is not None:
+        raise ValueError(
+            f"`weak_settings` set {name!r} in the pipeline's own network, which the weak arm does not have: make them"
+            " of the network that is given as `weak`."
+        )
+
+
+def _parts(network: nn.Module) -> set[int]:
+    """The dictionaries in which `arms` changes a network, by id: of modules' attributes, processors' and scales."""
+    parts = [vars(module) for module in network.modules()]
+    inner = [of[name] for of in parts for name in ("scaling", "processor") if name in of]
+    parts += [each if isinstance(each, dict) else getattr(each, "__dict__", parts[0]) for each in inner]
+    return {id(each) for each in parts}
+
+
 def check_same_inputs(name: str, weak: nn.Module, strong: nn.Module) -> None:
     """Refuse a weak network that requires an input which the pipeline's own does not take."""
-    ours, theirs = inputs_of(weak), inputs_of(strong)
-    if ours is None or theirs is None:
+    weak_inputs, strong_inputs = inputs_of(weak), inputs_of(strong)
+    if weak_inputs is None or strong_inputs is None:
         return
-    if lacking := [
-        key for key, parameter in ours.items() if parameter.default is parameter.empty and key not in theirs
-    ]:
+    needed = [key for key, parameter in weak_inputs.items() if parameter.default is parameter.empty]
+    if lacking := [key for key in needed if key not in strong_inputs]:
         kinds = [type(unwrap_module(network)).__name__ for network in (weak, strong)]
         raise ValueError(
             f"`weak` is a {kinds[0]}, which takes {lacking[0]!r}, and {name}'s denoiser is a {kinds[1]}, which takes"
-            f" {', '.join(theirs)}. Accepted: a network of the same inputs."
+            f" {', '.join(strong_inputs)}. Accepted: a network of the same inputs."
         )
-    ours_mean, theirs_mean = (
+    weak_mean, strong_mean = (
         isinstance(config := getattr(network, "config", None), Mapping) and bool(config.get("use_meanflow"))
         for network in (weak, strong)
     )
-    if ours_mean != theirs_mean:
+    if weak_mean != strong_mean:
         raise ValueError(
-            f"`weak` has `use_meanflow` {ours_mean}, and {name}'s denoiser {theirs_mean}. Accepted: the same for both,"
+            f"`weak` has `use_meanflow` {weak_mean}, and {name}'s denoiser {strong_mean}. Accepted: the same for both,"
             " since such a network also gets the time at the step's end."
         )
 
@@ -142,11 +160,11 @@ def check_same_texts(name: str, weak: nn.Module, strong: nn.Module) -> None:
     configs = [each if isinstance(each := getattr(net, "config", None), Mapping) else {} for net in (weak, strong)]
     # Where it is no UNet's, the entry is the width inside the network.
     for key in (*TEXT_WIDTHS, *["cross_attention_dim"] * ("UNet" in type(unwrap_module(strong)).__name__)):
-        ours, theirs = (config.get(key) for config in configs)
-        if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+        weak_width, strong_width = (config.get(key) for config in configs)
+        if isinstance(weak_width, int) and isinstance(strong_width, int) and weak_width != strong_width:
             raise ValueError(
-                f"`weak` has {key} {ours}, and {name}'s denoiser {theirs}. Accepted: a network of the same text"
-                " embeddings, or `weak_conditioning` with its own."
+                f"`weak` has {key} {weak_width}, and {name}'s denoiser {strong_width}. Accepted: a network of the same"
+                " text embeddings, or `weak_conditioning` with its own."
             )
 
 
@@ -154,13 +172,13 @@ def check_same_casting(name: str, weak: nn.Module, strong: nn.Module) -> None:
     """Refuse a weak network that shares parameters with the pipeline's own which layerwise casting stores in another
     dtype, if only one of the two networks casts them back."""
     shared = {id(each) for each in weak.parameters()} & {id(each) for each in strong.parameters()}
-    ours, theirs = (shared & _cast_layerwise(network) for network in (weak, strong))
-    if ours != theirs:
-        casts, other = (f"{name}'s denoiser", "`weak`")[:: -1 if ours - theirs else 1]
+    by_weak, by_strong = (shared & _cast_layerwise(network) for network in (weak, strong))
+    if by_weak != by_strong:
+        casts, other = (f"{name}'s denoiser", "`weak`")[:: -1 if by_weak - by_strong else 1]
         raise ValueError(
-            f"{casts} has layerwise casting, and {other}, which shares {len(ours ^ theirs)} of the cast parameters,"
-            " does not cast them back. Accepted: `enable_layerwise_casting` on both networks; or networks without"
-            " shared parameters, as after the pipeline's `unshare()`, which has to be called before the casting."
+            f"{casts} has layerwise casting, and {other}, which shares {len(by_weak ^ by_strong)} of the cast"
+            " parameters, does not cast them back. Accepted: `enable_layerwise_casting` on both networks; or networks"
+            " without shared parameters, as after `unshare()` of the pipeline, to be called before the casting."
         )
 
 
@@ -178,11 +196,11 @@ def check_same_place(name: str, weak: nn.Module, strong: nn.Module, device: torc
     Args:
         device: where the pipeline evaluates a network that is offloaded. None: not known.
     """
-    ours, theirs = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
-    if None not in (ours, theirs) and ours != theirs:
+    weak_dtype, strong_dtype = getattr(weak, "dtype", None), getattr(strong, "dtype", None)
+    if None not in (weak_dtype, strong_dtype) and weak_dtype != strong_dtype:
         raise ValueError(
-            f"`weak` is in {ours}, and {name}'s denoiser in {theirs}. Accepted: one dtype for both, as loaded by"
-            " `from_pretrained(…, torch_dtype=…)`."
+            f"`weak` is in {weak_dtype}, and {name}'s denoiser in {strong_dtype}. Accepted: one dtype for both, as"
+            " loaded by `from_pretrained(…, torch_dtype=…)`."
         )
     place = getattr(weak, "device", None)
     runs = device if _is_moved(strong) else getattr(strong, "device", None)

@@ -25,6 +25,7 @@ from .arguments import (
     check_same_inputs,
     check_same_place,
     check_same_texts,
+    check_settings,
     hooks_of,
     second_guidance,
 )
@@ -233,6 +234,8 @@ def apply_reflection(
             )
         check_scheduler(pipeline.scheduler, convention=method.convention)
         _check_denoisers(pipeline, denoisers, weaks)
+        for each, network in weaks.items() if weak_settings else ():
+            check_settings(weak_settings or [], network, denoisers[each])
         for each, network in weaks.items() if weak_conditioning.cond is None else ():
             check_same_texts(type(pipeline).__name__, network, denoisers[each])
         if method.looks_ahead and len(denoisers) > 1:
@@ -397,11 +400,12 @@ def _check_denoisers(
     for each, network in weak.items():
         check_same_inputs(name, network, denoisers[each])
         check_same_casting(name, network, denoisers[each])
-        for says, ours, theirs in zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True):
-            if None not in (ours, theirs) and ours != theirs:
+        both = zip(("takes", "predicts"), channels(network), channels(denoisers[each]), strict=True)
+        for says, of_weak, of_strong in both:
+            if None not in (of_weak, of_strong) and of_weak != of_strong:
                 raise ValueError(
-                    f"`weak` {says} {ours} channels, and {name}'s denoiser {theirs}. Accepted: a network of the same"
-                    " latents."
+                    f"`weak` {says} {of_weak} channels, and {name}'s denoiser {of_strong}. Accepted: a network of the"
+                    " same latents."
                 )
         # A pipeline does not know it if one of its networks is a plain module.
         check_same_place(name, network, denoisers[each], getattr(pipeline, "_execution_device", None))

@@ -220,16 +220,25 @@ def check_arms(strong: UNetArm, weak: UNetArm) -> None:
             )
 
 
-def check_motion(motion: Source | MotionAdapter, channels: tuple[int, ...], strong: UNetArm) -> None:
-    """Refuse a motion module that is made for another UNet, by the channels of its blocks."""
+def check_motion(
+    motion: Source | MotionAdapter, channels: tuple[int, ...], strong: UNetArm, layers: object = None
+) -> None:
+    """Refuse a motion module that is made for another UNet, by the channels of its blocks and their layers.
+
+    Args:
+        layers: how many layers a block has. None: not known.
+    """
     expected = _blocks(strong.unet)
+    named = motion if isinstance(motion, Source) else "motion_adapter"
     if channels != expected:
-        named = motion if isinstance(motion, Source) else "motion_adapter"
         raise WeightsError(
             named,
             f"is made for UNet blocks of {channels} channels{_BASE_OF_BLOCKS.get(channels, '')}. Accepted for"
             f" {strong.source}: {expected}{_BASE_OF_BLOCKS.get(expected, '')}.",
         )
+    own = strong.unet.get("layers_per_block", 2)
+    if isinstance(layers, int) and isinstance(own, int) and layers != own:
+        raise WeightsError(named, f"is made for UNet blocks of {layers} layers. Accepted for {strong.source}: {own}.")
 
 
 def motion_channels(source: Source, names: Shapes) -> tuple[int, ...]:

@@ -220,6 +220,9 @@ def _vae_config(tensors: Tensors) -> dict[str, Any]:
     }
 
 
+ROUNDING = 1e-2  # of numbers up to 1 to bfloat16, and some more
+
+
 # Motion modules ---------------------------------------------------------------------------------------------------
 
 
@@ -227,10 +230,11 @@ def motion_module(source: Source, config: Path = SDXL, torch_dtype: torch.dtype 
     """A motion module in one file, in AnimateDiff's original layout or in diffusers'.
 
     The number of frames and whether there is a middle block are read from the file; the rest of the
-    configuration is `config`'s. Trained positions are sinusoids, which are computed and not loaded.
+    configuration is `config`'s. Positions are sinusoids, which are computed, unless the file has others.
 
     Raises:
-        WeightsError: it is damaged, not complete, or another kind of network.
+        WeightsError: it is damaged, not complete, or another kind of network; or its two layers of attention have
+            different positions, which diffusers' module cannot hold.
     """
     every = checkpoints.read(source)
     tensors, left = {}, []
@@ -258,4 +262,24 @@ def motion_module(source: Source, config: Path = SDXL, torch_dtype: torch.dtype 
             local_files_only=True,
             **facts,
         )
+    _keep_positions(source, adapter, tensors)
     return complete(source, adapter)
+
+
+def _keep_positions(source: Source, adapter: MotionAdapter, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts the positions of a file in AnimateDiff's layout into its module, where they are more than rounding apart
+    from those that the module computes: diffusers leaves them out."""
+    for name, computed in adapter.named_buffers():
+        before, of_positions, _ = name.partition("pos_embed.pe")
+        before = before.replace("transformer_blocks", "temporal_transformer.transformer_blocks")
+        own = [tensors.get(f"{before}attention_blocks.{n}.pos_encoder.pe") for n in (0, 1)]
+        stored = [each.to(computed.dtype) for each in own if each is not None and each.shape == computed.shape]
+        if not of_positions or not stored or max(_apart(each, computed) for each in stored) < ROUNDING:
+            continue
+        if _apart(stored[0], stored[-1]) >= ROUNDING:
+            raise WeightsError(source, f"has different positions in the two layers of attention of {before[:-1]}.")
+        computed.copy_(stored[0])
+
+
+def _apart(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float((x - y).abs().max())

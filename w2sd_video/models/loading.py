@@ -115,17 +115,18 @@ def _motion(
 
 
 def _check_motion(motion: Source | MotionAdapter, strong: UNetArm, options: Options) -> None:
+    layers = None
     if isinstance(motion, MotionAdapter):
-        channels = tuple(motion.config.block_out_channels)
+        channels, layers = tuple(motion.config.block_out_channels), motion.config.motion_layers_per_block
     elif motion.is_file:
         channels = motion_channels(motion, checkpoints.shapes(motion))
     else:
         config = configuration_of(MotionAdapter, motion, options)
-        channels = tuple(config.get("block_out_channels", ()))
+        channels, layers = tuple(config.get("block_out_channels", ())), config.get("motion_layers_per_block")
         variant = usual_variant(motion.path, options.variant, options.use_safetensors) if motion.path else None
         if motion.path and not weight_files(motion.path, variant, options.use_safetensors):
             raise WeightsNotFound(motion, f"holds no weights (variant={options.variant!r}).")
-    check_motion(motion, channels, strong)
+    check_motion(motion, channels, strong, layers)
 
 
 def _controlnets(controlnet: Any, strong: UNetArm, options: Options) -> list[Source | ControlNetModel]:

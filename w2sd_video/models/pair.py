@@ -77,7 +77,7 @@ class Pair:
         else:
             parts = {**self._networks(parts), **parts}
         if self.weak is not None:
-            parts["weak_unet"] = self._weak_unet(adapter)
+            parts["weak_unet"] = self._weak_unet()
             # None, since a pair saved in `strong`'s folder would bring those of its own weak model.
             parts.update({f"weak_{name}": None for name in base.text_encoders})
             if self.options.weak_text_encoders:
@@ -143,7 +143,7 @@ class Pair:
             return adapter
         return single(MotionAdapter, motion, self.options)
 
-    def _weak_unet(self, adapter: MotionAdapter | None) -> UNet2DConditionModel | UNetMotionModel:
+    def _weak_unet(self) -> UNet2DConditionModel | UNetMotionModel:
         assert self.weak is not None
         source, dtype = self.weak.source, self.options.torch_dtype
         assert source.path is not None
@@ -160,10 +160,7 @@ class Pair:
             remember_files(unet, [source.path])
             return complete(source, unet)
         kind = UNetMotionModel if self.weak.is_animatediff else UNet2DConditionModel
-        unet = component(kind, source, source.path / "unet", self.options)
-        if adapter is not None and isinstance(unet, UNetMotionModel):
-            unet.load_motion_modules(adapter)
-        return unet
+        return component(kind, source, source.path / "unet", self.options)
 
     def _weak_text_encoders(self) -> dict[str, Any]:
         assert self.weak is not None
@@ -202,8 +199,10 @@ class Pair:
             for name in ("unet", "vae", *encoders):
                 if (module := getattr(pipeline, name)) is not None and name not in self.overrides:
                     remember_files(module, [source.path] if source.path else [])
-        if isinstance(self.motion, (Source, MotionAdapter)) and self.strong.is_animatediff:
-            pipeline.unet.load_motion_modules(pipeline.motion_adapter)
+        if self.motion is not None and any(arm.is_animatediff for arm in (self.strong, self.weak) if arm is not None):
+            for name in ("unet", "weak_unet"):  # they may have come with other motion modules
+                if (unet := getattr(pipeline, name)) is not None:
+                    pipeline.register_modules(**{name: _with_motion(unet, pipeline.motion_adapter)})
         if (adapter := self._motion_adapter(self.weak_motion)) is not None:
             pipeline.register_modules(weak_unet=motion_unet(pipeline.weak_unet or pipeline.unet, adapter))
         for name in ("weak_unet", "motion_adapter"):
@@ -233,6 +232,13 @@ def left_out(source: Source, unet: torch.nn.Module) -> None:
         )
         strange = [name for name in names if not known.match(name.removeprefix(UNET))] or names[len(own) :]
         point_out(source, "the UNet", strange)
+
+
+def _with_motion(unet: UNetMotionModel, adapter: MotionAdapter) -> UNetMotionModel:
+    """A video UNet with other motion modules, which may be laid out otherwise than its own."""
+    replaced = motion_unet(unet, adapter)
+    note_files(replaced, files_of(unet))
+    return replaced
 
 
 def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
