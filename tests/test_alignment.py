@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import sys
@@ -218,6 +219,20 @@ def test_every_kind_of_pair_is_asked_and_scored(pair, tmp_path, monkeypatch):
     scores = json.loads(Path("out/scores.json").read_text())
     judged = "digits_right" if pair == "shapes-digits" else "shapes_right"
     assert set(scores["groups"]) == {"out/plain", "out/w2sd"} and judged in scores["groups"]["out/w2sd"]["columns"]
+
+
+@pytest.mark.slow
+def test_the_weak_arm_that_is_asked_has_the_motion_module_it_is_given(tmp_path):
+    asked = {"own": [], "other": ["--weak-motion", "package:shapes/weights/motion-tuned"]}
+    asked["scaled"] = [*asked["other"], "--weak-motion-scale", "0.5"]
+    differences = {}
+    for name, options in asked.items():
+        few = ["--samples", "2", "--frames", "4", "--dimensions", "none", "--out", str(tmp_path / name)]
+        ran = CliRunner().invoke(app, ["check-pair", *few, *options])
+        assert ran.exit_code == 0, ran.output
+        rows = list(csv.DictReader(open(tmp_path / name / "alignment.csv", encoding="utf-8")))
+        differences[name] = [float(row["dd"]) for row in rows]
+    assert all(a != b for a, b in itertools.combinations(differences.values(), 2))
 
 
 @pytest.mark.exhaustive

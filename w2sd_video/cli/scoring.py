@@ -187,8 +187,8 @@ if TYPE_CHECKING:
     from ..check_pair import Sample
 
 PAIR = (
-    "strong weak vae motion_adapter adapters dtype device guidance_scale strong_guidance_scale weak_guidance_scale"
-    " num_inference_steps num_frames height width"
+    "strong weak vae motion_adapter weak_motion_adapter weak_motion_scale adapters dtype device guidance_scale"
+    " strong_guidance_scale weak_guidance_scale num_inference_steps num_frames height width"
 ).split()
 
 
@@ -254,7 +254,7 @@ def check_pair(
             raise Refused("videos", None, f"what preset {pair.name} draws is for its own strong model: give data")
         runs.usable(out_folder)
         if loras := fields.pop("adapters", []):
-            fields["adapters"] = adapters(loras, pair, {}, alone="weak" not in fields)
+            fields["adapters"] = adapters(loras, pair, {}, alone=not fields.keys() & {"weak", "weak_motion_adapter"})
         data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
         if videos and pair.refine:
             data = _refined(data, pair, fields)
