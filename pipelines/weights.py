@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,9 @@ class Weights(WeakArm):
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
+    def load_lora_weights(
+        self, pretrained_model_name_or_path_or_dict: Any, *args: Any, into_weak: bool = False, **kwargs: Any
+    ) -> None:
         """As diffusers', but for every published layout of LoRAs. A LoRA that does not fit is refused before anything
         changes, and a warning names layers without a place.
 
@@ -81,10 +84,14 @@ class Weights(WeakArm):
             pretrained_model_name_or_path_or_dict: a file, a folder, a hub id, a file on the hub
                 (`OWNER/NAME/FILE`), or tensors by name. They are in
                 the layout of diffusers, PEFT, sd-scripts (kohya) or AnimateDiff.
+            into_weak: also load it into the weak arm's own UNet, at a scale of 1 that `weak_adapter_scales` replaces.
 
         Raises:
             WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
+            ValueError: `into_weak` is True, and the weak arm has no UNet of its own.
         """
+        if into_weak and getattr(self, "weak_unet", None) is None:
+            raise ValueError("`into_weak` is True, and the weak arm has no UNet of its own: leave it out.")
         names = [self.denoiser_name, *self.encoder_names]
         networks = {name: network for name in names if (network := getattr(self, name)) is not None}
         extra = {"unet_config": networks["unet"].config} if {"unet", "text_encoder_2"} <= networks.keys() else {}
@@ -104,6 +111,29 @@ class Weights(WeakArm):
         named = source or Source("lora", str(kwargs.get("adapter_name", "")), Path())
         with self._weak_trainable_as_before(), explained(named):
             super().load_lora_weights(checked, *args, **kwargs)
+            if into_weak:
+                view = copy.copy(self)
+                view.__dict__["unet"] = self.weak_unet
+                view.__dict__["load_lora_into_text_encoder"] = lambda *args, **kwargs: None  # which both arms share
+                super(Weights, view).load_lora_weights(checked, *args, **kwargs)
+
+    def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', from both arms."""
+        super().unload_lora_weights(*args, **kwargs)
+        for network in self._own_denoisers():
+            network.unload_lora()
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """As diffusers', from both arms."""
+        super().delete_adapters(adapter_names)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for network in self._own_denoisers():
+            network.delete_adapters([name for name in names if name in getattr(network, "peft_config", {})])
+
+    def _own_denoisers(self) -> list[Any]:
+        """The weak arm's own denoisers."""
+        own = (getattr(self, f"weak_{name}") for name in self.denoiser_names)
+        return [network for network in own if network is not None]
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
         """A LoRA's tensors or its file, in a layout that `adapters.lora` reads."""

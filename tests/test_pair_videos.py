@@ -74,7 +74,7 @@ def test_a_lora_beside_another_motion_module_is_the_strong_arms(sd):
     pair.set_adapters(["style"], [0.8])
     assert np.array_equal(made, video_call(pair, weak_guidance_scale=1.0))
     with pytest.raises(Refused, match="give 0 for the weak arm"):
-        animate(sd, "animatediff-guidance", **values, adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
+        animate(sd, "animatediff-guidance", weak=sd["weak"], adapters={"style": scaled(sd["lora"], 0.8, -1.5)})
 
 
 @pytest.mark.slow
@@ -89,3 +89,36 @@ def test_a_motion_module_of_another_layout_for_the_weak_arm(sd, tmp_path):
     pair = load(request)["w2sd"]
     assert pair.weak_unet.config.use_motion_mid_block is not pair.unet.config.use_motion_mid_block
     assert sample(pair, request, "w2sd")[0].shape[1:] == (SIDE, SIDE, 3)
+
+
+@pytest.mark.slow
+def test_a_lora_is_in_both_arms_beside_another_motion_module(sd):
+    """As it is when each arm is loaded by itself, by diffusers."""
+    scaled_lora = {"style": {"model": sd["lora"], "strong": 0.8, "weak": 0.5}}
+    own = {"weak_motion_adapter": sd["weak_motion"], "adapters": scaled_lora, "strong_guidance_scale": 3.0}
+    request = animate(sd, "animatediff-guidance", weak_guidance_scale=1.0, **own)
+    made, _ = sample(load(request)["w2sd"], request, "w2sd")
+    stock = {}
+    for name, motion, scale in (("strong", "motion", 0.8), ("weak", "weak_motion", 0.5)):
+        adapter = MotionAdapter.from_pretrained(sd[motion])
+        stock[name] = ANIMATE.stock.from_pretrained(sd["strong"], motion_adapter=adapter)
+        stock[name].load_lora_weights(sd["lora"], adapter_name="style")
+        stock[name].set_adapters(["style"], [scale])
+    pair = ANIMATE.cls.from_pretrained(sd["strong"], motion_adapter=sd["motion"])
+    pair.register_modules(unet=stock["strong"].unet, weak_unet=stock["weak"].unet)
+    assert np.array_equal(made, video_call(pair, strong_guidance_scale=3.0, weak_guidance_scale=1.0))
+    alone = ANIMATE.cls.from_pretrained(sd["strong"], motion_adapter=sd["motion"])
+    with pytest.raises(ValueError, match="`into_weak` is True, and the weak arm has no UNet of its own"):
+        alone.load_lora_weights(sd["lora"], adapter_name="style", into_weak=True)
+
+
+@pytest.mark.slow
+def test_a_lora_leaves_both_arms(sd):
+    models = {"motion_adapter": sd["motion"], "weak_motion_adapter": sd["weak_motion"]}
+    pair = ANIMATE.cls.from_pretrained(sd["strong"], **models)
+    before = video_call(pair)
+    for drop in (lambda: pair.unload_lora_weights(), lambda: pair.delete_adapters("style")):
+        pair.load_lora_weights(sd["lora"], adapter_name="style", into_weak=True)
+        assert not np.array_equal(video_call(pair), before)
+        drop()
+        assert np.array_equal(video_call(pair), before)

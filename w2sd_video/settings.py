@@ -120,8 +120,8 @@ class Pair:
     adapters: Annotated[
         Adapters,
         Setting(
-            f"A LoRA, and its scales in the two arms ({scales_of('adapters')}; beside another weak model"
-            f" {SCALES['adapters'][0]:g}, 0), in place of the preset's; can be given again.",
+            f"A LoRA, and its scales in the two arms ({scales_of('adapters')}; beside another weak model or"
+            f" motion module {SCALES['adapters'][0]:g}, 0), in place of the preset's; can be given again.",
             ("--lora",),
             MODELS,
             families=TEXTUAL,

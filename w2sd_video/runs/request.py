@@ -197,9 +197,12 @@ class Request(Settings):
                 raise Refused(f"{name}_2", second, f"{accepted}, so that the cost is known")
         if self.weak_skip_layers is not None and self.weak is not None:
             raise Refused("weak_skip_layers", self.weak_skip_layers, "give none beside another weak model")
-        scaled: dict[str, Any] = {f"adapters.{name}": each for name, each in self.adapters.items()}
-        scaled["ip_adapter"] = self.ip_adapter or {}
-        for name, each in {} if self.one_network else scaled.items():
+        scaled: dict[str, Any] = {}
+        if self.weak is not None:
+            scaled = {f"adapters.{name}": each for name, each in self.adapters.items()}
+        if not self.one_network:
+            scaled["ip_adapter"] = self.ip_adapter or {}
+        for name, each in scaled.items():
             if each.get("weak", 0) != 0:
                 accepted = "it acts on the strong arm's network, and the weak one is another: give 0 for the weak arm"
                 raise Refused(f"{name}.weak", each["weak"], accepted)

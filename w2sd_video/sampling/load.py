@@ -216,9 +216,11 @@ def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
 
 
 def _adapt(pipe: Any, request: Request) -> None:
-    """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales."""
+    """Puts the request's LoRAs and IP-Adapter on the strong arm, at its scales; into another network of the weak arm
+    those LoRAs that it has too."""
+    apart = getattr(pipe, "weak_unet", None) is not None
     for name, each in request.adapters.items():
-        pipe.load_lora_weights(each["model"], adapter_name=name)
+        pipe.load_lora_weights(each["model"], adapter_name=name, into_weak=apart and each["weak"] != 0)
     if request.adapters:
         pipe.set_adapters(list(request.adapters), [each["strong"] for each in request.adapters.values()])
     if (ip := request.ip_adapter) is not None:

@@ -22,8 +22,9 @@ def weak_arm(request: Request) -> dict[str, Any]:
         "strong_embedded_guidance": request.strong_embedded_guidance,
         "weak_embedded_guidance": request.weak_embedded_guidance,
     }
+    loras = {name: each["weak"] for name, each in request.adapters.items() if request.one_network or each["weak"]}
+    call["weak_adapter_scales"] = loras or None
     if request.one_network:
-        call["weak_adapter_scales"] = {name: each["weak"] for name, each in request.adapters.items()} or None
         call["weak_ip_adapter_scale"] = request.ip_adapter and request.ip_adapter["weak"]
     if request.controlnet is not None:
         call["weak_controlnet_conditioning_scale"] = float(request.controlnet["weak"])
