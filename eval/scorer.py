@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w2sd_video import plugins
+from w2sd_video.columns import LARGEST
 from w2sd_video.errors import out_of_memory, shown
 from w2sd_video.interrupts import of_plugin
 
@@ -209,10 +210,13 @@ def _columns(dimension: Dimension, returned: Any) -> Made:
     for column, value in columns.items():
         try:
             score = float(value)
+        except OverflowError:  # a whole number that no float holds
+            score = math.inf
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"its score {column} is {shown(value)}, and has to be a number") from None
-        if math.isinf(score):
-            raise ValueError(f"its score {column} is {score}, and has to be finite, or NaN where there is none")
+        if abs(score) / min(dimension.record(column).scale, 1) > LARGEST:  # means are divided by the scale
+            accepted = f"finite, from -{LARGEST:g} to {LARGEST:g}, or NaN where there is none"
+            raise ValueError(f"its score {column} is {score:g}, and has to be {accepted}")
         if dimension.record(column).kind == "verdict" and not (math.isnan(score) or 0 <= score <= 1):
             raise ValueError(f"its score {column} is {score:g}, and has to be from 0 to 1, as that of a verdict")
         scores[column] = None if math.isnan(score) else score

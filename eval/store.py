@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from w2sd_video.columns import LARGEST
 from w2sd_video.runs import naming, rows
 
 from .frames import FACTS
@@ -32,7 +33,7 @@ class Store:
             own = isinstance(row, dict) and row.keys() >= {"key", "scores", *FACTS}
             if not own or not isinstance(row["key"], str) or not isinstance(row["scores"], dict):
                 raise ValueError(f"{path}, line {number}, is no score of this program")
-            if row.get("dimension") in self._passing:
+            if row.get("dimension") in self._passing or any(map(_too_large, row["scores"].values())):
                 continue
             self.rows[row["key"]] = row
 
@@ -57,6 +58,11 @@ class Store:
                 file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _too_large(score: object) -> bool:
+    """Whether it is a score that earlier versions kept, of which no variance is finite."""
+    return isinstance(score, (int, float)) and abs(score) > LARGEST
 
 
 def packed(features: NDArray[np.float32]) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def test_a_function_gets_the_prompt_where_it_takes_it_and_a_column_says_what_it_
         (None, "has to be a number"),
         ("much", "has to be a number"),
         (float("inf"), "has to be finite"),
+        (10**400, "is inf, and has to be finite"),
+        (-1e160, "is -1e+160, and has to be finite, from -1e+100 to 1e+100"),
         ({"other": 1.0}, "its columns are mine"),
         (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
     ],

@@ -245,3 +245,9 @@ def test_a_full_disk_is_an_error_that_names_the_file_of_scores():
     with pytest.raises(OSError, match="No space left") as full:
         store.add({"key": ("clipped", {"clipped": 1.0})}, {"frames": 1, "fps": 8.0, "height": 1, "width": 1})
     assert full.value.filename == "/dev/full"
+
+
+def test_a_score_that_an_earlier_version_kept_and_no_variance_can_be_computed_of_is_not_read_again(tmp_path):
+    about = {"frames": 1, "fps": 8.0, "height": 1, "width": 1}
+    Store(tmp_path / "rows.jsonl").add({"large": ("mine", {"mine": -1e160}), "other": ("mine", {"mine": None})}, about)
+    assert set(Store(tmp_path / "rows.jsonl").rows) == {"other"}

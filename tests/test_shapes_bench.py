@@ -110,6 +110,7 @@ def test_a_sample_that_stands_twice_counts_once_and_is_refused_where_its_scores_
         {"of": []},
         {"tuning": "no"},
         {"scores": 1},
+        {"scores": {"right": 1.0, "motion": -1e160}},
     ],
 )
 def test_a_damaged_row_is_refused_by_the_option(damage, made):

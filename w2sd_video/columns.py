@@ -10,6 +10,7 @@ from .errors import Refused
 
 # "verdict": 0 or 1 for a video, or their mean over a few objects. "group": one score for all videos of a group.
 Kind = Literal["continuous", "verdict", "group"]
+LARGEST = 1e100  # of a score, whatever its sign: the squares in a variance stay finite
 
 
 @dataclass(frozen=True)

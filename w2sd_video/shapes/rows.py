@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import presets, runs
+from ..columns import LARGEST
 from ..documents import finite
 from ..errors import ArgumentError
 from .columns import DIGITS, OUTLINES
 from .grammar import parse
 
 OTHER = "take another file"
-LARGEST = 1e300
 VERDICTS = {column.name for column in (*OUTLINES, *DIGITS) if column.kind == "verdict"}
 _COLUMNS: dict[str, type | tuple[type, ...]] = {
     "pair": str,
@@ -54,10 +54,10 @@ def _is_row(row: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number that a float can hold, or NaN, which files of earlier versions have in place of null."""
+    """Whether it is a number with a finite square, or NaN, which files of earlier versions have in place of null."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return value != value or abs(value) < LARGEST
+    return value != value or abs(value) <= LARGEST
 
 
 @lru_cache(maxsize=100_000)
