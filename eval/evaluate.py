@@ -114,7 +114,7 @@ def evaluate(
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures)
     if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
-        writable(Path(rows_file).parent)
+        writable(Path(rows_file).parent, "rows_file")
 
     # Notes and sums do not depend on the order of the arguments.
     by_path = sorted(inputs.videos, key=_place)

@@ -96,6 +96,7 @@ def test_an_unknown_preset_is_called_what_the_command_calls_it(options, says):
     generate x --preset sdxl-juggernaut => w2sd-video image
     generate x --preset animatediff-sdxl-juggernaut --out a/b => is missing
     study alignment --rows none.jsonl => --rows: 'none.jsonl' is not accepted
+    study gauss1d --page /dev/null/x => --page: '/dev/null/x' is not accepted; give a folder that can be written to
 """)
 def test_what_is_refused_leaves_no_folder(elsewhere, options, says):
     assert says in run(*options, code=2) and listing(".") == []

@@ -291,6 +291,14 @@ def test_an_output_folder_that_cannot_be_written_to_is_refused(tmp_path):
         runs.writable(tmp_path / "file" / "below")
 
 
+@pytest.mark.parametrize("check", [runs.placeable, runs.usable, runs.writable])
+def test_an_output_folder_whose_name_is_too_long_is_refused_where_its_parent_is_missing_too(check, tmp_path):
+    for name in ("x" * 300, f"missing/{'x' * 300}", f"missing/below/{'x' * 300}/more"):
+        with pytest.raises(Refused, match=r"page: .*give a folder that can be written to \(File name too long\)"):
+            check(tmp_path / name, "page")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_holds_no_rows_is_left_as_it_is(tmp_path):
     path = tmp_path / "rows.jsonl"
     for held in (b"\x89PNG\r\n\x1a\n\x00\x01", b"some text", b"a line\nand another\n", b'{"a": 1}\nnot a row'):

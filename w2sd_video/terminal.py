@@ -30,6 +30,7 @@ OPTIONS = {
     "stage": "--stage",
     "videos": "VIDEO",
     "out": "--out",
+    "rows_file": "--out",
     "dimensions": "--dimensions",
     "prompts": "--prompts",
     "references": "--references",

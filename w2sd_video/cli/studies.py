@@ -73,9 +73,9 @@ def study(
         kept = list(rows or [])
         if wrong := [path for path in kept if not path.is_file()]:
             raise Refused("--rows", str(wrong[0]), "give a file of rows")
-        for to in (folder, page):
+        for option, to in (("--out", folder), ("--page", page)):
             if to is not None:
-                runs.usable(to)
+                runs.usable(to, option)
         if page is not None and (beside := studies.rows_beside(name, page)).exists():
             kept.append(beside)
 

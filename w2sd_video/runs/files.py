@@ -45,53 +45,74 @@ LOCK, PLAN = "lock", "plan.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def placeable(out: Path) -> None:
+def placeable(out: Path, argument: str = "out") -> None:
     """Refuses, as `writable` does, what cannot become an output folder; it makes nothing.
+
+    Args:
+        argument: the folder's argument, for the message.
 
     Raises:
         Refused: it is not a folder that can be written to, nor can be made one.
     """
     try:
-        os.lstat(out)
+        there = _check_names(out)
     except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise _unwritable(out, error.strerror) from None
-    there = next(each for each in (out, *out.parents) if os.path.lexists(each))
+        raise _unwritable(out, error.strerror, argument) from None
     reason = None if os.path.isdir(there) else errno.ENOTDIR
     if reason is None and not os.access(there, os.W_OK | os.X_OK):
         reason = errno.EACCES
     if reason:
-        raise _unwritable(out, os.strerror(reason))
+        raise _unwritable(out, os.strerror(reason), argument)
 
 
-def _unwritable(out: Path, reason: str | None) -> Refused:
-    return Refused("out", str(out), f"give a folder that can be written to ({reason})")
+def _check_names(out: Path) -> Path:
+    """The part of a path that is there. Each further name is looked up in it, as a folder refuses one too long.
+
+    Raises:
+        OSError: the path, or such a name, cannot be.
+    """
+    there = next(each for each in (out, *out.parents) if os.path.lexists(each))
+    for path in (out, *(there / name for name in out.parts[len(there.parts) :])):
+        with suppress(FileNotFoundError):
+            os.lstat(path)
+    return there
 
 
-def writable(out: Path) -> None:
+def _unwritable(out: Path, reason: str | None, argument: str) -> Refused:
+    return Refused(argument, str(out), f"give a folder that can be written to ({reason})")
+
+
+def writable(out: Path, argument: str = "out") -> None:
     """Makes the output folder, settles what dead processes left in it, and refuses one that cannot be written to.
+
+    Args:
+        argument: the folder's argument, for the message.
 
     Raises:
         Refused: it is not a folder that can be written to.
         OSError: its disk is full.
     """
     try:
+        _check_names(out)  # before the first of several folders is made
         out.mkdir(parents=True, exist_ok=True)
         with hidden(out):
             pass
     except OSError as error:
         if error.errno in FULL:
             raise OSError(error.errno, error.strerror, str(out)) from None
-        raise _unwritable(out, error.strerror) from None
+        raise _unwritable(out, error.strerror, argument) from None
 
 
-def usable(out: Path) -> None:
+def usable(out: Path, argument: str = "out") -> None:
     """Refuses what `writable` refuses, and makes no folder yet: for what may still be refused for another reason.
+
+    Args:
+        argument: the folder's argument, for the message.
 
     Raises:
         Refused, OSError: see `writable`.
     """
-    (writable if os.path.isdir(out) else placeable)(out)
+    (writable if os.path.isdir(out) else placeable)(out, argument)
 
 
 @contextmanager

@@ -139,10 +139,7 @@ class Run:
         self.folder = Path(folder)
         self.recipe = recipe
         self.device = usable_device(device or "auto", auto=("cuda",))
-        try:
-            writable(self.folder)
-        except Refused as error:
-            raise Refused("FOLDER", str(self.folder), error.accepted) from None
+        writable(self.folder, "FOLDER")
         note = self.folder / "recipe.json"
         if not note.exists():
             with whole({"note": note}) as staged:
