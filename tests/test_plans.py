@@ -198,7 +198,7 @@ def test_a_cell_knows_its_arm():
         ({"prompts": [1]}, "prompts: [1] is not accepted; give a suite, a file, or a list of texts"),
         ({"prompts": TEXTS[:1] + ["\ud800"], "preset": "animatediff-dreamshaper"}, "give text that is Unicode"),
         ({"seeds": {}}, "seeds: {} is not accepted; give a whole number, a list of them, or a text"),
-        ({"seeds": "0,9999999999999999999"}, "give whole numbers up to 9223372036854775807"),
+        ({"seeds": "0,9999999999999999999"}, "give whole numbers from 0 to 9223372036854775807"),
         ({"tags": "camera"}, "tags: 'camera' is not accepted; give a list of texts"),
         ({"tags": ["camera"]}, "tags: 'camera' is not accepted; texts has no tags"),
         ({"self": 1}, "self: 1 is not accepted; no setting has this name"),

@@ -15,6 +15,7 @@ from .validation import STRICT, plain, refuse
 MOST_STEPS = 1_000_000  # also the most training timesteps of a noise schedule
 LONGEST = 100_000  # characters of a text
 WIDEST = 65_536  # pixels a side, and frames
+LARGEST_SEED = 2**63 - 1
 STRONGEST = 1e6  # guidance, scales
 SCALED = "MODEL[:STRONG[:WEAK]]"
 # The scales, in the strong arm and the weak one, of what is named without. Beside another weak model, LoRAs are the
@@ -34,13 +35,14 @@ def seed_ranges(argument: str, value: object, parts: Iterable[str]) -> Iterator[
         argument, value: what holds the parts, for messages.
 
     Raises:
-        Refused: a part is neither, or a number is negative.
+        Refused: a part is neither, or a number is negative or over `LARGEST_SEED`.
     """
     for part in parts:
         match = re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise Refused(argument, value, "give whole numbers from 0 up, such as 7 or 0,3,8-15")
-        yield range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= LARGEST_SEED:
+            raise Refused(argument, value, f"give whole numbers from 0 to {LARGEST_SEED}, such as 7 or 0,3,8-15")
+        yield range(first, last + 1)
 
 
 def _as_dict(value: object) -> object:

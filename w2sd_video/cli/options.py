@@ -223,7 +223,7 @@ def parse_seeds(text: str) -> list[int]:
     """Parses a list of seeds such as `0,3,8-15`; each number is returned once.
 
     Raises:
-        Refused: the text is not such a list, or a number is negative.
+        Refused: the text is not such a list, or a number is negative or too large.
     """
     seeds: list[int] = []
     for numbers in seed_ranges("seed", text, text.split(",")):

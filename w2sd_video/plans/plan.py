@@ -54,7 +54,7 @@ from .arms import (
 )
 
 MOST_ARMS, MOST_CELLS = 10_000, 10_000_000
-MOST_SEEDS, LARGEST_SEED = 100_000, 2**63 - 1
+MOST_SEEDS = 100_000
 # Limits of a plan's file, which may hold prompts and, in a run's folder, their refined texts.
 MOST_BYTES, MOST_VALUES = 8 * 2**20, 200_000
 Texts = Annotated[
@@ -405,15 +405,13 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
     """Seeds as numbers, each once.
 
     Raises:
-        Refused: one is negative or no whole number, there are none, or too many.
+        Refused: one is negative, too large or no whole number, there are none, or too many.
     """
     numbers: list[int] = []
     parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)
     for stretch in seed_ranges("seeds", value, parts):
         if len(numbers) + len(stretch) > MOST_SEEDS:
             raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
-        if stretch[-1] > LARGEST_SEED:
-            raise Refused("seeds", value, f"give whole numbers up to {LARGEST_SEED}")
         numbers += stretch
     if not numbers:
         raise Refused("seeds", value, "give at least one")
