@@ -189,6 +189,9 @@ def test_a_sidecar_with_unknown_or_missing_fields_is_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match="is not a sidecar"):
             runs.read_sidecar(path)
+    path.write_text('{"request": {}, "request": {}}')
+    with pytest.raises(ValueError, match="is not a sidecar, .*: not a JSON file: key 'request' stands twice"):
+        runs.read_sidecar(path)
 
 
 def test_the_state_of_an_output_is_read_off_the_folder(tmp_path):

@@ -45,8 +45,9 @@ def read_sidecar(path: Path) -> tuple[Request, dict[str, Any]]:
         recorded = {**IMPLIED, **recorded} if version == 1 else recorded
         needed = {f.name for f in fields(Request) if f.default is MISSING and f.default_factory is MISSING}
         unknown, missing = recorded.keys() - set(settings.names()), needed - recorded.keys()
-    except (Unreadable, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video") from None
+    except (Unreadable, KeyError, TypeError, AttributeError) as error:
+        why = f": {str(error).removeprefix(f'{path}: ')}" if isinstance(error, Unreadable) else ""
+        raise ValueError(f"{path} is not a sidecar, the JSON that w2sd-video writes beside a video{why}") from None
     if isinstance(version, bool) or version not in range(1, FORMAT + 1):
         raise ValueError(f"{path} is a sidecar of format {shown(version)}; this version reads 1 to {FORMAT}")
     if unknown or missing:
