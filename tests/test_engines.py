@@ -227,6 +227,21 @@ def test_an_address_at_which_no_cluster_answers_is_refused(address):
         OnRay(address=address).__enter__()
 
 
+@pytest.mark.parametrize(
+    ("gpus", "threads", "says"),
+    [
+        (2e9, 1, "gpus: 2000000000.0 is not accepted; a machine of the cluster has at most 1 GPU: give less"),
+        (1, 16, "threads: 16 is not accepted; no machine has 16 cores for a worker: give less"),
+        (0.5, 4, "threads: 4 is not accepted; no machine has 4 cores beside 0.5 GPUs for a worker: give less"),
+        (1, 1, ""),
+    ],
+)
+def test_where_no_worker_fits_a_machine_of_the_cluster_what_is_short_is_named(gpus, threads, says):
+    ray = OnRay(1, "auto", gpus)
+    ray._machines, ray.gpus, ray.workers = [{"CPU": 2, "GPU": 1}, {"CPU": 8}], gpus, 1
+    assert says == (str(ray._lacking(threads)) if not ray._room(threads) else "")
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError])
 def test_torch_has_its_threads_again_however_what_changed_them_ends(error):
     before = torch.get_num_threads()

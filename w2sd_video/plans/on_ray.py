@@ -170,6 +170,14 @@ class OnRay:
             return self.workers
         return sum(int(min(each.get(name, 0) // count for name, count in needed)) for each in self._machines)
 
+    def _lacking(self, threads: int) -> Refused:
+        """The error where no worker fits: it names what no machine has enough of."""
+        gpus, cores = (max(each.get(name, 0) for each in self._machines) for name in ("GPU", "CPU"))
+        if self.gpus > gpus:
+            return Refused("gpus", self.gpus, f"a machine of the cluster has at most {_count(gpus, 'GPU')}: give less")
+        beside = "" if threads > cores else f" beside {_count(self.gpus, 'GPU')}"
+        return Refused("threads", threads, f"no machine has {_count(threads, 'core')}{beside} for a worker: give less")
+
     def run(self, tasks: Sequence[Task], start: Start, threads: int, folder: Path) -> Outcomes:
         """Runs tasks.
 
@@ -182,8 +190,7 @@ class OnRay:
 
         room = self._room(threads)
         if not room:
-            accepted = f"no machine of the cluster has {threads} cores and {self.gpus:g} GPUs for a worker: give less"
-            raise Refused("threads", threads, accepted)
+            raise self._lacking(threads)
         if room < self.workers:
             logger.warning("note: the cluster has room for %d workers, and not for %d", room, self.workers)
         cores = 0 if self.address is None else threads
@@ -212,6 +219,10 @@ class OnRay:
                     yield member, None
 
             yield from hand_out(tasks, min(room, self.workers), partial(_Member, actor, answers, *arguments), listen)
+
+
+def _count(number: float, of: str) -> str:
+    return f"{number:g} {of}{'s' * (number != 1)}"
 
 
 def _compare(machine: str, theirs: Any, ours: dict[str, Any], folder: Path) -> None:
