@@ -439,9 +439,10 @@ def test_dtype_and_variant_reach_every_model(shelf, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-def test_a_dtype_that_is_none_is_refused_by_the_name_it_has(name):
-    with pytest.raises(ValueError, match=rf"^{name}='fp16'\. Accepted: a torch\.dtype"):
-        dtype_among({name: "fp16"})
+def test_a_dtype_that_is_none_or_of_no_floating_point_is_refused_by_the_name_it_has(name):
+    for value in ("fp16", torch.int8, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=rf"^{name}={value!r}\. Accepted: a floating-point torch\.dtype"):
+            dtype_among({name: value})
     with pytest.raises(ValueError, match="`dtype` and `torch_dtype` are both given"):
         dtype_among({"dtype": torch.float16, "torch_dtype": torch.float16})
 

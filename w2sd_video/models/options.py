@@ -22,15 +22,16 @@ def dtype_among(arguments: dict[str, Any]) -> torch.dtype | None:
     """Takes the dtype of all networks out of a loader's arguments: `dtype`, or by its older name `torch_dtype`.
 
     Raises:
-        ValueError: both are there, or it is no dtype.
+        ValueError: both are there, or it is no dtype of floating-point numbers.
     """
     values = {name: arguments.pop(name, None) for name in ("dtype", "torch_dtype")}
     given = {name: value for name, value in values.items() if value is not None}
     if len(given) > 1:
         raise ValueError("`dtype` and `torch_dtype` are both given; accepted: one of them.")
     for name, value in given.items():
-        if not isinstance(value, torch.dtype):
-            raise ValueError(f"{name}={value!r}. Accepted: a torch.dtype, such as torch.bfloat16, or None.")
+        if not isinstance(value, torch.dtype) or not value.is_floating_point:
+            accepted = "a floating-point torch.dtype, such as torch.bfloat16, or None"
+            raise ValueError(f"{name}={value!r}. Accepted: {accepted}.")
     return next(iter(given.values()), None)
 
 
