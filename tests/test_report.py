@@ -275,6 +275,19 @@ def test_votes_are_read_and_summed_up(tmp_path, made):
     assert "7 votes of 2 voters on 4 prompts" in page and "3 pairs were judged by several voters: 67 %" in page
 
 
+@pytest.mark.parametrize(("voter", "counted"), [("", 8), ("carl", 4)])
+def test_files_without_a_voter_are_of_a_voter_each_and_votes_of_one_that_contradict_are_noted(
+    voter, counted, tmp_path, made, caplog
+):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    choices = ["left", "right", "right", "tie"], ["left", "left", "tie", "tie"]
+    files = [saved(tmp_path / name / "votes.json", made, own, voter) for name, own in zip("ab", choices, strict=True)]
+    assert len(votes.read(files, made)) == counted
+    said = "votes of 'carl' on 2 pairs of videos contradict each other: the last one counts"
+    assert (said in caplog.text) == bool(voter) and ("contradict" in caplog.text) == bool(voter)
+
+
 def test_votes_on_videos_that_are_equal_are_each_of_its_own_prompt(tmp_path):
     """Texts that differ only in case make the same videos where a text encoder reads small letters."""
     alike = summary(tmp_path, ["A cat", "a cat"], files=False)

@@ -9,6 +9,7 @@ alpha for nominal data (2011, "Computing Krippendorff's Alpha-Reliability").
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from w2sd_video.columns import Column
 from w2sd_video.documents import read_json
-from w2sd_video.errors import Refused
+from w2sd_video.errors import Refused, note_once
 from w2sd_video.statistics import korn_graubard
 from w2sd_video.verdicts import Interval, mean
 
@@ -92,7 +93,8 @@ class Tally:
 
 
 def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
-    """Reads the votes in files that the page saved. If a voter judged a pair repeatedly, the last vote counts.
+    """Reads the votes in files that the page saved. If a voter judged a pair repeatedly, the last vote counts, and a
+    note says how often it differs. Files without a voter's name are of a voter each.
 
     Raises:
         Refused: a file is truncated or is no file of votes, or has a vote on a group or a video that `summary` lacks.
@@ -101,6 +103,7 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
     for video in summary.scores.videos:
         known.setdefault((video.group, _sha256(video)), []).append(video)
     votes: dict[tuple[str, str, frozenset[str]], Vote] = {}
+    changed: Counter[str] = Counter()  # by voter
     for path in paths:
         voter, listed = _listed(path)
         for number, each in enumerate(listed, 1):
@@ -124,7 +127,13 @@ def read(paths: Iterable[Path], summary: Summary) -> list[Vote]:
             if choice not in CHOICES:
                 raise _refused(path, f"its vote {number} is {choice!r}; give left, tie, right or skip")
             vote = Vote(voter, summary.prompt(left), left.pair, left.group, right.group, CHOICES[choice])
-            votes[voter, left.pair, frozenset((left.group, right.group))] = vote
+            key = (voter, left.pair, frozenset((left.group, right.group)))
+            former = votes.get(key, vote)
+            changed[voter] += vote.share != (former.share if former.first == vote.first else 1 - former.share)
+            votes[key] = vote
+    for voter, count in (+changed).items():
+        on = f"{count} pair{'s' * (count != 1)} of videos"
+        note_once(f"votes of {voter!r} on {on} contradict each other: the last one counts")
     return list(votes.values())
 
 
@@ -149,7 +158,7 @@ def _listed(path: Path) -> tuple[str, list[Any]]:
         raise _refused(path, f"it has format {data.get('format')!r}; this version reads {FORMAT}")
     if data.get("count") != len(data["votes"]):
         raise _refused(path, f"it says that it has {data.get('count')!r} votes, and has {len(data['votes'])}")
-    return str(data.get("voter") or path.name), data["votes"]
+    return str(data.get("voter") or path.resolve()), data["votes"]
 
 
 def _refused(path: Path, why: str) -> Refused:
