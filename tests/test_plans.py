@@ -121,6 +121,29 @@ def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
     assert all(len(name.encode()) < 120 and "/" not in name and not name.startswith(".") for name in folders)
 
 
+@pytest.mark.parametrize(
+    ("beside", "settings", "axes", "refused"),
+    [
+        ({"reflection_steps": 1}, {}, {}, "axes (arm equal): reflection_steps: 1"),
+        ({"variant": "plain", "num_inference_steps": 2}, {}, {}, "axes (arm equal): num_inference_steps: 2"),
+        ({"method": "optimistic"}, {"reflection_steps": 1}, {}, "settings.reflection_steps: 1"),
+        ({}, {}, {"reflection_steps": [1, 2]}, "axes (arm equal, reflection_steps 1): reflection_steps: 1"),
+        ({"variant": "plain"}, {"reflection_steps": 1}, {}, ""),
+        ({"method": "optimistic"}, {"reflection_steps": None}, {}, ""),
+        ({"as_costly_as": None}, {"reflection_steps": 1}, {}, ""),
+    ],
+)
+def test_steps_beside_as_costly_as_are_refused_where_they_would_not_be_used(beside, settings, axes, refused):
+    arms = {"w2sd": {}, "equal": {"as_costly_as": "w2sd", **beside}}
+    of = plan(settings={**SMALL, **settings}, axes={"arm": arms, **axes})
+    if not refused:
+        assert len(of.arms) == 2
+        return
+    with pytest.raises(Refused) as error:
+        list(of.arms)
+    assert f"{refused} is not accepted; as_costly_as sets it: leave it out" in str(error.value)
+
+
 def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
     arms = {**ARMS["arm"], "equal": {"variant": "plain", "as_costly_as": "w2sd"}}
     of = plan(settings={"num_inference_steps": 15}, axes={"arm": arms, "weak_guidance_scale": [1, 2]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ..runs import Request
 
 # Keys beside the settings of a label.
 AS_COSTLY = "as_costly_as"  # another label: the steps are chosen to match its network evaluations
+STEPS = ("num_inference_steps", "reflection_steps")  # which that sets
 TUNE = "tune"  # a setting and the numbers to try, of which the best is used; see `tuning`
 Value = tuple[str, dict[str, Any]]  # a value of an axis: its label and its settings
 
@@ -179,6 +180,23 @@ def request_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             fields = over(fields, {"options": {name: value}})
     return fields
+
+
+def check_costly(values: Mapping[str, Any], point: Sequence[Value]) -> None:
+    """Refuses numbers of steps of an arm whose steps `as_costly_as` chooses.
+
+    Args:
+        values: the arm's settings. Those that a label replaces may have `num_inference_steps`, the other label's.
+        point: a value of each axis.
+
+    Raises:
+        Refused: names the setting.
+    """
+    beside = next(of_label for _, of_label in point if AS_COSTLY in of_label)
+    reflects = values.get("variant") in (None, "w2sd")
+    for name in STEPS:
+        if name in beside or (name == "reflection_steps" and reflects and values.get(name) is not None):
+            raise Refused(name, values[name], f"{AS_COSTLY} sets it: leave it out")
 
 
 def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from .arms import (
     Cell,
     Grid,
     Value,
+    check_costly,
     label_of,
     name_of,
     over,
@@ -167,6 +168,8 @@ class Plan:
                 values = over(values, request_fields(each))
             rival, tried = values.pop(AS_COSTLY, None), values.pop(TUNE, None)
             costly = None if rival is None else self._rival(str(rival), point, axes)
+            if costly is not None:
+                check_costly(values, point)
             grid = None if tried is None else Grid(*tuned_setting(tried), values, costly)
             if grid:
                 best = self.tuned.get(name_of(labels)) or {"settings": {grid.name: grid.values[0]}}

@@ -28,7 +28,7 @@ from pydantic import Field
 from .. import prompts, settings
 from ..errors import Refused
 from ..validation import Setting, validated
-from .arms import AS_COSTLY, TUNE, Arm, Grid, label_of
+from .arms import AS_COSTLY, STEPS, TUNE, Arm, Grid, label_of
 from .plan import MOST_CELLS, Plan, Texts, check_plan
 
 SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
@@ -131,7 +131,7 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
     from ..eval.dimensions import chosen
 
     tuning = tuning_of(plan)
-    if grid.costly is not None and grid.name in ("num_inference_steps", "reflection_steps"):
+    if grid.costly is not None and grid.name in STEPS:
         raise Refused(TUNE, grid.name, f"{AS_COSTLY} sets it: tune another setting, or leave out {AS_COSTLY}")
     of_plain = grid.name in settings.names() and settings.of(grid.name).arm not in ("weak", "reflection")
     if grid.fields.get("variant") == "plain" and not of_plain:
@@ -148,7 +148,7 @@ def plan_of(plan: Plan, grid: Grid, values: tuple[float, ...] | None = None) -> 
         fields = {**grid.fields, **_set(grid, value)}
         if grid.costly is not None:
             costly = plan.template(fields, grid.costly)[0]
-            fields |= {name: getattr(costly, name) for name in ("num_inference_steps", "reflection_steps")}
+            fields |= {name: getattr(costly, name) for name in STEPS}
         arms[label(grid, value)] = fields
     return Plan(
         prompts=texts(plan, tuning),
