@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from .. import settings
-from ..errors import Refused
+from ..errors import ArgumentError, Refused
 from ..prompts import Prompt
 from ..runs import Request
 
@@ -127,6 +127,32 @@ def points_of(name: str, values: Any) -> list[Value]:
             raise Refused(f"axes.{name}", bare, "give labels of printable characters, not only spaces")
         return [(label, dict(of_label)) for label, of_label in values.items()]
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
+
+
+def check_apart(axes: Mapping[str, Sequence[Value]]) -> None:
+    """Refuses a setting that two axes set, or one label twice: an arm would use one value, and its labels say both.
+
+    Raises:
+        ArgumentError: names the axes and the setting.
+    """
+    by: dict[str, str] = {}
+    for axis, values in axes.items():
+        of_labels = [list(_set_by(of_label)) for _, of_label in values]
+        for names, (label, _) in zip(of_labels, values, strict=True):
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ArgumentError(f"axes.{axis}.{label}", f"it sets {twice} twice: set it once")
+        for name in dict.fromkeys(name for names in of_labels for name in names):
+            if by.setdefault(name, axis) != axis:
+                raise ArgumentError("axes", f"{by[name]} and {axis} both set {name}: set it on one of them")
+
+
+def _set_by(of_label: Mapping[str, Any]) -> Iterator[str]:
+    """The settings that a label sets, and the options of its method."""
+    for name, value in of_label.items():
+        if name != "options":
+            yield name
+        if name in ("options", TUNE) and isinstance(value, Mapping):
+            yield from value
 
 
 def label_of(value: Any) -> str:

@@ -44,6 +44,7 @@ from .arms import (
     Cell,
     Grid,
     Value,
+    check_apart,
     check_costly,
     label_of,
     name_of,
@@ -136,6 +137,7 @@ class Plan:
 
         Raises:
             Refused: an axis has no values, or settings that cannot be used, or there are too many arms or cells.
+            ArgumentError: two axes set one setting.
         """
         points = [points_of(name, values) for name, values in self.axes.items()]
         count = math.prod(map(len, points))
@@ -143,6 +145,7 @@ class Plan:
             of = f"{count} arms" if count > MOST_ARMS else f"{cells} cells"
             most = f"{MOST_ARMS} arms and {MOST_CELLS} cells"
             raise Refused("axes", list(self.axes), f"the plan has {of}, and a run at most {most}")
+        check_apart(dict(zip(self.axes, points, strict=True)))
         arms = [self._arm(combined, points) for combined in itertools.product(*points)]
         if not any(arm.name == self.base for arm in arms) and self.base is not None:
             raise Refused("base", self.base, did_you_mean(self.base, [arm.name for arm in arms][:60]))
