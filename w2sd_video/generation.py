@@ -15,18 +15,22 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from . import runs
+from .errors import note_once
 from .runs import Output, Refused, Request
 from .sampling import (
     OnStep,
+    changed,
     check_words,
     cut_off,
     draw_differences,
+    idle,
     in_strong_evaluations,
     load,
     notes,
     plugin_version,
     provenance,
     sample,
+    sentences,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +104,10 @@ def generate(
             text = request if isinstance(request, str) else "a red circle"
             raise Refused("requests", request, f"give a `Request`, such as `Request.of({text!r})`")
         request.check()
+    if not command:  # which has said it of its options
+        for request in requests:
+            for line in sentences(idle(request), changed(request)):
+                note_once(line)
     runs.writable(out)
     outputs = []
     for output in runs.place(requests, out, formats):

@@ -14,7 +14,7 @@ from rich.markup import escape
 from .. import plugins, presets, runs, setting_options, settings
 from ..errors import ArgumentError, Named, Refused
 from ..runs import Request
-from ..sampling import weak_arm
+from ..sampling import idle, sentences
 from ..terminal import err, quiet
 from .options import MOST_REQUESTS, adapters, parse_seeds, read_prompts
 
@@ -121,8 +121,9 @@ class Line:
             raise Refused("seed", self.seed, accepted)
         refiner = self.refine or (pair.refine if "weak_prompt" not in fields else None)
         requests = _requests(texts, seeds, fields, refiner)
-        if idle := _without_effect(requests[0], fields, "weak" in self.scales):
-            err.print(escape(f"Note: {idle}"))
+        called = {**{name: setting_options.option(name) for name in fields}, **flags}
+        for line in sentences(idle(requests[0]), called, called.__getitem__):
+            err.print(escape(f"Note: {line}."))
         return Batch(requests, _ordered(formats), presets.naming(pair, fields))
 
     def _again(
@@ -225,37 +226,6 @@ def _requests(prompts: list[str], seeds: list[int], fields: dict[str, Any], refi
         by_prompt = dict(zip(prompts, refine_prompts(prompts, refiner), strict=True))
         requests = [replace(request, prompt=by_prompt[request.prompt]) for request in requests]
     return requests
-
-
-def _without_effect(request: Request, fields: dict[str, Any], weak_lora_scale: bool) -> str:
-    """A note on options that have no effect, or an empty text."""
-    from ..methods import find
-
-    method = find(request.method, request.method_sha256)
-    arms: tuple[str, ...] = ("weak",)
-    used: tuple[str, ...] = ()
-    match request.variant:
-        case "plain":
-            by, arms = "--plain samples the strong model alone", ("weak", "reflection")
-        case "weak":
-            by, arms = "--weak-only samples the weak arm alone, without reflection", ("reflection",)
-            if "weak_guidance_scale" in fields and (request.weak or request.weak_motion_adapter or weak_arm(request)):
-                return f"--weak-only samples at --guidance {request.guidance_scale:g}; --weak-guidance has no effect."
-        case "w2sd" if method.one_model:
-            by, used = f"{request.method_name} has the strong model in both arms", ("weak_guidance_scale",)
-        case "w2sd" if not method.uses_weak:
-            by = f"{request.method_name} has no weak arm"
-        case _:
-            return ""
-    if request.variant == "w2sd" and not method.guides:
-        used, unused = (), {"strong_guidance_scale", "weak_guidance_scale"}
-    else:
-        unused = set()
-    named = [name for name in fields if name in settings.names() and name not in used]
-    idle = [setting_options.option(name) for name in named if settings.of(name).arm in arms or name in unused]
-    if weak_lora_scale and "weak" in arms:
-        idle.append("--weak_lora_scale")
-    return f"{by}; {', '.join(idle)} {'have' if idle[1:] else 'has'} no effect." if idle else ""
 
 
 def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:

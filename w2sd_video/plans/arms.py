@@ -137,7 +137,7 @@ def check_apart(axes: Mapping[str, Sequence[Value]]) -> None:
     """
     by: dict[str, str] = {}
     for axis, values in axes.items():
-        of_labels = [list(_set_by(of_label)) for _, of_label in values]
+        of_labels = [list(set_by(of_label)) for _, of_label in values]
         for names, (label, _) in zip(of_labels, values, strict=True):
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise ArgumentError(f"axes.{axis}.{label}", f"it sets {twice} twice: set it once")
@@ -146,7 +146,7 @@ def check_apart(axes: Mapping[str, Sequence[Value]]) -> None:
                 raise ArgumentError("axes", f"{by[name]} and {axis} both set {name}: set it on one of them")
 
 
-def _set_by(of_label: Mapping[str, Any]) -> Iterator[str]:
+def set_by(of_label: Mapping[str, Any]) -> Iterator[str]:
     """The settings that a label sets, and the options of its method."""
     for name, value in of_label.items():
         if name != "options":

@@ -273,11 +273,13 @@ class Plan:
         return [name for name in self.dimensions if name not in OFFICIAL]
 
     def check(self) -> None:
-        """Checks the whole plan, before anything is generated.
+        """Checks the whole plan, before anything is generated; and notes settings and arms that change nothing.
 
         Raises:
             Refused, ValueError, OSError: see `Request.of`; or there are too many cells.
         """
+        from .notes import notes
+
         self._check_formats()
         self._check_dimensions()
         for text in self.refined:
@@ -286,6 +288,8 @@ class Plan:
             arm = next(arm for arm in self.arms if arm.template.grammar == grammar)
             for prompt in self.suite.prompts if grammar else ():
                 replace(arm.template, prompt=prompt.text).check_words()
+        for line in notes(self):
+            note_once(line)
 
     def _check_dimensions(self) -> None:
         """Refuses dimensions that could not be scored after the run."""

@@ -2,6 +2,7 @@
 
 from .call import OnStep, arguments, inputs, sample
 from .cost import evaluations, in_strong_evaluations, steps_for, strong_evaluations
+from .idle import changed, idle, in_effect, sentences
 from .load import load, scheduler
 from .method import weak_arm
 from .plot import draw_differences
@@ -11,11 +12,14 @@ from .texts import check_words, cut_off, notes
 __all__ = [
     "OnStep",
     "arguments",
+    "changed",
     "check_words",
     "cut_off",
     "differences",
     "draw_differences",
     "evaluations",
+    "idle",
+    "in_effect",
     "in_strong_evaluations",
     "inputs",
     "load",
@@ -24,6 +28,7 @@ __all__ = [
     "provenance",
     "sample",
     "scheduler",
+    "sentences",
     "steps_for",
     "strong_evaluations",
     "versions",
