@@ -19,7 +19,6 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
 from w2sd_video.progress import bar
-from w2sd_video.terminal import prints_aside
 from w2sd_video.verdicts import ENOUGH, TOO_FEW
 
 from . import report
@@ -81,8 +80,7 @@ def run(
         def progress(done: int, total: int, video: Video) -> None:
             show(done, total, doing=video.path.name[-40:])
 
-        with prints_aside(form != "text" or out.stderr):
-            scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
+        scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
     files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
     _print(out, summary, form, worst, results, lists)

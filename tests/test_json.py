@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from w2sd_video import presets, video
 from w2sd_video.cli import app
 from w2sd_video.shapes import grammar, world
+from w2sd_video.terminal import Command
 
 
 def read(*arguments: object) -> Any:
@@ -65,6 +67,20 @@ def test_what_a_dimension_prints_is_not_among_the_data(tmp_path, monkeypatch):
     assert read("best", tmp_path / "grey", "--by", "bright", *own)
 
 
+def test_what_a_method_prints_is_not_among_the_data(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "from w2sd_video.methods import W2SD\n\nprint('read')\n\n\nclass Loud(W2SD):\n"
+        "    def reflects(self, *step):\n        print('step')\n        return super().reflects(*step)\n"
+    )
+    plan = "prompts: [a red circle]\nsettings: {num_inference_steps: 1, num_frames: 1, method: loud.py:Loud}\n"
+    (tmp_path / "plan.yaml").write_text(plan)
+    own = ("--method", f"{tmp_path / 'loud.py'}:Loud")
+    assert read("run", tmp_path / "plan.yaml", *own)["left"] == 0
+    assert read("status", tmp_path / "plan", *own)["cells"] == 1
+    text = CliRunner().invoke(app, ["status", str(tmp_path / "plan")])
+    assert "1/1 made" in text.stdout  # which a command writes to again
+
+
 def test_shapes_says_of_a_thing_that_grows_that_it_grows(tmp_path):
     film = tmp_path / "growing"
     video.write_pngs((world.render(grammar.parse("a large red circle growing"), 0) * 255).astype("uint8"), film)
@@ -90,6 +106,15 @@ def test_the_shapes_bench_has_every_row_with_its_means():
     assert data["w2sd"]["samples"] == len(plain) >= 100 and data["w2sd"]["evaluations"] == 122
     right = sum(row["scores"]["objects"] for row in plain) / len(plain)
     assert data["strong"]["columns"]["objects"]["mean"] == pytest.approx(right)
+
+
+def test_no_command_can_mix_what_others_print_with_its_data():
+    def commands(group: Any) -> list[Any]:
+        parts = group.commands.values()
+        return [each for one in parts for each in (commands(one) if hasattr(one, "commands") else [one])]
+
+    every = commands(get_command(app))
+    assert len(every) > 20 and all(isinstance(each, Command) for each in every)
 
 
 COMMANDS = [("methods",), ("doctor",), ("presets",), ("dimensions",), ("prompts", "ls"), ("shapes", "words")]

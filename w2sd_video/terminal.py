@@ -9,13 +9,14 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from . import setting_options
 from .documents import parse_yaml, words_as_booleans
@@ -62,10 +63,14 @@ class _Terminal(Console):
             raise SystemExit(BROKEN_PIPE)
 
 
+_stdout: IO[str] | None = None  # of a command whose output is data; None: it is `sys.stdout`
+
+
 def give_up(stream: str) -> None:
     """Discards a stream's buffer and all later output, because Python would fail on it at exit."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, stream).fileno())
+        of = sys.stderr if stream == "stderr" else _stdout or sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), of.fileno())
 
 
 def unwritable(error: OSError) -> BaseException:
@@ -86,15 +91,32 @@ def say(*lines: str) -> None:
         OSError: they cannot be written, as to a full disk.
     """
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*lines, sep="\n", flush=True, file=_stdout)
     except OSError as error:
         give_up("stdout")
         raise unwritable(error) from None
 
 
-def prints_aside(data: bool) -> AbstractContextManager[object]:
-    """Sends what others' code prints, such as a dimension of one's own, to stderr, if stdout is for data."""
-    return redirect_stdout(sys.stderr) if data else nullcontext()
+class Command(TyperCommand):
+    """A command. If its output is data, what others' code prints, such as a method of one's own, goes to stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        data = ctx.params.get("form") not in (None, "text", "table")
+        with _prints_aside() if data else nullcontext():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _prints_aside() -> Iterator[None]:
+    """Leaves stdout to `say` and `out`, and sends all other prints to stderr."""
+    global _stdout
+    _stdout = out.file = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout = None
+        out.file = None  # type: ignore[assignment] # which is `sys.stdout` again
 
 
 def parse_path(value: str | Path) -> Path:
@@ -289,8 +311,10 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
     return values
 
 
-def flowing(app: typer.Typer) -> None:
-    """Joins each paragraph of the commands' help to one line; typer would break lines where the docstrings do."""
+def finish(app: typer.Typer) -> None:
+    """Makes each command a `Command`, and joins each paragraph of its help to one line; typer would break lines where
+    the docstrings do."""
     for command in app.registered_commands:
+        command.cls = Command
         paragraphs = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)

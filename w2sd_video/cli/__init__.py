@@ -20,7 +20,7 @@ import w2sd_video
 from ..bench.cli import app as bench_app
 from ..families import MIXTURES, VIDEOS
 from ..shapes.cli import app as shapes_app
-from ..terminal import flowing, give_up, messages, say, unwritable
+from ..terminal import finish, give_up, messages, say, unwritable
 from .generate import IMAGES, generate
 from .lists import doctor, show_dimensions, show_methods, show_presets
 from .options import having, with_settings
@@ -110,4 +110,4 @@ app.add_typer(prompts_app, name="prompts")
 
 
 for each in (app, bench_app, prompts_app):
-    flowing(each)
+    finish(each)

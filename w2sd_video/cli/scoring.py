@@ -18,7 +18,7 @@ from ..errors import Refused
 from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
-from ..terminal import FORMAT, PATH, err, messages, number, out, prints_aside, quiet, say, wants_json, words
+from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json, words
 from .generate import confirm_writable, sample
 from .options import DEVICES, OUTPUT, adapters, dimension_names, option, refuse_empty, with_settings
 from .requests import refine_prompts
@@ -162,10 +162,7 @@ def best(
         def note(line: str) -> None:
             err.print(line, markup=False)
 
-        with prints_aside(as_json):
-            scores = score(
-                videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note
-            )
+        scores = score(videos, named, rows_file=scores_file, weights=weights, device=device, images=images, say=note)
         bests = ranked.best(scores, column)
         copied = ranked.copy(bests, out_folder) if out_folder is not None else []
         for video, dimension, problem in scores.problems:

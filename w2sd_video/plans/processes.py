@@ -35,6 +35,7 @@ def _outlive(sentinel: int) -> None:
 def _serve(connection: Connection, start: Start, threads: int, files: Sequence[tuple[plugins.Kind, str]]) -> None:
     """The body of a worker's process: receives tasks and sends outcomes until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator ends its workers
+    sys.stdout = sys.stderr  # stdout is the coordinator's, whose output may be data
     with _ended_by_an_exception():
         if coordinator := multiprocessing.parent_process():  # no signal tells of its death
             threading.Thread(target=_outlive, args=(coordinator.sentinel,), daemon=True).start()

@@ -19,7 +19,7 @@ from ..terminal import (
     PATH,
     check_file,
     err,
-    flowing,
+    finish,
     messages,
     number,
     out,
@@ -366,4 +366,4 @@ def _of_set(make: Callable[[], Any]) -> Any:
         raise Refused("--set", f"{error.argument}={error.value}", error.accepted) from None
 
 
-flowing(app)
+finish(app)
