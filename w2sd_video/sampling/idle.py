@@ -100,6 +100,8 @@ def _of_variant(request: Request, variant: str) -> Iterator[tuple[str, str]]:
             assert method is not None
             yield from _of_method(request, method)
             numbers = _guidances(request, method)
+    if variant != "strong" and request.weak_motion_scale == 0:
+        yield "weak_motion_adapter", "at weak_motion_scale 0 the weak arm evaluates no motion module"
     if all(number in (1, None) for number in numbers):
         yield from _all(("negative_prompt", "weak_negative_prompt"), "at guidance 1 no negative prompt is used")
         yield "guidance_rescale", "at guidance 1 there is nothing to rescale"
@@ -116,13 +118,15 @@ def _of_method(request: Request, method: Method) -> Iterator[tuple[str, str]]:
         yield from _all(sorted(own - GUIDANCES if hidden else own), "no step reflects")
         return
     if method.one_model:
-        yield from _all(set(weak) - GUIDANCES, f"{request.method_name} has the strong model in both arms")
+        without = {name for name in set(weak) - GUIDANCES if not method.takes(name)}
+        yield from _all(without, f"{request.method_name} has the strong model in both arms")
     elif not method.uses_weak:
         yield from _all(weak, f"{request.method_name} has no weak arm")
     elif request.weak_guidance_scale == 1 and request.weak_guidance_scale_2 in (1, None):
         yield "weak_negative_prompt", "at weak guidance 1 the weak arm uses no negative prompt"
     if not method.guides:
-        yield from _all(GUIDANCES, f"{request.method_name} has no guidance of a reflection")
+        of_arms = {*GUIDANCES, "strong_embedded_guidance", "weak_embedded_guidance"}
+        yield from _all(of_arms, f"{request.method_name} has no guidance of a reflection")
 
 
 def _guidances(request: Request, method: Method) -> list[float | None]:
