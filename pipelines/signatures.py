@@ -9,9 +9,9 @@ from typing import Any
 
 from w2sd_video import plugins
 from w2sd_video.errors import did_you_mean, shown
-from w2sd_video.methods import GUIDANCES, METHODS, OPTIONS, Method, no_method
+from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
-from w2sd_video.methods.method import finite
+from w2sd_video.methods.method import GUIDANCES, finite
 
 # Arguments that a call has only if the stock pipeline has the argument on the right, or one of several.
 NEEDS = {

@@ -34,7 +34,6 @@ __all__ = [
     "AutoGuidance",
     "CFGZeroStar",
     "Foresight",
-    "GUIDANCES",
     "GuidanceSchedule",
     "Method",
     "Optimistic",

@@ -203,7 +203,8 @@ class Plan:
         place = next((place for place, own in places if name in own or name in (own.get(TUNE) or ())), None)
         if place is None:  # under `options`, or the preset's
             return error
-        from ..methods import GUIDANCES, find
+        from ..methods import find
+        from ..methods.method import GUIDANCES
 
         options = [option.name for option in fields(find(method)) if option.name not in GUIDANCES]
         near = nearest(name, [*SETTINGS, AS_COSTLY, TUNE, *options], by_option(Request))
