@@ -125,6 +125,8 @@ def channels(network: nn.Module) -> tuple[int | None, int | None]:
     taken, predicted = (config.get(name) for name in ("in_channels", "out_channels"))
     if predicted is None:
         predicted = config.get("out_visual_dim")
+    if predicted is None and config.get("learn_sigma") and isinstance(taken, int):
+        predicted = 2 * taken
     return (taken if isinstance(taken, int) else None, predicted if isinstance(predicted, int) else None)
 
 
