@@ -122,12 +122,12 @@ def test_only_what_differs_from_the_preset_counts_as_set():
         ({"axes": {"variant": [None, "w2sd"]}},
          [f"arms 'variant=null' and 'w2sd' {ALIKE}"]),
         ({"axes": {"arm": {"a": {"variant": "plain", "motion_gain": 3}, "b": {}, "c": {**PLAIN, "as_costly_as": "b"}}}},
-         ["the strong model is alone; motion_gain has no effect in 'a'"]),
+         ["the strong model is sampled alone; motion_gain has no effect in 'a'"]),
         ({"settings": {"weak_guidance_scale": 2}, "axes": {"variant": ["plain", "w2sd"]}}, []),
         ({"settings": {"weak_guidance_scale": 2}, "axes": {"variant": ["plain"]}},
-         ["the strong model is alone; weak_guidance_scale has no effect"]),
+         ["the strong model is sampled alone; weak_guidance_scale has no effect"]),
         ({"axes": {"weak_guidance_scale": [1, 2], "arm": {"a": {"variant": "plain"}, "b": {}}}},
-         ["the strong model is alone; weak_guidance_scale has no effect in"
+         ["the strong model is sampled alone; weak_guidance_scale has no effect in"
           " 'weak_guidance_scale=1, a' and 'weak_guidance_scale=2, a'",
           f"arms 'weak_guidance_scale=1, a' and 'weak_guidance_scale=2, a' {ALIKE}"]),
         ({"axes": {"arm": {"weak": {"variant": "weak"}, "plain": {"variant": "plain"}, "w2sd": {}}}}, []),
@@ -147,7 +147,7 @@ def test_a_check_of_a_plan_notes_it(caplog):
 def test_a_caller_from_python_is_told_what_is_idle_and_the_command_says_it_once(caplog, tmp_path):
     note_once.cache_clear()
     generate(request(variant="plain", weak_guidance_scale=3.0), tmp_path)
-    assert "the strong model is alone; weak_guidance_scale has no effect" in caplog.text
+    assert "the strong model is sampled alone; weak_guidance_scale has no effect" in caplog.text
     note_once.cache_clear()
     caplog.clear()
     generate(request(variant="plain", weak_guidance_scale=3.0), tmp_path, command=["w2sd-video"])

@@ -81,7 +81,9 @@ def _of_variant(request: Request, variant: str) -> Iterator[tuple[str, str]]:
     numbers: list[float | None]
     match variant:
         case "strong":
-            yield from _all((*_names("weak", request), *_names("reflection"), *OF_METHOD), "the strong model is alone")
+            yield from _all(
+                (*_names("weak", request), *_names("reflection"), *OF_METHOD), "the strong model is sampled alone"
+            )
             numbers = [request.guidance_scale]
         case "weak":
             why = "the weak arm is sampled alone, without reflection"
