@@ -60,8 +60,10 @@ class WeakArm(DiffusionPipeline):
 
     def _weak_networks(self, method: Method | None) -> dict[str, nn.Module]:
         """The weak arm's own denoisers, by the names of the strong arm's; empty if both arms share theirs."""
-        if method is None or method.one_model:
-            return {}
+        return {} if method is None or method.one_model else self._own_networks()
+
+    def _own_networks(self) -> dict[str, nn.Module]:
+        """The weak arm's own denoisers, whatever the method, by the names of the strong arm's."""
         own = {name: getattr(self, f"weak_{name}") for name in self.denoiser_names}
         return {name: network for name, network in own.items() if network is not None}
 

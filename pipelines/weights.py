@@ -120,20 +120,17 @@ class Weights(WeakArm):
     def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', from both arms."""
         super().unload_lora_weights(*args, **kwargs)
-        for network in self._own_denoisers():
+        network: Any
+        for network in self._own_networks().values():
             network.unload_lora()
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """As diffusers', from both arms."""
         super().delete_adapters(adapter_names)
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        for network in self._own_denoisers():
+        network: Any
+        for network in self._own_networks().values():
             network.delete_adapters([name for name in names if name in getattr(network, "peft_config", {})])
-
-    def _own_denoisers(self) -> list[Any]:
-        """The weak arm's own denoisers."""
-        own = (getattr(self, f"weak_{name}") for name in self.denoiser_names)
-        return [network for network in own if network is not None]
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
         """A LoRA's tensors or its file, in a layout that `adapters.lora` reads."""
