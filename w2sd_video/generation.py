@@ -7,7 +7,7 @@ import logging
 import textwrap
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -108,7 +108,7 @@ def generate(
         for request in requests:
             for line in sentences(idle(request), changed(request)):
                 note_once(line)
-    runs.writable(out)
+    runs.usable(out)
     outputs = []
     for output in runs.place(requests, out, formats):
         state = _usable_state(output, overwrite, hashed)
@@ -217,7 +217,11 @@ def _generate(
     """
     maker = Maker(on_step, command)
     missing = [output for output, kept in outputs if not kept]
-    with runs.claimed(out, missing) if missing else nullcontext():
+    with ExitStack() as stack:
+        if missing:
+            stack.enter_context(runs.gone_if_empty(out))
+            runs.writable(out)
+            stack.enter_context(runs.claimed(out, missing))
         for output, kept in outputs:
             request = output.request
             # Another process may have made the same output meanwhile.

@@ -3,12 +3,9 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, locked, naming, placeable, rows, usable, whole, writable
+from .files import alone, gone_if_empty, locked, naming, placeable, rows, usable, whole, writable
 from .outputs import FORMATS, Output, claimed, place
-from .request import (
-    Request,
-    usable_device,
-)
+from .request import Request, usable_device
 from .sidecar import check_files, hashes, read_sidecar, sidecar
 
 __all__ = [
@@ -21,6 +18,7 @@ __all__ = [
     "alone",
     "check_files",
     "claimed",
+    "gone_if_empty",
     "hashes",
     "locked",
     "naming",
@@ -29,8 +27,8 @@ __all__ = [
     "read_sidecar",
     "rows",
     "sidecar",
+    "usable",
     "usable_device",
     "whole",
-    "usable",
     "writable",
 ]

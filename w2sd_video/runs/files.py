@@ -116,6 +116,18 @@ def usable(out: Path, argument: str = "out") -> None:
 
 
 @contextmanager
+def gone_if_empty(out: Path) -> Iterator[None]:
+    """Removes a folder, and its parents, that were not there before and have nothing in them after."""
+    absent = [each for each in (out, *out.parents) if not os.path.lexists(each)]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for each in absent:
+                each.rmdir()
+
+
+@contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Names the file in an error of writing to it, as of a full disk."""
     try:
