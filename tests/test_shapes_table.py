@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from w2sd_video import runs
 from w2sd_video.methods import METHODS
-from w2sd_video.shapes import bench, grammar, rows, table, tuning
+from w2sd_video.shapes import bench, figure, grammar, rows, table, tuning
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.grammar import parse
 from w2sd_video.shapes.pairs import COLUMNS
@@ -77,6 +77,15 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     assert said.startswith("- W2SD against strong: worse in direction (-0.")
     assert "; differs in motion (-10" in said or "; differs in motion (-9.9" in said
     assert said.index("worse in") < said.index("not decided in right (one object)") < said.index("better in jerk (")
+
+    figure.draw(tmp_path / "table.svg", summary, labels, COLUMNS)
+    svg = (tmp_path / "table.svg").read_text()
+    fills = [c.verdict for c in summary["w2sd"]["against strong"].values() if c.verdict]
+    assert sorted(fills) == ["better", "differs", "worse"]
+    assert {fill: svg.count(f"fill: {colour.lower()}") for fill, colour in figure.FILLS.items()} == dict.fromkeys(
+        figure.FILLS, 1
+    )
+    assert f">{found.difference.mean:+.2f}<" in svg and "W2SD  (" in svg and ", 50 prompts." in svg
 
 
 def test_what_settings_were_tuned_on_is_in_no_row_of_the_table():
@@ -212,6 +221,7 @@ def test_a_results_file_is_of_one_pair(tmp_path):
         ),
         (["--set", "guidance_scale=high"], "'guidance_scale=high' is not accepted; give a number"),
         (["--out", "file/below/rows.jsonl"], "give a folder that can be written to"),
+        (["--figure", "table.jpg"], "--figure: 'table.jpg' is not accepted; give the name of a file that ends in .png"),
         (["--table"], "--out: 'shapes-bench.jsonl' is not accepted; it is not there"),
         (["--method", "tuned"], "--method: 'tuned' is not accepted; it is tuned: give --tune, on how many prompts"),
         (

@@ -228,6 +228,9 @@ def bench(
     table_only: Annotated[bool, typer.Option("--table", help="Only print what the file holds.")] = False,
     form: Annotated[str, typer.Option("--format", help="The table: json, markdown or latex.")] = "markdown",
     pack: Annotated[bool, typer.Option("--pack", help="Write the rows beside the file as .jsonl.xz, too.")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the table as a picture: a .png, .svg or .pdf file.", **PATH)
+    ] = None,
 ) -> None:
     """Measure weak, strong, W2SD, raised guidance and equal cost on the shipped models, and print the table.
 
@@ -239,11 +242,14 @@ def bench(
     from ..documents import finite
     from ..validation import by_option
     from . import bench as measure
+    from . import figure as drawing
     from . import pairs, rows, table, tuning
 
     with messages():
         if form not in ("json", *tables.FORMATS):
             raise Refused("--format", form, f"give json, {' or '.join(tables.FORMATS)}")
+        if figure:
+            drawing.check(figure)
         if pair not in pairs.PAIRS:
             raise Refused("--pair", pair, did_you_mean(pair, pairs.PAIRS))
         path = path or Path(f"{pair}-bench.jsonl")
@@ -292,6 +298,12 @@ def bench(
     columns = pairs.PAIRS[pair]
     compared = table.decided(lines, columns)
     summarised = table.summarise(lines, columns, compared)
+    if figure:
+        with messages():
+            if not any("against strong" in of for of in summarised.values()):
+                raise Refused("--figure", str(figure), "the file holds no row to compare with strong's")
+            drawing.draw(figure, summarised, labels, columns)
+            err.print(f"Wrote {figure}", markup=False)
     if form == "json":  # with the comparisons of each method, and not with all of all methods again
         own = {name: {k: v for k, v in of.items() if k != "decided together"} for name, of in summarised.items()}
         summary = json.dumps(own, default=asdict)

@@ -1,0 +1,83 @@
+"""The table of a bench as a picture: by how much each method differs from plain sampling, and what of it is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..columns import Column
+from ..errors import Refused
+from ..runs import whole
+
+FORMATS = (".png", ".svg", ".pdf")
+FILLS = {"better": "#0072B2", "worse": "#D55E00", "differs": "#999999"}  # of Okabe & Ito's colours
+
+
+def check(path: Path) -> None:
+    """Checks that a figure can be drawn to a path.
+
+    Raises:
+        Refused: the path is a folder, or its suffix is not supported.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    import matplotlib  # noqa: F401 - draws the figure, and may be missing
+
+    if path.suffix.lower() not in FORMATS or path.is_dir():
+        raise Refused("--figure", str(path), f"give the name of a file that ends in {', '.join(FORMATS)}")
+
+
+def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], columns: Sequence[Column]) -> None:
+    """Draws the comparisons with `strong`: a row per method, by its network evaluations, and a column per measure.
+
+    A cell has the difference of means over prompts. It is filled where that is decided, else it is grey. The last row
+    has the means of `strong`.
+
+    Args:
+        summary: what `table.summarise` returns; `strong` is in it.
+        labels: the methods' labels.
+
+    Raises:
+        Refused, OSError, ModuleNotFoundError: the file cannot be drawn.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    check(path)
+    compared = (name for name in labels if "against strong" in summary.get(name, {}))
+    names = sorted(compared, key=lambda name: summary[name]["evaluations"])
+    shown = [c for c in columns if any(c.name in summary[n]["against strong"] for n in names)]
+    figure = Figure(figsize=(2.6 + 0.52 * len(shown), 1.6 + 0.24 * len(names)), dpi=150, layout="constrained")
+    axes: Any = figure.add_subplot()
+    for x, column in enumerate(shown):
+        cells = {y: c for y, name in enumerate(names) if (c := summary[name]["against strong"].get(column.name))}
+        largest = max(abs(each.difference.mean) for each in cells.values())
+        decimals = 2 if largest >= 0.1 else 3 if largest >= 0.01 else 4
+        for y, each in cells.items():
+            if fill := FILLS.get(each.verdict):
+                axes.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, color=fill, linewidth=0))
+            text, colour = f"{each.difference.mean:+.{decimals}f}", "white" if fill else "#767676"
+            axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=7)
+        mean = summary["strong"]["columns"][column.name].mean
+        axes.text(x, len(names), f"{mean:.{decimals}f}", ha="center", va="center", fontsize=7)
+    axes.axhline(len(names) - 0.5, color="#767676", linewidth=0.6)
+    axes.set_xlim(-0.5, len(shown) - 0.5)
+    axes.set_ylim(len(names) + 0.5, -0.5)
+    rows = [*names, "strong"]
+    axes.set_yticks(range(len(rows)), [f"{labels[n]}  ({summary[n]['evaluations']})" for n in rows], fontsize=8)
+    heads = [column.name + {1: "", 0: " (neither)", -1: " ↓"}[column.sign] for column in shown]
+    axes.set_xticks(range(len(shown)), heads, rotation=45, ha="left", fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    prompts = summary["strong"]["prompts"]
+    axes.set_xlabel(
+        f"Difference from strong, {prompts} prompts. Blue: decided better, orange: decided worse, grey: not decided."
+        " ↓: lower is better. Last row: strong's means. In parentheses: network evaluations.",
+        fontsize=7,
+        loc="left",
+    )
+    fixed = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}), whole({"figure": path}) as staged:
+        figure.savefig(staged["figure"], format=path.suffix[1:].lower(), metadata=fixed[path.suffix.lower()])
