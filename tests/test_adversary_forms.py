@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_image
 import any_cases_video
 import pytest
 import torch
@@ -58,6 +59,17 @@ def test_a_network_that_counts_time_from_the_noise_on_is_told_that_of_other_late
     with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((1, 2, 1),))):
         sample(pipe, CASES["Lumina2Pipeline"])
     assert told == [0.0, 0.0, 0.25, 0.25, 0.75, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+
+
+def test_a_network_whose_time_is_called_timesteps_is_told_that_of_other_latents():
+    """HiDream's. Foresight's iteration goes from step 1 over two steps, to the last timestep."""
+    case, told = any_cases_image.CASES["HiDreamImagePipeline"], []
+    pipe = case.build(0)
+    pipe.transformer.t_embedder.register_forward_pre_hook(lambda module, args: told.append(float(args[0][0])))
+    with apply_reflection(pipe, Foresight(2.0, 1.0, schedule=((1, 2, 1),))):
+        sample(pipe, case)
+    at = pipe.scheduler.timesteps.tolist()
+    assert told == [at[step] for step in (0, 0, 1, 3, 1, 1, 2, 2, 3, 3)]  # the weak arm's is the fourth
 
 
 def test_a_network_that_is_told_a_rounded_time_is_told_that_of_other_latents():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..arms import Overrides, switched
 from ..levels import Step, all_finite, full_precision
-from .inputs import copied
+from .inputs import TIMES, copied
 from .sent import BOTH, PIPELINES_OWN, Branches, Conditioning, Sent
 
 _COUNTED = ("strong", "weak", "controlnet")
@@ -153,8 +153,16 @@ class BoundArm:
         """The arm with the time of another step in its inputs.
 
         Raises:
-            ValueError: the network also gets the time of the step's end (MeanFlow), which would be another's.
+            ValueError: the network also gets the time of the step's end (MeanFlow), which would be another's; or it
+                gets no time by a name that is known.
         """
+        without = next((each for each in self.sent if all(each.inputs.get(name) is None for name in TIMES)), None)
+        if without is not None:
+            raise ValueError(
+                f"the {self.name} arm's network gets {', '.join(without.inputs) or 'its latents alone'}, and no time as"
+                f" {', '.join(TIMES)}: a method that evaluates it at the times of later steps is not supported. Use"
+                " another method, or `method=None`."
+            )
         if any(each.inputs.get("timestep_r") is not None for each in self.sent):
             raise ValueError(
                 f"the {self.name} arm's network gets `timestep_r`, the time at the step's end: a method that evaluates"
@@ -162,9 +170,8 @@ class BoundArm:
             )
 
         def retimed(inputs: dict[str, Any]) -> dict[str, Any]:
-            names = ("timestep", "t")
             times = self.step.timestep, step.timestep
-            own = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            own = {name: inputs[name] for name in TIMES if inputs.get(name) is not None}
             return inputs | {name: _time(time, *times, self.sign) for name, time in own.items()}
 
         sent = [

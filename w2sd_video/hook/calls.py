@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..arms import without_peft
 from ..levels import Axes, full_precision
 from .control import Deferred
-from .inputs import copied, parameters
+from .inputs import TIMES, copied, parameters
 from .sent import Latents
 from .tape import value
 
@@ -27,7 +27,6 @@ STALE_UNDER_REFLECTION = (
     "controlnet_single_block_samples",
     "block_controlnet_hidden_states",
 )
-TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
 
 Refuse = Callable[[str], NoReturn]  # raises the error; the text completes "the pipeline …", as "hands its denoiser …"
 

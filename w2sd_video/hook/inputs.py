@@ -90,6 +90,8 @@ SHARED = {
     "width",
 }
 
+TIMES = ("timestep", "timesteps", "t")  # a denoiser's names for the time
+
 # Inputs whose tensors run over the doubled batch along another axis than the first: (layers, 2 B, …).
 LATER = {"encoder_hidden_states_llama3": 1}
 

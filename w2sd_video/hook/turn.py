@@ -12,7 +12,8 @@ from torch import Tensor
 from ..levels import Step
 from ..methods import Answer
 from .arm import check_finite
-from .calls import TIMES, Call, Refuse
+from .calls import Call, Refuse
+from .inputs import TIMES
 from .form import Form
 from .sent import BOTH, Branches, Sent
 from .tape import Tape
