@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from w2sd_video.devices import usable_device
 from w2sd_video.errors import Refused
-from w2sd_video.runs import usable_device, writable
+from w2sd_video.runs import writable
 
 from . import notes
 from . import official as vbench_package

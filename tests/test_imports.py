@@ -23,8 +23,8 @@ FILES = {
 }
 # From the ground up. A file imports from its own floor and those below; see `floor`.
 FLOORS = (
-    "claims columns documents errors families hashing interrupts method_names plugins power prompts statistics tables"
-    " threads validation verdicts",
+    "claims columns devices documents errors families hashing interrupts method_names plugins power prompts statistics"
+    " tables threads validation verdicts",
     "levels presets progress provenance schedulers setting_options setting_types settings terminal",
     "methods",
     "alignment arms hook strength",
@@ -49,7 +49,7 @@ KNOW_DIFFUSERS = (
     *LOAD_DIFFUSERS,
     *(
         f"w2sd_video.{name}"
-        for name in ("generation", "refine", "runs.request", "sampling", "shapes.digits", "terminal")
+        for name in ("generation", "refine", "runs.schedules", "sampling", "shapes.digits", "terminal")
     ),
 )
 

@@ -40,7 +40,8 @@ def _stand_in(connection, start, threads, files):
 
 def tasks(tmp_path: Path, count: int) -> list[CellTask]:
     request = next(plan(axes={}).cells()).request()
-    return [CellTask(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), "w2sd") for n in range(count)]
+    of = request.loading, "w2sd"
+    return [CellTask(str(n), replace(request, seed=n), tmp_path, str(n), ("mp4",), *of) for n in range(count)]
 
 
 @pytest.mark.slow

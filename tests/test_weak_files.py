@@ -18,10 +18,11 @@ from transformers import BitsAndBytesConfig as OfTransformers
 from transformers import T5EncoderModel
 
 from w2sd_video.errors import Refused, WeightsNotFound
+from w2sd_video.generation import Maker, generate
 from w2sd_video.models import networks, pair
 from w2sd_video.models.options import Options
 from w2sd_video.provenance import weight_hashes
-from w2sd_video.runs import Request
+from w2sd_video.runs import Output, Request
 from w2sd_video.sampling import evaluations, load
 from w2sd_video.sampling import sample as make
 
@@ -128,9 +129,17 @@ def test_a_size_that_the_model_would_cut_is_refused(tmp_path):
     vae = with_config(any_cases.wan_vae(), scale_factor_spatial=16)
     strong = saved(WAN, tmp_path / "strong", **{**textual("WanPipeline"), "vae": vae})
     fields = {"preset": "wan21-1.3b-guidance", "strong": str(strong), **SMALL}
-    with pytest.raises(Refused, match="height: 48 is not accepted; give a multiple of 32, as this model takes"):
-        load(Request.of("a cat", **fields | {"height": 48, "width": 64}))
-    load(Request.of("a cat", **fields | {"height": 32, "width": 32}))
+    refused = "height: 48 is not accepted; give a multiple of 32, as this model takes"
+    cut, kept = (Request.of("a cat", **fields | {"height": side, "width": 64}) for side in (48, 32))
+    with pytest.raises(Refused, match=refused):
+        load(cut)
+    with pytest.raises(Refused, match=refused):  # before the first, whose size fits, is made
+        list(generate([kept, cut], tmp_path / "made"))
+    assert not (tmp_path / "made").exists()
+    maker = Maker()
+    maker.load(kept, "w2sd")
+    with pytest.raises(Refused, match=refused):  # as in a plan, whose cells come one by one
+        maker.make(Output(cut, tmp_path / "made", ("mp4",), "cut"))
 
 
 def test_a_backend_of_quantisation_is_of_each_networks_library_and_of_the_named_components():

@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from .runs import Output, Refused, Request
 from .sampling import (
     OnStep,
     changed,
+    check,
     check_words,
     cut_off,
     draw_differences,
@@ -27,6 +28,7 @@ from .sampling import (
     in_strong_evaluations,
     load,
     notes,
+    pipelines_of,
     plugin_version,
     provenance,
     sample,
@@ -155,7 +157,7 @@ class Maker:
     def __init__(self, on_step: OnStep | None = None, command: Sequence[str] = ()):
         self.on_step, self.command = on_step, command
         self.pipelines: dict[str, Pipeline] = {}
-        self._loaded: tuple[object, ...] | None = None
+        self._loaded: tuple[Variant, str] | None = None
         self._noted: set[str] = set()
 
     def load(self, request: Request, variant: Variant) -> bool:
@@ -163,15 +165,17 @@ class Maker:
 
         Returns:
             Whether they had to be loaded.
+
+        Raises:
+            OSError, ValueError: see `sampling.load`.
         """
-        models = (request.models, request.weak_config, request.weak_text_encoders, request.adapters, request.ip_adapter)
-        placed = (request.dtype, request.device, request.offload, request.compile)
-        wanted = (variant, request.family, *models, *placed)
+        wanted = (variant, request.loading)
         if wanted == self._loaded:
+            check(request, self.pipelines)
             return False
         self._loaded = None
         self.pipelines.clear()  # let go of one pair before the next is loaded
-        self.pipelines = load(replace(request, variant=variant))
+        self.pipelines = load(request, variant)
         self._loaded = wanted
         return True
 
@@ -191,8 +195,7 @@ class Maker:
         """
         request = output.request
         self.load(request, variant or request.variant)
-        held = {"strong": self.pipelines["w2sd"], **self.pipelines} if "w2sd" in self.pipelines else self.pipelines
-        pipelines = {name: held[name] for name in runs.VARIANTS[request.variant]}
+        pipelines = pipelines_of(request, self.pipelines)
         check_words(request, pipelines)
         cut = cut_off(request, pipelines)
         for note in notes(request, cut, pipelines):
@@ -229,9 +232,11 @@ def _generate(
                 yield Made(request, output.paths, runs.read_sidecar(output.paths["json"])[1], kept=True)
                 continue
             if maker.load(request, request.variant):
-                for each, _ in outputs:  # refuse unknown prompts before the first output is made
-                    if each.request.models == request.models:
-                        next(iter(maker.pipelines.values())).check_prompt(each.request.prompt)
+                for each in (of for of, _ in outputs if of.request.loading == request.loading):
+                    # What the models do not take is refused before the first output is made.
+                    next(iter(maker.pipelines.values())).check_prompt(each.request.prompt)
+                    if each.request.variant == request.variant:
+                        check(each.request, maker.pipelines)
             yield maker.make(output, overwrite)
 
 

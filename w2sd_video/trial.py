@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import presets, runs, tables
 from .bench import measure
+from .devices import usable_device
 from .doctor import devices, find, versions
 from .documents import finite
 from .errors import WeightsNotFound
@@ -74,7 +75,7 @@ def run(preset: presets.Preset, device: str | None = None, report: Report = lamb
     }
     with tempfile.TemporaryDirectory() as folder:
         request = _request(preset, device, Path(folder) / "shown.png")
-        on = runs.usable_device(request.device)
+        on = usable_device(request.device)
         half = request.dtype if request.dtype != "float32" else "float16" if on.type == "cuda" else "bfloat16"
         results["settings"] = {
             name: getattr(request, name)

@@ -67,7 +67,8 @@ def true_size(
         as_json = wants_json(form)
         _check(path, minutes, sizes or [], frames, overwrite)
         quiet()
-        from ..runs import usable_device, writable
+        from ..devices import usable_device
+        from ..runs import writable
         from . import true_size as benchmark
 
         for name in chosen or []:

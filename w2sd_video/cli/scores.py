@@ -37,11 +37,11 @@ DEVICE = typer.Option(
 
 def check_scoring(plan: Plan, folder: Path, weights: Path | None, device: str, official: str | None = None) -> None:
     """Refuses, before anything is made, what could not be scored then; says which dimensions lack weights."""
+    from ..devices import usable_device
     from ..eval import official as vbench_package
     from ..eval.cli import refuse_taken
     from ..eval.dimensions import chosen
     from ..eval.scorer import Scorer
-    from ..runs.request import usable_device
 
     if weights is not None and not weights.is_dir():
         raise Refused("weights", str(weights), "give a folder")

@@ -13,8 +13,8 @@ from ..levels import Step
 from ..methods import Answer
 from .arm import check_finite
 from .calls import Call, Refuse
-from .inputs import TIMES
 from .form import Form
+from .inputs import TIMES
 from .sent import BOTH, Branches, Sent
 from .tape import Tape
 

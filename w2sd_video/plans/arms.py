@@ -76,13 +76,6 @@ class Arm:
         return words
 
     @cached_property
-    def models(self) -> str:
-        """The models that it loads, as JSON; arms with the same text can share a pipeline, whatever their variants."""
-        of = self.template
-        parts = (of.models, of.weak_config, of.weak_text_encoders, of.adapters, of.ip_adapter)
-        return json.dumps([of.family, *parts, of.dtype, of.device, of.offload, of.compile], sort_keys=True)
-
-    @cached_property
     def settings(self) -> dict[str, Any]:
         """All settings that decide the frames, except the prompt and the seed."""
         of_cells = ("prompt", "seed", *(["weak_prompt"] if self.refiner else []))

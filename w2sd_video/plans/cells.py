@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import WeightsNotFound
 from ..generation import Maker
@@ -31,11 +30,8 @@ class CellTask:
     folder: Path
     stem: str
     formats: tuple[str, ...]
+    models: str  # `Request.loading`
     variant: Variant  # the variant to load, whose pipelines serve all tasks with these models
-
-    @property
-    def models(self) -> Any:
-        return self.request.models
 
 
 class Cells:

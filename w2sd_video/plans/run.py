@@ -235,13 +235,13 @@ def _tasks(plan: Plan, folder: Folder, cells: Sequence[tuple[str, Cell]], state:
     missing = [(key, cell) for key, cell in cells if key not in state.complete]
     by_models: dict[str, list[tuple[str, Cell]]] = {}
     for key, cell in missing:
-        by_models.setdefault(cell.arm.models, []).append((key, cell))
-    for of_models in by_models.values():
+        by_models.setdefault(cell.arm.template.loading, []).append((key, cell))
+    for models, of_models in by_models.items():
         variant = _variant({cell.arm.template.variant for _, cell in of_models}, of_models[0][1].arm.template.offload)
         for key, cell in of_models:
             where, stem = folder.place(cell)
             own = cell.arm.template.variant
-            yield CellTask(key, cell.request(), where, stem, tuple(plan.formats), variant or own)
+            yield CellTask(key, cell.request(), where, stem, tuple(plan.formats), models, variant or own)
 
 
 def _variant(wanted: set[Variant], offload: str) -> Variant | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..devices import usable_device
 from ..errors import Refused
 from ..eval import official as vbench_package
 from ..eval.decoder import Decoder
@@ -17,7 +18,7 @@ from ..eval.passes import score_here
 from ..eval.scorer import Scorer
 from ..eval.store import Store
 from ..eval.videos import Video
-from ..runs import usable_device, writable
+from ..runs import writable
 from ..threads import torch_threads
 from .by_dimension import by_dimension, scored_on
 from .engine import Engine, Here, Outcome

@@ -5,7 +5,7 @@ from ..models.sources import absolute
 from ..settings import VARIANTS
 from .files import alone, gone_if_empty, locked, naming, placeable, rows, usable, whole, writable
 from .outputs import FORMATS, Output, claimed, place
-from .request import Request, usable_device
+from .request import Request
 from .sidecar import check_files, hashes, read_sidecar, sidecar
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "rows",
     "sidecar",
     "usable",
-    "usable_device",
     "whole",
     "writable",
 ]

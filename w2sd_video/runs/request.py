@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins, presets, settings
-from ..documents import parse_yaml, read_json, words_as_booleans
+from ..documents import read_json
 from ..errors import ArgumentError, Refused, WeightsNotFound, check_whole, did_you_mean
 from ..families import FAMILIES, least_steps
 from ..hashing import sha256, sha256_of
@@ -22,10 +21,9 @@ from ..models.sources import absolute, resolve
 from ..setting_types import MOST_STEPS, WIDEST
 from ..settings import Settings
 from ..validation import by_option
+from .schedules import read_schedule
 
 if TYPE_CHECKING:
-    import torch
-
     from ..methods import Method
 
 # Fields that a method and a request both have.
@@ -38,10 +36,6 @@ _HASHED = """
     reflection_steps device variant negative_prompt weak_prompt weak_negative_prompt control ip_image pictures
     inversion convention
 """.split()
-# What of a schedule says its noise levels, and what was learnt: a scheduler of another class has to be told that too.
-_LEVELS = "num_train_timesteps beta_schedule beta_start beta_end trained_betas prediction_type rescale_betas_zero_snr"
-_LEVELS += " use_flow_sigmas invert_sigmas use_dynamic_shifting base_shift max_shift shift_terminal"
-_OF_FLOWS = "FlowMatch"  # what the names of diffusers' schedulers begin with that are of flow matching alone
 
 
 class Request(Settings):
@@ -89,7 +83,7 @@ class Request(Settings):
         values |= {name: value for name, value in overrides.items() if value is not None or name in clear}
         values["options"] = _options(pair, overrides)
         if isinstance(scheduler := values["scheduler"], str):
-            values["scheduler"] = _scheduler(scheduler, pair.schedules[schedule])
+            values["scheduler"] = read_schedule(scheduler, pair.schedules[schedule])
         if values["strong"] != pair.strong:
             values["grammar"] = None
         for name in (*settings.PLACES, *settings.PICTURES):
@@ -232,6 +226,13 @@ class Request(Settings):
         return self.weak is not None and not self.weak_is_file
 
     @property
+    def loading(self) -> str:
+        """What decides which networks are loaded, how and where, as JSON: requests with the same text can share
+        pipelines, whatever their variants."""
+        parts = (self.models, self.weak_config, self.weak_text_encoders, self.adapters, self.ip_adapter)
+        return json.dumps([self.family, *parts, self.dtype, self.device, self.offload, self.compile], sort_keys=True)
+
+    @property
     def one_network(self) -> bool:
         """Whether both arms are evaluated by the strong model's network, differently set."""
         return self.weak is None and self.weak_motion_adapter is None
@@ -343,59 +344,6 @@ def _default_steps(values: Mapping[str, Any], num_steps: int) -> int:
     return min(steps, settings.most_reflected(num_steps, str(values.get("convention", "exact"))))
 
 
-def scheduler_class(name: str) -> type:
-    """The diffusers scheduler of that name.
-
-    Raises:
-        Refused: there is none.
-    """
-    import diffusers
-
-    cls = getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-        raise Refused("scheduler", name, "give a scheduler of diffusers, such as DDIMScheduler")
-    return cls
-
-
-def _scheduler(text: str, schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """`CLASS [NAME=VALUE...]` as a scheduler of that class, with what a schedule says that it can be told.
-
-    Raises:
-        Refused: it is something else, or it cannot be told the noise levels of the schedule.
-    """
-    name, *texts = text.split() or [""]
-    cls = scheduler_class(name)
-    config: dict[str, Any] = {}
-    for each in texts:
-        key, equals, value = each.partition("=")
-        if not key or not equals or key == "class" or key in config:
-            accepted = "give a diffusers class, and NAME=VALUE with spaces between, each name once"
-            raise Refused("scheduler", text, accepted)
-        try:
-            config[key] = words_as_booleans(parse_yaml(value))
-        except ValueError:
-            raise Refused("scheduler", text, f"{each} has no value that YAML reads") from None
-    known = signature(cls).parameters
-    own = _for_class(name, known, schedule)
-    if lost := [key for key in _LEVELS.split() if own.get(key) not in (None, False) and key not in known]:
-        raise Refused("scheduler", name, f"it cannot be told the {', '.join(lost)} of the preset's schedule")
-    return {"class": name, **{key: value for key, value in own.items() if key in known}, **config}
-
-
-def _for_class(name: str, known: Collection[str], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """What a schedule says, as a scheduler class is told it: of a flow's classes, some are of flows alone, and others
-    have arguments for it. So a flow stays one, with its shift."""
-    own = {key: value for key, value in schedule.items() if key != "class"}
-    if not str(schedule["class"]).startswith(_OF_FLOWS) and not own.get("use_flow_sigmas"):
-        return own
-    shift = own.pop("shift", own.pop("flow_shift", None))
-    own = {key: value for key, value in own.items() if key not in ("prediction_type", "use_flow_sigmas")}
-    of_flows = name.startswith(_OF_FLOWS)
-    if shift is not None:
-        own["shift" if of_flows else "flow_shift"] = shift
-    return own if of_flows else {**own, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
-
-
 def _is_there(argument: str, path: str) -> bool:
     """Whether there is a file or folder of that name.
 
@@ -428,21 +376,3 @@ def _most_frames(motion_adapter: str) -> int:
 def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in known:
         raise Refused(argument, value, did_you_mean(str(value), known))
-
-
-def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps")) -> torch.device:
-    """The device of that name; for "auto" the first of those that is here, else the CPU.
-
-    Raises:
-        Refused: it cannot be used here.
-    """
-    import torch
-
-    if not isinstance(name, (str, torch.device)) or str(name).startswith("meta"):  # which computes nothing
-        raise Refused("device", name, "give auto, cpu, or an accelerator such as cuda or cuda:1")
-    for each in (*auto, "cpu") if name == "auto" else (name,):
-        try:
-            return torch.empty(0, device=each).device
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            said = str(error).partition("\n")[0]
-    raise Refused("device", name, f"it cannot be used here: {said}")

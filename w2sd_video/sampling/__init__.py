@@ -3,7 +3,7 @@
 from .call import OnStep, arguments, inputs, sample
 from .cost import evaluations, in_strong_evaluations, steps_for, strong_evaluations
 from .idle import changed, idle, in_effect, sentences
-from .load import load, scheduler
+from .load import check, load, pipelines_of, scheduler
 from .method import weak_arm
 from .plot import draw_differences
 from .records import differences, plugin_version, provenance, versions
@@ -13,6 +13,7 @@ __all__ = [
     "OnStep",
     "arguments",
     "changed",
+    "check",
     "check_words",
     "cut_off",
     "differences",
@@ -24,6 +25,7 @@ __all__ = [
     "inputs",
     "load",
     "notes",
+    "pipelines_of",
     "plugin_version",
     "provenance",
     "sample",

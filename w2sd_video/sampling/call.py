@@ -66,9 +66,9 @@ def sample(
     loaded = pipe.scheduler
     pipe.scheduler = scheduler(request, loaded.config)
     name, way = f"{request.stem} {variant}", "give dtype float32, or another vae"
-    if request.free_init is not None:
-        pipe.enable_free_init(num_iters=request.free_init)
     try:
+        if request.free_init is not None:
+            pipe.enable_free_init(num_iters=request.free_init)
         with pipe.guiding(request.guidance_scale):
             output = pipe(**call)
     except NotFinite as error:

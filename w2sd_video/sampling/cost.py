@@ -143,7 +143,7 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
         return (torch.zeros_like(inputs["x"]),)
 
     x = torch.zeros((1, 1, 2, 1, 1) if request.video else (1, 1, 1, 1))
-    sent = Sent(BOTH, Latents("x", x.dtype), {})
+    sent = Sent(BOTH, Latents("x", x.dtype), {"timestep": 0.0})
     loop = Loop(built)
     for index in range(min(steps, len(built.timesteps))):
         step = loop.step_at(index, index, steps, method)

@@ -10,32 +10,68 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from .. import runs
+from ..devices import usable_device
 from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..families import FAMILIES
 from ..models.sources import local, resolve
 from ..runs import Request
-from ..runs.request import scheduler_class
+from ..runs.schedules import scheduler_class
 from .method import method_of
 
 if TYPE_CHECKING:
     import torch
 
     from ..pipelines.reflection import Reflection as Pipeline
+    from ..settings import Variant
 
 INDEX = "model_index.json"  # of a model's folder or repository
 
 
-def load(request: Request) -> dict[str, Pipeline]:
+def load(request: Request, variant: Variant | None = None) -> dict[str, Pipeline]:
     """Loads the pipelines of a request, by the video that each makes: "weak", "strong" and "w2sd". They share networks.
+
+    Args:
+        variant: load the pipelines of this variant, which has to include the request's: those of "w2sd" also make
+            "plain", and those of "compare" make all. Default: the request's own.
 
     Raises:
         OSError, ValueError: weights are missing or cannot be read; the message says how to get them.
         Refused: the device is not there, or the models cannot serve a setting, such as the number of frames.
     """
-    _check_schedule(request)  # before anything is read
+    check(request)  # before anything is read
+    pipelines = _pipelines(request if variant is None else replace(request, variant=variant))
+    check(request, pipelines)
+    return pipelines
+
+
+def pipelines_of(request: Request, pipelines: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
+    """Those of a request's videos, by video, among the pipelines that `load` returned for its models."""
+    pair = pipelines.get("w2sd")
+    named = pipelines if pair is None else {"strong": pair, **pipelines}
+    return {video: named[video] for video in runs.VARIANTS[request.variant]}
+
+
+def check(request: Request, pipelines: Mapping[str, Pipeline] | None = None) -> None:
+    """Refuses settings that a request's models cannot serve. The same models may serve one request and not another.
+
+    Args:
+        pipelines: what `load` returned for the models. None: they are not loaded yet.
+
+    Raises:
+        Refused: names the setting.
+    """
+    _check_schedule(request)
     if request.variant in ("w2sd", "compare"):
         _check_branches(request)
-    device = runs.usable_device(request.device)
+    if request.variant != "weak" or not request.weak_alone:
+        _check_experts(request)
+    for pipe in pipelines_of(request, pipelines).values() if pipelines is not None else ():
+        _check_loaded(request, pipe)
+
+
+def _pipelines(request: Request) -> dict[str, Pipeline]:
+    """The pipelines of a request, on their device."""
+    device = usable_device(request.device)
     if request.offload != "none" and device.type == "cpu":
         raise Refused("offload", request.offload, "it needs an accelerator, and the models are on the CPU: give none")
     variants = runs.VARIANTS[request.variant]
@@ -49,7 +85,6 @@ def load(request: Request) -> dict[str, Pipeline]:
         raise Refused("offload", request.offload, accepted)
     pipelines: dict[str, Pipeline] = {}
     if both := [variant for variant in variants if variant not in apart]:
-        _check_experts(request)
         pair: dict[str, Any] = {}
         if request.weak is not None and set(both) != {"strong"}:
             pair = {"weak": request.weak, "weak_text_encoders": request.weak_text_encoders}
@@ -62,7 +97,6 @@ def load(request: Request) -> dict[str, Pipeline]:
     if apart:
         pipelines["weak"] = _weak_alone(request, pipelines.get("w2sd"))
     for pipe in pipelines.values():
-        _check_loaded(request, pipe)
         _place(pipe, device, request.offload)
         if request.compile:
             _compile(pipe)

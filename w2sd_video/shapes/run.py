@@ -22,9 +22,10 @@ from diffusers.training_utils import EMAModel
 from rich.progress import Progress, track
 from torch.utils.data import DataLoader
 
+from ..devices import usable_device
 from ..documents import read_text
 from ..errors import Refused
-from ..runs import rows, usable_device, whole, writable
+from ..runs import rows, whole, writable
 from .recipe import Common
 
 CHECKPOINT_EVERY = 200  # steps
