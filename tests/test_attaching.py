@@ -266,6 +266,22 @@ def test_a_pipeline_that_copies_its_scheduler_is_refused():
     pipe("a cat", callback_on_step_end=copies, **call)
 
 
+def test_without_a_method_steps_of_a_copied_scheduler_are_counted_too():
+    """A pipeline that does not say whether it guides: only its steps show how many videos there are."""
+    pipe = stable_diffusion_3()
+
+    def copies(pipe: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        pipe.scheduler = copy.deepcopy(pipe.scheduler)
+        return kwargs
+
+    call = {"num_inference_steps": 3, "max_sequence_length": 7, "output_type": "latent", "guidance_scale": 3.0}
+    plain = pipe(["a cat", "a dog"], generator=torch.Generator().manual_seed(0), **call).images
+    with apply_reflection(pipe, None, form=Form(flag=None)) as counter:
+        more = {"generator": torch.Generator().manual_seed(0), "callback_on_step_end": copies}
+        assert torch.equal(pipe(["a cat", "a dog"], **more, **call).images, plain)
+    assert counter.evaluations.per_video()["total"] == 6
+
+
 def test_a_pipeline_is_copied_before_or_after_a_method_is_applied_to_it_and_not_meanwhile():
     pipe = stable_diffusion_3()
     with apply_reflection(pipe, W2SD()):

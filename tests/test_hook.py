@@ -22,6 +22,7 @@ from w2sd_video.hook import (
     HOOK_NAME,
     Arms,
     Conditioning,
+    Counter,
     DenoiserHook,
     Group,
     Host,
@@ -247,11 +248,11 @@ def test_only_the_branches_that_count_are_named():
 @torch.no_grad()
 def test_without_a_method_the_call_goes_through_untouched_and_is_counted():
     unet, told, x = tiny.unet2d(), inputs(4), draw(4, 4, 8, 8)
-    group = Group(None, Host(None, doubled=lambda: True))
-    with attached(unet, DenoiserHook(group)):
+    counter = Counter(Host(None, doubled=lambda: True))
+    with attached(unet, DenoiserHook(counter)):
         ours = unet(x, torch.tensor(7), **told).sample
     assert torch.equal(ours, unet(x, torch.tensor(7), **told).sample)
-    assert group.evaluations.per_video() == {"strong": 2, "weak": 0, "total": 2}
+    assert counter.evaluations.per_video() == {"strong": 2, "weak": 0, "total": 2}
 
 
 @torch.no_grad()
@@ -279,7 +280,7 @@ def test_the_network_is_as_it_was_however_the_context_is_left(error):
     unet = tiny.unet2d()
     before = dict(vars(unet))
     try:
-        with attached(unet, DenoiserHook(Group(None, Host(None)))):
+        with attached(unet, DenoiserHook(Counter(Host(None)))):
             assert HOOK_NAME in unet._diffusers_hook.hooks
             if error is not None:
                 raise error
@@ -294,7 +295,7 @@ def test_other_hooks_on_the_network_stay():
     unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     others = dict(unet._diffusers_hook.hooks) if hasattr(unet, "_diffusers_hook") else None
     expected = unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample
-    with attached(unet, DenoiserHook(Group(None, Host(None)))):
+    with attached(unet, DenoiserHook(Counter(Host(None)))):
         assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)
     assert others is None or unet._diffusers_hook.hooks == others
     assert torch.equal(unet(draw(2, 4, 8, 8), torch.tensor(7), **inputs(2)).sample, expected)

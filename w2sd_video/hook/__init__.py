@@ -18,7 +18,8 @@ One step of the loop, from top to bottom:
     the next latents     <-
 
 If the pipeline calls its denoiser once for each branch, the first answers have no values yet. The group fills them in
-when it has seen the last call, or when the pipeline reads one.
+when it has seen the last call, or when the pipeline reads one. Without a method a `Counter` takes the group's place,
+which passes everything through and counts.
 """
 
 from .arguments import DENOISERS, check_same_casting
@@ -26,6 +27,7 @@ from .arm import Evaluations, branches, parameters_of
 from .attach import HOOK_NAME, apply_reflection, attached, check_free, check_multiple, stepping
 from .binding import Arms, check_perturbation
 from .control import ControlHook
+from .counter import Counter
 from .denoiser import DenoiserHook
 from .form import Form
 from .group import Group
@@ -39,6 +41,7 @@ __all__ = [
     "Arms",
     "Conditioning",
     "ControlHook",
+    "Counter",
     "DenoiserHook",
     "Difference",
     "Evaluations",

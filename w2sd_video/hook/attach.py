@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from .arguments import (
 from .binding import Arms, Embedded
 from .calls import channels
 from .control import ControlHook
+from .counter import Counter
 from .denoiser import DenoiserHook
 from .equal import equal_arms
 from .form import Form, form_of, known
@@ -70,44 +72,41 @@ def attached(network: nn.Module, hook: Hook) -> Iterator[Hook]:
 
 
 @contextmanager
-def stepping(group: Group) -> Iterator[None]:
+def stepping(group: Group | Counter) -> Iterator[None]:
     """Sends the scheduler's `step` and `set_timesteps` through the group while the context lasts."""
     scheduler = group.host.scheduler
-    step, set_timesteps = scheduler.step, scheduler.set_timesteps
 
-    def restart(*args: Any, **kwargs: Any) -> None:
+    def restart(set_timesteps: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         group.restart()
         set_timesteps(*args, **kwargs)
 
     intercepted = {
-        "step": _Intercepted(group, step, functools.partial(group.step, step)),
-        "set_timesteps": _Intercepted(group, set_timesteps, restart),
+        "step": _Intercepted(group, scheduler.step, group.step),
+        "set_timesteps": _Intercepted(group, scheduler.set_timesteps, restart),
     }
     with switched([(vars(scheduler), name, method) for name, method in intercepted.items()]):
         yield
 
 
 class _Intercepted:
-    """A scheduler's method with another body. It refuses to be copied: the copy would act on the first scheduler."""
+    """A scheduler's method with another body.
 
-    def __init__(self, group: Group, original: Callable[..., Any], replacement: Callable[..., Any]):
+    Args:
+        group: the group or counter that the scheduler is stepped through, which says whether it may be copied.
+        original: the method.
+        body: what is called in its place: it gets the method, and its arguments.
+    """
+
+    def __init__(self, group: Group | Counter, original: Callable[..., Any], body: Callable[..., Any]):
         functools.update_wrapper(self, original)  # pipelines look at the signature
-        self._group, self._replacement = group, replacement
+        self._group, self._original, self._body = group, original, body
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._replacement(*args, **kwargs)
+        return self._body(self._original, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        if not self._group.host.running():
-            raise ValueError(
-                f"{self._group.host.name}, or its scheduler, was copied while a method is applied to it (in"
-                " `apply_reflection`, or during a call): the copy would act on the first one. Copy it before or"
-                " afterwards."
-            )
-        raise ValueError(
-            f"{self._group.host.name} is not supported under a method: it copies its scheduler during the call, and"
-            " steps of a copy cannot be reflected. Use it with `method=None`."
-        )
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Intercepted:
+        self._group.check_copy()
+        return _Intercepted(self._group, copy.deepcopy(self._original, memo), self._body)
 
 
 def check_free(name: str, networks: list[nn.Module]) -> None:
@@ -155,7 +154,7 @@ def apply_reflection(
     weak_guidance_2: float | None = None,
     generator: torch.Generator | list[torch.Generator] | None = None,
     recorder: Recorder | None = None,
-) -> Iterator[Group]:
+) -> Iterator[Group | Counter]:
     """Applies a method to any supported diffusers pipeline while the context lasts.
 
     Supported are the pipelines listed in docs/pipelines.md and subclasses that inherit their `__call__`; any other
@@ -191,7 +190,8 @@ def apply_reflection(
         recorder: records, in numbers, what the method does at every step; see `Recorder`.
 
     Yields:
-        The group of the pipeline's denoisers; `evaluations.per_video()` counts the evaluations made in the context.
+        What the pipeline's denoisers are called through: its `evaluations.per_video()` counts the evaluations made in
+        the context.
 
     Raises:
         ValueError: the pipeline is not supported, with the reason; the scheduler has no step that can be reflected;
@@ -219,33 +219,21 @@ def apply_reflection(
     weaks = _weak(type(pipeline).__name__, denoisers, weak)
     check_inputs("weak_conditioning", weak_conditioning, [*denoisers.values(), *weaks.values()])
     check_inputs("strong_conditioning", strong_conditioning or PIPELINES_OWN, [*denoisers.values()])
-    if form is None and method is None:
+    if method is None:
         entry = known(type(pipeline))
-        form = entry.form if entry is not None else None
-    elif form is None:
-        form = form_of(type(pipeline))
-    form = form or Form()
-    note = None
-    if method is not None:
-        if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
-            raise ValueError(
-                f"{type(pipeline).__name__} has no `{form.flag}`, which a method needs to know. Accepted: a `form` with"
-                " `flag=None`, or with the attribute that says whether it guides."
-            )
-        check_scheduler(pipeline.scheduler, convention=method.convention)
-        _check_denoisers(pipeline, denoisers, weaks)
-        for each, network in weaks.items() if weak_settings else ():
-            check_settings(weak_settings or [], network, denoisers[each])
-        for each, network in weaks.items() if weak_conditioning.cond is None else ():
-            check_same_texts(type(pipeline).__name__, network, denoisers[each])
-        if method.looks_ahead and len(denoisers) > 1:
-            raise ValueError(
-                f"{type(method).__name__} evaluates the network at the times of later steps, some of which belong to"
-                f" another of the {len(denoisers)} denoisers of {type(pipeline).__name__}. Use another method."
-            )
-        own: list[object] = [weak_conditioning.cond, weak_conditioning.uncond, weak_settings, strong_conditioning]
-        own += [weak_controlnet_conditioning_scale, weak_embedded_guidance, strong_embedded_guidance]
-        note = equal_arms(method, weaks, second.values(), own)
+        counter = Counter(host_of(pipeline, form or (entry and entry.form) or Form()))
+        with _Attachment(counter, pipeline, denoisers, weaks):
+            yield counter
+        return
+    form = form or form_of(type(pipeline))
+    _check_method(pipeline, method, form, denoisers, weaks)
+    for each, network in weaks.items() if weak_settings else ():
+        check_settings(weak_settings or [], network, denoisers[each])
+    for each, network in weaks.items() if weak_conditioning.cond is None else ():
+        check_same_texts(type(pipeline).__name__, network, denoisers[each])
+    own: list[object] = [weak_conditioning.cond, weak_conditioning.uncond, weak_settings, strong_conditioning]
+    own += [weak_controlnet_conditioning_scale, weak_embedded_guidance, strong_embedded_guidance]
+    note = equal_arms(method, weaks, second.values(), own)
     arms = Arms(
         type(pipeline).__name__,
         weak_conditioning,
@@ -350,7 +338,7 @@ class _Attachment:
 
     def __init__(
         self,
-        group: Group,
+        group: Group | Counter,
         pipeline: DiffusionPipeline,
         denoisers: Mapping[str, nn.Module],
         weak: Mapping[str, nn.Module],
@@ -383,13 +371,36 @@ class _Attachment:
                 hook.compiled = compiled
                 stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
             stack.enter_context(attached(network, hook))
-        silent = group.form.calls == "batch" and not hasattr(type(pipeline), group.form.flag or "")
-        if group.method is not None or silent:  # without a flag, the scheduler's step shows how many videos there are
+        form = group.host.form
+        silent = form.calls == "batch" and not hasattr(type(pipeline), form.flag or "")
+        if isinstance(group, Group) or silent:  # without a flag, the scheduler's step shows how many videos there are
             stack.enter_context(stepping(group))
-        if group.method is not None and getattr(pipeline, "controlnet", None) is not None:
+        if isinstance(group, Group) and getattr(pipeline, "controlnet", None) is not None:
             doubled = group.host.doubled
             stack.enter_context(attached(pipeline.controlnet, ControlHook(lambda: bool(doubled()))))
         stack.enter_context(switched([(vars(pipeline), "maybe_free_model_hooks", self.freed)]))
+
+
+def _check_method(
+    pipeline: DiffusionPipeline,
+    method: Method,
+    form: Form,
+    denoisers: Mapping[str, nn.Module],
+    weak: Mapping[str, nn.Module],
+) -> None:
+    """Refuse a pipeline that a method cannot be applied to, before anything is computed."""
+    if form.calls == "batch" and form.flag is not None and not hasattr(type(pipeline), form.flag):
+        raise ValueError(
+            f"{type(pipeline).__name__} has no `{form.flag}`, which a method needs to know. Accepted: a `form` with"
+            " `flag=None`, or with the attribute that says whether it guides."
+        )
+    check_scheduler(pipeline.scheduler, convention=method.convention)
+    _check_denoisers(pipeline, denoisers, weak)
+    if method.looks_ahead and len(denoisers) > 1:
+        raise ValueError(
+            f"{type(method).__name__} evaluates the network at the times of later steps, some of which belong to"
+            f" another of the {len(denoisers)} denoisers of {type(pipeline).__name__}. Use another method."
+        )
 
 
 def _check_denoisers(

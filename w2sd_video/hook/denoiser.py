@@ -9,22 +9,23 @@ import torch
 from torch import nn
 
 from ..arms import switched
+from .counter import Counter
 from .group import Group
 from .outermost import OutermostHook
 
 
 class DenoiserHook(OutermostHook):
-    """Passes one denoiser's calls to its group, which answers them.
+    """Passes one denoiser's calls to its pipeline's group, or without a method its counter, which answers them.
 
     Networks may be compiled before or after the hook is attached, by `network.compile()`, `torch.compile(network)` or,
     block by block, `network.compile_repeated_blocks()`.
 
     Args:
-        group: the pipeline's group.
+        group: the pipeline's group or counter.
         weak: the weak arm's network. None: the denoiser itself.
     """
 
-    def __init__(self, group: Group, weak: nn.Module | None = None):
+    def __init__(self, group: Group | Counter, weak: nn.Module | None = None):
         super().__init__()
         self.group = group
         self.weak = weak

@@ -51,7 +51,7 @@ class Group:
     """One pipeline's denoisers and scheduler under a method.
 
     Args:
-        method: the method, or None to pass calls through untouched and only count them.
+        method: the method.
         host: the pipeline.
         arms: the settings of the strong and the weak arm. Default: the pipeline's own.
         noise: draws standard normal noise of a tensor's shape. Default: from torch's global generator.
@@ -61,7 +61,7 @@ class Group:
 
     def __init__(
         self,
-        method: Method | None,
+        method: Method,
         host: Host,
         arms: Arms | None = None,
         noise: Callable[[Tensor], Tensor] = torch.randn_like,
@@ -79,7 +79,6 @@ class Group:
         self._turn: Turn | None = None
         self._foreign = False
         self._checked = False  # what this loop guides by
-        self._seen: torch.Size | None = None  # without a method, the shape of the denoiser's last input
         self._unconditional: dict[str, Any] = {}  # inputs of the last unconditional call that differ
 
     @property
@@ -100,6 +99,20 @@ class Group:
         self._loop, self.noise = Loop(None), torch.randn_like
         self._turn, self._unconditional = None, {}
 
+    def check_copy(self) -> None:
+        """Refuse a copy of the scheduler, or of the pipeline: it would act on the first one.
+
+        Raises:
+            ValueError: always.
+        """
+        if not self.host.running():
+            raise ValueError(
+                f"{self.host.name}, or its scheduler, was copied while a method is applied to it (in"
+                " `apply_reflection`, or during a call): the copy would act on the first one. Copy it before or"
+                " afterwards."
+            )
+        self._refuse("copies its scheduler during the call, and steps of a copy cannot be reflected")
+
     def answer(
         self,
         module: nn.Module,
@@ -117,20 +130,11 @@ class Group:
             args, kwargs: the arguments of the call.
         """
         name, inputs = named_inputs(module, args, kwargs)
-        if self._foreign or (self.method is not None and self.host.foreign()):
+        if self._foreign or self.host.foreign():
             raise ValueError(
                 f"another pipeline uses the networks of {self.host.name}, to which a method is applied:"
                 " apply one to that pipeline instead."
             )
-        if self.method is None:
-            x = inputs[name]
-            twice = self.form.calls == "batch" and self.host.doubled()
-            if twice is not None:  # else the scheduler's step shows how many videos there are
-                self.evaluations.settle()
-            self.evaluations.videos = len(x) // 2 if twice else len(x)
-            self.evaluations.add("strong", len(x), self._arms.parameters(module))
-            self._seen = x.shape if isinstance(x, Tensor) else None
-            return forward(*args, **kwargs)
         if self.host.replaced():
             raise ValueError(
                 f"the scheduler of {self.host.name} was replaced after the method was applied: set it before"
@@ -178,7 +182,6 @@ class Group:
         Returns:
             The replies to the turn's calls, each (rows, …).
         """
-        assert self.method is not None
         first, guided = turn.calls[0], bool(doubled) or len(turn.calls) == 2
         x_t = turn.latents(bool(doubled), self._refuse)
         self.evaluations.settle()
@@ -226,7 +229,7 @@ class Group:
             return ("cond",)
         if self.form.calls != "batch" or self.host.rescaled() or (guidance := self.host.guidance()) is None:
             return BOTH
-        return branches(guidance, self.method is not None and self.method.mixes)
+        return branches(guidance, self.method.mixes)
 
     def step(self, scheduler_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The scheduler's step from x~_t, with the method's addition to the prediction.
@@ -236,12 +239,6 @@ class Group:
         """
         bound = inspect.signature(type(self.host.scheduler).step).bind(self.host.scheduler, *args, **kwargs)
         output, sample = bound.arguments.get("model_output"), bound.arguments.get("sample")
-        if self.method is None:  # a pipeline without a flag: its latents show how many videos there are
-            self.evaluations.videos = len(sample) if isinstance(sample, Tensor) else 1
-            if isinstance(sample, Tensor) and self._seen is not None and len(self._seen) == sample.ndim + 1:
-                self.evaluations.videos = sample.numel() // self._seen[1:].numel()  # frames are stepped as rows
-            self.evaluations.settle()
-            return scheduler_step(*args, **kwargs)
         if not isinstance(output, Tensor) or not isinstance(sample, Tensor):
             self._refuse("steps its scheduler with something other than tensors")
         turn, self._turn = self._turn, None
