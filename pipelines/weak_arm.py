@@ -121,10 +121,8 @@ class WeakArm(DiffusionPipeline):
             if (encoder := getattr(self, "weak_" + name)) is not None:
                 view.__dict__[name] = encoder
         settings = [setting for name in encoders for setting in arms.adapter_scales(getattr(view, name), loras)]
-        negative = any(value is not None for name, value in weak.items() if name.startswith(f"weak_{NEGATIVE}"))
-        own = negative or not type(method).__module__.startswith("w2sd_video.methods.")
         with arms.switched(settings):
-            encoded = self._encode(view, call, weak, guided=method.weak_guidance != 1 or (guides and own))
+            encoded = self._encode(view, call, weak, guided=guides or method.weak_guidance != 1)
         return Conditioning(cond=self._inputs(encoded, call), uncond=self._inputs(encoded, call, NEGATIVE))
 
     def _encode(self, view: Any, call: dict[str, Any], weak: dict[str, Any], guided: bool) -> dict[str, Tensor | None]:
