@@ -11,7 +11,7 @@ from w2sd_video import plugins
 from w2sd_video.errors import did_you_mean, shown
 from w2sd_video.methods import METHODS, OPTIONS, Method, no_method
 from w2sd_video.methods import find as find_method
-from w2sd_video.methods.method import GUIDANCES, finite
+from w2sd_video.methods.method import ARM_GUIDANCES, finite, own_options
 
 # Arguments that a call has only if the stock pipeline has the argument on the right, or one of several.
 NEEDS = {
@@ -72,7 +72,7 @@ def options_of(method: Any, stock: Collection[str]) -> list[str]:
         cls = find_method(method)
     if not issubclass(cls, Method):
         return list(OPTIONS)
-    own = [field.name for field in fields(cls) if field.name not in GUIDANCES]
+    own = [field.name for field in own_options(cls)]
     return [*OPTIONS, *(name for name in own if name not in OPTIONS and name not in stock)]
 
 
@@ -110,11 +110,11 @@ def method_of(name: Any, options: dict[str, Any]) -> Method:
     for option, value in options.items():
         defaults = [OPTIONS.get(option), *(f.default for m in METHODS.values() for f in fields(m) if f.name == option)]
         if option not in takes and value not in defaults:
-            accepted = ", ".join(key for key in takes if key not in GUIDANCES)
+            accepted = ", ".join(field.name for field in own_options(cls))
             raise ValueError(
                 f"`{option}` is {shown(value)}, and is no option of `method={name!r}`, which has {accepted}."
             )
     own = {name: value for name, value in options.items() if name in takes}
-    for arm in (arm for arm in GUIDANCES if arm in own):
+    for arm in (arm for arm in ARM_GUIDANCES if arm in own):
         finite(f"{arm}_scale", own[arm])  # as a call has it
     return cls(**{name: value for name, value in own.items() if value is not None or OPTIONS.get(name, 0) is not None})

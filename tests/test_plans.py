@@ -170,7 +170,7 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
         ({"tuning": {"by": ["clipped"], "promts": "smoke"}}, "tuning.promts: 'smoke' is not accepted; no setting"),
         ({"axes": {"arm": {"a": {"as_costly_as": "a"}}}}, "as_costly_as: 'a' is not accepted; give the axis another"),
         ({"seeds": []}, "seeds: [] is not accepted; give at least one"),
-        ({"seeds": "0-99999999"}, "give at most 100000 seeds"),
+        ({"seeds": "0-99999999"}, "give at most 100000 seeds at once"),
         ({"n": 3}, "n: 3 is not accepted; texts has 2"),
         ({"axes": {"motion_gain": []}}, "axes.motion_gain: [] is not accepted"),
         ({"axes": {"motion_gain": 3}}, "axes.motion_gain: 3 is not accepted"),

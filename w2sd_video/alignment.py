@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .levels import Step
+from .levels import Step, predicted
 from .methods.method import Answer, Arm, Method, Noise
 
 
@@ -72,13 +72,7 @@ class Probe(Method):
         eps = torch.randn(z.shape, generator=self.generator).to(x_t)
         x = step.level.alpha * z + step.level.sigma * eps
         p_s, p_w = strong.reflect(x), weak.reflect(x)
-        alpha, sigma = step.level.alpha, step.level.sigma
-        target = {
-            "epsilon": eps,
-            "v_prediction": alpha * eps - sigma * z,
-            "sample": z,
-            "flow_prediction": eps - z,
-        }[step.prediction]
+        target = predicted(step.prediction, z, eps, step.level)
         moving = getattr(strong, "only_moving", None)  # an arm in a pipeline may hold a part of its latents still
         target = target if moving is None else moving(target)
         d, r = (each.flatten(1).double() for each in (p_s - p_w, target - p_s))

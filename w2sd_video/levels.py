@@ -137,13 +137,22 @@ def convert(p: Tensor, x: Tensor, level: Level, source: str, target: str) -> Ten
     else:
         z = (x - sigma * p) / (alpha + sigma)
         eps = (x + alpha * p) / (alpha + sigma)
-    if target == "epsilon":
-        return eps
-    if target == "sample":
-        return z
-    if target == "v_prediction":
-        return alpha * eps - sigma * z
-    return eps - z
+    return predicted(target, z, eps, level)
+
+
+def predicted(kind: str, z: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """What a network of this kind predicts of x = alpha z + sigma eps, by tensors z and eps of one shape; see
+    `convert`."""
+    match kind:
+        case "epsilon":
+            return eps
+        case "sample":
+            return z
+        case "v_prediction":
+            return level.alpha * eps - level.sigma * z
+        case "flow_prediction":
+            return eps - z
+    raise ValueError(f"A prediction is one of {', '.join(PREDICTIONS)}; got {kind!r}.")
 
 
 class Axes(NamedTuple):

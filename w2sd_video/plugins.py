@@ -16,7 +16,6 @@ import re
 import sys
 import traceback
 from collections.abc import Collection, Iterable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -123,8 +122,7 @@ def from_file(kind: Kind, named: str) -> Plugin:
         if module.__name__ not in sys.modules:
             sys.modules[module.__name__] = module  # dataclasses look up the types of fields there
             try:
-                with redirect_stdout(sys.stderr):  # what it prints is not among the data of `--format json`
-                    exec(compile(data, str(path), "exec"), module.__dict__)
+                exec(compile(data, str(path), "exec"), module.__dict__)
             except BaseException as error:
                 del sys.modules[module.__name__]
                 raise _unusable(argument, named, str(path), error) from None

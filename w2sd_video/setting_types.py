@@ -45,6 +45,22 @@ def seed_ranges(argument: str, value: object, parts: Iterable[str]) -> Iterator[
         yield range(first, last + 1)
 
 
+def seeds_of(argument: str, value: object, parts: Iterable[str], most: int) -> list[int]:
+    """The seeds that all parts say, each once; see `seed_ranges`.
+
+    Raises:
+        Refused: also where there are none, or more than `most`.
+    """
+    seeds: list[int] = []
+    for stretch in seed_ranges(argument, value, parts):
+        if len(seeds) + len(stretch) > most:
+            raise Refused(argument, value, f"give at most {most} seeds at once")
+        seeds += stretch
+    if not seeds:
+        raise Refused(argument, value, "give at least one")
+    return list(dict.fromkeys(seeds))
+
+
 def _as_dict(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 

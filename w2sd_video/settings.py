@@ -29,6 +29,7 @@ from .families import (
     FamilyName,
 )
 from .setting_types import (
+    LARGEST_SEED,
     MOST_STEPS,
     SCALED,
     SCALED_ACCEPTED,
@@ -329,7 +330,7 @@ class Settings(Pair):
     prompt: Annotated[
         Text, Field(pattern=r"\S"), Setting("What to show.", ("PROMPT",), accepted="give a text that is not empty")
     ]
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), Setting("Seed of the noise.", ("--seed",))]
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED), Setting("Seed of the noise.", ("--seed",))]
     preset: Annotated[Text, Setting("The preset that the settings come from.", ("--preset",), MODELS)]
     scheduler: Annotated[Names, Setting("A diffusers scheduler: its class and arguments.", ("--scheduler",), MODELS)]
     reflection_steps: Annotated[

@@ -13,7 +13,7 @@ import typer
 from .. import plugins, presets, runs, settings
 from ..errors import Refused
 from ..method_names import METHODS
-from ..setting_types import SCALED, SCALES, Scaled, seed_ranges
+from ..setting_types import SCALED, SCALES, Scaled, seeds_of
 from ..terminal import number, read_settings, words
 
 OUTPUT = "Output"
@@ -225,12 +225,7 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         Refused: the text is not such a list, or a number is negative or too large.
     """
-    seeds: list[int] = []
-    for numbers in seed_ranges("seed", text, text.split(",")):
-        if len(seeds) + len(numbers) > MOST_SEEDS:
-            raise Refused("seed", text, f"give at most {MOST_SEEDS} seeds at once")
-        seeds += numbers
-    return list(dict.fromkeys(seeds))
+    return seeds_of("seed", text, text.split(","), MOST_SEEDS)
 
 
 def read_prompts(prompts: list[str], suite: Path | None, kind: str = "video") -> list[str]:

@@ -189,7 +189,7 @@ class Group:
         time, moving = read_time(first.module, first.inputs, x_t, self._refuse)
         axes = axes_of(x_t, first.module, self.form.axis)
         step = replace(self._loop.step(time, self.method), axes=axes)
-        if step.index == 0 and not self.host.repeats() and type(self.method).reflects is Method.reflects:
+        if step.index == 0 and not self.host.repeats():
             self.method.check_steps(step.num_steps)
         if moving is None and self.form.holds and sample is not None:
             moving = stepped_part(x_t, sample, tolerance(first.latents.dtype))

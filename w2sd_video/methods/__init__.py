@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from typing import Any
 
 from .. import method_names, plugins
@@ -14,7 +14,7 @@ from .auto_guidance import AutoGuidance
 from .cfg_zero_star import CFGZeroStar
 from .foresight import Foresight
 from .guidance_schedule import GuidanceSchedule
-from .method import GUIDANCES, Answer, Method
+from .method import Answer, Method, own_options
 from .optimistic import Optimistic
 from .perturbed import PerturbedAttentionGuidance, S2Guidance, SkipLayerGuidance
 from .predict_and_perturb import PredictAndPerturb
@@ -54,7 +54,7 @@ def _options() -> dict[str, Any]:
     """The options of all methods, beside the arms' guidance, with their defaults. Where methods have different
     defaults for one option, None stands for the method's own."""
     defaults: dict[str, Any] = {}
-    for field in (f for method in METHODS.values() for f in fields(method) if f.name not in GUIDANCES):
+    for field in (field for method in METHODS.values() for field in own_options(method)):
         same = defaults.setdefault(field.name, field.default) == field.default
         defaults[field.name] = field.default if same else None
     return defaults
@@ -104,7 +104,7 @@ def refuse_options(
         cls = find(method, sha256)
     except Refused:  # the request's check says why
         return
-    options = [field.name for field in fields(cls) if field.name not in (*settings, *GUIDANCES)]
+    options = [field.name for field in own_options(cls) if field.name not in settings]
     for name, value in unknown.items():
         near = nearest(name, [*options, *settings], others)
         if near in options:
@@ -138,7 +138,7 @@ def no_method(value: object, *, by_name: bool = True) -> ValueError:
 def described(name: str) -> dict[str, Any]:
     """The first paragraph of a method's docstring as its `summary`, and its `options` with their defaults."""
     cls = find(name)
-    options = {field.name: _default(field) for field in fields(cls) if field.name not in GUIDANCES}
+    options = {field.name: _default(field) for field in own_options(cls)}
     return {"summary": plugins.first_paragraph(cls.__doc__ or cls.__name__), "options": options}
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import shown
-from ..levels import Step, convert, first_order
+from ..levels import Step, convert, first_order, predicted
 from .method import Answer, Arm, Method, Noise
 
 Schedule = tuple[tuple[int, int, int], ...]
@@ -89,9 +89,8 @@ class Foresight(Method):
         uncond, cond = strong.guided(x, 0.0), strong.guided(x, 1.0)
         z = convert(uncond + self.strength * (cond - uncond), x, step.level, step.prediction, "sample")
         eps = convert(uncond, x, step.level, step.prediction, "epsilon")
-        alpha, sigma = step.level.alpha, step.level.sigma
-        p = {"sample": z, "epsilon": eps, "v_prediction": alpha * eps - sigma * z, "flow_prediction": eps - z}
-        return Answer(p[step.prediction][None], alpha * z + sigma * eps - x_t)
+        p = predicted(step.prediction, z, eps, step.level)
+        return Answer(p[None], step.level.alpha * z + step.level.sigma * eps - x_t)
 
 
 def _whole(n: object, least: int) -> bool:

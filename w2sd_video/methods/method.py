@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotat
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
 }
-GUIDANCES = ("strong_guidance", "weak_guidance")  # the fields that are the two arms' guidance
+ARM_GUIDANCES = ("strong_guidance", "weak_guidance")  # the fields that are the two arms' guidance
 # Standard normal noise of the shape of x_t, drawn anew at every call.
 Noise = Callable[[], Tensor]
 
@@ -142,11 +142,14 @@ class Method:
         return index < (self.default_steps(num_steps) if self.reflection_steps is None else self.reflection_steps)
 
     def check_steps(self, num_steps: int) -> None:
-        """Refuse more steps that reflect than a loop of `num_steps` steps has.
+        """Refuse more steps that reflect than a loop of `num_steps` steps has. A class with a rule of its own of which
+        steps reflect is not held to it.
 
         Raises:
             ValueError: names `reflection_steps`, and how many there can be.
         """
+        if type(self).reflects is not Method.reflects:
+            return
         lam, most = self.reflection_steps, most_reflected(num_steps, self.convention)
         if lam is not None and lam > most:
             limit = f"the number of steps, {num_steps}"
@@ -194,6 +197,11 @@ class Method:
     def __call__(self, x_t: Tensor, step: Step, strong: Arm, weak: Arm, noise: Noise) -> Answer:
         """The answer to a step from x_t (B, …)."""
         raise NotImplementedError
+
+
+def own_options(method: type[Method]) -> list[Field[Any]]:
+    """The fields of a method that are its options: all but the two arms' guidance."""
+    return [field for field in fields(method) if field.name not in ARM_GUIDANCES]
 
 
 def displaced(x_t: Tensor, strong: Arm, d: Tensor) -> Answer:

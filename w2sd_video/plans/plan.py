@@ -22,7 +22,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ from ..documents import read_yaml
 from ..errors import ArgumentError, Named, Refused, did_you_mean, nearest, note_once
 from ..prompts import Prompt, Suite
 from ..runs import FORMATS, Request
-from ..setting_types import seed_ranges
+from ..setting_types import seeds_of
 from ..validation import Setting, by_option, plain, validated
 from .arms import (
     AS_COSTLY,
@@ -204,9 +204,9 @@ class Plan:
         if place is None:  # under `options`, or the preset's
             return error
         from ..methods import find
-        from ..methods.method import GUIDANCES
+        from ..methods.method import own_options
 
-        options = [option.name for option in fields(find(method)) if option.name not in GUIDANCES]
+        options = [option.name for option in own_options(find(method))]
         near = nearest(name, [*SETTINGS, AS_COSTLY, TUNE, *options], by_option(Request))
         meant = f" (did you mean {near!r}?)" if near else ""
         setting, option = ("", meant) if near in options else (meant, "")
@@ -418,15 +418,8 @@ def seeds(value: int | str | Sequence[int]) -> list[int]:
     Raises:
         Refused: one is negative, too large or no whole number, there are none, or too many.
     """
-    numbers: list[int] = []
     parts = value.split(",") if isinstance(value, str) else [str(value)] if isinstance(value, int) else map(str, value)
-    for stretch in seed_ranges("seeds", value, parts):
-        if len(numbers) + len(stretch) > MOST_SEEDS:
-            raise Refused("seeds", value, f"give at most {MOST_SEEDS} seeds")
-        numbers += stretch
-    if not numbers:
-        raise Refused("seeds", value, "give at least one")
-    return list(dict.fromkeys(numbers))
+    return seeds_of("seeds", value, parts, MOST_SEEDS)
 
 
 def _numbered(texts: Sequence[str]) -> Iterator[Prompt]:

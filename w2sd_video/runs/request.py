@@ -26,8 +26,13 @@ from .schedules import read_schedule
 if TYPE_CHECKING:
     from ..methods import Method
 
-# Fields that a method and a request both have.
-_REQUESTED = ("strong_guidance", "weak_guidance", "reflection_steps", "inversion", "convention")
+METHOD_FIELDS = {  # by a method's field, the request's field that sets it; the others are set by `options`
+    "strong_guidance": "strong_guidance_scale",
+    "weak_guidance": "weak_guidance_scale",
+    "reflection_steps": "reflection_steps",
+    "inversion": "inversion",
+    "convention": "convention",
+}
 # What a hash in a file's name always holds; later settings count where they are not their defaults.
 _HASHED = """
     family strong weak vae weak_text_encoders motion_adapter weak_motion_adapter weak_motion_scale adapters
@@ -253,7 +258,7 @@ class Request(Settings):
         has = [f.name for f in fields(cls)]
         if self.inversion != "x_s" and "inversion" not in has:
             raise Refused("inversion", self.inversion, f"{self.method} inverts nothing: give none")
-        known = [name for name in has if name not in _REQUESTED]
+        known = [name for name in has if name not in METHOD_FIELDS]
         for name in self.options:
             if name not in known:
                 raise Refused(f"option of {self.method}", name, did_you_mean(name, known))

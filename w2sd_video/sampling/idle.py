@@ -17,7 +17,7 @@ from .method import method_of, weak_arm
 if TYPE_CHECKING:
     from ..methods import Method
 
-GUIDANCES = {"strong_guidance_scale", "weak_guidance_scale", "strong_guidance_scale_2", "weak_guidance_scale_2"}
+OF_ARMS = {"strong_guidance_scale", "weak_guidance_scale", "strong_guidance_scale_2", "weak_guidance_scale_2"}
 OF_METHOD = ("method", "method_sha256", "options")
 # What a model's own schedule may add to a request's, by which its noise levels change.
 _TO_ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -117,18 +117,18 @@ def _of_method(request: Request, method: Method) -> Iterator[tuple[str, str]]:
         own = {*weak, *reflection, "options"} - {cause}
         # Guidance of arms can make a pipeline evaluate both branches, which changes rounding.
         hidden = request.guidance_scale <= 1 and (cause == "options" or FAMILIES[request.family].embedded)
-        yield from _all(sorted(own - GUIDANCES if hidden else own), "no step reflects")
+        yield from _all(sorted(own - OF_ARMS if hidden else own), "no step reflects")
         return
     if method.one_model:
-        without = {name for name in set(weak) - GUIDANCES if not method.takes(name)}
+        without = {name for name in set(weak) - OF_ARMS if not method.takes(name)}
         yield from _all(without, f"{request.method_name} has the strong model in both arms")
     elif not method.uses_weak:
         yield from _all(weak, f"{request.method_name} has no weak arm")
     elif request.weak_guidance_scale == 1 and request.weak_guidance_scale_2 in (1, None):
         yield "weak_negative_prompt", "at weak guidance 1 the weak arm uses no negative prompt"
     if not method.guides:
-        of_arms = {*GUIDANCES, "strong_embedded_guidance", "weak_embedded_guidance"}
-        yield from _all(of_arms, f"{request.method_name} has no guidance of a reflection")
+        embedded = {"strong_embedded_guidance", "weak_embedded_guidance"}
+        yield from _all(OF_ARMS | embedded, f"{request.method_name} has no guidance of a reflection")
 
 
 def _guidances(request: Request, method: Method) -> list[float | None]:

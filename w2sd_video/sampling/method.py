@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..runs import Request
+from ..runs.request import METHOD_FIELDS
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -33,33 +34,24 @@ def weak_arm(request: Request) -> dict[str, Any]:
 
 def method_of(request: Request, variant: str) -> Method | None:
     """The method that one variant of a request is sampled by; None: the stock pipeline's loop."""
-    from ..methods import METHODS
-
-    call = method_call(request, variant)
-    method: Any = call["method"]
-    return METHODS["weak"](weak_guidance=call["weak_guidance_scale"]) if method == "weak" else method
+    method: Method | None = method_call(request, variant)["method"]
+    return method
 
 
 def method_call(request: Request, variant: str) -> dict[str, Any]:
     """The arguments of a pipeline's call that say what is sampled by, and what the weak arm is."""
     if variant == "strong" or (variant == "weak" and request.weak_alone):
         return {"method": None}
-    from ..methods import find
+    from ..methods import Weak, find
 
     cls = find(request.method, request.method_sha256)
     call = {name: value for name, value in weak_arm(request).items() if variant != "w2sd" or cls.takes(name)}
     if variant == "weak":  # as it would be used, unless guidance is all there is to tell the two apart
         apart = call or request.weak_motion_adapter or request.weak
         guidance = request.guidance_scale if apart else request.weak_guidance_scale
-        return call | {"method": "weak", "weak_guidance_scale": guidance}
-    values = {
-        "strong_guidance": request.strong_guidance_scale,
-        "weak_guidance": request.weak_guidance_scale,
-        "reflection_steps": request.reflection_steps,
-        "inversion": request.inversion,
-        "convention": request.convention,
-    }
+        return call | {"method": Weak(weak_guidance=guidance)}
     seconds = ("strong_guidance_scale_2", "weak_guidance_scale_2")
     call |= {name: number for name in seconds if (number := getattr(request, name)) is not None}
     takes = {each.name for each in fields(cls)}
-    return call | {"method": cls(**{k: v for k, v in values.items() if k in takes}, **request.options)}
+    values = {name: getattr(request, field) for name, field in METHOD_FIELDS.items() if name in takes}
+    return call | {"method": cls(**values, **request.options)}
