@@ -42,6 +42,18 @@ DDIM = {
 }
 
 
+class Doubled(Host):
+    """A loop that sends rows of both branches in one call."""
+
+    def doubled(self) -> bool:
+        return True
+
+
+class Guiding(Doubled):
+    def guidance(self) -> float:
+        return 3.0
+
+
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -91,7 +103,7 @@ def test_an_image_unet_answers_with_its_halves_at_the_displaced_latents(kind):
     expected = torch.cat([strong(x_ref, t, **half(told, branch)).sample for branch in ("uncond", "cond")])
     stepped = scheduler.step(guided(strong, x_ref, 3.0), t, x_ref).prev_sample
 
-    group = Group(W2SD(2.0, -1.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
+    group = Group(W2SD(2.0, -1.0), Guiding(scheduler))
     with attached(strong, DenoiserHook(group, weak)), stepping(group):
         as_object = strong(torch.cat([x, x]), t, **told)
         uncond, cond = as_object.sample.chunk(2)
@@ -132,7 +144,7 @@ def test_a_flow_transformer_reflects_from_pure_noise():
     x_s = x + dt * u(x, 1)
     x_ref = x_s - dt * u(x_s, 0)
     expected = x_ref + dt * u(x_ref, 1)
-    group = Group(W2SD(1.0, 0.0), Host(scheduler, guidance=lambda: 1.0, doubled=lambda: True))
+    group = Group(W2SD(1.0, 0.0), Doubled(scheduler))
     with attached(network, DenoiserHook(group)), stepping(group):
         p = network(hidden_states=torch.cat([x, x]), return_dict=False, **told)[0]
         ours = scheduler.step(p[1:], t, x, return_dict=False)[0]
@@ -248,7 +260,7 @@ def test_only_the_branches_that_count_are_named():
 @torch.no_grad()
 def test_without_a_method_the_call_goes_through_untouched_and_is_counted():
     unet, told, x = tiny.unet2d(), inputs(4), draw(4, 4, 8, 8)
-    counter = Counter(Host(None, doubled=lambda: True))
+    counter = Counter(Doubled(None))
     with attached(unet, DenoiserHook(counter)):
         ours = unet(x, torch.tensor(7), **told).sample
     assert torch.equal(ours, unet(x, torch.tensor(7), **told).sample)
@@ -266,7 +278,7 @@ def test_the_weak_arm_is_told_its_own_conditioning():
     weak_seen: list[dict] = []
     other.register_forward_pre_hook(lambda module, args, kwargs: weak_seen.append(kwargs), with_kwargs=True)
     arms = Arms(weak_conditioning=Conditioning(cond={"encoder_hidden_states": own}))
-    group = Group(W2SD(1.0, 2.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True), arms)
+    group = Group(W2SD(1.0, 2.0), Guiding(scheduler), arms)
     with attached(unet, DenoiserHook(group, other)):
         unet(torch.cat([x, x]), scheduler.timesteps[0], **told)
     heard = weak_seen[0]["encoder_hidden_states"]
@@ -308,7 +320,7 @@ def test_controlnet_residuals_are_refused_under_a_reflection_alone(name):
     residual = torch.zeros(2, tiny.WIDTHS[1], 4, 4)
     told = {**inputs(2), name: (torch.zeros(2, 8, 8, 8),) * 3 if name.startswith("down") else residual}
     for lam, refused in ((1, True), (0, False)):
-        group = Group(W2SD(reflection_steps=lam), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
+        group = Group(W2SD(reflection_steps=lam), Guiding(scheduler))
         latents = torch.cat([draw(1, 4, 8, 8)] * 2)
         with attached(unet, DenoiserHook(group)):
             if refused:
@@ -334,7 +346,7 @@ def test_non_finite_values_stop_the_run_and_say_where(broken, message):
         x[0, 0, 0, :3] = float("nan")
     else:
         (unet if broken == "strong" else weak).conv_out.bias.fill_(float("inf"))
-    group = Group(W2SD(2.0, -1.0), Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
+    group = Group(W2SD(2.0, -1.0), Guiding(scheduler))
     with attached(unet, DenoiserHook(group, weak)), pytest.raises(FloatingPointError, match=message):
         unet(torch.cat([x, x]), scheduler.timesteps[1], **inputs(2))
 
@@ -402,7 +414,7 @@ def test_the_hook_costs_less_than_two_percent_of_a_step():
     stub = Stub(draw(2, 4, frames, 8, 8, seed=5))
     method = W2SD(3.0, 1.0)
     x = torch.cat([x[:1]] * 2)
-    group = Group(method, Host(scheduler, guidance=lambda: 3.0, doubled=lambda: True))
+    group = Group(method, Guiding(scheduler))
 
     def a_step() -> None:
         uncond, cond = stub(x, t, return_dict=False, **told)[0].chunk(2)

@@ -38,7 +38,7 @@ from .denoiser import DenoiserHook
 from .equal import equal_arms
 from .form import Form, form_of, known
 from .group import Group
-from .host import host_of
+from .host import PipelineHost
 from .outermost import OutermostHook
 from .recording import Recorder
 from .sent import PIPELINES_OWN, Conditioning
@@ -221,7 +221,7 @@ def apply_reflection(
     check_inputs("strong_conditioning", strong_conditioning or PIPELINES_OWN, [*denoisers.values()])
     if method is None:
         entry = known(type(pipeline))
-        counter = Counter(host_of(pipeline, form or (entry and entry.form) or Form()))
+        counter = Counter(PipelineHost(pipeline, form or (entry and entry.form) or Form()))
         with _Attachment(counter, pipeline, denoisers, weaks):
             yield counter
         return
@@ -246,7 +246,7 @@ def apply_reflection(
         ),
         second=second,
     )
-    group = Group(method, host_of(pipeline, form), arms, following_noise(generator), recorder, note)
+    group = Group(method, PipelineHost(pipeline, form), arms, following_noise(generator), recorder, note)
     with _Attachment(group, pipeline, denoisers, weaks):
         yield group
 

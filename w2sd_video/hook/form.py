@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from diffusers import DiffusionPipeline
 
+from .arm import branches
+from .sent import BOTH, Branches
+
 TABLE = "pipelines.json"  # beside this file
 
 
@@ -64,6 +67,19 @@ class Form:
         words += ["what it does not step is held still"] * self.holds
         words += [f"without `{self.third}`"] * (self.third is not None)
         return ", ".join(words)
+
+
+def final_branches(form: Form, guidance: float | None, rescaled: bool, mixes: bool) -> Branches:
+    """The branches that a pipeline's own step needs while it guides.
+
+    Args:
+        guidance: its guidance number. None: not known.
+        rescaled: whether it rescales its mixture by the conditional prediction.
+        mixes: whether a method mixes the branches otherwise; see `Method.mixes`.
+    """
+    if form.calls == "apart" or form.flag is None or rescaled or guidance is None:
+        return BOTH
+    return branches(guidance, mixes)
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,14 @@ from ..errors import note_once
 from ..levels import full_precision
 from ..methods import Method
 from ..schedulers import stepped_dtype, without_corrector
-from .arm import Evaluations, Unchanged, branches, check_finite
+from .arm import Evaluations, Unchanged, check_finite
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
+from .form import final_branches
 from .host import Host
 from .loop import Loop
 from .recording import Recorder
-from .sent import BOTH, Branches, Sent
+from .sent import Branches, Sent
 from .stepped import check_stepped, sends_both, stepped_part, tolerance
 from .tape import Tape, Traced, value
 from .turn import Pending, Turn, check_answer, unconditional_inputs
@@ -227,9 +228,7 @@ class Group:
         """The branches that the pipeline needs for its own step."""
         if not guided:
             return ("cond",)
-        if self.form.calls != "batch" or self.host.rescaled() or (guidance := self.host.guidance()) is None:
-            return BOTH
-        return branches(guidance, self.method.mixes)
+        return final_branches(self.form, self.host.guidance(), self.host.rescaled(), self.method.mixes)
 
     def step(self, scheduler_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The scheduler's step from x~_t, with the method's addition to the prediction.

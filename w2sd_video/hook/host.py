@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -15,95 +14,114 @@ from torch import Tensor
 from .form import Form
 
 
-@dataclass
 class Host:
-    """A pipeline, as its group sees it. By default it is a loop of one's own that does not guide.
+    """A loop around a denoiser and a scheduler, as its group sees it: here one's own, which does not guide.
 
-    Functions are called anew at every step, so the pipeline may change its state during the run.
+    Its methods are called anew at every step, so the loop may change its state during the run.
 
     Args:
-        scheduler: the pipeline's scheduler; it may be reset during the run.
-        form: how the pipeline calls its denoiser.
+        scheduler: the scheduler; it may be reset during the run.
+        form: how the loop calls the denoiser.
         name: the pipeline's name, for messages.
-        replaced: whether the pipeline has another scheduler by now.
-        running: whether the pipeline's own call is running; called when the scheduler's timesteps are set.
-        foreign: whether another pipeline calls the denoiser.
-        guidance: the pipeline's guidance number. None: it is not known, or not one number.
-        doubled: whether the pipeline sends rows of both branches in one call. None: not known before the scheduler's
-            step.
-        rescaled: whether it rescales its mixture by the conditional prediction (`guidance_rescale`).
-        guides_by_more: what its call guides by that no step of a method supports, in words. None: nothing.
-        repeats: whether its call runs several loops, of which the first ones may be shorter (FreeInit).
-        num_steps: the steps of the current loop. None: not known; the loop goes on to the end of `scheduler.timesteps`.
-            Default: all of them.
     """
 
-    scheduler: Any
-    form: Form = field(default_factory=Form)
-    name: str = "The pipeline"
-    replaced: Callable[[], bool] = lambda: False
-    running: Callable[[], bool] = lambda: True
-    foreign: Callable[[], bool] = lambda: False
-    guidance: Callable[[], float | None] = lambda: 1.0
-    doubled: Callable[[], bool | None] = lambda: False
-    rescaled: Callable[[], bool] = lambda: False
-    guides_by_more: Callable[[], str | None] = lambda: None
-    repeats: Callable[[], bool] = lambda: False
+    # How many steps the current loop has. None in place of a number: not known; the loop goes on to the end of
+    # `scheduler.timesteps`. None in place of the method: it has all of these.
     num_steps: Callable[[], int | None] | None = None
 
+    def __init__(self, scheduler: Any, form: Form | None = None, name: str = "The pipeline"):
+        self.scheduler, self.form, self.name = scheduler, form or Form(), name
 
-def host_of(pipeline: DiffusionPipeline, form: Form) -> Host:
+    def replaced(self) -> bool:
+        """Whether the pipeline has another scheduler by now."""
+        return False
+
+    def running(self) -> bool:
+        """Whether the pipeline's own call is running; asked when the scheduler's timesteps are set."""
+        return True
+
+    def foreign(self) -> bool:
+        """Whether another pipeline calls the denoiser."""
+        return False
+
+    def guidance(self) -> float | None:
+        """The pipeline's guidance number. None: it is not known, or not one number."""
+        return 1.0
+
+    def doubled(self) -> bool | None:
+        """Whether the pipeline sends rows of both branches in one call. None: not known before the scheduler's step."""
+        return False
+
+    def rescaled(self) -> bool:
+        """Whether it rescales its mixture by the conditional prediction (`guidance_rescale`)."""
+        return False
+
+    def guides_by_more(self) -> str | None:
+        """What its call guides by that no step of a method supports, in words. None: nothing."""
+        return None
+
+    def repeats(self) -> bool:
+        """Whether its call runs several loops, of which the first ones may be shorter (FreeInit)."""
+        return False
+
+
+class PipelineHost(Host):
     """A pipeline of diffusers, whose state its attributes tell."""
-    scheduler = pipeline.scheduler
-    flag = form.flag if hasattr(type(pipeline), form.flag or "") else None
 
-    def positive(attribute: str) -> Callable[[], bool]:
-        return lambda: (getattr(pipeline, attribute, None) or 0) > 0
+    def __init__(self, pipeline: DiffusionPipeline, form: Form):
+        super().__init__(pipeline.scheduler, form, type(pipeline).__name__)
+        self.pipeline: Any = pipeline
+        self.flag = form.flag if hasattr(type(pipeline), form.flag or "") else None
 
-    def guidance() -> float | None:
-        number = getattr(pipeline, "guidance_scale", None) if flag else None
+    def num_steps(self) -> int | None:
+        return getattr(self.pipeline, "num_timesteps", None)
+
+    def replaced(self) -> bool:
+        return self.pipeline.scheduler is not self.scheduler
+
+    def running(self) -> bool:
+        return any(frame.get("self") is self.pipeline for frame in _call_stack())
+
+    def foreign(self) -> bool:
+        """Whether the pipeline that runs is another one, perhaps in a callback of this one: its method is the
+        innermost."""
+        running = (each for frame in _call_stack() if isinstance(each := frame.get("self"), DiffusionPipeline))
+        return next(running, self.pipeline) is not self.pipeline
+
+    def guidance(self) -> float | None:
+        number = getattr(self.pipeline, "guidance_scale", None) if self.flag else None
         return float(number) if isinstance(number, (int, float)) else None
 
-    def doubled() -> bool | None:
-        if flag is None:
+    def doubled(self) -> bool | None:
+        if self.flag is None:
             return None
         try:
-            return bool(getattr(pipeline, flag))
+            return bool(getattr(self.pipeline, self.flag))
         except AttributeError:  # the property reads what the loop has not set
             raise ValueError(
-                f"{type(pipeline).__name__} does not say its `{flag}` during its call. Accepted: a `form` with"
-                " `flag=None`, or with the attribute that says whether it guides."
+                f"{self.name} does not say its `{self.flag}` during its call. Accepted: a `form` with `flag=None`, or"
+                " with the attribute that says whether it guides."
             ) from None
 
-    return Host(
-        scheduler,
-        form,
-        type(pipeline).__name__,
-        replaced=lambda: pipeline.scheduler is not scheduler,
-        running=lambda: any(frame.get("self") is pipeline for frame in _call_stack()),
-        foreign=lambda: _another_runs(pipeline),
-        guidance=guidance,
-        doubled=doubled,
-        rescaled=positive("guidance_rescale"),
-        guides_by_more=lambda: _guides_by_more(pipeline, form),
-        repeats=lambda: bool(getattr(pipeline, "free_init_enabled", False)),
-        num_steps=lambda: getattr(pipeline, "num_timesteps", None),
-    )
+    def rescaled(self) -> bool:
+        return (getattr(self.pipeline, "guidance_rescale", None) or 0) > 0
 
+    def guides_by_more(self) -> str | None:
+        if (getattr(self.pipeline, "do_perturbed_attention_guidance", None) or 0) > 0:
+            return "evaluates a third branch, with its attention perturbed; set `pag_scale` to 0"
+        call = next((frame for frame in _call_stack() if frame.get("self") is self.pipeline), {})
+        if self.form.third is not None and (value := call.get(self.form.third)) is not None:
+            return f"evaluates a third branch, by its `{self.form.third}` {value!r}; give None"
+        guider = call.get("guider", getattr(self.pipeline, "guider", None))  # a call may choose one of several
+        return _of_guider(guider, self.scheduler.timesteps) if isinstance(guider, BaseGuidance) else None
 
-def _guides_by_more(pipeline: Any, form: Form) -> str | None:
-    """Guidance of a pipeline's call that no step of a method supports, even if it begins at a later step."""
-    if (getattr(pipeline, "do_perturbed_attention_guidance", None) or 0) > 0:
-        return "evaluates a third branch, with its attention perturbed; set `pag_scale` to 0"
-    call = next((frame for frame in _call_stack() if frame.get("self") is pipeline), {})
-    if form.third is not None and (value := call.get(form.third)) is not None:
-        return f"evaluates a third branch, by its `{form.third}` {value!r}; give None"
-    guider = call.get("guider", getattr(pipeline, "guider", None))  # a call may choose one of several
-    return _of_guider(guider, pipeline.scheduler.timesteps) if isinstance(guider, BaseGuidance) else None
+    def repeats(self) -> bool:
+        return bool(getattr(self.pipeline, "free_init_enabled", False))
 
 
 def _of_guider(guider: BaseGuidance, timesteps: Tensor) -> str | None:
-    """The same of a guider of diffusers, which may call the network twice a step, and later on once."""
+    """What a guider of diffusers guides by that no step of a method supports. It may call the network twice a step,
+    and later on once."""
     guider, name, before = copy.copy(guider), type(guider).__name__, 2
     if not guider._enabled:
         return None
@@ -128,9 +146,3 @@ def _call_stack() -> Iterator[Mapping[str, Any]]:
     while (caller := frame.f_back) is not None:
         frame = caller
         yield frame.f_locals
-
-
-def _another_runs(pipeline: DiffusionPipeline) -> bool:
-    """Whether the pipeline that runs is another one, perhaps in a callback of this one: its method is the innermost."""
-    running = (each for frame in _call_stack() if isinstance(each := frame.get("self"), DiffusionPipeline))
-    return next(running, pipeline) is not pipeline

@@ -103,22 +103,18 @@ def steps_for(request: Request, least: int) -> int:
 def _final_branches(request: Request, method: Method | None) -> tuple[str, ...]:
     """The branches that the final step of a request evaluates."""
     from .. import pipelines
-    from ..hook.arm import branches
-    from ..hook.form import known
-    from ..hook.sent import BOTH
+    from ..hook.form import Form, final_branches, known
 
+    guidances: list[float | None] = [request.guidance_scale, request.guidance_scale_2]
+    if method is not None and method.reflects(0, request.num_inference_steps):
+        seconds = (request.strong_guidance_scale_2, request.weak_guidance_scale_2)
+        guidances += [*method.guidances, *seconds[: len(method.guidances)]]
+    if all(w in (1, None) for w in guidances):  # the pipeline does not guide, and is not made to
+        return ("cond",)
     entry = known(getattr(pipelines, FAMILIES[request.family].pipeline))
-    form = entry.form if entry else None
-    # Both branches, also at guidance 0.
-    whole = bool(request.guidance_rescale) or form is not None and (form.calls == "apart" or form.flag is None)
-    if method is None:
-        return branches(request.guidance_scale, whole)
-    in_reflection = method.guidances if method.reflects(0, request.num_inference_steps) else []
-    of_second_expert = (request.strong_guidance_scale_2, request.weak_guidance_scale_2)[: len(in_reflection)]
-    others = (*in_reflection, *of_second_expert, request.guidance_scale_2)
-    if whole and any(w not in (1, None) for w in others):
-        return BOTH
-    return branches(request.guidance_scale, whole or method.mixes)
+    form = (entry and entry.form) or Form()
+    mixes = method is not None and method.mixes
+    return final_branches(form, request.guidance_scale, bool(request.guidance_rescale), mixes)
 
 
 def _of_variant(request: Request, variant: str) -> dict[str, int]:
