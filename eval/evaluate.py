@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from w2sd_video.runs import writable
 from . import notes
 from . import official as vbench_package
 from .decoder import Decoder
-from .dimensions import SIX, Chosen, Compared, Dimension, Skipped, chosen
+from .dimensions import SIX, AllSkipped, Chosen, Compared, Dimension, Skipped, chosen
 from .frames import FACTS, MORE_FACTS
 from .inputs import gather, listed
 from .passes import Problems, score_here, score_officially, why
@@ -70,6 +70,7 @@ def evaluate(
     official: str | Path | None = None,
     images: bool = False,
     references: str | Path | Iterable[str | Path] = (),
+    asked: Mapping[str, Collection[str]] | None = None,
     progress: Callable[[int, int, Video], None] = lambda done, total, video: None,
     say: Callable[[str], None] = lambda note: None,
 ) -> Scores:
@@ -93,6 +94,8 @@ def evaluate(
         device: auto, cpu, cuda, cuda:N.
         images: score each picture in folders, arrays and lists by itself, and not as a frame of a video.
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
+        asked: by the name of a dimension, the prompts on whose videos alone it is scored, as `vbench.asked_of` returns
+            them; a dimension that is not in it is scored on all.
         official: the Python executable of an environment with VBench's own package, which then computes the scores, on
             any of its 16 dimensions.
         progress: called as progress(done, total, video) before each video, and once after the last.
@@ -108,12 +111,25 @@ def evaluate(
         raise Refused("images", images, "give True or False")
     compared_to = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
+    asked = {name: frozenset(texts) for name, texts in (asked or {}).items()}
     names = chosen(dimensions, official=official is not None)
+    skipped = [
+        Skipped(d.name, f"no video is of one of the {len(asked[d.name])} prompts that it is asked of")
+        for d in names
+        if d.name in asked and not any(video.prompt in asked[d.name] for video in inputs.videos)
+    ]
+    names = [d for d in names if d.name not in {each.name for each in skipped}]
+    if not names:
+        raise AllSkipped(skipped)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
-    scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
+    on = usable_device(device, auto=("cuda",))
+    try:
+        scorer = Scorer(wanted, Path(weights) if weights else None, on)
+    except AllSkipped as error:
+        raise AllSkipped([*error.skipped, *skipped]) from None
     against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
-    todo, problems = to_do(scorer, store, inputs.videos, against.pictures)
+    todo, problems = to_do(scorer, store, inputs.videos, against.pictures, asked)
     if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
         writable(Path(rows_file).parent, "rows_file")
 
@@ -131,11 +147,19 @@ def evaluate(
     absent = lacking(inputs.arguments, inputs.prompts, images)
     problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
     every = [*inputs.videos, *absent]
-    scores = Scores(scorer.ready, every, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
+    scores = Scores(scorer.ready, every, problems=problems, weights=scorer.hashes)
+    scores.skipped = [*scorer.skipped, *skipped]
     scores.device = str(scorer.device)
-    _collect(scores, scorer, store, sorted(todo, key=_place), against)
+    scores.unasked = {
+        (video.prompt, column)
+        for dimension in scorer.ready
+        for video in every
+        if video.prompt and not is_asked(dimension, video, asked)
+        for column in dimension.columns
+    }
+    _collect(scores, scorer, store, sorted(todo, key=_place), against, asked)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
-    scores.notes = [*said, *notes.of_scores(scores, images)]
+    scores.notes = [*said, *notes.of_scores(scores, images), *notes.of_prompts(scores, asked)]
     scores.seconds = time.perf_counter() - began
     return scores
 
@@ -153,19 +177,33 @@ def _place(video: Video) -> tuple[str, str]:
     return str(video.path), video.group
 
 
+def is_asked(dimension: Dimension, video: Video, asked: Mapping[str, Collection[str]]) -> bool:
+    """Whether a dimension is scored on a video; see `asked` of `evaluate`."""
+    return dimension.name not in asked or video.prompt in asked[dimension.name]
+
+
 def to_do(
-    scorer: Scorer, store: Store, videos: list[Video], pictures: list[Video]
+    scorer: Scorer,
+    store: Store,
+    videos: list[Video],
+    pictures: list[Video],
+    asked: Mapping[str, Collection[str]],
 ) -> tuple[dict[Video, list[Dimension]], Problems]:
     """The dimensions of each video that have no stored score; and the videos that cannot be read.
 
     Args:
         pictures: the reference pictures, of which only dimensions that compare with them need features.
+        asked: see `evaluate`.
     """
     todo: dict[Video, list[Dimension]] = {}
     problems: Problems = []
     scored = set(videos)
     for video in [*pictures, *videos]:
-        needed = [d for d in scorer.ready if video in scored or (isinstance(d, Compared) and d.referenced)]
+        needed = [
+            d
+            for d in scorer.ready
+            if (video in scored and is_asked(d, video, asked)) or (isinstance(d, Compared) and d.referenced)
+        ]
         try:
             todo[video] = [dimension for dimension in needed if scorer.key(dimension, video) not in store]
         except OSError as error:
@@ -173,12 +211,19 @@ def to_do(
     return todo, problems
 
 
-def _collect(scores: Scores, scorer: Scorer, store: Store, videos: list[Video], references: References) -> None:
+def _collect(
+    scores: Scores,
+    scorer: Scorer,
+    store: Store,
+    videos: list[Video],
+    references: References,
+    asked: Mapping[str, Collection[str]],
+) -> None:
     """Adds the stored scores of videos to `scores`, and the scores of comparisons."""
     scored = set(scores.videos)
     for dimension in scorer.ready:
         kept = {v: row for v in videos if (row := store.rows.get(scorer.key(dimension, v)))}
-        for video in (video for video in kept if video in scored):
+        for video in (video for video in kept if video in scored and is_asked(dimension, video, asked)):
             scores.of.setdefault(video, {}).update(kept[video]["scores"])
             scores.facts[video] = {name: kept[video][name] for name in (*FACTS, *MORE_FACTS) if name in kept[video]}
         if isinstance(dimension, Compared):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +69,18 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
             yield f"{rule}; dynamic_degree tells which move"
 
 
+def of_prompts(scores: Scores, asked: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Notes on groups without a video of each prompt that a dimension is asked of."""
+    texts: dict[str, set[str | None]] = {}
+    for video in scores.videos:
+        texts.setdefault(video.group, set()).add(video.prompt)
+    for group, own in texts.items():
+        there = {d.name: len(own & {*asked[d.name]}) for d in scores.dimensions if d.name in asked}
+        few = [f"{name} of {n} of {len(asked[name])}" for name, n in there.items() if n < len(asked[name])]
+        if few:
+            yield f"{group} has not a video of each prompt that a dimension is asked of: {', '.join(few)}"
+
+
 def of_pairs(summary: Summary) -> Iterator[str]:
     """Notes on what several videos are one pair of, and on what has no pair in the first group."""
     if all(column.kind == "group" for column in summary.columns.values()):
@@ -112,6 +124,11 @@ def of_summary(summary: Summary) -> Iterator[str]:
     names = [name for name in summary.columns if not any(means[name].n for means in summary.means.values())]
     if names:
         yield f"not in the table, because no {summary.thing} has a score of it: {', '.join(names)}"
+    if any(summary.totals.values()) and not summary.scores.unasked:
+        yield (
+            "the totals are of scores over all videos. VBench's leaderboard takes each dimension on its own prompts:"
+            " `eval --suite vbench`, or a plan with `by_dimension`"
+        )
     prompts: dict[tuple[str, str], set[str]] = {}
     for video in summary.scores.facts:
         with suppress(OSError):  # it was removed since

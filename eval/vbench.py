@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from w2sd_video.prompts import Suite
 from w2sd_video.runs import whole
 
-from .dimensions import OFFICIAL, SIX
+from .dimensions import OFFICIAL, SIX, VBENCH
 
 # From VBench's leaderboard: the range (smallest, largest) that normalises a dimension's score, unless it is (0, 1), and
 # the dimension's weight, unless it is 1.
@@ -27,6 +28,18 @@ RANGES = {
 WEIGHTS = {"dynamic_degree": 0.5}
 QUALITY = (*SIX, "temporal_flickering")
 SEMANTIC = (*OFFICIAL, "overall_consistency")
+
+
+def asked_of(suite: Suite, dimensions: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The prompts of which each of some dimensions is asked, by the tag `dimension` of a suite's prompts.
+
+    A dimension that no tag names is left out, so that it is scored on all. One of VBench's has none then, if the tags
+    name others.
+    """
+    tags = {prompt.text: prompt.tags.get("dimension", ()) for prompt in suite.prompts}
+    asked = {name: frozenset(text for text, of in tags.items() if name in of) for name in dimensions}
+    tagged = any(tags.values())
+    return {name: own for name, own in asked.items() if own or (tagged and name in (*VBENCH, *OFFICIAL))}
 
 
 def aggregate(

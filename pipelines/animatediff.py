@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AnimateDiffPipeline, UNet2DConditionModel, UNetMotionModel
 
-from w2sd_video.models.motion import motion_unet
+from w2sd_video.models.motion import motion_unet, name_blocks
 
 from .checks import is_of
 from .reflection import Reflection
@@ -31,8 +31,8 @@ class VideoReflection(Reflection):
         if isinstance(weak["weak_unet"], UNet2DConditionModel):
             weak["weak_unet"] = motion_unet(weak["weak_unet"], adapter, like=components["unet"])
         for unet in (components["unet"], weak["weak_unet"]):
-            if isinstance(unet, UNetMotionModel) and not unet._repeated_blocks:  # diffusers 0.42 names none
-                unet._repeated_blocks = ["BasicTransformerBlock"]  # what `compile_repeated_blocks` compiles
+            if isinstance(unet, UNetMotionModel):
+                name_blocks(unet)
         return components, weak
 
     @property

@@ -51,6 +51,33 @@ def test_the_command_writes_every_file_and_says_where(folder, tmp_path):
     assert "data-plot=bars" in page and "shapes_right" in page and (tmp_path / "results_files").is_dir()
 
 
+def test_a_suite_says_on_which_prompts_each_dimension_is_scored(folder, tmp_path):
+    """As in VBench, whose dimensions have prompts of their own; scores that are kept of others are left out too."""
+    for seed in range(2):
+        video.write_mp4(shapes_video(seed + 5), folder / f"a blue square-{seed}.mp4", 8)
+    tags = {PROMPT: ["temporal_flickering"], "a blue square": ["clipped"], "a green circle": ["clipped"]}
+    suite = tmp_path / "suite.json"
+    suite.write_text(json.dumps([{"prompt": text, "dimension": names} for text, names in tags.items()]))
+    told = (folder, "--dimensions", "temporal_flickering,clipped", "--out", tmp_path / "r.json")
+    means = []
+    for more in ((), ("--suite", suite)):
+        code, said = command(*told, *more)
+        assert code == 0, said
+        of = json.loads((tmp_path / "r.json").read_text())["groups"][str(folder)]["columns"]
+        means.append([of[name]["n"] for name in ("temporal_flickering", "clipped")])
+    assert means == [[5, 5], [3, 2]]
+    assert "has not a video of each prompt that a dimension is asked of: clipped of 1 of 2" in said
+    code, said = command(folder, "--dimensions", "dynamic_degree", "--suite", suite, "--out", tmp_path / "r.json")
+    assert code == 2 and "no video is of one of the 0 prompts that it is asked of" in said
+    suite.write_text(json.dumps([{"prompt": PROMPT}]))
+    for of, says in (
+        (suite, "give a suite whose prompts have the tag `dimension`"),
+        ("vbnch", "did you mean 'vbench'"),
+    ):
+        code, said = command(*told, "--suite", of)
+        assert code == 2 and f"--suite: '{of}' is not accepted; {says}" in " ".join(said.split())
+
+
 @pytest.mark.slow
 def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
     broken(folder / "broken.mp4", "cut")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from w2sd_video import cli, documents, terminal, video
 from w2sd_video.errors import Refused
 from w2sd_video.runs import Request, read_sidecar, sidecar
-from w2sd_video.sampling import load
+from w2sd_video.sampling import evaluations, idle, load
 
 PROMPT = "a red circle moving right"
 NOWHERE = "/dev/null/out"  # a folder that cannot be made: what is accepted ends here, before models are loaded
@@ -243,8 +243,19 @@ def test_a_sidecar_of_whole_numbers_and_without_a_record_still_loads():
     ],
 )
 def test_a_noise_schedule_that_cannot_be_sampled_is_refused_before_weights_are_read(schedule, says):
-    with pytest.raises(Refused, match=says):
-        load(Request.of(PROMPT, scheduler=schedule))
+    for start in (load, evaluations):  # which is a dry run's
+        with pytest.raises(Refused, match=says):
+            start(Request.of(PROMPT, scheduler=schedule))
+
+
+def test_steps_that_a_table_of_levels_does_not_have_are_refused_by_every_way_to_a_video():
+    """Where an interval is given, what is idle is asked of the levels first."""
+    table = {"class": "DDIMScheduler", "timestep_spacing": "leading", "steps_offset": 1}
+    request = Request.of(PROMPT, scheduler=table, num_inference_steps=1000, options={"interval": [0.2, 0.9]})
+    for each in (request, replace(request, variant="plain")):
+        with pytest.raises(Refused, match="num_inference_steps: 1000 is not accepted; its timesteps go from 1 to 1000"):
+            evaluations(each)
+    idle(request)
 
 
 # Options that are empty, given twice, or without effect

@@ -40,7 +40,10 @@ def request(**values) -> Request:
         ({"variant": "compare", "reflection_steps": 0}, {"strong_guidance_scale"}, {"weak_prompt", *NEGATIVE}),
         ({"reflection_steps": 0}, {"weak_prompt", "strong_guidance_scale", "options"}, {"reflection_steps"}),
         ({"options": {"interval": [0.0, 0.01]}}, {"weak_prompt", "reflection_steps", "inversion"}, {"options"}),
-        ({"options": {"interval": [0.0, 0.5]}}, set(), {"weak_prompt", "reflection_steps", "inversion"}),
+        ({"options": {"interval": [0.0, 0.01]}, "guidance_scale": 1.0},
+         {"weak_prompt"}, {"negative_prompt", "guidance_rescale"}),
+        ({"options": {"interval": [0.0, 0.5]}}, {"weak_prompt", "inversion"}, {"options"}),  # the last step
+        ({"options": {"interval": [0.5, 1.0]}}, set(), {"weak_prompt", "reflection_steps", "inversion"}),
         ({"method": "z_sampling"}, {"weak", "weak_prompt"}, {"weak_guidance_scale", "negative_prompt"}),
         ({"method": "z_sampling"}, set(), {"weak_embedded_guidance", "strong_embedded_guidance"}),
         ({"method": "slg"}, {"weak_embedded_guidance", "strong_embedded_guidance"}, {"options"}),
@@ -74,6 +77,7 @@ def test_under_a_method_of_ones_own_nothing_is_idle(tmp_path):
         {},
         {"reflection_steps": 0, "guidance_scale": 1.0},
         {"options": {"interval": [0.0, 0.01]}},
+        {"options": {"interval": [0.0, 0.5]}},
         {"method": "z_sampling"},
         {"method": "apg"},
         {"method": "slg"},
@@ -130,6 +134,9 @@ def test_only_what_differs_from_the_preset_counts_as_set():
          ["the strong model is sampled alone; weak_guidance_scale has no effect in"
           " 'weak_guidance_scale=1, a' and 'weak_guidance_scale=2, a'",
           f"arms 'weak_guidance_scale=1, a' and 'weak_guidance_scale=2, a' {ALIKE}"]),
+        ({"settings": {"weak_guidance_scale": 2}, "axes": {"variant": ["weak", "plain"]}},
+         ["the weak arm is sampled alone, at guidance_scale 1.5; weak_guidance_scale has no effect in 'weak'",
+          "the strong model is sampled alone; weak_guidance_scale has no effect in 'plain'"]),
         ({"axes": {"arm": {"weak": {"variant": "weak"}, "plain": {"variant": "plain"}, "w2sd": {}}}}, []),
     ],
 )  # fmt: skip

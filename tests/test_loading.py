@@ -377,6 +377,7 @@ def test_a_saved_video_model_takes_a_motion_module_of_another_layout(saved, new,
         ours = load(tmp_path / strong, weak and tmp_path / weak, tmp_path / "motion")
         theirs = load(shelf.strong if strong == "saved" else strong, weak and shelf.strong, tmp_path / "motion")
         assert_same_video(video(ours), video(theirs))
+        assert ours.unet._repeated_blocks == ["BasicTransformerBlock"]
         hashes = weight_hashes(ours)
         assert hashes["unet"].startswith("sha256:") and hashes.get("weak_unet", "sha256:").startswith("sha256:")
 

@@ -51,6 +51,7 @@ def test_the_weak_arm_with_another_motion_module_or_none(sd):
             assert torch.equal(parameter, other[name])
         else:
             assert parameter is theirs[name]
+    assert pair.unet._repeated_blocks == pair.weak_unet._repeated_blocks == ["BasicTransformerBlock"]
     made, _ = sample(pair, request, "w2sd")
     own = ANIMATE.cls.from_pretrained(
         sd["strong"], weak=sd["strong"], motion_adapter=sd["motion"], torch_dtype=torch.float32

@@ -131,6 +131,7 @@ def test_paths_tell_arms_apart_that_differ_in_case_or_signs(tmp_path):
         ({"variant": "plain"}, {"reflection_steps": 1}, {}, ""),
         ({"method": "optimistic"}, {"reflection_steps": None}, {}, ""),
         ({"as_costly_as": None}, {"reflection_steps": 1}, {}, ""),
+        ({"method": "optimistic", "reflection_steps": None}, {}, {}, ""),
     ],
 )
 def test_steps_beside_as_costly_as_are_refused_where_they_would_not_be_used(beside, settings, axes, refused):
@@ -194,6 +195,8 @@ def test_an_arm_can_have_the_steps_that_cost_what_another_arm_costs():
          "axes: arm and options both set motion_gain: set it on one of them"),
         ({"axes": {"arm": {"a": {"options": {"motion_gain": 5}, "motion_gain": 4}}}},
          "axes.arm.a: it sets motion_gain twice: set it once"),
+        ({"settings": {**SMALL, "options": {"motion_gain": 5}, "motion_gain": 4}},
+         "settings: they set motion_gain twice: set it once"),
         ({"axes": {"seed": [1]}}, "all arms share the plan's own"),
         ({"axes": {"arm": {"a": {}}}, "base": "b"}, "base: 'b' is not accepted"),
         ({"axes": {"motion_gain": [1, 1.0]}}, "two of their points have the same labels"),

@@ -179,6 +179,9 @@ def test_a_pair_of_transformers_needs_data_to_be_checked(tmp_path):
         check_pair.samples(presets.load("wan21-14b-1.3b"), 1, [], None, tmp_path)
 
 
+UNTOLD = {"strong_embedded_guidance": None, "weak_embedded_guidance": None}
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [
@@ -188,6 +191,21 @@ def test_a_pair_of_transformers_needs_data_to_be_checked(tmp_path):
             "weak_guidance_scale: 0.0 is not accepted; give 1, or a guid",
         ),
         ("flux-dev-embedded", {"guidance_scale": 0.5}, "guidance_scale: 0.5 .* flux has no unconditional branch"),
+        (
+            "flux-dev-embedded",
+            {"method": "foresight"},
+            "method: 'foresight' is not accepted; it guides by 0: give a guid",
+        ),
+        (
+            "flux-dev-embedded",
+            {"method": "guidance_schedule", "options": {"guidance": [1.0, 1.0, 3.0]}},
+            "method: 'guidance_schedule' is not accepted; it guides by 3",
+        ),
+        (
+            "flux-dev-embedded",
+            {"variant": "weak", "weak_guidance_scale": 3.0} | UNTOLD,
+            "weak_guidance_scale: 3.0 is not acc",
+        ),
         ("cogvideox-5b-guidance", {"guidance_scale": 1.0}, "strong_guidance_scale: 6.0 is not accepted"),
         ("hunyuan-video-15-guidance", {"guidance_scale": 1.0}, "strong_guidance_scale: 6.0 is not accepted"),
         ("wan21-14b-1.3b", {"guidance_scale": 0.5}, "is neither a path nor a hub repository"),

@@ -104,7 +104,7 @@ def without_corrector(scheduler: Any) -> list[tuple[Any, str, Any]]:
 
 
 def stepped_dtype(scheduler: Any, arguments: Mapping[str, Any]) -> torch.dtype:
-    """The dtype of what a scheduler steps to, by that of its sample and of the prediction.
+    """The dtype of the latents that a scheduler's step returns, by those of the sample and the prediction.
 
     Args:
         arguments: the arguments of the scheduler's step, by name, as the pipeline gives them.

@@ -173,7 +173,7 @@ class Pair:
         ),
     ] = None
     grammar: Annotated[
-        Literal["shapes"] | None, Setting("The `w2sd_video.GRAMMAR.grammar` that prompts must follow; null: any text.")
+        Literal["shapes"] | None, Setting("The grammar of the prompts that the models take: shapes; null: any text.")
     ] = None
     method: Annotated[
         Annotated[str, Field(max_length=300)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,19 +237,7 @@ def check_kind(pair: presets.Pair, kind: str, option: str, value: str) -> None:
 
 def refine_prompts(prompts: list[str], refiner: str) -> Iterator[str]:
     """The prompts refined for the strong arm, one by one."""
-    refine: Callable[[str], str]
-    if refiner == "shapes":
-        from ..shapes import grammar
+    from ..plans.prepare import refiner as of_name
 
-        refine = grammar.refine
-    else:
-        from ..refine import language_model
-
-        quiet()
-        try:
-            refine = language_model(refiner)
-        except (OSError, ValueError) as error:
-            said = str(error).partition("\n")[0]
-            accepted = f"give shapes, or a causal language model that is here ({said})"
-            raise Refused("--refine", refiner, accepted) from None
-    yield from map(refine, prompts)
+    quiet()
+    yield from map(of_name(refiner, "--refine"), prompts)

@@ -19,7 +19,7 @@ from ..progress import bar
 from ..runs import Request
 from ..settings import MODELS, Variant
 from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json, words
-from .generate import confirm_writable, sample
+from .generate import confirm_writable, sample, suites
 from .options import DEVICES, OUTPUT, adapters, dimension_names, option, refuse_empty, with_settings
 from .requests import refine_prompts
 from .scores import WORST
@@ -53,6 +53,15 @@ def evaluate(
     ] = Path("results.json"),
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.", **PATH)
+    ] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score a dimension only on the prompts whose tag `dimension` names it in a suite of prompts; `vbench`"
+            " is VBench's own way.",
+            autocompletion=suites,
+            **{**PATH, "metavar": "SUITE"},
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A folder of the scorers' weights (default: caches).", **PATH)
@@ -101,10 +110,12 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         gallery = out_file.suffix == ".html"
+        named = named_by_user(dimensions)
         score_all = partial(
             score,
             videos,
-            named_by_user(dimensions),
+            named,
+            asked=asked_in(suite, named) if suite is not None else None,
             prompts=read_prompts(prompts_file) if prompts_file else None,
             weights=weights,
             device=device,
@@ -116,6 +127,25 @@ def evaluate(
         scored = run(out, err, score_all, results, form=form, worst=worst, gallery=gallery, lists="--worst N")
         if not scored:
             raise typer.Exit(1)
+
+
+def asked_in(suite: Path, dimensions: str) -> dict[str, frozenset[str]]:
+    """The prompts of which a suite asks dimensions, by the name of the dimension.
+
+    Raises:
+        Refused: there is no such suite, or none of its prompts has the tag `dimension`.
+    """
+    from ..eval.dimensions import expand
+    from ..eval.vbench import asked_of
+    from ..prompts import load
+
+    try:
+        read = load(str(suite))
+    except Refused as error:
+        raise Refused("--suite", error.value, error.accepted) from None
+    if not any(prompt.tags.get("dimension") for prompt in read.prompts):
+        raise Refused("--suite", str(suite), "give a suite whose prompts have the tag `dimension`, such as vbench")
+    return asked_of(read, expand(dimensions))
 
 
 def best(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import shown
 from ..levels import Step, convert, first_order, predicted
-from .method import Answer, Arm, Method, Noise
+from .method import MOST_ITERATIONS, Answer, Arm, Method, Noise
 
 Schedule = tuple[tuple[int, int, int], ...]
 
@@ -58,10 +58,12 @@ class Foresight(Method):
         super().__post_init__()
         rows = () if self.schedule is None else self.schedule
         fits = isinstance(rows, (tuple, list)) and all(isinstance(row, (tuple, list)) and len(row) == 3 for row in rows)
-        if not fits or not all(_whole(start, 0) and _whole(n, 1) and _whole(k, 1) for start, n, k in rows):
+        if not fits or not all(
+            _whole(start, 0) and _whole(n, 1) and _whole(k, 1) and k <= MOST_ITERATIONS for start, n, k in rows
+        ):
             raise ValueError(
                 "`schedule` has to be rows of three whole numbers, the step from 0, the interval from 1 and the"
-                f" iterations from 1, but is {shown(self.schedule)}."
+                f" iterations from 1 to {MOST_ITERATIONS}, but is {shown(self.schedule)}."
             )
 
     @property

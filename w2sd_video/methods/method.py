@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of fields that are annotat
     "str": ((str,), "a text"),
 }
 ARM_GUIDANCES = ("strong_guidance", "weak_guidance")  # the fields that are the two arms' guidance
+MOST_ITERATIONS = 1000  # in one step, of a method that iterates; no paper has more than a few
 # Standard normal noise of the shape of x_t, drawn anew at every call.
 Noise = Callable[[], Tensor]
 
@@ -111,7 +112,7 @@ class Method:
                 f" but the last, but is {shown(steps)}."
             )
         ends = self.interval
-        numbers = isinstance(ends, (tuple, list)) and len(ends) == 2 and all(isinstance(e, (int, float)) for e in ends)
+        numbers = isinstance(ends, (tuple, list)) and len(ends) == 2 and all(type(e) in (int, float) for e in ends)
         if not numbers or not 0 <= ends[0] <= ends[1] <= 1:
             raise ValueError(f"`interval` has to be two noise levels, 0 <= low <= high <= 1, but is {shown(ends)}.")
         if self.convention not in CONVENTIONS:

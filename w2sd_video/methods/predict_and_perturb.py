@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import shown
 from ..levels import Step, convert
-from .method import Answer, Arm, Method, Noise, finite
+from .method import MOST_ITERATIONS, Answer, Arm, Method, Noise, finite
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class PredictAndPerturb(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.iterations < 1:
-            raise ValueError(f"`iterations` has to be a whole number from 1, but is {shown(self.iterations)}.")
+        if not 1 <= self.iterations <= MOST_ITERATIONS:
+            raise ValueError(
+                f"`iterations` has to be a whole number from 1 to {MOST_ITERATIONS}, but is {shown(self.iterations)}."
+            )
         if self.threshold is not None:
             finite("threshold", self.threshold, 0)
 

@@ -7,6 +7,12 @@ from accelerate import init_empty_weights
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
 
+def name_blocks(unet: UNetMotionModel) -> UNetMotionModel:
+    """The video UNet, after naming the blocks that `compile_repeated_blocks` compiles: diffusers 0.42 names none."""
+    unet._repeated_blocks = unet._repeated_blocks or ["BasicTransformerBlock"]
+    return unet
+
+
 def motion_unet(
     unet: UNet2DConditionModel | UNetMotionModel, motion_adapter: MotionAdapter, like: UNetMotionModel | None = None
 ) -> UNetMotionModel:
@@ -56,7 +62,7 @@ def motion_unet(
     tensors.update((n, b.clone()) for n, b in motion.named_buffers() if ".motion_modules." in n)
     for name, tensor in tensors.items():
         _put(model, name, tensor)
-    return model.train(unet.training)
+    return name_blocks(model.train(unet.training))
 
 
 def share_parameters(model: torch.nn.Module, other: torch.nn.Module) -> int:

@@ -122,21 +122,29 @@ def points_of(name: str, values: Any) -> list[Value]:
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
 
 
-def check_apart(axes: Mapping[str, Sequence[Value]]) -> None:
-    """Refuses a setting that two axes set, or one label twice: an arm would use one value, and its labels say both.
+def check_apart(settings: Mapping[str, Any], axes: Mapping[str, Sequence[Value]]) -> None:
+    """Refuses a setting that two axes set, or one label or the plan's settings twice: an arm would use one value, and
+    the plan says both.
 
     Raises:
         ArgumentError: names the axes and the setting.
     """
+    if twice := _twice(settings):
+        raise ArgumentError("settings", f"they set {twice} twice: set it once")
     by: dict[str, str] = {}
     for axis, values in axes.items():
-        of_labels = [list(set_by(of_label)) for _, of_label in values]
-        for names, (label, _) in zip(of_labels, values, strict=True):
-            if twice := next((name for name in names if names.count(name) > 1), None):
+        for label, of_label in values:
+            if twice := _twice(of_label):
                 raise ArgumentError(f"axes.{axis}.{label}", f"it sets {twice} twice: set it once")
-        for name in dict.fromkeys(name for names in of_labels for name in names):
+        for name in dict.fromkeys(name for _, of_label in values for name in set_by(of_label)):
             if by.setdefault(name, axis) != axis:
                 raise ArgumentError("axes", f"{by[name]} and {axis} both set {name}: set it on one of them")
+
+
+def _twice(of_label: Mapping[str, Any]) -> str | None:
+    """A setting that is set twice. None: there is none."""
+    names = list(set_by(of_label))
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def set_by(of_label: Mapping[str, Any]) -> Iterator[str]:
@@ -214,7 +222,8 @@ def check_costly(values: Mapping[str, Any], point: Sequence[Value]) -> None:
     beside = next(of_label for _, of_label in point if AS_COSTLY in of_label)
     reflects = values.get("variant") in (None, "w2sd")
     for name in STEPS:
-        if name in beside or (name == "reflection_steps" and reflects and values.get(name) is not None):
+        said = values.get(name) is not None
+        if said and (name in beside or (name == "reflection_steps" and reflects)):
             raise Refused(name, values[name], f"{AS_COSTLY} sets it: leave it out")
 
 

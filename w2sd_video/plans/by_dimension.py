@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..eval.dimensions import OFFICIAL, VBENCH, AllSkipped, Skipped, known
+from ..eval.dimensions import OFFICIAL, AllSkipped, Skipped, known
 from ..eval.evaluate import Scores, evaluate
+from ..eval.vbench import asked_of
 from ..eval.videos import Video
 
 if TYPE_CHECKING:
@@ -29,40 +30,28 @@ def by_dimension(
     Raises:
         AllSkipped (`FileNotFoundError`): every dimension was skipped.
     """
-    skipped = []
-    passes: dict[tuple[bool, frozenset[str] | None], list[str]] = {}
-    for name in dimensions:
-        only = scored_on(plan, name)
-        if only is not None and not only:
-            skipped.append(Skipped(name, UNASKED.format(name)))
-        elif name in OFFICIAL and not official:
-            skipped.append(Skipped(name, LACKING))
-        else:
-            passes.setdefault((name in OFFICIAL, only), []).append(name)
+    asked = asked_by(plan, dimensions)
+    skipped = [Skipped(name, UNASKED.format(name)) for name, own in asked.items() if not own]
+    unasked = {each.name for each in skipped}
+    skipped += [
+        Skipped(name, LACKING) for name in dimensions if name in OFFICIAL and not official and name not in unasked
+    ]
+    left = [name for name in dimensions if name not in {each.name for each in skipped}]
     parts = []
-    for (by_vbench, only), some in passes.items():
-        scored = [video for video in videos if only is None or video.prompt in only]
-        try:
-            parts.append(evaluate(scored, some, official=official if by_vbench else None, **how))
-        except AllSkipped as error:
-            skipped += error.skipped
-            continue
-        columns = [column for each in parts[-1].dimensions for column in each.columns]
-        others = {video.prompt for video in videos} - {video.prompt for video in scored}
-        parts[-1].unasked = {(prompt, column) for prompt in others if prompt for column in columns}
+    for python in (None, official):
+        if some := [name for name in left if (name in OFFICIAL) == (python is not None)]:
+            try:
+                parts.append(evaluate(videos, some, official=python, asked=asked, **how))
+            except AllSkipped as error:
+                skipped += error.skipped
+        if official is None:
+            break
     return _joined(parts, videos, skipped)
 
 
-def scored_on(plan: Plan, dimension: str) -> frozenset[str] | None:
-    """The prompts on which a dimension is scored; None: all.
-
-    The set is empty for a dimension of VBench if every tag `dimension` of the plan's prompts names another one.
-    """
-    if not plan.by_dimension:
-        return None
-    tags = {p.text: p.tags.get("dimension", ()) for p in plan.suite.prompts}
-    own = frozenset(text for text, dimensions in tags.items() if dimension in dimensions)
-    return own if own or (dimension in (*VBENCH, *OFFICIAL) and any(tags.values())) else None
+def asked_by(plan: Plan, dimensions: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The prompts on which each dimension is scored. One that is left out is scored on all; see `vbench.asked_of`."""
+    return asked_of(plan.suite, dimensions) if plan.by_dimension else {}
 
 
 def names_of_none(plan: Plan) -> list[str]:

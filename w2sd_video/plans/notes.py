@@ -20,12 +20,14 @@ SHOWN = 3  # names of arms in a note
 def notes(plan: Plan) -> Iterator[str]:
     """Settings that change nothing of the arms for which the plan says them; and arms that make the same videos."""
     of_each = [idle(arm.template) for arm in plan.arms]
-    everywhere = {name: why for name, why in of_each[0].items() if all(name in each for each in of_each)}
-    yield from _said(everywhere, set_by(plan.settings))
+    settings = list(set_by(plan.settings))
+    everywhere = {name: why for name, why in of_each[0].items() if all(each.get(name) == why for each in of_each)}
+    yield from _said(everywhere, settings)
+    by_arm = {name for name in settings if name not in everywhere and all(name in each for each in of_each)}
     points = itertools.product(*(points_of(name, values) for name, values in plan.axes.items()))
     where: dict[str, list[str]] = {}
     for arm, each, point in zip(plan.arms, of_each, points, strict=True):
-        for line in _said(each, (name for _, of_label in point for name in set_by(of_label))):
+        for line in _said(each, [*by_arm, *(name for _, of_label in point for name in set_by(of_label))]):
             where.setdefault(line, []).append(arm.name)
     yield from (f"{line} in {_listed(names)}" for line, names in where.items())
     alike: dict[str, list[str]] = {}

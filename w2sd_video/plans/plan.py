@@ -145,7 +145,7 @@ class Plan:
             of = f"{count} arms" if count > MOST_ARMS else f"{cells} cells"
             most = f"{MOST_ARMS} arms and {MOST_CELLS} cells"
             raise Refused("axes", list(self.axes), f"the plan has {of}, and a run at most {most}")
-        check_apart(dict(zip(self.axes, points, strict=True)))
+        check_apart(self.settings, dict(zip(self.axes, points, strict=True)))
         arms = [self._arm(combined, points) for combined in itertools.product(*points)]
         if not any(arm.name == self.base for arm in arms) and self.base is not None:
             raise Refused("base", self.base, did_you_mean(self.base, [arm.name for arm in arms][:60]))
@@ -297,12 +297,12 @@ class Plan:
         if not self.dimensions:
             return
         from ..eval.dimensions import Compared, chosen
-        from .by_dimension import UNASKED, names_of_none, scored_on
+        from .by_dimension import UNASKED, asked_by, names_of_none
 
         for name in names_of_none(self) if self.by_dimension else ():
             note_once(f"prompts have the tag dimension={name}, and no dimension has this name")
         for name in self.dimensions:
-            if scored_on(self, name) == frozenset():
+            if asked_by(self, [name]).get(name) == frozenset():
                 raise Refused("dimensions", name, UNASKED.format(name))
             if plugins.is_file(name):
                 accepted = (

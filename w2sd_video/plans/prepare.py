@@ -65,11 +65,19 @@ def _refined(plan: Plan) -> dict[str, str]:
     missing = [prompt.text for prompt in plan.suite.prompts if prompt.text not in plan.refined]
     if not refiners or not missing:
         return {}
-    refine = _refiner(refiners[0])
+    refine = refiner(refiners[0], "refine")
     return {text: refine(text) for text in missing}
 
 
-def _refiner(name: str) -> Refiner:
+def refiner(name: str, argument: str) -> Refiner:
+    """The refiner of prompts of that name: shapes, or a causal language model; see `refine.language_model`.
+
+    Args:
+        argument: the name's argument, for the message.
+
+    Raises:
+        Refused: there is none.
+    """
     if name == "shapes":
         from ..shapes.grammar import refine
 
@@ -80,7 +88,7 @@ def _refiner(name: str) -> Refiner:
         return language_model(name)
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
-        raise Refused("refine", name, f"give shapes, or a causal language model that is here ({why})") from None
+        raise Refused(argument, name, f"give shapes, or a causal language model that is here ({why})") from None
 
 
 def _place(folder: Path, arm: Arm) -> Path:

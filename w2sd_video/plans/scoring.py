@@ -20,7 +20,7 @@ from ..eval.store import Store
 from ..eval.videos import Video
 from ..runs import writable
 from ..threads import torch_threads
-from .by_dimension import by_dimension, scored_on
+from .by_dimension import asked_by, by_dimension
 from .engine import Engine, Here, Outcome
 from .plan import Plan, check_plan
 from .record import Folder
@@ -135,9 +135,8 @@ def _by_workers(
     store = Store(rows_file)
     tasks: list[VideoTask] = []
     known: set[str] = set()
-    for video, missing in to_do(scorer, store, list(found), [])[0].items():
-        own = [each for each in missing if (only := scored_on(plan, each.name)) is None or video.prompt in only]
-        new = {scorer.key(each, video): each.name for each in own if each.stored}
+    for video, missing in to_do(scorer, store, list(found), [], asked_by(plan, dimensions))[0].items():
+        new = {scorer.key(each, video): each.name for each in missing if each.stored}
         if new := {key: name for key, name in new.items() if key not in known}:
             known |= new.keys()
             tasks.append(VideoTask(str(video.path), video, tuple(new.values())))

@@ -261,7 +261,8 @@ def hidden_folders(parent: Path) -> list[Path]:
 
 
 def settle(parent: Path) -> None:
-    """Carries out the plans of dead processes, and clears the rest of what they left. For who holds the lock.
+    """Carries out the plans of dead processes, and clears the rest of what they left; the caller
+    holds the folder's lock.
 
     Raises:
         Refused: since the process died, something else took a place that one of its files is to have.

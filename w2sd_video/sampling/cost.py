@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..families import FAMILIES, least_steps
 from ..runs import VARIANTS, Request
 from ..runs.outputs import SINGLES
-from .load import scheduler
+from .load import check_schedule, scheduler
 from .method import method_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ def evaluations(request: Request) -> dict[str, int]:
 
     The method runs on its real steps with networks that predict 0, and the counter of the pipelines counts. The number
     does not depend on anything that only the real networks know, such as their kind of prediction.
+
+    Raises:
+        Refused: diffusers does not make the request's schedule, or the method cannot be made of its options.
     """
+    check_schedule(request)
     counts = {"strong": 0, "weak": 0, "total": 0}
     for variant in VARIANTS[request.variant]:
         for arm, count in _of_variant(request, variant).items():

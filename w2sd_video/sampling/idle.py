@@ -1,4 +1,4 @@
-"""Which settings of a request change nothing of its videos."""
+"""Settings that do not affect a request's videos."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _of_method(request: Request, method: Method) -> Iterator[tuple[str, str]]:
 def _guidances(request: Request, method: Method) -> list[float | None]:
     """All guidance numbers of a video that a method makes."""
     final = [request.guidance_scale, request.guidance_scale_2]
-    if not _reflects(request, method):
+    if not method.reflects(0, request.num_inference_steps):  # whatever the levels: see `cost`
         return final
     return [*final, *method.guidances, request.strong_guidance_scale_2, request.weak_guidance_scale_2]
 
@@ -149,10 +149,10 @@ def _reflects(request: Request, method: Method) -> bool:
 
     for trained in _TRAINED:
         built = scheduler(request, trained)
-        with suppress(ValueError):  # with which sampling is refused, too
+        with suppress(ValueError, IndexError):  # with which sampling is refused, too
             built.set_timesteps(request.num_inference_steps)
             levels = [read_step(built, t, index=n).level for n, t in enumerate(built.timesteps)]
-            if any(method.reflects(0, request.num_inference_steps, level) for level in levels):
+            if any(method.reflects(n, len(levels), level) for n, level in enumerate(levels)):
                 return True
     return False
 

@@ -15,6 +15,7 @@ from ..errors import Refused, WeightsError, WeightsNotFound, did_you_mean
 from ..families import FAMILIES
 from ..models.sources import local, resolve
 from ..runs import Request
+from ..runs.request import METHOD_FIELDS
 from ..runs.schedules import scheduler_class
 from .method import method_of
 
@@ -60,9 +61,9 @@ def check(request: Request, pipelines: Mapping[str, Pipeline] | None = None) -> 
     Raises:
         Refused: names the setting.
     """
-    _check_schedule(request)
-    if request.variant in ("w2sd", "compare"):
-        _check_branches(request)
+    check_schedule(request)
+    for variant in runs.VARIANTS[request.variant]:
+        _check_branches(request, variant)
     if request.variant != "weak" or not request.weak_alone:
         _check_experts(request)
     for pipe in pipelines_of(request, pipelines).values() if pipelines is not None else ():
@@ -140,7 +141,9 @@ def _check_experts(request: Request) -> None:
     Of a hub repository only the index is fetched. If it cannot be read, the loader says so.
     """
     names = ("guidance_scale_2", "strong_guidance_scale_2", "weak_guidance_scale_2")
-    if (name := next((name for name in names if getattr(request, name) is not None), None)) is None:
+    name = next((name for name in names if getattr(request, name) is not None), None)
+    ahead = any((method := method_of(request, each)) and method.looks_ahead for each in runs.VARIANTS[request.variant])
+    if name is None and not (ahead and FAMILIES[request.family].transformer):
         return
     source = resolve(request.strong, "strong")
     try:
@@ -148,8 +151,11 @@ def _check_experts(request: Request) -> None:
         boundary = json.loads(index.read_text(encoding="utf-8")).get("boundary_ratio")
     except (OSError, ValueError):
         return
-    if boundary is None:
+    if boundary is None and name is not None:
         raise Refused(name, getattr(request, name), "the model has one expert, and not a second: give none")
+    if boundary is not None and ahead:
+        accepted = "it evaluates the network at the times of later steps, some of which are the other expert's"
+        raise Refused("method", request.method, f"{accepted}: give another method")
 
 
 def _check_loaded(request: Request, pipe: Pipeline) -> None:
@@ -209,18 +215,25 @@ def _class(request: Request) -> type[Pipeline]:
     return cls
 
 
-def _check_branches(request: Request) -> None:
+def _check_branches(request: Request, variant: str) -> None:
     """Refuses guidance that needs an unconditional branch which the family's pipeline will not have."""
-    cls, method = _class(request), method_of(request, "w2sd")
+    from ..methods.method import ARM_GUIDANCES
+
+    cls, method = _class(request), method_of(request, variant)
     if not FAMILIES[request.family].transformer or cls.can_be_made_to_guide() or method is None:
         return
-    arms = {"guidance_scale": request.guidance_scale}
-    if method.reflects(0, request.num_inference_steps):
-        arms |= dict(zip(("strong_guidance_scale", "weak_guidance_scale"), method.guidances, strict=False))
-    for name, guidance in arms.items():
-        if guidance != 1 and not cls.guides_at(request.guidance_scale):
-            accepted = f"give 1, or a guidance_scale over 1, without which {request.family} has no unconditional branch"
-            raise Refused(name, guidance, accepted)
+    if cls.guides_at(request.guidance_scale):
+        return
+    without = f"a guidance_scale over 1, without which {request.family} has no unconditional branch"
+    if request.guidance_scale != 1:
+        raise Refused("guidance_scale", request.guidance_scale, f"give 1, or {without}")
+    if not method.reflects(0, request.num_inference_steps):
+        return
+    for name, guidance in zip(ARM_GUIDANCES, (method.strong_guidance, method.weak_guidance), strict=True):
+        if guidance != 1 and guidance in method.guidances and getattr(request, METHOD_FIELDS[name]) == guidance:
+            raise Refused(METHOD_FIELDS[name], guidance, f"give 1, or {without}")
+    if (number := next((w for w in method.guidances if w != 1), None)) is not None:
+        raise Refused("method", request.method, f"it guides by {number:g}: give {without}; or another method")
 
 
 def _load(request: Request, strong: str, **pair: Any) -> Pipeline:
@@ -262,7 +275,7 @@ def _adapt(pipe: Any, request: Request) -> None:
         pipe.set_ip_adapter_scale(ip["strong"])
 
 
-def _check_schedule(request: Request) -> None:
+def check_schedule(request: Request) -> None:
     """Refuses what diffusers cannot build, and steps that a table of noise levels does not have.
 
     Raises:

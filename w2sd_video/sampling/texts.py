@@ -1,4 +1,4 @@
-"""What a request's texts are to the text encoders: what they do not read of them, and what they do not know."""
+"""Words of a request's texts that the text encoders cut off, or do not know."""
 
 from __future__ import annotations
 
