@@ -505,7 +505,7 @@ def test_guidance_numbers_of_the_reflection_have_no_part():
         ({"method": "apg", "momentum": "much"}, "`momentum` has to be a finite number, but is 'much'"),
         ({"method": "cfg_zero_star", "zero_init_steps": 1.5}, "`zero_init_steps` has to be a whole number, but is 1.5"),
         ({"method": "cfg_zero_star", "zero_init_steps": -1}, "`zero_init_steps` has to be a whole number from 0"),
-        ({"method": "predict_and_perturb", "iterations": 0}, "`iterations` has to be a whole number from 1 to 1000, but"),
+        ({"method": "predict_and_perturb", "iterations": 0}, "`iterations` has to be a whole number from 1 to 1000"),
         ({"method": "predict_and_perturb", "threshold": -1.0}, "`threshold` has to be a finite number from 0"),
         ({"method": "foresight", "schedule": [(0, 1)]}, "`schedule` has to be rows of three whole numbers"),
         ({"method": "foresight", "schedule": [(0, 1, 0)]}, "iterations from 1 to 1000, but is"),
