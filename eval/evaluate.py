@@ -113,18 +113,10 @@ def evaluate(
     inputs = gather(videos, prompts, images, official)
     asked = {name: frozenset(texts) for name, texts in (asked or {}).items()}
     names = chosen(dimensions, official=official is not None)
-    skipped = [
-        Skipped(d.name, f"no video is of one of the {len(asked[d.name])} prompts that it is asked of")
-        for d in names
-        if d.name in asked and not any(video.prompt in asked[d.name] for video in inputs.videos)
-    ]
-    names = [d for d in names if d.name not in {each.name for each in skipped}]
-    if not names:
-        raise AllSkipped(skipped)
+    names, skipped = _of_videos(names, inputs.videos, asked)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
-    on = usable_device(device, auto=("cuda",))
     try:
-        scorer = Scorer(wanted, Path(weights) if weights else None, on)
+        scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
     except AllSkipped as error:
         raise AllSkipped([*error.skipped, *skipped]) from None
     against = references_of(scorer, wanted, compared_to)
@@ -150,13 +142,6 @@ def evaluate(
     scores = Scores(scorer.ready, every, problems=problems, weights=scorer.hashes)
     scores.skipped = [*scorer.skipped, *skipped]
     scores.device = str(scorer.device)
-    scores.unasked = {
-        (video.prompt, column)
-        for dimension in scorer.ready
-        for video in every
-        if video.prompt and not is_asked(dimension, video, asked)
-        for column in dimension.columns
-    }
     _collect(scores, scorer, store, sorted(todo, key=_place), against, asked)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
     scores.notes = [*said, *notes.of_scores(scores, images), *notes.of_prompts(scores, asked)]
@@ -175,6 +160,25 @@ def _check_paths(**paths: object) -> None:
 
 def _place(video: Video) -> tuple[str, str]:
     return str(video.path), video.group
+
+
+def _of_videos(
+    dimensions: list[Dimension], videos: list[Video], asked: Mapping[str, Collection[str]]
+) -> tuple[list[Dimension], list[Skipped]]:
+    """The dimensions that are asked of at least one of the videos, and the others with the reason.
+
+    Raises:
+        AllSkipped: there are others alone.
+    """
+    skipped = [
+        Skipped(d.name, f"no video is of one of the {len(asked[d.name])} prompts that it is asked of")
+        for d in dimensions
+        if not any(is_asked(d, video, asked) for video in videos)
+    ]
+    left_out = {each.name for each in skipped}
+    if len(left_out) == len(dimensions):
+        raise AllSkipped(skipped)
+    return [d for d in dimensions if d.name not in left_out], skipped
 
 
 def is_asked(dimension: Dimension, video: Video, asked: Mapping[str, Collection[str]]) -> bool:
@@ -219,9 +223,11 @@ def _collect(
     references: References,
     asked: Mapping[str, Collection[str]],
 ) -> None:
-    """Adds the stored scores of videos to `scores`, and the scores of comparisons."""
+    """Adds the stored scores of videos to `scores`, what is not asked of them, and the scores of comparisons."""
     scored = set(scores.videos)
     for dimension in scorer.ready:
+        others = (video for video in scores.videos if video.prompt and not is_asked(dimension, video, asked))
+        scores.unasked |= {(str(video.prompt), column) for video in others for column in dimension.columns}
         kept = {v: row for v in videos if (row := store.rows.get(scorer.key(dimension, v)))}
         for video in (video for video in kept if video in scored and is_asked(dimension, video, asked)):
             scores.of.setdefault(video, {}).update(kept[video]["scores"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from w2sd_video.video import Frames
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 BATCH_PIXELS = 2**23  # of one batch: 32 frames of 512x512, 4 of 1080p
 FACTS = ("frames", "fps", "height", "width")
 MORE_FACTS = ("decoder", "notes")  # which scores of earlier versions do not have
@@ -133,7 +133,7 @@ class Batch:
         """As CLIP's own preprocessing makes them, (n, 3, 224, 224); normalised."""
         return normalised(by_pillow(self, 224, 224), CLIP_NORM)
 
-    def once(self, network: Hashable, run: Callable[[], Made]) -> Made:
+    def once(self, network: Hashable, run: Callable[[], T]) -> T:
         """What `run` makes of it with a network, computed once for all dimensions that have the same network."""
         if network not in self._outputs:
             self._outputs[network] = run()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .dimensions import Scoring
     from .frames import Reader
-    from .store import Made
+    from .store import Scored
     from .videos import Video
 
 
@@ -117,7 +117,7 @@ class Scorer:
         parts += [dimension.source, dimension.plugin] if dimension.source else []  # a file may have several
         return " ".join([*parts, json.dumps(video.prompt)] if dimension.prompted else parts)
 
-    def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Made], dict[str, str]]:
+    def score(self, video: Video, reader: Reader, todo: list[Dimension]) -> tuple[dict[str, Scored], dict[str, str]]:
         """Scores a video on dimensions.
 
         Returns:
@@ -128,7 +128,7 @@ class Scorer:
         """
         import torch
 
-        scores: dict[str, Made] = {}
+        scores: dict[str, Scored] = {}
         problems: dict[str, str] = {}
         running: dict[str, Any] = {}
 
@@ -194,7 +194,7 @@ def _place(dimension: Dimension, error: BaseException) -> str:
     return f" ({place})" if place else ""
 
 
-def _columns(dimension: Dimension, returned: Any) -> Made:
+def _columns(dimension: Dimension, returned: Any) -> Scored:
     """A dimension's return value as scores by column, with None for NaN; or as features.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     # Of a video by a dimension: scores by column, None where it says nothing of it; or features, (frames, channels).
-    Made = dict[str, float | None] | NDArray[np.float32]
+    Scored = dict[str, float | None] | NDArray[np.float32]
 
 
 class Store:
@@ -40,7 +40,7 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return key in self.rows
 
-    def add(self, scored: dict[str, tuple[str, Made]], facts: dict[str, Any]) -> None:
+    def add(self, scored: dict[str, tuple[str, Scored]], facts: dict[str, Any]) -> None:
         """Adds a video's scores by key; they are on the disk when it returns."""
         fresh = []
         for key, (name, scores) in scored.items():

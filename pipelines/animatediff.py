@@ -52,8 +52,8 @@ class VideoReflection(Reflection):
                 f" but is {frames!r}."
             )
 
-    def _check_weak(self, call: dict[str, Any]) -> None:
-        super()._check_weak(call)
+    def _check_denoisers_agree(self, call: dict[str, Any]) -> None:
+        super()._check_denoisers_agree(call)
         if self.weak_unet is not None:
             frames, longest = call["num_frames"], self._most_frames(self.weak_unet)
             if longest is not None and frames > longest:

@@ -77,8 +77,8 @@ class Checks(WeakArm):
             The weak arm's conditioning; and whether the denoiser needs both branches where the stock pipeline would
             send one alone.
         """
-        self._check_weak_arm(method, weak_inputs | scales)
-        levels = self._check_method(method, call, weak_inputs)
+        self._check_takes(method, weak_inputs | scales)
+        levels = self._check_run(method, call, weak_inputs)
         num_steps = len(levels)
         self._check_scales(method, scales)
         for name in ("strong_embedded_guidance", "weak_embedded_guidance"):
@@ -102,7 +102,7 @@ class Checks(WeakArm):
         self._check_callback(method, call, levels, forced_halves)
         return conditioning, forced_halves
 
-    def _check_weak_arm(self, method: Method, arguments: dict[str, Any]) -> None:
+    def _check_takes(self, method: Method, arguments: dict[str, Any]) -> None:
         """Refuse arguments that tell apart arms which the method does not have."""
         name = next((name for name, value in arguments.items() if value is not None and not method.takes(name)), None)
         if name is None:
@@ -165,7 +165,7 @@ class Checks(WeakArm):
         if not custom and (not is_of(steps, int) or steps < least):
             raise ValueError(f"`num_inference_steps` has to be a whole number from {least}, but is {steps!r}.")
 
-    def _check_first_noise(self, call: dict[str, Any]) -> None:
+    def _check_initial_noise_scale(self, call: dict[str, Any]) -> None:
         """Refuse a scheduler without the scale of the initial noise that the stock pipeline needs."""
         if self.scales_noise and not hasattr(self.scheduler, "init_noise_sigma"):
             raise ValueError(
@@ -174,9 +174,7 @@ class Checks(WeakArm):
                 " DPMSolverMultistepScheduler with prediction_type='flow_prediction' and use_flow_sigmas=True."
             )
 
-    def _check_method(
-        self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]
-    ) -> Sequence[Level | None]:
+    def _check_run(self, method: Method, call: dict[str, Any], weak_inputs: dict[str, Any]) -> Sequence[Level | None]:
         """Refuse a call that the method cannot serve; return the levels of its steps, as `_steps` does."""
         self._check_inputs(call)
         denoisers = self._strong_networks().values()
@@ -186,7 +184,7 @@ class Checks(WeakArm):
                 " guidance-distilled models), so an arm's guidance cannot be chosen apart. Use `method=None`, or one"
                 " without it."
             )
-        self._check_weak(call)
+        self._check_denoisers_agree(call)
         videos = call.get("num_videos_per_prompt")
         if self.one_per_prompt and videos not in (None, 1):
             raise ValueError(
@@ -287,7 +285,7 @@ class Checks(WeakArm):
                     " callback."
                 )
 
-    def _check_weak(self, call: dict[str, Any]) -> None:
+    def _check_denoisers_agree(self, call: dict[str, Any]) -> None:
         """Refuse denoisers of two arms that take different latents."""
         for name, strong in self._strong_networks().items():
             weak = getattr(self, f"weak_{name}")

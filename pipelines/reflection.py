@@ -311,7 +311,7 @@ class Reflection(Checks, Weights):
                 raise ValueError(f"`{name}` is {value!r}, and this {type(self).__name__} has one expert: give None.")
         check_free(type(self).__name__, self.denoisers())
         self._check_numbers(call)
-        self._check_first_noise(call)
+        self._check_initial_noise_scale(call)
         chosen, weak_conditioning, forced_halves = None, Conditioning(), False
         self._evaluations = None
         if method is not None:

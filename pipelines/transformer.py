@@ -81,8 +81,8 @@ class TransformerReflection(Reflection):
         config = self.vae.config
         return int(config.get("latent_channels") or config.z_dim)
 
-    def _check_weak(self, call: dict[str, Any]) -> None:
-        super()._check_weak(call)
+    def _check_denoisers_agree(self, call: dict[str, Any]) -> None:
+        super()._check_denoisers_agree(call)
         pictured = self.pictured and not self.config.get("expand_timesteps")
         for name, network in self._strong_networks().items():
             config: Any = network.config

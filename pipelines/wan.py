@@ -28,9 +28,9 @@ class WanReflection(TransformerReflection):
         network: Any = next(iter(self._strong_networks().values()))
         return int(pipe.vae_scale_factor_spatial * network.config.patch_size[1])
 
-    def _check_weak(self, call: dict[str, Any]) -> None:
+    def _check_denoisers_agree(self, call: dict[str, Any]) -> None:
         """Refuses two experts of which one never runs, and a second that is missing."""
-        super()._check_weak(call)
+        super()._check_denoisers_agree(call)
         pipe: Any = self
         boundary, has_second = pipe.config.boundary_ratio, pipe.transformer_2 is not None
         if bool(boundary) != has_second:

@@ -24,7 +24,7 @@ from diffusers import (
 from test_hook import draw
 from torch import Tensor, nn
 
-from w2sd_video.hook import DenoiserHook, Group, Host, apply_reflection, attached, stepping
+from w2sd_video.hook import Counter, DenoiserHook, Group, Host, apply_reflection, attached, stepping
 from w2sd_video.methods import W2SD, AutoGuidance, Method
 from w2sd_video.methods.method import Answer
 
@@ -66,7 +66,8 @@ def test_every_step_has_the_dtype_that_the_scheduler_gives_it_without_a_method(k
     for method in (None, W2SD(), AutoGuidance()):
         scheduler = kind(**{"clip_sample": False} if kind is DDIMScheduler else {})
         scheduler.set_timesteps(3)
-        group, network = Group(method, Host(scheduler)), Field(lambda x, t: 0.8 * x)
+        group = Group(method, Host(scheduler)) if method else Counter(Host(scheduler))
+        network = Field(lambda x, t: 0.8 * x)
         x = draw(2, 4, seed=1).to(getattr(torch, sample))
         with torch.no_grad(), attached(network, DenoiserHook(group, Field(lambda x, t: 0.7 * x))), stepping(group):
             for t in scheduler.timesteps:

@@ -172,9 +172,7 @@ class Pair:
             metavar="LAYERS",
         ),
     ] = None
-    grammar: Annotated[
-        Literal["shapes"] | None, Setting("The grammar of the prompts that the models take: shapes; null: any text.")
-    ] = None
+    grammar: Annotated[Literal["shapes"] | None, Setting("The prompts' grammar: shapes; null: any text.")] = None
     method: Annotated[
         Annotated[str, Field(max_length=300)],
         Setting(
