@@ -112,13 +112,9 @@ def evaluate(
     compared_to = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     asked = {name: frozenset(texts) for name, texts in (asked or {}).items()}
-    names = chosen(dimensions, official=official is not None)
-    names, skipped = _of_videos(names, inputs.videos, asked)
+    names, unasked = _of_videos(chosen(dimensions, official=official is not None), inputs.videos, asked)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
-    try:
-        scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)))
-    except AllSkipped as error:
-        raise AllSkipped([*error.skipped, *skipped]) from None
+    scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)), unasked)
     against = references_of(scorer, wanted, compared_to)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures, asked)
@@ -139,8 +135,7 @@ def evaluate(
     absent = lacking(inputs.arguments, inputs.prompts, images)
     problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
     every = [*inputs.videos, *absent]
-    scores = Scores(scorer.ready, every, problems=problems, weights=scorer.hashes)
-    scores.skipped = [*scorer.skipped, *skipped]
+    scores = Scores(scorer.ready, every, problems=problems, skipped=scorer.skipped, weights=scorer.hashes)
     scores.device = str(scorer.device)
     _collect(scores, scorer, store, sorted(todo, key=_place), against, asked)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))

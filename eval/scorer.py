@@ -7,7 +7,7 @@ import gc
 import json
 import math
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +40,22 @@ class Scorer:
     Args:
         wanted: the dimensions.
         folder: the folder with the networks' weights. None: the libraries' caches.
+        skipped: dimensions that are left out already.
 
     Raises:
         AllSkipped: no dimension is ready.
     """
 
-    def __init__(self, wanted: list[Dimension], folder: Path | None, device: torch.device):
+    def __init__(
+        self,
+        wanted: list[Dimension],
+        folder: Path | None,
+        device: torch.device,
+        skipped: Iterable[Skipped] = (),
+    ):
         self.device = device
         self.ready = wanted
-        self.skipped: list[Skipped] = []
+        self.skipped = list(skipped)
         self.hashes: dict[str, dict[str, str]] = {}
         self._loaded: dict[Dimension, dict[str, Any]] = {}  # with each one's attributes before it was loaded
         self._paths: dict[str, dict[str, Path]] = {}
