@@ -109,20 +109,19 @@ def evaluate(
     _check_paths(rows_file=rows_file, weights=weights, official=official)
     if not isinstance(images, bool):
         raise Refused("images", images, "give True or False")
-    compared_to = [str(path) for path in listed("references", references)]
+    pictures = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     asked = {name: frozenset(texts) for name, texts in (asked or {}).items()}
     names, unasked = _of_videos(chosen(dimensions, official=official is not None), inputs.videos, asked)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)), unasked)
-    against = references_of(scorer, wanted, compared_to)
+    against = references_of(scorer, wanted, pictures)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures, asked)
     if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
         writable(Path(rows_file).parent, "rows_file")
 
-    # Notes and sums do not depend on the order of the arguments.
-    by_path = sorted(inputs.videos, key=_place)
+    by_path = sorted(inputs.videos, key=_place)  # notes and sums do not depend on the order of the arguments
     said = list(notes.of_files(by_path, scorer.ready, inputs.arguments, inputs.prompts, images))
     for note in said:
         say(note)
@@ -131,7 +130,6 @@ def evaluate(
             problems += score_officially(str(official), scorer, store, todo, process)
         else:
             problems += score_here(scorer, store, todo, process, progress)
-
     absent = lacking(inputs.arguments, inputs.prompts, images)
     problems += [(video, "", "it is not there, though its sidecar says that it was made") for video in absent]
     every = [*inputs.videos, *absent]
