@@ -97,6 +97,7 @@ def test_an_unknown_preset_is_called_what_the_command_calls_it(options, says):
     best none.mp4 --by clipped --out best => there is no such file or folder
     generate x --preset sdxl-juggernaut => w2sd-video image
     generate x --preset animatediff-sdxl-juggernaut --out a/b => is missing
+    generate 'a red circle' --method s2_guidance --set drop=null => --set: drop=null is not accepted
     generate 'a red circle' --device cuda:99 --out a/b => --device: 'cuda:99' is not accepted
     study alignment --rows none.jsonl => --rows: 'none.jsonl' is not accepted
     study gauss1d --page /dev/null/x => --page: '/dev/null/x' is not accepted; give a folder that can be written to

@@ -206,7 +206,7 @@ def _is_part(own: Any, other: Any, parts: Sequence[str]) -> bool:
         return False
     if parts[1:]:
         return _is_part(own.get(parts[0]), other.get(parts[0]), parts[1:])
-    return parts[0] not in other or own.get(parts[0]) == other[parts[0]]
+    return parts[0] not in other or (parts[0] in own and own[parts[0]] == other[parts[0]])
 
 
 def text(preset: Preset) -> str:
