@@ -52,6 +52,13 @@ def read_step(scheduler: Any, timestep: Tensor | float, *, convention: str = "ex
     )
 
 
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration, with the name of its class as `_class_name`, is of flow matching."""
+    return (
+        str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"
+    )
+
+
 def shifted(scheduler: Any) -> dict[str, float]:
     """Arguments of `set_timesteps` for a schedule whose shift depends on the sample's size (`use_dynamic_shifting`).
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
 from ..errors import WeightsError
+from ..schedulers import is_flow
 from .bases import IMAGE_SCHEDULER, Base
 from .checkpoints import Shapes, check_numbers, dtypes, metadata, shapes
 from .sources import Source
@@ -145,7 +146,7 @@ def check_scheduler_config(
     name, kind = str(config.get("_class_name", "")), config.get("prediction_type", "epsilon")
     if name.startswith("EDM"):
         raise WeightsError(source, f"is not supported: it has a scheduler {name}, for {EDM}.")
-    if video and not replaced and (name.startswith("FlowMatch") or kind == "flow_prediction"):
+    if video and not replaced and is_flow(config):
         raise WeightsError(
             source,
             f"is not supported: it has a scheduler {name} of flow matching; accepted: models that predict noise or v.",

@@ -21,6 +21,7 @@ from diffusers.utils import is_gguf_available
 
 from ..errors import WeightsError, WeightsNotFound
 from ..provenance import files_of, note_files, remember_files
+from ..schedulers import is_flow
 from . import checkpoints
 from .arm import components_of
 from .checkpoints import explained
@@ -68,7 +69,7 @@ class TransformerArm:
                 if not key.startswith("_") and key not in _APART:
                     yield f"the autoencoder's {key}", value
         if self.scheduler is not None:
-            flow = _flow(self.scheduler)
+            flow = is_flow(self.scheduler)
             yield "the prediction type", "flow" if flow else self.scheduler.get("prediction_type", "epsilon")
             whole = _whole(self.scheduler)
             for key in _LEVELS:
@@ -366,12 +367,6 @@ def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
     known = inspect.signature(kind.__init__).parameters.values() if kind is not None else ()
     defaults = {each.name: each.default for each in known if each.default is not each.empty}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in {**defaults, **config}.items()}
-
-
-def _flow(scheduler: Mapping[str, Any]) -> bool:
-    return str(scheduler.get("_class_name")).startswith("FlowMatch") or scheduler.get("prediction_type") == (
-        "flow_prediction"
-    )
 
 
 def _shift(scheduler: Mapping[str, Any]) -> str:

@@ -306,6 +306,8 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
         Refused: diffusers has no such class, or the class no such argument; or the networks predict a flow and the
             scheduler is none of flow matching.
     """
+    from ..schedulers import is_flow
+
     config = dict(request.scheduler)
     name = str(config.pop("class", ""))
     cls = scheduler_class(name)
@@ -320,11 +322,7 @@ def scheduler(request: Request, trained: Mapping[str, Any] | None = None) -> Any
             accepted = f"give a value of {name} such as its default, {usual!r}"
             raise Refused(f"scheduler.{key}", value, accepted)
     trained = trained or {}
-    flow = (
-        str(trained.get("_class_name", "")).startswith("FlowMatch")
-        or trained.get("prediction_type") == "flow_prediction"
-    )
-    if flow and not (name.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"):
+    if is_flow(trained) and not is_flow({**config, "_class_name": name}):
         raise Refused("scheduler", name, "the model is trained by flow matching: give FlowMatchEulerDiscreteScheduler")
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         if trained.get(key) and key in known:
