@@ -77,7 +77,7 @@ def drive(folder: Path, kinds: dict[str, int]) -> dict[str, dict[str, int]]:
         variant = "compare" if kind == "compare" else "w2sd"
         small = {"num_inference_steps": 2, "num_frames": 2, "height": 16, "width": 16, "device": "cpu"}
         pipelines = load(Request.of(BATCH[1], variant=variant, **small))
-        generation.load = lambda request, pipelines=pipelines: dict(pipelines)
+        generation.load = lambda request, variant, pipelines=pipelines: dict(pipelines)
         former, log = folder / f"former-{kind}", folder / "said"
         former.mkdir()
         if kind == "overwrite":
