@@ -39,9 +39,9 @@ def load(request: Request, variant: Variant | None = None) -> dict[str, Pipeline
         OSError, ValueError: weights are missing or cannot be read; the message says how to get them.
         Refused: the device is not there, or the models cannot serve a setting, such as the number of frames.
     """
-    check(request)  # before anything is read
+    _check_before(request)
     pipelines = _pipelines(request if variant is None else replace(request, variant=variant))
-    check(request, pipelines)
+    _check_after(request, pipelines)
     return pipelines
 
 
@@ -52,21 +52,28 @@ def pipelines_of(request: Request, pipelines: Mapping[str, Pipeline]) -> dict[st
     return {video: named[video] for video in runs.VARIANTS[request.variant]}
 
 
-def check(request: Request, pipelines: Mapping[str, Pipeline] | None = None) -> None:
-    """Refuses settings that a request's models cannot serve. The same models may serve one request and not another.
-
-    Args:
-        pipelines: what `load` returned for the models. None: they are not loaded yet.
+def check(request: Request, pipelines: Mapping[str, Pipeline]) -> None:
+    """Refuses settings of a request that its models cannot serve, which `load` returned for another one.
 
     Raises:
         Refused: names the setting.
     """
+    _check_before(request)
+    _check_after(request, pipelines)
+
+
+def _check_before(request: Request) -> None:
+    """Refuses what can be refused before anything is read."""
     check_schedule(request)
     for variant in runs.VARIANTS[request.variant]:
         _check_branches(request, variant)
     if request.variant != "weak" or not request.weak_alone:
         _check_experts(request)
-    for pipe in pipelines_of(request, pipelines).values() if pipelines is not None else ():
+
+
+def _check_after(request: Request, pipelines: Mapping[str, Pipeline]) -> None:
+    """Refuses what the loaded models tell cannot be served."""
+    for pipe in pipelines_of(request, pipelines).values():
         _check_loaded(request, pipe)
 
 
