@@ -247,6 +247,20 @@ def test_a_draw_that_is_written_says_where_it_is_from_and_is_read_again(tmp_path
     assert printed[1:] == texts(again)
 
 
+def test_a_csv_has_a_row_for_each_of_several_values_of_a_tag_and_is_read_as_the_same_suite(here):
+    rows = [{"prompt": "A cat, asleep", "dimension": ["scene", "color"], "kind": "animal"}, {"prompt": "A dog"}]
+    Path("several.json").write_text(json.dumps(rows))
+    lines = run("show", "several.json", "--format", "csv").splitlines()
+    assert [line.split(",", 1)[1] for line in lines] == [
+        "prompt,dimension,kind",
+        '"A cat, asleep",scene,animal',
+        '"A cat, asleep",color,animal',
+        "A dog,,",
+    ]
+    run("show", "several.json", "--out", "several.csv")
+    assert prompts.load("several.csv").prompts == prompts.load("several.json").prompts
+
+
 def test_the_list_says_what_each_suite_is_and_how_others_are_read():
     said = " ".join(run("ls").split())
     assert "motion: 150 prompts; research on motion modules" in said and "GenEval: prompts/evaluation_metadata" in said

@@ -148,14 +148,15 @@ def _text(suite: Suite, drawn: dict[str, Any]) -> str:
 
 
 def _csv(suite: Suite, drawn: dict[str, Any]) -> str:
-    """A row a prompt, a column a tag."""
+    """A row a prompt, a column a tag. A prompt with several values of a tag has as many rows, which `load` joins."""
     file, tags = io.StringIO(newline=""), list(suite.tags())
-    if several := [name for name in tags if any(len(each.tags.get(name, ())) > 1 for each in suite.prompts)]:
-        raise Refused("--format", "csv", f"a cell cannot hold several values of {', '.join(several)}: give json")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["id", "prompt", *tags])
     for prompt in suite.prompts:
-        writer.writerow([prompt.id, prompt.text, *(next(iter(prompt.tags.get(name, ())), "") for name in tags)])
+        values = [prompt.tags.get(name, ()) for name in tags]
+        for row in range(max([1, *map(len, values)])):
+            cells = [each[row] if row < len(each) else each[0] if len(each) == 1 else "" for each in values]
+            writer.writerow([prompt.id, prompt.text, *cells])
     return file.getvalue()
 
 
