@@ -21,7 +21,7 @@ from w2sd_video.power import prompts_needed
 from w2sd_video.progress import bar
 from w2sd_video.verdicts import ENOUGH, TOO_FEW
 
-from . import report
+from . import report, totals
 from .document import document, worse_prompts
 from .evaluate import Scores
 from .results import WORST, Summary, printable, vbench_files
@@ -166,9 +166,8 @@ def _print_text(out: Console, summary: Summary, worst: int | None, results: Path
     out.print(table(summary, out.width))
     for line in summary.legend_of(summary.has_intervals and not whole):
         _say(out, line)
-    for group, totals in summary.totals.items():
-        for name, value in totals.items():
-            _say(out, f"{group}: VBench {name} score {value:.4f}")
+    for line in totals.lines(summary):
+        _say(out, line)
     if worst is not None:
         for line in tables.indented(worse_prompts(summary)):
             _say(out, line)

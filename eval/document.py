@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from w2sd_video.tables import Block, Items, Line, Marked, Paragraph, Table, Text
 from w2sd_video.verdicts import small
 
+from .totals import lines
+
 if TYPE_CHECKING:
     from .results import Summary
     from .worse import Worse
@@ -19,9 +21,8 @@ def document(summary: Summary) -> list[Block]:
     blocks: list[Block] = [_means(summary)]
     if summary.comparisons:
         blocks.append(_differences(summary))
-    totals = [(f"{g}: VBench {n} score {v:.4f}",) for g, each in summary.totals.items() for n, v in each.items()]
-    if totals:
-        blocks.append(Items(totals))
+    if totals := lines(summary):
+        blocks.append(Items([(line,) for line in totals]))
     means = "Means with 95 % intervals" if summary.has_intervals else "Means"
     first = f"{means}; in parentheses how many of a group's {summary.thing}s have a score."
     blocks.append(Paragraph((" ".join([first, *summary.rules("")]),)))

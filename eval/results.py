@@ -24,6 +24,7 @@ from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, com
 from . import notes, vbench
 from .dimensions import Compared
 from .evaluate import Scores
+from .totals import totals_of
 from .videos import Video
 from .worse import Prompt, Worse, worse
 
@@ -36,7 +37,8 @@ class Summary:
     """Scores by group: `means[group][column]`, `totals[group]`, and `comparisons` of each group with the first.
 
     Means are on VBench's scale, so imaging_quality is in 0-1. `aggregates[group][dimension]` are VBench's own two
-    means. `scores.videos` are all expected videos; one that could not be read counts as failed.
+    means. `total_differences[group]` are from the first group. `scores.videos` are all expected videos; one that could
+    not be read counts as failed.
 
     Args:
         primary: columns that were declared as primary before the scores were seen. They are a family of their own when
@@ -71,7 +73,7 @@ class Summary:
         self._silent = self._silences()
         self.means = {g: {c: self._mean(g, c) for c in self.columns} for g in self.groups}
         self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
-        self.totals = {g: vbench.totals({d: one for d, (one, _) in a.items()}) for g, a in self.aggregates.items()}
+        self.totals, self.total_differences = totals_of(self)
         self.comparisons = decide(self._comparisons(), self.columns)
         self.worse = list(self._worse()) if worst else []
 
@@ -115,14 +117,14 @@ class Summary:
     def _aggregates(self, videos: list[Video]) -> dict[str, tuple[float, float]]:
         aggregates = {}
         for dimension in self.scores.dimensions:
-            if scored := self._scored(videos, dimension.name):
+            if scored := self.scored(videos, dimension.name):
                 frames = [self.scores.facts[video]["frames"] for video, _ in scored]
                 values = [score for _, score in scored]
                 scale = self.columns[dimension.name].scale
                 aggregates[dimension.name] = vbench.aggregate(values, frames, dimension.weighted, scale)
         return aggregates
 
-    def _scored(self, videos: list[Video], column: str) -> list[tuple[Video, float]]:
+    def scored(self, videos: list[Video], column: str) -> list[tuple[Video, float]]:
         """The videos that have a score in a column, each with its score."""
         every = ((video, self.scores.of.get(video, {}).get(column)) for video in videos)
         return [(video, score) for video, score in every if score is not None]
@@ -300,7 +302,8 @@ class Summary:
                         d: {"one process": one, "several": several}
                         for d, (one, several) in self.aggregates[group].items()
                     },
-                    "totals": self.totals[group],
+                    "totals": {name: asdict(total) for name, total in self.totals[group].items()},
+                    "total_differences": {n: asdict(d) for n, d in self.total_differences.get(group, {}).items()},
                 }
                 for group, videos in self.groups.items()
             },
@@ -389,6 +392,7 @@ class Summary:
         head += " of units unit compared_units p p_adjusted verdict reason"
         table.writerow(head.split())
         compared = {(c.group, c.column): c for c in self.comparisons}
+        rows = []
         for column in self.columns:
             for group in self.groups:
                 m, c = self.means[group][column], compared.get((group, column))
@@ -397,7 +401,15 @@ class Summary:
                 row += [c.base, d.n, d.mean, d.low, d.high, c.win_rate, c.preference] if c and d else [None] * 7
                 row += [m.of, m.units, m.unit]
                 row += [d.units, c.p, c.p_adjusted, c.verdict, c.reason] if c and d else [None] * 5
-                table.writerow("" if value is None or value != value else inert(value) for value in row)
+                rows.append(row)
+        for group, totals in self.totals.items():
+            for name, m in totals.items():
+                d = self.total_differences.get(group, {}).get(name)
+                row = [f"vbench_{name}", group, m.n, m.mean, m.low, m.high]
+                row += [self.base, None, d.mean, d.low, d.high, None, None] if d else [None] * 7
+                rows.append([*row, m.of, m.units, m.unit, d and d.units, None, None, None, None])
+        for row in rows:
+            table.writerow("" if value is None or value != value else inert(value) for value in row)
 
 
 def vbench_files(out: Path) -> list[Path]:

@@ -57,9 +57,14 @@ def aggregate(
         return math.nan, math.nan
     one, several = (
         sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights) / scale
-        for weights in ([1 if less is None else n - less for n in frames] for less in weighted)
+        for weights in (weights_of(frames, less) for less in weighted)
     )
     return one, several
+
+
+def weights_of(frames: Sequence[int], less: int | None) -> list[int]:
+    """The weight of each video in a mean; see `aggregate`."""
+    return [1 if less is None else n - less for n in frames]
 
 
 def normalise(dimension: str, score: float) -> float:

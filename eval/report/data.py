@@ -21,6 +21,7 @@ from w2sd_video.verdicts import failure_value, numbers_of
 from .. import vbench
 from ..dimensions import VBENCH
 from ..results import printable
+from ..totals import lines
 
 if TYPE_CHECKING:
     from w2sd_video.verdicts import Comparison
@@ -86,6 +87,7 @@ class Data:
         }
         self.compared = {(c.group, c.column): c for c in summary.comparisons}
         self.sidecars = {video: video.sidecar for video in summary.scores.videos}
+        self.totals = lines(summary)
         self.gallery = bool(clips)
         pictures = self.gallery and all(media["frames"] == 1 for media in clips.values())
         self.thing = "picture" if pictures else summary.thing
