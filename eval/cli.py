@@ -50,7 +50,7 @@ def run(
     page: Callable[[Summary], list[Path]] | None = None,
     lists: str = "",
 ) -> bool:
-    """Scores, prints and writes; whether every video was scored.
+    """Scores, prints and writes; whether every video was scored, on every dimension.
 
     Args:
         score: `evaluate` with its arguments, but for `rows_file`, `progress` and `say`, which it gets here.
@@ -95,7 +95,7 @@ def run(
     except ModuleNotFoundError as error:
         _say(err, f"No page: {error.name} is missing; pip install {error.name}")
     _say_notes(err, [line for line in summary.notes if line not in early], summary, scores, worst)
-    return not scores.problems
+    return scores.complete
 
 
 def _say_notes(err: Console, notes: Sequence[str], summary: Summary, scores: Scores, worst: int | None) -> None:

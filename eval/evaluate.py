@@ -59,6 +59,11 @@ class Scores:
     device: str = "cpu"
     seconds: float = 0.0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every video has the scores that were asked for: nothing failed, and no dimension was skipped."""
+        return not self.problems and not self.skipped
+
 
 def evaluate(
     videos: Any,

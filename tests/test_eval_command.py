@@ -86,6 +86,14 @@ def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
     assert len(json.loads((tmp_path / "r.json").read_text())["videos"]) == 3
 
 
+@pytest.mark.slow
+def test_the_exit_code_says_that_a_dimension_was_skipped(folder, tmp_path):
+    options = ["--dimensions", "temporal_flickering,imaging_quality", "--weights", tmp_path]
+    code, said = command(folder, *options, "--out", tmp_path / "r.json")
+    assert code == 1 and "imaging_quality skipped: the weights of MUSIQ" in said
+    assert len(json.loads((tmp_path / "r.json").read_text())["videos"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -67,8 +67,8 @@ def main() -> None:
 
 
 EXITS = (
-    "Exit codes: 0 done; 1 something failed or the machine did (a broken video, a full disk, no memory); 2 the input"
-    " cannot be used; 130 and 143 interrupted."
+    "Exit codes: 0 done; 1 something failed or the machine did (a broken video, a skipped dimension, a full disk, no"
+    " memory); 2 the input cannot be used; 130 and 143 interrupted."
 )
 app.info.epilog = EXITS
 

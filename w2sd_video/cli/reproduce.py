@@ -110,7 +110,7 @@ def reproduce(
             check_scoring(plan, where, weights, device)
             complete = _run(plan, where, workers, threads) and complete
             summaries[where] = _scored(plan, where, weights, device)
-            complete = complete and not summaries[where].scores.problems
+            complete = complete and summaries[where].scores.complete
         parts = tables_of_paper.results(table, {part: summaries[where] for part, where in places.items()}, shapes)
         blocks = tables_of_paper.document(table, parts, shapes)
         if as_json:
@@ -239,6 +239,8 @@ def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summa
     summary.write(where / "scores" / "scores.json", ["w2sd-video", *sys.argv[1:]])
     for video, dimension, problem in scores.problems[:FAILURES]:
         err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
+    for each in scores.skipped:
+        err.print(f"{each.name} skipped: {each.reason}", markup=False)
     return summary
 
 
