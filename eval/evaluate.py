@@ -142,7 +142,8 @@ def evaluate(
     scores.device = str(scorer.device)
     _collect(scores, scorer, store, sorted(todo, key=_place), against, asked)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
-    scores.notes = [*said, *notes.of_scores(scores, images), *notes.of_prompts(scores, asked)]
+    flickering = () if images else notes.of_flickering(scores, asked)
+    scores.notes = [*said, *notes.of_scores(scores, images), *flickering, *notes.of_prompts(scores, asked)]
     scores.seconds = time.perf_counter() - began
     return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .results import Summary
 
 LONG = 5.0  # seconds, from which on VBench-Long takes videos
+FLICKERING = 5  # videos of a prompt that VBench's leaderboard scores
 
 
 def of_files(
@@ -60,13 +62,24 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
             f"{_videos(long)} {LONG:g} s long or longer: VBench-Long scores such videos by short clips, and its"
             " scores do not compare with those of whole videos"
         )
-    if "temporal_flickering" in names and not images:
-        rule = "temporal_flickering counts motion as flicker, and VBench scores still videos only"
-        moving = [video for video, of in scores.of.items() if of.get("dynamic_degree")]
-        if moving:
-            yield f"{rule}; {_videos(moving)} moving"
-        elif "dynamic_degree" not in names:
-            yield f"{rule}; dynamic_degree tells which move"
+
+
+def of_flickering(scores: Scores, asked: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Notes on temporal_flickering of videos that may move, which VBench's static filter leaves out beforehand."""
+    scored = [video for video, of in scores.of.items() if of.get("temporal_flickering") is not None]
+    rule = "temporal_flickering counts motion as flicker, and VBench scores still videos only"
+    if scored and "temporal_flickering" in asked:
+        counts = Counter((video.group, video.prompt) for video in scored)
+        more = sum(count > FLICKERING for count in counts.values())
+        yield (
+            f"{rule}: its leaderboard takes the first {FLICKERING} of 25 of each prompt that `vbench static_filter`"
+            " keeps. Here every video that it is given counts, still or not"
+            + (f"; there are more than {FLICKERING} of {more} prompt{'s' * (more > 1)}" if more else "")
+        )
+    elif moving := [video for video in scored if scores.of[video].get("dynamic_degree")]:
+        yield f"{rule}; {_videos(moving)} moving"
+    elif any(scores.of[video].get("dynamic_degree") is None for video in scored):
+        yield f"{rule}; dynamic_degree tells which move"
 
 
 def of_prompts(scores: Scores, asked: Mapping[str, Collection[str]]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from w2sd_video.eval.cli import run
 from w2sd_video.eval.dimensions.temporal_flickering import DIMENSION as Flickering
 from w2sd_video.eval.evaluate import evaluate
 from w2sd_video.eval.frames import Reader
+from w2sd_video.eval.notes import of_flickering
 from w2sd_video.eval.prompts import match, read_prompts
 from w2sd_video.eval.videos import find, left_out
 from w2sd_video.runs import Refused
@@ -318,6 +319,23 @@ def test_clips_that_vbench_takes_for_long_are_said(tmp_path):
 def test_flickering_is_said_to_be_of_still_videos(good):
     assert "VBench scores still videos only" in notes(good)
     assert "VBench scores still videos only" not in notes(good, dimensions="clipped")
+
+
+@pytest.mark.slow
+def test_of_a_suite_the_videos_of_flickering_are_said_to_count_unfiltered_and_no_others_are_called_moving(good):
+    paths = [good / f"a still-{n}.mp4" for n in range(6)]
+    for path in paths:
+        path.write_bytes((good / "good.mp4").read_bytes())
+    (good / "good.mp4").rename(good / "a dog runs-0.mp4")
+    asked = {"temporal_flickering": ["a still"], "clipped": ["a dog runs"]}
+    said = notes(good, dimensions="temporal_flickering,clipped", asked=asked)
+    assert "`vbench static_filter` keeps" in said and "; there are more than 5 of 1 prompt" in said
+    moves = evaluate([good], "temporal_flickering,clipped", asked=asked)
+    other = next(video for video in moves.videos if video.prompt == "a dog runs")
+    moves.of[other]["dynamic_degree"] = 1.0
+    assert "moving" not in "".join(of_flickering(moves, {}))
+    moves.of[next(video for video in moves.of if video != other)]["dynamic_degree"] = 1.0
+    assert "a still-0.mp4 is moving" in "".join(of_flickering(moves, {}))
 
 
 @pytest.mark.slow
