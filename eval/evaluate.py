@@ -132,7 +132,7 @@ def evaluate(
         say(note)
     with contextlib.closing(Decoder()) as process:
         if official:
-            problems += score_officially(str(official), scorer, store, todo, process)
+            problems += score_officially(str(official), scorer, store, todo, process, progress)
         else:
             problems += score_here(scorer, store, todo, process, progress)
     absent = lacking(inputs.arguments, inputs.prompts, images)

@@ -9,11 +9,14 @@ import json
 import math
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from w2sd_video.errors import Refused
 
 from .dimensions import OFFICIAL, VBENCH, Dimension
+from .official_worker import STARTED
 from .videos import Video
 
 # What VBench looks for in a video of these, it knows for its own prompts only.
@@ -54,10 +57,19 @@ def dimensions(names: list[str], python: str) -> list[Dimension]:
     return [Official(name, f"vbench-{version}") for name in names]
 
 
-def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dict[Video, float], dict[Video, str]]:
+def score(
+    name: str,
+    videos: list[Video],
+    python: str,
+    device: str,
+    progress: Callable[[int, Video], None] = lambda done, video: None,
+) -> tuple[dict[Video, float], dict[Video, str]]:
     """The scores that the package gives videos on a dimension, and why others have none.
 
     Of a dimension that looks for what VBench's own prompts ask for, videos of other prompts have neither.
+
+    Args:
+        progress: called before each video as progress(done, video).
 
     Raises:
         ValueError: it failed; says why.
@@ -69,9 +81,10 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
         job.write_text(json.dumps(wanted), encoding="utf-8")
         # Not run as a file: this folder's own modules would go before those of the same names that it imports.
         worker = Path(__file__).with_name("official_worker.py").read_text(encoding="utf-8")
-        ran = subprocess.run([python, "-c", worker, str(job)], capture_output=True, text=True)
-        if ran.returncode:
-            said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
+        by_path = {str(video.path): video for video in videos}
+        code, errors = _run([python, "-c", worker, str(job)], lambda done, path: progress(done, by_path[path]))
+        if code:
+            said = errors.strip().splitlines() or [f"exit code {code}"]
             raise ValueError(f"VBench's package failed: {said[-1]}")
         answer = json.loads(out.read_text(encoding="utf-8"))
     scores, problems = {}, {}
@@ -85,3 +98,23 @@ def score(name: str, videos: list[Video], python: str, device: str) -> tuple[dic
         elif score is not None or name not in OWN_PROMPTS:
             problems[video] = "VBench gave it no score"
     return scores, problems
+
+
+def _run(command: list[str], started: Callable[[int, str], None]) -> tuple[int, str]:
+    """Runs the worker, and tells which video it starts with; its exit code, and what it wrote to stderr."""
+    how: dict[str, Any] = {"text": True, "encoding": "utf-8", "errors": "replace"}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, **how) as ran,
+    ):
+        assert ran.stdout
+        try:
+            for line in ran.stdout:
+                if line.startswith(STARTED):
+                    started(*json.loads(line.removeprefix(STARTED)))
+        except BaseException:  # as when it is interrupted
+            ran.kill()
+            raise
+        code = ran.wait()
+        errors.seek(0)
+        return code, errors.read()

@@ -1,7 +1,8 @@
 """Runs one of VBench's own functions; executed by the Python that has them, which need not have this project.
 
 Its argument is a JSON file: a `dimension`, a `device`, `videos` (each a `path` and a `prompt`), whether those of the
-`suite`'s prompts are all that it takes, and `out`, the file that gets `scores` and `problems` by path.
+`suite`'s prompts are all that it takes, and `out`, the file that gets `scores` and `problems` by path. Before each
+video it prints a line of `STARTED`, how many are done, and the video's path.
 """
 
 import importlib
@@ -11,6 +12,8 @@ import re
 import shutil
 import sys
 import tempfile
+
+STARTED = "w2sd-video "
 
 
 def main(job):
@@ -29,12 +32,19 @@ def main(job):
 def score(name, videos, suite, device):
     from vbench.utils import init_submodules
 
-    compute = getattr(importlib.import_module("vbench." + name), "compute_" + name)
+    module = importlib.import_module("vbench." + name)
+    compute = getattr(module, "compute_" + name)
     submodules = init_submodules([name])[name]
     with tempfile.TemporaryDirectory() as folder:
         info = os.path.join(folder, "info.json")
 
-        def scored(some):
+        def scored(some, done=0):
+            def counted(items, **how):  # instead of tqdm, over one item a video
+                for index, item in enumerate(items):
+                    print(STARTED + json.dumps([done + index, some[index]["path"]]), flush=True)
+                    yield item
+
+            vars(module)["tqdm"] = counted
             rows, paths = [], {}
             for index, video in enumerate(some):
                 place = linked(video, index, folder)
@@ -51,9 +61,9 @@ def score(name, videos, suite, device):
             return scored(videos), {}
         except Exception:  # One video that it cannot take ends it for all.
             scores, problems = {}, {}
-            for video in videos:
+            for index, video in enumerate(videos):
                 try:
-                    scores.update(scored([video]))
+                    scores.update(scored([video], done=index))
                 except Exception as error:
                     problems[video["path"]] = " ".join(f"{type(error).__name__}: {error}".split())
             return scores, problems

@@ -91,9 +91,17 @@ def score_here(
 
 
 def score_officially(
-    python: str, scorer: Scorer, store: Store, todo: dict[Video, list[Dimension]], process: Decoder
+    python: str,
+    scorer: Scorer,
+    store: Store,
+    todo: dict[Video, list[Dimension]],
+    process: Decoder,
+    progress: Callable[[int, int, Video], None],
 ) -> Problems:
-    """Has VBench's package score what is to do; gives back what it did not, and why."""
+    """Has VBench's package score what is to do; gives back what it did not, and why.
+
+    It takes one dimension after another, and `progress` counts a video once for each.
+    """
     problems: Problems = []
     facts: dict[Video, dict[str, Any]] = {}
     for video in (video for video, new in todo.items() if new):
@@ -104,15 +112,23 @@ def score_officially(
             facts[video] = reader.facts
         except (ValueError, OSError) as error:
             problems.append((video, "", str(error)))
+    done, total = 0, sum(dimension in todo[video] for video in facts for dimension in scorer.ready)
+
+    def started(number: int, video: Video) -> None:
+        progress(done + number, total, video)
+
     for dimension in list(scorer.ready):
         videos = [video for video in facts if dimension in todo[video]]
         if not videos:
             continue
+        started(0, videos[0])
         try:
-            scores, unmade = vbench_package.score(dimension.name, videos, python, str(scorer.device))
+            scores, unmade = vbench_package.score(dimension.name, videos, python, str(scorer.device), started)
         except ValueError as error:
             scorer.skip(dimension, str(error))
             continue
+        finally:
+            done += len(videos)
         for video, score in scores.items():
             try:
                 video.same()
@@ -123,4 +139,6 @@ def score_officially(
         problems += [(video, dimension.name, why) for video, why in unmade.items()]
         if not scores and not unmade and not any(scorer.key(dimension, video) in store for video in todo):
             scorer.skip(dimension, "it looks for what VBench's own prompts ask for, and no video is of one of them")
+    if total:
+        progress(total, total, next(reversed(facts)))
     return problems

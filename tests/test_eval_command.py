@@ -247,7 +247,16 @@ def test_the_official_backend_scores_as_we_do_and_what_it_cannot_is_named(folder
     (folder / "side.json").write_text(json.dumps({"request": compared}))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "decord.py").write_text("raise ImportError('the current folder is not for import')")
-    scores = evaluate([folder], ["temporal_flickering", "appearance_style"], official=sys.executable)
+    shown: list[tuple[int, int, str]] = []
+    scores = evaluate(
+        [folder],
+        ["temporal_flickering", "appearance_style"],
+        official=sys.executable,
+        progress=lambda done, total, each: shown.append((done, total, each.path.name)),
+    )
+    counts, totals, names = zip(*shown, strict=True)
+    assert list(counts) == sorted(counts) and {*counts} >= {0, 1, 2, 3, 4, 5} and counts[-1] == 10
+    assert {*totals} == {10} and len({*names}) == 5
     assert {v.path.name: said for v, _, said in scores.problems} == {
         "one frame.mp4": "VBench gave it no score",
         "pictures": "VBench gave it no score",
@@ -267,6 +276,13 @@ def test_scores_of_the_official_package_are_kept_beside_videos_of_other_prompts(
     Store(tmp_path / "rows.jsonl").add({key: (dimension.name, {dimension.name: 0.5})}, first.open().facts)
     scores = evaluate([folder], [dimension.name], tmp_path / "rows.jsonl", official=sys.executable)
     assert scores.of == {first: {"appearance_style": 0.5}} and not scores.problems and not scores.skipped
+
+
+def test_what_the_worker_starts_with_is_told_at_once_and_what_it_wrote_last_is_kept():
+    code = "import sys; print('a line of VBench'); print('w2sd-video [3, \"a.mp4\"]'); sys.exit('it failed')"
+    started: list[tuple[int, str]] = []
+    ran = official._run([sys.executable, "-c", code], lambda *each: started.append(each))
+    assert ran == (1, "it failed\n") and started == [(3, "a.mp4")]
 
 
 def test_the_official_package_is_given_names_that_it_reads(tmp_path):
