@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import inspect
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,15 +87,16 @@ class Weights(WeakArm):
                 (`OWNER/NAME/FILE`), or tensors by name. They are in
                 the layout of diffusers, PEFT, sd-scripts (kohya) or AnimateDiff.
             into_weak: also load it into the weak arm's own UNet, at a scale of 1 that `weak_adapter_scales` replaces.
+                From then on it is active there whenever it is in the strong arm; see `set_adapters`.
 
         Raises:
             WeightsError (`ValueError`): it is damaged, of a kind that is not supported, or made for another model.
-            ValueError: `into_weak` is True, and the weak arm has no UNet of its own.
+            ValueError: `into_weak` is True, and the weak arm has no UNet of its own, or has a LoRA of this name.
         """
-        if into_weak and getattr(self, "weak_unet", None) is None:
-            raise ValueError("`into_weak` is True, and the weak arm has no UNet of its own: leave it out.")
         names = [self.denoiser_name, *self.encoder_names]
         networks = {name: network for name in names if (network := getattr(self, name)) is not None}
+        if into_weak:
+            kwargs["adapter_name"] = self._name_in_both(kwargs.get("adapter_name"), networks.values())
         extra = {"unet_config": networks["unet"].config} if {"unet", "text_encoder_2"} <= networks.keys() else {}
 
         def convert(weights: dict[str, Tensor]) -> Any:
@@ -116,6 +119,54 @@ class Weights(WeakArm):
                 view.__dict__["unet"] = self.weak_unet
                 view.__dict__["load_lora_into_text_encoder"] = lambda *args, **kwargs: None  # which both arms share
                 super(Weights, view).load_lora_weights(checked, *args, **kwargs)
+            self._activate_in_weak()
+
+    def _name_in_both(self, name: str | None, networks: Iterable[Any]) -> str:
+        """The name of a LoRA that is to be loaded into both arms. Default: the first of diffusers' own that is free.
+
+        Args:
+            networks: the strong arm's, with its text encoders.
+
+        Raises:
+            ValueError: the weak arm has no UNet of its own, or has a LoRA of this name.
+        """
+        if (weak := getattr(self, "weak_unet", None)) is None:
+            raise ValueError("`into_weak` is True, and the weak arm has no UNet of its own: leave it out.")
+        if name is not None and name in _loras(weak):
+            raise ValueError(f"`adapter_name` is {name!r}, and `weak_unet` has a LoRA of this name: give another.")
+        taken = {each for network in (weak, *networks) for each in _loras(network)}
+        return name or next(free for n in itertools.count() if (free := f"default_{n}") not in taken)
+
+    def _activate_in_weak(self) -> None:
+        """Of the LoRAs that both arms have, activates in the weak arm those that are active in the strong one."""
+        for network, own, shared in self._with_shared_loras():
+            active = [each for each in own.active_adapters() if each not in shared]
+            own.set_adapter(active + [each for each in network.active_adapters() if each in shared])
+
+    def _with_shared_loras(self) -> Iterator[tuple[Any, Any, set[str]]]:
+        """Denoisers of the strong arm, each with the weak arm's own, if both have a LoRA of one name; and the names."""
+        for name, own in self._own_networks().items():
+            network = getattr(self, name)
+            if shared := {*_loras(own)} & {*_loras(network)}:
+                yield network, own, shared
+
+    def set_adapters(self, adapter_names: list[str] | str, *args: Any, **kwargs: Any) -> None:
+        """As diffusers'. Of the LoRAs that the weak arm's own network has too, the same are active there, at scales of
+        its own."""
+        super().set_adapters(adapter_names, *args, **kwargs)
+        self._activate_in_weak()
+
+    def disable_lora(self) -> None:
+        """As diffusers', in both arms, if both have a LoRA."""
+        super().disable_lora()
+        for _, own, _ in self._with_shared_loras():
+            own.disable_lora()
+
+    def enable_lora(self) -> None:
+        """As diffusers', in both arms, if both have a LoRA."""
+        super().enable_lora()
+        for _, own, _ in self._with_shared_loras():
+            own.enable_lora()
 
     def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers', from both arms."""
@@ -130,7 +181,7 @@ class Weights(WeakArm):
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         network: Any
         for network in self._own_networks().values():
-            network.delete_adapters([name for name in names if name in getattr(network, "peft_config", {})])
+            network.delete_adapters([name for name in names if name in _loras(network)])
 
     def _in_known_layout(self, reference: Any, source: Source | None) -> tuple[Any, Source | None]:
         """A LoRA's tensors or its file, in a layout that `adapters.lora` reads."""
@@ -192,5 +243,29 @@ class Weights(WeakArm):
         super().load_ip_adapter(states if several else states[0], names, names, image_encoder_folder=None, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', in both arms, of the LoRAs that both have."""
         self.unshare()
         super().fuse_lora(*args, **kwargs)
+        bound = inspect.signature(super().fuse_lora).bind(*args, **kwargs)
+        bound.apply_defaults()
+        how = bound.arguments
+        for network, own, shared in self._with_shared_loras():
+            named = how["adapter_names"] or own.active_adapters()
+            fused = [each for each in named if each in shared and each in own.active_adapters()]
+            if fused and network in (getattr(self, each) for each in how["components"]):
+                own.fuse_lora(how["lora_scale"], how["safe_fusing"], fused)
+
+    def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', in both arms, if both have a LoRA."""
+        super().unfuse_lora(*args, **kwargs)
+        bound = inspect.signature(super().unfuse_lora).bind(*args, **kwargs)
+        bound.apply_defaults()
+        for network, own, _ in self._with_shared_loras():
+            if network in (getattr(self, each) for each in bound.arguments["components"]):
+                own.unfuse_lora()
+
+
+def _loras(network: Any) -> Collection[str]:
+    """The names of the LoRAs that a network has, active or not."""
+    loaded: Collection[str] = getattr(network, "peft_config", {})
+    return loaded

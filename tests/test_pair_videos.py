@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import families
@@ -11,8 +12,10 @@ import tiny
 import torch
 from diffusers import MotionAdapter
 from pair_models import ANIMATE, SIDE, animate, scaled, video_call
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
+from w2sd_video import arms
 from w2sd_video.models.motion import unshare_parameters
 from w2sd_video.runs import Refused, Request
 from w2sd_video.sampling import load, sample
@@ -123,3 +126,69 @@ def test_a_lora_leaves_both_arms(sd):
         assert not np.array_equal(video_call(pair), before)
         drop()
         assert np.array_equal(video_call(pair), before)
+
+
+def two_loras(unet) -> list[dict[str, torch.Tensor]]:
+    loras = []
+    for seed in (40, 41):
+        network = copy.deepcopy(unet)
+        families.add_lora(network, seed=seed)
+        named = get_peft_model_state_dict(network, adapter_name="style")
+        loras.append({f"unet.{name}": tensor.detach().clone() for name, tensor in named.items()})
+    return loras
+
+
+def active(network) -> dict[str, float]:
+    return {name: layers[0].scaling[name] for name, layers in arms.adapters(network).items()}
+
+
+@pytest.mark.slow
+def test_loras_of_both_arms_are_active_in_both_or_in_neither():
+    pipe = tiny.pipeline()
+    first, second = two_loras(pipe.unet)
+    pipe.load_lora_weights(first, adapter_name="first", into_weak=True)
+    pipe.load_lora_weights(second, adapter_name="second", into_weak=True)
+    assert active(pipe.weak_unet) == active(pipe.unet)
+    pipe.set_adapters(["first", "second"], [0.5, 2.0])
+    assert active(pipe.unet) == {"first": 0.5, "second": 2.0}
+    assert active(pipe.weak_unet) == {"first": 1.0, "second": 1.0}
+    pipe(**tiny.call(weak_adapter_scales={"first": 0.2, "second": 0.3}))
+    families.add_lora(pipe.weak_unet, "own")  # the weak arm's alone
+    pipe.set_adapters("first")
+    assert active(pipe.weak_unet) == {"own": 1.0, "first": 1.0}
+    pipe.disable_lora()
+    without = tiny.pipeline()
+    assert torch.equal(pipe(**tiny.call()).frames, without(**tiny.call()).frames)
+    pipe.enable_lora()
+    assert not torch.equal(pipe(**tiny.call()).frames, without(**tiny.call()).frames)
+
+
+@pytest.mark.slow
+def test_a_lora_without_a_name_has_one_name_in_both_arms():
+    pipe = tiny.pipeline()
+    first, second = two_loras(pipe.unet)
+    pipe.load_lora_weights(first)
+    pipe.load_lora_weights(second, into_weak=True)
+    assert [*pipe.unet.peft_config] == ["default_0", "default_1"] and [*pipe.weak_unet.peft_config] == ["default_1"]
+    pipe.delete_adapters("default_0")
+    assert [*pipe.unet.peft_config] == [*pipe.weak_unet.peft_config] == ["default_1"]
+    families.add_lora(pipe.weak_unet, "style")
+    with pytest.raises(ValueError, match="`adapter_name` is 'style', and `weak_unet` has a LoRA of this name"):
+        pipe.load_lora_weights(first, adapter_name="style", into_weak=True)
+    assert "style" not in pipe.unet.peft_config
+
+
+@pytest.mark.slow
+def test_loras_of_both_arms_are_fused_in_both():
+    """`fuse_lora`, then `unload_lora_weights`, is how a LoRA becomes a part of the weights in diffusers."""
+    pipe = tiny.pipeline()
+    pipe.load_lora_weights(two_loras(pipe.unet)[0], adapter_name="style", into_weak=True)
+    before = pipe(**tiny.call()).frames
+    pipe.fuse_lora()
+    pipe.unfuse_lora()
+    torch.testing.assert_close(pipe(**tiny.call()).frames, before, rtol=1e-3, atol=1e-3)
+    pipe.fuse_lora()
+    with pytest.raises(ValueError, match="names 'style', which is fused"):
+        pipe(**tiny.call(weak_adapter_scales={"style": 0.5}))
+    pipe.unload_lora_weights()
+    torch.testing.assert_close(pipe(**tiny.call()).frames, before, rtol=1e-3, atol=1e-3)
