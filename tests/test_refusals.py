@@ -115,6 +115,24 @@ def test_a_folder_that_is_no_model_is_refused_in_a_dry_run_too(elsewhere, role):
         assert f"{role}: '{Path('none').resolve()}' has no model_index.json. Accepted: a folder" in said
 
 
+@pytest.mark.parametrize("role", ["strong", "weak", "vae", "motion_adapter", "weak_motion_adapter"])
+def test_a_folder_with_a_configuration_and_no_weights_is_refused_in_a_dry_run_too(elsewhere, role):
+    Path("none/unet").mkdir(parents=True)
+    Path("plan.yaml").write_text(f"prompts: [a red circle]\nsettings: {{{role}: none}}\n")
+    named = f"{role}: '{Path('none').resolve()}'"
+    Path("none/config.json").write_text("{}")
+    lacks = "has no model_index.json" if role in ("strong", "weak") else "holds no weights"
+    assert f"{named} {lacks}" in run("run", "plan.yaml", "--dry-run", code=2)
+    if role in ("strong", "weak"):
+        Path("none/model_index.json").write_text('{"_class_name": "AnimateDiffSDXLPipeline"}')
+        assert f"{named} has no unet/config.json" in run("run", "plan.yaml", "--dry-run", code=2)
+        Path("none/unet/config.json").write_text("{}")
+        assert f"{named} holds no weights in unet/" in run("run", "plan.yaml", "--dry-run", code=2)
+    else:
+        Path("none/config.json").unlink()
+        assert f"{named} has no config.json" in run("run", "plan.yaml", "--dry-run", code=2)
+
+
 def test_a_weak_folder_that_plain_sampling_does_not_need_is_not_looked_at(small):
     Path("none").mkdir()
     said = generate(PROMPT, *small, "--plain", "--weak", "none", "--dry-run")

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import presets
 from .documents import read_json
@@ -15,6 +16,9 @@ from .families import FAMILIES
 from .runs import Request
 from .settings import VARIANTS
 from .threads import cores
+
+if TYPE_CHECKING:
+    from .models.sources import Source
 
 PACKAGES = (
     "w2sd-video torch diffusers transformers accelerate peft safetensors huggingface-hub numpy pillow imageio-ffmpeg av"
@@ -235,13 +239,15 @@ def check_models(requests: Iterable[Request]) -> None:
         WeightsNotFound, WeightsError: see `check_there`.
     """
     for role, model, family in dict.fromkeys(
-        (role, getattr(each, role), each.family)
+        (role, model, each.family)
         for each in requests
-        for role in ("strong", "weak")
-        if each.variant != "plain" or role in STRONG
+        for role, model in each.models.items()
+        if (each.variant != "plain" or role in STRONG) and role.partition(".")[0] not in FILES
     ):
-        if model is not None:
+        if role in ("strong", "weak"):
             _check_family(role, model, family)
+        else:
+            _check_network(role, model)
 
 
 def _check_family(role: str, model: str, family: str) -> None:
@@ -259,6 +265,8 @@ def _check_family(role: str, model: str, family: str) -> None:
     source = resolve(model, role)
     if source.is_file or source.inside:
         return
+    known: list[str] = []
+    is_ = "is of the family"
     index = source.path / "model_index.json" if source.path else cached(source, None, "model_index.json")
     if index is not None and index.is_file():
         try:
@@ -270,17 +278,39 @@ def _check_family(role: str, model: str, family: str) -> None:
     elif source.path is None:
         loaded = map(presets.load, presets.builtin())
         known = [each.family for each in loaded if model in (each.strong, each.weak)]
-        is_ = "is of the family"
-    elif not (source.path / "config.json").is_file():  # which a network alone has
+    else:
         file = "" if FAMILIES[family].transformer else ", or a single file in the original layout"
         accepted = f"a folder that a diffusers pipeline was saved to, a hub id{file}"
         raise WeightsNotFound(source, f"has no model_index.json. Accepted: {accepted}")
-    else:
-        return
     if known and kin(family) not in map(kin, known):
         of = [name for name in presets.builtin() if kin(presets.load(name).family) == kin(known[0])]
         way = f"and this pair is of {family}. Choose a preset of its family: --preset {', '.join(of[:5])}"
         raise WeightsError(source, f"{is_} {known[0]}, {way}")
+    if source.path is not None:
+        _check_weights(source, source.path, FAMILIES[family].denoiser.rstrip("*"))
+
+
+def _check_network(role: str, model: str) -> None:
+    """Refuses a folder that holds no network, such as an autoencoder's.
+
+    Raises:
+        WeightsNotFound: names the file that it lacks.
+    """
+    from .models.sources import resolve
+
+    source = resolve(model, role)
+    if source.path is not None and not source.is_file:
+        _check_weights(source, source.path)
+
+
+def _check_weights(source: Source, folder: Path, part: str = "") -> None:
+    """Refuses the folder of a network, `part` of a model's folder, without a configuration or weights."""
+    from .models.weight_files import usual_variant, weight_files
+
+    if not (folder / part / "config.json").is_file():
+        raise WeightsNotFound(source, f"has no {part}{'/' * bool(part)}config.json")
+    if not weight_files(folder / part, usual_variant(folder / part)):
+        raise WeightsNotFound(source, f"holds no weights{f' in {part}/' * bool(part)}")
 
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # per parameter

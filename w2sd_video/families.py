@@ -72,7 +72,7 @@ class Family:
     @property
     def denoiser(self) -> str:
         """The folders of a model's denoisers, as a pattern."""
-        return "transformer*" if self.transformer else "unet"
+        return "transformer*" if self.transformer or self.mixture else "unet"
 
 
 def _transformer(pipeline: str, side: int = 16, stride: int = 0, **more: Any) -> Family:
