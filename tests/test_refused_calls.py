@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import any_cases
+import any_cases_unet
 import diffusers
 import pytest
 import torch
@@ -254,3 +255,23 @@ def test_a_weak_network_of_other_texts_is_refused_unless_it_is_told_its_own():
             pipe, W2SD(), weak=weak, weak_conditioning=Conditioning(cond={"encoder_hidden_states": None})
         ):
             pass
+
+
+@pytest.mark.slow
+def test_more_frames_than_the_weak_network_takes_are_refused_by_name_and_served_with_free_noise():
+    case = any_cases_unet.CASES["AnimateDiffVideoToVideoPipeline"]
+    pipe, other = (diffusers.AnimateDiffPipeline(**case.build(seed).components) for seed in range(2))
+    pipe.set_progress_bar_config(disable=True)
+    told = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+    free_noise = {"context_length": 4, "context_stride": 2}
+    pipe.enable_free_noise(**free_noise)
+    for frames, says in (8, None), (10, "`weak` takes at most 8 frames at once, and AnimateDiffPipeline makes 10"):
+        with apply_reflection(pipe, W2SD(strong_guidance=2.0), weak=other.unet):
+            if says is None:
+                pipe("a", frames, **told)
+            else:
+                with pytest.raises(ValueError, match=says):
+                    pipe("a", frames, **told)
+    other.enable_free_noise(**free_noise)
+    with apply_reflection(pipe, W2SD(strong_guidance=2.0), weak=other.unet):
+        assert pipe("a", 10, **told).frames.isfinite().all()

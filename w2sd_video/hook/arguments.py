@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import ModelHook
+from diffusers.models.attention import FreeNoiseTransformerBlock
+from diffusers.models.attention import FreeNoiseTransformerBlock
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
@@ -166,6 +168,23 @@ def check_same_texts(name: str, weak: nn.Module, strong: nn.Module) -> None:
                 f"`weak` has {key} {weak_width}, and {name}'s denoiser {strong_width}. Accepted: a network of the same"
                 " text embeddings, or `weak_conditioning` with its own."
             )
+
+
+def check_frames(name: str, weak: nn.Module | None, frames: int | None) -> None:
+    """Refuse a weak network whose motion modules take fewer frames at once than there are, unless FreeNoise splits them.
+
+    Args:
+        frames: how many the latents have. None: not known.
+    """
+    config = getattr(weak, "config", None)
+    most = config.get("motion_max_seq_length") if isinstance(config, Mapping) else None
+    if weak is None or frames is None or not isinstance(most, int) or frames <= most:
+        return
+    if not any(isinstance(module, FreeNoiseTransformerBlock) for module in weak.modules()):
+        raise ValueError(
+            f"`weak` takes at most {most} frames at once, and {name} makes {frames}. Accepted: no more; or FreeNoise in"
+            " `weak` too, by `enable_free_noise` while `weak` is the `unet` of a pipeline."
+        )
 
 
 def check_same_casting(name: str, weak: nn.Module, strong: nn.Module) -> None:

@@ -35,7 +35,9 @@ from ..errors import note_once
 from ..levels import full_precision
 from ..methods import Method
 from ..schedulers import stepped_dtype, without_corrector
+from .arguments import check_frames
 from .arm import Evaluations, Unchanged, check_finite
+from .arguments import check_frames
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .form import final_branches
@@ -200,6 +202,7 @@ class Group:
         strong, weak = self._arms.bind(self.method, first, sent, step, self._final_branches(guided), sign)
         if self.method.reflects(step.index, step.num_steps, step.level):
             check_reflectable(strong.sent[0].inputs)
+            check_frames(self.host.name, first.weak, None if axes.frames is None else x_t.shape[axes.frames])
             if self._note:
                 note_once(self._note)
             self.method.check(shape_in_order(x_t, first.module, axes))
