@@ -11,7 +11,6 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.hooks import ModelHook
 from diffusers.models.attention import FreeNoiseTransformerBlock
-from diffusers.models.attention import FreeNoiseTransformerBlock
 from diffusers.utils.torch_utils import unwrap_module
 from torch import nn
 
@@ -171,7 +170,8 @@ def check_same_texts(name: str, weak: nn.Module, strong: nn.Module) -> None:
 
 
 def check_frames(name: str, weak: nn.Module | None, frames: int | None) -> None:
-    """Refuse a weak network whose motion modules take fewer frames at once than there are, unless FreeNoise splits them.
+    """Refuse a weak network whose motion modules take fewer frames at once than there are, if it is without
+    FreeNoise.
 
     Args:
         frames: how many the latents have. None: not known.

@@ -37,7 +37,6 @@ from ..methods import Method
 from ..schedulers import stepped_dtype, without_corrector
 from .arguments import check_frames
 from .arm import Evaluations, Unchanged, check_finite
-from .arguments import check_frames
 from .binding import Arms
 from .calls import axes_of, check_reflectable, named_inputs, read_call, read_time, shape_in_order
 from .form import final_branches
