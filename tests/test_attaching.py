@@ -13,6 +13,8 @@ import tiny
 import torch
 from diffusers import (
     DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
@@ -238,17 +240,58 @@ def test_a_cache_inside_a_network_is_refused(arm):
             raise AssertionError
 
 
-@pytest.mark.parametrize("images", [1, 2])
-def test_three_branches_of_two_guidances_are_refused(images):
+def pix2pix() -> StableDiffusionInstructPix2PixPipeline:
     family = families.FAMILIES[3]
     parts = {name: part for name, part in family.components(weak=False).items() if name != "weak_unet"}
     unet = tiny.unet2d(0, in_channels=8, addition_embed_type=None, cross_attention_dim=tiny.TEXT_WIDTH)
     pipe = StableDiffusionInstructPix2PixPipeline(**{**parts, "unet": unet})
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_three_branches_of_two_guidances_are_refused(images):
+    pipe = pix2pix()
     call = {"image": torch.rand(images, 3, 16, 16), "latents": draw(1, 4, 8, 8).repeat(images, 1, 1, 1)}
     with pytest.raises(ValueError, match="StableDiffusionInstructPix2PixPipeline is not supported under a method"):
         with apply_reflection(pipe, W2SD()):
             pipe(["a cat"] * images, num_inference_steps=2, output_type="latent", **call)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_three_branches_in_one_batch_are_counted_as_many_for_any_number_of_images(images):
+    pipe = pix2pix()
+    call = {"image": torch.rand(images, 3, 16, 16), "num_inference_steps": 2, "output_type": "latent"}
+    with apply_reflection(pipe, None) as counter:
+        pipe(["a cat"] * images, **call)
+    assert counter.evaluations.per_video()["strong"] == 6
+
+
+@pytest.mark.parametrize(("guidance", "strong"), [(4.0, 6), (1.0, 3)])
+@pytest.mark.parametrize("images", [1, 2])
+def test_rows_of_both_branches_that_are_stepped_are_counted(guidance, strong, images):
+    """As by DiT's own pipeline, which does not say whether it guides."""
+    config = {"num_layers": 1, "attention_head_dim": 4, "num_attention_heads": 2, "patch_size": 2, "sample_size": 4}
+    transformer = tiny.seeded(0, lambda: DiTTransformer2DModel(in_channels=4, out_channels=8, **config))
+    pipe = DiTPipeline(transformer, tiny.vae(), tiny.scheduler())
+    pipe.set_progress_bar_config(disable=True)
+    with apply_reflection(pipe, None) as counter:
+        pipe([1] * images, guidance_scale=guidance, num_inference_steps=3, output_type="np")
+    assert counter.evaluations.per_video()["strong"] == strong
+
+
+def test_a_scheduler_replaced_where_its_steps_count_the_videos_is_refused_without_a_method():
+    pipe = stable_diffusion_3()
+    call = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 3.0}
+    for form, refused in (None, False), (Form(flag=None), True):
+        with apply_reflection(pipe, None, form=form) as counter:
+            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+            if refused:
+                with pytest.raises(ValueError, match="the scheduler of StableDiffusion3Pipeline was replaced after"):
+                    pipe("a cat", **call)
+                continue
+            pipe("a cat", **call)
+            assert counter.evaluations.per_video()["strong"] == 4
 
 
 def test_a_pipeline_that_copies_its_scheduler_is_refused():

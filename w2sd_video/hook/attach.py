@@ -372,8 +372,7 @@ class _Attachment:
                 stack.enter_context(switched([(vars(network), "_compiled_call_impl", None)]))
             stack.enter_context(attached(network, hook))
         form = group.host.form
-        silent = form.calls == "batch" and not hasattr(type(pipeline), form.flag or "")
-        if isinstance(group, Group) or silent:  # without a flag, the scheduler's step shows how many videos there are
+        if isinstance(group, Group) or form.calls == "batch":  # a step shows how many videos a batch is of
             stack.enter_context(stepping(group))
         if isinstance(group, Group) and getattr(pipeline, "controlnet", None) is not None:
             doubled = group.host.doubled

@@ -32,9 +32,13 @@ class Host:
     def __init__(self, scheduler: Any, form: Form | None = None, name: str = "The pipeline"):
         self.scheduler, self.form, self.name = scheduler, form or Form(), name
 
+    def current_scheduler(self) -> Any:
+        """The scheduler that the pipeline has by now."""
+        return self.scheduler
+
     def replaced(self) -> bool:
         """Whether the pipeline has another scheduler by now."""
-        return False
+        return self.current_scheduler() is not self.scheduler
 
     def running(self) -> bool:
         """Whether the pipeline's own call is running; asked when the scheduler's timesteps are set."""
@@ -76,8 +80,8 @@ class PipelineHost(Host):
     def num_steps(self) -> int | None:
         return getattr(self.pipeline, "num_timesteps", None)
 
-    def replaced(self) -> bool:
-        return self.pipeline.scheduler is not self.scheduler
+    def current_scheduler(self) -> Any:
+        return self.pipeline.scheduler
 
     def running(self) -> bool:
         return any(frame.get("self") is self.pipeline for frame in _call_stack())
