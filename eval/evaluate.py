@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.devices import usable_device
-from w2sd_video.errors import Refused
+from w2sd_video.errors import Refused, did_you_mean
 from w2sd_video.runs import writable
 
 from . import notes
 from . import official as vbench_package
 from .decoder import Decoder
-from .dimensions import SIX, AllSkipped, Chosen, Compared, Dimension, Skipped, chosen
+from .dimensions import GROUPS, SIX, AllSkipped, Chosen, Compared, Dimension, Skipped, chosen, known
 from .frames import FACTS, MORE_FACTS
 from .inputs import gather, listed
 from .passes import Problems, score_here, score_officially, why
@@ -100,7 +100,7 @@ def evaluate(
         images: score each picture in folders, arrays and lists by itself, and not as a frame of a video.
         references: pictures to compare with, as files, folders or globs; or one .npz file of their FID statistics.
         asked: by the name of a dimension, the prompts on whose videos alone it is scored, as `vbench.asked_of` returns
-            them; a dimension that is not in it is scored on all.
+            them; a dimension that is not in it is scored on all. It may have names of other dimensions.
         official: the Python executable of an environment with VBench's own package, which then computes the scores, on
             any of its 16 dimensions.
         progress: called as progress(done, total, video) before each video, and once after the last.
@@ -116,8 +116,9 @@ def evaluate(
         raise Refused("images", images, "give True or False")
     pictures = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
-    asked = {name: frozenset(texts) for name, texts in (asked or {}).items()}
-    names, unasked = _of_videos(chosen(dimensions, official=official is not None), inputs.videos, asked)
+    named = chosen(dimensions, official=official is not None)
+    asked = _asked(asked, named)
+    names, unasked = _of_videos(named, inputs.videos, asked)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)), unasked)
     against = references_of(scorer, wanted, pictures)
@@ -159,6 +160,26 @@ def _check_paths(**paths: object) -> None:
 
 def _place(video: Video) -> tuple[str, str]:
     return str(video.path), video.group
+
+
+def _asked(asked: Any, dimensions: list[Dimension]) -> dict[str, frozenset[str]]:
+    """`asked` of `evaluate`.
+
+    Raises:
+        Refused: it has other values than prompts, or a name of no dimension.
+    """
+    if not isinstance(asked, (Mapping, type(None))):
+        raise Refused("asked", asked, "give a dictionary: by the name of a dimension, its prompts in a list")
+    prompts: dict[str, frozenset[str]] = {}
+    names = dict.fromkeys([*(dimension.name for dimension in dimensions), *known()])
+    names = {name: None for name in names if name not in GROUPS}
+    for name, texts in (asked or {}).items():
+        if name not in names:
+            raise Refused("asked", name, did_you_mean(str(name), names))
+        if isinstance(texts, str) or not isinstance(texts, Collection) or not all(isinstance(t, str) for t in texts):
+            raise Refused(f"asked.{name}", texts, "give the prompts in a list")
+        prompts[name] = frozenset(texts)
+    return prompts
 
 
 def _of_videos(

@@ -11,7 +11,7 @@ from typing import Any
 from w2sd_video.prompts import Suite
 from w2sd_video.runs import whole
 
-from .dimensions import OFFICIAL, SIX, VBENCH
+from .dimensions import NAMES, OFFICIAL, SIX, VBENCH, get
 
 # From VBench's leaderboard: the range (smallest, largest) that normalises a dimension's score, unless it is (0, 1), and
 # the dimension's weight, unless it is 1.
@@ -35,9 +35,14 @@ def asked_of(suite: Suite, dimensions: Iterable[str]) -> dict[str, frozenset[str
 
     A dimension that no tag names is left out, so that it is scored on all. One of VBench's has none then, if the tags
     name others.
+
+    Args:
+        dimensions: their names, as `dimensions.expand` returns them. One from a file or a plug-in counts by the name
+            that it gives itself.
     """
     tags = {prompt.text: prompt.tags.get("dimension", ()) for prompt in suite.prompts}
-    asked = {name: frozenset(text for text, of in tags.items() if name in of) for name in dimensions}
+    names = [name if name in (*NAMES, *OFFICIAL) else get(name).name for name in dimensions]
+    asked = {name: frozenset(text for text, of in tags.items() if name in of) for name in names}
     tagged = any(tags.values())
     return {name: own for name, own in asked.items() if own or (tagged and name in (*VBENCH, *OFFICIAL))}
 

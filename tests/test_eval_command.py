@@ -78,6 +78,34 @@ def test_a_suite_says_on_which_prompts_each_dimension_is_scored(folder, tmp_path
         assert code == 2 and f"--suite: '{of}' is not accepted; {says}" in " ".join(said.split())
 
 
+def test_a_dimension_from_a_file_is_scored_on_the_prompts_that_a_suite_tags_with_its_own_name(folder, tmp_path):
+    video.write_mp4(shapes_video(5), folder / "a blue square-0.mp4", 8)
+    suite, file = tmp_path / "suite.json", tmp_path / "mine.py"
+    suite.write_text(json.dumps([{"prompt": PROMPT}, {"prompt": "a blue square", "dimension": ["brightness"]}]))
+    file.write_text("def brightness(frames) -> float:\n    return float(frames.mean())\n")
+    code, said = command(
+        folder, "--dimensions", f"{file}:brightness", "--suite", suite, "--out", tmp_path / "results.json"
+    )
+    assert code == 0, said
+    scored = json.loads((tmp_path / "results.json").read_text())["groups"][str(folder)]["columns"]
+    assert scored["brightness"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"cliped": [PROMPT]}, "asked: 'cliped' is not accepted; did you mean 'clipped'"),
+        ({"six": [PROMPT]}, "asked: 'six' is not accepted"),
+        ({"clipped": PROMPT}, "asked.clipped: .* is not accepted; give the prompts in a list"),
+        ({"clipped": None}, "asked.clipped: None is not accepted; give the prompts in a list"),
+        ([PROMPT], "asked: .* is not accepted; give a dictionary"),
+    ],
+)
+def test_what_is_no_prompts_by_dimension_is_refused(folder, asked, says):
+    with pytest.raises(Refused, match=says):
+        evaluate(folder, "clipped", asked=asked)
+
+
 @pytest.mark.slow
 def test_the_exit_code_says_that_a_video_was_not_scored(folder, tmp_path):
     broken(folder / "broken.mp4", "cut")

@@ -31,7 +31,7 @@ def by_dimension(
         AllSkipped (`FileNotFoundError`): every dimension was skipped.
     """
     asked = asked_by(plan, dimensions)
-    skipped = [Skipped(name, UNASKED.format(name)) for name, own in asked.items() if not own]
+    skipped = [Skipped(name, UNASKED.format(name)) for name, texts in asked.items() if not texts]
     unasked = {each.name for each in skipped}
     skipped += [
         Skipped(name, LACKING) for name in dimensions if name in OFFICIAL and not official and name not in unasked
@@ -41,7 +41,8 @@ def by_dimension(
     for python in (None, official):
         if some := [name for name in left if (name in OFFICIAL) == (python is not None)]:
             try:
-                parts.append(evaluate(videos, some, official=python, asked=asked, **how))
+                own = {name: texts for name, texts in asked.items() if (name in OFFICIAL) == (python is not None)}
+                parts.append(evaluate(videos, some, official=python, asked=own, **how))
             except AllSkipped as error:
                 skipped += error.skipped
         if official is None:

@@ -302,13 +302,13 @@ class Plan:
         for name in names_of_none(self) if self.by_dimension else ():
             note_once(f"prompts have the tag dimension={name}, and no dimension has this name")
         for name in self.dimensions:
-            if asked_by(self, [name]).get(name) == frozenset():
-                raise Refused("dimensions", name, UNASKED.format(name))
             if plugins.is_file(name):
                 accepted = (
                     "a plan names no code: leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
                 )
                 raise Refused("dimensions", name, accepted)
+            if asked_by(self, [name]).get(name) == frozenset():
+                raise Refused("dimensions", name, UNASKED.format(name))
         fewest = min(self.arms, key=lambda arm: arm.template.num_frames or 1)
         if len(self.own_dimensions) < len(self.dimensions) and not fewest.template.video:
             raise Refused("dimensions", self.dimensions, "VBench's package scores videos, and the plan makes images")
