@@ -23,8 +23,8 @@ FILES = {
 }
 # From the ground up. A file imports from its own floor and those below; see `floor`.
 FLOORS = (
-    "claims columns devices documents errors families hashing interrupts method_names plugins power prompts statistics"
-    " tables threads validation verdicts",
+    "claims columns devices documents errors families figures hashing interrupts method_names plugins power prompts"
+    " statistics tables threads validation verdicts",
     "levels presets progress provenance schedulers setting_options setting_types settings terminal",
     "methods",
     "alignment arms hook strength",

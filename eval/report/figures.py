@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2sd_video.errors import Refused, did_you_mean
+from w2sd_video.figures import check, save
 from w2sd_video.runs import whole
 
 from ..results import printable
@@ -13,21 +14,6 @@ from .data import COLOURS, Data, Experiment
 
 if TYPE_CHECKING:
     from ..results import Summary
-
-FORMATS = (".svg", ".png", ".pdf")
-
-
-def check(path: Path) -> None:
-    """Checks that a figure can be drawn to a path.
-
-    Raises:
-        Refused: the path is a folder, or its suffix is not supported.
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    import matplotlib  # noqa: F401 - draws the figure, and may be missing
-
-    if path.suffix.lower() not in FORMATS or path.is_dir():
-        raise Refused("--figure", str(path), f"give the name of a file that ends in {', '.join(FORMATS)}")
 
 
 def sweep(
@@ -43,7 +29,6 @@ def sweep(
         Refused: there is no such column, or the file cannot be drawn.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     check(path)
@@ -78,12 +63,8 @@ def sweep(
     if len(lines) > 1 or not along:
         title = f"along a line: {_drawable(along)}" if along else None
         axes.legend(title=title, fontsize=8, title_fontsize=8, frameon=False)
-    with (
-        rc_context({"svg.hashsalt": "w2sd-video"}),
-        whole({"figure": path}) as staged,
-    ):  # its names are random otherwise
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        figure.savefig(staged["figure"], format=path.suffix[1:].lower(), dpi=160, metadata=metadata)
+    with whole({"figure": path}) as staged:
+        save(figure, staged["figure"], dpi=160)
 
 
 def _is_number(label: str) -> bool:

@@ -57,6 +57,7 @@ def report(
         from ..eval.report import figures
         from ..eval.report.votes import read
         from ..eval.results import Summary
+        from ..figures import check
 
         plan, run = plan_of(folder, None, methods, to_make=False)
         if to is not None and to.exists() and not to.is_dir():
@@ -65,7 +66,7 @@ def report(
         if (across or up) and not figure:
             raise Refused("--across" if across else "--up", across or up, "it is of a figure: give --figure FILE, too")
         if figure:
-            figures.check(figure)
+            check(figure)
         quiet()
         summary = Summary(_scores(plan, run, weights, device))
         cast = read(votes or (), summary)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..figures import save
 from ..runs import naming
 
 
@@ -18,7 +19,6 @@ def draw_differences(differences: Sequence[Mapping[str, Any]], title: str, path:
         ModuleNotFoundError: matplotlib is not installed.
     """
     import numpy as np
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     video = any(each["frames"] for each in differences)
@@ -49,7 +49,6 @@ def draw_differences(differences: Sequence[Mapping[str, Any]], title: str, path:
     for axes in plots:
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-    constant = {"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}  # texts as texts, identifiers not at random
-    with naming(path), rc_context(constant), warnings.catch_warnings():
+    with naming(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        save(figure, path)

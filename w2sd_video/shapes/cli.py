@@ -240,6 +240,7 @@ def bench(
     from .. import presets, tables
     from .. import settings as known
     from ..documents import finite
+    from ..figures import check
     from ..validation import by_option
     from . import bench as measure
     from . import figure as drawing
@@ -249,7 +250,7 @@ def bench(
         if form not in ("json", *tables.FORMATS):
             raise Refused("--format", form, f"give json, {' or '.join(tables.FORMATS)}")
         if figure:
-            drawing.check(figure)
+            check(figure)
         if pair not in pairs.PAIRS:
             raise Refused("--pair", pair, did_you_mean(pair, pairs.PAIRS))
         path = path or Path(f"{pair}-bench.jsonl")

@@ -7,24 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..columns import Column
-from ..errors import Refused
+from ..figures import check, save
 from ..runs import whole
 
-FORMATS = (".png", ".svg", ".pdf")
 FILLS = {"better": "#0072B2", "worse": "#D55E00", "differs": "#999999"}  # of Okabe & Ito's colours
-
-
-def check(path: Path) -> None:
-    """Checks that a figure can be drawn to a path.
-
-    Raises:
-        Refused: the path is a folder, or its suffix is not supported.
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    import matplotlib  # noqa: F401 - draws the figure, and may be missing
-
-    if path.suffix.lower() not in FORMATS or path.is_dir():
-        raise Refused("--figure", str(path), f"give the name of a file that ends in {', '.join(FORMATS)}")
 
 
 def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], columns: Sequence[Column]) -> None:
@@ -40,7 +26,6 @@ def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], colu
     Raises:
         Refused, OSError, ModuleNotFoundError: the file cannot be drawn.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -78,6 +63,5 @@ def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], colu
         fontsize=7,
         loc="left",
     )
-    fixed = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with rc_context({"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}), whole({"figure": path}) as staged:
-        figure.savefig(staged["figure"], format=path.suffix[1:].lower(), metadata=fixed[path.suffix.lower()])
+    with whole({"figure": path}) as staged:
+        save(figure, staged["figure"])

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import Refused, did_you_mean
+from ..figures import save
 from ..runs import naming, whole
 from ..statistics import half_width
 from ..threads import torch_threads
@@ -235,15 +236,10 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _draw(figure: Figure, *paths: Path, most: float = math.inf) -> None:
     """Saves a figure, with a resolution low enough for files of at most `most` bytes."""
-    from matplotlib import rc_context
-
-    # Texts stay texts, and identifiers and dates are the same every time.
-    with rc_context({"svg.hashsalt": "w2sd-video", "svg.fonttype": "none"}):
-        for path in paths:
-            fixed = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            dots = figure.dpi
-            with naming(path):
-                figure.savefig(path, metadata=fixed, dpi=dots)
-                while path.stat().st_size > most:
-                    dots *= 0.9
-                    figure.savefig(path, metadata=fixed, dpi=dots)
+    for path in paths:
+        dots = figure.dpi
+        with naming(path):
+            save(figure, path, dots)
+            while path.stat().st_size > most:
+                dots *= 0.9
+                save(figure, path, dots)
