@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 
 from w2sd_video import runs
 from w2sd_video.errors import Refused
+from w2sd_video.runs import Request
+from w2sd_video.sampling.cost import evaluations, steps_for
 from w2sd_video.shapes import bench, grammar, pairs, rows, table, tuning
 from w2sd_video.shapes.cli import app
 from w2sd_video.shapes.pairs import COLUMNS
@@ -240,6 +242,15 @@ def test_plain_sampling_without_guidance_costs_half_a_step():
     assert bench.equal_steps(bench.preset("shapes", {"guidance_scale": 1.0})) == 97
     grid = tuning.tuned(asked)["tuned-equal-cost"].first
     assert grid[0] == {"guidance_scale": 1.0, "num_inference_steps": 122} and grid[1] == {"guidance_scale": 1.5}
+
+
+@pytest.mark.parametrize("pair", pairs.PAIRS)
+def test_equal_cost_is_that_of_plans_and_sidecars(pair, tmp_path):
+    for changes in ({}, {"guidance_scale": 1.0, "reflection_steps": 5}, {"weak_guidance_scale": 0.0}):
+        asked = bench.preset(pair, changes)
+        shown = pairs.sample_of(asked, 1, "a red circle", tmp_path)
+        w2sd, plain = (Request.of(shown.prompt, 1, asked, variant=each, **shown.told) for each in ("w2sd", "plain"))
+        assert bench.equal_steps(asked) == steps_for(plain, evaluations(w2sd)["total"])
 
 
 # The table
