@@ -1,6 +1,7 @@
 """The table of a pair: what it marks, what settings are tuned on, and how its rows go on."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,13 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     assert {fill: svg.count(f"fill: {colour.lower()}") for fill, colour in figure.FILLS.items()} == dict.fromkeys(
         figure.FILLS, 1
     )
-    assert f">{found.difference.mean:+.2f}<" in svg and "W2SD  (" in svg and ", 50 prompts." in svg
+    assert f">{found.difference.mean:+.2f}<" in svg and "W2SD  (" in svg and ", 100 samples of 50 prompts." in svg
+
+    long = {name: f"{label}, {'tuned on other prompts ' * 4}" for name, label in labels.items()}
+    figure.draw(tmp_path / "long.svg", summary, long, COLUMNS)
+    path = re.compile(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*fill: #0072b2')
+    (cell,) = [float(right) - float(left) for left, right in path.findall((tmp_path / "long.svg").read_text())]
+    assert cell > 30  # points; a number takes 25
 
 
 def test_what_settings_were_tuned_on_is_in_no_row_of_the_table():

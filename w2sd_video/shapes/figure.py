@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ..columns import Column
 from ..figures import check, save
 from ..runs import whole
 
+LETTER = 0.058  # inches of width, of a label's letters on average
 FILLS = {"better": "#0072B2", "worse": "#D55E00", "differs": "#999999"}  # of Okabe & Ito's colours
 
 
@@ -33,7 +35,9 @@ def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], colu
     compared = (name for name in labels if "against strong" in summary.get(name, {}))
     names = sorted(compared, key=lambda name: summary[name]["evaluations"])
     shown = [c for c in columns if any(c.name in summary[n]["against strong"] for n in names)]
-    figure = Figure(figsize=(2.6 + 0.52 * len(shown), 1.6 + 0.24 * len(names)), dpi=150, layout="constrained")
+    rows = [f"{labels[name]}  ({summary[name]['evaluations']})" for name in (*names, "strong")]
+    width = 0.5 + LETTER * max(map(len, rows)) + 0.52 * len(shown)  # inches
+    figure = Figure(figsize=(width, 1.8 + 0.24 * len(rows)), dpi=150, layout="constrained")
     axes: Any = figure.add_subplot()
     for x, column in enumerate(shown):
         cells = {y: c for y, name in enumerate(names) if (c := summary[name]["against strong"].get(column.name))}
@@ -49,19 +53,18 @@ def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], colu
     axes.axhline(len(names) - 0.5, color="#767676", linewidth=0.6)
     axes.set_xlim(-0.5, len(shown) - 0.5)
     axes.set_ylim(len(names) + 0.5, -0.5)
-    rows = [*names, "strong"]
-    axes.set_yticks(range(len(rows)), [f"{labels[n]}  ({summary[n]['evaluations']})" for n in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
     heads = [column.name + {1: "", 0: " (neither)", -1: " ↓"}[column.sign] for column in shown]
     axes.set_xticks(range(len(shown)), heads, rotation=45, ha="left", fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    prompts = summary["strong"]["prompts"]
-    axes.set_xlabel(
-        f"Difference from strong, {prompts} prompts. Blue: decided better, orange: decided worse, grey: not decided."
-        " ↓: lower is better. Last row: strong's means. In parentheses: network evaluations.",
-        fontsize=7,
-        loc="left",
+    samples, prompts = summary["strong"]["samples"], summary["strong"]["prompts"]
+    of = f"{samples} samples of {prompts} prompts" if samples > prompts else f"{prompts} prompts"
+    caption = (
+        f"Difference from strong, {of}. Blue: decided better, orange: decided worse, grey: not decided."
+        " ↓: lower is better. Last row: strong's means. In parentheses: network evaluations."
     )
+    figure.supxlabel(textwrap.fill(caption, int(width / LETTER)), x=0.01, ha="left", fontsize=7)
     with whole({"figure": path}) as staged:
         save(figure, staged["figure"])
