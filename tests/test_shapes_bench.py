@@ -7,6 +7,7 @@ import lzma
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -347,10 +348,17 @@ def test_that_the_cheaper_reflection_is_as_good_is_a_claim_of_its_own():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_documentation_is_that_of_the_rows_beside_it():
-    docs = Path(__file__).parents[1] / "docs"
-    ran = CliRunner().invoke(app, ["bench", "--table", "--out", str(docs / "rows" / "shapes.jsonl.xz")])
-    assert ran.exit_code == 0 and ran.stdout.strip() in (docs / "results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("pair", pairs.PAIRS)
+def test_the_table_and_the_figure_of_the_documentation_are_those_of_the_rows_beside_it(pair, tmp_path):
+    docs, drawn = Path(__file__).parents[1] / "docs", tmp_path / f"{pair}-table.svg"
+    ran = CliRunner().invoke(
+        app,
+        ["bench", "--table", "--pair", pair, "--out", str(docs / "rows" / f"{pair}.jsonl.xz"), "--figure", str(drawn)],
+    )
+    page = docs / ("results.md" if pair == "shapes" else "results-pairs.md")
+    assert ran.exit_code == 0 and ran.stdout.strip() in page.read_text(encoding="utf-8")
+    texts = [re.findall(r">([^<>]+)</text>", p.read_text()) for p in (drawn, docs / "assets" / drawn.name)]
+    assert texts[0] == texts[1] and len(texts[0]) > 20
 
 
 def test_a_measure_that_does_not_apply_is_null_in_the_file_and_nan_here(made):
