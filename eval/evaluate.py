@@ -221,12 +221,13 @@ def to_do(
     """
     todo: dict[Video, list[Dimension]] = {}
     problems: Problems = []
-    scored = set(videos)
+    scored, compared = set(videos), set(pictures)
     for video in [*pictures, *videos]:
         needed = [
             d
             for d in scorer.ready
-            if (video in scored and is_asked(d, video, asked)) or (isinstance(d, Compared) and d.referenced)
+            if (video in scored and is_asked(d, video, asked))
+            or (video in compared and isinstance(d, Compared) and d.referenced)
         ]
         try:
             todo[video] = [dimension for dimension in needed if scorer.key(dimension, video) not in store]
@@ -249,9 +250,10 @@ def _collect(
         others = (video for video in scores.videos if video.prompt and not is_asked(dimension, video, asked))
         scores.unasked |= {(str(video.prompt), column) for video in others for column in dimension.columns}
         kept = {v: row for v in videos if (row := store.rows.get(scorer.key(dimension, v)))}
-        for video in (video for video in kept if video in scored and is_asked(dimension, video, asked)):
+        own = [video for video in kept if video in scored and is_asked(dimension, video, asked)]
+        for video in own:
             scores.of.setdefault(video, {}).update(kept[video]["scores"])
             scores.facts[video] = {name: kept[video][name] for name in (*FACTS, *MORE_FACTS) if name in kept[video]}
         if isinstance(dimension, Compared):
             features = {video: unpacked(row["features"]) for video, row in kept.items()}
-            compare(dimension, features, references, scores)
+            compare(dimension, features, own, references, scores)

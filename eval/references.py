@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,18 @@ def references_of(scorer: Scorer, wanted: list[Dimension], paths: list[str]) -> 
 
 
 def compare(
-    dimension: Compared, features: dict[Video, NDArray[np.float32]], references: References, scores: Scores
+    dimension: Compared,
+    features: dict[Video, NDArray[np.float32]],
+    videos: Iterable[Video],
+    references: References,
+    scores: Scores,
 ) -> None:
-    """Adds what a dimension makes of the features of each video, or of each group; those of references among them."""
+    """Adds what a dimension makes of the features of each video, or of each group.
+
+    Args:
+        features: also those of the references.
+        videos: those to compare.
+    """
     against = references.statistics.get(dimension.name)
     if against is None:
         theirs = [features[picture] for picture in references.pictures if picture in features]
@@ -70,16 +80,15 @@ def compare(
         except ValueError as error:
             scores.problems.append((references.pictures[0], dimension.name, str(error)))
             return
-    scored = set(scores.videos)
     together: dict[Any, list[Video]] = {}
-    for video in (video for video in features if video in scored):
+    for video in videos:
         together.setdefault(video.group if dimension.of_groups else video, []).append(video)
-    for unit, videos in together.items():
-        frames = np.concatenate([features[video] for video in videos])
+    for unit, members in together.items():
+        frames = np.concatenate([features[video] for video in members])
         try:
             score = dimension.compare(frames, against)
         except ValueError as error:
-            scores.problems.append((videos[0], dimension.name, str(error)))
+            scores.problems.append((members[0], dimension.name, str(error)))
             continue
         if dimension.of_groups:
             scores.of_groups.setdefault(unit, {})[dimension.name] = (score, len(frames))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from w2sd_video.columns import Column
 from w2sd_video.errors import Refused, out_of_memory
-from w2sd_video.eval.dimensions import ByFunction, Dimension, chosen
+from w2sd_video.eval.dimensions import ByFunction, Compared, Dimension, chosen
 from w2sd_video.eval.evaluate import Scores, evaluate
+from w2sd_video.video import write_picture
 
 FRAMES = np.zeros((1, 3, 8, 8, 3), np.uint8)
 
@@ -107,3 +109,36 @@ def test_two_dimensions_of_one_name_are_refused():
     both = [ByFunction(inner, Column(f"a{n}"), Column(f"b{n}")) for n in range(2)]
     with pytest.raises(Refused, match="dimensions: 'inner' is not accepted; two of them have this name"):
         chosen(both)
+
+
+class Near(Compared):
+    """How near a picture's mean is to the references'."""
+
+    name, version = "near", 1
+
+    def features(self, batch):
+        return batch.frames.mean((1, 2, 3))[:, None]
+
+    def compare(self, features, references):
+        return float(abs(features.mean() - references.mean()))
+
+
+class NearTogether(Near):
+    name, of_groups = "near_together", True
+    records = (Column("near_together", kind="group"),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
+def test_pictures_that_a_comparison_is_not_asked_of_are_left_out_of_it(tmp_path, kept):
+    for n, name in enumerate(["references/0", "pictures/a-0", "pictures/b-0", "pictures/c-0"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_picture(Image.fromarray(np.full((8, 8, 3), 10 * n * n, np.uint8)), tmp_path / f"{name}.png")
+    options = {"references": tmp_path / "references", "images": True, "rows_file": tmp_path / "rows.jsonl"}
+    dimensions = [Near(), NearTogether()]
+    if kept:
+        evaluate(tmp_path / "pictures", dimensions, **options)
+    asked = {"near": ["a"], "near_together": ["a", "b"]}
+    scores = evaluate(tmp_path / "pictures", dimensions, asked=asked, **options)
+    assert {video.prompt: row for video, row in scores.of.items() if row} == {"a": {"near": 10.0}}
+    assert [*scores.of_groups.values()] == [{"near_together": (25.0, 2)}]
