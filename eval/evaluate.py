@@ -111,9 +111,7 @@ def evaluate(
         FileNotFoundError: the weights of every dimension are missing; the message says how to get them.
     """
     began = time.perf_counter()
-    _check_paths(rows_file=rows_file, weights=weights, official=official)
-    if not isinstance(images, bool):
-        raise Refused("images", images, "give True or False")
+    _check(images, rows_file=rows_file, weights=weights, official=official)
     pictures = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
     named = chosen(dimensions, official=official is not None)
@@ -149,8 +147,10 @@ def evaluate(
     return scores
 
 
-def _check_paths(**paths: object) -> None:
-    """Refuses what is no path, and a folder of weights that is none."""
+def _check(images: object, **paths: object) -> None:
+    """Refuses `images` that is not True or False, what is no path, and a folder of weights that is none."""
+    if not isinstance(images, bool):
+        raise Refused("images", images, "give True or False")
     for argument, path in paths.items():
         if path is not None and (not isinstance(path, (str, Path)) or not str(path)):
             raise Refused(argument, path, "give a path")

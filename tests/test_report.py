@@ -352,7 +352,7 @@ def test_a_run_has_a_page_and_what_cannot_be_used_is_refused_with_2(tmp_path):
         (["--votes", str(tmp_path / "votes.json")], "cut short"),
         (["--votes", str(tmp_path / "none.json")], "none.json' is not accepted; there is no such file"),
         (["--out", str(figure)], "give a folder"),
-        (["--figure", str(tmp_path / "x.bmp")], ".svg, .png, .pdf"),
+        (["--figure", str(tmp_path / "x.bmp")], ".png, .svg, .pdf"),
         (["--across", "clipped"], "give --figure FILE, too"),
         (["--figure", str(figure), "--up", "cliped"], "did you mean 'clipped'?"),
     ):
