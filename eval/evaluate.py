@@ -42,6 +42,7 @@ class Scores:
         skipped: the dimensions that could not be computed, with the reasons.
         notes: cautions about the scores, as sentences.
         weights: by dimension, the hashes of its networks' weights.
+        stated: by group and dimension, the mean that VBench's results file states; empty if videos were scored here.
         device: the device that computed the scores.
         seconds: the time it took.
     """
@@ -56,6 +57,7 @@ class Scores:
     notes: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
     unasked: set[tuple[str, str]] = field(default_factory=set)
+    stated: dict[str, dict[str, float]] = field(default_factory=dict)
     device: str = "cpu"
     seconds: float = 0.0
 
@@ -141,8 +143,7 @@ def evaluate(
     scores.device = str(scorer.device)
     _collect(scores, scorer, store, sorted(todo, key=_place), against, asked)
     problems.sort(key=lambda problem: (str(problem[0].path), problem[0].group, *problem[1:]))
-    flickering = () if images else notes.of_flickering(scores, asked)
-    scores.notes = [*said, *notes.of_scores(scores, images), *flickering, *notes.of_prompts(scores, asked)]
+    scores.notes = [*said, *notes.of_scores(scores, images, asked), *notes.of_prompts(scores, asked)]
     scores.seconds = time.perf_counter() - began
     return scores
 

@@ -46,7 +46,7 @@ def of_files(
         yield f"{_videos(changed)} not the file that the sidecar has the hash of: it was changed after it was made"
 
 
-def of_scores(scores: Scores, images: bool) -> Iterator[str]:
+def of_scores(scores: Scores, images: bool, asked: Mapping[str, Collection[str]]) -> Iterator[str]:
     """Notes after scoring: on videos with peculiarities, and on dimensions that VBench restricts."""
     peculiar: dict[str, list[Video]] = {}
     for video, facts in scores.facts.items():
@@ -62,6 +62,8 @@ def of_scores(scores: Scores, images: bool) -> Iterator[str]:
             f"{_videos(long)} {LONG:g} s long or longer: VBench-Long scores such videos by short clips, and its"
             " scores do not compare with those of whole videos"
         )
+    if not images:
+        yield from of_flickering(scores, asked)
 
 
 def of_flickering(scores: Scores, asked: Mapping[str, Collection[str]]) -> Iterator[str]:

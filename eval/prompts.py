@@ -18,7 +18,7 @@ EXAMPLE = '{"video.mp4": "a prompt"}'
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """A JSON object of file names and prompts, in any of Unicode's encodings.
+    """A JSON object of file names and prompts, in any of Unicode's encodings; or VBench's `NAME_full_info.json`.
 
     Raises:
         Refused: it is something else.
@@ -27,9 +27,21 @@ def read_prompts(path: Path) -> dict[str, str]:
         prompts = json.loads(read_bytes(path), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise Refused("prompts", str(path), f"give a JSON file such as {EXAMPLE} ({error})") from None
+    if isinstance(prompts, list):
+        prompts = _of_full_info(prompts)
     if not _are_prompts(prompts):
         raise Refused("prompts", str(path), f"give a JSON file such as {EXAMPLE}")
     return prompts
+
+
+def _of_full_info(rows: list[Any]) -> dict[Any, Any] | None:
+    """The prompts by path in what VBench writes beside its results; None if it is something else, or has two of one."""
+    try:
+        pairs = [(path, row["prompt_en"]) for row in rows for path in row["video_list"]]
+        prompts = dict(pairs)
+    except (KeyError, TypeError):
+        return None
+    return prompts if all(prompts[path] == text for path, text in pairs) else None
 
 
 def match(prompts_by_key: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import glob
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.columns import Column
+from w2sd_video.errors import Refused, did_you_mean
 
-from .dimensions import NAMES, Dimension
+from . import vbench
+from .dimensions import GROUPS, NAMES, OFFICIAL, AllSkipped, Dimension, Skipped
 from .evaluate import Scores
 from .frames import FACTS, MORE_FACTS
+from .prompts import match
+from .videos import Video, grouped, video_at
 
 
 class Recorded(Dimension):
@@ -57,3 +64,118 @@ def add(scores: Scores, data: Mapping[str, Any]) -> None:
     if later:
         names = ", ".join(each.name for each in new)
         scores.notes.append(f"{names}: {later} videos were made after it was scored; w2sd-video score scores them")
+
+
+def files_of(arguments: Sequence[str | Path]) -> dict[str, list[Path]]:
+    """By group, the results files in VBench's schema that arguments name; empty if they name videos.
+
+    Raises:
+        Refused: some arguments name results and others do not, or one names no file.
+    """
+    named = {group: os.path.expanduser(path) for group, path in grouped(arguments)}
+    others = [path for path in named.values() if not path.endswith(".json")]
+    if len(others) == len(named):
+        return {}
+    if others:
+        accepted = (
+            "give videos alone, or VBench's results alone: `eval` writes the results of videos in VBench's schema"
+        )
+        raise Refused("videos", others[0], accepted)
+    files = {
+        group: [Path(path)] if os.path.exists(path) else [Path(each) for each in sorted(glob.glob(path))]
+        for group, path in named.items()
+    }
+    for group, own in files.items():
+        if not own:
+            raise Refused(
+                "videos", named[group], "there is no such file; give VBench's results, NAME_eval_results.json"
+            )
+    return files
+
+
+def of_results(
+    files: Mapping[str, Sequence[Path]],
+    dimensions: str | None = None,
+    prompts: Mapping[str, str] | None = None,
+    **unused: object,
+) -> Scores:
+    """The scores in results files in VBench's schema, such as `NAME_eval_results.json`. No video is read.
+
+    A video's prompt and seed are those of its sidecar if that is there, and else of its name, as VBench writes it. Two
+    paths in lists of different dimensions that have one prompt and seed are one video.
+
+    Args:
+        files: by group. A group has a dimension in one of its files alone.
+        dimensions: names with commas between. None: all that the files have.
+        prompts: prompts by path or file name, in place of the names'.
+        unused: what `evaluate` takes besides, to score videos.
+
+    Raises:
+        Refused: a file or a score in it cannot be used, there is no such dimension, or a group has one twice.
+        AllSkipped: no file has one of the dimensions.
+    """
+    read = {group: _read(own) for group, own in files.items()}
+    known = list(dict.fromkeys(name for results in read.values() for name in results))
+    wanted = known
+    if dimensions is not None:
+        names = [name.strip() for name in dimensions.split(",")]
+        wanted = list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
+    for name in wanted:
+        if name not in (*known, *NAMES, *OFFICIAL):
+            raise Refused("dimensions", name, did_you_mean(name, known))
+    skipped = [Skipped(name, "no results file has it") for name in wanted if name not in known]
+    there = [name for name in wanted if name in known]
+    if not there:
+        raise AllSkipped(skipped)
+    scores = Scores([Recorded(name, {"version": "unknown", "records": ()}) for name in there], [], skipped=skipped)
+    scores.weights, scores.device = {name: {} for name in there}, "unknown"
+    paths = [Path(path) for results in read.values() for _, listed in results.values() for path, _ in listed]
+    texts, _ = match(prompts, paths)
+    for group, results in read.items():
+        scores.stated[group] = {name: results[name][0] for name in there if name in results}
+        if lacking := [name for name in there if name not in results]:
+            scores.notes.append(f"{group}: its results have no {', '.join(lacking)}")
+        by_pair: dict[str, Video] = {}
+        for name in scores.stated[group]:
+            for video, score in _videos(group, results[name][1], texts, by_pair):
+                scores.of.setdefault(video, {})[name] = score
+    scores.videos = list(scores.of)
+    scores.unasked = {(str(v.prompt), name) for v, own in scores.of.items() for name in there if name not in own}
+    return scores
+
+
+def _read(files: Sequence[Path]) -> vbench.Results:
+    """The results in the files of a group.
+
+    Raises:
+        Refused: a file is none of VBench's results, or two have one dimension.
+    """
+    joined: vbench.Results = {}
+    of: dict[str, Path] = {}
+    for file in files:
+        try:
+            results = vbench.read(file)
+        except (OSError, ValueError) as error:
+            raise Refused("videos", str(file), f"give VBench's results, NAME_eval_results.json ({error})") from None
+        for name, (total, listed) in results.items():
+            if name in joined:
+                raise Refused("videos", str(file), f"{of[name]}, of the same group, has {name} too: give each once")
+            for path, score in listed:
+                if not isinstance(score, (bool, int, float)) or math.isinf(score):
+                    raise Refused("videos", str(file), f"{name} of {path} is {score!r}, and has to be a number")
+            joined[name], of[name] = (total, listed), file
+    return joined
+
+
+def _videos(
+    group: str, listed: Sequence[tuple[str, Any]], texts: Mapping[Path, str], by_pair: dict[str, Video]
+) -> Iterator[tuple[Video, float]]:
+    """The videos of a dimension's list, each with its score; `by_pair` has those of other dimensions, and gets more."""
+    used: set[Video] = set()
+    for path, score in listed:
+        video = video_at(Path(path), group, "", texts.get(Path(path)))
+        if (same := by_pair.setdefault(video.pair, video)) not in used:
+            video = same
+        used.add(video)
+        if not math.isnan(score):
+            yield video, float(score)

@@ -72,7 +72,7 @@ class Summary:
         self.thing = "picture" if frames and max(frames) == 1 else "video"
         self._silent = self._silences()
         self.means = {g: {c: self._mean(g, c) for c in self.columns} for g in self.groups}
-        self.aggregates = {group: self._aggregates(videos) for group, videos in self.groups.items()}
+        self.aggregates = {group: self._aggregates(group) for group in self.groups}
         self.totals, self.total_differences = totals_of(self)
         self.comparisons = decide(self._comparisons(), self.columns)
         self.worse = list(self._worse()) if worst else []
@@ -114,10 +114,11 @@ class Summary:
                 of_prompt[seed] = math.nan if score is None else score / self.columns[column].scale
         return values
 
-    def _aggregates(self, videos: list[Video]) -> dict[str, tuple[float, float]]:
-        aggregates = {}
+    def _aggregates(self, group: str) -> dict[str, tuple[float, float]]:
+        aggregates = {name: (mean, mean) for name, mean in self.scores.stated.get(group, {}).items()}
         for dimension in self.scores.dimensions:
-            if scored := self.scored(videos, dimension.name):
+            scored = self.scored(self.groups[group], dimension.name)
+            if scored and dimension.name not in aggregates:
                 frames = [self.scores.facts[video]["frames"] for video, _ in scored]
                 values = [score for _, score in scored]
                 scale = self.columns[dimension.name].scale
@@ -270,7 +271,7 @@ class Summary:
             "command": list(command),
             "seconds": round(scores.seconds, 2),
             "device": scores.device,
-            "precision": "float32",
+            "precision": "unknown" if scores.stated else "float32",
             "versions": {"python": platform.python_version(), **_versions()},
             "dimensions": {
                 d.name: {
@@ -321,13 +322,12 @@ class Summary:
                     "group": video.group,
                     "pair": video.pair,
                     "prompt": video.prompt,
-                    "sha256": video.sha256,
-                    **scores.facts[video],
+                    **({"sha256": video.sha256, **scores.facts[video]} if video in scores.facts else {}),
                     "scores": scores.of[video],
                 }
                 for videos in self.groups.values()
                 for video in videos
-                if video in scores.facts
+                if video in scores.of
             ],
             "problems": [
                 {"path": str(video.path), "dimension": dimension, "problem": problem}
@@ -377,7 +377,7 @@ class Summary:
                     (str(v.path), bool(s) if dimension == "dynamic_degree" else s) for v, s in scored if s is not None
                 ]
                 results[dimension] = (one, listed)
-            if results:
+            if results and not self.scores.stated:  # else they come from such files
                 name = f"{out.stem}_{number}" if len(self.groups) > 1 else out.stem
                 files.append(out.with_name(f"{name}_eval_results.json"))
                 vbench.write(files[-1], results)

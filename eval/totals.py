@@ -56,8 +56,9 @@ def _pulled(summary: Summary, group: str) -> Pulls:
     pulled = {}
     for dimension in summary.scores.dimensions:
         if scored := summary.scored(summary.groups[group], dimension.name):
-            frames = [summary.scores.facts[video]["frames"] for video, _ in scored]
-            weights = weights_of(frames, dimension.weighted[0])
+            # A results file of VBench does not say how many frames a video has.
+            facts = [summary.scores.facts.get(video, {"frames": 2}) for video, _ in scored]
+            weights = weights_of([each["frames"] for each in facts], dimension.weighted[0])
             scores = [score / summary.columns[dimension.name].scale for _, score in scored]
             pulled[dimension.name] = pulls([summary.prompt(video) for video, _ in scored], scores, weights)
     return pulled

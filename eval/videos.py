@@ -201,7 +201,7 @@ def find(
     apart = {(_named(path), folders[path, group]) for path, group in places if there[_named(path), group] > 1}
     prompted = Counter(name for name, _ in {(_named(path), own[path]) for path, _ in places})
     return [
-        _video(path, group, folder if (name, folder) in apart else "", texts.get(path), prompted[name] > 1)
+        video_at(path, group, folder if (name, folder) in apart else "", texts.get(path), prompted[name] > 1)
         for (path, group), folder in folders.items()
         for name in [_named(path)]
     ]
@@ -219,8 +219,8 @@ def _prompt(path: Path) -> str:
     return str(_request(path).get("prompt") or _named(path)[0])
 
 
-def _video(path: Path, group: str, folder: str, prompt: str | None, several: bool = False) -> Video:
-    """A video.
+def video_at(path: Path, group: str, folder: str, prompt: str | None, several: bool = False) -> Video:
+    """A video, which need not be there, with its pair and prompt.
 
     Args:
         folder: where it is below its group's, if that tells it from others of its name.
@@ -295,7 +295,7 @@ def lacking(
         texts, _ = match(prompts, [path for path, _ in absent])
     except Refused:  # they are of other videos
         texts = {}
-    return [_video(path, group, "", texts.get(path)) for path, group in absent]
+    return [video_at(path, group, "", texts.get(path)) for path, group in absent]
 
 
 def _absent(folder: Path, images: bool) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -33,16 +34,17 @@ def evaluate(
         typer.Argument(
             metavar="VIDEO...",
             help="Files, folders, globs; each is a group, compared with the first by prompt and seed."
-            " LABEL=PATH gives it a name.",
+            " LABEL=PATH gives it a name. Or results of VBench, NAME_eval_results.json.",
         ),
     ],
     dimensions: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Names from `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME.",
+            help="Names from `w2sd-video dimensions`, with commas between; or six, vbench, images; or FILE.py:NAME"
+            " (default: six; of results of VBench, all that they have).",
             autocompletion=dimension_names,
         ),
-    ] = "six",
+    ] = None,
     out_file: Annotated[
         Path,
         typer.Option(
@@ -52,7 +54,10 @@ def evaluate(
         ),
     ] = Path("results.json"),
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", help="A JSON file of file names and prompts.", **PATH)
+        Path | None,
+        typer.Option(
+            "--prompts", help="A JSON file of file names and prompts, or VBench's NAME_full_info.json.", **PATH
+        ),
     ] = None,
     suite: Annotated[
         Path | None,
@@ -98,6 +103,7 @@ def evaluate(
         from ..eval.dimensions import named_by_user
         from ..eval.evaluate import evaluate as score
         from ..eval.prompts import read_prompts
+        from ..eval.recorded import files_of, of_results
 
         form = "text" if form == "table" else form
         if form not in FORMATS:
@@ -110,23 +116,55 @@ def evaluate(
         if official is None and official_python != sys.executable:
             err.print("Note: --official-python has no effect without --backend official.")
         gallery = out_file.suffix == ".html"
-        named = named_by_user(dimensions)
-        score_all = partial(
-            score,
-            videos,
-            named,
-            asked=asked_in(suite, named) if suite is not None else None,
-            prompts=read_prompts(prompts_file) if prompts_file else None,
-            weights=weights,
-            device=device,
-            official=official,
-            images=images,
-            references=references or [],
-        )
         results = out_file.with_suffix(".json") if gallery else out_file
+        by_prompts = read_prompts(prompts_file) if prompts_file else None
+        if files := files_of(videos):
+            used: dict[str, object] = {
+                "--suite": str(suite or ""),
+                "--weights": str(weights or ""),
+                "--images": images,
+                "--references": references,
+            }
+            used |= {"--device": device.removeprefix("auto"), "--backend": backend.removeprefix("own")}
+            _check_results(files, used, results)
+            score_all = partial(of_results, files, dimensions, by_prompts)
+        else:
+            named = named_by_user("six" if dimensions is None else dimensions)
+            score_all = partial(
+                score,
+                videos,
+                named,
+                asked=asked_in(suite, named) if suite is not None else None,
+                prompts=by_prompts,
+                weights=weights,
+                device=device,
+                official=official,
+                images=images,
+                references=references or [],
+            )
         scored = run(out, err, score_all, results, form=form, worst=worst, gallery=gallery, lists="--worst N")
         if not scored:
             raise typer.Exit(1)
+
+
+def _check_results(files: Mapping[str, Sequence[Path]], used: Mapping[str, object], results: Path) -> None:
+    """Refuses what does not go with results of VBench.
+
+    Args:
+        used: options that say how videos are scored, with their values, or None.
+
+    Raises:
+        Refused: one of these is there; or the results of this call would replace those that it reads.
+    """
+    from ..eval.results import vbench_files
+
+    for name, value in used.items():
+        if value:
+            raise Refused(name, value, "results of VBench are scored already: leave it out")
+    replaced = {file.resolve() for file in [*vbench_files(results), results]}
+    for file in (file for own in files.values() for file in own):
+        if file.resolve() in replaced:
+            raise Refused("--out", str(results), f"it would replace {file}, which is compared: give another name")
 
 
 def asked_in(suite: Path, dimensions: str) -> dict[str, frozenset[str]]:
