@@ -116,8 +116,7 @@ def evaluate(
     _check(images, rows_file=rows_file, weights=weights, official=official)
     pictures = [str(path) for path in listed("references", references)]
     inputs = gather(videos, prompts, images, official)
-    named = chosen(dimensions, official=official is not None)
-    asked = _asked(asked, named)
+    asked = _asked(asked, named := chosen(dimensions, official=official is not None))
     names, unasked = _of_videos(named, inputs.videos, asked)
     wanted = vbench_package.dimensions([d.name for d in names], str(official)) if official else names
     scorer = Scorer(wanted, Path(weights) if weights else None, usable_device(device, auto=("cuda",)), unasked)

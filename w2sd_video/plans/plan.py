@@ -281,6 +281,7 @@ class Plan:
         """
         from .notes import notes
 
+        self._check_schedules()
         self._check_formats()
         self._check_dimensions()
         for text in self.refined:
@@ -291,6 +292,17 @@ class Plan:
                 replace(arm.template, prompt=prompt.text).check_words()
         for line in notes(self):
             note_once(line)
+
+    def _check_schedules(self) -> None:
+        """Refuses schedules by which an arm's cells could not be made."""
+        from ..sampling import check_schedule
+
+        for arm in self.arms:
+            try:
+                check_schedule(arm.template)
+            except Refused as error:
+                error.argument = f"{f'axes ({arm.name}): ' * bool(arm.labels)}{error.argument}"
+                raise
 
     def _check_dimensions(self) -> None:
         """Refuses dimensions that could not be scored after the run."""

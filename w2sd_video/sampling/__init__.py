@@ -3,7 +3,7 @@
 from .call import OnStep, arguments, inputs, sample
 from .cost import evaluations, in_strong_evaluations, steps_for, strong_evaluations
 from .idle import changed, idle, in_effect, sentences
-from .load import check, load, pipelines_of, scheduler
+from .load import check, check_schedule, load, pipelines_of, scheduler
 from .method import weak_arm
 from .plot import draw_differences
 from .records import differences, plugin_version, provenance, versions
@@ -14,6 +14,7 @@ __all__ = [
     "arguments",
     "changed",
     "check",
+    "check_schedule",
     "check_words",
     "cut_off",
     "differences",

@@ -283,12 +283,28 @@ def _adapt(pipe: Any, request: Request) -> None:
 
 
 def check_schedule(request: Request) -> None:
-    """Refuses what diffusers cannot build, and steps that a table of noise levels does not have.
+    """Refuses what diffusers cannot build, what the pipeline or the method cannot be stepped by, and steps that a table
+    of noise levels does not have.
 
     Raises:
         Refused: says which argument of the schedule, or how many steps.
     """
-    built = scheduler(request)
+    from ..schedulers import check_settings
+
+    built, name = scheduler(request), str(request.scheduler["class"])
+    _check_table(request, built)
+    if _class(request).scales_noise and not hasattr(built, "init_noise_sigma"):
+        accepted = f"{request.family} takes one that scales its first noise, such as EulerDiscreteScheduler"
+        raise Refused("scheduler", name, accepted)
+    if any(method_of(request, variant) is not None for variant in runs.VARIANTS[request.variant]):
+        try:
+            check_settings(built)
+        except ValueError as error:
+            raise Refused("scheduler", name, str(error)) from None
+
+
+def _check_table(request: Request, built: Any) -> None:
+    """Refuses steps that the table of noise levels of a request's scheduler does not have."""
     if not hasattr(built, "alphas_cumprod") or hasattr(built, "sigmas"):  # these look levels up between timesteps too
         return
     try:
