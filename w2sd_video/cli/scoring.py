@@ -125,7 +125,7 @@ def evaluate(
                 "--images": images,
                 "--references": references,
             }
-            used |= {"--device": device.removeprefix("auto"), "--backend": backend.removeprefix("own")}
+            used |= {"--device": device != "auto" and device, "--backend": backend != "own" and backend}
             _check_results(files, used, results)
             score_all = partial(of_results, files, dimensions, by_prompts)
         else:
