@@ -71,24 +71,30 @@ class Counter:
         return forward(*args, **kwargs)
 
     def step(self, scheduler_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The scheduler's own step. Its latents show how many videos there are: of all rows of the denoiser, which may
-        be of more than two branches."""
+        """The scheduler's own step, whose latents show how many videos there are."""
         sample = inspect.signature(scheduler_step).bind(*args, **kwargs).arguments.get("sample")
-        if (videos := self._stepped(sample)) is not None:
-            self.evaluations.videos = videos
+        if self.host.doubled() is None:
+            self.evaluations.videos = self._unflagged(sample) if isinstance(sample, Tensor) else 1
+        elif isinstance(sample, Tensor) and self._several_branches(sample):  # more than its flag tells of
+            self.evaluations.videos = len(sample)
         self.evaluations.settle()
         self._seen = None
         return scheduler_step(*args, **kwargs)
 
-    def _stepped(self, sample: Any) -> int | None:
-        """How many videos the latents of a step are. None: it is known as well by what the pipeline says."""
-        x, says = self._seen, self.host.doubled() is not None
-        if not isinstance(sample, Tensor):
-            return None if says else 1
+    def _several_branches(self, sample: Tensor) -> bool:
+        """Whether the denoiser's rows are a multiple of the latents' rows."""
+        x = self._seen
         if x is None or x.ndim != sample.ndim:
-            as_rows = x is not None and x.ndim == sample.ndim + 1  # a video's frames
-            return None if says else sample.numel() // x[0].numel() if x is not None and as_rows else len(sample)
-        if len(x) == len(sample):  # one branch; or both branches' rows are stepped, as by DiT, which has no flag
-            both = self.host.form.flag is not None and len(x) % 2 == 0 and torch.equal(*x.chunk(2))
-            return None if says else len(x) // 2 if both else len(x)
-        return len(sample) if not says or len(x) % len(sample) == 0 else None
+            return False
+        return len(x) > len(sample) and len(x) % len(sample) == 0
+
+    def _unflagged(self, sample: Tensor) -> int:
+        """How many videos the latents of a step are, where no flag says how many the denoiser's rows are."""
+        x = self._seen
+        if x is not None and x.ndim == sample.ndim + 1:  # a row of the latents is a frame
+            return sample.numel() // x[0].numel()
+        if x is not None and x.ndim == sample.ndim and len(x) == len(sample) and self.host.form.flag is not None:
+            # One branch; or the scheduler steps the rows of both, as in DiT's pipeline, which has no flag.
+            both = len(x) % 2 == 0 and torch.equal(*x.chunk(2))
+            return len(x) // 2 if both else len(x)
+        return len(sample)
