@@ -37,6 +37,18 @@ def test_equal_cost_is_the_reflections_own_count():
     assert fewer["equal-cost"].says["num_inference_steps"] == 33
 
 
+def cells_of(printed: str) -> dict[str, dict[str, str]]:
+    """The cells of Markdown tables that have a row per method, by column and method."""
+    cells: dict[str, dict[str, str]] = {}
+    for block in printed.split("\n\n"):
+        if block.startswith("|"):
+            head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+            for label, *line in lines:
+                for name, cell in zip(head[1:], line, strict=True):
+                    cells.setdefault(name, {})[label] = cell
+    return cells
+
+
 def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     rng = np.random.default_rng(0)
     texts = grammar.prompts(52)
@@ -65,11 +77,11 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     assert (found.difference.counted, found.difference.units) == ("100 of 100", 50)
     labels = {"strong": "strong", "w2sd": "W2SD"}
     printed = table.markdown(summary, labels, COLUMNS)
-    jerk_line = next(line for line in printed.splitlines() if line.startswith("| jerk"))
-    direction_line = next(line for line in printed.splitlines() if line.startswith("| direction"))
-    assert "| **1.0" in jerk_line and "| *0." in direction_line
-    assert jerk_line.startswith("| jerk (100 of 100) |") and "| right (two objects) (50 of 100) |" in printed
-    assert "| samples, of prompts | 100 of 50 | 100 of 50 |" in printed
+    cells = cells_of(printed)
+    assert cells["jerk (100 of 100)"]["W2SD"].startswith("**1.0")
+    assert cells["direction (100 of 100)"]["W2SD"].startswith("*0.")
+    assert cells["right (two objects) (50 of 100)"]["strong"].startswith("1.000")
+    assert set(cells["samples, of prompts"].values()) == {"100 of 50"}
     primary = ", ".join(f"right ({n})" for n in ("one object", "two objects", "three objects"))
     assert (
         f"over the 4 comparisons in primary columns ({primary}, jerk), and apart from them over the other 2" in printed
@@ -77,7 +89,7 @@ def test_the_table_marks_what_is_better_and_what_is_worse(tmp_path):
     said = table.verdicts(table.rivalry(lines, COLUMNS), labels, COLUMNS)
     assert said.startswith("- W2SD against strong: worse in direction (-0.")
     assert "; differs in motion (-10" in said or "; differs in motion (-9.9" in said
-    assert said.index("worse in") < said.index("not decided in right (one object)") < said.index("better in jerk (")
+    assert said.index("worse in") < said.index("not decided in 3 of 5 columns") < said.index("better in jerk (")
 
     figure.draw(tmp_path / "table.svg", summary, labels, COLUMNS)
     svg = (tmp_path / "table.svg").read_text()
@@ -278,3 +290,15 @@ def test_optimistic_reflection_makes_w2sds_videos_at_the_price_of_auto_guidance(
             distances.setdefault(name, []).append(float(np.sqrt((difference**2).mean())))
     assert np.mean(distances["optimistic"]) < 0.5 * np.mean(distances["auto-guidance"]), distances
     assert np.median(distances["optimistic"]) < 5
+
+
+def test_rivals_of_which_nothing_is_decided_are_said_together():
+    labels = {"strong": "strong", "guidance": "guidance 2", "w2sd": "W2SD"}
+    lines = [
+        {"pair": "shapes", "method": name, "n": n, "prompt": text, "evaluations": 2, "seconds": 1.0}
+        | {"scores": {"right": float(n % 2)}, "arguments": {}}
+        for name in labels
+        for n, text in enumerate(grammar.prompts(12))
+    ]
+    said = table.verdicts(table.rivalry(lines, COLUMNS), labels, COLUMNS)
+    assert said == "- W2SD against strong; guidance 2: nothing is decided, in 3 columns."

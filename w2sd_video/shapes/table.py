@@ -1,4 +1,4 @@
-"""The tables of a bench: means with intervals, one column per row of the bench, and W2SD compared with its rivals."""
+"""The tables of a bench: means with intervals, a row per method, and W2SD compared with its rivals."""
 
 from __future__ import annotations
 
@@ -117,47 +117,61 @@ def compare_all(
 
 
 def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[Column]) -> list[Block]:
-    """The summary as a table, with one row per measure and one column per method, and a legend.
+    """The summary as tables of primary columns and of the others, with one row per method, and a legend.
 
     A figure is marked if it is better or worse than plain strong sampling's, or differs without a better side.
     """
     names = [n for n in labels if n in summary]
-    counts = [f"{summary[n]['samples']} of {summary[n]['prompts']}" for n in names]
-    rows: list[list[Text]] = [["samples, of prompts", *counts]]
-    rows.append(["network evaluations", *(str(summary[n]["evaluations"]) for n in names)])
+    families = ([c for c in columns if c.primary], [c for c in columns if not c.primary])
+    shown = [_table(summary, names, labels, family) for family in families if family]
+    return [*shown, Paragraph(_legend(summary, labels, columns))]
+
+
+def _table(
+    summary: Mapping[str, Any], names: Sequence[str], labels: Mapping[str, str], columns: Sequence[Column]
+) -> Table:
+    """A table of some columns. How many samples have a score stands in the head where all methods have as many."""
+    head = ["", "samples, of prompts", "network evaluations"]
+    rows: list[list[Text]] = [
+        [labels[n], f"{summary[n]['samples']} of {summary[n]['prompts']}", str(summary[n]["evaluations"])]
+        for n in names
+    ]
     for column in columns:
         means = [summary[name]["columns"][column.name] for name in names]
         alike = len({each.counted for each in means}) == 1
-        cells = []
-        for name, own in zip(names, means, strict=True):
+        head.append(column.name + (f" ({means[0].counted})" if alike else ""))
+        for row, name, own in zip(rows, names, means, strict=True):
             compared = summary[name].get("against strong", {}).get(column.name)
             cell = own.text(3 if abs(own.mean) < 10 else 1) + ("" if alike else f" ({own.counted})")
-            cells.append(Marked(cell, compared.verdict if compared else ""))
-        rows.append([column.name + (f" ({means[0].counted})" if alike else ""), *cells])
-    return [Table(["", *(labels[n] for n in names)], rows), Paragraph(_legend(summary, labels, columns))]
+            row.append(Marked(cell, compared.verdict if compared else ""))
+    return Table(head, rows)
 
 
 def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
-    """W2SD's comparisons in words, one line per rival, with the columns that it does not improve first."""
-    signs = {c.name: c.sign for c in columns}
+    """W2SD's comparisons in words: what it does not improve first, and the rivals together of which nothing is decided.
+
+    Of columns without a better side only differences are said.
+    """
+    signed = {c.name for c in columns if c.sign}
     lines: list[Line] = []
+    undecided: dict[tuple[str, int], list[str]] = {}  # rivals, by W2SD's row and the number of columns
     for base, group in dict.fromkeys((c.base, c.group) for c in compared):
         own = [c for c in compared if (c.base, c.group) == (base, group)]
-        sorted_by = {
-            "worse in": [c for c in own if c.verdict == "worse"],
-            "differs in": [c for c in own if c.verdict == "differs"],
-            "not decided in": [c for c in own if not c.verdict and signs[c.column]],
-            "better in": [c for c in own if c.verdict == "better"],
-        }
-        parts = [
-            f"{what} "
-            + ", ".join(
-                f"{c.column} ({c.difference.text(3, '+')})" if "decided" not in what else c.column for c in some
-            )
-            for what, some in sorted_by.items()
-            if some
-        ]
+        count = sum(c.column in signed for c in own)
+        if not any(c.verdict for c in own):
+            undecided.setdefault((group, count), []).append(labels[base])
+            continue
+        parts = []
+        for verdict in ("worse", "", "differs", "better"):
+            some = [c for c in own if c.verdict == verdict and (verdict or c.column in signed)]
+            words = [f"{c.column} ({c.difference.text(3, '+')})" for c in some]
+            if some:
+                parts.append(
+                    f"{verdict} in {', '.join(words)}" if verdict else f"not decided in {len(some)} of {count} columns"
+                )
         lines.append((f"{labels[group]} against {labels[base]}: {'; '.join(parts)}.",))
+    for (group, count), bases in undecided.items():
+        lines.append((f"{labels[group]} against {'; '.join(bases)}: nothing is decided, in {count} columns.",))
     return Items(lines)
 
 

