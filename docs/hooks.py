@@ -1,9 +1,11 @@
-"""What `mkdocs build` adds to the pages, and `python docs/hooks.py`, which writes their lists of the program itself:
-commands, settings, pipelines and presets."""
+"""What `mkdocs build` adds to the pages, and `python docs/hooks.py`, which writes their lists of the program itself
+(commands, settings, pipelines and presets), or with `--tables` their tables of results and the figures of these."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,6 +18,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 LIST = re.compile(r"<!-- list of (\w+) -->\n.*?<!-- end of the list -->", re.DOTALL)
+TABLE = re.compile(r"<!-- table of ([\w-]+) -->\n.*?<!-- end of the table -->", re.DOTALL)
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -57,6 +60,22 @@ def listed(markdown: str) -> str:
         return f"<!-- list of {found[1]} -->\n\n{lines}\n\n<!-- end of the list -->"
 
     return LIST.sub(made, markdown)
+
+
+def tabled(markdown: str) -> str:
+    """A page with its tables of pairs as docs/rows has their rows now; draws the tables' figures, too."""
+
+    def made(found: re.Match[str]) -> str:
+        rows, figure = (
+            ROOT / "docs" / "rows" / f"{found[1]}.jsonl.xz",
+            ROOT / "docs" / "assets" / f"{found[1]}-table.svg",
+        )
+        command = [sys.executable, "-m", "w2sd_video", "shapes", "bench", "--table", "--pair", found[1]]
+        command += ["--out", str(rows), "--figure", str(figure)]
+        table = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
+        return f"<!-- table of {found[1]} -->\n\n{table}\n\n<!-- end of the table -->"
+
+    return TABLE.sub(made, markdown)
 
 
 def pipelines() -> Iterator[str]:
@@ -146,5 +165,6 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
+    write = tabled if sys.argv[1:] == ["--tables"] else listed
     for path in sorted((ROOT / "docs").glob("*.md")):
-        path.write_text(listed(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(write(path.read_text(encoding="utf-8")), encoding="utf-8")
