@@ -241,6 +241,7 @@ def test_a_results_file_is_of_one_pair(tmp_path):
         (["--set", "guidance_scale=high"], "'guidance_scale=high' is not accepted; give a number"),
         (["--out", "file/below/rows.jsonl"], "give a folder that can be written to"),
         (["--figure", "table.jpg"], "--figure: 'table.jpg' is not accepted; give the name of a file that ends in .png"),
+        (["--pair", "shapes-digits", "--method", "strong", "--method", "noise"], "--eta: 1.0 is not accepted; dit-moe"),
         (["--table"], "--out: 'shapes-bench.jsonl' is not accepted; it is not there"),
         (["--method", "tuned"], "--method: 'tuned' is not accepted; it is tuned: give --tune, on how many prompts"),
         (
@@ -302,3 +303,14 @@ def test_rivals_of_which_nothing_is_decided_are_said_together():
     ]
     said = table.verdicts(table.rivalry(lines, COLUMNS), labels, COLUMNS)
     assert said == "- W2SD against strong; guidance 2: nothing is decided, in 3 columns."
+
+
+def test_that_no_column_has_a_verdict_is_said_once():
+    lines = [
+        {"pair": "shapes", "method": name, "n": n, "prompt": text, "evaluations": 2, "seconds": 1.0}
+        | {"scores": {"right": 1.0, "form": 0.9}, "arguments": {}}
+        for name in ("strong", "w2sd")
+        for n, text in enumerate(grammar.prompts(2))
+    ]
+    printed = table.markdown(table.summarise(lines, COLUMNS), {"strong": "strong", "w2sd": "W2SD"}, COLUMNS)
+    assert printed.endswith(" No verdict: under 10 prompts.")

@@ -5,8 +5,8 @@ The rows are the paper's (weak, strong, W2SD) and the baselines that a sceptic a
 weights, a reflection is to first order a stronger guidance: the baseline adds the difference of the arms' guidance, or
 2 if there is none. If the arms differ in a scale, the baseline is the strong arm at 2 s - w. A reflection also costs
 more network evaluations, which plain sampling could spend on more steps, or on three videos of which the judge keeps
-the best. The strongest rival is guidance tuned on other prompts, see `tuning`. The other methods have rows too. A last
-row scores the data itself, as an upper bound.
+the best. The strongest rivals are guidance tuned on other prompts, see `tuning`, and noise in each step, which costs
+nothing. The other methods have rows too. A last row scores the data itself, as an upper bound.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ METHODS = {
 OTHERS = {name.replace("_", "-"): Row(label, {"method": name}) for name, label in METHODS.items()} | {
     "motion-gain-0": Row("W2SD, motion gain 0", {"options": {"motion_gain": 0.0}}),
     "motion-gain-2": Row("W2SD, motion gain 2", {"options": {"motion_gain": 2.0}}),
+    "noise": Row("strong, eta 1", PLAIN | {"eta": 1.0}),  # DDIM's noise in each step
+    "w2sd-noise": Row("W2SD, eta 1", {"eta": 1.0}),
 }
 
 
@@ -183,7 +185,8 @@ def run(
         by_prompt: whether to finish all rows of a prompt before the next, so that an interrupted run has whole prompts.
 
     Raises:
-        Refused: `out` cannot be written to, or another process is adding to it.
+        Refused: `out` cannot be written to, or another process is adding to it; or the pair does not take a row's
+            settings.
         ValueError: the file holds samples of another pair, or of other prompts, settings, weights or judges.
         OSError: a process was killed.
     """
@@ -215,6 +218,8 @@ def _left(
     work: list[_Work] = []
     texts = cache(lambda n: prompt_of(pair_preset, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():
+        if name != "rendered":
+            Request.of(texts(0), 0, pair_preset, **row.says)  # refuses what the pair's family does not take
         arguments, of = arguments_of(name, row, settings), dict(origin(pair, name != "rendered"))
         for (method, n), each in present.items():
             if method != name:

@@ -253,4 +253,6 @@ def _legend(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[C
     for c in comparisons:
         if c.reason:
             reasons.setdefault(c.reason.removeprefix(NO_VERDICT), []).append(f"{c.column} of {labels[c.group]}")
-    return [*line, *(f" No verdict on {', '.join(on)}: {why}." for why, on in reasons.items())]
+    for why, on in reasons.items():
+        line.append(" No verdict" + f" on {', '.join(on)}" * (len(on) < len(comparisons)) + f": {why}.")
+    return line
