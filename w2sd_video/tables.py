@@ -88,7 +88,7 @@ def _verdict(piece: Text) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    text = re.sub(r"[\\`*<|~$]", r"\\\g<0>", _one_line(text))
+    text = re.sub(r"[\\`*|~$]|<(?=[a-zA-Z/!?])", r"\\\g<0>", _one_line(text))  # < alone begins no tag
     text = re.sub(r"&(?=#?\w+;)", r"\&", text)  # else it would start an entity
     text = re.sub(r"\](?=[(\[])", r"\]", text)  # else it would end a link's text
     # Within a word, as in edge_error, an underscore does not start emphasis.

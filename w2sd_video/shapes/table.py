@@ -130,11 +130,13 @@ def document(summary: dict[str, Any], labels: dict[str, str], columns: Sequence[
 def _table(
     summary: Mapping[str, Any], names: Sequence[str], labels: Mapping[str, str], columns: Sequence[Column]
 ) -> Table:
-    """A table of some columns. How many samples have a score stands in the head where all methods have as many."""
-    head = ["", "samples, of prompts", "network evaluations"]
+    """A table of some columns. What all methods have as many of stands in its head."""
+    sizes = [f"{summary[n]['samples']} samples of {summary[n]['prompts']} prompts" for n in names]
+    one_size = len(set(sizes)) == 1
+    head = [sizes[0] if one_size else "", "network evaluations"]
     rows: list[list[Text]] = [
-        [labels[n], f"{summary[n]['samples']} of {summary[n]['prompts']}", str(summary[n]["evaluations"])]
-        for n in names
+        [labels[n] + f" ({size})" * (not one_size), str(summary[n]["evaluations"])]
+        for n, size in zip(names, sizes, strict=True)
     ]
     for column in columns:
         means = [summary[name]["columns"][column.name] for name in names]
