@@ -17,7 +17,7 @@ from scipy import special
 
 from .columns import Column
 from .statistics import bounded
-from .verdicts import ENOUGH, LEVEL, Units, Values, failure_value, numbers_of, one_sided, units, worst_values
+from .verdicts import ENOUGH, LEVEL, Units, Values, combined, failure_value, numbers_of, one_sided, units, worst_values
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _claim(
     verdict = column.kind == "verdict"
     failed = any(value is None for arm in arms for seeds in arm.values() for value in seeds.values())
     fills = [failure_value(column)] + (worst_values(column, *arms) if failed and not verdict else [])
-    own = [_together([numbers_of(arm, fill) for arm in arms], of) for fill in fills]
+    own = [combined([numbers_of(arm, fill) for arm in arms], of) for fill in fills]
     over = [units(each, column) for each in own]
     p = max((_above(each, -margin, verdict) for each in over), key=lambda p: (math.isnan(p), p))
     for other in arms[1:]:
@@ -119,22 +119,6 @@ def _claim(
         if lost > gained:  # a video without anything to measure does not count in our favour
             p = 1.0
     return Claim(text, p, over[0].n)
-
-
-Arm = dict[str, dict[str, float]]
-
-
-def _together(arms: Sequence[Arm], of: Callable[[list[float]], float]) -> Arm:
-    """A function of the arms' values, by prompt and seed; of their means if the arms share no seed."""
-    values: Arm = {}
-    for prompt in set.intersection(*(set(arm) for arm in arms)):
-        seeds = set.intersection(*(set(arm[prompt]) for arm in arms))
-        if seeds:
-            values[prompt] = {seed: of([arm[prompt][seed] for arm in arms]) for seed in seeds}
-        else:
-            there = [[v for v in arm[prompt].values() if not math.isnan(v)] for arm in arms]
-            values[prompt] = {"": of([math.fsum(each) / len(each) if each else math.nan for each in there])}
-    return values
 
 
 def _above(own: Units, bound: float, verdict: bool) -> float:

@@ -270,17 +270,23 @@ def compare(column: Column, base: str, group: str, first: Values, second: Values
 def paired_differences(
     first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Second minus first, by prompt and seed; if they share no seed, the difference of means under the seed ""."""
-    paired: dict[str, dict[str, float]] = {}
-    for prompt in sorted(first.keys() & second.keys()):
-        a, b = first[prompt], second[prompt]
-        if common := sorted(a.keys() & b.keys()):
-            paired[prompt] = {seed: b[seed] - a[seed] for seed in common}
+    """Second minus first, by prompt and seed; see `combined`."""
+    return combined((first, second), lambda v: v[1] - v[0])
+
+
+def combined(
+    arms: Sequence[Mapping[str, Mapping[str, float]]], of: Callable[[list[float]], float]
+) -> dict[str, dict[str, float]]:
+    """A function of the arms' values, by prompt and seed; of their means, under the seed "", if they share no seed."""
+    values: dict[str, dict[str, float]] = {}
+    for prompt in sorted(set.intersection(*map(set, arms))):
+        own = [arm[prompt] for arm in arms]
+        if seeds := sorted(set.intersection(*map(set, own))):
+            values[prompt] = {seed: of([each[seed] for each in own]) for seed in seeds}
         else:
-            means = [[v for v in each.values() if not math.isnan(v)] for each in (a, b)]
-            before, after = (math.fsum(each) / len(each) if each else math.nan for each in means)
-            paired[prompt] = {"": after - before}
-    return paired
+            there = [[v for v in each.values() if not math.isnan(v)] for each in own]
+            values[prompt] = {"": of([math.fsum(each) / len(each) if each else math.nan for each in there])}
+    return values
 
 
 def decide(comparisons: Iterable[Comparison], columns: Mapping[str, Column]) -> list[Comparison]:
