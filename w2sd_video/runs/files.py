@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,17 +138,37 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """One process at a time: for the moments in which names in a folder are looked at and taken."""
-    path = folder / f"{PREFIX}{LOCK}"
-    held = False
-    descriptor = -1
+    return _lock(folder / f"{PREFIX}{LOCK}")
+
+
+def alone(path: Path) -> AbstractContextManager[None]:
+    """A file that grows, to which this process adds rows and no other one meanwhile.
+
+    Raises:
+        Refused: another process adds to it.
+    """
+    taken = Refused("out", str(path), "another process is adding to it: wait, or give another file")
+    return _lock(path.with_name(f"{PREFIX}{path.name}.{LOCK}"), taken)
+
+
+@contextmanager
+def _lock(path: Path, taken: Refused | None = None) -> Iterator[None]:
+    """Holds the lock of a file, which is removed afterwards.
+
+    Args:
+        taken: the error if another process holds it. None: wait for that process.
+    """
+    held, descriptor = False, -1
     try:
         while not held:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            with suppress(OSError):  # some network file systems have no locks
-                _hold(descriptor, wait=True)
+            try:
+                _hold(descriptor, wait=taken is None)
+            except OSError as error:  # some network file systems have no locks
+                if taken and isinstance(error, (BlockingIOError, PermissionError)):
+                    raise taken from None
             held = _is(path, descriptor)
             if not held:  # who held it has removed it
                 os.close(descriptor)
@@ -160,37 +180,6 @@ def locked(folder: Path) -> Iterator[None]:
                 with suppress(OSError):
                     path.unlink()
             if descriptor >= 0:
-                os.close(descriptor)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """A file that grows, to which this process adds rows and no other one meanwhile.
-
-    Raises:
-        Refused: another process adds to it.
-    """
-    lock, descriptor = path.with_name(f"{PREFIX}{path.name}.{LOCK}"), -1
-    try:
-        while descriptor < 0:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _hold(descriptor, wait=False)
-            except (BlockingIOError, PermissionError):
-                os.close(descriptor)
-                descriptor = -1
-                raise Refused("out", str(path), "another process is adding to it: wait, or give another file") from None
-            except OSError:  # some network file systems have no locks
-                break
-            if not _is(lock, descriptor):  # who held it has removed it
-                os.close(descriptor)
-                descriptor = -1
-        yield
-    finally:
-        if descriptor >= 0:
-            with uninterrupted():
-                with suppress(OSError):
-                    lock.unlink()
                 os.close(descriptor)
 
 
