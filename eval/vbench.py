@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from w2sd_video.prompts import Suite
-from w2sd_video.runs import whole
+from w2sd_video.runs import write_text
 
 from .dimensions import NAMES, OFFICIAL, SIX, VBENCH, get
 
@@ -100,8 +100,7 @@ def write(path: Path, results: Results) -> None:
         dimension: [total, [{"video_path": video, "video_results": score} for video, score in videos]]
         for dimension, (total, videos) in results.items()
     }
-    with whole({"results": path}) as staged:
-        staged["results"].write_text(json.dumps(data, indent=4), encoding="utf-8")
+    write_text(path, json.dumps(data, indent=4))
 
 
 def read(path: Path) -> Results:

@@ -233,10 +233,16 @@ def words_as_booleans(value: Any) -> Any:
     return words.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def finite(value: Any) -> Any:
-    """The value with None in place of NaN and infinite numbers, which JSON cannot express."""
+def finite(value: Any, digits: int | None = None) -> Any:
+    """The value with None in place of NaN and infinite numbers, which JSON cannot express.
+
+    Args:
+        digits: round numbers with a fraction to so many significant digits.
+    """
     if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
+        return {key: finite(each, digits) for key, each in value.items()}
     if isinstance(value, list):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [finite(each, digits) for each in value]
+    if not isinstance(value, float):
+        return value
+    return None if not math.isfinite(value) else value if digits is None else float(f"{value:.{digits}g}")

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import presets, runs, tables
+from . import presets, tables
 from .bench import measure
 from .devices import usable_device
 from .doctor import devices, find, versions
@@ -314,16 +314,6 @@ def _table(rows: list[Row]) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes the report; on an error, a former file stays.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with runs.whole({"file": path}) as staged, runs.naming(staged["file"]):
-        staged["file"].write_text(text(results), encoding="utf-8")
 
 
 def _of_dtype(error: Exception) -> bool:

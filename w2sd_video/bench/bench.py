@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -149,11 +151,10 @@ class Bench:
             output_type="latent",
             callback_on_step_end=ended,
         ).frames
-        took = [after - before for before, after in zip(ends, ends[1:], strict=False)]
-        counted = [after - before for before, after in zip(evaluations, evaluations[1:], strict=False)]
-        middle = sorted(took[1:-1])
+        took = [after - before for before, after in pairwise(ends)]
+        counted = [after - before for before, after in pairwise(evaluations)]
         return {
-            "seconds": middle[len(middle) // 2],
+            "seconds": median_high(took[1:-1]),
             "first": took[0],
             "evaluations": counted[1],
             "peak_gib": measure.peak(self.device),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def seconds(run: Callable[[], Any], device: torch.device, repeats: int = 3, warm
         synchronize(device)
         if index >= warmup:
             times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+    return median_high(times)
 
 
 def release(device: torch.device) -> None:

@@ -257,16 +257,16 @@ def vbench(bench: Bench) -> None:
 
 def wan(bench: Bench) -> None:
     """Steps of Wan 2.1, 14 billion parameters with 1.3 billion as the weak arm, and their memory."""
-    from . import transformers
+    from .transformers import PAIRS, measured
 
-    transformers.wan(bench)
+    measured(bench, PAIRS["wan"])
 
 
 def ltx(bench: Bench) -> None:
     """Steps of LTX-Video, 2 billion parameters in both arms, and their memory."""
-    from . import transformers
+    from .transformers import PAIRS, measured
 
-    transformers.ltx(bench)
+    measured(bench, PAIRS["ltx"])
 
 
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {  # in order of importance, with their most seconds

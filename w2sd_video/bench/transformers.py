@@ -88,16 +88,6 @@ PAIRS = {
 }
 
 
-def wan(bench: Bench) -> None:
-    """Seconds and memory of a step of Wan 2.1 14B with Wan 2.1 1.3B as its weak arm."""
-    measured(bench, PAIRS["wan"])
-
-
-def ltx(bench: Bench) -> None:
-    """Seconds and memory of a step of LTX-Video 2B, with the same network as its weak arm."""
-    measured(bench, PAIRS["ltx"])
-
-
 def measured(bench: Bench, pair: Pair) -> None:
     """Adds rows for the weights, and for a step of plain sampling, of the weak arm alone, and of W2SD.
 

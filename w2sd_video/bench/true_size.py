@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
+from ..documents import finite
 from ..errors import out_of_memory
-from ..runs import naming, whole
+from ..runs import write_text
 from . import measure
 from .bench import GUIDANCE, TIMED, Bench, Row, Skipped, named
 from .measure import TimeUp, deadline
@@ -99,7 +100,7 @@ def run(
     def write() -> None:
         results["seconds"] = round(time.monotonic() - began, 1)
         results["parts"] = {name: vars(part) for name, part in parts.items()}
-        write_results(path, results)
+        write_text(path, json.dumps(finite(results, digits=5), indent=1) + "\n")
 
     write()  # before the long work, so that a path that cannot be written is refused first
     for name, part in parts.items():
@@ -141,22 +142,6 @@ def _run_part(bench: Bench, name: str, part: Part, report: Report) -> None:
     measure.release(bench.device)
     part.seconds = round(time.monotonic() - started, 1)
     report(f"{name}: {part.state}, {part.seconds:.0f} s{f' ({part.why})' * bool(part.why)}")
-
-
-def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results as JSON, with null for numbers that are not finite. On an error, the former file stays."""
-    with whole({"file": path}) as staged, naming(staged["file"]):
-        staged["file"].write_text(json.dumps(_finite(results), indent=1) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if value - value == 0 else None
-    return value
 
 
 def about_card(device: torch.device) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
     quiet()
     with presets.naming(preset, {"device": device}):
         results = trial.run(preset, device, lambda line: err.print(line, markup=False))
-    trial.write(path, results)
+    runs.write_text(path, trial.text(results))
     for check in results["checks"]:
         err.print(f"{trial.verdict(check)}: {check['check']}{trial.numbers(check)}", markup=False)
     say(json.dumps(finite(results), indent=1) if as_json else f"Wrote {path}")

@@ -15,7 +15,7 @@ from rich.markup import escape
 from .. import prompts, runs
 from ..errors import Refused
 from ..prompts import Suite
-from ..terminal import FORMAT, PATH, messages, number, out, say, wants_json
+from ..terminal import FORMAT, PATH, check_file, messages, number, out, say, wants_json
 
 app = typer.Typer(help="Prompt suites: what there is, what is in them, and draws from them.", no_args_is_help=True)
 
@@ -109,8 +109,7 @@ def _write(suite: Suite, drawn: dict[str, Any], form: str | None, path: Path | N
         named = path.suffix.lower().lstrip(".").replace("txt", "text")
         if named not in FORMATS or form not in (None, named):
             raise Refused("--out", str(path), f"give a file of the format {form or ', '.join(FORMATS)}")
-        if path.exists() and not overwrite:
-            raise Refused("--out", str(path), "it already exists: give another file, or --overwrite")
+        check_file(path, overwrite)
         form = named
     form = form or "text"
     if form not in FORMATS:
@@ -120,8 +119,7 @@ def _write(suite: Suite, drawn: dict[str, Any], form: str | None, path: Path | N
         say(text.rstrip("\n"))
         return
     runs.writable(path.parent)
-    with runs.whole({"file": path}) as staged:
-        staged["file"].write_text(text, encoding="utf-8")
+    runs.write_text(path, text)
     say(f"Wrote {path}")
 
 

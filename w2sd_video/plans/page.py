@@ -53,8 +53,7 @@ def write_page(
     about = experiment(plan, folder.resolve().name, _former(folder) if paper is None else paper)
     written = report.write(place, summary, about, gallery=True, votes=votes)
     if paper is not None:
-        with runs.whole({"paper": folder / PAPER}) as staged:
-            staged["paper"].write_text(json.dumps(paper) + "\n", encoding="utf-8")
+        runs.write_text(folder / PAPER, json.dumps(paper) + "\n")
     return written
 
 

@@ -3,7 +3,7 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, gone_if_empty, locked, naming, placeable, rows, usable, whole, writable
+from .files import alone, gone_if_empty, locked, naming, placeable, rows, usable, whole, writable, write_text
 from .outputs import FORMATS, Output, claimed, place
 from .request import Request
 from .sidecar import check_files, hashes, read_sidecar, sidecar
@@ -30,4 +30,5 @@ __all__ = [
     "usable",
     "whole",
     "writable",
+    "write_text",
 ]

@@ -304,6 +304,16 @@ def whole(
             raise OSError(error.errno, error.strerror, place) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all. On an error, a former one stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole({"file": path}) as staged, naming(staged["file"]):
+        staged["file"].write_text(text, encoding="utf-8")
+
+
 def _plan(folder: Path, moves: Mapping[Path, Path], stale: Iterable[Path]) -> None:
     """Writes down what goes where; from here on it goes there.
 
