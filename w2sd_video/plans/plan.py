@@ -62,6 +62,12 @@ MOST_BYTES, MOST_VALUES = 8 * 2**20, 200_000
 Texts = Annotated[
     str | list[str], Setting("A suite, a file, or texts.", accepted="give a suite, a file, or a list of texts")
 ]
+Seeds = Annotated[
+    int | str | list[int],
+    Setting("Seeds.", accepted="give a whole number, a list of them, or a text such as 0,3,8-15"),
+]
+Count = Annotated[int, Field(ge=1, le=MOST_CELLS)]  # of prompts
+SampleSeed = Annotated[int, Field(ge=0, le=2**62)]
 Values = Annotated[dict[str, Any], BeforeValidator(plain), Setting("Settings.", accepted="give names and values")]
 
 
@@ -90,13 +96,10 @@ class Plan:
     """
 
     prompts: Texts
-    n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
-    sample_seed: Annotated[int, Field(ge=0, le=2**62)] | None = 0
+    n: Count | None = None
+    sample_seed: SampleSeed | None = 0
     tags: list[str] = field(default_factory=list)
-    seeds: Annotated[
-        int | str | list[int],
-        Setting("Seeds.", accepted="give a whole number, a list of them, or a text such as 0,3,8-15"),
-    ] = 0
+    seeds: Seeds = 0
     preset: str = presets.DEFAULT
     settings: Values = field(default_factory=dict)
     axes: Values = field(default_factory=dict)

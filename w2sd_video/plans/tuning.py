@@ -21,15 +21,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from .. import prompts, settings
 from ..errors import Refused
-from ..validation import Setting, validated
+from ..validation import validated
 from .arms import AS_COSTLY, STEPS, TUNE, Arm, Grid, label_of
-from .plan import MOST_CELLS, Plan, Texts, check_plan
+from .plan import Count, Plan, SampleSeed, Seeds, Texts, check_plan
 
 SEED = 500_000  # default seed of the tuning's videos, which a plan is unlikely to use
 
@@ -49,13 +47,10 @@ class Tuning:
 
     by: list[str]
     prompts: Texts | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
-    sample_seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    n: Count | None = None
+    sample_seed: SampleSeed = 0
     tags: list[str] = field(default_factory=list)
-    seeds: Annotated[
-        int | str | list[int],
-        Setting("Seeds.", accepted="give a whole number, a list of them, or a text such as 0,3,8-15"),
-    ] = SEED
+    seeds: Seeds = SEED
 
 
 def tuning_of(plan: Plan) -> Tuning:

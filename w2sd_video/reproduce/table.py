@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Any, Literal
 
 from .. import columns as kinds
 from ..documents import read_yaml
 from ..errors import Refused, did_you_mean
 from ..plans import Plan
-from ..validation import Setting, plain, validated
+from ..plans.plan import Values
+from ..validation import validated
 
 FOLDER = Path(__file__).parent / "tables"
 ALWAYS = ("temporal_flickering", "clipped")  # columns that every table adds, the first for videos only
-Values = Annotated[dict[str, Any], BeforeValidator(plain), Setting("Values.", accepted="give names and values")]
 
 
 @validated
@@ -128,17 +125,6 @@ class Table:
         if self.shapes.plan is None:
             raise Refused("--shapes", self.name, f"the shipped models cannot stand for it: {self.shapes.why}")
         return _always(Plan(**{**self.common, **self.shapes.plan, **more}))
-
-    @cached_property
-    def numbers(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The paper's figures by part, arm and column title."""
-        return {
-            name: {
-                arm: {c.title: v for c, v in zip(self.columns, row, strict=True) if v is not None}
-                for arm, row in part.paper.items()
-            }
-            for name, part in self.parts.items()
-        }
 
 
 def record(column: str) -> kinds.Column:
