@@ -38,15 +38,13 @@ def by_dimension(
     ]
     left = [name for name in dimensions if name not in {each.name for each in skipped}]
     parts = []
-    for python in (None, official):
-        if some := [name for name in left if (name in OFFICIAL) == (python is not None)]:
+    for theirs in (False, True):  # whether VBench's package computes them
+        if some := [name for name in left if (name in OFFICIAL) == theirs]:
+            own = {name: texts for name, texts in asked.items() if (name in OFFICIAL) == theirs}
             try:
-                own = {name: texts for name, texts in asked.items() if (name in OFFICIAL) == (python is not None)}
-                parts.append(evaluate(videos, some, official=python, asked=own, **how))
+                parts.append(evaluate(videos, some, official=official if theirs else None, asked=own, **how))
             except AllSkipped as error:
                 skipped += error.skipped
-        if official is None:
-            break
     return _joined(parts, videos, skipped)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import Failed, Refused
 from ..refine import Refiner
@@ -23,13 +23,8 @@ ENOUGH = 200  # prompts to tune on
 MOST, STEP = 30.0, 1.4  # a guidance that is best at the upper end is multiplied by STEP, up to MOST
 
 
-class Made(Protocol):
-    """The result of generating cells: the lines of those that failed."""
-
-    failed: list[dict[str, Any]]
-
-
-Make = Callable[[Plan, Path], Made]  # generates a plan's cells into a folder
+Line = dict[str, Any]  # of the record
+Make = Callable[[Plan, Path], list[Line]]  # generates a plan's cells into a folder, and returns those that failed
 
 
 def prepared(plan: Plan, folder: Folder, make: Make, whole: bool = True) -> Plan:
@@ -108,7 +103,7 @@ def _best(plan: Plan, arm: Arm, folder: Path, make: Make) -> dict[str, Any]:
     values, by = grid.values, tuning_of(plan).by
     while True:
         of_tuning = plan_of(plan, grid, values)
-        if failed := make(of_tuning, _place(folder, arm)).failed:
+        if failed := make(of_tuning, _place(folder, arm)):
             which = f"{len(failed)} of the videos that {arm.name} is tuned on"
             raise Failed(f"{which} could not be made; {failed[0]['arm']}: {failed[0]['error']}")
         means = _means(of_tuning, _place(folder, arm), by)

@@ -24,7 +24,7 @@ from .cells import Cells, CellTask
 from .engine import Engine, Here, Outcome
 from .names import check_names, link
 from .plan import MOST_BYTES, Plan, check_plan
-from .prepare import prepared
+from .prepare import Line, prepared
 from .processes import SideBySide
 from .record import MOST_THREADS, NOTE, PROMPTS, RECORD, Folder, Keys, State, line_of
 from .stored import note_of, prompts_of
@@ -104,8 +104,8 @@ def run(
         check_names(plan)
     runs.writable(path)
 
-    def make(of_tuning: Plan, where: Path) -> Progress:
-        return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress)
+    def make(of_tuning: Plan, where: Path) -> list[Line]:
+        return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress).failed
 
     with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
         # If shards start at the same time, the first one sets the threads and the refined prompts for all.
