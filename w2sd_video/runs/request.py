@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -253,7 +253,7 @@ class Request(Settings):
         from ..methods import METHODS, find
 
         if self.method == "weak":  # that is a variant
-            _one_of("method", self.method, [name for name in METHODS if name != "weak"])
+            raise Refused("method", self.method, did_you_mean("weak", [name for name in METHODS if name != "weak"]))
         cls = find(self.method, self.method_sha256)
         has = [f.name for f in fields(cls)]
         if self.inversion != "x_s" and "inversion" not in has:
@@ -376,8 +376,3 @@ def _most_frames(motion_adapter: str) -> int:
     except (OSError, ValueError, AttributeError):
         return WIDEST
     return length if isinstance(length, int) else WIDEST
-
-
-def _one_of(argument: str, value: object, known: Sequence[str] | Mapping[str, Any]) -> None:
-    if value not in known:
-        raise Refused(argument, value, did_you_mean(str(value), known))

@@ -74,7 +74,17 @@ def _check_before(request: Request) -> None:
 def _check_after(request: Request, pipelines: Mapping[str, Pipeline]) -> None:
     """Refuses what the loaded models tell cannot be served."""
     for pipe in pipelines_of(request, pipelines).values():
-        _check_loaded(request, pipe)
+        for name in ("height", "width"):
+            value = getattr(request, name)
+            if pipe.side is not None and value != pipe.side:
+                raise Refused(name, value, f"the model makes pictures of {pipe.side}x{pipe.side}")
+            if value % pipe.multiple:
+                raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
+        if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
+            accepted = "pipelines with a ControlNet have none here: give none"
+            raise Refused("guidance_rescale", request.guidance_rescale, accepted)
+        if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
+            raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
 
 
 def _pipelines(request: Request) -> dict[str, Pipeline]:
@@ -163,21 +173,6 @@ def _check_experts(request: Request) -> None:
     if boundary is not None and ahead:
         accepted = "it evaluates the network at the times of later steps, some of which are the other expert's"
         raise Refused("method", request.method, f"{accepted}: give another method")
-
-
-def _check_loaded(request: Request, pipe: Pipeline) -> None:
-    """Refuses settings that the loaded models cannot serve."""
-    for name in ("height", "width") if pipe.side is not None else ():
-        if getattr(request, name) != pipe.side:
-            raise Refused(name, getattr(request, name), f"the model makes pictures of {pipe.side}x{pipe.side}")
-    for name in ("height", "width"):
-        if (value := getattr(request, name)) % pipe.multiple:
-            raise Refused(name, value, f"give a multiple of {pipe.multiple}, as this model takes")
-    if request.guidance_rescale is not None and "guidance_rescale" not in signature(type(pipe).__call__).parameters:
-        accepted = "pipelines with a ControlNet have none here: give none"
-        raise Refused("guidance_rescale", request.guidance_rescale, accepted)
-    if request.num_frames is not None and (longest := pipe.most_frames) and request.num_frames > longest:
-        raise Refused("num_frames", request.num_frames, f"the motion module takes from 1 to {longest}")
 
 
 def _place(pipe: Any, device: torch.device, offload: str) -> None:
