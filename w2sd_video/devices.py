@@ -1,7 +1,8 @@
-"""Where networks can run."""
+"""Where networks can run, and how much memory this process took."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,12 @@ def usable_device(name: str | torch.device, auto: Sequence[str] = ("cuda", "mps"
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             said = str(error).partition("\n")[0]
     raise Refused("device", name, f"it cannot be used here: {said}")
+
+
+def peak_memory() -> int | None:
+    """This process's peak memory so far in bytes, without that on accelerators; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

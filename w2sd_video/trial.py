@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import presets, tables
 from .bench import measure
-from .devices import usable_device
+from .devices import peak_memory, usable_device
 from .doctor import devices, find, versions
 from .documents import finite
 from .errors import WeightsNotFound
@@ -33,8 +32,6 @@ from .sampling import arguments, load, scheduler
 
 if TYPE_CHECKING:
     import torch
-
-    from .pipelines.reflection import Reflection
 
 STEPS, SIDE, FRAMES = 2, 256, 8  # of the samples; models of a fixed or smaller size keep it
 # Prompts of the strong arm, and of the weak arm if the pair differs in its prompts, by the preset's grammar.
@@ -152,7 +149,7 @@ def _sample(
     try:
         pipe = load(request)["w2sd"]
     except Exception as error:
-        if first or not _of_dtype(error):
+        if first or not isinstance(error, (MemoryError, RuntimeError)):
             raise
         results["runs"].append({"run": f"load, {request.dtype}", "error": measure.error_line(error)})
         return
@@ -163,7 +160,8 @@ def _sample(
     if first:
         results["files"] = files(pipe, request)
     with pipe.guiding(request.guidance_scale):
-        stock = _stock(pipe)  # with the same guider, if it has one
+        kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
+        stock: Any = pipe.stock(**kept)  # with the same guider, if it has one
     calls = {"off": arguments(pipe, request, "strong"), "on": arguments(pipe, request, "w2sd")}
     calls["stock"] = {name: value for name, value in calls["off"].items() if name != "method"}
     for kind in ("stock", "off", "on"):
@@ -196,12 +194,6 @@ def _sample(
 
 
 _NAMES = {"stock": "stock pipeline (first call)", "off": "method off", "on": "method on"}
-
-
-def _stock(pipe: Reflection) -> Any:
-    """The stock pipeline with the same components."""
-    kept = {name: part for name, part in pipe.components.items() if not name.startswith("weak_")}
-    return pipe.stock(**kept)
 
 
 def _compare(samples: dict[str, dict[str, torch.Tensor]], half: str, results: dict[str, Any]) -> None:
@@ -316,18 +308,9 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _of_dtype(error: Exception) -> bool:
-    """Whether an error may be due to the dtype: too little memory, or an operation that the device lacks."""
-    return isinstance(error, (MemoryError, RuntimeError, NotImplementedError))
-
-
 def _peak(device: torch.device) -> float | None:
     """The peak memory in GiB: on a GPU since `start_peak`, else of the process since its start; None on Windows."""
     if device.type == "cuda":
         return measure.peak(device)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (measure.GIB if sys.platform == "darwin" else 2**20)
+    most = peak_memory()
+    return most and most / measure.GIB

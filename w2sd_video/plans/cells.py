@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..devices import peak_memory
 from ..errors import WeightsNotFound
 from ..generation import Maker
 from ..interrupts import of_plugin
@@ -63,9 +63,4 @@ def _memory(device: str) -> int | None:
         import torch
 
         return torch.cuda.max_memory_reserved(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_memory()
