@@ -11,13 +11,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from w2sd_video.columns import Column
 from w2sd_video.documents import finite
 from w2sd_video.errors import Refused, did_you_mean
+from w2sd_video.provenance import package_versions
 from w2sd_video.runs import whole
 from w2sd_video.verdicts import ENOUGH, LEVEL, Comparison, Interval, Values, compare, decide, mean
 
@@ -272,7 +272,8 @@ class Summary:
             "seconds": round(scores.seconds, 2),
             "device": scores.device,
             "precision": "unknown" if scores.stated else "float32",
-            "versions": {"python": platform.python_version(), **_versions()},
+            "versions": {"python": platform.python_version()}
+            | {name: number for name, number in package_versions(PACKAGES).items() if number},
             "dimensions": {
                 d.name: {
                     "version": d.version,
@@ -372,10 +373,8 @@ class Summary:
         for number, (group, videos) in enumerate(self.groups.items(), 1):
             results: vbench.Results = {}
             for dimension, (one, _) in self.aggregates[group].items():
-                scored = [(v, self.scores.of.get(v, {}).get(dimension)) for v in videos]
-                listed = [
-                    (str(v.path), bool(s) if dimension == "dynamic_degree" else s) for v, s in scored if s is not None
-                ]
+                scored = self.scored(videos, dimension)
+                listed = [(str(v.path), bool(s) if dimension == "dynamic_degree" else s) for v, s in scored]
                 results[dimension] = (one, listed)
             if results and not self.scores.stated:  # else they come from such files
                 name = f"{out.stem}_{number}" if len(self.groups) > 1 else out.stem
@@ -431,13 +430,3 @@ def inert(value: object) -> object:
 def printable(text: str) -> str:
     """A text in which the bytes of a file's name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +53,11 @@ def report(name: str | None = None, folder: Path | None = None) -> dict[str, Row
 
 
 def versions() -> Rows:
+    from .provenance import package_versions  # imports torch, which is slow
+
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
-    for name in PACKAGES.split():
-        try:
-            rows.append((name, version(name)))
-        except PackageNotFoundError:
-            rows.append((name, f"missing: pip install {name}"))
-    return rows
+    numbers = package_versions(PACKAGES.split())
+    return [*rows, *((name, number or f"missing: pip install {name}") for name, number in numbers.items())]
 
 
 def devices() -> Rows:

@@ -1,4 +1,4 @@
-"""Hashes of a pipeline's weights, for a run's record."""
+"""Hashes of a pipeline's weights and versions of packages, for a run's record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from .hashing import sha256_of
 
 Stamps = tuple[tuple[str, int, int], ...]
 REMEMBER_ABOVE = 64 * 2**20  # bytes; smaller files are hashed each time, which is fast
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """The versions of packages by name; None for one that is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
 
 
 def remember_files(module: torch.nn.Module, files: Iterable[Path]) -> None:

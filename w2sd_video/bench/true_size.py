@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 
 from ..documents import finite
 from ..errors import out_of_memory
+from ..provenance import package_versions
 from ..runs import write_text
 from . import measure
 from .bench import GUIDANCE, TIMED, Bench, Row, Skipped, named
@@ -84,7 +84,9 @@ def run(
     results: dict[str, Any] = {
         "benchmark": "true-size",
         "card": about_card(device),
-        "versions": versions(),
+        "versions": {"python": platform.python_version()}
+        | package_versions(PACKAGES)
+        | {"torch": torch.__version__},  # includes the build, such as +cu128
         "settings": {
             "small": small,
             "sizes": list(at),
@@ -159,14 +161,3 @@ def about_card(device: torch.device) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "cores": os.cpu_count(),
     }
-
-
-def versions() -> dict[str, str | None]:
-    """The versions of the measured packages; None for one that is not installed."""
-    by_package: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            by_package[name] = version(name)
-        except PackageNotFoundError:
-            by_package[name] = None
-    return by_package | {"torch": torch.__version__}  # includes the build, such as +cu128
