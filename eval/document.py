@@ -48,10 +48,7 @@ def _means(summary: Summary) -> Table:
 
 def _differences(summary: Summary) -> Table:
     head = ["", "group", f"difference from {summary.base}", "pairs", "wins", "adjusted p", "verdict"]
-    return Table(head, list(_compared(summary)))
-
-
-def _compared(summary: Summary) -> Iterator[list[Text]]:
+    rows: list[list[Text]] = []
     for c in summary.comparisons:
         column = summary.columns[c.column]
         wins = f"{'' if column.sign else 'higher in '}{c.wins.mean:.0%}"
@@ -59,7 +56,8 @@ def _compared(summary: Summary) -> Iterator[list[Text]]:
         p = "" if math.isnan(c.p_adjusted) else small(c.p_adjusted)
         difference = Marked(c.difference.text(sign="+"), c.verdict)
         verdict = c.verdict or c.reason or "not decided"
-        yield [column.label, c.group, difference, c.difference.counted, wins, p, verdict]
+        rows.append([column.label, c.group, difference, c.difference.counted, wins, p, verdict])
+    return Table(head, rows)
 
 
 def worse_prompts(summary: Summary) -> Items:

@@ -22,6 +22,7 @@ from .. import vbench
 from ..dimensions import VBENCH
 from ..results import printable
 from ..totals import lines
+from ..videos import sidecar_of
 
 if TYPE_CHECKING:
     from w2sd_video.verdicts import Comparison
@@ -311,8 +312,7 @@ def _facts(sidecar: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _command(video: Video) -> str:
     """The command that generates a video again; empty if its sidecar was not written by this program."""
-    stem = video.path.name.removesuffix("-frames") if video.path.is_dir() else video.path.stem
-    sidecar = video.path.with_name(f"{stem}.json")
+    sidecar = sidecar_of(video.path)
     try:
         request, record = read_sidecar(sidecar)
         line = command(request, sidecar)

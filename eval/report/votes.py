@@ -274,17 +274,14 @@ def agreement(units: Iterable[Sequence[str]]) -> tuple[float, float, int]:
     several = [unit for unit in units if len(unit) > 1]
     if not several:
         return math.nan, math.nan, 0
-    total: dict[str, int] = {}
+    total = Counter(choice for unit in several for choice in unit)
     equal = 0.0
     shares = []
     for unit in several:
-        counts = {choice: unit.count(choice) for choice in unit}
-        same = sum(n * (n - 1) for n in counts.values()) / (len(unit) - 1)
+        same = sum(n * (n - 1) for n in Counter(unit).values()) / (len(unit) - 1)
         equal += same
         shares.append(same / len(unit))
-        for choice, n in counts.items():
-            total[choice] = total.get(choice, 0) + n
-    n = sum(total.values())
+    n = total.total()
     expected = sum(count * (count - 1) for count in total.values()) / (n - 1)
     alpha = 1 - (n - equal) / (n - expected) if n > expected else math.nan
     return alpha, math.fsum(shares) / len(shares), len(several)
