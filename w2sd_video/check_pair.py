@@ -220,16 +220,12 @@ def write(folder: Path, alignments: Sequence[Sequence[Alignment]], preset: prese
     """Writes a row for every sample and level, and the proposed preset; without one, an earlier check's is removed."""
     files = {"csv": folder / COSINES} | ({"yaml": folder / PROPOSED} if preset else {})
     with runs.whole(files) as staged:
-        _write_rows(Path(staged["csv"]), alignments)
+        with open(staged["csv"], "w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["sample", "sigma", "cosine", "dr", "dd", "rr"])
+            for n, sample in enumerate(alignments):
+                rows.writerows([n, each.sigma, each.cosine, each.dr, each.dd, each.rr] for each in sample)
         if preset:
-            Path(staged["yaml"]).write_text(presets.text(preset), encoding="utf-8")
+            staged["yaml"].write_text(presets.text(preset), encoding="utf-8")
     if not preset:
         (folder / PROPOSED).unlink(missing_ok=True)
-
-
-def _write_rows(path: Path, alignments: Sequence[Sequence[Alignment]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["sample", "sigma", "cosine", "dr", "dd", "rr"])
-        for n, sample in enumerate(alignments):
-            rows.writerows([n, each.sigma, each.cosine, each.dr, each.dd, each.rr] for each in sample)

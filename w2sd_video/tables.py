@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Marked:
     verdict: str
 
 
-Text = Union[str, Marked]  # noqa: UP007 - at run time
+Text = str | Marked
 Line = Sequence[Text]  # pieces, joined without a space
 
 
@@ -42,7 +41,7 @@ class Paragraph:
     line: Line
 
 
-Block = Union[Table, Items, Paragraph]  # noqa: UP007 - at run time
+Block = Table | Items | Paragraph
 
 
 def markdown(blocks: Iterable[Block]) -> str:
@@ -77,10 +76,15 @@ def _line_in_markdown(line: Line) -> str:
 
 
 def _marked_in_markdown(piece: Text, alone: bool = True) -> str:
-    text = _in_markdown(piece.text if isinstance(piece, Marked) else piece)
+    text = _in_markdown(plain(piece))
     text = text.strip() if alone else text
     mark = {"better": "**{}**", "worse": "*{}*", "differs": "{} ≠"}.get(_verdict(piece), "{}")
     return mark.format(text) if text else text
+
+
+def plain(piece: Text) -> str:
+    """A piece's text, without its verdict."""
+    return piece.text if isinstance(piece, Marked) else piece
 
 
 def _verdict(piece: Text) -> str:
@@ -101,7 +105,7 @@ def indented(items: Items) -> Iterator[str]:
         if isinstance(line, Items):
             yield from (f"  {inner}" for inner in indented(line))
         else:
-            yield "".join(piece.text if isinstance(piece, Marked) else piece for piece in line)
+            yield "".join(map(plain, line))
 
 
 def latex(blocks: Iterable[Block]) -> str:
@@ -132,7 +136,7 @@ def _item_in_latex(line: Line | Items) -> str:
 
 
 def _marked_in_latex(piece: Text) -> str:
-    text = _in_latex(piece.text if isinstance(piece, Marked) else piece)
+    text = _in_latex(plain(piece))
     mark = {"better": r"\textbf{%s}", "worse": r"\textit{%s}", "differs": r"%s $\neq$"}.get(_verdict(piece), "%s")
     return mark % text if text else text
 
@@ -170,11 +174,8 @@ def _in_latex(text: str) -> str:
 
 def _one_line(text: str) -> str:
     """The text with spaces for line ends and control characters, and escapes for bytes that are not UTF-8."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", _space, text.encode("utf-8", "backslashreplace").decode())
-
-
-def _space(match: re.Match[str]) -> str:
-    return match[0] if match[0] == "\u00a0" else " "
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", lambda match: match[0] if match[0] == "\u00a0" else " ", text)
 
 
 FORMATS: dict[str, Callable[[Iterable[Block]], str]] = {"markdown": markdown, "latex": latex}

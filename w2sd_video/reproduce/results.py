@@ -173,7 +173,7 @@ def _figures(
             mean = _share(c) if c else _rest(_share(rival)) if rival else None
         figure = paper[arm]
         beside = None if figure is None or base is None or arm == summary.base else figure - base
-        shown = direction(c, summary.columns[ours], column.sign, beside) if ours and beside is not None else ""
+        outcome = direction(c, summary.columns[ours], column.sign, beside) if ours and beside is not None else ""
         yield Figure(
             arm,
             column,
@@ -183,7 +183,7 @@ def _figures(
             _scaled(c.difference, factor) if c and column.shows == "mean" else None,
             beside,
             c,
-            shown,
+            outcome,
         )
 
 

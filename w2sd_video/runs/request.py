@@ -101,8 +101,8 @@ class Request(Settings):
         if isinstance(method := values.get("method"), str) and plugins.is_file(method):
             plugin = plugins.find("method", method, (), values.get("method_sha256"))
             values["method_sha256"] = plugin.sha256 if plugin else None
-        told = {name: path for name in settings.PICTURES if isinstance(path := values.get(name), str)}
-        values["pictures"] = {name: _hash(path) for name, path in told.items() if _is_there(name, path)}
+        paths = {name: path for name in settings.PICTURES if isinstance(path := values.get(name), str)}
+        values["pictures"] = {name: _hash(path) for name, path in paths.items() if _is_there(name, path)}
         if values["reflection_steps"] is None and isinstance(values["num_inference_steps"], int):
             values["reflection_steps"] = _default_steps(values, values["num_inference_steps"])
         if unknown := {name: value for name, value in overrides.items() if name not in settings.names()}:
