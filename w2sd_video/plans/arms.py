@@ -111,13 +111,12 @@ def points_of(name: str, values: Any) -> list[Value]:
     if isinstance(values, list) and values:
         return [(label_of(value), {name: value}) for value in values]
     if isinstance(values, Mapping) and values:
-        if wrong := next((label for label, of_label in values.items() if not isinstance(of_label, Mapping)), None):
-            accepted = "give settings, such as {variant: plain}; or {} for none"
-            raise Refused(f"axes.{name}.{wrong}", values[wrong], accepted)
-        if (
-            bare := next((label for label in values if not label.strip() or not label.isprintable()), None)
-        ) is not None:
-            raise Refused(f"axes.{name}", bare, "give labels of printable characters, not only spaces")
+        for label, of_label in values.items():
+            if not isinstance(of_label, Mapping):
+                accepted = "give settings, such as {variant: plain}; or {} for none"
+                raise Refused(f"axes.{name}.{label}", of_label, accepted)
+            if not label.strip() or not label.isprintable():
+                raise Refused(f"axes.{name}", label, "give labels of printable characters, not only spaces")
         return [(label, dict(of_label)) for label, of_label in values.items()]
     raise Refused(f"axes.{name}", values, "give a list of values, or labels with settings")
 

@@ -150,9 +150,10 @@ class Plan:
             raise Refused("axes", list(self.axes), f"the plan has {of}, and a run at most {most}")
         check_apart(self.settings, dict(zip(self.axes, points, strict=True)))
         arms = [self._arm(combined, points) for combined in itertools.product(*points)]
-        if not any(arm.name == self.base for arm in arms) and self.base is not None:
-            raise Refused("base", self.base, did_you_mean(self.base, [arm.name for arm in arms][:60]))
-        if len(set(arm.folder for arm in arms)) < len(arms):
+        names = [arm.name for arm in arms]
+        if self.base is not None and self.base not in names:
+            raise Refused("base", self.base, did_you_mean(self.base, names[:60]))
+        if len({arm.folder for arm in arms}) < len(arms):
             raise Refused("axes", dict(self.axes), "two of their points have the same labels: give each its own")
         return arms
 
@@ -318,10 +319,8 @@ class Plan:
             note_once(f"prompts have the tag dimension={name}, and no dimension has this name")
         for name in self.dimensions:
             if plugins.is_file(name):
-                accepted = (
-                    "a plan names no code: leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
-                )
-                raise Refused("dimensions", name, accepted)
+                way = "leave it out, and score with w2sd-video score RUN --dimensions FILE.py:NAME"
+                raise Refused("dimensions", name, f"a plan names no code: {way}")
             if asked_by(self, [name]).get(name) == frozenset():
                 raise Refused("dimensions", name, UNASKED.format(name))
         fewest = min(self.arms, key=lambda arm: arm.template.num_frames or 1)
@@ -332,22 +331,19 @@ class Plan:
                 accepted = f"it takes {each.least_frames} frames or more, and {fewest.name!r} makes {frames}"
                 raise Refused("dimensions", each.name, accepted)
             if isinstance(each, Compared) and each.referenced:
-                raise Refused(
-                    "dimensions", each.name, "it compares with other pictures: use w2sd-video eval --references"
-                )
+                accepted = "it compares with other pictures: use w2sd-video eval --references"
+                raise Refused("dimensions", each.name, accepted)
 
     def _check_formats(self) -> None:
-        if (
-            other := next((arm for arm in self.arms if arm.template.video != self.arms[0].template.video), None)
-        ) is not None:
-            accepted = (
-                f"{other.name!r} makes {other.template.kind}s, and {self.arms[0].name!r} {self.arms[0].template.kind}s"
-            )
-            raise Refused("axes", list(self.axes), f"{accepted}: give arms of one kind")
+        first = self.arms[0]
+        for arm in self.arms:
+            if arm.template.video != first.template.video:
+                accepted = f"{arm.name!r} makes {arm.template.kind}s, and {first.name!r} {first.template.kind}s"
+                raise Refused("axes", list(self.axes), f"{accepted}: give arms of one kind")
         unknown = next((name for name in self.formats if name not in FORMATS), None)
         if unknown is not None or not self.formats:
             raise Refused("formats", unknown or [], f"give some of {', '.join(FORMATS)}")
-        if not self.arms[0].template.video and self.formats != ["mp4"]:
+        if not first.template.video and self.formats != ["mp4"]:
             raise Refused("formats", self.formats, "leave it out: images are always PNG")
         if self.dimensions and "mp4" not in self.formats:
             raise Refused("formats", self.formats, "add mp4, on which the dimensions are scored")
