@@ -108,9 +108,9 @@ class Here:
 class Worker(Protocol):
     """The coordinator's handle of a worker."""
 
-    ready: bool  # whether it takes tasks yet
-    task: Task | None  # the task in progress
-    models: Any  # the models of its last task
+    ready: bool = False  # whether it takes tasks yet
+    task: Task | None = None  # the task in progress
+    models: Any = None  # the models of its last task
 
     def hand(self, task: Task) -> None: ...
     def end(self) -> None: ...

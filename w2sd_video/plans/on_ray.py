@@ -20,7 +20,7 @@ from ..interrupts import uninterrupted
 from ..runs.files import hidden
 from ..sampling.records import versions
 from ..threads import threads_for
-from .engine import Messages, Outcome, Outcomes, Start, Task, hand_out, logger, started
+from .engine import Messages, Outcome, Outcomes, Start, Task, Worker, hand_out, logger, started
 
 OBJECTS = 80 * 2**20  # bytes for the object store of a local cluster: an outcome has a few thousand
 ANSWERS = 10  # seconds to wait for a cluster to accept a connection
@@ -63,14 +63,11 @@ class _Actor:
         return outcome, notes
 
 
-class _Member:
+class _Member(Worker):
     """The coordinator's handle of an actor."""
 
     def __init__(self, actor: Any, answers: SimpleQueue[Any], *arguments: Any):
         self.actor, self.answers = actor.remote(), answers
-        self.ready = False
-        self.task: Task | None = None
-        self.models: Any = None
         self._expect(self.actor.begin.remote(*arguments))
 
     def _expect(self, answer: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from .. import plugins
 from ..interrupts import started_uninterrupted
 from ..threads import threads_for
-from .engine import Messages, Outcome, Outcomes, Start, Task, hand_out, started
+from .engine import Messages, Outcome, Outcomes, Start, Task, Worker, hand_out, started
 
 PATIENCE = 10  # seconds to wait for a worker to end before it is killed
 AGAIN = 0.2  # seconds after which an exception that Python dropped is raised again
@@ -77,7 +77,7 @@ def _ended_by_an_exception() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-class _Process:
+class _Process(Worker):
     """A worker in a process of its own."""
 
     def __init__(self, serve: Callable[..., None], *arguments: Any):
@@ -87,9 +87,6 @@ class _Process:
         with started_uninterrupted():
             self.process.start()
         theirs.close()
-        self.ready = False  # until it says so
-        self.task: Task | None = None
-        self.models: Any = None
 
     def hand(self, task: Task) -> None:
         with suppress(OSError):  # the worker has died, which `_listen` reports
