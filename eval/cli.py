@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from w2sd_video import tables
 from w2sd_video.errors import Refused
 from w2sd_video.power import prompts_needed
 from w2sd_video.progress import bar
+from w2sd_video.terminal import command_line
 from w2sd_video.verdicts import ENOUGH, TOO_FEW
 
 from . import report, totals
@@ -82,7 +82,7 @@ def run(
 
         scores = score(rows_file=results.with_suffix(".jsonl"), progress=progress, say=note)
     summary = Summary(scores, worst=WORST if worst is None else worst)
-    files = summary.write(results, ["w2sd-video", *sys.argv[1:]])
+    files = summary.write(results, command_line())
     _print(out, summary, form, worst, results, lists)
     listing_to = out if form == "text" else err
     for line in needed(summary, power) if power is not None else ():

@@ -119,6 +119,11 @@ def _prints_aside() -> Iterator[None]:
         out.file = None  # type: ignore[assignment] # which is `sys.stdout` again
 
 
+def command_line() -> list[str]:
+    """The command line, for records; what is not UTF-8 in it is escaped."""
+    return ["w2sd-video", *(a.encode(errors="surrogateescape").decode(errors="backslashreplace") for a in sys.argv[1:])]
+
+
 def parse_path(value: str | Path) -> Path:
     """A path; an empty one, as of a shell's variable that is not set, would be the current folder."""
     if value == "":

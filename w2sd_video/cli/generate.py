@@ -21,7 +21,7 @@ from ..progress import bar
 from ..runs import Request
 from ..sampling import differences, evaluations, strong_evaluations
 from ..settings import METHOD, MODELS, SIZE
-from ..terminal import PATH, err, messages, number, out, quiet, say, words
+from ..terminal import PATH, command_line, err, messages, number, out, quiet, say, words
 from .options import OUTPUT, option, read_fields, refuse_empty
 from .progress import cost
 from .requests import Line
@@ -219,7 +219,7 @@ def sample(
             share = (len(started) - 1 + done / total) / len(runs.VARIANTS[requests[finished].variant])
             show(finished + share, len(requests), doing=f"{name}: step {done} of {total}")
 
-        with closing(make(requests, folder, formats, overwrite, on_step, _command(), verify)) as results:
+        with closing(make(requests, folder, formats, overwrite, on_step, command_line(), verify)) as results:
             for output in results:
                 finished += 1
                 started.clear()
@@ -279,8 +279,3 @@ def _summary(output: Made, before: dict[str, Any] | None) -> Iterator[str]:
             if differing
             else "every frame is the same as the sidecar's"
         )
-
-
-def _command() -> list[str]:
-    """The command line, for the record; what is not UTF-8 in it is escaped."""
-    return ["w2sd-video", *(a.encode(errors="surrogateescape").decode(errors="backslashreplace") for a in sys.argv[1:])]

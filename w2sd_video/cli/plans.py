@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ import typer
 
 from .. import doctor, plugins, runs, tables
 from ..errors import Refused, WeightsError, WeightsNotFound
-from ..terminal import FORMAT, PATH, err, messages, number, out, quiet, say, wants_json
+from ..terminal import FORMAT, PATH, command_line, err, messages, number, out, quiet, say, wants_json
 from .options import dimension_names
 from .progress import FAILURES, cells, cost, say_failed
 from .scores import DEVICE, OFFICIAL, WEIGHTS, WORST, check_scoring, score_run
@@ -102,7 +101,7 @@ def run(
         plans.check_tuning(plan)
         runs.placeable(to)
         if dry_run:
-            if (about := _status(plan, to, part, threads))["left"]:
+            if (about := plans.status(plan, to, part, threads))["left"]:
                 doctor.check_models(arm.template for arm in plan.arms)
             _say(about, as_json)
             for line in doctor.missing(arm.template for arm in plan.arms):
@@ -112,7 +111,7 @@ def run(
             try:
                 doctor.check_there(arm.template for arm in plan.arms)
             except (Refused, WeightsError, WeightsNotFound):
-                if _status(plan, to, part, threads)["left"]:  # else nothing has to be loaded
+                if plans.status(plan, to, part, threads)["left"]:  # else nothing has to be loaded
                     raise
         quiet()
         scores = bool(plan.dimensions) and part == (1, 1)
@@ -120,9 +119,8 @@ def run(
             check_scoring(plan, to, weights, device, official)
         by = context.with_resource(_engine(plan, device, engine, workers, address, gpus))
         with cells() as show:
-            command = ["w2sd-video", *sys.argv[1:]]
-            done = plans.run(plan, to, threads=threads, shard=part, command=command, engine=by, progress=show)
-        about = _status(plan, to, part, threads)
+            done = plans.run(plan, to, threads=threads, shard=part, command=command_line(), engine=by, progress=show)
+        about = plans.status(plan, to, part, threads)
         _say(about, as_json)
         say_failed(done)
         if others := sorted({each.name for each in (to / "videos").glob("[!.]*")} - {arm.folder for arm in plan.arms}):
@@ -219,8 +217,9 @@ def status(
     with messages(context) as options:
         options |= OF_PLANS
         as_json = wants_json(form)
-        plan, to = plan_of(folder, None, methods, to_make=False)
-        about = _status(plan, to, (1, 1), None)
+        from .. import plans
+
+        about = plans.status(*plan_of(folder, None, methods, to_make=False))
         _say(about, as_json)
         if not as_json:
             _say_errors(about)
@@ -262,12 +261,6 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise Refused("--shard", text, "give i/n, with i from 1 to n, such as 2/8")
     return int(match[1]), int(match[2])
-
-
-def _status(plan: Plan, folder: Path, shard: tuple[int, int], threads: int | None) -> dict[str, Any]:
-    from .. import plans
-
-    return plans.status(plan, folder, shard, threads)
 
 
 def _say(about: dict[str, Any], as_json: bool) -> None:

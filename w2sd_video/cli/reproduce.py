@@ -19,7 +19,7 @@ from rich.table import Table as Grid
 
 from .. import runs, tables
 from ..errors import Refused
-from ..terminal import PATH, check_file, err, messages, number, out, quiet, say, wants_json
+from ..terminal import PATH, check_file, command_line, err, messages, number, out, quiet, say, wants_json
 from .progress import FAILURES, cells, say_failed
 from .scores import DEVICE, WEIGHTS, check_scoring, scores_of
 
@@ -139,12 +139,8 @@ def _list(all_tables: list[Table], as_json: bool) -> None:
         say(json.dumps(rows, indent=1))
         return
     for each in all_tables:
-        out.print(f"[bold]{each.name}[/]: {escape(_sentence(each))}")
-
-
-def _sentence(table: Table) -> str:
-    on = "also on the shipped models" if table.shapes.plan is not None else "on real models alone"
-    return f"{table.title}. {table.source}; {on}."
+        on = "also on the shipped models" if each.shapes.plan is not None else "on real models alone"
+        out.print(f"[bold]{each.name}[/]: {escape(f'{each.title}. {each.source}; {on}.')}")
 
 
 def _places(table: Table, shapes: bool, to: Path) -> dict[str, Path]:
@@ -225,7 +221,7 @@ def _run(plan: Plan, where: Path, workers: int, threads: int | None) -> bool:
     from .. import plans
 
     with cells() as show:
-        done = plans.run(plan, where, workers, threads, command=["w2sd-video", *sys.argv[1:]], progress=show)
+        done = plans.run(plan, where, workers, threads, command=command_line(), progress=show)
     say_failed(done)
     return not done.failed
 
@@ -236,7 +232,7 @@ def _scored(plan: Plan, where: Path, weights: Path | None, device: str) -> Summa
 
     scores = scores_of(plan, where, plan.dimensions, weights, device)
     summary = Summary(scores)
-    summary.write(where / "scores" / "scores.json", ["w2sd-video", *sys.argv[1:]])
+    summary.write(where / "scores" / "scores.json", command_line())
     for video, dimension, problem in scores.problems[:FAILURES]:
         err.print(f"{video.path}{f', {dimension}' * bool(dimension)}: {problem}", markup=False)
     for each in scores.skipped:
@@ -265,11 +261,11 @@ def _print(blocks: list[tables.Block]) -> None:
             for line in tables.indented(block):
                 out.print(f"- {line}", markup=False)
         else:
-            say("".join(_text(piece) for piece in block.line))
+            say("".join(map(tables.plain, block.line)))
 
 
 def _upright(table: tables.Table) -> Grid:
-    grid = Grid(*(escape(_text(cell)) for cell in table.head), box=None, header_style="bold")
+    grid = Grid(*(escape(tables.plain(cell)) for cell in table.head), box=None, header_style="bold")
     for row in table.rows:
         grid.add_row(*map(_styled, row))
     return grid
@@ -281,17 +277,13 @@ def _on_its_side(table: tables.Table) -> Grid:
     for row in table.rows:
         label = _styled(row[0])
         for head, cell in zip(table.head[1:], row[1:], strict=True):
-            if _text(cell):
-                grid.add_row(label, escape(_text(head)), _styled(cell))
+            if tables.plain(cell):
+                grid.add_row(label, escape(tables.plain(head)), _styled(cell))
                 label = ""
     return grid
 
 
-def _text(piece: tables.Text) -> str:
-    return piece.text if isinstance(piece, tables.Marked) else piece
-
-
 def _styled(cell: tables.Text) -> str:
-    text = escape(_text(cell))
+    text = escape(tables.plain(cell))
     style = STYLES.get(cell.verdict if isinstance(cell, tables.Marked) else cell)
     return f"[{style}]{text}[/]" if style else text
