@@ -448,3 +448,15 @@ def test_a_full_disk_is_named_ends_with_1_and_leaves_what_was_finished(tmp_path,
     # The folder is named where the disk is too full for the first, hidden file.
     assert re.search(r"Error: outputs(/a-red-circle-moving-right-seed\d-plain\S+)?: No space", ran.stderr)
     assert 1 <= whole_videos(tmp_path / "kept") < 10
+
+
+def test_a_process_that_is_interrupted_before_it_has_a_lock_leaves_anothers(tmp_path, monkeypatch):
+    def interrupted(descriptor, wait):
+        raise KeyboardInterrupt
+
+    with runs.alone(tmp_path / "rows.jsonl"):
+        (lock,) = tmp_path.iterdir()
+        monkeypatch.setattr("w2sd_video.runs.files._hold", interrupted)
+        with pytest.raises(KeyboardInterrupt), runs.alone(tmp_path / "rows.jsonl"):
+            pass
+        assert lock.exists()
