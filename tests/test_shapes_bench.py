@@ -301,6 +301,11 @@ def test_the_strong_arms_scale_at_2_s_minus_w_is_a_rival(tmp_path):
     assert {(each.base, each.group) for each in compared} == {("raised", "w2sd")}
 
 
+def test_w2sd_with_noise_is_compared_with_noise_alone():
+    compared = table.rivalry(rows_of("noise", 12) + rows_of("w2sd-noise", 12), COLUMNS)
+    assert {(each.base, each.group) for each in compared} == {("noise", "w2sd-noise")}
+
+
 def test_a_measure_of_objects_is_of_videos_that_show_all_objects_of_the_prompt():
     """A video that lacks the worse of two objects is not better formed for it."""
     base, ours = rows_of("strong", 12), rows_of("w2sd", 12)

@@ -86,7 +86,8 @@ def summarise(
 def rivalry(
     rows: Sequence[dict[str, Any]], columns: Sequence[Column], compared: Sequence[Comparison] | None = None
 ) -> list[Comparison]:
-    """Paired comparisons of W2SD, with its preset's and tuned settings, with plain sampling at several settings.
+    """Paired comparisons of W2SD, with its preset's and tuned settings, with plain sampling at several settings, and
+    of both with noise in each step.
 
     Args:
         compared: what `decided` returns for these rows, if it is known.
@@ -100,7 +101,8 @@ def _rivals(by_method: Mapping[str, dict[int, dict]]) -> list[tuple[str, str]]:
     """The pairs (rival, W2SD) for which there are rows."""
     arguments = {name: of_method[min(of_method)].get("arguments", {}) for name, of_method in by_method.items()}
     plain = [name for name, each in arguments.items() if each.get("variant") == "plain" and name not in RIVALS]
-    return [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain) if {rival, ours} <= by_method.keys()]
+    pairs = [(rival, ours) for ours in OURS for rival in (*RIVALS, *plain)] + [("noise", "w2sd-noise")]
+    return [pair for pair in pairs if by_method.keys() >= set(pair)]
 
 
 def compare_all(
