@@ -30,20 +30,25 @@ def of_files(
     images: bool,
 ) -> Iterator[str]:
     """Notes before scoring: on prompts, on files left out, and on videos that differ from their sidecars."""
-    for source, owner in (("sidecar", "sidecar"), ("name", "file's name")):
-        taking = [video for video in videos if video.prompt_from == source]
-        if taking and prompts:
-            yield f"{_videos(taking)} not in the prompts file, so the prompt is taken from the {owner}"
-        elif taking and source == "name" and any(dimension.prompted for dimension in dimensions):
-            yield f"{_videos(taking)} without a prompt, so the prompt is taken from the {owner}: {taking[0].prompt!r}"
-    _, unused = match(prompts, [video.path for video in videos])
-    if unused:
-        yield f"{len(unused)} of the {len(prompts or ())} prompts are of no video that is scored, such as {unused[0]!r}"
+    named = [video for video in videos if video.prompt_from == "name"]
+    if named and not prompts and any(dimension.prompted for dimension in dimensions):
+        yield f"{_videos(named)} without a prompt, so the prompt is taken from the file's name: {named[0].prompt!r}"
+    yield from of_prompts_file(videos, prompts)
     if not images and (others := left_out(arguments)):
         suffixes = ", ".join(sorted({path.suffix.lower() for path in others}))
         yield f"{_files(others)} left out of folders for the suffix ({suffixes}); name such files to score them"
     if changed := [video for video in videos if video.differs_from_its_sidecar]:
         yield f"{_videos(changed)} not the file that the sidecar has the hash of: it was changed after it was made"
+
+
+def of_prompts_file(videos: Sequence[Video], prompts: Mapping[str, str] | None) -> Iterator[str]:
+    """Notes on videos that a file of prompts does not have, and on prompts of none of the videos."""
+    for source, owner in (("sidecar", "sidecar"), ("name", "file's name")) if prompts else ():
+        if taking := [video for video in videos if video.prompt_from == source]:
+            yield f"{_videos(taking)} not in the prompts file, so the prompt is taken from the {owner}"
+    _, unused = match(prompts, [video.path for video in videos])
+    if unused:
+        yield f"{len(unused)} of the {len(prompts or ())} prompts are of no video that is scored, such as {unused[0]!r}"
 
 
 def of_scores(scores: Scores, images: bool, asked: Mapping[str, Collection[str]]) -> Iterator[str]:

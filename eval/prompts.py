@@ -37,11 +37,12 @@ def read_prompts(path: Path) -> dict[str, str]:
 def _of_full_info(rows: list[Any]) -> dict[Any, Any] | None:
     """The prompts by path in what VBench writes beside its results; None if it is something else, or has two of one."""
     try:
-        pairs = [(path, row["prompt_en"]) for row in rows for path in row["video_list"]]
+        listed = [(row["prompt_en"], row["video_list"]) for row in rows if "video_list" in row]
+        pairs = [(path, text) for text, own in listed for path in ([own] if isinstance(own, str) else own)]
         prompts = dict(pairs)
     except (KeyError, TypeError):
         return None
-    return prompts if all(prompts[path] == text for path, text in pairs) else None
+    return prompts if prompts and all(prompts[path] == text for path, text in pairs) else None
 
 
 def match(prompts_by_key: Mapping[str, str] | None, paths: Iterable[Path]) -> tuple[dict[Path, str], list[str]]:

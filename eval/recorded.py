@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w2sd_video.columns import Column
-from w2sd_video.errors import Refused, did_you_mean
+from w2sd_video.columns import LARGEST, Column
+from w2sd_video.errors import Refused, did_you_mean, shown
 
 from . import vbench
 from .dimensions import GROUPS, NAMES, OFFICIAL, AllSkipped, Dimension, Skipped
 from .evaluate import Scores
 from .frames import FACTS, MORE_FACTS
+from .notes import of_prompts_file
 from .prompts import match
 from .videos import Video, grouped, video_at
 
@@ -114,12 +114,11 @@ def of_results(
         Refused: a file or a score in it cannot be used, there is no such dimension, or a group has one twice.
         AllSkipped: no file has one of the dimensions.
     """
-    read = {group: _read(own) for group, own in files.items()}
+    names = None if dimensions is None else [name.strip() for name in dimensions.split(",")]
+    named = names and list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
+    read = {group: _read(own, named) for group, own in files.items()}
     known = list(dict.fromkeys(name for results in read.values() for name in results))
-    wanted = known
-    if dimensions is not None:
-        names = [name.strip() for name in dimensions.split(",")]
-        wanted = list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
+    wanted = named or known
     for name in wanted:
         if name not in (*known, *NAMES, *OFFICIAL):
             raise Refused("dimensions", name, did_you_mean(name, known))
@@ -133,6 +132,9 @@ def of_results(
     texts, _ = match(prompts, paths)
     for group, results in read.items():
         scores.stated[group] = {name: results[name][0] for name in there if name in results}
+        if not scores.stated[group]:
+            accepted = f"{group} has none of {', '.join(there)}: leave it out, or give other --dimensions"
+            raise Refused("videos", ", ".join(map(str, files[group])), accepted)
         if lacking := [name for name in there if name not in results]:
             scores.notes.append(f"{group}: its results have no {', '.join(lacking)}")
         by_pair: dict[str, Video] = {}
@@ -140,15 +142,19 @@ def of_results(
             for video, score in _videos(group, results[name][1], texts, by_pair):
                 scores.of.setdefault(video, {})[name] = score
     scores.videos = list(scores.of)
+    scores.notes += of_prompts_file(scores.videos, prompts)
     scores.unasked = {(str(v.prompt), name) for v, own in scores.of.items() for name in there if name not in own}
     return scores
 
 
-def _read(files: Sequence[Path]) -> vbench.Results:
+def _read(files: Sequence[Path], wanted: Collection[str] | None) -> vbench.Results:
     """The results in the files of a group.
 
+    Args:
+        wanted: the dimensions whose scores are used. None: all.
+
     Raises:
-        Refused: a file is none of VBench's results, or two have one dimension.
+        Refused: a file is none of VBench's results, two have one dimension, or scores cannot be used.
     """
     joined: vbench.Results = {}
     of: dict[str, Path] = {}
@@ -157,14 +163,37 @@ def _read(files: Sequence[Path]) -> vbench.Results:
             results = vbench.read(file)
         except (OSError, ValueError) as error:
             raise Refused("videos", str(file), f"give VBench's results, NAME_eval_results.json ({error})") from None
-        for name, (total, listed) in results.items():
+        for name, (mean, listed) in results.items():
             if name in joined:
                 raise Refused("videos", str(file), f"{of[name]}, of the same group, has {name} too: give each once")
-            for path, score in listed:
-                if not isinstance(score, (bool, int, float)) or math.isinf(score):
-                    raise Refused("videos", str(file), f"{name} of {path} is {score!r}, and has to be a number")
-            joined[name], of[name] = (total, listed), file
+            if problem := _problem(name, mean, listed) if wanted is None or name in wanted else "":
+                raise Refused("videos", str(file), f"{problem}; --dimensions can leave {name} out")
+            joined[name], of[name] = (mean, listed), file
     return joined
+
+
+def _problem(name: str, mean: float, listed: Sequence[tuple[Any, Any]]) -> str:
+    """Why a dimension's mean, or its scores by path, cannot be used; empty if they can."""
+    column, paths = Dimension().record(name), set()
+    for path, score in listed:
+        if not isinstance(path, str) or not Path(path).name or "\0" in path:
+            return f"a video_path of {name} is {path!r}, and has to be that of a file"
+        if path in paths:
+            return f"{name} has {path} twice"
+        paths.add(path)
+        if not isinstance(score, (bool, int, float)) or not -LARGEST <= score <= LARGEST:
+            return f"{name} of {path} is {shown(score)}, and has to be a number"
+        if column.kind == "verdict" and not 0 <= score <= 1:
+            return f"{name} of {path} is {score:g}, and has to be from 0 to 1"
+    if not listed:
+        return f"{name} has no video"
+    low, high = (end(score for _, score in listed) / column.scale for end in (min, max))
+    slack = 1e-3 * max(abs(low), abs(high))
+    if not low - slack <= mean <= high + slack:
+        # VBench of 2023 wrote the mean of imaging_quality from 0 to 100, where its totals take 0 to 1.
+        of = f" divided by {column.scale:g}" * (column.scale != 1)
+        return f"the mean of {name} is {mean:g}, and its videos' scores{of} are from {low:g} to {high:g}"
+    return ""
 
 
 def _videos(
@@ -177,5 +206,4 @@ def _videos(
         if (same := by_pair.setdefault(video.pair, video)) not in used:
             video = same
         used.add(video)
-        if not math.isnan(score):
-            yield video, float(score)
+        yield video, float(score)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from w2sd_video.documents import once, read_text
 from w2sd_video.prompts import Suite
 from w2sd_video.runs import write_text
 
@@ -26,6 +27,7 @@ RANGES = {
     "overall_consistency": (0.0, 0.364),
 }
 WEIGHTS = {"dynamic_degree": 0.5}
+MOST_BYTES = 2**30  # of a results file, which can have a number for each frame
 QUALITY = (*SIX, "temporal_flickering")
 SEMANTIC = (*OFFICIAL, "overall_consistency")
 
@@ -107,13 +109,17 @@ def read(path: Path) -> Results:
     """Reads a file in VBench's schema.
 
     Raises:
+        OSError: the file cannot be opened.
         ValueError: the file has another schema.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            dimension: (float(total), [(str(video["video_path"]), video["video_results"]) for video in videos])
+        data = json.loads(read_text(path, MOST_BYTES), object_pairs_hook=once)
+        results = {
+            dimension: (float(total), [(video["video_path"], video["video_results"]) for video in videos])
             for dimension, (total, videos) in data.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a results file of VBench: {error}") from None
+    if not results or not all(name.strip() for name in results):
+        raise ValueError(f"{path} is not a results file of VBench: it has no dimension, or one without a name")
+    return results
