@@ -40,6 +40,7 @@ class Checks(WeakArm):
     - `guides_below_1`: whether it guides at every number but 1, or only over 1.
     - `guided_by`: the arguments, in words, that make it evaluate the unconditional branch, if nothing else can.
     - `scales_noise`: whether it scales its initial noise by the scheduler's `init_noise_sigma`.
+    - `own_scheduler`: the class of schedulers that it alone can step by, as it gives them more than others do.
     - `agreeing`: the entries in which the configurations of the two arms' denoisers have to agree.
     - `one_per_prompt`: whether it makes one video of a prompt, whatever `num_videos_per_prompt` is.
     - `tokens`: whether frames, height and width share one axis of its videos' latents.
@@ -50,6 +51,7 @@ class Checks(WeakArm):
     guides_below_1: ClassVar[bool] = False
     guided_by: ClassVar[str] = "a `guidance_scale` over 1"
     scales_noise: ClassVar[bool] = True
+    own_scheduler: ClassVar[str] = ""
     agreeing: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels")
     one_per_prompt: ClassVar[bool] = False
     tokens: ClassVar[bool] = False

@@ -15,6 +15,7 @@ class CogVideoXReflection(TransformerReflection):
 
     encoded = ("prompt_embeds", "negative_prompt_embeds")
     scales_noise = True
+    own_scheduler = "CogVideoXDPMScheduler"
     one_per_prompt = True
     text_widths = {"prompt_embeds": "text_embed_dim"}
     agreeing = (

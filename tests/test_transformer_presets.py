@@ -9,6 +9,7 @@ from typing import Any
 
 import any_cases
 import pytest
+import torch
 from any_pipeline import sample
 from PIL import Image
 from test_transformer_families import FLUX, LARGER, WAN, family, saved, textual
@@ -18,7 +19,7 @@ from w2sd_video.errors import Refused, WeightsNotFound
 from w2sd_video.families import FAMILIES
 from w2sd_video.generation import generate
 from w2sd_video.runs import Request
-from w2sd_video.sampling import evaluations, load, scheduler
+from w2sd_video.sampling import check_schedule, evaluations, load, scheduler
 from w2sd_video.schedulers import check_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -60,6 +61,21 @@ def test_every_preset_of_a_transformer_gives_requests_whose_evaluations_are_what
         assert type(scheduler(request)).__name__ == preset.schedules[schedule]["class"]
         check_scheduler(scheduler(request))
         assert Request(**json.loads(json.dumps({n: getattr(request, n) for n in settings.names()}))) == request
+
+
+def test_a_scheduler_that_steps_by_more_than_others_is_taken_by_its_own_pipelines_alone(tmp_path):
+    schedule = {"class": "CogVideoXDPMScheduler", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    usual = of("cogvideox-5b-guidance", tmp_path)
+    assert evaluations(replace(usual, scheduler=schedule)) == evaluations(usual)
+    with pytest.raises(Refused, match="stable-diffusion cannot step by it: CogVideoXDPMScheduler.step"):
+        evaluations(of("sd15-guidance", tmp_path, scheduler=schedule))
+
+
+def test_trying_a_step_of_a_scheduler_draws_nothing_from_the_callers_random_numbers(tmp_path):
+    request = of("sd15-guidance", tmp_path, variant="plain", scheduler={"class": "EulerAncestralDiscreteScheduler"})
+    before = torch.get_rng_state()
+    check_schedule(request)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_family_of_transformers_has_a_preset():

@@ -74,12 +74,6 @@ def check_scheduler(scheduler: Any, *, convention: str = "exact") -> None:
         _check_published(scheduler)
 
 
-def check_settings(scheduler: Any) -> None:
-    """Raise the ValueError that `read_step` would raise for a scheduler's class or a setting of it, whatever the
-    networks predict."""
-    _reader(scheduler)
-
-
 def step_index(scheduler: Any, timestep: Tensor | float) -> int:
     """The index in `scheduler.timesteps` of the current step.
 

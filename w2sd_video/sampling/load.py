@@ -284,18 +284,40 @@ def check_schedule(request: Request) -> None:
     Raises:
         Refused: says which argument of the schedule, or how many steps.
     """
-    from ..schedulers import check_settings
+    from ..schedulers import check_scheduler
 
     built, name = scheduler(request), str(request.scheduler["class"])
     _check_table(request, built)
     if _class(request).scales_noise and not hasattr(built, "init_noise_sigma"):
         accepted = f"{request.family} takes one that scales its first noise, such as EulerDiscreteScheduler"
         raise Refused("scheduler", name, accepted)
-    if any(method_of(request, variant) is not None for variant in runs.VARIANTS[request.variant]):
+    for method in (method_of(request, variant) for variant in runs.VARIANTS[request.variant]):
         try:
-            check_settings(built)
+            if method is not None:
+                check_scheduler(built, convention=method.convention)
         except ValueError as error:
             raise Refused("scheduler", name, str(error)) from None
+    if name != _class(request).own_scheduler:
+        _try_step(request, built)
+
+
+def _try_step(request: Request, built: Any) -> None:
+    """Refuses a scheduler that cannot step as pipelines call it: some take more than a prediction, time and sample."""
+    import torch
+
+    from ..schedulers import shifted
+
+    x = torch.zeros(1, 4, 1, 8, 8)
+    try:
+        with torch.random.fork_rng(devices=[]):  # some draw noise
+            built.set_timesteps(request.num_inference_steps, **shifted(built))
+            t = built.timesteps[0]
+            built.step(x, t, built.scale_model_input(x, t) if hasattr(built, "scale_model_input") else x)
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever a step lacks
+        accepted = f"{request.family} cannot step by it: {error}"
+        raise Refused("scheduler", str(request.scheduler["class"]), accepted) from None
 
 
 def _check_table(request: Request, built: Any) -> None:
