@@ -4,7 +4,7 @@ A total is linear in its dimensions' means: T = c + sum over d of a_d m_d. A mea
 the delta method, prompt i pulls it by u_di = sum over v of i of w_v (s_v - m_d) / sum of w. Prompts are independent,
 and the scores of one prompt are not, so the variance of T is the sum over prompts of (sum over d of a_d u_di)^2. With
 n_d prompts, u_di is multiplied by sqrt(n_d / (n_d - 1)), which makes the variance of a single mean unbiased. Student's
-t has the degrees of freedom of the dimension with the fewest prompts, n_d - 1.
+t has the degrees of freedom of the dimension with the fewest prompts in any of the groups, n_d - 1.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def totals_of(summary: Summary) -> tuple[Totals, Totals]:
         own[group] = with_intervals(values[group], pulled[group], *counts)
         if group != summary.base:
             both = {n: v - values[summary.base][n] for n, v in values[group].items() if n in values[summary.base]}
-            less = subtracted(pulled[group], pulled[summary.base])
-            differences[group] = with_intervals(both, less, *counts)
+            differences[group] = with_intervals(both, pulled[group], *counts, first=pulled[summary.base])
     return own, differences
 
 
@@ -84,14 +83,19 @@ def subtracted(second: Pulls, first: Pulls) -> Pulls:
     }
 
 
-def with_intervals(values: Mapping[str, float], pulled: Pulls, n: int, of: int) -> dict[str, Interval]:
+def with_intervals(
+    values: Mapping[str, float], own: Pulls, n: int, of: int, first: Pulls | None = None
+) -> dict[str, Interval]:
     """Totals, or differences of totals, with their intervals; without, if a dimension has a single prompt.
 
     Args:
         values: by name: quality, semantic, total.
-        pulled: u; of differences, `subtracted` of the groups'.
+        own: u of the group.
         n, of: how many videos have a score, and how many there are.
+        first: of differences, u of the group that is subtracted.
     """
+    groups = [own] if first is None else [own, first]
+    pulled = own if first is None else subtracted(own, first)
     nothing = dict.fromkeys((*QUALITY, *SEMANTIC), 0.0)
     intervals = {}
     for name, value in values.items():
@@ -99,7 +103,7 @@ def with_intervals(values: Mapping[str, float], pulled: Pulls, n: int, of: int) 
         fewest = math.inf
         for dimension in nothing:
             if slope := totals({**nothing, dimension: 1.0})[name] - totals(nothing)[name]:
-                fewest = min(fewest, len(pulled[dimension]))
+                fewest = min(fewest, *(len(each[dimension]) for each in groups))
                 for prompt, pull in pulled[dimension].items():
                     by_prompt[prompt] = by_prompt.get(prompt, 0.0) + slope * pull
         half = float(half_width(math.fsum(pull**2 for pull in by_prompt.values()), fewest - 1))

@@ -54,6 +54,18 @@ def test_variances_of_dimensions_with_prompts_of_their_own_add_up_and_one_prompt
     assert str(with_intervals({"semantic": 0.5}, pulled, 20, 20)["semantic"]) == "0.5000"
 
 
+def test_a_difference_from_a_group_of_few_other_prompts_has_the_degrees_of_freedom_of_those_few():
+    rng, groups = np.random.default_rng(3), {"few": ["a", "b"], "many": [f"prompt {n}" for n in range(40)]}
+    pulled, variances = {}, []
+    for group, prompts in groups.items():
+        scores = {name: rng.uniform(0.2, 0.8, len(prompts)) for name in LEADERBOARD}
+        pulled[group] = {name: pulls(prompts, list(own), [1.0] * len(prompts)) for name, own in scores.items()}
+        by_prompt = [totals({name: own[n] for name, own in scores.items()})["total"] for n in range(len(prompts))]
+        variances.append(stats.sem(by_prompt) ** 2)
+    found = with_intervals({"total": 0.5}, pulled["many"], 40, 40, first=pulled["few"])["total"]
+    assert found.high - 0.5 == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(sum(variances)))
+
+
 def test_the_table_of_a_file_has_the_totals_and_their_paired_differences(tmp_path):
     rng, dimensions = np.random.default_rng(2), [Official(name, "0.1.5") for name in LEADERBOARD]
     scores = Scores(dimensions, [], weights={name: {} for name in LEADERBOARD})
