@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,7 +21,7 @@ import typer
 
 from w2sd_video import runs, terminal, video
 from w2sd_video.generation import conflicts
-from w2sd_video.runs import Refused, Request
+from w2sd_video.runs import Refused, Request, files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -130,6 +131,19 @@ def test_half_made_folders_of_dead_processes_are_cleared_and_those_of_living_one
         assert len(list(tmp_path.glob(".partial-*"))) == 1
         assert forked(lambda: runs.writable(tmp_path)) == 0
     assert tree(tmp_path) == {"v.mp4": "mine"}
+
+
+def test_processes_that_come_and_go_side_by_side_do_not_disturb_each_other(tmp_path):
+    """One looks at another's hidden folder in the moment in which that one removes it."""
+
+    def come_and_go(_):
+        for _ in range(100):
+            with files.hidden(tmp_path):
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(come_and_go, range(4))) == [None] * 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_came_to_a_place_since_an_interruption_is_not_replaced(tmp_path):

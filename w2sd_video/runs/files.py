@@ -243,10 +243,13 @@ def alive(folder: Path) -> bool:
 
 def hidden_folders(parent: Path) -> list[Path]:
     """The hidden folders of all processes, in the order of their last change."""
+    found: list[tuple[int, str]] = []
     with os.scandir(parent) as entries:
-        named = [entry for entry in entries if HIDDEN.fullmatch(entry.name)]
-        folders = [entry for entry in named if entry.is_dir(follow_symlinks=False)]
-        return [Path(entry.path) for entry in sorted(folders, key=lambda entry: entry.stat().st_mtime_ns)]
+        for entry in entries:
+            if HIDDEN.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                with suppress(FileNotFoundError):  # its process has just removed it
+                    found.append((entry.stat().st_mtime_ns, entry.path))
+    return [Path(path) for _, path in sorted(found)]
 
 
 def settle(parent: Path) -> None:

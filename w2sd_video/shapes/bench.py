@@ -218,8 +218,6 @@ def _left(
     work: list[_Work] = []
     texts = cache(lambda n: prompt_of(pair_preset, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():
-        if name != "rendered":
-            Request.of(texts(0), 0, pair_preset, **row.says)  # refuses what the pair's family does not take
         arguments, of = arguments_of(name, row, settings), dict(origin(pair, name != "rendered"))
         for (method, n), each in present.items():
             if method != name:
@@ -235,6 +233,10 @@ def _left(
             if n < len(prompts) and each["prompt"] != texts(n):
                 raise ArgumentError("out", f"{out} holds {name} {n} of another prompt, {each['prompt']!r}; {OTHER}")
         left = [(n, prompt) for n, prompt in enumerate(prompts) if (name, n) not in present]
+        if left and name != "rendered":  # refuses what the pair's family does not take
+            n, prompt = left[0]
+            each = sample_of(pair_preset, seed_of(n, tuning), prompt, pictures)
+            Request.of(each.prompt, 0, pair_preset, **row.says, **each.told)
         progress(name, len(prompts) - len(left))
         for first in range(0, len(left), together):
             some = tuple(left[first : first + together])
