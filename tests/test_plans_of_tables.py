@@ -174,7 +174,7 @@ def test_the_cells_of_a_tuned_arm_have_what_was_best_and_the_run_says_so(tmp_pat
 @pytest.mark.slow
 def test_an_arm_is_not_tuned_on_videos_that_could_not_be_made(tmp_path):
     def make(plan, folder):
-        return plans.Progress(8, 7, 0, [{"arm": "guidance_scale 3", "error": "OSError: no space"}])
+        return [{"arm": "guidance_scale 3", "error": "OSError: no space"}]
 
     with pytest.raises(
         Failed, match="1 of the videos that tuned is tuned on could not be made; guidance_scale 3: OSError"
