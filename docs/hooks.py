@@ -19,8 +19,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 LIST = re.compile(r"<!-- list of (\w+) -->\n.*?<!-- end of the list -->", re.DOTALL)
 TABLE = re.compile(r"<!-- table of ([\w-]+) -->\n.*?<!-- end of the table -->", re.DOTALL)
-CELLS = re.compile(r"^\|[^`\n]*$", re.MULTILINE)  # of tables, without code
-KEPT = re.compile(r"[\[(]-?[\d.]+, -?[\d.]+[\])]|\d of \d")  # in a line
+CELLS = re.compile(r"^\|.*$", re.MULTILINE)  # of tables
+KEPT = re.compile(r"`[^`]*`|[\[(]-?[\d.]+, -?[\d.]+[\])]|\d of \d")  # code as it is, the others in a line
 SCRIPT = re.compile(r"^# (examples/\w+\.py)\n", re.MULTILINE)
 _installed = tempfile.TemporaryDirectory()
 
@@ -51,7 +51,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     markdown = markdown.replace("../w2sd_video/shapes/comparison.png", "assets/comparison.png")
     markdown = re.sub(r"\[(examples/\w+\.py)\]\(\.\./\1\)", r"`\1`:", markdown)  # the site has no other files
     markdown = SCRIPT.sub(lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), markdown)
-    markdown = CELLS.sub(lambda row: KEPT.sub(lambda found: found[0].replace(" ", "\u00a0"), row[0]), markdown)
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if found[0].startswith("`") else found[0].replace(" ", "\u00a0")
+
+    markdown = CELLS.sub(lambda row: KEPT.sub(kept, row[0]), markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
 
 
