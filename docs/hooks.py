@@ -74,12 +74,9 @@ def tabled(markdown: str) -> str:
     """A page with its tables of pairs as docs/rows has their rows now; draws the tables' figures, too."""
 
     def made(found: re.Match[str]) -> str:
-        rows, figure = (
-            ROOT / "docs" / "rows" / f"{found[1]}.jsonl.xz",
-            ROOT / "docs" / "assets" / f"{found[1]}-table.svg",
-        )
         command = [sys.executable, "-m", "w2sd_video", "shapes", "bench", "--table", "--pair", found[1]]
-        command += ["--out", str(rows), "--figure", str(figure)]
+        command += ["--out", str(ROOT / "docs" / "rows" / f"{found[1]}.jsonl.xz")]
+        command += ["--figure", str(ROOT / "docs" / "assets" / f"{found[1]}-table.svg")]
         table = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
         return f"<!-- table of {found[1]} -->\n\n{table}\n\n<!-- end of the table -->"
 
