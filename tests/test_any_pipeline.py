@@ -560,3 +560,42 @@ def test_the_gain_of_what_stands_still_is_that_of_a_picture_s_tokens_too():
         with apply_reflection(pipe, W2SD(2.0, 1.0, reflection_steps=1, still_gain=gain), recorder=recorder):
             sample(pipe, case)
     assert torch.equal(recorders[1].tensors[0][2], 2 * recorders[0].tensors[0][2])
+
+
+@torch.no_grad()
+def test_arms_that_are_told_texts_of_two_strengths_are_rf_sampling_on_flux():
+    """arXiv:2603.06165, as docs/methods.md puts it together: a step with a stronger text, back with a weaker one."""
+    case = CASES["FluxPipeline, with embedded guidance alone"]
+    pipe = case.build(0)
+    call = case.call(pipe)
+    own = {"encoder_hidden_states": call["prompt_embeds"], "pooled_projections": call["pooled_prompt_embeds"]}
+    empty = {name: draw(*each.shape, seed=9) for name, each in own.items()}
+
+    def told(s: float, beta: float) -> dict[str, Tensor]:
+        return {name: c + s * (beta * c + (1 - beta) * empty[name]) for name, c in own.items()}
+
+    high, low, gamma = told(3.5, 0.7), told(-1.0, 0.3), 0.5
+    sent: list[dict[str, Any]] = []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: sent.append(kwargs), with_kwargs=True
+    )
+    sample(pipe, case)
+    hook.remove()
+
+    x, sigmas = sent[0]["hidden_states"], pipe.scheduler.sigmas
+    for i, inputs in enumerate(sent):
+
+        def v(x: Tensor, told: dict[str, Tensor], inputs: dict[str, Any] = inputs) -> Tensor:
+            return pipe.transformer(**{**inputs, **told, "hidden_states": x, "return_dict": False})[0]
+
+        step = sigmas[i + 1] - sigmas[i]
+        if i < len(sent) - 1:
+            ahead = x + step * v(x, high)
+            back = ahead - step * v(ahead, low)
+            x = x + gamma * (back - x)
+        x = x + step * v(x, own)
+
+    arms = {"strong_conditioning": Conditioning(cond=high), "weak_conditioning": Conditioning(cond=low)}
+    with apply_reflection(pipe, W2SD(still_gain=gamma), **arms):
+        _, steps = sample(pipe, case)
+    assert near(steps[-1], x)
