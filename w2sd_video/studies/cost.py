@@ -4,8 +4,9 @@ The paper's Fig. 13 compares methods at equal cost: it gives W2SD fewer steps, s
 sampling. Here methods sample videos of the shipped model of shapes at the same **budgets**, as multiples of the 50
 evaluations of plain sampling (25 steps at guidance 1.5): 1, 1.5, 2, 2.44 and 3. W2SD has its preset's 25 steps at
 2.44 times, optimistic W2SD and auto-guidance at 1.5. Each of these runs with the most steps that do not exceed the
-budget. The other methods have the preset's 25 steps, and their budget is what that costs. Evaluations of the denoiser
-are counted; the autoencoder, the text encoders and the tuning are not.
+budget. The other methods have the preset's 25 steps first, and their budget is what that costs; then they run at the
+other budgets too, but for S2WD. Evaluations of the denoiser are counted; the autoencoder, the text encoders and the
+tuning are not.
 
 - **Tuned guidance** is plain sampling with the best guidance by `right`, with ties broken by `form`, on 200 other
   prompts and seeds. Tried are 1, 1.5, 2, 2.5, 3, 4, 5 and 7, and larger numbers for as long as the largest is best. It
@@ -23,7 +24,8 @@ are counted; the autoencoder, the text encoders and the tuning are not.
 Every method starts from the same noise for a prompt. Rows that [results](../results.md) also have are the same
 videos, so the two pages are not independent evidence. The judge of the shapes world scores videos, without a network.
 The primary column was declared beforehand: `right`, whether the video shows everything that the prompt says. Units are
-prompts. The rows were looked at after 32 prompts, and some were added after 75; 100 are planned. `form` and `jerk` are
+prompts. The rows were looked at after 32 prompts, and some were added after 75, among them other methods at more than
+one budget; 100 are planned. `form` and `jerk` are
 compared where both videos show all objects, and where that is not in all prompts, their number is said. CFG-Zero* is
 made for flow matching, and the shipped model predicts v, for which its reasons do not hold.
 
@@ -52,7 +54,7 @@ from ..shapes.bench import OTHERS, Row, seed_of
 from ..shapes.bench import PLAIN as PLAIN_SETTINGS
 from ..shapes.grammar import prompts
 from ..shapes.pairs import prompt_of
-from .cost_table import AUTO, CEILING, CONTROL, OPTIMISTIC, PLAIN, TUNED, W2SD, Point, result
+from .cost_table import AUTO, CEILING, CONTROL, NOISE, OPTIMISTIC, PLAIN, TUNED, W2SD, W2SD_NOISE, Point, result
 from .matched import Watched, fit
 from .study import Result, Run
 from .videos import Videos, kept_rows, named
@@ -60,7 +62,6 @@ from .videos import Videos, kept_rows, named
 PAPER = "Fig. 13, against more rivals"
 PAIR = "shapes"
 PROMPTS = 100
-NOISE, W2SD_NOISE = "plain, eta 1", "W2SD, eta 1"
 METHODS = {
     PLAIN: PLAIN_SETTINGS,
     W2SD: {},
@@ -124,6 +125,13 @@ FULL = Size(
             CONTROL: (1.5,),
             CEILING: (2, 3),
         },
+        {NOISE: (1.5, 2, 2.44, 3), W2SD_NOISE: (1, 1.5, 2, 3)},
+        {
+            **dict.fromkeys(("APG", "CFG-Zero*"), (1.5, 2, 2.44, 3)),
+            **dict.fromkeys(("SLG", "PAG", "S2-guidance", "P&P"), (1, 2, 2.44, 3)),
+            "Re-Sampling": (1, 1.5, 2.44, 3),
+            **dict.fromkeys(("Advanced Re-Sampling", "Z-Sampling", "FSG"), (1, 1.5, 2, 3)),
+        },
     ),
     tuned_at=(1,),
     grid=tuning.GUIDANCE,
@@ -158,13 +166,13 @@ def run(run: Run) -> Result:
             points += sampling.points(stage)
             lines |= sampling.videos.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
-        fitted = [line for line in sampling.videos.read(path, tuned=True) if line["arguments"].get("method") == CHANGES]
+        explained = {p.budget: sampling.explained(p.budget) for p in points if p.label == CONTROL}
     whole = [point for point in points if len(lines[point.name]) == count]
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
     plan = [f"{label} at {budget:g}" for stage in sampling.stages for label, each in stage.items() for budget in each]
-    explained = [line["scores"]["explained"] for line in fitted if any(p.label == CONTROL for p in whole)]
+    explained = {budget: each for budget, each in explained.items() if f"{CONTROL} at {budget:g}" in keys}
     return replace(result(whole, lines, [key for key in plan if key not in keys], explained), raw=raw)
 
 
@@ -258,13 +266,22 @@ class Sampling:
             return None
         return {**PLAIN_SETTINGS, "guidance_scale": best["guidance_scale"]}
 
+    def explained(self, budget: float) -> list[float]:
+        """The share of W2SD's change that the nearest schedule explains, of each video that it is fitted to."""
+        name = named(self.preset, self._fitted(int(budget * self._cost + 1e-6)))
+        lines = [line for line in self.videos.read(self.path, tuned=True) if line["method"] == name]
+        return [line["scores"]["explained"] for line in lines]
+
+    def _fitted(self, most: int) -> dict[str, Any]:
+        """The settings of the lines that a schedule is fitted to, of W2SD with `most` evaluations."""
+        return {**self.size.settings, "num_inference_steps": self._steps({}, most), "method": CHANGES}
+
     def _control(self, most: int) -> dict[str, Any] | None:
         """Settings of plain guidance with the schedule nearest to W2SD with `most` evaluations; None if not known
         yet."""
-        steps = self._steps({}, most)
-        says = {**self.size.settings, "num_inference_steps": steps}
-        arguments = says | {"method": CHANGES}
-        name = named(self.preset, arguments)
+        arguments = self._fitted(most)
+        name, steps = named(self.preset, arguments), arguments["num_inference_steps"]
+        says = {key: value for key, value in arguments.items() if key != "method"}
         needs = ["explained", *(f"{of} {i}" for i in range(steps - 1) for of in ("kappa", "u"))]
         self.videos.adopt({name: arguments}, self.others, tuned=True, needs=needs, numbers=needs)
         lines = {line["n"]: line for line in self.videos.read(self.path, tuned=True) if line["method"] == name}

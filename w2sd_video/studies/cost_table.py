@@ -16,7 +16,8 @@ from .study import Result
 
 PLAIN, TUNED, W2SD, OPTIMISTIC = "plain", "tuned guidance", "W2SD", "Optimistic W2SD"
 CONTROL, CEILING = "control of W2SD", "best of N (a ceiling)"
-AUTO = "Auto-guidance"
+AUTO, NOISE, W2SD_NOISE = "Auto-guidance", "plain, eta 1", "W2SD, eta 1"
+BUDGETS = (1, 1.5, 2, 2.44, 3)  # of tables and figure, as multiples of plain sampling's evaluations
 COLUMNS = tuple(
     replace(column, primary=column.name == "right")
     for column in SHAPES
@@ -29,6 +30,8 @@ LINES = {  # of the figure
     W2SD: (COLOURS["w2sd"], "-"),
     OPTIMISTIC: (COLOURS["optimistic"], "-"),
     AUTO: (COLOURS["auto_guidance"], "-"),
+    NOISE: (COLOURS["s2wd"], "--"),
+    W2SD_NOISE: (COLOURS["s2wd"], "-"),
     CONTROL: (COLOURS["ideal"], ":"),
     CEILING: (COLOURS["weak"], "--"),
 }
@@ -55,16 +58,25 @@ class Point:
     def key(self) -> str:
         return f"{self.label} at {self.budget:g}"
 
+    @property
+    def place(self) -> float:
+        """The one of BUDGETS where tables and figure have it."""
+        return min(BUDGETS, key=lambda budget: abs(budget - self.budget))
+
 
 def result(
-    points: Sequence[Point], lines: Mapping[str, Lines], absent: Sequence[str] = (), explained: Sequence[float] = ()
+    points: Sequence[Point],
+    lines: Mapping[str, Lines],
+    absent: Sequence[str] = (),
+    explained: Mapping[float, Sequence[float]] | None = None,
 ) -> Result:
     """The study's result.
 
     Args:
         lines: by the row's name, its lines by number; all rows have equally many prompts.
         absent: the keys of points that are not sampled yet.
-        explained: of the videos on which the control's schedule is fitted, the share of W2SD's change that it explains.
+        explained: by budget, of the videos on which the control's schedule is fitted, the share of W2SD's change that
+            it explains.
     """
     count = len(lines[points[0].name])
     by = {point.key: lines[point.name] for point in points}
@@ -75,7 +87,8 @@ def result(
     rows = [_row(point, by[point.key], means[point.key], decided) for point in points]
     caption = (
         f"`right`, the share of videos that show all that the prompt says (n = {count} prompts, 95 % intervals, not"
-        " adjusted). Left: against network evaluations. Right: with intervals; in parentheses the budget."
+        " adjusted). Above: against network evaluations. Below: with intervals, by budget in times plain sampling's"
+        " evaluations; a method that has another is with the nearest."
     )
     tables = {
         "Right, by budget": _grid(points, lambda point: _marked(point, means, decided))
@@ -91,7 +104,7 @@ def result(
     return Result(
         rows,
         _outcome(decided, fronts, count),
-        _agrees(decided, absent, explained),
+        _agrees(decided, absent, explained or {}),
         _figure(points, means, by),
         caption,
         tables,
@@ -130,16 +143,18 @@ def _fronts(
     """By budget, the method with the highest mean of `right` at no higher cost, without ceilings; and for how many
     other methods at the budget the paired interval of the difference, not adjusted, contains 0."""
     fronts = {}
-    for budget in sorted({point.budget for point in points}):
+    for budget in sorted({point.place for point in points}):
         rivals = [point for point in points if point.budget <= budget and point.label != CEILING]
+        if not rivals:
+            continue
         best = max(rivals, key=lambda point: (means[point.key]["right"].mean, -evaluations_of(by[point.key])))
         like = 0
         for point in rivals:
-            if point.budget == budget and point.key != best.key:
+            if point.place == budget and point.key != best.key:
                 both = (values_of(by[each.key], RIGHT) for each in (best, point))
                 compared = compare(RIGHT, best.key, point.key, *both)
                 like += compared is not None and not compared.difference.high < 0
-        fronts[budget] = (best.label + ("" if best.budget == budget else f" (run at {best.budget:g})"), like)
+        fronts[budget] = (best.label + ("" if best.place == budget else f" (run at {best.budget:g})"), like)
     return fronts
 
 
@@ -159,8 +174,9 @@ def _row(point: Point, lines: Lines, means: Mapping[str, Interval], decided: Seq
 
 def _grid(points: Sequence[Point], cell: Callable[[Point], str]) -> list[list[str]]:
     """A table with one line per method and one column per budget."""
-    budgets = sorted({point.budget for point in points})
-    cells = {(point.label, point.budget): cell(point) for point in points}
+    budgets = sorted({point.place for point in points})
+    own = {point.key: f" (at {point.budget:g})" * (point.budget != point.place) for point in points}
+    cells = {(point.label, point.place): cell(point) + own[point.key] for point in points}
     head = ["budget, in times plain's", *(f"{budget:g}" for budget in budgets)]
     body = [[label, *(cells.get((label, budget), "") for budget in budgets)] for label in _labels(points)]
     return [head, *body]
@@ -235,7 +251,7 @@ def _budget(compared: Comparison) -> str:
     return compared.group.rpartition(" at ")[2]
 
 
-def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Sequence[float]) -> str:
+def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Mapping[float, Sequence[float]]) -> str:
     differences = "; ".join(f"{c.difference.text(2, '+')} at {_budget(c)}" for c in _right(decided, PLAIN, W2SD))
     text = (
         "The paper's Fig. 13 has W2SD above plain sampling that takes as long. Here the difference of `right` between"
@@ -243,10 +259,11 @@ def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Seq
         " the same as equal."
     )
     if explained:
-        text += (
-            f" The schedule of guidance nearest to W2SD explains {min(explained):.0%} to {max(explained):.0%} of"
-            f" the square of its change in {len(explained)} videos, on average {sum(explained) / len(explained):.0%}."
+        shares = " and ".join(
+            f"{sum(each) / len(each):.0%} at {budget:g} ({min(each):.0%} to {max(each):.0%} in {len(each)} videos)"
+            for budget, each in explained.items()
         )
+        text += f" The schedule of guidance nearest to W2SD explains {shares} of the square of its change."
     budgets: dict[str, list[str]] = {}
     for key in absent:
         label, _, budget = key.rpartition(" at ")
@@ -256,28 +273,34 @@ def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Seq
 
 
 def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]], by: Mapping[str, Lines]) -> Any:
-    drawn, axes = figure(1, 2, height=max(3.6, 0.19 * len(points)))
-    left, right = axes[0]
-    labels: list[str] = []
-    for label, (colour, style) in LINES.items():
+    labels, budgets = _labels(points), sorted({point.place for point in points})
+    below = 0.8 + 0.15 * len(labels)
+    drawn, axes = figure(2, len(budgets), height=2.6 + below, height_ratios=(2.6, below), sharex="row", sharey="row")
+    for each in axes[0]:
+        each.remove()
+    above = drawn.add_subplot(axes[0][0].get_gridspec()[0, :])
+    for label in reversed(labels):  # those of LINES above the others
         own = sorted((p for p in points if p.label == label), key=lambda p: p.budget)
-        if own:
-            x = [evaluations_of(by[p.key]) for p in own]
-            left.plot(
-                x, [means[p.key]["right"].mean for p in own], style, marker="o", markersize=3, color=colour, label=label
-            )
-    if others := [point for point in points if point.label not in LINES]:
-        costs, rights = zip(*((evaluations_of(by[p.key]), means[p.key]["right"].mean) for p in others), strict=True)
-        left.plot(costs, rights, "o", markersize=3, color=COLOURS["other"], label="other methods")
+        colour, style = LINES.get(label, (COLOURS["other"], "-"))
+        costs = [evaluations_of(by[p.key]) for p in own]
+        rights = [means[p.key]["right"].mean for p in own]
+        width = 1.3 if label in LINES else 0.5
+        above.plot(costs, rights, style, linewidth=width, marker="o", markersize=3, color=colour, label=label)
+    drawn_as = dict(zip(reversed(labels), above.get_lines(), strict=True))
+    named = {label: drawn_as[label] for label in labels if label in LINES}
+    if others := [line for label, line in drawn_as.items() if label not in LINES]:
+        named["other methods"] = others[0]
     room = 1.4 * max(own["right"].mean for own in means.values())  # the legend's
-    left.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
-    left.legend(loc="upper left", ncols=2)
-    for y, point in enumerate(sorted(points, key=lambda p: (p.budget, p.label not in LINES))):
-        each, colour = means[point.key]["right"], LINES.get(point.label, (COLOURS["other"], ""))[0]
-        right.plot([each.low, each.high], [y, y], color=colour, linewidth=0.8)
-        right.plot(each.mean, y, "o", color=colour, markersize=3.5)
-        labels.append(f"{point.label} ({point.budget:g})")
-    right.set_yticks(range(len(labels)), labels)
-    right.invert_yaxis()
-    right.set(xlabel="right (share of videos)")
+    above.set(xlabel="network evaluations a video", ylabel="right (share of videos)", ylim=(0, room or 1))
+    above.legend(named.values(), named, loc="upper left", ncols=4)
+    for ax, budget in zip(axes[1], budgets, strict=True):
+        for point in points:
+            if point.place == budget:
+                each, colour = means[point.key]["right"], LINES.get(point.label, (COLOURS["other"], ""))[0]
+                y = labels.index(point.label)
+                ax.plot([each.low, each.high], [y, y], color=colour, linewidth=0.8)
+                ax.plot(each.mean, y, "o", color=colour, markersize=3.5)
+        ax.set(title=f"{budget:g} times plain", xlabel="right (share)")
+    axes[1][0].set_yticks(range(len(labels)), labels)
+    axes[1][0].invert_yaxis()
     return drawn
