@@ -103,11 +103,3 @@ def test_the_program_says_its_version(start):
 @pytest.mark.slow
 def test_the_package_runs_as_a_module():
     assert "generate" in run("-m", "w2sd_video", "--help")
-
-
-@pytest.mark.parametrize("former, name", [("eval.temporal_flickering", "dimensions"), ("eval.amt", "networks")])
-def test_a_module_that_moved_is_imported_by_its_former_name_as_itself(former, name):
-    with pytest.warns(DeprecationWarning, match=f"has moved to w2sd_video.eval.{name}."):
-        sys.modules.pop(f"w2sd_video.{former}", None)
-        module = import_module(f"w2sd_video.{former}")
-    assert module is import_module(f"w2sd_video.eval.{name}.{former.removeprefix('eval.')}")
