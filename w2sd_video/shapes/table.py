@@ -152,7 +152,8 @@ def _table(
 
 
 def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
-    """W2SD's comparisons in words: what it does not improve first, and the rivals together of which nothing is decided.
+    """W2SD's comparisons in words: what it does not improve first, and of that first the rivals of which nothing is
+    decided, together.
 
     Of columns without a better side only differences are said.
     """
@@ -174,9 +175,11 @@ def rivals(compared: Sequence[Comparison], labels: Mapping[str, str], columns: S
                     f"{verdict} in {', '.join(words)}" if verdict else f"not decided in {len(some)} of {count} columns"
                 )
         lines.append((f"{labels[group]} against {labels[base]}: {'; '.join(parts)}.",))
-    for (group, count), bases in undecided.items():
-        lines.append((f"{labels[group]} against {'; '.join(bases)}: nothing is decided, in {count} columns.",))
-    return Items(lines)
+    first: list[Line] = [
+        (f"{labels[group]} against {'; '.join(bases)}: nothing is decided, in {count} columns.",)
+        for (group, count), bases in undecided.items()
+    ]
+    return Items([*first, *lines])
 
 
 def as_good(rows: Sequence[dict[str, Any]], labels: Mapping[str, str], columns: Sequence[Column]) -> Items:
