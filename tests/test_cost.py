@@ -106,3 +106,10 @@ def test_steps_for_a_cost_are_the_fewest_that_reach_it(cost):
             return evaluations(replace(of, num_inference_steps=n, reflection_steps=n - 1))["total"]
 
         assert total(steps) >= cost and (steps == 1 or total(steps - 1) < cost)
+
+
+@pytest.mark.parametrize("preset, estimate", [("flux-dev-embedded", True), ("sdxl-guidance", False)])
+def test_of_steps_in_an_interval_the_number_is_an_estimate_where_levels_depend_on_the_size(preset, estimate, caplog):
+    request = Request.of("a cat", preset=preset, options={"interval": [0.3, 0.9]})
+    assert evaluations(request)["total"]
+    assert ("is an estimate" in caplog.text) == estimate

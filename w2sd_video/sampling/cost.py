@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import note_once
 from ..families import FAMILIES, least_steps
 from ..runs import VARIANTS, Request
 from ..runs.outputs import SINGLES
@@ -23,7 +24,8 @@ def evaluations(request: Request) -> dict[str, int]:
     """Network evaluations of a request's videos, by arm: "strong", "weak" and "total".
 
     The method runs on its real steps with networks that predict 0, and the counter of the pipelines counts. The number
-    does not depend on anything that only the real networks know, such as their kind of prediction.
+    does not depend on anything that only the real networks know, such as their kind of prediction. A note says where it
+    is an estimate: of steps in an `interval`, where a schedule's shift depends on the sample's size.
 
     Raises:
         Refused: diffusers does not make the request's schedule, or the method cannot be made of its options.
@@ -136,7 +138,10 @@ def _of_variant(request: Request, variant: str) -> dict[str, int]:
     if method is None:
         return {"strong": steps * len(final), "weak": 0, "total": steps * len(final)}
     built = scheduler(request)
-    built.set_timesteps(steps, **shifted(built))
+    built.set_timesteps(steps, **(shift := shifted(built)))
+    if shift and tuple(method.interval) != (0.0, 1.0):
+        levels = f"the noise levels of {request.preset}, and so the steps in `interval`, depend on the sample's size"
+        note_once(f"the number of network evaluations is an estimate: {levels}")
     counts = Evaluations()
 
     def network(**inputs: Any) -> tuple[Tensor]:
