@@ -21,5 +21,6 @@ STUDIES = {
     "reuse": "what of a reflection can be had from the step before: parts of optimistic reflection, one by one",
     "motion": "whether motion falls, and which gains, intervals and pairs keep it; takes hours, can go on",
     "resampling": "whether Re-Sampling and Advanced Re-Sampling are better, on fresh prompts; takes hours, can go on",
+    "confirm": "whether W2SD and optimistic W2SD are better, and as good, on 300 fresh prompts; takes hours, can go on",
     "cost": "quality against network evaluations, by all methods on the shipped model; takes hours, can go on",
 }
