@@ -21,28 +21,28 @@ METHODS = [name for stage in confirm.STAGES for name in stage]
 
 
 def lines(better: float = 0.0) -> confirm.Lines:
-    """Rows of 60 videos: the first 20 all right; of the others a half, and a share more; jerk is less by 2 of it."""
+    """Rows of 60 videos: the first 20 all right; of the others a half, and a share more; and jerk is less by it."""
     made = {}
     for n in range(60):
         good = float(n < 20 or n % 2 == 0 or n % 20 < 20 * better)
         scores = {column.name: 0.5 for column in SHAPES} | {"right": good, "colour": 1.0}
-        scores["jerk"] = 1 - 2 * better + 0.001 * (n % 7)
+        scores["jerk"] = 1 - better + 0.001 * (n % 7)
         made[n] = {"prompt": TEXTS[n], "evaluations": 50, "scores": scores}
     return made
 
 
 def test_claims_are_of_fresh_prompts_and_undecided_ones_are_named():
-    by = {name: lines() for name in METHODS} | {confirm.W2SD: lines(0.45)}
+    by = {name: lines() for name in METHODS} | {confirm.W2SD: lines(0.9)}
     found = confirm.result(by, chosen=20)
     of = {(row["method"], row["base"], row["column"]): row for row in found.rows}
     assert len(of) == 13 * 5 and {row["prompts"] for row in found.rows} == {40}
     right, objects = (of[confirm.W2SD, "plain", column] for column in ("right", "objects"))
-    assert right["difference"] == pytest.approx(0.2) and right["difference_where_picked"] == 0
+    assert right["difference"] == pytest.approx(0.45) and right["difference_where_picked"] == 0
     assert right["verdict"] == "better" and objects["verdict"] == "" and objects["difference"] == 0
     primary = sorted(row["p"] for row in found.rows if row["column"] == "right")
     assert right["p_adjusted"] == pytest.approx(13 * primary[0]), "right is adjusted by itself"
     assert "W2SD against plain: better in right, jerk" in found.outcome
-    assert "Here W2SD less plain is +0.200" in found.agrees and "(better)" in found.agrees
+    assert "Here W2SD less plain is +0.450" in found.agrees and "(better)" in found.agrees
 
 
 def test_optimistic_reflection_is_as_good_only_where_a_loss_is_shown_to_be_small():
