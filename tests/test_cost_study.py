@@ -237,6 +237,14 @@ def test_rows_that_cannot_be_of_one_study_are_refused_and_named(tmp_path):
         study.perform("cost", study.Run(cache=tmp_path / "b", prompts=1, workers=0, rows=files[2:]))
 
 
+def test_of_a_video_sampled_on_two_machines_the_first_scores_are_kept(tmp_path):
+    once, again = SCORES | {"jerk": 0.97993, "form": None}, SCORES | {"jerk": 0.9799, "form": None}
+    files = [packed(tmp_path / f"{n}.jsonl.xz", [line(0, scores=scores)]) for n, scores in enumerate((once, again))]
+    work = sampling(tmp_path, *files)
+    (point,) = work.points({PLAIN: (2.44,)})
+    assert work.videos.lines({point.name: point.row}, TEXTS, 1)[point.name][0]["scores"]["jerk"] == 0.97993
+
+
 @pytest.mark.parametrize(
     "bad, says",
     [
