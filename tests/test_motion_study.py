@@ -76,14 +76,35 @@ def test_a_video_that_lacks_an_object_has_no_motion_to_compare():
     assert row["prompts"] == COUNT and row["motion_n"] == COUNT // 2
 
 
-def test_rows_of_the_bench_are_taken_over_and_rows_of_two_pairs_are_one_file(tmp_path):
+def test_a_gain_in_fewer_videos_is_no_verdict_and_a_small_one_is_not_decided():
+    w2sd, weak = lines(steadier(0.5), 1), lines(steadier(1.0), 2)
+    for n in range(3):
+        w2sd[n]["scores"]["colour"] = weak[n]["scores"]["colour"] = 0.5
+    result = motion.result({motion.BASE: lines(steadier(1.0)), "weak": weak, motion.W2SD: w2sd})
+    jerk = result.tables["By setting"][0].index("jerk")
+    assert of(result, motion.W2SD)[jerk].endswith("(no verdict)")
+    assert of(result, "weak")[jerk].endswith("(not decided)")
+
+
+@pytest.mark.slow
+def test_a_page_of_fewer_prompts_keeps_the_rows_of_all(tmp_path):
+    rows.add(tmp_path / "kept.jsonl", bench_rows(motion.PAIR, {"variant": "plain"}, 12))
+    result = motion.run(study.Run(cache=tmp_path / "cache", prompts=11, workers=0, rows=[tmp_path / "kept.jsonl"]))
+    assert of(result, motion.BASE)[1] == "11"
+    assert len(lzma.decompress(result.raw).splitlines()) == 12
+
+
+def bench_rows(pair: str, arguments: dict, count: int) -> list[dict]:
+    """Rows of the bench, in which everything is right."""
     made = []
-    for pair, arguments in ((motion.PAIR, {"variant": "plain"}), (motion.MODULES, {})):
-        for n, text in enumerate(TEXTS[:2]):
-            scores = {**dict.fromkeys(OF_EVERY, 1.0), "motion": 3.0 + n}
-            made.append(
-                rows.line_of(pair, "strong", n, text, n, scores, 50, 1.0, bench.origin(pair), arguments=arguments)
-            )
+    for n, text in enumerate(TEXTS[:count]):
+        scores = {**dict.fromkeys(OF_EVERY, 1.0), "motion": 3.0 + n}
+        made.append(rows.line_of(pair, "strong", n, text, n, scores, 50, 1.0, bench.origin(pair), arguments=arguments))
+    return made
+
+
+def test_rows_of_the_bench_are_taken_over_and_rows_of_two_pairs_are_one_file(tmp_path):
+    made = bench_rows(motion.PAIR, {"variant": "plain"}, 2) + bench_rows(motion.MODULES, {}, 2)
     rows.add(tmp_path / "bench.jsonl", made)
     packed = tmp_path / "motion.videos.jsonl.xz"
     packed.write_bytes(lzma.compress((tmp_path / "bench.jsonl").read_bytes()))

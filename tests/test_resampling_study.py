@@ -40,7 +40,7 @@ def test_verdicts_are_of_fresh_prompts_alone_and_adjusted_together():
     least = min(found.rows, key=lambda row: row["p"])
     assert least["p_adjusted"] == pytest.approx(72 * least["p"])
     assert "Advanced Re-Sampling against W2SD: better in right, objects, form." in found.outcome
-    assert "There is no verdict on: Re-Sampling against plain; " in found.outcome
+    assert "Nothing is decided of: Re-Sampling against plain; " in found.outcome
     some = {name: own for name, own in by.items() if not name.startswith("ancestral")}
     del some["W2SD, eta 1"]
     outcome = resampling.result(some, picked=20).outcome

@@ -61,8 +61,10 @@ def draw(path: Path, summary: Mapping[str, Any], labels: Mapping[str, str], colu
     axes.spines[:].set_visible(False)
     samples, prompts = summary["strong"]["samples"], summary["strong"]["prompts"]
     of = f"{samples} samples of {prompts} prompts" if samples > prompts else f"{prompts} prompts"
+    differs = any(c.verdict == "differs" for name in names for c in summary[name]["against strong"].values())
     caption = (
-        f"Difference from strong, {of}. Blue: decided better, orange: decided worse, grey: not decided."
+        f"Difference from strong, {of}. Blue: decided better, orange: decided worse,"
+        f"{' grey box: decided to differ,' * differs} no box: not decided."
         " ↓: lower is better. Last row: strong's means. In parentheses: network evaluations."
     )
     figure.supxlabel(textwrap.fill(caption, int(width / LETTER)), x=0.01, ha="left", fontsize=7)

@@ -145,7 +145,7 @@ class Fresh:
             else:
                 undecided.append(f"{group} against {base}")
         if undecided:
-            parts.append(f"There is no verdict on: {'; '.join(undecided)}")
+            parts.append(f"Nothing is decided of: {'; '.join(undecided)}")
         return ". ".join(parts)
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ another motion module is the shipped strong model with its motion module trained
   gain is decided.
 
 These claims are each at a one-sided p of at most 0.05, and not adjusted. A setting that keeps both would be a
-candidate for a default, to be confirmed on fresh prompts. Every method starts from
-the same noise for a prompt. Prompts are the units, and verdicts are adjusted together by Holm's method. No verdict is
-in favour of a method that shows all objects in fewer videos than plain sampling does. Jerk is in px/frame³. Means of
-settings are of their own prompts, of which there are 200, 60 or 45; differences are of the same prompts in both.
+candidate for a default, to be confirmed on fresh prompts. Every method starts from the same noise for a prompt.
+Prompts are the units, and verdicts are adjusted together by Holm's method. No verdict is in favour of a method that
+shows all objects in fewer videos than plain sampling does. Jerk is in px/frame³. A setting's mean is of all its
+prompts, whose number the table says; a difference is of those in which both methods show all objects.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from typing import Any
 
 from ..claims import gain, suggested_margin, within
 from ..errors import Refused
-from ..shapes import rows
+from ..shapes import rows, tuning
 from ..shapes.bench import OTHERS, PLAIN, Row
 from ..shapes.columns import SHAPES
 from ..shapes.grammar import prompts
 from ..shapes.pairs import sample_of, score
 from ..shapes.table import compare_all, values_of
-from ..verdicts import LEVEL, Comparison, mean
+from ..verdicts import LEVEL, NO_VERDICT, Comparison, mean
 from .figures import COLOURS, figure
 from .study import Result, Run
 from .videos import Videos, kept_rows
@@ -77,9 +77,9 @@ SETTINGS = {
     "auto-guidance": Setting(OTHERS["auto-guidance"].says, few=False),
     "optimistic W2SD": Setting(OTHERS["optimistic"].says, few=False),
     W2SD: Setting({}, few=False),
-    "W2SD, motion gain 0": Setting({"options": {"motion_gain": 0.0}}),
+    "W2SD, motion gain 0": Setting(OTHERS["motion-gain-0"].says, few=False),
     "W2SD, motion gain 0.5": Setting({"options": {"motion_gain": 0.5}}),
-    "W2SD, motion gain 2": Setting({"options": {"motion_gain": 2.0}}),
+    "W2SD, motion gain 2": Setting(OTHERS["motion-gain-2"].says, few=False),
     "W2SD, still gain 0": Setting({"options": {"still_gain": 0.0}}),
     "W2SD, noise from 0.9 up": Setting({"options": {"interval": [0.9, 1.0]}}),
     "W2SD, noise up to 0.9": Setting({"options": {"interval": [0.0, 0.9]}}),
@@ -95,7 +95,7 @@ def run(run: Run) -> Result:
     if run.seed:
         raise Refused("seed", run.seed, "sample n has seed n in every run, so that runs can be combined: give 0")
     count = run.prompts or (2 if run.quick else PROMPTS)
-    texts = prompts(count)
+    texts = prompts(max(count, tuning.FIRST) if run.rows else count)  # rows of more prompts than `count` are kept
     by: dict[str, Lines] = {}
     raw = b""
     for pair in (PAIR, MODULES):
@@ -116,10 +116,10 @@ def run(run: Run) -> Result:
             if not run.quick:
                 raw += rows.packed(path, pair)
             if pair == PAIR:
-                by[TRUTH] = truth(videos, texts)
+                by[TRUTH] = truth(videos, texts[:count])
     if not by[BASE]:
         raise Refused("--workers", run.workers, "no prompt has a row yet: give 1 or more, which samples them")
-    return result({name: lines for name, lines in by.items() if lines}, raw)
+    return result({name: by[name] for name in (*SETTINGS, TRUTH) if by[name]}, raw)
 
 
 def truth(videos: Videos, texts: Sequence[str]) -> Lines:
@@ -169,9 +169,9 @@ def result(by: Mapping[str, Lines], raw: bytes = b"") -> Result:
         )
     text[1:] = [row if row[0] in kept else [*row[:-1], ""] for row in text[1:]]
     caption = (
-        "Motion and jerk less those of plain sampling with the same noise, in prompts for which both videos show all"
-        f" objects; their number is in parentheses (n = {max(map(len, by.values()))} prompts or fewer, 95 % intervals,"
-        " not adjusted)."
+        "Motion and jerk (left is steadier) less those of plain sampling with the same noise, in prompts for which both"
+        f" videos show all objects; their number is in parentheses (n = {max(map(len, by.values()))} prompts or fewer,"
+        " 95 % intervals, not adjusted)."
     )
     return Result(
         table,
@@ -205,7 +205,8 @@ def _words(c: Comparison | None, digits: int) -> str:
     if c is None:
         return ""
     half = c.difference.high - c.difference.mean
-    return f"{c.difference.mean:+.{digits}f} ± {half:.{digits}f} ({c.verdict or 'not decided'})"
+    verdict = c.verdict or ("no verdict" if c.reason.startswith(NO_VERDICT) else "not decided")
+    return f"{c.difference.mean:+.{digits}f} ± {half:.{digits}f} ({verdict})"
 
 
 def _outcome(
@@ -223,13 +224,14 @@ def _outcome(
         half = moved.difference.high - moved.difference.mean
         parts.append(
             f"Under W2SD motion {falls}: {moved.difference.mean:+.2f} ± {half:.2f} px of plain sampling's {plain:.1f}"
-            f" ({moved.difference.units} prompts)"
+            f" ({moved.difference.units} prompts in which both show all objects)"
         )
         if not moved.verdict:
             # Two one-sided tests at .05, each passed in 90 of 100 runs if nothing changes: 1.645 + 1.282 errors.
             needed = math.ceil(moved.difference.units * (2.927 * half / (1.96 * SHARE * plain)) ** 2)
             parts.append(
-                f"if nothing changes, to show it in 80 of 100 runs, within {SHARE:.0%}, takes some {needed} of them"
+                f"if it does not change, some {needed} such prompts would show that it stays within {SHARE:.0%}, in 80"
+                " of 100 runs"
             )
     others = {name: c for name in kept if name != W2SD and (c := decided.get((name, "motion"))) and c.verdict}
     changed = ", ".join(f"{name} ({c.difference.mean:+.2f} px)" for name, c in others.items())
@@ -267,5 +269,5 @@ def _figure(decided: Mapping[tuple[str, str], Comparison], pairs: Sequence[tuple
     axes[0][0].set_yticks(range(len(names)), [f"{name} ({counts[name]})" for name in names])
     axes[0][0].invert_yaxis()
     axes[0][0].set(xlabel="motion less plain sampling's (px)")
-    axes[0][1].set(xlabel="jerk less plain sampling's (px/frame³; left is steadier)")
+    axes[0][1].set(xlabel="jerk less plain sampling's (px/frame³)")
     return drawn
