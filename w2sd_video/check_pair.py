@@ -173,7 +173,8 @@ def verdict(whole: Strength, levels: Sequence[Level] = ()) -> str:
     away = [each for each, p in zip(levels, adjusted, strict=True) if p < LEVEL and each.strength.g < 0]
     at = f"; at sigma {', '.join(f'{each.sigma:.3f}' for each in away)} it points away" if away else ""
     if whole.p < LEVEL and whole.g < 0:
-        return "WARNING: the models' difference points away from the data; to first order this pair hurts, which only scores of samples can confirm"
+        away_from = "the models' difference points away from the data"
+        return f"WARNING: {away_from}; to first order this pair hurts, which only scores of samples can confirm"
     if whole.p >= LEVEL:
         return f"no direction is certain{at}: more --samples would tell"
     if whole.low > 0.5:
