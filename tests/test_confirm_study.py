@@ -80,7 +80,7 @@ def test_margins_are_a_tenth_of_what_strong_and_weak_differ_by_on_the_first_prom
 def test_methods_that_are_not_sampled_yet_are_named_and_those_that_have_to_be_are_asked_for(tmp_path):
     by = {name: lines() for name in METHODS if name not in (confirm.MORE, confirm.S2)}
     found = confirm.result(by, chosen=20)
-    assert found.outcome.endswith("Not sampled yet on all of them: S2-guidance, plain, 61 steps.")
+    assert found.outcome.endswith("Not sampled yet on all of them: plain, 61 steps, S2-guidance.")
     with pytest.raises(Refused, match="--prompts: 200 is not accepted; give 201 to 500"):
         confirm.run(study.Run(cache=tmp_path, prompts=200))
     with pytest.raises(Refused, match="--workers: 0 is not accepted; plain has 0 of 300 prompts yet"):

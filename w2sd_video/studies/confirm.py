@@ -41,10 +41,9 @@ BASE, MORE, TUNED_MORE = "plain", "plain, 61 steps", "tuned guidance, 61 steps"
 W2SD_TUNED, PERTURBED, S2 = "W2SD, tuned", METHODS["predict_and_perturb"], METHODS["s2_guidance"]
 STAGES = (
     {BASE: PLAIN, W2SD: {}, OPTIMISTIC: {"method": "optimistic"}, NOISE: PLAIN | {"eta": 1.0}},
-    {TUNED: PLAIN | {"guidance_scale": 5.0}, W2SD_NOISE: {"eta": 1.0}},
+    {MORE: PLAIN | {"num_inference_steps": 61}, TUNED: PLAIN | {"guidance_scale": 5.0}, W2SD_NOISE: {"eta": 1.0}},
     {W2SD_TUNED: {"guidance_scale": 4.0}, TUNED_MORE: PLAIN | {"num_inference_steps": 61, "guidance_scale": 4.0}},
     {AUTO: {"method": "auto_guidance"}, PERTURBED: OTHERS["predict-and-perturb"].says, S2: OTHERS["s2-guidance"].says},
-    {MORE: PLAIN | {"num_inference_steps": 61}},
 )
 PAIRS = [
     *[(base, W2SD) for base in (BASE, MORE, TUNED, NOISE)],
