@@ -12,6 +12,25 @@ import pytest
 
 from w2sd_video.interrupts import uninterrupted
 
+DELETING = """
+import os, signal, sys, time
+from w2sd_video.cli import app, main
+
+class Slow:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(0.1)
+
+@app.command()
+def deletes() -> None:
+    slow = Slow()
+    del slow
+    time.sleep(600)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
+sys.argv = ["w2sd-video", "deletes"]
+main()
+"""
 FIRST_PROCESS = """
 import multiprocessing, time
 from w2sd_video.interrupts import started_uninterrupted
@@ -46,3 +65,12 @@ def test_not_even_the_first_process_is_interrupted_while_it_imports():
     blocked = 1 << (signal.SIGINT - 1)
     assert not int(ours, 16) & blocked
     assert int(its, 16) & blocked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_ends_even_where_it_was_deleting_an_object(number, code):
+    """There, Python drops the exception that is to end it."""
+    program = DELETING.format(number=int(number))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (code, "")

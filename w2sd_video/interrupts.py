@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+
+AGAIN = 0.2  # seconds after which a signal is raised again whose exception Python dropped
 
 
 def of_plugin(error: SystemExit) -> RuntimeError:
@@ -15,14 +19,43 @@ def of_plugin(error: SystemExit) -> RuntimeError:
     Raises:
         SystemExit: it is of this package, or of a signal's handler, and ends the program.
     """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
-    last, line = frames[-1]
-    ours = last.f_globals.get("__name__", "").startswith("w2sd_video.")
-    if ours or any(frame.f_code in handlers for frame, _ in frames):
+    *_, (last, line) = traceback.walk_tb(error.__traceback__)
+    if last.f_globals.get("__name__", "").startswith("w2sd_video.") or _of_signal(error.__traceback__):
         raise error
     code = "" if error.code is None else f": {error.code}"
     return RuntimeError(f"SystemExit{code} ({last.f_code.co_filename}, line {line})")
+
+
+def _of_signal(trace: TracebackType | None) -> bool:
+    """Whether an exception was raised in a handler of a signal."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(trace))
+
+
+def insist() -> None:
+    """From here on, a signal whose exception Python drops is raised again a moment later.
+
+    Python drops an exception that is raised while it deletes an object, such as a handler's. A KeyboardInterrupt counts
+    as SIGINT's, and a handler's SystemExit as SIGTERM's. On Windows, which has no `setitimer`, nothing changes.
+    """
+    if not hasattr(signal, "setitimer"):
+        return
+    lost: list[int] = []
+
+    def dropped(what: sys.UnraisableHookArgs, report: Callable[..., object] = sys.unraisablehook) -> None:
+        ended = issubclass(what.exc_type, SystemExit) and _of_signal(what.exc_traceback)
+        if not ended and not issubclass(what.exc_type, KeyboardInterrupt):
+            report(what)
+            return
+        lost.append(signal.SIGTERM if ended else signal.SIGINT)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
+    def again(*_: object) -> None:
+        while lost:
+            signal.raise_signal(lost.pop())
+
+    sys.unraisablehook = dropped
+    signal.signal(signal.SIGALRM, again)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import w2sd_video
 
 from ..bench.cli import app as bench_app
 from ..families import MIXTURES, VIDEOS
+from ..interrupts import insist
 from ..shapes.cli import app as shapes_app
 from ..terminal import finish, give_up, messages, say, unwritable
 from .generate import IMAGES, generate
@@ -42,6 +43,7 @@ app = typer.Typer(
 def main() -> None:
     """The program. Its exit codes are those of `EXITS`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-made files are cleared away
+    insist()
     for stream in ("stdin", "stdout", "stderr"):  # that are closed: without this, the next file opened takes its place
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "r" if stream == "stdin" else "w", encoding="utf-8"))

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import plugins
-from ..interrupts import started_uninterrupted
+from ..interrupts import insist, started_uninterrupted
 from ..threads import threads_for
 from .engine import Messages, Outcome, Outcomes, Start, Task, Worker, hand_out, started
 
 PATIENCE = 10  # seconds to wait for a worker to end before it is killed
-AGAIN = 0.2  # seconds after which an exception that Python dropped is raised again
 
 
 def _outlive(sentinel: int) -> None:
@@ -50,31 +49,13 @@ def _serve(connection: Connection, start: Start, threads: int, files: Sequence[t
 
 @contextmanager
 def _ended_by_an_exception() -> Iterator[None]:
-    """SIGTERM raises SystemExit in the body, so that incomplete files are removed, and is ignored afterwards.
-
-    Python drops an exception that is raised while it deletes an object; a timer then raises it again.
-    """
-    numbers = [signal.SIGTERM]
-    if hasattr(signal, "setitimer"):  # not on Windows, which calls no handler for SIGTERM
-        numbers.append(signal.SIGALRM)
-
-    def end(*_: object) -> None:
-        sys.exit(143)
-
-    def dropped(what: sys.UnraisableHookArgs, report: Callable[..., object] = sys.unraisablehook) -> None:
-        if what.exc_type is SystemExit:
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        else:
-            report(what)
-
-    sys.unraisablehook = dropped
-    for number in numbers:
-        signal.signal(number, end)
+    """SIGTERM raises SystemExit in the body, so that incomplete files are removed, and is ignored afterwards."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    insist()
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Process(Worker):
