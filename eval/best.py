@@ -114,7 +114,6 @@ def copy(bests: Sequence[Best], folder: str | Path) -> list[Path]:
             files[path.name] = path
     if not files:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
     with whole({name: folder / name for name in files}) as staged:
         for name, path in files.items():
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, staged[name])

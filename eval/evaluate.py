@@ -11,7 +11,7 @@ from typing import Any
 
 from w2sd_video.devices import usable_device
 from w2sd_video.errors import Refused, did_you_mean
-from w2sd_video.runs import writable
+from w2sd_video.runs import gone_if_empty, writable
 
 from . import notes
 from . import official as vbench_package
@@ -123,14 +123,15 @@ def evaluate(
     against = references_of(scorer, wanted, pictures)
     store = Store(Path(rows_file) if rows_file else None, {d.name for d in wanted if not d.stored})
     todo, problems = to_do(scorer, store, inputs.videos, against.pictures, asked)
-    if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
-        writable(Path(rows_file).parent, "rows_file")
-
     by_path = sorted(inputs.videos, key=_place)  # notes and sums do not depend on the order of the arguments
-    said = list(notes.of_files(by_path, scorer.ready, inputs.arguments, inputs.prompts, images))
-    for note in said:
-        say(note)
-    with contextlib.closing(Decoder()) as process:
+    with contextlib.ExitStack() as stack:
+        if rows_file and any(todo.values()):  # what is scored already is read of another's run, too
+            stack.enter_context(gone_if_empty(Path(rows_file).parent))
+            writable(Path(rows_file).parent, "rows_file")
+        said = list(notes.of_files(by_path, scorer.ready, inputs.arguments, inputs.prompts, images))
+        for note in said:
+            say(note)
+        process = stack.enter_context(contextlib.closing(Decoder()))
         if official:
             problems += score_officially(str(official), scorer, store, todo, process, progress)
         else:

@@ -364,7 +364,6 @@ class Summary:
         if not isinstance(out, (str, Path)) or not str(out) or str(out).endswith("/"):
             raise Refused("out", out, "give a file, such as results.json")
         out = Path(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
         files = [out, out.with_suffix(".csv")]
         with whole({"csv": files[1], "json": out}) as staged:
             staged["json"].write_text(json.dumps(finite(self.data(command)), indent=1) + "\n", encoding="utf-8")

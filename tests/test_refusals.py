@@ -106,6 +106,48 @@ def test_what_is_refused_leaves_no_folder(elsewhere, options, says):
     assert says in run(*options, code=2) and listing(".") == []
 
 
+LATE = """
+prompts: shapes
+n: 2
+settings: {num_inference_steps: 2, num_frames: 2}
+axes: {arm: {w2sd: {}, tuned: {variant: plain, tune: {guidance_scale: [2, 3]}}}}
+dimensions: [shapes]
+tuning: {n: 2, by: [shapes_right]}
+"""
+
+
+@pytest.mark.slow
+@command_lines("""
+    study reuse --workers 0 --out new/out --page new/page => 12 of 12 prompts are not sampled yet
+    study reuse --rows rows.jsonl --out new/out => --rows: rows.jsonl is no file of rows of JSON
+    study resampling --workers 0 --quick --out new/out => prompts yet: give 1 or more, which samples them
+    study resampling --rows rows.jsonl.xz --out new/out => --rows: rows.jsonl.xz is no packed file of rows of JSON
+    shapes bench --set num_inference_steps=1001 --method strong --out new/out/rows.jsonl => give a whole number from 1
+    shapes bench --pair shapes-control --set num_inference_steps=1001 --method strong --out new/out/rows.jsonl => 1001
+    shapes bench --method rendered --figure figure.png --out new/out/rows.jsonl => no row would be there to compare
+    shapes train new/out --stage tuned => it continues from video
+    check-pair --preset shapes-control --samples 2 --steps 2000 --out new/out => --steps: 2000 is not accepted
+    check-pair --preset shapes-control --samples 2 --device cuda:99 --out new/out => --device: 'cuda:99'
+    doctor --try shapes --device cuda:99 --out new/out/report.md => --device: 'cuda:99'
+    reproduce table12 --shapes --device cuda:99 --out new/out => --device: 'cuda:99'
+    run late.yaml --shard 1/2 --out new/out => first start the run without a shard
+""")
+def test_what_is_refused_once_work_has_begun_leaves_no_folder(elsewhere, options, says):
+    Path("late.yaml").write_text(LATE)
+    for name in ("rows.jsonl", "rows.jsonl.xz"):
+        Path(name).write_text("no rows\n")
+    before = set(Path().rglob("*"))
+    assert says in " ".join(run(*options, code=2).split())
+    assert set(Path().rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_scores_of_nothing_that_can_be_scored_leave_no_folder(elsewhere):
+    Path("broken.mp4").write_text("no video")
+    run("best", "broken.mp4", "--by", "shapes_right", "--out", "new/best", "--scores", "new/rows.jsonl", code=1)
+    assert listing(".") == ["broken.mp4"]
+
+
 @pytest.mark.parametrize("role", ["strong", "weak"])
 def test_a_folder_that_is_no_model_is_refused_in_a_dry_run_too(elsewhere, role):
     Path("none").mkdir()

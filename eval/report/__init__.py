@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from w2sd_video.errors import Refused
-from w2sd_video.runs import whole, writable
+from w2sd_video.runs import gone_if_empty, whole, writable
 
 from . import media
 from .data import Data, Experiment, Published
@@ -59,17 +59,18 @@ def write(
 
     check(path)
     folder = files_of(path)
-    writable(folder)
-    clips: dict[Video, dict[str, Any]] = {}
-    broken: dict[Video, str] = {}
-    if gallery:
-        clips, broken = media.add(folder, summary.scores.videos)
-    script = get_plotlyjs()
-    text = page(summary, experiment, clips, broken, votes, folder.name)
-    with whole({"script": folder / PLOTLY, "page": path}) as staged:
-        staged["script"].write_text(script, encoding="utf-8")
-        staged["page"].write_text(text, encoding="utf-8", errors="backslashreplace")
-    media.prune(folder, clips)
+    with gone_if_empty(folder):
+        writable(folder)
+        clips: dict[Video, dict[str, Any]] = {}
+        broken: dict[Video, str] = {}
+        if gallery:
+            clips, broken = media.add(folder, summary.scores.videos)
+        script = get_plotlyjs()
+        text = page(summary, experiment, clips, broken, votes, folder.name)
+        with whole({"script": folder / PLOTLY, "page": path}) as staged:
+            staged["script"].write_text(script, encoding="utf-8")
+            staged["page"].write_text(text, encoding="utf-8", errors="backslashreplace")
+        media.prune(folder, clips)
     return [path, folder]
 
 

@@ -68,7 +68,7 @@ def true_size(
         _check(path, minutes, sizes or [], frames, overwrite)
         quiet()
         from ..devices import usable_device
-        from ..runs import writable
+        from ..runs import usable
         from . import true_size as benchmark
 
         for name in chosen or []:
@@ -77,7 +77,7 @@ def true_size(
         on = usable_device(device)
         if on.type == "cpu" and not small:
             raise Refused("--device", device, "the true size needs an accelerator: choose one, or give --small")
-        writable(path.parent)
+        usable(path.parent)
         results = benchmark.run(
             path,
             on,

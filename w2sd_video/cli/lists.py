@@ -194,7 +194,7 @@ def _try(name: str, path: Path | None, device: str | None, overwrite: bool, as_j
     from .. import trial
 
     trial.check_there(preset)
-    runs.writable(path.parent)
+    runs.usable(path.parent)
     quiet()
     with presets.naming(preset, {"device": device}):
         results = trial.run(preset, device, lambda line: err.print(line, markup=False))

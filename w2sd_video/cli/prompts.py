@@ -118,7 +118,7 @@ def _write(suite: Suite, drawn: dict[str, Any], form: str | None, path: Path | N
     if path is None:
         say(text.rstrip("\n"))
         return
-    runs.writable(path.parent)
+    runs.usable(path.parent)
     runs.write_text(path, text)
     say(f"Wrote {path}")
 

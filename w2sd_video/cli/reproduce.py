@@ -103,7 +103,7 @@ def reproduce(
             )
         for where, plan in by_folder.items():
             plan.check()
-            runs.writable(where)
+            runs.usable(where)
         quiet()
         complete, summaries = True, {}
         for where, plan in by_folder.items():
@@ -158,7 +158,7 @@ def _write_plans(path: Path, by_folder: Mapping[Path, Plan]) -> None:
     }
     for file in files:
         check_file(file, overwrite=False)
-    runs.writable(path.parent)
+    runs.usable(path.parent)
     with runs.whole({str(file): file for file in files}) as staged:
         for file, plan in files.items():
             text = yaml.safe_dump(_said(plan), sort_keys=False, allow_unicode=True)

@@ -320,20 +320,22 @@ def check_pair(
         runs.usable(out_folder)
         if loras := fields.pop("adapters", []):
             fields["adapters"] = adapters(loras, pair, {}, alone=not fields.keys() & {"weak", "weak_motion_adapter"})
-        data = check.samples(pair, samples, videos or [], control, out_folder / "shown")
-        if videos and pair.refine:
-            data = _refined(data, pair, fields)
-        requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
-        batches = {} if dimensions == "none" else _batches(requests, out_folder)
-        check.writable(out_folder)
-        for folder, batch in batches.items():
-            confirm_writable(batch, folder, ["mp4"], False, way="Give another --out")
-        if batches:
-            refuse_taken(out_folder / "scores.json")
-        runs.writable(out_folder)
-        quiet()
+        with runs.gone_if_empty(out_folder), runs.gone_on_error(shown := out_folder / "shown"):
+            data = check.samples(pair, samples, videos or [], control, shown)
+            if videos and pair.refine:
+                data = _refined(data, pair, fields)
+            requests = [Request.of(each.prompt, n, pair, **each.told, **fields) for n, each in enumerate(data)]
+            batches = {} if dimensions == "none" else _batches(requests, out_folder)
+            check.writable(out_folder)
+            for folder, batch in batches.items():
+                confirm_writable(batch, folder, ["mp4"], False, way="Give another --out")
+            if batches:
+                refuse_taken(out_folder / "scores.json")
+            runs.writable(out_folder)
+            quiet()
+            with presets.naming(pair, fields):
+                result = _ask(requests, data, out_folder, console, pair, fields)
         with presets.naming(pair, fields):
-            result = _ask(requests, data, out_folder, console, pair, fields)
             for folder, batch in batches.items():
                 sample(batch, folder, ["mp4"], False, None, way="Give another --out", to=console)
         scored = True

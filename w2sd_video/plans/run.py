@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -102,12 +102,12 @@ def run(
     check_tuning(plan)
     if plan.names == "vbench":
         check_names(plan)
-    runs.writable(path)
 
     def make(of_tuning: Plan, where: Path) -> list[Line]:
         return run(of_tuning, where, workers, threads, command=command, engine=engine, progress=progress).failed
 
-    with runs.alone(path / "run.json" if shard == WHOLE else path / f"shard-{shard[0]}"), recording(folder) as record:
+    part = "run.json" if shard == WHOLE else f"shard-{shard[0]}"
+    with recording(folder) as record, runs.alone(path / part):
         # If shards start at the same time, the first one sets the threads and the refined prompts for all.
         with runs.locked(folder.path / RECORD) if shard != WHOLE else nullcontext():
             plan = prepared(plan, folder, make, shard == WHOLE)
@@ -182,14 +182,20 @@ def _line(folder: Folder, cell: Cell, outcome: Outcome) -> dict[str, Any]:
 
 @contextmanager
 def recording(folder: Folder) -> Iterator[Any]:
-    """Opens a new file in the record for this process to append lines to; removes it if it stays empty."""
-    runs.writable(folder.path / RECORD)
+    """Opens a new file in the record for this process to append lines to; removes it if it stays empty, and folders
+    that were not there before."""
     name = f"{time.time_ns():x}-{socket.gethostname()}-{os.getpid()}.jsonl"
     path = folder.path / RECORD / name
-    with open(path, "x", encoding="utf-8") as file:
-        yield file
-    if not path.stat().st_size:
-        path.unlink()
+    with runs.gone_if_empty(path.parent):
+        runs.writable(folder.path)
+        runs.writable(path.parent)
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                yield file
+        finally:
+            with suppress(FileNotFoundError):
+                if not path.stat().st_size:
+                    path.unlink()
 
 
 def _begin(folder: Folder, plan: Plan, threads: int, chosen: bool) -> Keys:

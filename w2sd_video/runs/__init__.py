@@ -3,7 +3,19 @@
 from ..errors import Refused
 from ..models.sources import absolute
 from ..settings import VARIANTS
-from .files import alone, gone_if_empty, locked, naming, placeable, rows, usable, whole, writable, write_text
+from .files import (
+    alone,
+    gone_if_empty,
+    gone_on_error,
+    locked,
+    naming,
+    placeable,
+    rows,
+    usable,
+    whole,
+    writable,
+    write_text,
+)
 from .outputs import FORMATS, Output, claimed, place
 from .request import Request
 from .sidecar import check_files, hashes, read_sidecar, sidecar
@@ -19,6 +31,7 @@ __all__ = [
     "check_files",
     "claimed",
     "gone_if_empty",
+    "gone_on_error",
     "hashes",
     "locked",
     "naming",

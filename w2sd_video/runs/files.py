@@ -122,9 +122,30 @@ def gone_if_empty(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            for each in absent:
+        for each in absent:
+            with suppress(OSError):
                 each.rmdir()
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is made if it is not there, and then removed again if it stays empty."""
+    with gone_if_empty(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+@contextmanager
+def gone_on_error(out: Path) -> Iterator[None]:
+    """Removes a folder that was not there before, with all that is in it, and its parents, if the body raises."""
+    absent = not os.path.lexists(out)
+    with gone_if_empty(out.parent):
+        try:
+            yield
+        except BaseException:
+            if absent:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -277,7 +298,7 @@ def whole(
     before anything is replaced, so that it never stands beside files that are not its own.
 
     Args:
-        finals: the places, all of them in the last one's folder or below it.
+        finals: the places, all of them in the last one's folder or below it. The folder is made if it is not there.
         stale: what is removed with it.
         check: called before the files take their places; no other process takes one meanwhile. What it raises leaves
             everything as it was.
@@ -286,7 +307,7 @@ def whole(
         OSError: names the place of the file that cannot be written.
     """
     parent = list(finals.values())[-1].parent
-    with hidden(parent) as folder:
+    with _made(parent), hidden(parent) as folder:
         staged = {kind: folder / str(n) / path.name for n, (kind, path) in enumerate(finals.items())}
         try:
             for path in staged.values():

@@ -31,7 +31,7 @@ from .. import hashing, presets
 from ..errors import ArgumentError
 from ..interrupts import started_uninterrupted
 from ..models.sources import resolve
-from ..runs import VARIANTS, Request, alone, writable
+from ..runs import VARIANTS, Request, alone, gone_if_empty, gone_on_error, writable
 from ..sampling import load, sample
 from ..threads import torch_threads
 from .pairs import prompt_of, sample_of, score
@@ -190,19 +190,24 @@ def run(
         ValueError: the file holds samples of another pair, or of other prompts, settings, weights or judges.
         OSError: a process was killed.
     """
-    writable(out.absolute().parent)
-    with alone(out):
-        work = _left(pair, out, wanted, prompts, dict(settings or {}), progress, tuning, 1 if by_prompt else TOGETHER)
-        if by_prompt:
-            work.sort(key=lambda each: each.samples[0][0])
-        for each, lines in _done(work, processes):
-            add(out, lines)
-            progress(each.name, len(lines))
+    folder, pictures = out.absolute().parent, out.with_name(f"{out.stem}-shown")
+    with gone_if_empty(folder):
+        writable(folder)
+        with alone(out):
+            with gone_on_error(pictures):
+                together = 1 if by_prompt else TOGETHER
+                work = _left(pair, out, pictures, wanted, prompts, dict(settings or {}), progress, tuning, together)
+            if by_prompt:
+                work.sort(key=lambda each: each.samples[0][0])
+            for each, lines in _done(work, processes):
+                add(out, lines)
+                progress(each.name, len(lines))
 
 
 def _left(
     pair: str,
     out: Path,
+    pictures: Path,
     wanted: Mapping[str, Row],
     prompts: Sequence[str],
     settings: dict[str, Any],
@@ -214,7 +219,6 @@ def _left(
     pair_preset = preset(pair, settings)
     lines = [row for row in read(out, pair, mend=True) if row.get("tuning", False) == tuning]
     present = {(row["method"], row["n"]): row for row in lines}
-    pictures = out.with_name(f"{out.stem}-shown")
     work: list[_Work] = []
     texts = cache(lambda n: prompt_of(pair_preset, seed_of(n, tuning), prompts[n]))
     for name, row in wanted.items():

@@ -83,7 +83,7 @@ def render(
         if path.suffix not in (".mp4", ".png"):
             raise Refused("--out", str(path), "give an .mp4 or a .png")
         check_file(path, overwrite)
-        runs.writable(path.parent)
+        runs.usable(path.parent)
         drawn = world.render(scene, seed, frames, size, size)
         pixels = ((world.edges(drawn) if edges else drawn) * 255).round().astype("uint8")
         with runs.whole({"file": path}) as staged:
@@ -153,6 +153,7 @@ def train(
     With --miniatures: a LoRA, a ControlNet, an IP-Adapter, another motion module, and a DiT-MoE of digits. It can be
     interrupted, and goes on where it was.
     """
+    from ..runs import gone_on_error
     from .miniatures import MiniatureRecipe, MiniatureTrainer
     from .recipe import Recipe
     from .train import Trainer
@@ -177,7 +178,9 @@ def train(
         for stage in only or []:
             if stage not in maker.stages:
                 raise Refused("--stage", stage, did_you_mean(stage, maker.stages))
-        trainer = maker(folder, recipe(**chosen), device)
+        with gone_on_error(folder):
+            trainer = maker(folder, recipe(**chosen), device)
+            trainer.check(only or [])
         trainer.train(only)
         if trainer.finished:
             options = ["--miniatures"] * miniatures + [f"--set {s}" for s in settings or []]
@@ -284,6 +287,9 @@ def bench(
         if not table_only:
             wanted = {name: row for name, row in (main | others).items() if name in (method or main)}
             tried = {name: row for name, row in tuned.items() if tune and name in (method or tuned)}
+            held = {line["method"] for line in rows.read(path, pair) if not line.get("tuning")}
+            if figure and not {"strong"} < held | wanted.keys() | tried.keys():
+                raise Refused("--figure", str(figure), "no row would be there to compare with strong's")
             _measure(pair, path, chosen, wanted, tried, samples, tune, processes)
         elif not path.exists():
             raise Refused("--out", str(path), "it is not there")

@@ -109,7 +109,6 @@ class MiniatureTrainer(Denoising):
                 continue
             stages = ("digits-vae", "digits") if stage == "digits" else (stage,)
             head = HEAD.format(name=name, what=what, data=data)
-            Path(to).mkdir(parents=True, exist_ok=True)
             with whole({"made": Path(to) / name}) as staged:
                 shutil.copytree(self.made / stage, staged["made"])
                 (staged["made"] / "README.md").write_text(self.card(head, command, stages))

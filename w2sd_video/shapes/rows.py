@@ -87,7 +87,8 @@ def read(path: Path, pair: str | None, mend: bool = False) -> list[Any]:
     except RecursionError:
         raise ArgumentError("out", f"{path} is no file of rows of JSON: it nests too deep") from None
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
-        raise ArgumentError("out", f"{error}") from None
+        named = f"{path} is no packed file of rows of JSON: {error}" if path.suffix == ".xz" else f"{error}"
+        raise ArgumentError("out", named) from None
     if not all(map(_is_row, rows)):
         raise ArgumentError("out", f"{path} holds rows that this command did not write; {OTHER}")
     pairs = {row["pair"] for row in rows}
@@ -130,9 +131,10 @@ def line_of(
 
 
 def add(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Appends lines to a results file."""
-    with open(path, "a") as file:
-        file.writelines(map(_text, lines))
+    """Appends lines to a results file. Without lines, none is made."""
+    if texts := [_text(line) for line in lines]:
+        with open(path, "a") as file:
+            file.writelines(texts)
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -161,14 +161,22 @@ class Run:
             Refused: a stage continues from one that is neither done nor among `stages`.
         """
         chosen = self.stages if stages is None else tuple(stages)
-        for stage in chosen:
-            before = self.after.get(stage)
-            if before and before not in chosen and not self._done(before).exists() and not self._done(stage).exists():
-                raise Refused("stage", stage, f"it continues from {before}, which {self.folder} lacks: train it first")
+        self.check(chosen)
         for stage in self.stages:
             if stage in chosen and not self._done(stage).exists():
                 getattr(self, f"_{stage}")()
                 self._done(stage).touch()
+
+    def check(self, stages: Sequence[str]) -> None:
+        """Refuses stages that `train` cannot run.
+
+        Raises:
+            Refused: see `train`.
+        """
+        for stage in stages:
+            before = self.after.get(stage)
+            if before and before not in stages and not self._done(before).exists() and not self._done(stage).exists():
+                raise Refused("stage", stage, f"it continues from {before}, which {self.folder} lacks: train it first")
 
     @property
     def finished(self) -> bool:

@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,7 @@ from ..shapes import bench, grammar, rows
 from ..shapes.pairs import sample_of, score
 from .figures import COLOURS, figure
 from .study import Mean, Result, Run
+from .videos import kept_rows, rows_of
 
 PAPER = "none of it; ablations of a method of this project"
 PAIR = "shapes"
@@ -131,9 +131,7 @@ def run(run: Run) -> Result:
     if run.workers > 1:
         raise Refused("--workers", run.workers, "this study samples in one process: give 1, or 0 to sample nothing")
     texts = grammar.prompts(run.prompts or (2 if run.quick else PROMPTS))
-    with TemporaryDirectory() as folder:
-        path = (run.cache or Path(folder)) / f"reuse{'-quick' * run.quick}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with kept_rows(run, "reuse") as path:
         lines = _lines(run, path, texts)
         raw = b"" if run.quick else rows.packed(path, PAIR)
     return _result(lines, raw)
@@ -150,7 +148,7 @@ def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[st
     of = {**bench.origin(PAIR), "study": sha256(code.encode()).hexdigest()[:12]}
     with alone(path):
         present = {(each["method"], each["n"]) for each in rows.read(path, PAIR, mend=True)}
-        known = (each for file in run.rows for each in rows.read(file, PAIR))
+        known = (each for file in run.rows for each in rows_of(file, PAIR))
         rows.add(path, [each for each in known if each["of"] == of and (each["method"], each["n"]) not in present])
         lines = {(line["method"], line["n"]): line for line in rows.read(path, PAIR) if line["of"] == of}
         lacking = [n for n in range(len(texts)) if any((label, n) not in lines for label in METHODS)]

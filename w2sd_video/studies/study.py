@@ -82,7 +82,6 @@ class Run:
             return load_file(path)
         tensors = {n: t.contiguous() for n, t in make().items()}
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with whole({"tensors": path}) as staged:
                 save_file(tensors, staged["tensors"])
         return tensors
@@ -164,7 +163,6 @@ def perform(name: str, run: Run) -> Result:
 def write(name: str, result: Result, folder: Path) -> list[Path]:
     """Writes NAME.csv, NAME.png, NAME.svg and NAME.txt into a folder; on an error, none of them."""
     paths = {kind: folder / f"{name}.{kind}" for kind in ("csv", "png", "svg", "txt")}
-    folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
         _write_csv(result.rows, staged["csv"])
         _draw(result.figure, staged["png"], staged["svg"])
@@ -177,7 +175,6 @@ def write_page(name: str, result: Result, run: Run, folder: Path) -> list[Path]:
     paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "csv", "md")}
     if result.raw:
         paths["rows"] = rows_beside(name, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     with whole(paths) as staged:
         _write_csv(result.rows, staged["csv"])
         _draw(result.figure, staged["png"], most=PICTURE)

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import presets
 from ..errors import ArgumentError, note_once
-from ..runs import alone
+from ..runs import alone, gone_if_empty
 from ..shapes import bench, rows
 from ..shapes.bench import Row, seed_of
 from ..shapes.columns import ALWAYS, OF_EVERY
@@ -33,8 +33,17 @@ def kept_rows(run: Run, name: str) -> Iterator[Path]:
         with TemporaryDirectory() as folder:
             yield Path(folder) / f"{name}.jsonl"
     else:
-        run.cache.mkdir(parents=True, exist_ok=True)
-        yield run.cache / f"{name}{'-quick' * run.quick}.jsonl"
+        with gone_if_empty(run.cache):
+            run.cache.mkdir(parents=True, exist_ok=True)
+            yield run.cache / f"{name}{'-quick' * run.quick}.jsonl"
+
+
+def rows_of(path: Path, pair: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a file of `--rows`; see `rows.read`."""
+    try:
+        return rows.read(path, pair)
+    except ArgumentError as error:
+        raise ArgumentError("--rows", error.problem) from None
 
 
 def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
@@ -149,11 +158,8 @@ class Videos:
             rows.add(self.path, [line for key, line in known.items() if key not in of_run])
 
     def _of_rows(self, path: Path, tuned: bool) -> list[dict[str, Any]]:
-        """The lines of a file of `--rows`."""
-        try:
-            lines = rows.read(path, None)
-        except ArgumentError as error:
-            raise ArgumentError("--rows", error.problem) from None
+        """The lines of a file of `--rows` with the same weights, judge and preset as now."""
+        lines = rows_of(path)
         own = self._own(lines, tuned)
         pair = [line for line in lines if line["pair"] == self.pair and line.get("tuning", False) == tuned]
         if len(own) < len(pair):
