@@ -10,12 +10,12 @@ from .files import (
     locked,
     naming,
     placeable,
-    rows,
     usable,
     whole,
     writable,
     write_text,
 )
+from .growing import rows
 from .outputs import FORMATS, Output, claimed, place
 from .request import Request
 from .sidecar import check_files, hashes, read_sidecar, sidecar

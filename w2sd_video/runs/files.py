@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever ends the process; and files of rows that grow.
+"""Files and folders that appear whole or not at all, whatever ends the process.
 
 A set of files is written to a hidden folder beside its places. When it is complete, a plan in that folder says where
 each of its files goes, and only then are they moved. A process that dies before has changed nothing, and the next one
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import Refused
 from ..interrupts import uninterrupted
@@ -419,48 +419,3 @@ def _place(error: OSError, folder: Path, places: Mapping[Path, Path]) -> str:
         return ""
     within = [place / named.relative_to(path) for path, place in places.items() if named.is_relative_to(path)]
     return str(within[0] if within else folder.parent)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def rows(path: Path, mend: bool = True) -> list[Any]:
-    """The rows of a JSON Lines file that grows as work goes on; none where there is no file.
-
-    A last line that was cut short, because the process died writing it, is removed from the file.
-
-    Args:
-        mend: False leaves the file as it is: for readers, beside which another process may be writing that line.
-
-    Raises:
-        ValueError: the file holds something else, and is left as it is.
-    """
-    if not path.exists():
-        return []
-    if not path.is_file():  # reading a pipe may wait for ever
-        raise ValueError(f"{path} is no file of rows of JSON: it is a folder, a pipe or a device")
-    text = path.read_bytes()
-    end = text.rfind(b"\n") + 1
-    try:
-        if text[end : end + 1] not in (b"", b"{"):
-            raise ValueError("its last line is no row")
-        if text and not end and _is_json(text):
-            raise ValueError("its only line has no end")
-        values = []
-        for number, line in enumerate(text[:end].splitlines(), 1):
-            try:
-                values.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is no file of rows of JSON: it nests too deep") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no file of rows of JSON: {error}") from None
-    if mend and end < len(text):
-        os.truncate(path, end)
-    return values
