@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2sd_video.errors import Refused
+from w2sd_video.errors import ArgumentError, Refused
 from w2sd_video.methods import W2SD, Optimistic
+from w2sd_video.shapes import bench, rows
 from w2sd_video.studies import points, reuse, study
 from w2sd_video.studies.points import Mixture
 
@@ -111,6 +112,23 @@ def test_evaluations_are_those_that_each_part_leaves_out_and_rows_are_taken_over
 def test_what_the_study_cannot_do_is_refused(run, text):
     with pytest.raises(Refused, match=text):
         study.perform("reuse", run)
+
+
+def test_kept_rows_of_another_judge_are_refused_before_more_are_sampled(tmp_path):
+    """Both would be in the file then, and it would not be read again."""
+    of = {**bench.origin(reuse.PAIR), "judge": "another"}
+    line = rows.line_of(reuse.PAIR, reuse.REFERENCE, 0, "a red circle", 0, {"right": 1.0}, 122, 1.0, of)
+    rows.add(tmp_path / "reuse.jsonl", [line])
+    with pytest.raises(ArgumentError, match="holds rows made with another judge and study: remove it"):
+        study.perform("reuse", study.Run(cache=tmp_path))
+
+
+def test_earlier_rows_that_do_not_say_what_they_are_of_are_not_taken_over(tmp_path):
+    line = rows.line_of(reuse.PAIR, reuse.REFERENCE, 0, "a red circle", 0, {"right": 1.0}, 122, 1.0, {})
+    del line["of"]
+    rows.add(tmp_path / "rows.jsonl", [line])
+    with pytest.raises(Refused, match="12 of 12 prompts are not sampled yet"):
+        study.perform("reuse", study.Run(workers=0, rows=[tmp_path / "rows.jsonl"]))
 
 
 def test_what_is_said_is_what_the_distances_are():

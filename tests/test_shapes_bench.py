@@ -379,3 +379,9 @@ def test_a_measure_that_does_not_apply_is_null_in_the_file_and_nan_here(made):
     assert packed == made.read_text() and "NaN" not in packed and json.loads(packed)["scores"]["form"] is None
     (new,) = read(made, line["pair"])
     assert math.isnan(old["scores"].pop("form")) and math.isnan(new["scores"].pop("form")) and old == new
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+def test_a_full_disk_is_said_with_the_file(made):
+    with pytest.raises(OSError, match="/dev/full"):
+        rows.add(Path("/dev/full"), lines(made))

@@ -131,9 +131,13 @@ def line_of(
 
 
 def add(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Appends lines to a results file. Without lines, none is made."""
+    """Appends lines to a results file. Without lines, none is made.
+
+    Raises:
+        OSError: names the file, as on a full disk.
+    """
     if texts := [_text(line) for line in lines]:
-        with open(path, "a") as file:
+        with runs.naming(path), open(path, "a") as file:
             file.writelines(texts)
 
 

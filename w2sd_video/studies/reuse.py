@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from .. import presets, sampling
-from ..errors import Refused
+from ..errors import ArgumentError, Refused
 from ..levels import Level, Step
 from ..methods import W2SD, AutoGuidance, Method, Optimistic
 from ..methods.method import Answer, Arm, Noise
@@ -142,15 +142,20 @@ def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[st
 
     Raises:
         Refused: prompts lack lines, and the run has no workers.
+        ArgumentError: the file holds lines of other weights, another judge or other methods.
     """
     preset = bench.preset(PAIR, {"num_inference_steps": 4, "num_frames": 2} if run.quick else {})
     code = "".join(map(inspect.getsource, (NotCorrected, EverySecond, Half, Places, KeptUnconditional)))
     of = {**bench.origin(PAIR), "study": sha256(code.encode()).hexdigest()[:12]}
     with alone(path):
-        present = {(each["method"], each["n"]) for each in rows.read(path, PAIR, mend=True)}
+        held = rows.read(path, PAIR, mend=True)
+        if changed := {name for each in held for name in of if each.get("of", {}).get(name) != of[name]}:
+            made = f"{path} holds rows made with another {' and '.join(sorted(changed))}"
+            raise ArgumentError("--out", f"{made}: remove it, or give another folder")
+        present = {(each["method"], each["n"]) for each in held}
         known = (each for file in run.rows for each in rows_of(file, PAIR))
-        rows.add(path, [each for each in known if each["of"] == of and (each["method"], each["n"]) not in present])
-        lines = {(line["method"], line["n"]): line for line in rows.read(path, PAIR) if line["of"] == of}
+        rows.add(path, [each for each in known if each.get("of") == of and (each["method"], each["n"]) not in present])
+        lines = {(line["method"], line["n"]): line for line in rows.read(path, PAIR)}
         lacking = [n for n in range(len(texts)) if any((label, n) not in lines for label in METHODS)]
         if lacking and not run.workers:
             raise Refused("--workers", 0, f"{len(lacking)} of {len(texts)} prompts are not sampled yet: give 1")

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import presets
 from ..errors import ArgumentError, note_once
-from ..runs import alone, gone_if_empty
+from ..runs import alone, gone_if_empty, writable
 from ..shapes import bench, rows
 from ..shapes.bench import Row, seed_of
 from ..shapes.columns import ALWAYS, OF_EVERY
@@ -34,7 +34,7 @@ def kept_rows(run: Run, name: str) -> Iterator[Path]:
             yield Path(folder) / f"{name}.jsonl"
     else:
         with gone_if_empty(run.cache):
-            run.cache.mkdir(parents=True, exist_ok=True)
+            writable(run.cache)
             yield run.cache / f"{name}{'-quick' * run.quick}.jsonl"
 
 
