@@ -150,8 +150,8 @@ def _lines(run: Run, path: Path, texts: Sequence[str]) -> dict[str, list[dict[st
     with alone(path):
         held = rows.read(path, PAIR, mend=True)
         if changed := {name for each in held for name in of if each.get("of", {}).get(name) != of[name]}:
-            made = f"{path} holds rows made with another {' and '.join(sorted(changed))}"
-            raise ArgumentError("--out", f"{made}: remove it, or give another folder")
+            said = f"{path} holds rows made with another {' and '.join(sorted(changed))}"
+            raise ArgumentError("--out", f"{said}: remove it, or give another folder")
         present = {(each["method"], each["n"]) for each in held}
         known = (each for file in run.rows for each in rows_of(file, PAIR))
         rows.add(path, [each for each in known if each.get("of") == of and (each["method"], each["n"]) not in present])
