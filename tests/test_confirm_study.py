@@ -77,10 +77,18 @@ def test_margins_are_a_tenth_of_what_strong_and_weak_differ_by_on_the_first_prom
             assert not possible or confirm.MARGINS[column.name] == pytest.approx(margin, rel=0.06), column.name
 
 
-def test_methods_that_are_not_sampled_yet_are_named_and_those_that_have_to_be_are_asked_for(tmp_path):
+def test_methods_that_are_not_sampled_yet_are_named_and_their_comparisons_count():
     by = {name: lines() for name in METHODS if name not in (confirm.MORE, confirm.S2)}
     found = confirm.result(by, chosen=20)
     assert found.outcome.endswith("Not sampled yet on all of them: plain, 61 steps, S2-guidance.")
+    found = confirm.result(by | {confirm.W2SD: lines(0.9)}, chosen=20)
+    of = {(row["method"], row["base"], row["column"]): row for row in found.rows}
+    right = of[confirm.W2SD, "plain", "right"]
+    assert right["p_adjusted"] == pytest.approx(13 * right["p"]), "the comparisons that are not there yet count too"
+
+
+@pytest.mark.slow
+def test_prompts_that_are_not_fresh_are_refused_and_methods_that_have_to_be_there_asked_for(tmp_path):
     with pytest.raises(Refused, match="--prompts: 200 is not accepted; give 201 to 500"):
         confirm.run(study.Run(cache=tmp_path, prompts=200))
     with pytest.raises(Refused, match="--workers: 0 is not accepted; plain has 0 of 300 prompts yet"):

@@ -72,6 +72,7 @@ def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
     assert str(again.rows) == str(first.rows) and "On 1 fresh prompts, of 4 columns." in again.outcome
 
 
+@pytest.mark.slow
 def test_prompts_on_which_nothing_is_fresh_and_rows_that_lack_are_refused(tmp_path):
     with pytest.raises(Refused, match="--prompts: 75 is not accepted; give 76 to 500"):
         resampling.run(study.Run(cache=tmp_path, prompts=75))

@@ -160,11 +160,12 @@ def run(run: Run) -> Result:
         raise Refused("--prompts", count, f"give at most {tuning.FIRST}: settings are tuned on the others")
     points: list[Point] = []
     lines: dict[str, dict[int, dict[str, Any]]] = {}
+    texts = prompts(tuning.FIRST)
     with kept_rows(run, "cost") as path:
         sampling = Sampling(run, size, path)
         for stage in sampling.stages:
             points += sampling.points(stage)
-            lines |= sampling.videos.lines({p.name: p.row for p in points}, prompts(tuning.FIRST), count)
+            lines |= sampling.videos.lines({p.name: p.row for p in points}, texts, count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
         explained = {p.budget: sampling.explained(p.budget) for p in points if p.label == CONTROL}
     whole = [point for point in points if len(lines[point.name]) == count]

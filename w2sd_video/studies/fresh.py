@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..shapes import rows, tuning
 from ..shapes.bench import Row
 from ..shapes.grammar import prompts
 from ..shapes.table import compare_all, values_of
-from ..verdicts import Comparison, mean
+from ..verdicts import NOTHING, Comparison, decide, mean
 from .cost_table import Lines, cell_of, evaluations_of
 from .figures import COLOURS, figure
 from .study import Result, Run
@@ -46,7 +46,7 @@ def sampled(
     if not chosen < count <= tuning.FIRST:
         accepted = f"give {chosen + 1} to {tuning.FIRST}: the first {chosen} are those on which the methods were picked"
         raise Refused("--prompts", count, accepted)
-    every: dict[str, Lines] = {}
+    texts, every = prompts(tuning.FIRST), dict[str, Lines]()
     with kept_rows(run, name) as path:
         videos = Videos(run, path, PAIR, _QUICK if run.quick else {})
         for stage in stages:
@@ -54,7 +54,7 @@ def sampled(
                 method: Row(method, {**says, **(_MORE if run.quick and _STEPS in says else {})})
                 for method, says in stage.items()
             }
-            lines = videos.lines({videos.name_of(row): row for row in wanted.values()}, prompts(tuning.FIRST), count)
+            lines = videos.lines({videos.name_of(row): row for row in wanted.values()}, texts, count)
             every |= {method: lines[videos.name_of(row)] for method, row in wanted.items()}
         raw = b"" if run.quick else rows.packed(path, PAIR)
     by = {method: own for method, own in every.items() if len(own) == count}
@@ -71,7 +71,7 @@ class Fresh:
     Args:
         by: the lines of each method, by number.
         chosen: how many of the first prompts are not fresh.
-        pairs: what is compared, (base, method); those of methods without rows are left out.
+        pairs: what is compared, (base, method). Those of methods without rows are not shown, but p is adjusted for all.
         columns: in which columns.
         ours: the methods that the figure has in W2SD's colour.
     """
@@ -104,8 +104,16 @@ class Fresh:
 
     @cached_property
     def decided(self) -> list[Comparison]:
-        """The comparisons on fresh prompts, decided together."""
-        return compare_all(self.own, self.compared, self.columns)
+        """The comparisons on fresh prompts, decided together, and with those of methods without rows, as if their p
+        were 1. So the next stage's rows make no p larger."""
+        found = compare_all(self.own, self.compared, self.columns)
+        absent = [
+            Comparison(column.name, base, group, replace(NOTHING, units=self.count), NOTHING, None, p=1.0, p_least=0.0)
+            for base, group in self.pairs
+            if (base, group) not in self.compared
+            for column in self.columns
+        ]
+        return decide([*found, *absent], {column.name: column for column in self.columns})[: len(found)]
 
     @cached_property
     def before(self) -> dict[tuple[str, str, str], Comparison]:
