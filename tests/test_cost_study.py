@@ -205,6 +205,15 @@ def test_a_method_without_a_rival_at_its_budget_is_compared_with_the_next_smalle
     assert "W2SD at 2.5 less tuned guidance at 1" in str(result.tables)
 
 
+def test_a_budget_that_nothing_keeps_to_has_no_highest_mean():
+    """FSG's 2.5 stands at 2.44, the nearest, and is on the front at 3 alone."""
+    half, all_ = np.tile([0.0, 1.0], 6), np.ones(12)
+    found = table({("FSG", 2.5): all_, (CEILING, 2): all_, (PLAIN, 3): half}).tables["Right, by budget"]
+    assert found[0][1:] == ["2", "2.44", "3"]
+    assert found[-1][1:] == ["", "", "FSG (run at 2.5) (0)"]
+    assert next(row for row in found if row[0] == "FSG")[2].endswith("(at 2.5)")
+
+
 def test_under_ten_prompts_there_is_no_verdict():
     result = table({(PLAIN, 1): np.zeros(9), (TUNED, 1): np.zeros(9), (W2SD, 1): np.ones(9)})
     assert result.outcome.startswith("With 9 prompts there is no verdict") and "no verdict" in str(result.tables)

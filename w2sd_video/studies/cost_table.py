@@ -95,7 +95,7 @@ def result(
         + [
             [
                 "highest mean (methods at this budget not told apart from it)",
-                *(f"{label} ({n})" for label, n in fronts.values()),
+                *("{} ({})".format(*fronts[budget]) if budget in fronts else "" for budget in _places(points)),
             ]
         ],
         "W2SD against its rivals": _against(decided, count),
@@ -143,7 +143,7 @@ def _fronts(
     """By budget, the method with the highest mean of `right` at no higher cost, without ceilings; and for how many
     other methods at the budget the paired interval of the difference, not adjusted, contains 0."""
     fronts = {}
-    for budget in sorted({point.place for point in points}):
+    for budget in _places(points):
         rivals = [point for point in points if point.budget <= budget and point.label != CEILING]
         if not rivals:
             continue
@@ -174,12 +174,17 @@ def _row(point: Point, lines: Lines, means: Mapping[str, Interval], decided: Seq
 
 def _grid(points: Sequence[Point], cell: Callable[[Point], str]) -> list[list[str]]:
     """A table with one line per method and one column per budget."""
-    budgets = sorted({point.place for point in points})
+    budgets = _places(points)
     own = {point.key: f" (at {point.budget:g})" * (point.budget != point.place) for point in points}
     cells = {(point.label, point.place): cell(point) + own[point.key] for point in points}
     head = ["budget, in times plain's", *(f"{budget:g}" for budget in budgets)]
     body = [[label, *(cells.get((label, budget), "") for budget in budgets)] for label in _labels(points)]
     return [head, *body]
+
+
+def _places(points: Sequence[Point]) -> list[float]:
+    """The budgets of tables and figure."""
+    return sorted({point.place for point in points})
 
 
 def _labels(points: Sequence[Point]) -> list[str]:
@@ -273,7 +278,7 @@ def _agrees(decided: Sequence[Comparison], absent: Sequence[str], explained: Map
 
 
 def _figure(points: Sequence[Point], means: Mapping[str, Mapping[str, Interval]], by: Mapping[str, Lines]) -> Any:
-    labels, budgets = _labels(points), sorted({point.place for point in points})
+    labels, budgets = _labels(points), _places(points)
     below = 0.8 + 0.15 * len(labels)
     drawn, axes = figure(2, len(budgets), height=2.6 + below, height_ratios=(2.6, below), sharex="row", sharey="row")
     for each in axes[0]:
