@@ -210,11 +210,12 @@ def _steps(point: Point, lines: Lines) -> str:
 def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
     """The table of W2SD's comparisons: differences with unadjusted intervals, and verdicts with adjusted p."""
     table = [["", *(column.label for column in COLUMNS)]]
-    for base, group in dict.fromkeys((c.base, c.group) for c in decided):
-        if group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at")):
-            own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
-            cells = [cell_of(own[column.name], count) if column.name in own else "" for column in COLUMNS]
-            table.append([f"{group} less {base}", *cells])
+    of_ours = [c for c in decided if c.group.startswith((f"{W2SD} at", f"{OPTIMISTIC} at"))]
+    of_ours.sort(key=lambda c: (c.group.startswith(OPTIMISTIC), float(_budget(c))))
+    for base, group in dict.fromkeys((c.base, c.group) for c in of_ours):
+        own = {c.column: c for c in decided if (c.base, c.group) == (base, group)}
+        cells = [cell_of(own[column.name], count) if column.name in own else "" for column in COLUMNS]
+        table.append([f"{group} less {base}", *cells])
     return table
 
 
@@ -247,9 +248,10 @@ def _verdicts(decided: Sequence[Comparison], base: str, group: str) -> str:
 
 
 def _right(decided: Sequence[Comparison], base: str, group: str) -> list[Comparison]:
-    """The comparisons of two methods in `right`."""
+    """The comparisons of two methods in `right`, by budget."""
     keys = f"{base} at ", f"{group} at "
-    return [c for c in decided if c.column == "right" and c.base.startswith(keys[0]) and c.group.startswith(keys[1])]
+    own = [c for c in decided if c.column == "right" and c.base.startswith(keys[0]) and c.group.startswith(keys[1])]
+    return sorted(own, key=lambda compared: float(_budget(compared)))
 
 
 def _budget(compared: Comparison) -> str:
