@@ -197,6 +197,7 @@ class Fresh:
                     ax.errorbar(c.difference.mean, place, xerr=ends, fmt="o", color=colour, markersize=4, capsize=2)
             ax.axvline(0, color="0.6", linewidth=0.8)
             ax.set(xlabel=f"{column.name} ({UNITS.get(column.name, 'share')})")
+            ax.locator_params(axis="x", nbins=3)
         axes[0][0].set_yticks(range(len(self.compared)), [f"{group} less {base}" for base, group in self.compared])
         axes[0][0].invert_yaxis()
         return drawn
