@@ -153,6 +153,10 @@ def test_what_is_wrong_with_a_video_is_said_in_words(tmp_path):
         ),  # models load first
         ([(2, 5), (3, 5), (4, 5)], "cells: 2/5\ncells: 3/5\ncells: 4/5, 0:00:10 left\n"),  # two of a former run
         ([(0.0, 1.0), (0.5, 1.0), (0.75, 1.0)], "cells: 0%\ncells: 50%\ncells: 75%, 0:00:10 left\n"),
+        (
+            [(0.5, 1.0), (1.0, 1.0), (0.2, 1.0), (0.4, 1.0), (0.6, 1.0)],
+            "cells: 50%\ncells: 100%\ncells: 20%\ncells: 40%\ncells: 60%, 0:00:20 left\n",
+        ),  # the next stage of the work
     ],
 )
 def test_off_a_terminal_long_work_says_how_far_it_is_and_how_long_it_takes(steps, said, monkeypatch):

@@ -35,13 +35,16 @@ def bar(what: str, to: Console = err, shares: bool = False) -> Iterator[Show]:
     amount = TaskProgressColumn() if shares else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
     printed = time.monotonic()
-    first: float | None = None  # the amount done before this run began
+    first: float | None = None  # the amount done before this run, or the next stage of its work, began
+    last = 0.0
     start: tuple[float, float] | None = None  # when the first thing was done, before which models load, and the amount
 
     def show(done: float, total: float, left: float | None = None, doing: str = "") -> None:
-        nonlocal first, printed, start
+        nonlocal first, last, printed, start
         now = time.monotonic()
-        first = done if first is None else first
+        if first is None or done < last:
+            first, start = done, None
+        last = done
         if left is None and done > first:
             start = start or (now, done)
             if done > start[1]:
