@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import lzma
 from pathlib import Path
 
 import pytest
 
 from w2sd_video.claims import suggested_margin
-from w2sd_video.errors import Refused
 from w2sd_video.shapes import grammar, rows
 from w2sd_video.shapes.columns import SHAPES
 from w2sd_video.shapes.table import values_of
 from w2sd_video.statistics import bounded
-from w2sd_video.studies import confirm, study
+from w2sd_video.studies import confirm
 from w2sd_video.verdicts import mean
 
 ROWS = Path(__file__).parents[1] / "docs" / "rows" / "shapes.jsonl.xz"
@@ -85,20 +83,3 @@ def test_methods_that_are_not_sampled_yet_are_named_and_their_comparisons_count(
     of = {(row["method"], row["base"], row["column"]): row for row in found.rows}
     right = of[confirm.W2SD, "plain", "right"]
     assert right["p_adjusted"] == pytest.approx(13 * right["p"]), "the comparisons that are not there yet count too"
-
-
-@pytest.mark.slow
-def test_prompts_that_are_not_fresh_are_refused_and_methods_that_have_to_be_there_asked_for(tmp_path):
-    with pytest.raises(Refused, match="--prompts: 200 is not accepted; give 201 to 500"):
-        confirm.run(study.Run(cache=tmp_path, prompts=200))
-    with pytest.raises(Refused, match="--workers: 0 is not accepted; plain has 0 of 300 prompts yet"):
-        confirm.run(study.Run(cache=tmp_path, prompts=300, workers=0))
-
-
-@pytest.mark.slow
-def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
-    first = study.perform("confirm", study.Run(quick=True, cache=tmp_path))
-    kept = tmp_path / "rows.jsonl.xz"
-    kept.write_bytes(lzma.compress((tmp_path / "confirm-quick.jsonl").read_bytes()))
-    again = study.perform("confirm", study.Run(quick=True, cache=tmp_path / "other", rows=[kept], workers=0))
-    assert str(again.rows) == str(first.rows)

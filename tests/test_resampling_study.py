@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import lzma
 import math
 
 import numpy as np
 import pytest
 
-from w2sd_video.errors import Refused
 from w2sd_video.shapes import grammar
-from w2sd_video.studies import resampling, study
+from w2sd_video.studies import resampling
 
 TEXTS = grammar.prompts(60)
 
@@ -56,25 +54,3 @@ def test_a_method_that_shows_fewer_objects_has_no_verdict_in_its_favour():
     (form,) = [r for r in found.rows if (r["method"], r["base"], r["column"]) == (resampling.RE, "plain", "form")]
     assert form["verdict"] == "" and form["p_adjusted"] < 1e-6 and "shows less often than plain" in form["reason"]
     assert "(no verdict of 37)" in str(found.tables)
-
-
-@pytest.mark.slow
-def test_a_quick_run_samples_and_goes_on_from_its_rows(tmp_path):
-    first = study.perform("resampling", study.Run(quick=True, cache=tmp_path))
-    kept = tmp_path / "rows.jsonl.xz"
-    kept.write_bytes(lzma.compress((tmp_path / "resampling-quick.jsonl").read_bytes()))
-    shares: list[float] = []
-    show = study.Run(
-        quick=True, cache=tmp_path / "other", rows=[kept], progress=lambda what, share: shares.append(share)
-    )
-    again = study.perform("resampling", show)
-    assert shares == [1], "no time was taken by what is kept, so none is estimated from it"
-    assert str(again.rows) == str(first.rows) and "On 1 fresh prompts, of 4 columns." in again.outcome
-
-
-@pytest.mark.slow
-def test_prompts_on_which_nothing_is_fresh_and_rows_that_lack_are_refused(tmp_path):
-    with pytest.raises(Refused, match="--prompts: 75 is not accepted; give 76 to 500"):
-        resampling.run(study.Run(cache=tmp_path, prompts=75))
-    with pytest.raises(Refused, match="--workers: 0 is not accepted; plain has 0 of 80 prompts yet"):
-        resampling.run(study.Run(cache=tmp_path, prompts=80, workers=0))

@@ -167,13 +167,12 @@ def run(run: Run) -> Result:
             points += sampling.points(stage)
             lines |= sampling.videos.lines({p.name: p.row for p in points}, texts, count)
         raw = b"" if run.quick else rows.packed(path, PAIR)
-        explained = {p.budget: sampling.explained(p.budget) for p in points if p.label == CONTROL}
-    whole = [point for point in points if len(lines[point.name]) == count]
+        whole = [point for point in points if len(lines[point.name]) == count]
+        explained = {point.budget: sampling.explained(point.budget) for point in whole if point.label == CONTROL}
     if not whole:
         raise Refused("--workers", run.workers, f"no row has {count} prompts yet: give 1 or more, which samples them")
     keys = {point.key for point in whole}
     plan = [f"{label} at {budget:g}" for stage in sampling.stages for label, each in stage.items() for budget in each]
-    explained = {budget: each for budget, each in explained.items() if f"{CONTROL} at {budget:g}" in keys}
     return replace(result(whole, lines, [key for key in plan if key not in keys], explained), raw=raw)
 
 
@@ -204,16 +203,15 @@ class Sampling:
 
     def points(self, stage: Stage) -> list[Point]:
         """The rows of a stage, after tuning guidance and fitting schedules for them."""
-        cost = self._cost
         points: list[Point] = []
         for label, budgets in stage.items():
             for budget in budgets:
-                most = int(budget * cost + 1e-6)
+                most = self._most(budget)
                 if label == CEILING:
-                    points.append(self._point(label, budget, PLAIN_SETTINGS, most // cost))
+                    points.append(self._point(label, budget, PLAIN_SETTINGS, most // self._cost))
                     continue
                 if label == TUNED:
-                    says = self._tuned(int(max(each for each in self.size.tuned_at if each <= budget) * cost + 1e-6))
+                    says = self._tuned(self._most(max(each for each in self.size.tuned_at if each <= budget)))
                 elif label == CONTROL:
                     says = self._control(most)
                 else:
@@ -227,6 +225,10 @@ class Sampling:
     def _cost(self) -> int:
         """Plain sampling's evaluations, the unit of budgets."""
         return evaluations(self._request(PLAIN_SETTINGS))["total"]
+
+    def _most(self, budget: float) -> int:
+        """The most evaluations within a budget."""
+        return int(budget * self._cost + 1e-6)
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -269,7 +271,7 @@ class Sampling:
 
     def explained(self, budget: float) -> list[float]:
         """The share of W2SD's change that the nearest schedule explains, of each video that it is fitted to."""
-        name = named(self.preset, self._fitted(int(budget * self._cost + 1e-6)))
+        name = named(self.preset, self._fitted(self._most(budget)))
         lines = [line for line in self.videos.read(self.path, tuned=True) if line["method"] == name]
         return [line["scores"]["explained"] for line in lines]
 

@@ -221,10 +221,14 @@ def _against(decided: Sequence[Comparison], count: int) -> list[list[str]]:
 
 def cell_of(compared: Comparison, count: int) -> str:
     """A difference with its verdict, and of how many of `count` prompts it is, if not of all."""
-    barred = compared.difference.units < ENOUGH or compared.reason.startswith(NO_VERDICT)
-    verdict = compared.verdict or ("no verdict" if barred else "not decided")
     of = f" of {compared.difference.units}" * (compared.difference.units < count)
-    return f"{compared.difference.text(3, '+')} ({verdict}{of})"
+    return f"{compared.difference.text(3, '+')} ({verdict_of(compared)}{of})"
+
+
+def verdict_of(compared: Comparison) -> str:
+    """The verdict, "no verdict" where the rules bar one, or "not decided"."""
+    barred = compared.difference.units < ENOUGH or compared.reason.startswith(NO_VERDICT)
+    return compared.verdict or ("no verdict" if barred else "not decided")
 
 
 def _outcome(decided: Sequence[Comparison], fronts: Mapping[float, tuple[str, int]], count: int) -> str:

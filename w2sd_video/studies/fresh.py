@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -138,8 +138,9 @@ class Fresh:
         }
         return Result(self._rows(), outcome, agrees, self._figure(), caption, tables)
 
-    def verdicts(self) -> str:
-        """The verdicts in words, worse ones first, and the comparisons of which nothing is decided."""
+    def verdicts(self, methods: Iterable[str]) -> str:
+        """The verdicts in words, worse ones first; the comparisons of which nothing is decided; and those of the
+        study's methods that have no rows."""
         parts, undecided = [], []
         for base, group in self.compared:
             own = self.of(base, group).values()
@@ -154,7 +155,9 @@ class Fresh:
                 undecided.append(f"{group} against {base}")
         if undecided:
             parts.append(f"Nothing is decided of: {'; '.join(undecided)}")
-        return ". ".join(parts)
+        if absent := [name for name in methods if name not in self.by]:
+            parts.append(f"Not sampled yet on all of them: {', '.join(absent)}")
+        return ". ".join(parts) + "."
 
     def _rows(self) -> list[dict[str, Any]]:
         """The lines of the CSV."""

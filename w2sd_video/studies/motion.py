@@ -35,7 +35,8 @@ from ..shapes.columns import SHAPES
 from ..shapes.grammar import prompts
 from ..shapes.pairs import sample_of, score
 from ..shapes.table import compare_all, values_of
-from ..verdicts import LEVEL, NO_VERDICT, Comparison, mean
+from ..verdicts import LEVEL, Comparison, mean
+from .cost_table import verdict_of
 from .figures import COLOURS, figure
 from .study import Result, Run
 from .videos import Videos, kept_rows
@@ -205,8 +206,7 @@ def _words(c: Comparison | None, digits: int) -> str:
     if c is None:
         return ""
     half = c.difference.high - c.difference.mean
-    verdict = c.verdict or ("no verdict" if c.reason.startswith(NO_VERDICT) else "not decided")
-    return f"{c.difference.mean:+.{digits}f} ± {half:.{digits}f} ({verdict})"
+    return f"{c.difference.mean:+.{digits}f} ± {half:.{digits}f} ({verdict_of(c)})"
 
 
 def _outcome(

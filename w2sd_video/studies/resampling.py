@@ -32,16 +32,18 @@ from dataclasses import replace
 
 from ..shapes.bench import OTHERS, PLAIN
 from ..shapes.columns import SHAPES
-from .cost_table import Lines
+from .cost_table import NOISE as NOISY
+from .cost_table import PLAIN as BASE
+from .cost_table import TUNED, W2SD, Lines, verdict_of
+from .cost_table import W2SD_NOISE as NOISY_W2SD
 from .fresh import Fresh, sampled
 from .study import Result, Run
 
 PAPER = "Algorithms 2 and 3, Table 14"
 PROMPTS, PICKED = 200, 75  # the methods were picked on the first of them
-BASE, TUNED, W2SD = "plain", "tuned guidance", "W2SD"
 RE, ADVANCED, NOISE, NOISE_49 = "Re-Sampling", "Advanced Re-Sampling", "ancestral noise", "ancestral noise, 49 steps"
 EULER = "Euler, without noise"
-NOISY, NOISY_TUNED, NOISY_W2SD = "plain, eta 1", "tuned guidance, eta 1", "W2SD, eta 1"
+NOISY_TUNED = "tuned guidance, eta 1"
 ANCESTRAL = PLAIN | {"scheduler": "EulerAncestralDiscreteScheduler"}
 SAMPLED = {
     BASE: PLAIN,
@@ -53,9 +55,9 @@ SAMPLED = {
     EULER: PLAIN | {"scheduler": "EulerDiscreteScheduler"},
     NOISE: ANCESTRAL,
     NOISE_49: ANCESTRAL | {"num_inference_steps": 49},
-    NOISY: PLAIN | {"eta": 1.0},
+    NOISY: OTHERS["noise"].says,
     NOISY_TUNED: PLAIN | {"guidance_scale": 5.0, "eta": 1.0},
-    NOISY_W2SD: {"eta": 1.0},
+    NOISY_W2SD: OTHERS["w2sd-noise"].says,
 }
 PAIRS = [
     *[(base, ADVANCED) for base in (BASE, TUNED, W2SD)],
@@ -82,9 +84,7 @@ def result(by: Mapping[str, Lines], picked: int = PICKED) -> Result:
         picked: how many of the first prompts the methods were picked on.
     """
     fresh = Fresh(by, picked, PAIRS, COLUMNS, ours=(ADVANCED,))
-    outcome = f"On {fresh.count} fresh prompts, of {len(COLUMNS)} columns. {fresh.verdicts()}."
-    if absent := [name for name in SAMPLED if name not in by]:
-        outcome += f" Not sampled yet on all of them: {', '.join(absent)}."
+    outcome = f"On {fresh.count} fresh prompts, of {len(COLUMNS)} columns. {fresh.verdicts(SAMPLED)}"
     return fresh.result(outcome, _agrees(fresh))
 
 
@@ -97,6 +97,6 @@ def _agrees(fresh: Fresh) -> str:
     for base, group in ((BASE, ADVANCED), (W2SD, ADVANCED), (RE, ADVANCED)):
         objects = fresh.of(base, group).get("objects")
         if objects is not None:
-            verdict = objects.verdict or "not decided"
-            text += f" Here {group} less {base} is {objects.difference.text(3, '+')} of the objects ({verdict})."
+            text += f" Here {group} less {base} is {objects.difference.text(3, '+')} of the objects"
+            text += f" ({verdict_of(objects)})."
     return text

@@ -63,10 +63,11 @@ def named(preset: presets.Preset, arguments: Mapping[str, Any]) -> str:
 
 def same_scores(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
     """Whether two files can hold the scores of one video, sampled on different machines."""
-    pairs = [(one[name], other[name]) for name in one if name in other]
-    return one.keys() == other.keys() and all(
-        math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING**2) or (math.isnan(a) and math.isnan(b)) for a, b in pairs
-    )
+
+    def alike(a: float, b: float) -> bool:
+        return math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING**2) or (math.isnan(a) and math.isnan(b))
+
+    return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
 
 
 @dataclass(frozen=True)
